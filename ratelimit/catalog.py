@@ -1,0 +1,263 @@
+"""The catalogue and its asyncio twin: plans, stages, the account throttle and API keys, kept in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import EllipsisType
+from typing import Self
+
+import redis
+import redis.asyncio
+
+from ratelimit.core.key_changes import KeyAdmin
+from ratelimit.core.plan_changes import PlanAdmin
+from ratelimit.core.state import Clock, Namespace
+from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
+from ratelimit.store import connect
+from ratelimit.store.aio import AsyncStore
+from ratelimit.store.sync import Store
+
+
+class Catalog:
+    """The plans, stages and keys of one namespace.
+
+    `client`, `namespace`, `pepper` and `clock` are as for `Limiter`; `limiter.catalog` is one that shares a limiter's.
+    Every change is all or nothing and rests on what was read: who changes the same thing at the same time starts
+    over by itself. Raises ConfigError (with Conflict, NotFound) for input, before anything is written; StoreError
+    for Redis.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        namespace: str = "ratelimit",
+        pepper: str | bytes | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        connect.look_at(client, redis.Redis)
+        self._bind(Namespace(namespace, pepper, clock), Store(client))
+
+    @classmethod
+    def _sharing(cls, state: Namespace, store: Store) -> Self:
+        catalog = cls.__new__(cls)
+        catalog._bind(state, store)
+        return catalog
+
+    def _bind(self, state: Namespace, store: Store) -> None:
+        self._run = store.run
+        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+
+    def apply(self, path: str | Path) -> None:
+        """Make a plan file hold (TOML): what it says is put, plans and stages it does not name are removed.
+
+        All or nothing. Raises ConfigError with the path of the field inside the file, and Conflict if a plan that
+        still has keys would go, or a key would be in two plans of one stage.
+        """
+        self._run(self._plans.apply(path))
+
+    def put_plan(self, plan: UsagePlan) -> None:
+        """Add a plan, or replace the one of its id: counts are kept, tokens are clamped to a smaller burst.
+
+        Raises Conflict if a key would be in two plans of one stage.
+        """
+        self._run(self._plans.put_plan(plan))
+
+    def get_plan(self, plan_id: str) -> UsagePlan:
+        """Return a plan. Raises NotFound."""
+        return self._run(self._plans.get_plan(plan_id))
+
+    def plans(self) -> list[UsagePlan]:
+        """Return all plans, by id."""
+        return self._run(self._plans.plans())
+
+    def delete_plan(self, plan_id: str) -> None:
+        """Remove a plan. Raises NotFound, and Conflict while it has keys."""
+        self._run(self._plans.delete_plan(plan_id))
+
+    def put_stage(self, stage: Stage) -> None:
+        """Configure a stage, or replace its configuration."""
+        self._run(self._plans.put_stage(stage))
+
+    def stages(self) -> list[Stage]:
+        """Return all configured stages, by id."""
+        return self._run(self._plans.stages())
+
+    def delete_stage(self, stage_id: str) -> None:
+        """Remove a stage's configuration; plans that name it go on opening it. Raises NotFound."""
+        self._run(self._plans.delete_stage(stage_id))
+
+    def set_account_throttle(self, throttle: Throttle | None) -> None:
+        """Set the one bucket that all requests of all callers share; None removes it."""
+        self._run(self._plans.set_account_throttle(throttle))
+
+    def get_account_throttle(self) -> Throttle | None:
+        """Return the account's throttle, None if there is none."""
+        return self._run(self._plans.account_throttle())
+
+    def create_key(
+        self,
+        name: str = "",
+        value: str | None = None,
+        plans: Iterable[str] = (),
+        enabled: bool = True,
+        expires_at: float | None = None,
+    ) -> ApiKey:
+        """Make a key and return it with its `value`, which is shown this once and stored nowhere.
+
+        value       20 to 128 visible ASCII characters of your own; None to have one generated
+        plans       ids of plans the key joins: at most one that opens any given stage
+        expires_at  seconds since 1970, from which on the key is refused
+
+        Raises Conflict for a value that exists (naming the id of its key) or two plans of one stage, and NotFound
+        for an unknown plan.
+        """
+        return self._run(self._keys.create_key(name, value, plans, enabled=enabled, expires_at=expires_at))
+
+    def get_key(self, key_id: str) -> ApiKey:
+        """Return a key, without its value. Raises NotFound."""
+        return self._run(self._keys.get_key(key_id))
+
+    def keys(self) -> list[ApiKey]:
+        """Return all keys, the newest first."""
+        return self._run(self._keys.keys())
+
+    def update_key(
+        self,
+        key_id: str,
+        *,
+        enabled: bool | None = None,
+        name: str | None = None,
+        expires_at: float | EllipsisType | None = ...,
+    ) -> ApiKey:
+        """Change what is given, and return the key. Every replica goes by it from its next check on.
+
+        Raises NotFound.
+        """
+        return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, expires_at=expires_at))
+
+    def delete_key(self, key_id: str) -> None:
+        """Delete a key and all that was counted for it. Raises NotFound."""
+        self._run(self._keys.delete_key(key_id))
+
+    def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """Put a key into a plan, and return the key.
+
+        Raises NotFound, and Conflict if it is in the plan already or in another one of the same stage.
+        """
+        return self._run(self._keys.add_key_to_plan(key_id, plan_id))
+
+    def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """Take a key out of a plan, and return the key. What it used is kept: joining again gains nothing.
+
+        Raises NotFound.
+        """
+        return self._run(self._keys.remove_key_from_plan(key_id, plan_id))
+
+
+class AsyncCatalog:
+    """The twin of `Catalog` for asyncio."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        namespace: str = "ratelimit",
+        pepper: str | bytes | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        connect.look_at(client, redis.asyncio.Redis)
+        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client))
+
+    @classmethod
+    def _sharing(cls, state: Namespace, store: AsyncStore) -> Self:
+        catalog = cls.__new__(cls)
+        catalog._bind(state, store)
+        return catalog
+
+    def _bind(self, state: Namespace, store: AsyncStore) -> None:
+        self._run = store.run
+        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+
+    async def apply(self, path: str | Path) -> None:
+        """As `Catalog.apply`."""
+        await self._run(self._plans.apply(path))
+
+    async def put_plan(self, plan: UsagePlan) -> None:
+        """As `Catalog.put_plan`."""
+        await self._run(self._plans.put_plan(plan))
+
+    async def get_plan(self, plan_id: str) -> UsagePlan:
+        """As `Catalog.get_plan`."""
+        return await self._run(self._plans.get_plan(plan_id))
+
+    async def plans(self) -> list[UsagePlan]:
+        """As `Catalog.plans`."""
+        return await self._run(self._plans.plans())
+
+    async def delete_plan(self, plan_id: str) -> None:
+        """As `Catalog.delete_plan`."""
+        await self._run(self._plans.delete_plan(plan_id))
+
+    async def put_stage(self, stage: Stage) -> None:
+        """As `Catalog.put_stage`."""
+        await self._run(self._plans.put_stage(stage))
+
+    async def stages(self) -> list[Stage]:
+        """As `Catalog.stages`."""
+        return await self._run(self._plans.stages())
+
+    async def delete_stage(self, stage_id: str) -> None:
+        """As `Catalog.delete_stage`."""
+        await self._run(self._plans.delete_stage(stage_id))
+
+    async def set_account_throttle(self, throttle: Throttle | None) -> None:
+        """As `Catalog.set_account_throttle`."""
+        await self._run(self._plans.set_account_throttle(throttle))
+
+    async def get_account_throttle(self) -> Throttle | None:
+        """As `Catalog.get_account_throttle`."""
+        return await self._run(self._plans.account_throttle())
+
+    async def create_key(
+        self,
+        name: str = "",
+        value: str | None = None,
+        plans: Iterable[str] = (),
+        enabled: bool = True,
+        expires_at: float | None = None,
+    ) -> ApiKey:
+        """As `Catalog.create_key`."""
+        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, expires_at=expires_at))
+
+    async def get_key(self, key_id: str) -> ApiKey:
+        """As `Catalog.get_key`."""
+        return await self._run(self._keys.get_key(key_id))
+
+    async def keys(self) -> list[ApiKey]:
+        """As `Catalog.keys`."""
+        return await self._run(self._keys.keys())
+
+    async def update_key(
+        self,
+        key_id: str,
+        *,
+        enabled: bool | None = None,
+        name: str | None = None,
+        expires_at: float | EllipsisType | None = ...,
+    ) -> ApiKey:
+        """As `Catalog.update_key`."""
+        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, expires_at=expires_at))
+
+    async def delete_key(self, key_id: str) -> None:
+        """As `Catalog.delete_key`."""
+        await self._run(self._keys.delete_key(key_id))
+
+    async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """As `Catalog.add_key_to_plan`."""
+        return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
+
+    async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """As `Catalog.remove_key_from_plan`."""
+        return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))

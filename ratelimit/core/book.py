@@ -1,0 +1,103 @@
+"""The plan book: one version of all plans, stages and the account throttle, and which limits a request meets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ratelimit.core.bounded import Bounded
+from ratelimit.core.names import OTHERS, Names, method_bucket_field, plan_bucket_field, quota_field
+from ratelimit.core.wire import Bucket, Call, Limit, QuotaCount
+from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
+
+_NO_STAGE = Method()
+_MOST_CALLS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBook:
+    """Immutable: another version of the catalogue is another book. `epoch` is empty where no catalogue exists."""
+
+    epoch: bytes = b""
+    version: int = 0
+    plans: Mapping[str, UsagePlan] = field(default_factory=FrozenMap)
+    stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
+    account: Throttle | None = None
+    _listed: dict[str, frozenset[str]] = field(init=False, repr=False, compare=False)
+    _opened: dict[str, dict[str, UsagePlan]] = field(init=False, repr=False, compare=False)
+    _calls: Bounded[tuple[str | None, str, str], Call] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        listed: dict[str, set[str]] = {stage.id: set(stage.methods) for stage in self.stages.values()}
+        for plan in self.plans.values():
+            for opened in plan.stages:
+                listed.setdefault(opened.stage, set()).update(opened.throttles)
+        object.__setattr__(self, "_listed", {stage: frozenset(methods) for stage, methods in listed.items()})
+        opened_by = {plan.id: {opened.stage: plan for opened in plan.stages} for plan in self.plans.values()}
+        object.__setattr__(self, "_opened", opened_by)
+        object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
+
+    def method(self, stage_id: str, method: str) -> Method:
+        """Return what is configured for a method; one that nobody lists needs a key."""
+        stage = self.stages.get(stage_id)
+        return _NO_STAGE if stage is None else stage.methods.get(method, _NO_STAGE)
+
+    def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
+        """Return the one of a key's plans that opens the stage."""
+        for plan_id in plan_ids:
+            plan = self._opened.get(plan_id, {}).get(stage_id)
+            if plan is not None:
+                return plan
+        return None
+
+    def call(self, plan: UsagePlan | None, stage_id: str, method: str, names: Names) -> Call:
+        """Return the limits of a request, compiled, in the order in which they are reported.
+
+        Nothing is made from a caller's text: a method that nobody lists stands for all such methods of the stage,
+        and a stage that nobody configured has no limits of its own.
+        """
+        listed = self._listed.get(stage_id)
+        if listed is None:
+            stage_id = method = OTHERS
+        elif method not in listed:
+            method = OTHERS
+        at = (plan.id if plan else None, stage_id, method)
+        found = self._calls.get(at)
+        if found is None:
+            found = Call(tuple(self._limits(plan, stage_id, method, names)))
+            self._calls.put(at, found)
+        return found
+
+    def _limits(self, plan: UsagePlan | None, stage_id: str, method: str, names: Names) -> Iterable[Limit]:
+        if plan is not None and plan.throttle is not None:
+            yield _plan_bucket(plan, plan.throttle, stage_id, method)
+        stage = self.stages.get(stage_id)
+        if stage is not None:
+            throttle = stage.methods.get(method, _NO_STAGE).throttle or stage.throttle
+            if throttle is not None:
+                place = names.stage_bucket(stage_id, method)
+                yield Bucket(f"stage:{stage_id}:{method}", throttle, place, shared=True)
+        if self.account is not None:
+            yield Bucket("account", self.account, names.account, shared=True)
+        if plan is not None and plan.quota is not None:
+            yield QuotaCount(f"quota:{plan.id}", plan.quota, quota_field(plan.id))
+
+
+def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str) -> Bucket:
+    """A method entry replaces the plan's bucket; under "key_method" each method has one of the plan's size."""
+    opened = plan.stage(stage_id)
+    entry = opened.throttles.get(method) if opened else None
+    if entry is None and plan.throttle_scope == "key":
+        return Bucket(f"plan:{plan.id}", throttle, plan_bucket_field(plan.id))
+    place = method_bucket_field(plan.id, stage_id, method)
+    return Bucket(f"plan:{plan.id}:{method}", entry or throttle, place)
+
+
+def overlaps(plans: Iterable[UsagePlan]) -> Iterable[tuple[UsagePlan, UsagePlan, str]]:
+    """Yield each pair of plans that open the same stage, with that stage: no key may be in both."""
+    by_stage: dict[str, list[UsagePlan]] = {}
+    for plan in plans:
+        for opened in plan.stages:
+            for other in by_stage.setdefault(opened.stage, []):
+                yield other, plan, opened.stage
+            by_stage[opened.stage].append(plan)

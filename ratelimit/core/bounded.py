@@ -1,0 +1,36 @@
+"""A cache that cannot grow without end."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Generic, TypeVar
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Bounded(Generic[_K, _V]):
+    """A dict of at most `most` entries: a new one pushes out the oldest. Reads take no lock."""
+
+    __slots__ = ("_entries", "_lock", "_most", "get")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: dict[_K, _V] = {}
+        self._lock = Lock()
+        self.get = self._entries.get
+
+    def put(self, key: _K, value: _V) -> None:
+        """Remember `value`."""
+        with self._lock:
+            if key not in self._entries and len(self._entries) >= self._most:
+                del self._entries[next(iter(self._entries))]
+            self._entries[key] = value
+
+    def forget(self, key: _K) -> None:
+        """Forget what is remembered for `key`, if anything is."""
+        with self._lock:
+            self._entries.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,66 @@
+"""Changes of the catalogue: worked out from what was read, committed only if that still holds (lua/commit.lua). Pure.
+
+Two revisions guard against administrators who race. `version`, the catalogue's, moves with every change of plans,
+stages and the account throttle. `members` moves whenever a key joins a plan. A change of plans is guarded by both,
+a key's joining by `version` and its own record, so that no order of the two can put a key into two plans of one stage.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ratelimit.core import validate
+from ratelimit.core.book import PlanBook
+from ratelimit.core.scripts import load
+from ratelimit.core.wire import ScriptCall
+from ratelimit.errors import Conflict, NotFound
+from ratelimit.model import UsagePlan
+
+MOST_TRIES = 16
+
+
+class Commit:
+    """A change being worked out: what it rests on, and what it would do."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, int] = {}
+        self._guards: list[tuple[int, str | None, str | None]] = []
+        self._commands: list[tuple[str | int, ...]] = []
+
+    def _index(self, key: str) -> int:
+        return self._keys.setdefault(key, len(self._keys) + 1)
+
+    def expect(self, key: str, field: str | None, value: str | None) -> None:
+        """Rest on a text in Redis (a hash field, or a whole string if `field` is None); None: absent."""
+        self._guards.append((self._index(key), field, value))
+
+    def do(self, command: str, key: str | None, *arguments: str | int) -> None:
+        """Add a command; `key` is None for one that has none."""
+        index = self._index(key) if key is not None else 0
+        self._commands.append((command, index, *map(str, arguments)))
+
+    def call(self) -> ScriptCall:
+        """Return the script call that commits."""
+        return ScriptCall(load("commit"), tuple(self._keys), (json.dumps(self._guards), json.dumps(self._commands)))
+
+
+def existing_plan(book: PlanBook, plan_id: object) -> UsagePlan:
+    """Return the plan of this id; raises NotFound."""
+    plan = book.plans.get(plan_id) if isinstance(plan_id, str) else None
+    if plan is None:
+        raise NotFound(f"there is no plan {validate.shown(plan_id)}", field="plan_id")
+    return plan
+
+
+def two_plans(key_id: str, one: str, other: str, stage: str) -> Conflict:
+    """Return the error for a key that would be in two plans of one stage."""
+    who = f"key {key_id!r}" if key_id else "the key"
+    return Conflict(
+        f"{who} would be in two plans of stage {stage!r}, {one!r} and {other!r}: a key may be in one plan per stage",
+        field="plans",
+    )
+
+
+def too_busy() -> Conflict:
+    """Return the error for a change that others overtook again and again."""
+    return Conflict(f"others changed the catalogue {MOST_TRIES} times meanwhile: try again")

@@ -1,0 +1,38 @@
+"""Flows: logic that needs Redis, written without it.
+
+A flow is a generator. It yields what it wants to know, is sent the reply, and returns its result; one runner drives
+it over a blocking connection, another over asyncio. So the logic exists once, and both twins are thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ratelimit.core.wire import ScriptCall
+
+_T = TypeVar("_T")
+
+Command = tuple[str | bytes | int | float, ...]
+Request = ScriptCall | Sequence[Command]
+"""One script, or commands that are sent together and answered by the list of their replies."""
+
+Flow = Generator[Request, Any, _T]
+
+
+def text(reply: bytes | str | None) -> str | None:
+    """Return a bulk reply as text, whether or not the client decodes."""
+    return reply.decode() if isinstance(reply, bytes) else reply
+
+
+def texts(replies: Sequence[bytes | str]) -> list[str]:
+    """Return bulk replies as texts."""
+    return [reply.decode() if isinstance(reply, bytes) else reply for reply in replies]
+
+
+def pairs(reply: Mapping[Any, Any] | Sequence[Any]) -> dict[str, str]:
+    """Return a reply of HGETALL as a dict: RESP3 sends a map, RESP2 a flat list."""
+    if isinstance(reply, Mapping):
+        return dict(zip(texts(list(reply.keys())), texts(list(reply.values())), strict=True))
+    flat = texts(reply)
+    return dict(zip(flat[::2], flat[1::2], strict=True))

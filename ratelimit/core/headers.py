@@ -1,0 +1,61 @@
+"""HTTP fields of a decision, after draft-ietf-httpapi-ratelimit-headers-11.
+
+RateLimit-Policy: "plan:gold";q=5;w=1, "quota:gold";q=1000;w=86400
+RateLimit: "plan:gold";r=4;t=1, "quota:gold";r=999;t=3600
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ratelimit.decision import Decision, LimitStatus
+
+
+def fields(decision: Decision) -> dict[str, str]:
+    """Return the fields that apply, by name."""
+    headers = {}
+    if decision.retry_after is not None:
+        headers["Retry-After"] = str(_seconds_up(decision.retry_after))
+    if decision.limits:
+        headers["RateLimit"] = ", ".join(map(_state, decision.limits))
+        headers["RateLimit-Policy"] = ", ".join(map(_policy, decision.limits))
+    return headers
+
+
+def _policy(limit: LimitStatus) -> str:
+    window = "" if limit.window is None else f";w={max(1, _seconds_up(limit.window))}"
+    return f"{_string(limit.name)};q={limit.limit}{window}"
+
+
+def _state(limit: LimitStatus) -> str:
+    seconds = _no_more_until(limit)
+    until = "" if seconds is None else f";t={_seconds_up(seconds)}"
+    return f"{_string(limit.name)};r={limit.remaining}{until}"
+
+
+def _no_more_until(limit: LimitStatus) -> float | None:
+    """Return for how long no more than `remaining` can be used: seconds, None if for ever.
+
+    A limit that refuses: until it admits. One with nothing left: until its next token. Else until it is full again.
+    """
+    if limit.retry_after is None or limit.reset_after is None:
+        return limit.reset_after
+    if limit.retry_after > 0:
+        return limit.retry_after
+    is_bucket = not limit.name.startswith("quota:")
+    if limit.remaining == 0 and is_bucket and limit.window is not None:
+        return max(0.0, limit.reset_after - limit.window * (limit.limit - 1) / limit.limit)
+    return limit.reset_after
+
+
+def _seconds_up(seconds: float) -> int:
+    """Round up to whole seconds, by whole microseconds: a float's last bit is not a second."""
+    return -(-round(seconds * 1e6) // 1_000_000) if seconds < 2**33 else ceil(seconds)
+
+
+def _string(text: str) -> str:
+    """Return `text`, printable ASCII, as a String of Structured Fields."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

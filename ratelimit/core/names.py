@@ -1,0 +1,54 @@
+"""The only place where a name in Redis is spelled. lua/README.md lists them for other languages."""
+
+from __future__ import annotations
+
+from ratelimit.core import validate
+
+OTHERS = "*"
+"""Stands for every method of a stage that nobody lists."""
+
+
+class Names:
+    """The names of one namespace. Ids hold no ':' and methods come last, so no two things share a name."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = validate.namespace(namespace)
+        self.catalog = f"{namespace}:catalog"
+        self.keys = f"{namespace}:keys"
+        self.account = f"{namespace}:account"
+        self.changes = f"{namespace}:changes"
+
+    def key_hash(self, key_id: str) -> str:
+        """Everything a check needs of one API key: its stamp, buckets and counts."""
+        return f"{self.namespace}:{{{key_id}}}"
+
+    def key_record(self, key_id: str) -> str:
+        """What administrators and clients read about one API key, JSON."""
+        return f"{self.namespace}:{{{key_id}}}:record"
+
+    def digest(self, digest: str) -> str:
+        """The id of the key with this digest."""
+        return f"{self.namespace}:digest:{digest}"
+
+    def plan_keys(self, plan_id: str) -> str:
+        """The ids of the keys of a plan."""
+        return f"{self.namespace}:plan:{plan_id}:keys"
+
+    def stage_bucket(self, stage_id: str, method: str) -> str:
+        """The bucket that all callers of a method share."""
+        return f"{self.namespace}:stage:{stage_id}:{method}"
+
+
+def plan_bucket_field(plan_id: str) -> str:
+    """Hash field of a key's bucket of a plan."""
+    return f"b:{plan_id}"
+
+
+def method_bucket_field(plan_id: str, stage_id: str, method: str) -> str:
+    """Hash field of a key's bucket of one method under a plan."""
+    return f"b:{plan_id}:{stage_id}:{method}"
+
+
+def quota_field(plan_id: str) -> str:
+    """Hash field of a key's count under a plan."""
+    return f"q:{plan_id}"

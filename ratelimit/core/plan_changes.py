@@ -1,0 +1,158 @@
+"""Plans, stages and the account throttle: reading and changing them. Pure: see commit.py and flow.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ratelimit.core import document, validate
+from ratelimit.core.book import PlanBook, overlaps
+from ratelimit.core.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
+from ratelimit.core.digest import generated_token
+from ratelimit.core.flow import Flow, text, texts
+from ratelimit.core.state import Namespace
+from ratelimit.errors import ConfigError, Conflict, NotFound
+from ratelimit.model import Stage, Throttle, UsagePlan
+
+
+class PlanAdmin:
+    """The plans, stages and account throttle of one namespace."""
+
+    def __init__(self, state: Namespace) -> None:
+        self._state = state
+        self._names = state.names
+
+    def apply(self, path: str | Path) -> Flow[None]:
+        """Make the plan file hold: what it says is put, what it does not say is removed."""
+        wanted = document.read(path)
+
+        def change(_: PlanBook) -> PlanBook:
+            return PlanBook(plans=wanted.plans, stages=wanted.stages, account=wanted.account)
+
+        yield from self._change_book(change)
+
+    def put_plan(self, plan: UsagePlan) -> Flow[None]:
+        """Add a plan, or replace the one of its id."""
+        _must_be(plan, UsagePlan, "plan")
+        yield from self._change_book(lambda book: replace(book, plans={**book.plans, plan.id: plan}))
+
+    def delete_plan(self, plan_id: str) -> Flow[None]:
+        """Remove a plan that no key is in."""
+
+        def change(book: PlanBook) -> PlanBook:
+            existing_plan(book, plan_id)
+            return replace(book, plans={name: plan for name, plan in book.plans.items() if name != plan_id})
+
+        yield from self._change_book(change)
+
+    def put_stage(self, stage: Stage) -> Flow[None]:
+        """Configure a stage, or replace its configuration."""
+        _must_be(stage, Stage, "stage")
+        yield from self._change_book(lambda book: replace(book, stages={**book.stages, stage.id: stage}))
+
+    def delete_stage(self, stage_id: str) -> Flow[None]:
+        """Remove a stage's configuration; plans that name the stage go on opening it."""
+
+        def change(book: PlanBook) -> PlanBook:
+            if stage_id not in book.stages:
+                raise NotFound(f"no stage {validate.shown(stage_id)} is configured", field="stage_id")
+            return replace(book, stages={name: stage for name, stage in book.stages.items() if name != stage_id})
+
+        yield from self._change_book(change)
+
+    def set_account_throttle(self, throttle: Throttle | None) -> Flow[None]:
+        """Set the bucket that all requests share; None removes it."""
+        if throttle is not None:
+            _must_be(throttle, Throttle, "throttle")
+        yield from self._change_book(lambda book: replace(book, account=throttle))
+
+    def plans(self) -> Flow[list[UsagePlan]]:
+        """Return all plans, by id."""
+        book = yield from self._state.load()
+        return [book.plans[plan_id] for plan_id in sorted(book.plans)]
+
+    def stages(self) -> Flow[list[Stage]]:
+        """Return all configured stages, by id."""
+        book = yield from self._state.load()
+        return [book.stages[stage_id] for stage_id in sorted(book.stages)]
+
+    def account_throttle(self) -> Flow[Throttle | None]:
+        """Return the account's throttle."""
+        return (yield from self._state.load()).account
+
+    def get_plan(self, plan_id: str) -> Flow[UsagePlan]:
+        """Return a plan."""
+        return existing_plan((yield from self._state.load()), plan_id)
+
+    def _change_book(self, change: Callable[[PlanBook], PlanBook]) -> Flow[None]:
+        for _ in range(MOST_TRIES):
+            (members,) = yield [("HGET", self._names.catalog, "members")]
+            old = yield from self._state.load()
+            new = change(old)
+            yield from self._refuse_orphans(old, new)
+            yield from self._refuse_double_plans(old, new)
+            commit = Commit()
+            commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
+            commit.expect(self._names.catalog, "members", text(members))
+            if self._write_book(commit, old, new) and (yield commit.call())[0] != 1:
+                continue
+            yield from self._state.load()
+            return
+        raise too_busy()
+
+    def _write_book(self, commit: Commit, old: PlanBook, new: PlanBook) -> bool:
+        """Write the difference between two books; tell whether there is any."""
+        before, after = _as_fields(old), _as_fields(new)
+        changed = [part for item in after.items() if before.get(item[0]) != item[1] for part in item]
+        gone = [name for name in before if name not in after]
+        if not changed and not gone:
+            return False
+        catalog = self._names.catalog
+        if not old.epoch:
+            changed += ["epoch", generated_token(), "pepper", self._state.digest.probe]
+        if changed:
+            commit.do("HSET", catalog, *changed)
+        if gone:
+            commit.do("HDEL", catalog, *gone)
+        commit.do("HINCRBY", catalog, "version", 1)
+        commit.do("PUBLISH", None, self._names.changes, old.version + 1)
+        return True
+
+    def _refuse_orphans(self, old: PlanBook, new: PlanBook) -> Flow[None]:
+        gone = [plan_id for plan_id in old.plans if plan_id not in new.plans]
+        if not gone:
+            return
+        counts = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gone]
+        for plan_id, count in zip(gone, counts, strict=True):
+            if count:
+                raise Conflict(
+                    f"plan {plan_id!r} still has {count} key{'s' if count > 1 else ''}: move or delete them first",
+                    field="plan_id",
+                )
+
+    def _refuse_double_plans(self, old: PlanBook, new: PlanBook) -> Flow[None]:
+        """One plan per key and stage: where two plans come to open the same stage, no key may be in both."""
+        known = {(one.id, other.id, stage) for one, other, stage in overlaps(old.plans.values())}
+        pairs = [pair for pair in overlaps(new.plans.values()) if (pair[0].id, pair[1].id, pair[2]) not in known]
+        if not pairs:
+            return
+        shared = yield [
+            ("SINTER", self._names.plan_keys(one.id), self._names.plan_keys(other.id)) for one, other, _ in pairs
+        ]
+        for (one, other, stage), ids in zip(pairs, shared, strict=True):
+            if ids:
+                raise two_plans(min(texts(list(ids))), one.id, other.id, stage)
+
+
+def _as_fields(book: PlanBook) -> dict[str, str]:
+    fields = {f"plan:{plan.id}": document.plan_json(plan) for plan in book.plans.values()}
+    fields |= {f"stage:{stage.id}": document.stage_json(stage) for stage in book.stages.values()}
+    if book.account is not None:
+        fields["account"] = document.throttle_json(book.account)
+    return fields
+
+
+def _must_be(value: object, kind: type, field: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"must be a {kind.__name__}, not {validate.shown(value)}", field=field)

@@ -1,0 +1,112 @@
+"""What one process knows of a namespace: its names, its clock, and the last plan book it loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ratelimit.core import document
+from ratelimit.core.book import PlanBook
+from ratelimit.core.digest import Digester
+from ratelimit.core.flow import Command, Flow, pairs, text
+from ratelimit.core.names import Names
+from ratelimit.errors import ConfigError, StoreError
+from ratelimit.model import MICROSECONDS
+
+Clock = Callable[[], int]
+
+
+class Namespace:
+    """Shared by a limiter and its catalogue, so that a change made through one is seen by the other at once."""
+
+    def __init__(self, namespace: str, pepper: str | bytes | None, clock: Clock | None) -> None:
+        self.names = Names(namespace)
+        self.digest = Digester(pepper)
+        self.clock = clock
+        self.book = PlanBook()
+        self.book_is_new = False
+        self._loaded_at: float | None = None
+
+    def wall_us(self) -> int:
+        """Return microseconds since 1970: the injected clock, else this machine's (for first guesses and records)."""
+        return self.clock() if self.clock else time.time_ns() // 1000
+
+    def script_us(self) -> int:
+        """Return the time that goes to the script: the injected clock's, or 0 for the server's own."""
+        if self.clock is None:
+            return 0
+        now_us = self.clock()
+        if isinstance(now_us, bool) or not isinstance(now_us, int) or now_us <= 0:
+            raise ConfigError("must return microseconds since 1970, a whole number above 0", field="clock")
+        return now_us
+
+    def _age_clock(self) -> float:
+        return self.clock() / MICROSECONDS if self.clock else time.monotonic()
+
+    def needs_look(self, max_age: float) -> bool:
+        """Tell whether the book was last compared with Redis longer than `max_age` seconds ago, or never."""
+        loaded = self._loaded_at
+        return loaded is None or not 0 <= self._age_clock() - loaded < max_age
+
+    def expire(self) -> None:
+        """Have the next check compare the book with Redis."""
+        self._loaded_at = None
+
+    def version_query(self) -> Command:
+        """Return the command whose reply `is_current` takes."""
+        return ("HMGET", self.names.catalog, "epoch", "version")
+
+    def is_current(self, reply: list[bytes | str | None]) -> bool:
+        """Tell whether the book is the version that Redis holds."""
+        epoch, version = text(reply[0]), text(reply[1])
+        current = ((epoch or "").encode(), int(version or 0)) == (self.book.epoch, self.book.version)
+        if current and self._loaded_at is not None:
+            self._loaded_at = self._age_clock()
+        return current
+
+    def refresh(self) -> Flow[None]:
+        """Compare the book with Redis and load it if another version holds."""
+        before, self._loaded_at = self._loaded_at, self._age_clock()  # others need not look meanwhile
+        try:
+            if before is None or not self.is_current((yield [self.version_query()])[0]):
+                yield from self.load()
+        except BaseException:
+            self._loaded_at = before
+            raise
+
+    def load(self) -> Flow[PlanBook]:
+        """Load the book, whatever version is known."""
+        (reply,) = yield [("HGETALL", self.names.catalog)]
+        book = self._parsed(pairs(reply))
+        if self.book.epoch and not book.epoch:
+            self._loaded_at = None
+            raise StoreError(
+                f"the catalogue {self.names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
+                "restore it or apply the plan file again"
+            )
+        if (book.epoch, book.version) != (self.book.epoch, self.book.version):
+            self.book = book
+        self._loaded_at = self._age_clock()
+        return self.book
+
+    def _parsed(self, fields: dict[str, str]) -> PlanBook:
+        if not fields:
+            return PlanBook()
+        if fields["pepper"] != self.digest.probe:
+            raise ConfigError(
+                f"is not the one that the keys of namespace {self.names.namespace!r} were stored with: every key "
+                "would be unknown. Pass the pepper that the catalogue was made with",
+                field="pepper",
+            )
+        try:
+            plans = {name[5:]: value for name, value in fields.items() if name.startswith("plan:")}
+            stages = {name[6:]: value for name, value in fields.items() if name.startswith("stage:")}
+            return PlanBook(
+                fields["epoch"].encode(),
+                int(fields["version"]),
+                {name: document.plan_from_json(name, value) for name, value in plans.items()},
+                {name: document.stage_from_json(name, value) for name, value in stages.items()},
+                document.throttle_from_json(fields["account"]) if "account" in fields else None,
+            )
+        except (KeyError, ValueError) as error:
+            raise StoreError(f"the catalogue {self.names.catalog!r} in Redis cannot be read: {error}") from None

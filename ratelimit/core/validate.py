@@ -1,0 +1,110 @@
+"""Checks of input. Each names the field, shows the value and says what would be accepted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+
+from ratelimit.errors import ConfigError
+
+EXACT = 2**53
+"""Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}/[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
+_METHOD = re.compile(r"[A-Z]{1,32} /[!-)+-~]{0,255}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
+
+
+def shown(value: object) -> str:
+    """Show `value` in an error message: its repr, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def whole(value: object, field: str, *, least: int = 0, below: int = EXACT) -> int:
+    """Return `value` if it is a whole number (no bool, no float) in [least, below)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"must be a whole number, not {shown(value)}", field=field)
+    if not least <= value < below:
+        raise ConfigError(f"must be from {least} to {below - 1}, not {shown(value)}", field=field)
+    return value
+
+
+def rate(value: object, field: str) -> Fraction:
+    """Return tokens per second as an exact fraction; a float counts as the decimal it shows (0.1 is one tenth)."""
+    remedy = "write tokens per second as a number >= 0, such as 10, 0.5 or '1/3'"
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction | Decimal):
+        raise ConfigError(f"must be a rate, not {shown(value)}: {remedy}", field=field)
+    try:
+        exact = Fraction(repr(float(value)) if isinstance(value, float) else value)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise ConfigError(f"must be a finite rate, not {shown(value)}: {remedy}", field=field) from None
+    if exact < 0:
+        raise ConfigError(f"must not be negative, got {shown(value)}: {remedy}", field=field)
+    return exact
+
+
+def one_of(value: object, choices: Iterable[str], field: str) -> str:
+    """Return `value` if it is one of the texts in `choices`."""
+    accepted = tuple(choices)
+    if not isinstance(value, str) or value not in accepted:
+        raise ConfigError(f"must be one of {', '.join(accepted)}, not {shown(value)}", field=field)
+    return value
+
+
+def _matching(value: object, pattern: re.Pattern[str], field: str, remedy: str) -> str:
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
+        raise ConfigError(f"cannot be {shown(value)}: {remedy}", field=field)
+    return value
+
+
+def identifier(value: object, field: str) -> str:
+    """Return the id of a plan or key: it becomes part of names in Redis."""
+    return _matching(value, _NAME, field, "use 1 to 128 letters, digits and . _ ~ -, a letter or digit first")
+
+
+def stage_id(value: object, field: str) -> str:
+    """Return the id of a stage, "<api>/<stage>"."""
+    remedy = "write '<api>/<stage>', such as 'petstore/prod', of letters, digits and . _ ~ -"
+    return _matching(value, _STAGE, field, remedy)
+
+
+def method_name(value: object, field: str) -> str:
+    """Return the name of a method, "<VERB> <path>"."""
+    remedy = "write '<VERB> <path>', such as 'GET /pets/{id}', without wildcards: methods not listed share one bucket"
+    return _matching(value, _METHOD, field, remedy)
+
+
+def namespace(value: object, field: str = "namespace") -> str:
+    """Return the prefix of every name in Redis."""
+    return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ : ~ -, a letter or digit first")
+
+
+def label(value: object, field: str, most: int = 1024) -> str:
+    """Return a free text for people: printable, at most `most` characters, may be empty."""
+    if not isinstance(value, str):
+        raise ConfigError(f"must be text, not {shown(value)}", field=field)
+    if len(value) > most:
+        raise ConfigError(f"has {len(value)} characters, at most {most} are stored", field=field)
+    if any(not char.isprintable() for char in value):
+        raise ConfigError(f"holds control characters ({shown(value)}): remove them", field=field)
+    return value
+
+
+def flag(value: object, field: str) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"must be true or false, not {shown(value)}", field=field)
+    return value
+
+
+def cost(value: object) -> int:
+    """Return the cost of a request; raises TypeError or ValueError, as for any wrong argument of a function."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"cost must be a whole number >= 0, not {shown(value)}")
+    if value < 0:
+        raise ValueError(f"cost must be a whole number >= 0, not {shown(value)}")
+    return value

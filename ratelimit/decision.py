@@ -1,0 +1,106 @@
+"""What `check` answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from ratelimit.core import headers as _headers
+from ratelimit.errors import RateLimited
+
+
+class Reason(Enum):
+    """Why a request was admitted or refused."""
+
+    ALLOWED = "ALLOWED"
+    INVALID_KEY = "INVALID_KEY"
+    THROTTLED = "THROTTLED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+_STATUS = {
+    Reason.ALLOWED: 200,
+    Reason.INVALID_KEY: 403,
+    Reason.THROTTLED: 429,
+    Reason.QUOTA_EXCEEDED: 429,
+    Reason.UNAVAILABLE: 503,
+}
+_DEGRADED = frozenset({"local", "fail_open", "fail_closed"})
+
+
+class LimitStatus(NamedTuple):
+    """One limit after the decision. Times are in seconds.
+
+    name         "plan:gold", "plan:gold:GET /pets", "stage:petstore/prod:GET /pets", "account" or "quota:gold"
+    limit        the bucket's burst, or the quota's limit
+    remaining    whole tokens or units left
+    reset_after  until the bucket is full or the quota's next window starts; None for a bucket that never fills
+    retry_after  until this limit admits the cost that was asked; 0.0 if it does now, None if it never will
+    window       in which an empty bucket fills, or the length of the quota's period; None for a rate of 0
+    """
+
+    name: str
+    limit: int
+    remaining: int
+    reset_after: float | None
+    retry_after: float | None = 0.0
+    window: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one check. True in a condition if the request is allowed.
+
+    reason       a `Reason`; `status` is its HTTP status
+    detail       of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: callers of a
+                 gateway should all see one and the same 403
+    limited_by   name of the first limit that refused, in the order plan, stage, account, quota
+    retry_after  seconds until the same check would pass if nobody else consumed: exact to the microsecond. None
+                 when allowed, or when waiting cannot help
+    limits       a `LimitStatus` of every limit that was evaluated
+    source       "redis" unless another part answered
+    time_us      the server's time of the decision, microseconds since 1970; None if no script ran
+    cause        of UNAVAILABLE: what went wrong
+    """
+
+    reason: Reason
+    limited_by: str | None = None
+    retry_after: float | None = None
+    limits: tuple[LimitStatus, ...] = ()
+    detail: str | None = None
+    source: str = "redis"
+    time_us: int | None = None
+    cause: str | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may go on."""
+        return self.reason is Reason.ALLOWED
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    @property
+    def status(self) -> int:
+        """The HTTP status for this answer: 200, 403, 429 or 503."""
+        return _STATUS[self.reason]
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the answer was made without Redis because Redis failed."""
+        return self.source in _DEGRADED
+
+    def headers(self) -> dict[str, str]:
+        """Return the HTTP fields of this answer: Retry-After, RateLimit and RateLimit-Policy, those that apply.
+
+        RateLimit and RateLimit-Policy follow draft-ietf-httpapi-ratelimit-headers-11 (Structured Fields, RFC 9651);
+        Retry-After is in whole seconds, rounded up (RFC 9110).
+        """
+        return _headers.fields(self)
+
+    def raise_for_limit(self) -> None:
+        """Raise `RateLimited` unless the request is allowed."""
+        if not self.allowed:
+            raise RateLimited(self)

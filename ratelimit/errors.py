@@ -1,0 +1,77 @@
+"""Everything that this package raises on purpose.
+
+::
+
+    RateLimitError
+    ├── RateLimited          by Decision.raise_for_limit() alone
+    ├── ConfigError          bad input; also a ValueError
+    │   ├── Conflict         it exists already, or would break a rule that ties things together
+    │   └── NotFound         no such plan, stage or key
+    └── StoreError           Redis answered with an error
+        ├── StoreUnavailable the command was not carried out
+        └── StoreTimeout     the outcome is unknown: it may have been counted
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from ratelimit.decision import Decision
+
+
+class RateLimitError(Exception):
+    """Base of every error of this package."""
+
+
+class RateLimited(RateLimitError):  # noqa: N818 - the contract's name: being limited is no programming error
+    """A request was refused. Raised by `Decision.raise_for_limit` alone."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__(decision)
+
+    def __str__(self) -> str:
+        decision = self.decision
+        told = decision.limited_by or decision.detail or decision.cause or ""
+        wait = "" if decision.retry_after is None else f", retry after {decision.retry_after:g} s"
+        return f"{decision.reason.value}{': ' if told else ''}{told}{wait}"
+
+
+class ConfigError(RateLimitError, ValueError):
+    """Input that cannot be accepted. Names the field, the value and the remedy; nothing was written.
+
+    `field` is the path of the offending field ("plans.gold.throttle.burst"), "" where there is none.
+    """
+
+    def __init__(self, problem: str, *, field: str = "") -> None:
+        self.problem = problem
+        self.field = field
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}" if self.field else self.problem
+
+    def within(self, parent: str) -> Self:
+        """Return the same error, its field inside `parent`."""
+        return type(self)(self.problem, field=f"{parent}.{self.field}" if self.field else parent)
+
+
+class Conflict(ConfigError):  # noqa: N818 - the contract's name
+    """It exists already, or the change would break a rule that ties several things together."""
+
+
+class NotFound(ConfigError):  # noqa: N818 - the contract's name
+    """There is no such plan, stage or key."""
+
+
+class StoreError(RateLimitError):
+    """Redis answered with an error, or with something that cannot be understood."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - the contract's name
+    """The command was not carried out: nothing was counted."""
+
+
+class StoreTimeout(StoreError):  # noqa: N818 - the contract's name
+    """The answer never came: the command may or may not have been counted. It is not sent again."""

@@ -1,0 +1,230 @@
+"""The words of the model: plans, stages, methods, keys and their limits. Frozen, and checked when made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from typing import Generic, Literal, TypeVar, cast
+
+from ratelimit.core import validate
+from ratelimit.errors import ConfigError
+
+Rate = int | float | str | Fraction | Decimal
+Period = Literal["DAY", "WEEK", "MONTH"]
+Scope = Literal["key", "key_method"]
+_V = TypeVar("_V")
+
+MICROSECONDS = 1_000_000
+
+
+class FrozenMap(Mapping[str, _V], Generic[_V]):
+    """A mapping that is hashable, picklable and never changes."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, _V] | Iterable[tuple[str, _V]] = ()) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> _V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+def _mapping(value: object, name: str) -> Mapping[object, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"must be a mapping of method names, not {validate.shown(value)}", field=name)
+    return value
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Throttle:
+    """A token bucket: it holds `burst` tokens, starts full and gains `rate` tokens per second.
+
+    `rate` is given as int, float, str, Decimal or Fraction and kept as an exact fraction; a float means the decimal
+    that it shows, so 0.1 is one tenth. Rate 0 or burst 0 admit nothing. Raises ConfigError for anything else, and
+    for a rate and burst whose exact arithmetic would not fit below 2^53.
+    """
+
+    rate: Fraction
+    burst: int
+
+    def __init__(self, rate: Rate, burst: int) -> None:
+        object.__setattr__(self, "rate", validate.rate(rate, "rate"))
+        object.__setattr__(self, "burst", validate.whole(burst, "burst"))
+        tokens, per_us = self.ratio
+        if max(self.burst, 3) * per_us + tokens >= validate.EXACT:
+            raise ConfigError(
+                f"rate {validate.shown(rate)} with burst {burst} cannot be computed exactly below 2^53: "
+                "give the rate fewer digits, or the bucket a smaller burst",
+                field="rate",
+            )
+
+    @property
+    def ratio(self) -> tuple[int, int]:
+        """Tokens R and microseconds P in lowest terms: the bucket gains exactly R tokens every P microseconds."""
+        per_microsecond = self.rate / MICROSECONDS
+        return per_microsecond.numerator, per_microsecond.denominator
+
+
+_OFFSETS = {"DAY": 1, "WEEK": 7, "MONTH": 28}
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """At most `limit` units per calendar period in UTC; the count starts anew with each period.
+
+    `period` is "DAY", "WEEK" or "MONTH". `offset` moves the start by days: 0 for DAY; 0 (Sunday) to 6 for WEEK;
+    0 (the 1st) to 27 for MONTH. Limit 0 admits nothing.
+    """
+
+    limit: int
+    period: Period
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        validate.whole(self.limit, "limit")
+        period = validate.one_of(self.period, _OFFSETS, "period")
+        try:
+            validate.whole(self.offset, "offset", below=_OFFSETS[period])
+        except ConfigError as error:
+            raise ConfigError(f"{error.problem} (days, for the period {period})", field="offset") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStage:
+    """A stage that a plan opens; `throttles` maps a method ("GET /pets") to a bucket that replaces the plan's."""
+
+    stage: str
+    throttles: Mapping[str, Throttle] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        validate.stage_id(self.stage, "stage")
+        for method, throttle in _mapping(self.throttles, "throttles").items():
+            validate.method_name(method, "throttles")
+            if not isinstance(throttle, Throttle):
+                raise ConfigError(f"must be a Throttle, not {validate.shown(throttle)}", field=f'throttles."{method}"')
+        object.__setattr__(self, "throttles", FrozenMap(self.throttles))
+
+
+def _is_a(value: object, kind: type, name: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(f"must be a {kind.__name__} or None, not {validate.shown(value)}", field=name)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class UsagePlan:
+    """What its keys may do: which stages they open, how fast (`throttle`) and how much (`quota`). None is unlimited.
+
+    Each key has its own bucket and count. `throttle_scope` "key" gives a key one bucket for all stages of the plan,
+    "key_method" one for each configured method of each stage. `stages` takes ids or `PlanStage`.
+    """
+
+    id: str
+    throttle: Throttle | None
+    quota: Quota | None
+    stages: tuple[PlanStage, ...]
+    name: str
+    throttle_scope: Scope
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the contract's name
+        throttle: Throttle | None = None,
+        quota: Quota | None = None,
+        stages: Iterable[PlanStage | str] = (),
+        name: str = "",
+        throttle_scope: Scope = "key",
+    ) -> None:
+        _is_a(throttle, Throttle, "throttle")
+        _is_a(quota, Quota, "quota")
+        opened = _plan_stages(stages)
+        if throttle is None and any(stage.throttles for stage in opened):
+            raise ConfigError("a plan with method throttles needs a throttle of its own: add one", field="throttle")
+        for name_, value in (
+            ("id", validate.identifier(id, "id")),
+            ("throttle", throttle),
+            ("quota", quota),
+            ("stages", opened),
+            ("name", validate.label(name, "name")),
+            ("throttle_scope", validate.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
+        ):
+            object.__setattr__(self, name_, value)
+
+    def stage(self, stage_id: str) -> PlanStage | None:
+        """Return what the plan says of this stage, None if it does not open it."""
+        return next((stage for stage in self.stages if stage.stage == stage_id), None)
+
+
+def _plan_stages(stages: object) -> tuple[PlanStage, ...]:
+    if isinstance(stages, str) or not isinstance(stages, Iterable):
+        raise ConfigError(f"must be a list of stages, not {validate.shown(stages)}", field="stages")
+    opened: dict[str, PlanStage] = {}
+    for item in stages:
+        stage = item if isinstance(item, PlanStage) else PlanStage(cast("str", item))
+        if stage.stage in opened:
+            raise ConfigError(f"lists {stage.stage!r} twice: merge the two entries", field="stages")
+        opened[stage.stage] = stage
+    return tuple(opened.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a stage. `throttle` replaces the stage's for it; `key_required=False` opens it without a key."""
+
+    throttle: Throttle | None = None
+    key_required: bool = True
+
+    def __post_init__(self) -> None:
+        _is_a(self.throttle, Throttle, "throttle")
+        validate.flag(self.key_required, "key_required")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A deployed stage, "<api>/<stage>", with buckets that all callers share.
+
+    Each method that this stage or a plan lists has a bucket of its own of the size `throttle` (or of the method's
+    own throttle); all methods that nobody lists share one more.
+    """
+
+    id: str
+    throttle: Throttle | None = None
+    methods: Mapping[str, Method] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        validate.stage_id(self.id, "id")
+        _is_a(self.throttle, Throttle, "throttle")
+        for name, method in _mapping(self.methods, "methods").items():
+            validate.method_name(name, "methods")
+            if not isinstance(method, Method):
+                raise ConfigError(f"must be a Method, not {validate.shown(method)}", field=f'methods."{name}"')
+        object.__setattr__(self, "methods", FrozenMap(self.methods))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
+
+    `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused.
+    """
+
+    id: str
+    name: str = ""
+    enabled: bool = True
+    plans: tuple[str, ...] = ()
+    created_at: float = 0.0
+    expires_at: float | None = None
+    value: str | None = field(default=None, repr=False, compare=False)

@@ -1,0 +1,1 @@
+"""The part that talks to Redis: connections, the runners of flows, the embedded server."""

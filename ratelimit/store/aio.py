@@ -1,0 +1,73 @@
+"""Flows over asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from ratelimit.core.flow import Command, Flow, Request
+from ratelimit.core.wire import ScriptCall
+from ratelimit.store import faults
+
+_T = TypeVar("_T")
+
+
+class AsyncStore:
+    """The twin of `store.sync.Store`."""
+
+    def __init__(self, client: Redis) -> None:
+        self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
+
+    async def run(self, flow: Flow[_T]) -> _T:
+        """Answer what the flow asks until it returns."""
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(await self._answer(request))
+        except StopIteration as finished:
+            result: _T = finished.value
+            return result
+        finally:
+            flow.close()
+
+    async def _answer(self, request: Request) -> Any:
+        if isinstance(request, ScriptCall):
+            return await self._call(request)
+        return await self._send(request)
+
+    async def _call(self, call: ScriptCall) -> Any:
+        rest = (len(call.keys), *call.keys, *call.args)
+        try:
+            return (await self._send([("EVALSHA", call.script.sha, *rest)]))[0]
+        except NoScriptError:
+            return (await self._send([("EVAL", call.script.source, *rest)]))[0]
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            connection = await self._pool.get_connection()
+        except (RedisError, OSError) as error:
+            raise faults.before_sending(error) from error
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            replies = [await self._read(connection) for _ in commands]
+        except (RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)
+            raise faults.after_sending(error) from error
+        except BaseException:
+            # Interrupted or cancelled: the reply is still to come, and must not answer the next command.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+        return faults.without_errors(replies)
+
+    @staticmethod
+    async def _read(connection: Any) -> Any:
+        try:
+            return await connection.read_response()
+        except ResponseError as error:
+            # Kept in its place: every reply must be read before the connection is used again.
+            return error

@@ -1,0 +1,48 @@
+"""From redis-py's exceptions to ours: was the command carried out, was it not, or can nobody tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import exceptions
+
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+
+CONNECTION_FAULTS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+"""A connection that raised one of these is not used again."""
+
+_NOT_CARRIED_OUT = (
+    exceptions.BusyLoadingError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.OutOfMemoryError,
+    exceptions.AuthenticationError,
+    exceptions.NoPermissionError,
+)
+_NOT_CARRIED_OUT_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNKNOWN COMMAND", "NOAUTH", "WRONGPASS")
+
+
+def without_errors(replies: list[Any]) -> list[Any]:
+    """Return the replies to commands that were sent together; raise if one of them is an error."""
+    for reply in replies:
+        if isinstance(reply, exceptions.NoScriptError):
+            raise reply
+        if isinstance(reply, Exception):
+            raise after_sending(reply) from reply
+    return replies
+
+
+def before_sending(error: Exception) -> StoreUnavailable:
+    """Return our error for a connection that could not be had: nothing was sent."""
+    return StoreUnavailable(f"no connection to Redis: {error}")
+
+
+def after_sending(error: Exception) -> StoreError:
+    """Return our error for a command that was sent and failed."""
+    told = str(error) or type(error).__name__
+    if isinstance(error, _NOT_CARRIED_OUT) or told.upper().startswith(_NOT_CARRIED_OUT_CODES):
+        return StoreUnavailable(f"Redis refused the command: {told}")
+    if isinstance(error, CONNECTION_FAULTS):
+        return StoreTimeout(f"the connection failed before the answer came: {told}")
+    return StoreError(f"Redis answered with an error: {told}")

@@ -1,0 +1,74 @@
+"""Flows over a blocking connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from ratelimit.core.flow import Command, Flow, Request
+from ratelimit.core.wire import ScriptCall
+from ratelimit.store import faults
+
+_T = TypeVar("_T")
+
+
+class Store:
+    """Runs flows on a client's connections. A command is sent once: redis-py's retries are not on this path."""
+
+    def __init__(self, client: Redis) -> None:
+        self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
+
+    def run(self, flow: Flow[_T]) -> _T:
+        """Answer what the flow asks until it returns."""
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(self._answer(request))
+        except StopIteration as finished:
+            result: _T = finished.value
+            return result
+        finally:
+            flow.close()
+
+    def _answer(self, request: Request) -> Any:
+        if isinstance(request, ScriptCall):
+            return self._call(request)
+        return self._send(request)
+
+    def _call(self, call: ScriptCall) -> Any:
+        rest = (len(call.keys), *call.keys, *call.args)
+        try:
+            return self._send([("EVALSHA", call.script.sha, *rest)])[0]
+        except NoScriptError:
+            # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
+            return self._send([("EVAL", call.script.source, *rest)])[0]
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            connection = self._pool.get_connection()
+        except (RedisError, OSError) as error:
+            raise faults.before_sending(error) from error
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            replies = [self._read(connection) for _ in commands]
+        except (RedisError, OSError) as error:
+            connection.disconnect()
+            raise faults.after_sending(error) from error
+        except BaseException:
+            # Interrupted: the reply is still to come, and must not answer the next command.
+            connection.disconnect()
+            raise
+        finally:
+            self._pool.release(connection)
+        return faults.without_errors(replies)
+
+    @staticmethod
+    def _read(connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except ResponseError as error:
+            # Kept in its place: every reply must be read before the connection is used again.
+            return error

@@ -1,0 +1,100 @@
+"""Fixtures: real servers, an emulated one, a clock that is told the time, and a gateway with two plans.
+
+Every test that claims something about Redis takes `server` and so runs on each real server. `backend` adds fakeredis.
+"""
+
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import fakeredis
+import pytest
+import servers
+
+from ratelimit import Limiter
+
+NAMES = list(servers.binaries())
+
+
+def pytest_report_header():
+    system = servers.SYSTEM_REDIS or "none on this machine, so not tested on"
+    return [f"servers: {', '.join(NAMES)} (the system's redis-server: {system})"]
+
+
+class FakeClock:
+    """Microseconds since 1970, moved by hand. Starts on Wednesday 2026-03-04 12:00:00 UTC."""
+
+    def __init__(self):
+        self.set("2026-03-04T12:00:00")
+
+    def __call__(self):
+        return self.now_us
+
+    def set(self, text):
+        self.now_us = round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000_000)
+
+    def advance(self, seconds):
+        self.now_us += round(seconds * 1_000_000)
+
+    def advance_us(self, microseconds):
+        self.now_us += microseconds
+
+
+@dataclass
+class Backend:
+    """A place to run on: `client()` and `async_client()` make clients, all of the same server."""
+
+    name: str
+    client: object
+    async_client: object
+    server: servers.Server | None = None
+
+
+@pytest.fixture(scope="session")
+def running():
+    """All real servers, started once."""
+    started = {name: servers.Server(name) for name in NAMES}
+    yield started
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture(params=NAMES)
+def server(request, running):
+    """Each real server in turn, emptied."""
+    chosen = running[request.param]
+    with chosen.client() as client:
+        client.flushall()
+        client.script_flush()
+    return chosen
+
+
+@pytest.fixture(params=[*NAMES, "fakeredis"])
+def backend(request):
+    """Each real server in turn, emptied, and fakeredis."""
+    if request.param == "fakeredis":
+        fake = fakeredis.FakeServer()
+        with warnings.catch_warnings():
+            return Backend(
+                "fakeredis",
+                lambda **options: fakeredis.FakeRedis(server=fake, **options),
+                lambda **options: fakeredis.FakeAsyncRedis(server=fake, **options),
+            )
+    chosen = request.getfixturevalue("running")[request.param]
+    with chosen.client() as client:
+        client.flushall()
+    return Backend(chosen.name, chosen.client, chosen.async_client, chosen)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def limiter(backend, clock):
+    """A limiter with an injected clock on each backend."""
+    client = backend.client()
+    with Limiter(client, clock=clock) as made:
+        yield made
+    client.close()
