@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimit.core.bounded import Bounded
-from ratelimit.core.names import OTHERS, Names, method_bucket_field, plan_bucket_field, quota_field
-from ratelimit.core.wire import Bucket, Call, Limit, QuotaCount
+from ratelimit.core.names import OTHERS, Names, count_field, method_bucket_field, plan_bucket_field
+from ratelimit.core.wire import Bucket, Call, Limit, Meter, QuotaCount
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 
 _NO_STAGE = Method()
@@ -80,7 +80,9 @@ class PlanBook:
         if self.account is not None:
             yield Bucket("account", self.account, names.account, shared=True)
         if plan is not None and plan.quota is not None:
-            yield QuotaCount(f"quota:{plan.id}", plan.quota, quota_field(plan.id))
+            yield QuotaCount(f"quota:{plan.id}", plan.quota, count_field(plan.id))
+        elif plan is not None:
+            yield Meter(f"meter:{plan.id}", count_field(plan.id))
 
 
 def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str) -> Bucket:

@@ -49,6 +49,6 @@ def method_bucket_field(plan_id: str, stage_id: str, method: str) -> str:
     return f"b:{plan_id}:{stage_id}:{method}"
 
 
-def quota_field(plan_id: str) -> str:
+def count_field(plan_id: str) -> str:
     """Hash field of a key's count under a plan."""
     return f"q:{plan_id}"

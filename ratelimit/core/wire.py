@@ -14,11 +14,11 @@ from ratelimit.model import MICROSECONDS, Quota, Throttle
 
 ALLOWED, DENIED, KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = 1, 0, -1, -2, -3, -4
 HAS_KEY, CATALOG_FRESH = 1, 2
-_OWN_BUCKET, _SHARED_BUCKET, _QUOTA = 1, 2, 3
+_OWN_BUCKET, _SHARED_BUCKET, _QUOTA, _METER = 1, 2, 3, 4
 _NEVER = -1
 _REQUEST = Struct("<4Q8sQ8s")
 _LIMIT = Struct("<5Q")
-_REPLY_HEAD, _REPLY_LIMIT = 4, 3
+_REPLY_HEAD, _REPLY_LIMIT = 5, 3
 
 
 class ScriptCall(NamedTuple):
@@ -68,7 +68,19 @@ class QuotaCount(NamedTuple):
         return LimitStatus(self.name, self.quota.limit, remaining, _seconds(reset_us), _seconds(retry_us), window)
 
 
-Limit = Bucket | QuotaCount
+class Meter(NamedTuple):
+    """The count of a plan without a quota: it limits nothing, so decisions do not show it."""
+
+    name: str
+    place: str
+    shared: bool = False
+
+    def packed(self, _now_us: int) -> bytes:
+        """Return the 40 bytes of ARGV[2]."""
+        return _LIMIT.pack(_METER, 0, 0, 0, 0)
+
+
+Limit = Bucket | QuotaCount | Meter
 
 
 def _seconds(us: int) -> float | None:
@@ -110,6 +122,7 @@ def decision(call: Call, reply: Sequence[int]) -> Decision:
     statuses = tuple(
         limit.status(now_us, *reply[at : at + _REPLY_LIMIT])
         for limit, at in zip(call.limits, range(_REPLY_HEAD, len(reply), _REPLY_LIMIT), strict=True)
+        if not isinstance(limit, Meter)
     )
     if reply[0] == ALLOWED:
         return Decision(Reason.ALLOWED, limits=statuses, time_us=now_us)
