@@ -1,0 +1,34 @@
+"""Makes lua/vectors.json: `python tests/vectors.py > lua/vectors.json`.
+
+Nothing of the package is used and no script is run: every expected number in the vector_*.py beside this file was
+worked out on paper, and its `why` shows how. So the file can contradict the code.
+"""
+
+import json
+import sys
+
+from vector_buckets import BUCKETS, CLOCK, PEEKS, RESCALES
+from vector_callers import CALLERS, FAULTS
+from vector_counts import COUNTS, LAYERS
+
+CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *CALLERS, *FAULTS]
+ABOUT = (
+    "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
+    "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
+    "and then all that the server holds with `after`; no key has an expiry. Keys and hash fields are text; argv and "
+    "values are hexadecimal. A value that is an object is a hash, else a string. Made by tests/vectors.py."
+)
+
+
+def text():
+    """The file: one line for each part of a vector."""
+    parts = [
+        "  {\n" + ",\n".join(f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in vector.items()) + "\n  }"
+        for vector in CASES
+    ]
+    body = ",\n".join(parts)
+    return f'{{\n "about": {json.dumps(ABOUT)},\n "script": "check",\n "vectors": [\n{body}\n ]\n}}\n'
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
