@@ -1,0 +1,139 @@
+"""Lua read from outside: a file's contract and code, the globals in its bytecode, and a server of ten lines."""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from lupa import lua51
+
+from ratelimit.core.scripts import expanded, folder
+
+GETGLOBAL, SETGLOBAL = 5, 7
+
+
+@dataclass
+class Contract:
+    """What the comment at the top of an entry script says."""
+
+    title: str
+    indices: dict[str, set[str]]
+    """"KEYS" and "ARGV": each documented index, "2..", "..", "1"."""
+    replies: dict[int, tuple[int, int]]
+    """Per status: how many elements, and how many more for each limit."""
+    errors: set[str]
+
+
+def entry_names():
+    return sorted(path.stem for path in folder().glob("*.lua"))
+
+
+def source(path):
+    return (folder() / f"{path}.lua").read_text(encoding="utf-8")
+
+
+def code(text):
+    """A source without its comments."""
+    return re.sub(r"--[^\n]*", "", text)
+
+
+def contract(name):
+    """The contract of an entry script; a line that belongs to the one before is indented further."""
+    lines = source(name).split("\n\n")[0].splitlines()
+    head = re.sub(r"\n-- {3,}", " ", "\n".join(lines))
+    items = re.findall(r"^-- (KEYS|ARGV|returns|errors)(?:\[([\d.]+)\])? +(.*)$", head, re.MULTILINE)
+    indices = {kind: {index for found, index, _ in items if found == kind} for kind in ("KEYS", "ARGV")}
+    replies = {}
+    for text in (text for kind, _, text in items if kind == "returns"):
+        for group in re.findall(r"\{(.*?)\}", text):
+            fixed, _, per_limit = group.partition(", and for each limit: ")
+            size = fixed.count(",") + 1, per_limit.count(",") + 1 if per_limit else 0
+            replies |= {int(status): size for status in fixed.split(",")[0].split("|")}
+    errors = " | ".join(text for kind, _, text in items if kind == "errors")
+    texts = {re.sub(r" <\w+>$", "", error.strip()) for error in errors.split("|")} - {""}
+    return Contract(lines[0], indices, replies, texts)
+
+
+def global_accesses(text):
+    """(names read, names written) of the globals that a source touches, by the compiler's own word."""
+    dump = lua51.LuaRuntime(encoding=None).eval("function(text) return string.dump(assert(loadstring(text))) end")
+    reader = _Bytecode(dump(text.encode()))
+    reader.function()
+    return reader.read, reader.written
+
+
+class _Bytecode:
+    """Reads what string.dump of Lua 5.1 writes on a 64-bit machine."""
+
+    def __init__(self, dumped):
+        self._dumped, self._at = dumped, 12
+        self.read, self.written = set(), set()
+
+    def _take(self, form):
+        values = struct.unpack_from(f"<{form}", self._dumped, self._at)
+        self._at += struct.calcsize(f"<{form}")
+        return values if len(values) > 1 else values[0] if values else ()
+
+    def _string(self):
+        length = self._take("Q")
+        self._at += length
+        return self._dumped[self._at - length : self._at - 1].decode("latin-1") if length else ""
+
+    def _constant(self):
+        kind = self._take("B")
+        return {0: lambda: None, 1: lambda: self._take("B"), 3: lambda: self._take("d"), 4: self._string}[kind]()
+
+    def function(self):
+        self._string()
+        self._take("2i4B")
+        instructions = [self._take("I") for _ in range(self._take("i"))]
+        constants = [self._constant() for _ in range(self._take("i"))]
+        for instruction in instructions:
+            name = constants[instruction >> 14] if instruction & 63 in {GETGLOBAL, SETGLOBAL} else None
+            if name is not None:
+                (self.read if instruction & 63 == GETGLOBAL else self.written).add(name)
+        for _ in range(self._take("i")):
+            self.function()
+        lines = self._take("i")
+        self._at += 4 * lines
+        for _ in range(self._take("i")):
+            self._string()
+            self._take("2i")
+        for _ in range(self._take("i")):
+            self._string()
+
+
+class PlainServer:
+    """Runs check.lua on a dict. Notes each command with its key; has no `struct`, so the stand-in packs."""
+
+    def __init__(self, state):
+        self.state = state
+        self.calls = []
+        self._lua = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
+        self._lua.globals().redis = self._lua.table_from({b"call": self._call, b"error_reply": lambda text: text})
+        self._run = self._lua.eval("function(text) return assert(loadstring(text)) end")(expanded("check").encode())
+
+    def eval(self, keys, arguments):
+        """The reply as a list, or an error's text."""
+        for name, values in ((b"KEYS", keys), (b"ARGV", arguments)):
+            self._lua.globals()[name] = self._lua.table_from(values)
+        reply = self._run()
+        return reply.decode() if isinstance(reply, bytes) else [int(reply[i]) for i in range(1, len(reply) + 1)]
+
+    def _call(self, command, *arguments):
+        self.calls.append((command.decode(), arguments[0] if arguments else None))
+        return getattr(self, f"_{command.decode().lower()}")(*arguments)
+
+    def _time(self):
+        return self._lua.table_from([b"1772625600", b"123456"])
+
+    def _get(self, key):
+        return self.state.get(key, False)
+
+    def _set(self, key, value, *_expiry):
+        self.state[key] = value
+
+    def _hmget(self, key, *fields):
+        return self._lua.table_from([self.state.get(key, {}).get(field, False) for field in fields])
+
+    def _hset(self, key, *items):
+        self.state.setdefault(key, {}).update(zip(items[::2], items[1::2], strict=True))

