@@ -1,160 +1,232 @@
 -- check: admit or refuse one request against every limit that applies to it, all or nothing.
 --
 -- KEYS[1]    hash of the API key, if flag 1 is set
--- KEYS[..]   then one shared bucket for each limit of kind 2, in order
--- ARGV[1]    request, 56 bytes: now_us, cost, valid_until_us, flags (4 x u64), epoch (8 bytes), version (u64),
---            stamp (8 bytes)
--- ARGV[2]    limits, 40 bytes each: kind and four numbers (5 x u64)
--- ARGV[3..]  hash field of each limit that is not of kind 2, in order
--- returns    {1 | 0, now_us, limited, retry_us, closed, and for each limit: remaining, reset_us, retry_us}
--- returns    {-1 | -2 | -3 | -4, now_us} when the caller has to look again; nothing is consumed
--- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <limit>
+-- KEYS[..]   then the buckets that all callers share
+-- ARGV[1]    request: now_us, cost, valid_until_us, flags; of the plan: burst, rate, per, limit, and the first days
+--            of three windows (11 doubles); identity (26 bytes); and 3 doubles for each further bucket: burst, rate,
+--            per; those in the key's hash first, then the shared ones
+-- ARGV[2]    hash field of the plan's state, if flag 1 is set
+-- ARGV[3..]  hash fields of the further buckets in the key's hash
+-- returns    {1 | 2, now_us, for each limit: remaining, reset_us}            admitted; 2: and a day of metering is over
+-- returns    {0 | 3, now_us, for each limit: remaining, reset_us, wait_us}   denied; 3: cost 0, would be admitted
+-- returns    {-1 | -2 | -3 | -4, now_us}                                     look again; nothing is consumed
+-- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
 --
--- Everything is read and judged before anything is written. lua/README.md is the contract in full.
+-- Limits are in the order: the plan's bucket, further buckets, the quota. lua/README.md is the contract in full.
+-- Everything is read and judged before anything is written. The script is flat on purpose: calls of functions,
+-- closures and growing tables are what the time of a script goes into.
 
 -- @include lib/packing
--- @include lib/clock
--- @include lib/token_bucket
--- @include lib/count
+-- @include lib/rescale
 
-local OWN_BUCKET, SHARED_BUCKET, QUOTA, METER = 1, 2, 3, 4
-local ADMITTED, DENIED = 1, 0
 local KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
-local NEVER = -1
-local REQUEST_BYTES, LIMIT_BYTES, BUCKET_BYTES, COUNT_BYTES = 56, 40, 24, 48
-local SHARED_KEEP_MS = 60000
+local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
+local NEVER, NO_QUOTA = -1, -1
+local DAY_US = 86400000000
+-- A clock may run back by this much (replicas, corrections by NTP) without a limit noticing: its state keeps the
+-- later time. A larger step is a new truth: the state is anchored to it, even by a check that is denied.
+local TOLERANCE_US = 2000000
+local KEPT_MS = 60000
 
-if #ARGV < 2 or #ARGV[1] ~= REQUEST_BYTES or #ARGV[2] % LIMIT_BYTES ~= 0 then
-  return redis.error_reply('RATELIMIT ARGUMENTS')
+local request = ARGV[1]
+if not request or #request < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local now, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
+  struct.unpack('<ddddddddddd', request)
+local under_callers_clock = now > 0
+if not under_callers_clock then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
 end
-local callers_us, cost, valid_until, flags = struct.unpack('<I8I8I8I8', ARGV[1])
-local fence, stamp = string.sub(ARGV[1], 33, 48), string.sub(ARGV[1], 49, 56)
-local has_key, catalog_is_fresh = flags % 2 == 1, flags >= 2
-local now = now_or_server_time(callers_us)
 
--- 1. Is the caller up to date about this key and about the catalogue?
-local own, new_fence
-if has_key then
-  own = redis.call('HMGET', KEYS[1], 'r', 'v', unpack(ARGV, 3))
-  if own[1] ~= stamp then return { KEY_CHANGED, now } end
+-- 1. Read everything. Is the caller up to date about this key and about the catalogue?
+local own, own_keys, own_buckets, new_identity = nil, 0, 0, nil
+if flags % 2 == 1 then
+  own_keys, own_buckets = 1, #ARGV - 2
+  if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+  own = redis.call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
+  local identity, found = string.sub(request, 89, 114), own[1]
+  if found ~= identity then
+    -- epoch (8 bytes) and version (10 digits) of the catalogue, then the stamp of the key's record (8 bytes)
+    if not found or string.sub(found, 19) ~= string.sub(identity, 19) then return { KEY_CHANGED, now } end
+    if string.sub(found, 1, 8) == string.sub(identity, 1, 8) then
+      if string.sub(found, 9, 18) > string.sub(identity, 9, 18) then return { CATALOG_BEHIND, now } end
+    elseif flags < 2 then
+      -- Another life of the catalogue: only a caller that has just loaded it (flag 2) knows which one holds.
+      return { CATALOG_BEHIND, now }
+    end
+    new_identity = identity
+  end
   if valid_until > 0 and now >= valid_until then return { KEY_EXPIRED, now } end
-  local seen = own[2]
-  if seen ~= fence then
-    if seen then
-      if string.sub(seen, 1, 8) ~= string.sub(fence, 1, 8) then
-        -- Another life of the catalogue: only a caller that has just loaded it can know which one holds.
-        if not catalog_is_fresh then return { CATALOG_BEHIND, now } end
-      elseif struct.unpack('<I8', seen, 9) > struct.unpack('<I8', fence, 9) then
-        return { CATALOG_BEHIND, now }
-      end
-    end
-    new_fence = fence
+end
+local buckets = own_buckets + #KEYS - own_keys
+if #request ~= 114 + 24 * buckets then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local states, packed, resets = {}, {}, {}
+for i = 1, buckets do
+  local state
+  if i <= own_buckets then state = own[i + 2] else state = redis.call('GET', KEYS[own_keys + i - own_buckets]) end
+  if state and #state ~= 24 then
+    return redis.error_reply('RATELIMIT CORRUPT ' .. (ARGV[i + 2] or KEYS[own_keys + i - own_buckets]))
   end
+  states[i] = state
 end
 
--- 2. Judge every limit. Cost 0 asks what cost 1 would get.
-local asked = cost > 0 and cost or 1
-local limits, limited, retry, moved = {}, 0, 0, false
-local shared, field = has_key and 1 or 0, 0
-for i = 1, #ARGV[2] / LIMIT_BYTES do
-  local kind, a, b, c, d = struct.unpack('<I8I8I8I8I8', ARGV[2], LIMIT_BYTES * (i - 1) + 1)
-  local limit, wait, state = { kind = kind }, 0, nil
-  if kind == SHARED_BUCKET then
-    shared = shared + 1
-    limit.key = KEYS[shared]
-    state = limit.key and redis.call('GET', limit.key)
-  else
-    field = field + 1
-    limit.field = ARGV[field + 2]
-    state = own and own[field + 2]
-  end
-  if state and #state ~= (kind < QUOTA and BUCKET_BYTES or COUNT_BYTES) then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. i)
+-- 2. Judge every limit as if each were charged `charge` units; if one refuses, once more without a charge.
+local charge, asked = cost, cost
+if cost == 0 then asked = 1 end -- cost 0 asks what cost 1 would get
+local reply = { ADMITTED, now, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+local per, level, last, window, used, granted, day, day_used
+local refused, bucket_moved, window_moved, closed_day, closed_figures
+while true do
+  local n = 2
+  refused, bucket_moved, window_moved, closed_day = false, false, false, nil
+  per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
+  if own and own[2] then
+    if #own[2] ~= 64 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[2]) end
+    per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
   end
 
-  if kind < QUOTA then
-    local burst, rate, per = a, b, c
-    limit.burst, limit.rate, limit.per = burst, rate, per
-    limit.level, limit.last, limit.moved = bucket_at(state, burst, rate, per, now)
+  -- Token buckets. `level` counts units of 1/per token, so that each microsecond adds exactly `rate` units.
+  local first = 1
+  if plan_per > 0 then first = 0 end
+  for i = first, buckets do
+    local burst, rate, new_per = plan_burst, plan_rate, plan_per
+    local b_per, b_level, b_last, b_moved = per, level, last, false
+    if i > 0 then
+      burst, rate, new_per = struct.unpack('<ddd', request, 91 + 24 * i)
+      b_per = 0
+      if states[i] then b_per, b_level, b_last = struct.unpack('<ddd', states[i]) end
+    end
+    local full, wait, remaining, reset = burst * new_per, 0, 0, NEVER
+    if b_per == 0 then
+      b_level, b_last = full, now
+    else
+      if b_per ~= new_per then b_level = rescaled(b_level, b_per, new_per, burst) end
+      local elapsed = now - b_last
+      if elapsed >= 0 then
+        b_last = now
+        -- Where the product is too large to be exact, it is far above what fills the bucket.
+        if elapsed * rate >= full - b_level then b_level = full else b_level = b_level + elapsed * rate end
+      else
+        if b_level > full then b_level = full end
+        if elapsed < -TOLERANCE_US then b_last, b_moved = now, true end
+      end
+    end
     if rate == 0 or asked > burst then
-      wait = NEVER
-    elseif asked * per > limit.level then
-      wait = limit.last - now + math.ceil((asked * per - limit.level) / rate)
+      wait, refused = NEVER, true
+    elseif asked * new_per > b_level then
+      local missing = asked * new_per - b_level
+      wait, refused = b_last - now + (missing + -missing % rate) / rate, true
     end
-  else
-    local count, most = count_from(state), a
-    limit.count, limit.balance = count, NO_QUOTA
-    if kind == QUOTA then
-      limit.balance = math.max(0, most + count.granted - count.used)
-      if not move_to_window(count, b, c, d, now) then return { WINDOWS_PAST, now } end
-      limit.most, limit.moved = most + count.granted, count.moved
-      if count.used + asked > limit.most then
-        wait = asked > most and NEVER or count.stop - now
+    b_level = b_level - charge * new_per
+    if rate > 0 then
+      local missing = full - b_level
+      remaining = (b_level - b_level % new_per) / new_per
+      reset = b_last - now + (missing + -missing % rate) / rate
+    end
+    if i == 0 then
+      per, level, last, bucket_moved = new_per, b_level, b_last, b_moved
+    elseif charge > 0 or b_moved then
+      packed[i] = struct.pack('<ddd', new_per, b_level, b_last)
+      resets[i] = reset
+    else
+      packed[i] = nil
+    end
+    reply[n + 1], reply[n + 2] = remaining, reset
+    n = n + 2
+    if charge == 0 then
+      n = n + 1
+      reply[n] = wait
+    end
+  end
+
+  -- The quota. Its window is first day * 64 + days; the caller sends two neighbours, and this clock chooses.
+  local balance = NO_QUOTA
+  if quota >= 0 then
+    local from, to = first_day, second_day
+    if now >= second_day * DAY_US then from, to = second_day, third_day end
+    if now < from * DAY_US or now >= to * DAY_US then return { WINDOWS_PAST, now } end
+    local days = window % 64
+    local started = (window - days) / 64
+    balance = quota + granted - used
+    if balance < 0 then balance = 0 end
+    if now >= started * DAY_US then
+      if window ~= from * 64 + to - from then window, used, granted = from * 64 + to - from, 0, 0 end
+    elseif started * DAY_US - now > TOLERANCE_US then
+      -- The clock went back over the window's start. Windows only roll forward: the count is kept.
+      window, window_moved = from * 64 + to - from, true
+    else
+      to = started + days
+    end
+    local wait, left = 0, quota + granted - used
+    if asked > left then
+      refused = true
+      wait = to * DAY_US - now
+      if asked > quota then wait = NEVER end
+    end
+    left = left - charge
+    if left < 0 then left = 0 end
+    reply[n + 1], reply[n + 2] = left, to * DAY_US - now
+    if charge == 0 then reply[n + 3] = wait end
+  end
+
+  -- Metering. Days only roll forward; the figures of one that is over are kept in a field of their own.
+  if charge > 0 and own then
+    local today = (now - now % DAY_US) / DAY_US
+    if today > day then
+      if day_used > 0 then
+        closed_day, closed_figures = day, struct.pack('<dd', day_used, balance)
       end
+      day, day_used = today, 0
     end
+    if quota >= 0 then used = used + charge end
+    day_used = day_used + charge
   end
 
-  if wait ~= 0 then
-    if limited == 0 then limited = i end
-    if wait == NEVER or retry == NEVER then retry = NEVER else retry = math.max(retry, wait) end
-  end
-  limit.wait = wait
-  moved = moved or limit.moved
-  limits[i] = limit
-end
-if shared ~= #KEYS or field ~= #ARGV - 2 or (field > 0 and not own) then
-  return redis.error_reply('RATELIMIT ARGUMENTS')
+  if not refused then break end
+  reply[1] = DENIED
+  if charge == 0 then break end
+  charge = 0
 end
 
--- 3. Charge if all admit. A denied check writes only what a step back of the clock re-anchored.
-local admitted = limited == 0
-local charge = admitted and cost or 0
-local reply = { admitted and ADMITTED or DENIED, now, limited, retry, 0 }
-local changed = {}
-if new_fence and charge > 0 then changed = { 'v', new_fence } end
-for i = 1, #limits do
-  local limit = limits[i]
-  local writes = cost > 0 and (admitted or limit.moved)
-  local count = limit.count
-  local remaining, reset, packed
-  if not count then
-    limit.level = limit.level - charge * limit.per
-    if limit.rate == 0 then
-      remaining, reset = 0, NEVER
-    else
-      remaining = math.floor(limit.level / limit.per)
-      reset = limit.last - now + math.ceil((limit.burst * limit.per - limit.level) / limit.rate)
-    end
-    if writes then packed = struct.pack('<I8I8I8', limit.per, limit.level, limit.last) end
-  else
-    if charge > 0 then
-      local day, figures = add_to_count(count, charge, now, limit.balance)
-      if day then
-        -- "q:gold" counts, "d:gold:20500" keeps a day that is over, until somebody moves it to the archive.
-        changed[#changed + 1] = string.format('d%s:%.0f', string.sub(limit.field, 2), day)
-        changed[#changed + 1] = figures
-        reply[5] = reply[5] + 1
-      end
-    end
-    if limit.most then
-      remaining, reset = math.max(0, limit.most - count.used), count.stop - now
-    else
-      remaining, reset = NEVER, NEVER
-    end
-    if writes then packed = packed_count(count) end
+-- 3. Write: everything if admitted; if denied, only what was re-anchored; nothing for cost 0.
+if cost == 0 then
+  if not refused then reply[1] = WOULD_ADMIT end
+  return reply
+end
+local plan
+if own and not refused then
+  plan = struct.pack('<dddddddd', per, level, last, window, used, granted, day, day_used)
+elseif bucket_moved or window_moved then
+  local o_per, o_level, o_last, o_window, o_used, o_granted, o_day, o_day_used = struct.unpack('<dddddddd', own[2])
+  if bucket_moved then o_per, o_level, o_last = per, level, last end
+  if window_moved then o_window = window end
+  plan = struct.pack('<dddddddd', o_per, o_level, o_last, o_window, o_used, o_granted, o_day, o_day_used)
+end
+if plan and own_buckets == 0 and not new_identity and not closed_day then
+  redis.call('HSET', KEYS[1], ARGV[2], plan)
+elseif own then
+  local fields = {}
+  if plan then fields[1], fields[2] = ARGV[2], plan end
+  for i = 1, own_buckets do
+    if packed[i] then fields[#fields + 1], fields[#fields + 2] = ARGV[i + 2], packed[i] end
   end
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = remaining, reset, limit.wait
-
-  if writes then
-    if limit.field then
-      changed[#changed + 1], changed[#changed + 2] = limit.field, packed
-    elseif callers_us > 0 then
-      redis.call('SET', limit.key, packed)
-    else
-      redis.call('SET', limit.key, packed, 'PX', SHARED_KEEP_MS + math.max(0, math.ceil(reset / 1000)))
-    end
+  if not refused and new_identity then fields[#fields + 1], fields[#fields + 2] = 'r', new_identity end
+  if closed_day then
+    -- "p:gold" counts; "d:gold:20500" keeps a day that is over, until somebody moves it to the archive.
+    fields[#fields + 1] = string.format('d%s:%.0f', string.sub(ARGV[2], 2), closed_day)
+    fields[#fields + 1] = closed_figures
+    reply[1] = ADMITTED_DAY_OVER
+  end
+  if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
+end
+for i = own_buckets + 1, buckets do
+  local key = KEYS[own_keys + i - own_buckets]
+  if packed[i] and under_callers_clock then
+    redis.call('SET', key, packed[i])
+  elseif packed[i] then
+    -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
+    local milliseconds = resets[i] > 0 and resets[i] / 1000 or 0
+    redis.call('SET', key, packed[i], 'PX', KEPT_MS + milliseconds - milliseconds % 1)
   end
 end
-if #changed > 0 then redis.call('HSET', KEYS[1], unpack(changed)) end
 return reply

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimit.core.bounded import Bounded
-from ratelimit.core.names import OTHERS, Names, count_field, method_bucket_field, plan_bucket_field
-from ratelimit.core.wire import Bucket, Call, Limit, Meter, QuotaCount
+from ratelimit.core.names import OTHERS, Names, method_field, plan_field
+from ratelimit.core.wire import Bucket, Call, Limit, QuotaCount
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 
 _NO_STAGE = Method()
@@ -18,7 +18,7 @@ _MOST_CALLS = 50_000
 class PlanBook:
     """Immutable: another version of the catalogue is another book. `epoch` is empty where no catalogue exists."""
 
-    epoch: bytes = b""
+    epoch: str = ""
     version: int = 0
     plans: Mapping[str, UsagePlan] = field(default_factory=FrozenMap)
     stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
@@ -36,6 +36,11 @@ class PlanBook:
         opened_by = {plan.id: {opened.stage: plan for opened in plan.stages} for plan in self.plans.values()}
         object.__setattr__(self, "_opened", opened_by)
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
+
+    @property
+    def identity(self) -> str:
+        """Epoch and version as the script compares them: 8 characters and 10 digits."""
+        return f"{self.epoch:8}{self.version:010}"
 
     def method(self, stage_id: str, method: str) -> Method:
         """Return what is configured for a method; one that nobody lists needs a key."""
@@ -64,7 +69,7 @@ class PlanBook:
         at = (plan.id if plan else None, stage_id, method)
         found = self._calls.get(at)
         if found is None:
-            found = Call(tuple(self._limits(plan, stage_id, method, names)))
+            found = Call(plan_field(plan.id) if plan else None, tuple(self._limits(plan, stage_id, method, names)))
             self._calls.put(at, found)
         return found
 
@@ -80,9 +85,7 @@ class PlanBook:
         if self.account is not None:
             yield Bucket("account", self.account, names.account, shared=True)
         if plan is not None and plan.quota is not None:
-            yield QuotaCount(f"quota:{plan.id}", plan.quota, count_field(plan.id))
-        elif plan is not None:
-            yield Meter(f"meter:{plan.id}", count_field(plan.id))
+            yield QuotaCount(f"quota:{plan.id}", plan.quota)
 
 
 def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str) -> Bucket:
@@ -90,8 +93,8 @@ def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str
     opened = plan.stage(stage_id)
     entry = opened.throttles.get(method) if opened else None
     if entry is None and plan.throttle_scope == "key":
-        return Bucket(f"plan:{plan.id}", throttle, plan_bucket_field(plan.id))
-    place = method_bucket_field(plan.id, stage_id, method)
+        return Bucket(f"plan:{plan.id}", throttle)
+    place = method_field(plan.id, stage_id, method)
     return Bucket(f"plan:{plan.id}:{method}", entry or throttle, place)
 
 

@@ -16,7 +16,7 @@ from ratelimit.model import UsagePlan
 
 _MOST_LOOKS = 8
 _MOST_RECORDS = 100_000
-_NO_STAMP = b"\0" * 8
+_NO_STAMP = "-" * 8
 
 
 class Checker:
@@ -49,7 +49,7 @@ class Checker:
         state = self._state
         call = state.book.call(None, stage, method, state.names)
         reply = yield self._request(call, state.book, None, cost, flags=0)
-        return wire.decision(call, reply)
+        return call.decision(reply)
 
     def _key_check(self, digest: str, stage: str, method: str, cost: int) -> Flow[Decision]:
         state = self._state
@@ -68,8 +68,8 @@ class Checker:
             flags = wire.HAS_KEY | (wire.CATALOG_FRESH if fresh_book else 0)
             reply = yield self._request(call, state.book, record, cost, flags)
             status, now_us = reply[0], reply[1]
-            if status in (wire.ALLOWED, wire.DENIED):
-                return wire.decision(call, reply)
+            if status >= wire.DENIED:
+                return call.decision(reply)
             if status == wire.KEY_EXPIRED:
                 return _refused("disabled")
             if status == wire.KEY_CHANGED:
@@ -119,17 +119,17 @@ class Checker:
         self, call: wire.Call, book: PlanBook, record: KeyRecord | None, cost: int, flags: int
     ) -> wire.ScriptCall:
         state = self._state
-        packed = wire.request(
+        stamp = record.stamp if record else _NO_STAMP
+        packed = call.request(
             now_us=state.script_us(),
             cost=cost,
             valid_until_us=record.expires_us if record else 0,
             flags=flags,
-            epoch=book.epoch,
-            version=book.version,
-            stamp=record.stamp.encode() if record else _NO_STAMP,
+            identity=f"{book.identity}{stamp}".encode(),
+            guess=state.wall_us,
         )
         keys = (state.names.key_hash(record.id), *call.shared_keys) if record else call.shared_keys
-        return wire.ScriptCall(self._script, keys, (packed, call.packed(state.wall_us), *call.fields))
+        return wire.ScriptCall(self._script, keys, (packed, *call.fields))
 
 
 def _refused(detail: str) -> Decision:

@@ -162,15 +162,16 @@ class KeyAdmin:
         joined: Iterable[str] = (),
         left: Iterable[str] = (),
     ) -> None:
-        """Write a record and its stamp together, and with them the memberships that change."""
+        """Write a record together with what its hash goes by, and the memberships that change."""
         commit.do("SET", self._names.key_record(record.id), record.json())
-        commit.do("HSET", self._names.key_hash(record.id), "r", record.stamp)
+        commit.do("HSET", self._names.key_hash(record.id), "r", f"{book.identity}{record.stamp}")
+        # The hash must not fall back to an older version than a replica may have applied to it meanwhile.
+        commit.expect(self._names.catalog, "version", str(book.version))
         for plan_id in left:
             commit.do("SREM", self._names.plan_keys(plan_id), record.id)
         for plan_id in joined:
             commit.do("SADD", self._names.plan_keys(plan_id), record.id)
         if joined:
-            commit.expect(self._names.catalog, "version", str(book.version))
             commit.do("HINCRBY", self._names.catalog, "members", 1)
 
     def _record(self, key_id: str) -> Flow[tuple[KeyRecord, str]]:

@@ -39,16 +39,11 @@ class Names:
         return f"{self.namespace}:stage:{stage_id}:{method}"
 
 
-def plan_bucket_field(plan_id: str) -> str:
-    """Hash field of a key's bucket of a plan."""
-    return f"b:{plan_id}"
+def plan_field(plan_id: str) -> str:
+    """Hash field of a key's state under a plan: the plan's bucket, and what was used."""
+    return f"p:{plan_id}"
 
 
-def method_bucket_field(plan_id: str, stage_id: str, method: str) -> str:
+def method_field(plan_id: str, stage_id: str, method: str) -> str:
     """Hash field of a key's bucket of one method under a plan."""
     return f"b:{plan_id}:{stage_id}:{method}"
-
-
-def count_field(plan_id: str) -> str:
-    """Hash field of a key's count under a plan."""
-    return f"q:{plan_id}"

@@ -12,7 +12,7 @@ from fractions import Fraction
 from math import ceil, floor
 
 from ratelimit.core.windows import window_at
-from ratelimit.core.wire import Bucket, Limit, Meter, QuotaCount
+from ratelimit.core.wire import Bucket, Limit, QuotaCount
 from ratelimit.model import MICROSECONDS, Throttle
 
 _TOLERANCE_US = 2_000_000
@@ -68,11 +68,10 @@ class Reference:
 
     def check(self, owner: str, limits: Sequence[Limit], cost: int, now_us: int) -> Verdict:
         """Decide one request at `now_us`; cost 0 tells what cost 1 would get."""
-        judged = [limit for limit in limits if not isinstance(limit, Meter)]
         asked = cost or 1
-        places = [("" if limit.shared else owner, limit.place) for limit in judged]
-        states = [self._at(place, limit, now_us) for place, limit in zip(places, judged, strict=True)]
-        waits = [_wait(limit, state, asked, now_us) for limit, state in zip(judged, states, strict=True)]
+        places = [_place(owner, limit) for limit in limits]
+        states = [self._at(place, limit, now_us) for place, limit in zip(places, limits, strict=True)]
+        waits = [_wait(limit, state, asked, now_us) for limit, state in zip(limits, states, strict=True)]
         allowed = all(wait == 0 for wait in waits)
         for place, state in zip(places, states, strict=True):
             if cost and allowed:
@@ -80,7 +79,7 @@ class Reference:
             if cost and (allowed or state.moved):
                 self._states[place] = state
         verdicts = tuple(
-            _verdict(limit, state, wait, now_us) for limit, state, wait in zip(judged, states, waits, strict=True)
+            _verdict(limit, state, wait, now_us) for limit, state, wait in zip(limits, states, waits, strict=True)
         )
         refusing = [verdict for verdict in verdicts if verdict.retry_us != 0]
         if not refusing:
@@ -93,11 +92,16 @@ class Reference:
         """Forget all that was counted for a key, as deleting it does."""
         self._states = {place: state for place, state in self._states.items() if place[0] != owner}
 
-    def _at(self, place: _Place, limit: Bucket | QuotaCount, now_us: int) -> _Tokens | _Window:
+    def _at(self, place: _Place, limit: Limit, now_us: int) -> _Tokens | _Window:
         state = self._states.get(place)
         if isinstance(limit, Bucket):
             return _tokens_at(state if isinstance(state, _Tokens) else None, limit.throttle, now_us)
         return _window_at(state if isinstance(state, _Window) else None, limit, now_us)
+
+
+def _place(owner: str, limit: Limit) -> _Place:
+    # A plan's own bucket and count have no place of their own: their names tell them apart.
+    return ("" if limit.shared else owner, limit.place or limit.name)
 
 
 def _per_us(throttle: Throttle) -> Fraction:

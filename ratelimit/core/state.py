@@ -59,7 +59,7 @@ class Namespace:
     def is_current(self, reply: list[bytes | str | None]) -> bool:
         """Tell whether the book is the version that Redis holds."""
         epoch, version = text(reply[0]), text(reply[1])
-        current = ((epoch or "").encode(), int(version or 0)) == (self.book.epoch, self.book.version)
+        current = (epoch or "", int(version or 0)) == (self.book.epoch, self.book.version)
         if current and self._loaded_at is not None:
             self._loaded_at = self._age_clock()
         return current
@@ -102,7 +102,7 @@ class Namespace:
             plans = {name[5:]: value for name, value in fields.items() if name.startswith("plan:")}
             stages = {name[6:]: value for name, value in fields.items() if name.startswith("stage:")}
             return PlanBook(
-                fields["epoch"].encode(),
+                fields["epoch"],
                 int(fields["version"]),
                 {name: document.plan_from_json(name, value) for name, value in plans.items()},
                 {name: document.stage_from_json(name, value) for name, value in stages.items()},

@@ -1,4 +1,4 @@
-"""Calendar windows of quotas, in microseconds since 1970, UTC."""
+"""Calendar windows of quotas: whole days, UTC."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ _SUNDAY_BEFORE_EPOCH = 4
 
 
 def window_at(quota: Quota, now_us: int) -> tuple[int, int]:
-    """Return [start, stop) of the window that holds `now_us`."""
+    """Return [start, stop) of the window that holds `now_us`, in microseconds."""
+    first, second, _ = two_windows(quota, now_us)
+    return first * DAY_US, second * DAY_US
+
+
+def two_windows(quota: Quota, now_us: int) -> tuple[int, int, int]:
+    """Return the window that holds `now_us`, [first, second), and the next, [second, third), in days since 1970."""
     day = now_us // DAY_US
     if quota.period == "DAY":
-        return day * DAY_US, (day + 1) * DAY_US
+        return day, day + 1, day + 2
     if quota.period == "WEEK":
         start = day - (day + _SUNDAY_BEFORE_EPOCH - quota.offset) % 7
-        return start * DAY_US, (start + 7) * DAY_US
+        return start, start + 7, start + 14
     today = datetime.fromtimestamp(day * 86_400, UTC).date()
     months = today.year * 12 + today.month - 1
     if today.day <= quota.offset:
         months -= 1
-    return _month_start(months, quota.offset), _month_start(months + 1, quota.offset)
-
-
-def two_windows(quota: Quota, now_us: int) -> tuple[int, int, int]:
-    """Return the ends of the window that holds `now_us` and of the next: [first, second) and [second, third)."""
-    first, second = window_at(quota, now_us)
-    return first, second, window_at(quota, second)[1]
+    first, second, third = (_month_start(months + later, quota.offset) for later in range(3))
+    return first, second, third
 
 
 def _month_start(months: int, offset: int) -> int:
-    return (date(months // 12, months % 12 + 1, offset + 1).toordinal() - _EPOCH) * DAY_US
+    return date(months // 12, months % 12 + 1, offset + 1).toordinal() - _EPOCH
