@@ -1,0 +1,42 @@
+"""The group of all commands. One module per command or family; what they share is in connection.py and output.py."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import click
+
+from ratelimit.cli.apply import apply
+from ratelimit.cli.check import check
+from ratelimit.cli.demo import demo
+from ratelimit.cli.output import InputFailure, StoreFailure
+from ratelimit.cli.replay import replay
+from ratelimit.errors import ConfigError, StoreError
+
+
+class _Group(click.Group):
+    """Turns the package's errors into messages and exit codes: nobody sees a traceback for bad input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            raise InputFailure(str(error)) from None
+        except StoreError as error:
+            raise StoreFailure(f"{type(error).__name__}: {error}") from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ratelimit-redis", message="%(version)s")
+def app() -> None:
+    """Exact rate limits for API gateways, decided inside Redis.
+
+    Exit codes: 0 done or allowed, 1 refused or not exact, 2 wrong usage or input, 3 Redis failed.
+    """
+    # The library logs that a store fails; here the command says it, once and with a remedy.
+    logging.getLogger("ratelimit").addHandler(logging.NullHandler())
+
+
+for _command in (apply, check, demo, replay):
+    app.add_command(_command)

@@ -1,0 +1,88 @@
+"""The options by which commands reach a server, and what they say when it does not answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from ratelimit.cli.output import StoreFailure
+from ratelimit.errors import StoreError
+from ratelimit.limiter import Limiter, Options
+
+PEPPER = "RATELIMIT_PEPPER"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What the options said. The pepper comes from the environment alone: command lines can be seen by others."""
+
+    url: str
+    namespace: str
+    deadline: float
+
+    @contextmanager
+    def limiter(self) -> Iterator[Limiter]:
+        """Return a limiter on the server, for a `with` block in which a failing server ends the command."""
+        pepper = os.environ.get(PEPPER) or None
+        options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
+        with Limiter.from_url(self.url, **options) as limiter:
+            try:
+                yield limiter
+            except StoreError as error:
+                raise self.fault(f"{type(error).__name__}: {error}") from None
+
+    def fault(self, cause: str) -> StoreFailure:
+        """Return the error that ends a command whose server failed."""
+        remedy = f"Is a server running at {self.shown_url}? Name another one by --url or RATELIMIT_URL."
+        return StoreFailure(f"{cause}\n{remedy}")
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without the password that it may hold."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --url, --namespace and --deadline to a command, which gets a `Connection` as `connection`."""
+
+    @wraps(command)
+    def connected(*args: Any, url: str, namespace: str, deadline: float, **options: Any) -> Any:
+        return command(*args, connection=Connection(url, namespace, deadline), **options)
+
+    for option in (
+        click.option(
+            "--deadline",
+            metavar="SECONDS",
+            type=float,
+            default=2.0,
+            show_default=True,
+            help="How long to wait for the server.",
+        ),
+        click.option(
+            "--namespace",
+            envvar="RATELIMIT_NAMESPACE",
+            default="ratelimit",
+            show_default=True,
+            show_envvar=True,
+            help="Prefix of every name in Redis.",
+        ),
+        click.option(
+            "--url",
+            envvar="RATELIMIT_URL",
+            default="redis://localhost:6379/0",
+            show_default=True,
+            show_envvar=True,
+            help="The server: redis://, rediss:// or unix://. Put a password into the variable, not on the command "
+            f"line; the pepper, if keys have one, is read from {PEPPER}.",
+        ),
+    ):
+        connected = option(connected)
+    return connected

@@ -1,0 +1,84 @@
+"""How every command prints: plain consoles, one style of table and progress bar, errors that carry an exit code."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ratelimit.model import MICROSECONDS
+
+
+class InputFailure(click.ClickException):
+    """Ends a command whose input cannot be accepted."""
+
+    exit_code = 2
+
+
+class StoreFailure(click.ClickException):
+    """Ends a command whose server did not do what it was asked."""
+
+    exit_code = 3
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that takes every text as it is: ids, addresses and paths are no markup."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns in `numbers` are aligned to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        if column in numbers:
+            made.add_column(column, justify="right", no_wrap=True)
+        else:
+            made.add_column(column, overflow="fold")
+    return made
+
+
+def progress() -> Progress:
+    """Return a progress bar on standard error, which leaves standard output to the result."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console(stderr=True), transient=True)
+
+
+def print_json(data: object) -> None:
+    """Print `data` for machines: one JSON document."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 key", "2,000 keys"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration as people read it, to the microsecond below a minute; "never" for None."""
+    if value is None:
+        return "never"
+    if value < 60:
+        return f"{value:.6f}".rstrip("0").rstrip(".") + " s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
+
+
+def moment(time_us: int, *, digits: int = 6) -> str:
+    """Return microseconds since 1970 as a date and time in UTC, with `digits` digits after the second."""
+    whole, rest = divmod(time_us, MICROSECONDS)
+    text = f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{text}.{rest:06d}"[: len(text) + 1 + digits] if digits else text
