@@ -1,0 +1,155 @@
+"""The shape of the package: who imports whom, what is public, what is documented, how long a file may be."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ratelimit
+from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter, catalog, decision, errors, limiter, model
+
+PACKAGE = Path(ratelimit.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
+MOST_LINES = 260
+
+FORBIDDEN = {
+    "ratelimit.core": ("redis", "valkey", "ratelimit.store", "ratelimit.cli", "ratelimit.limiter", "ratelimit.catalog"),
+    "ratelimit.store": ("ratelimit.cli", "ratelimit.limiter", "ratelimit.catalog"),
+    "ratelimit.model": ("redis", "ratelimit.store", "ratelimit.cli", "ratelimit.limiter", "ratelimit.catalog"),
+    "ratelimit.decision": ("redis", "ratelimit.store", "ratelimit.cli", "ratelimit.limiter", "ratelimit.catalog"),
+    "ratelimit.errors": ("redis", "ratelimit.store", "ratelimit.cli", "ratelimit.limiter", "ratelimit.catalog"),
+    "ratelimit.catalog": ("ratelimit.cli", "ratelimit.limiter"),
+    "ratelimit.limiter": ("ratelimit.cli",),
+    "ratelimit": ("ratelimit.cli",),
+}
+"""By part of the package: what it must not import. The longest name that fits a module is its part."""
+
+
+def within(name, part):
+    return name == part or name.startswith(f"{part}.")
+
+
+def imports(text):
+    """The names of all modules that a source imports, at any depth; `from a import b` may mean a or a.b."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def forbidden_in(module):
+    return next(FORBIDDEN[part] for part in sorted(FORBIDDEN, key=len, reverse=True) if within(module, part))
+
+
+LIBRARY = [name for name in MODULES if not within(name, "ratelimit.cli") and name != "ratelimit.__main__"]
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_imports_go_one_way(module):
+    """core knows no client, no store and no front; the store knows no front; nothing imports the command line."""
+    found = set(imports(MODULES[module].read_text(encoding="utf-8")))
+    assert {name for name in found for part in forbidden_in(module) if within(name, part)} == set()
+    # The package itself brings all of them along.
+    assert "ratelimit" not in found
+
+
+def test_the_walk_sees_every_import():
+    """Nested, aliased and from-imports count, so the test above can fail."""
+    text = "import redis.asyncio as r\ndef f():\n    from ratelimit import store\n    from ratelimit.cli.app import app"
+    found = set(imports(text))
+    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= found
+    assert forbidden_in("ratelimit.core.wire") == FORBIDDEN["ratelimit.core"]
+    assert within("redis.asyncio", "redis")
+    assert not within("redistribute", "redis")
+
+
+def test_all_is_sorted_and_complete():
+    """`__all__` lists every public class that the public modules define, in order, and each exists."""
+    assert ratelimit.__all__ == sorted(ratelimit.__all__)
+    assert [name for name in ratelimit.__all__ if not hasattr(ratelimit, name)] == []
+    private = {"Options", "FrozenMap"}  # keywords and a mapping that callers meet, but never name
+    defined = {
+        name
+        for module in (catalog, decision, errors, limiter, model)
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert defined - private == set(ratelimit.__all__)
+
+
+def public_members():
+    """(name, object) of each public class and each public method and property of one."""
+    for name in ratelimit.__all__:
+        kind = getattr(ratelimit, name)
+        yield name, kind
+        for base in kind.__mro__:
+            if not base.__module__.startswith("ratelimit"):
+                continue
+            for member, value in vars(base).items():
+                if not member.startswith("_") and (callable(value) or isinstance(value, classmethod | property)):
+                    yield f"{name}.{member}", value
+
+
+def test_every_public_name_has_a_docstring():
+    """Classes, their methods and their properties; a docstring that a dataclass made of its signature is none."""
+    bare = [
+        name
+        for name, value in public_members()
+        if not value.__doc__ or value.__doc__.startswith(f"{name.split('.')[0]}(")
+    ]
+    assert bare == []
+
+
+def test_every_module_has_a_docstring():
+    """One line that says what the module is for."""
+    assert [
+        name for name, path in MODULES.items() if ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
+    ] == []
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), [(Limiter, AsyncLimiter), (Catalog, AsyncCatalog)])
+def test_twins_have_the_same_methods(blocking, awaited):
+    """The same names, parameters and defaults, awaited; only `close` is called `aclose`."""
+    renamed = {"close": "aclose"}
+    names = {name for name, value in inspect.getmembers(blocking, callable) if not name.startswith("_")}
+    assert {renamed.get(name, name) for name in names} == {
+        name for name, value in inspect.getmembers(awaited, callable) if not name.startswith("_")
+    }
+    for name in names - {"from_url", "embedded"}:
+        one, other = getattr(blocking, name), getattr(awaited, renamed.get(name, name))
+        assert inspect.signature(one) == inspect.signature(other), name
+        assert inspect.iscoroutinefunction(other), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_source_is_short_and_finished(path):
+    """No file beyond 260 lines, none with a note of what is still to do."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert re.findall(r"\b(?:TODO|FIXME|XXX)\b", text) == []
+
+
+def test_users_code_type_checks():
+    """typing_api.py passes mypy --strict: what is typed right passes, and each `type: ignore` in it is needed."""
+    pytest.importorskip("mypy", reason="mypy is in the group `lint`, which is not installed here")
+    ran = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", ".mypy_cache/typing_api", "tests/typing_api.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (ran.stdout, ran.returncode) == ("Success: no issues found in 1 source file\n", 0)

@@ -1,0 +1,140 @@
+"""Code that must type-check under mypy --strict, as users write it. Never run; test_structure.py runs mypy on it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import assert_type
+
+import redis
+import redis.asyncio
+
+from ratelimit import (
+    ApiKey,
+    AsyncCatalog,
+    AsyncLimiter,
+    Catalog,
+    ConfigError,
+    Conflict,
+    Decision,
+    Limiter,
+    LimitStatus,
+    Method,
+    NotFound,
+    PlanStage,
+    Quota,
+    RateLimited,
+    RateLimitError,
+    Reason,
+    Stage,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    Throttle,
+    UsagePlan,
+)
+
+
+def model() -> UsagePlan:
+    """Everything that a plan can be made of."""
+    rates: list[int | float | str | Fraction | Decimal] = [10, 0.5, "1/3", Fraction(1, 3), Decimal("0.1")]
+    throttles = [Throttle(rate, 5) for rate in rates]
+    assert_type(throttles[0].rate, Fraction)
+    assert_type(throttles[0].burst, int)
+    assert_type(throttles[0].ratio, tuple[int, int])
+    Quota(100, "DAY")
+    Quota(limit=100, period="WEEK", offset=1)
+    Quota(100, "HOUR")  # type: ignore[arg-type]
+    Throttle(10)  # type: ignore[call-arg]
+    stage = Stage("petstore/prod", throttles[0], {"GET /pets": Method(key_required=False)})
+    assert_type(stage.methods["GET /pets"].throttle, Throttle | None)
+    stages: list[PlanStage | str] = [PlanStage("petstore/prod", {"GET /pets": throttles[1]}), "petstore/test"]
+    plan = UsagePlan("gold", throttles[0], Quota(1000, "MONTH", 27), stages, throttle_scope="key_method")
+    UsagePlan("gold", throttle_scope="method")  # type: ignore[arg-type]
+    UsagePlan("gold", stages=["petstore/prod"])
+    plan.id = "silver"  # type: ignore[misc]
+    assert_type(plan.stages, tuple[PlanStage, ...])
+    return plan
+
+
+def blocking(client: redis.Redis, path: Path) -> None:
+    """The limiter and the catalogue."""
+    with Limiter.from_url("redis://localhost:6379/0", namespace="api", deadline=0.05, pepper=b"secret") as limiter:
+        assert_type(limiter, Limiter)
+        decision = limiter.check("key", "petstore/prod", "GET /pets", cost=2)
+        assert_type(limiter.peek(None, "petstore/prod", "GET /pets"), Decision)
+        read(decision)
+        administer(limiter.catalog, path)
+    Limiter.from_url("redis://localhost", timeout=3)  # type: ignore[call-arg]
+    Limiter("redis://localhost")  # type: ignore[arg-type]
+    limiter = Limiter(client, max_age=1, clock=lambda: 1)
+    assert_type(limiter.url, str | None)
+    limiter.close()
+    Limiter.embedded(namespace="demo").close()
+    administer(Catalog(client, pepper="secret"), path)
+
+
+def administer(catalog: Catalog, path: Path) -> None:
+    """Every method of the catalogue."""
+    catalog.apply(path)
+    catalog.apply(str(path))
+    catalog.put_plan(model())
+    assert_type(catalog.get_plan("gold"), UsagePlan)
+    assert_type(catalog.plans(), list[UsagePlan])
+    catalog.delete_plan("gold")
+    catalog.put_stage(Stage("petstore/prod"))
+    assert_type(catalog.stages(), list[Stage])
+    catalog.delete_stage("petstore/prod")
+    catalog.set_account_throttle(Throttle(10_000, 5000))
+    catalog.set_account_throttle(None)
+    assert_type(catalog.get_account_throttle(), Throttle | None)
+    key = catalog.create_key("me", plans=["gold"], enabled=False, expires_at=1e9)
+    assert_type(key, ApiKey)
+    assert_type(key.value, str | None)
+    assert_type(catalog.get_key(key.id), ApiKey)
+    assert_type(catalog.keys(), list[ApiKey])
+    catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
+    assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
+    assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
+    catalog.delete_key(key.id)
+
+
+async def awaited(client: redis.asyncio.Redis) -> None:
+    """The twins."""
+    async with AsyncLimiter(client, namespace="api") as limiter:
+        assert_type(limiter, AsyncLimiter)
+        assert_type(limiter.catalog, AsyncCatalog)
+        assert_type(await limiter.check("key", "petstore/prod", "GET /pets"), Decision)
+        assert_type(await limiter.catalog.create_key(), ApiKey)
+    AsyncLimiter(redis.Redis())  # type: ignore[arg-type]
+    limiter = AsyncLimiter.from_url("redis://localhost")
+    await limiter.aclose()
+
+
+def read(decision: Decision) -> None:
+    """All of a decision."""
+    assert_type(decision.allowed, bool)
+    assert_type(decision.reason, Reason)
+    assert_type(decision.status, int)
+    assert_type(decision.detail, str | None)
+    assert_type(decision.limited_by, str | None)
+    assert_type(decision.retry_after, float | None)
+    assert_type(decision.limits, tuple[LimitStatus, ...])
+    assert_type(decision.limits[0].reset_after, float | None)
+    assert_type(decision.source, str)
+    assert_type(decision.degraded, bool)
+    assert_type(decision.headers(), dict[str, str])
+    if not decision:
+        decision.raise_for_limit()
+
+
+def errors() -> list[type[RateLimitError]]:
+    """What can be caught, and what it carries."""
+    try:
+        Throttle(-1, 1)
+    except RateLimited as error:
+        assert_type(error.decision, Decision)
+    except ConfigError as error:
+        assert_type(error.field, str)
+    return [Conflict, NotFound, StoreError, StoreTimeout, StoreUnavailable]
