@@ -18,11 +18,13 @@ from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import connect
 from ratelimit.store.aio import AsyncStore
 from ratelimit.store.embedded import EmbeddedServer
+from ratelimit.store.push import AsyncListener, Listener
 from ratelimit.store.sync import Store
 
 log = logging.getLogger("ratelimit")
 
 DEADLINE = 0.05
+EMBEDDED_DEADLINE = 1.0
 MAX_AGE = 5.0
 
 
@@ -102,6 +104,8 @@ class Limiter(_Base):
         self._store = Store(client)
         self._to_close: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._state, self._store)
+        self._listener = Listener(client, self._state.names.changes, self._state.changed)
+        self._state.before_refresh = self._listener.start
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -121,6 +125,7 @@ class Limiter(_Base):
         Needs the extra `embedded`. Its `url` lets other processes of this machine share the server.
         """
         server = EmbeddedServer()
+        options.setdefault("deadline", EMBEDDED_DEADLINE)
         limiter = cls.from_url(server.url, **options)
         limiter.server = server
         return limiter
@@ -148,7 +153,8 @@ class Limiter(_Base):
         return self.check(key, stage, method, cost=0)
 
     def close(self) -> None:
-        """Close what `from_url` or `embedded` opened; a client that was passed in stays open."""
+        """Stop listening for changes, and close what `from_url` or `embedded` opened; another's client stays open."""
+        self._listener.stop()
         if self._to_close is not None:
             self._to_close.close()
             self._to_close = None
@@ -181,6 +187,8 @@ class AsyncLimiter(_Base):
         self._store = AsyncStore(client)
         self._to_close: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._state, self._store)
+        self._listener = AsyncListener(client, self._state.names.changes, self._state.changed)
+        self._state.before_refresh = self._listener.start
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -194,6 +202,7 @@ class AsyncLimiter(_Base):
     def embedded(cls, **options: Unpack[Options]) -> Self:
         """As `Limiter.embedded`."""
         server = EmbeddedServer()
+        options.setdefault("deadline", EMBEDDED_DEADLINE)
         limiter = cls.from_url(server.url, **options)
         limiter.server = server
         return limiter
@@ -213,6 +222,7 @@ class AsyncLimiter(_Base):
 
     async def aclose(self) -> None:
         """As `Limiter.close`."""
+        await self._listener.stop()
         if self._to_close is not None:
             await self._to_close.aclose()
             self._to_close = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 from ratelimit.core import validate, wire
 from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
@@ -13,6 +16,8 @@ from ratelimit.core.state import Namespace
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
 from ratelimit.model import UsagePlan
+
+log = logging.getLogger("ratelimit")
 
 _MOST_LOOKS = 8
 _MOST_RECORDS = 100_000
@@ -27,6 +32,7 @@ class Checker:
         self._max_age = max_age
         self._records: Bounded[str, KeyRecord] = Bounded(_MOST_RECORDS)
         self._script = load("check")
+        self._server_seen = False
 
     def check(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
         """Decide one request of `cost` units; cost 0 tells what cost 1 would get, and consumes nothing."""
@@ -36,6 +42,8 @@ class Checker:
                 raise TypeError(f"{name} must be text, not {type(value).__name__}")
         if self._state.needs_look(self._max_age):
             yield from self._state.refresh()
+            if not self._server_seen:
+                yield from self._look_at_server()
         if not self._state.book.method(stage, method).key_required:
             return (yield from self._open_check(stage, method, cost))
         if not key:
@@ -43,6 +51,21 @@ class Checker:
         if not could_be_value(key):
             return _refused("unknown")
         return (yield from self._key_check(self._state.digest(key), stage, method, cost))
+
+    def _look_at_server(self) -> Flow[None]:
+        """Warn, once, of a server that may throw counts and keys away."""
+        self._server_seen = True
+        try:
+            (reply,) = yield [("INFO", "memory")]
+        except StoreError:
+            return  # not permitted, or not known to this server: nothing can be said
+        policy = re.search(r"maxmemory_policy:(\S+)", text(reply) or "")
+        if policy and policy[1] != "noeviction":
+            log.warning(
+                "this Redis may evict keys under memory pressure (maxmemory-policy %s), and with them limits, counts "
+                "and API keys: set maxmemory-policy noeviction",
+                policy[1],
+            )
 
     def _open_check(self, stage: str, method: str, cost: int) -> Flow[Decision]:
         """A method that needs no key: only the limits that all callers share."""

@@ -24,8 +24,9 @@ class Namespace:
         self.digest = Digester(pepper)
         self.clock = clock
         self.book = PlanBook()
-        self.book_is_new = False
+        self.before_refresh: Callable[[], None] = lambda: None
         self._loaded_at: float | None = None
+        self._pushes = 0
 
     def wall_us(self) -> int:
         """Return microseconds since 1970: the injected clock, else this machine's (for first guesses and records)."""
@@ -48,8 +49,9 @@ class Namespace:
         loaded = self._loaded_at
         return loaded is None or not 0 <= self._age_clock() - loaded < max_age
 
-    def expire(self) -> None:
-        """Have the next check compare the book with Redis."""
+    def changed(self) -> None:
+        """Have the next check compare the book with Redis: somebody said that the catalogue changed."""
+        self._pushes += 1
         self._loaded_at = None
 
     def version_query(self) -> Command:
@@ -66,6 +68,7 @@ class Namespace:
 
     def refresh(self) -> Flow[None]:
         """Compare the book with Redis and load it if another version holds."""
+        self.before_refresh()
         before, self._loaded_at = self._loaded_at, self._age_clock()  # others need not look meanwhile
         try:
             if before is None or not self.is_current((yield [self.version_query()])[0]):
@@ -76,6 +79,7 @@ class Namespace:
 
     def load(self) -> Flow[PlanBook]:
         """Load the book, whatever version is known."""
+        pushes = self._pushes
         (reply,) = yield [("HGETALL", self.names.catalog)]
         book = self._parsed(pairs(reply))
         if self.book.epoch and not book.epoch:
@@ -86,7 +90,8 @@ class Namespace:
             )
         if (book.epoch, book.version) != (self.book.epoch, self.book.version):
             self.book = book
-        self._loaded_at = self._age_clock()
+        # A change that was pushed while the reply was on its way may not be in it.
+        self._loaded_at = self._age_clock() if pushes == self._pushes else None
         return self.book
 
     def _parsed(self, fields: dict[str, str]) -> PlanBook:

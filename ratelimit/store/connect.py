@@ -41,7 +41,7 @@ def client_from_url(url: str, deadline: float) -> redis.Redis:
         pool = redis.BlockingConnectionPool.from_url(url, **options)
     except ValueError as error:
         raise ConfigError(f"cannot be used: {error}", field="url") from None
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)
 
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
@@ -51,7 +51,7 @@ def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
         pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
     except ValueError as error:
         raise ConfigError(f"cannot be used: {error}", field="url") from None
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def look_at(client: object, kind: type) -> None:

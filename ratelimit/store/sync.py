@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.flow import Command, Flow, Request
 from ratelimit.core.wire import ScriptCall
+from ratelimit.errors import StoreError
 from ratelimit.store import faults
 
 _T = TypeVar("_T")
@@ -26,7 +27,12 @@ class Store:
         try:
             request = next(flow)
             while True:
-                request = flow.send(self._answer(request))
+                try:
+                    reply = self._answer(request)
+                except StoreError as error:
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(reply)
         except StopIteration as finished:
             result: _T = finished.value
             return result

@@ -1,0 +1,101 @@
+"""Pushed changes: every replica listens, so that a change of plans is in force everywhere at once. Nobody polls.
+
+A lost push is no harm: `max_age` and the version that each key's state carries cover it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.exceptions import RedisError
+
+_PATIENCE = 5.0
+_PAUSE = 0.5
+
+Changed = Callable[[], None]
+
+
+class Listener:
+    """A daemon thread that calls `changed` for each message on `channel`, and whenever messages may have been lost.
+
+    It ends with `stop`, and by itself some seconds after the object that `changed` is a method of is gone.
+    """
+
+    def __init__(self, client: redis.Redis, channel: str, changed: Changed) -> None:
+        self._client: Any = client  # redis-py leaves pubsub untyped
+        self._channel = channel
+        self._changed = weakref.WeakMethod(changed)
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._pubsub: Any = None
+        self._pid = 0
+
+    def start(self) -> None:
+        """Listen from now on; does nothing if this process listens already. After a fork, the child starts anew."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid() or self._stopped.is_set():
+                return
+            self._pid = os.getpid()
+            threading.Thread(target=self._listen, name="ratelimit-push", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._stopped.set()
+        pubsub = self._pubsub
+        if pubsub is not None and self._pid == os.getpid():
+            with contextlib.suppress(RedisError, OSError):
+                pubsub.unsubscribe()  # its reply wakes the thread
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set() and self._changed() is not None:
+            with contextlib.suppress(RedisError, OSError, ValueError), self._client.pubsub() as pubsub:
+                pubsub.subscribe(self._channel)
+                self._pubsub = pubsub
+                while not self._stopped.is_set() and (changed := self._changed()) is not None:
+                    # The first message confirms the subscription: what was said before it was not heard.
+                    if pubsub.get_message(timeout=_PATIENCE) is not None:
+                        changed()
+                    del changed  # not to keep alive what would end this thread
+            self._pubsub = None
+            self._stopped.wait(_PAUSE)
+
+
+class AsyncListener:
+    """The twin of `Listener`: a task of the event loop that starts it."""
+
+    def __init__(self, client: redis.asyncio.Redis, channel: str, changed: Changed) -> None:
+        self._client = client
+        self._channel = channel
+        self._changed = changed
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Listen from now on; does nothing if it listens already."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen(), name="ratelimit-push")
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError, ValueError):
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.subscribe(self._channel)
+                    while True:
+                        if await pubsub.get_message(timeout=_PATIENCE) is not None:
+                            self._changed()
+            await asyncio.sleep(_PAUSE)
