@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import EllipsisType
-from typing import Self
+from typing import Self, Unpack
 
 import redis
 import redis.asyncio
 
-from ratelimit.core.key_changes import KeyAdmin
+from ratelimit.core.digest import Peppers
+from ratelimit.core.key_changes import About, KeyAdmin, Page
 from ratelimit.core.plan_changes import PlanAdmin
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
@@ -33,7 +33,7 @@ class Catalog:
         client: redis.Redis,
         *,
         namespace: str = "ratelimit",
-        pepper: str | bytes | None = None,
+        pepper: Peppers = None,
         clock: Clock | None = None,
     ) -> None:
         connect.look_at(client, redis.Redis)
@@ -102,26 +102,33 @@ class Catalog:
         value: str | None = None,
         plans: Iterable[str] = (),
         enabled: bool = True,
-        expires_at: float | None = None,
+        **about: Unpack[About],
     ) -> ApiKey:
         """Make a key and return it with its `value`, which is shown this once and stored nowhere.
 
         value       20 to 128 visible ASCII characters of your own; None to have one generated
         plans       ids of plans the key joins: at most one that opens any given stage
-        expires_at  seconds since 1970, from which on the key is refused
+        about       expires_at (seconds since 1970, from which on the key is refused), description, owner, tags
 
         Raises Conflict for a value that exists (naming the id of its key) or two plans of one stage, and NotFound
         for an unknown plan.
         """
-        return self._run(self._keys.create_key(name, value, plans, enabled=enabled, expires_at=expires_at))
+        return self._run(self._keys.create_key(name, value, plans, enabled=enabled, **about))
 
     def get_key(self, key_id: str) -> ApiKey:
         """Return a key, without its value. Raises NotFound."""
         return self._run(self._keys.get_key(key_id))
 
-    def keys(self) -> list[ApiKey]:
-        """Return all keys, the newest first."""
-        return self._run(self._keys.keys())
+    def keys(self, prefix: str = "") -> list[ApiKey]:
+        """Return all keys whose name starts with `prefix`, the newest first."""
+        return self._run(self._keys.keys(prefix))
+
+    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Page:
+        """Return up to `limit` (1 to 500) keys whose name starts with `prefix`, the newest first.
+
+        `position` is that of the page before; the last page has None.
+        """
+        return self._run(self._keys.keys_page(prefix, limit, position))
 
     def update_key(
         self,
@@ -129,13 +136,21 @@ class Catalog:
         *,
         enabled: bool | None = None,
         name: str | None = None,
-        expires_at: float | EllipsisType | None = ...,
+        **about: Unpack[About],
     ) -> ApiKey:
         """Change what is given, and return the key. Every replica goes by it from its next check on.
 
         Raises NotFound.
         """
-        return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, expires_at=expires_at))
+        return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
+
+    def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> ApiKey:
+        """Give a key a new value and return it, shown this once; the id, the limits and the counts stay.
+
+        The old value works for `grace_s` seconds more, by the server's clock, on the same budget. Raises NotFound,
+        and Conflict for a `value` that exists.
+        """
+        return self._run(self._keys.rotate_key(key_id, grace_s, value))
 
     def delete_key(self, key_id: str) -> None:
         """Delete a key and all that was counted for it. Raises NotFound."""
@@ -164,7 +179,7 @@ class AsyncCatalog:
         client: redis.asyncio.Redis,
         *,
         namespace: str = "ratelimit",
-        pepper: str | bytes | None = None,
+        pepper: Peppers = None,
         clock: Clock | None = None,
     ) -> None:
         connect.look_at(client, redis.asyncio.Redis)
@@ -226,18 +241,22 @@ class AsyncCatalog:
         value: str | None = None,
         plans: Iterable[str] = (),
         enabled: bool = True,
-        expires_at: float | None = None,
+        **about: Unpack[About],
     ) -> ApiKey:
         """As `Catalog.create_key`."""
-        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, expires_at=expires_at))
+        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, **about))
 
     async def get_key(self, key_id: str) -> ApiKey:
         """As `Catalog.get_key`."""
         return await self._run(self._keys.get_key(key_id))
 
-    async def keys(self) -> list[ApiKey]:
+    async def keys(self, prefix: str = "") -> list[ApiKey]:
         """As `Catalog.keys`."""
-        return await self._run(self._keys.keys())
+        return await self._run(self._keys.keys(prefix))
+
+    async def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Page:
+        """As `Catalog.keys_page`."""
+        return await self._run(self._keys.keys_page(prefix, limit, position))
 
     async def update_key(
         self,
@@ -245,10 +264,14 @@ class AsyncCatalog:
         *,
         enabled: bool | None = None,
         name: str | None = None,
-        expires_at: float | EllipsisType | None = ...,
+        **about: Unpack[About],
     ) -> ApiKey:
         """As `Catalog.update_key`."""
-        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, expires_at=expires_at))
+        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
+
+    async def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> ApiKey:
+        """As `Catalog.rotate_key`."""
+        return await self._run(self._keys.rotate_key(key_id, grace_s, value))
 
     async def delete_key(self, key_id: str) -> None:
         """As `Catalog.delete_key`."""

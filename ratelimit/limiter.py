@@ -11,6 +11,7 @@ import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog, Catalog
 from ratelimit.core.checking import Checker, unavailable
+from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.core.validate import shown
 from ratelimit.decision import Decision
@@ -34,16 +35,14 @@ class Options(TypedDict, total=False):
     namespace: str
     deadline: float
     max_age: float
-    pepper: str | bytes | None
+    pepper: Peppers
     clock: Clock | None
 
 
 class _Base:
     """What the twins share: all but the waiting."""
 
-    def __init__(
-        self, namespace: str, max_age: float, pepper: str | bytes | None, clock: Clock | None, deadline: float
-    ) -> None:
+    def __init__(self, namespace: str, max_age: float, pepper: Peppers, clock: Clock | None, deadline: float) -> None:
         if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age > 0:
             raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
         connect.checked_deadline(deadline)
@@ -83,7 +82,8 @@ class Limiter(_Base):
     namespace  prefix of every name in Redis; all replicas of a gateway use the same
     deadline   seconds; `from_url` bounds connecting, each wait for an answer, and the wait for a free connection
     max_age    seconds after which a change of plans or stages is noticed at the latest
-    pepper     secret mixed into the digests of key values; the same for all who share the namespace
+    pepper     secret mixed into the digests of key values; the same for all who share the namespace. While one
+               replaces another, a list: the new one, then the old
     clock      returns microseconds since 1970 and replaces the server's clock. For tests and replays
 
     Safe to share between threads and to use after a fork. Raises ConfigError for arguments that cannot work.
@@ -96,7 +96,7 @@ class Limiter(_Base):
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
         max_age: float = MAX_AGE,
-        pepper: str | bytes | None = None,
+        pepper: Peppers = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(namespace, max_age, pepper, clock, deadline)
@@ -179,7 +179,7 @@ class AsyncLimiter(_Base):
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
         max_age: float = MAX_AGE,
-        pepper: str | bytes | None = None,
+        pepper: Peppers = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(namespace, max_age, pepper, clock, deadline)

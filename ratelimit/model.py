@@ -218,7 +218,8 @@ class Stage:
 class ApiKey:
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
 
-    `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused.
+    `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused. `description`,
+    `owner` and `tags` are for people and for billing; no decision depends on them.
     """
 
     id: str
@@ -227,4 +228,7 @@ class ApiKey:
     plans: tuple[str, ...] = ()
     created_at: float = 0.0
     expires_at: float | None = None
+    description: str = ""
+    owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=FrozenMap)
     value: str | None = field(default=None, repr=False, compare=False)

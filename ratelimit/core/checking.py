@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import NamedTuple
 
 from ratelimit.core import validate, wire
 from ratelimit.core.book import PlanBook
@@ -20,8 +21,15 @@ from ratelimit.model import UsagePlan
 log = logging.getLogger("ratelimit")
 
 _MOST_LOOKS = 8
-_MOST_RECORDS = 100_000
+_MOST_KEYS = 100_000
 _NO_STAMP = "-" * 8
+
+
+class _Found(NamedTuple):
+    """A key as a value opened it; `valid_until_us` is when this value ceases to, 0 for never."""
+
+    record: KeyRecord
+    valid_until_us: int
 
 
 class Checker:
@@ -30,7 +38,7 @@ class Checker:
     def __init__(self, state: Namespace, max_age: float) -> None:
         self._state = state
         self._max_age = max_age
-        self._records: Bounded[str, KeyRecord] = Bounded(_MOST_RECORDS)
+        self._found: Bounded[str, _Found] = Bounded(_MOST_KEYS)
         self._script = load("check")
         self._server_seen = False
 
@@ -50,7 +58,7 @@ class Checker:
             return _refused("missing")
         if not could_be_value(key):
             return _refused("unknown")
-        return (yield from self._key_check(self._state.digest(key), stage, method, cost))
+        return (yield from self._key_check(self._state.digest.all(key), stage, method, cost))
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -74,29 +82,34 @@ class Checker:
         reply = yield self._request(call, state.book, None, cost, flags=0)
         return call.decision(reply)
 
-    def _key_check(self, digest: str, stage: str, method: str, cost: int) -> Flow[Decision]:
+    def _key_check(self, digests: list[str], stage: str, method: str, cost: int) -> Flow[Decision]:
+        """Decide by what is known of the key, and look again as often as the script finds it outdated.
+
+        `digests` are those of the value under each pepper in use: almost always one.
+        """
         state = self._state
-        record = self._records.get(digest)
+        found = next((found for found in map(self._found.get, digests) if found), None)
         just_looked = fresh_book = False
         for _ in range(_MOST_LOOKS):
-            plan = self._plan(record, stage)
-            if record is None or plan is None:
+            plan = self._plan(found, stage)
+            if found is None or plan is None:
                 if just_looked:
-                    return _refused(self._why_not(record))
+                    return _refused(self._why_not(found))
                 # A refusal is never given from memory: the key may have been changed this very moment.
-                record = yield from self._look_up(digest, record)
+                found = yield from self._look_up(digests, found)
                 just_looked = True
                 continue
             call = state.book.call(plan, stage, method, state.names)
             flags = wire.HAS_KEY | (wire.CATALOG_FRESH if fresh_book else 0)
-            reply = yield self._request(call, state.book, record, cost, flags)
+            reply = yield self._request(call, state.book, found, cost, flags)
             status, now_us = reply[0], reply[1]
             if status >= wire.DENIED:
                 return call.decision(reply)
             if status == wire.KEY_EXPIRED:
-                return _refused("disabled")
+                expires_us = found.record.expires_us
+                return _refused("disabled" if expires_us and now_us >= expires_us else "unknown")
             if status == wire.KEY_CHANGED:
-                record, just_looked = (yield from self._look_up(digest, record)), True
+                found, just_looked = (yield from self._look_up(digests, found)), True
             elif status == wire.CATALOG_BEHIND:
                 yield from state.load()
                 fresh_book = True
@@ -104,54 +117,55 @@ class Checker:
                 call.move_windows(now_us)
         raise StoreError(f"the key's record or the catalogue changed {_MOST_LOOKS} times during one check")
 
-    def _plan(self, record: KeyRecord | None, stage: str) -> UsagePlan | None:
-        if record is None or not record.enabled:
+    def _plan(self, found: _Found | None, stage: str) -> UsagePlan | None:
+        if found is None or not found.record.enabled:
             return None
-        return self._state.book.plan_for(record.plans, stage)
+        return self._state.book.plan_for(found.record.plans, stage)
 
     @staticmethod
-    def _why_not(record: KeyRecord | None) -> str:
-        if record is None:
+    def _why_not(found: _Found | None) -> str:
+        if found is None:
             return "unknown"
-        return "no_plan_for_stage" if record.enabled else "disabled"
+        return "no_plan_for_stage" if found.record.enabled else "disabled"
 
-    def _look_up(self, digest: str, known: KeyRecord | None) -> Flow[KeyRecord | None]:
+    def _look_up(self, digests: list[str], known: _Found | None) -> Flow[_Found | None]:
         """Read the key's record, and whether the book is still the one that holds, in one round trip if possible."""
         state = self._state
-        queries: list[Command] = [("GET", state.names.digest(digest)), state.version_query()]
+        queries: list[Command] = [state.version_query()]
+        queries += [("GET", state.names.digest(digest)) for digest in digests]
         if known is not None:
-            queries.append(("GET", state.names.key_record(known.id)))
-        key_id, version, *records = yield queries
+            queries.append(("GET", state.names.key_record(known.record.id)))
+        version, *replies = yield queries
         if not state.is_current(version):
             yield from state.load()
-        found = text(key_id)
-        if found is None:
-            self._records.forget(digest)
-            return None
-        if known is None or found != known.id:
-            records = yield [("GET", state.names.key_record(found))]
-        stored = text(records[0])
-        record = KeyRecord.from_json(stored) if stored is not None else None
-        if record is None or digest not in record.digests:
-            self._records.forget(digest)
-            return None
-        self._records.put(digest, record)
-        return record
+        for digest, reply in zip(digests, replies, strict=False):
+            key_id = text(reply)
+            self._found.forget(digest)
+            if key_id is None:
+                continue
+            if known is not None and key_id == known.record.id:
+                stored = text(replies[-1])
+            else:
+                stored = text((yield [("GET", state.names.key_record(key_id))])[0])
+            record = KeyRecord.from_json(stored) if stored is not None else None
+            if record is not None and digest in record.digests:
+                found = _Found(record, record.valid_until_us(digest))
+                self._found.put(digest, found)
+                return found
+        return None
 
-    def _request(
-        self, call: wire.Call, book: PlanBook, record: KeyRecord | None, cost: int, flags: int
-    ) -> wire.ScriptCall:
+    def _request(self, call: wire.Call, book: PlanBook, found: _Found | None, cost: int, flags: int) -> wire.ScriptCall:
         state = self._state
-        stamp = record.stamp if record else _NO_STAMP
+        stamp = found.record.stamp if found else _NO_STAMP
         packed = call.request(
             now_us=state.script_us(),
             cost=cost,
-            valid_until_us=record.expires_us if record else 0,
+            valid_until_us=found.valid_until_us if found else 0,
             flags=flags,
             identity=f"{book.identity}{stamp}".encode(),
             guess=state.wall_us,
         )
-        keys = (state.names.key_hash(record.id), *call.shared_keys) if record else call.shared_keys
+        keys = (state.names.key_hash(found.record.id), *call.shared_keys) if found else call.shared_keys
         return wire.ScriptCall(self._script, keys, (packed, *call.fields))
 
 

@@ -8,12 +8,15 @@ import secrets
 import string
 import zlib
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_ALPHABET = string.digits + string.ascii_lowercase
+GENERATED_VALUE = r"\brl_live_[0-9A-Za-z]{36}\b"
+"""What secret scanners may look for: a generated key value."""
 _VALUE = re.compile(r"[!-~]{20,128}")
 _DIGEST_BYTES = 16
 _PEPPER_PROBE = b"ratelimit: is this the same pepper?"
@@ -56,23 +59,39 @@ def could_be_value(text: str) -> bool:
     return _VALUE.fullmatch(text) is not None
 
 
-class Digester:
-    """HMAC-SHA256 of a key value under a pepper, its first 128 bits in base64url: 22 characters."""
+Pepper = str | bytes | None
+Peppers = Pepper | Sequence[str | bytes]
 
-    def __init__(self, pepper: str | bytes | None = None) -> None:
-        if pepper is not None and not isinstance(pepper, str | bytes):
-            raise ConfigError(f"must be text, bytes or None, not {type(pepper).__name__}", field="pepper")
-        self._pepper = pepper.encode() if isinstance(pepper, str) else pepper or b""
+
+class Digester:
+    """HMAC-SHA256 of a key value under a pepper, its first 128 bits in base64url: 22 characters.
+
+    Several peppers, the newest first, are for the time in which one replaces another: keys are stored under the
+    newest, and found under any.
+    """
+
+    def __init__(self, pepper: Peppers = None) -> None:
+        given = [pepper] if pepper is None or isinstance(pepper, str | bytes) else list(pepper)
+        if not given or any(not isinstance(item, str | bytes | None) for item in given):
+            raise ConfigError(
+                "must be text, bytes, None, or a list of texts or bytes, the newest first", field="pepper"
+            )
+        self._peppers = [item.encode() if isinstance(item, str) else item or b"" for item in given]
 
     def __call__(self, value: str) -> str:
-        """Return the digest of a key value."""
-        return self._digest(value.encode())
+        """Return the digest of a key value under the newest pepper."""
+        return _digest(self._peppers[0], value.encode())
 
-    def _digest(self, message: bytes) -> str:
-        whole = hmac.digest(self._pepper, message, "sha256")
-        return urlsafe_b64encode(whole[:_DIGEST_BYTES]).decode().rstrip("=")
+    def all(self, value: str) -> list[str]:
+        """Return the digests of a key value under each pepper, the newest first."""
+        return [_digest(pepper, value.encode()) for pepper in self._peppers]
 
     @property
-    def probe(self) -> str:
-        """A digest that tells two peppers apart without telling either."""
-        return self._digest(_PEPPER_PROBE)
+    def probes(self) -> list[str]:
+        """Digests that tell peppers apart without telling them, the newest first."""
+        return [_digest(pepper, _PEPPER_PROBE) for pepper in self._peppers]
+
+
+def _digest(pepper: bytes, message: bytes) -> str:
+    whole = hmac.digest(pepper, message, "sha256")
+    return urlsafe_b64encode(whole[:_DIGEST_BYTES]).decode().rstrip("=")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from types import EllipsisType
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
 
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
@@ -18,6 +17,24 @@ from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import MICROSECONDS, ApiKey
 
 _PAGE = 500
+_MOST_DESCRIPTION = 125_000
+
+
+class About(TypedDict, total=False):
+    """What can be said of a key besides its name; see `ApiKey`."""
+
+    expires_at: float | None
+    description: str
+    owner: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some keys, and where to go on: None at the end."""
+
+    items: list[ApiKey]
+    position: str | None
 
 
 class KeyAdmin:
@@ -34,70 +51,123 @@ class KeyAdmin:
         plans: Iterable[str] = (),
         *,
         enabled: bool = True,
-        expires_at: float | None = None,
+        **about: Unpack[About],
     ) -> Flow[ApiKey]:
         """Make a key, with a generated value unless one is given."""
-        validate.label(name, "name")
-        validate.flag(enabled, "enabled")
         value = generated_value() if value is None else own_value(value)
-        joined = _plan_ids(plans)
-        digest = self._state.digest(value)
+        draft = KeyRecord(
+            generated_id(),
+            validate.label(name, "name"),
+            validate.flag(enabled, "enabled"),
+            _plan_ids(plans),
+            {self._state.digest(value): 0},
+            self._state.wall_us(),
+            0,
+            generated_token(),
+        )
+        record = replace(draft, **_about(about))
         for _ in range(MOST_TRIES):
             book = yield from self._ensure_book()
-            self._refuse_overlap("", joined, book)
-            (taken,) = yield [("GET", self._names.digest(digest))]
-            if taken is not None:
-                raise Conflict(f"a key with this value exists already, its id is {text(taken)!r}", field="value")
-            record = KeyRecord(
-                generated_id(),
-                name,
-                enabled,
-                joined,
-                (digest,),
-                self._state.wall_us(),
-                _expiry(expires_at),
-                generated_token(),
-            )
+            self._refuse_overlap("", record.plans, book)
             commit = Commit()
-            commit.expect(self._names.digest(digest), None, None)
+            yield from self._claim_value(commit, value, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
-            commit.do("SET", self._names.digest(digest), record.id)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
-            self._write_record(commit, record, book, joined=joined)
+            self._write_record(commit, record, book, joined=record.plans)
             if (yield commit.call())[0] == 1:
                 return record.api_key(value)
         raise too_busy()
+
+    def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> Flow[ApiKey]:
+        """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
+            raise ConfigError(f"must be seconds >= 0, not {validate.shown(grace_s)}", field="grace_s")
+        value = generated_value() if value is None else own_value(value)
+        digest = self._state.digest(value)
+        for _ in range(MOST_TRIES):
+            record, stored = yield from self._record(key_id)
+            book = yield from self._state.load()
+            now_us = yield from self._server_us()
+            ends_us = now_us + round(grace_s * MICROSECONDS)
+            kept = {old: min(until or ends_us, ends_us) for old, until in record.digests.items()}
+            kept = {old: until for old, until in kept.items() if until > now_us}
+            new = replace(record, digests={digest: 0, **kept}, stamp=generated_token())
+            commit = Commit()
+            commit.expect(self._names.key_record(key_id), None, stored)
+            yield from self._claim_value(commit, value, key_id)
+            for old in record.digests:
+                if old not in kept:
+                    commit.do("UNLINK", self._names.digest(old))
+            self._write_record(commit, new, book)
+            if (yield commit.call())[0] == 1:
+                return new.api_key(value)
+        raise too_busy()
+
+    def _claim_value(self, commit: Commit, value: str, key_id: str) -> Flow[None]:
+        """Have the commit make `value` open `key_id`; raise Conflict if it opens a key already."""
+        replies = yield [("GET", self._names.digest(digest)) for digest in self._state.digest.all(value)]
+        for taken in map(text, replies):
+            if taken is not None:
+                raise Conflict(f"a key with this value exists already, its id is {taken!r}", field="value")
+        index = self._names.digest(self._state.digest(value))
+        commit.expect(index, None, None)
+        commit.do("SET", index, key_id)
+        probes = self._state.new_probes()
+        if probes is not None:
+            commit.do("HSET", self._names.catalog, "pepper", probes)
+
+    def _server_us(self) -> Flow[int]:
+        now_us = self._state.script_us()
+        if now_us:
+            return now_us
+        seconds, microseconds = (yield [("TIME",)])[0]
+        return int(seconds) * MICROSECONDS + int(microseconds)
 
     def get_key(self, key_id: str) -> Flow[ApiKey]:
         """Return a key, without its value."""
         return (yield from self._record(key_id))[0].api_key()
 
-    def keys(self) -> Flow[list[ApiKey]]:
-        """Return all keys, the newest first."""
-        (ids,) = yield [("ZREVRANGE", self._names.keys, 0, -1)]
-        found = []
-        for at in range(0, len(ids), _PAGE):
-            page = texts(ids[at : at + _PAGE])
-            (stored,) = yield [("MGET", *map(self._names.key_record, page))]
-            found += [KeyRecord.from_json(item).api_key() for item in map(text, stored) if item is not None]
-        return found
+    def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
+        """Return all keys whose name starts with `prefix`, the newest first."""
+        found, position = list[ApiKey](), None
+        while True:
+            page = yield from self.keys_page(prefix, _PAGE, position)
+            found += page.items
+            position = page.position
+            if position is None:
+                return found
+
+    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Flow[Page]:
+        """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
+        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
+        score, last = _position(position)
+        found = list[ApiKey]()
+        while True:
+            bounds = (score, "-inf", "WITHSCORES", "LIMIT", 0, _PAGE)
+            flat = texts((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
+            entries = list(zip(flat[::2], flat[1::2], strict=True))
+            # Keys made in the same microsecond follow each other by id, downwards.
+            entries = [entry for entry in entries if last is None or entry[1] != score or entry[0] < last]
+            if not entries:
+                return Page(found, None)
+            (stored,) = yield [("MGET", *(self._names.key_record(key_id) for key_id, _ in entries))]
+            for (key_id, made), item in zip(entries, map(text, stored), strict=True):
+                if len(found) == limit:
+                    return Page(found, f"{score}:{last}")
+                score, last = made, key_id
+                key = KeyRecord.from_json(item).api_key() if item is not None else None
+                if key is not None and key.name.startswith(prefix):
+                    found.append(key)
 
     def update_key(
-        self,
-        key_id: str,
-        *,
-        enabled: bool | None = None,
-        name: str | None = None,
-        expires_at: float | EllipsisType | None = ...,
+        self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **about: Unpack[About]
     ) -> Flow[ApiKey]:
         """Change what is given; every replica goes by it from its next check on."""
-        changes: dict[str, Any] = {}
+        changes = _about(about)
         if enabled is not None:
             changes["enabled"] = validate.flag(enabled, "enabled")
         if name is not None:
             changes["name"] = validate.label(name, "name")
-        if not isinstance(expires_at, EllipsisType):
-            changes["expires_us"] = _expiry(expires_at)
         return (yield from self._change_key(key_id, lambda record, _: replace(record, **changes)))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> Flow[ApiKey]:
@@ -188,7 +258,7 @@ class KeyAdmin:
         if not book.epoch:
             commit = Commit()
             commit.expect(self._names.catalog, "version", None)
-            first = ("epoch", generated_token(), "pepper", self._state.digest.probe, "version", 1)
+            first = ("epoch", generated_token(), "pepper", self._state.digest.probes[0], "version", 1)
             commit.do("HSET", self._names.catalog, *first)
             yield commit.call()
             book = yield from self._state.load()
@@ -197,6 +267,30 @@ class KeyAdmin:
     def _refuse_overlap(self, key_id: str, plan_ids: Iterable[str], book: PlanBook) -> None:
         for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in plan_ids]):
             raise two_plans(key_id, one.id, other.id, stage)
+
+
+def _about(about: About) -> dict[str, Any]:
+    """Return the fields of a record for what is given."""
+    checked: dict[str, Any] = {}
+    if "expires_at" in about:
+        checked["expires_us"] = _expiry(about["expires_at"])
+    if "description" in about:
+        checked["description"] = validate.label(about["description"], "description", most=_MOST_DESCRIPTION)
+    if "owner" in about:
+        checked["owner"] = validate.label(about["owner"], "owner", most=256)
+    if "tags" in about:
+        checked["tags"] = validate.tags(about["tags"])
+    return checked
+
+
+def _position(position: str | None) -> tuple[str, str | None]:
+    """Return where a listing goes on: the time and id of the last key that was seen."""
+    if position is None:
+        return "+inf", None
+    made, _, last = position.partition(":")
+    if not made.isdigit() or not last:
+        raise ConfigError(f"is none that a listing returned: {validate.shown(position)}", field="position")
+    return made, last
 
 
 def _plan_ids(plans: Iterable[str]) -> tuple[str, ...]:

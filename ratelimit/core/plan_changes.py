@@ -110,7 +110,7 @@ class PlanAdmin:
             return False
         catalog = self._names.catalog
         if not old.epoch:
-            changed += ["epoch", generated_token(), "pepper", self._state.digest.probe]
+            changed += ["epoch", generated_token(), "pepper", self._state.digest.probes[0]]
         if changed:
             commit.do("HSET", catalog, *changed)
         if gone:

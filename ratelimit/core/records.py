@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS, ApiKey
+from ratelimit.model import MICROSECONDS, ApiKey, FrozenMap
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """All that is known of an API key. `stamp` names this revision; the key's hash holds the same stamp.
 
-    A check sends the stamp of the record it went by, and the script refuses to go by any other.
+    A check sends the stamp of the record it went by, and the script refuses to go by any other. `digests` maps each
+    valid digest to the time until which it is valid, 0 for ever: a rotated key has two for a while. Times are in
+    microseconds since 1970, 0 for none.
     """
 
     id: str
     name: str
     enabled: bool
     plans: tuple[str, ...]
-    digests: tuple[str, ...]
+    digests: dict[str, int]
     created_us: int
     expires_us: int
     stamp: str
+    description: str = ""
+    owner: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     def json(self) -> str:
         """Return the record as Redis keeps it."""
@@ -35,11 +40,26 @@ class KeyRecord:
         """Return the record that Redis keeps as `text`."""
         try:
             data = json.loads(text)
-            return cls(**{**data, "plans": tuple(data["plans"]), "digests": tuple(data["digests"])})
+            return cls(**{**data, "plans": tuple(data["plans"])})
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"a key's record in Redis cannot be read ({type(error).__name__})") from None
 
+    def valid_until_us(self, digest: str) -> int:
+        """Return the time from which on this digest does not open the key, 0 for never."""
+        ends = [end for end in (self.expires_us, self.digests[digest]) if end]
+        return min(ends, default=0)
+
     def api_key(self, value: str | None = None) -> ApiKey:
         """Return what callers see of it."""
-        expires = self.expires_us / MICROSECONDS if self.expires_us else None
-        return ApiKey(self.id, self.name, self.enabled, self.plans, self.created_us / MICROSECONDS, expires, value)
+        return ApiKey(
+            self.id,
+            self.name,
+            self.enabled,
+            self.plans,
+            self.created_us / MICROSECONDS,
+            self.expires_us / MICROSECONDS if self.expires_us else None,
+            self.description,
+            self.owner,
+            FrozenMap(self.tags),
+            value,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
-from ratelimit.core.digest import Digester
+from ratelimit.core.digest import Digester, Peppers
 from ratelimit.core.flow import Command, Flow, pairs, text
 from ratelimit.core.names import Names
 from ratelimit.errors import ConfigError, StoreError
@@ -19,7 +19,7 @@ Clock = Callable[[], int]
 class Namespace:
     """Shared by a limiter and its catalogue, so that a change made through one is seen by the other at once."""
 
-    def __init__(self, namespace: str, pepper: str | bytes | None, clock: Clock | None) -> None:
+    def __init__(self, namespace: str, pepper: Peppers, clock: Clock | None) -> None:
         self.names = Names(namespace)
         self.digest = Digester(pepper)
         self.clock = clock
@@ -27,6 +27,7 @@ class Namespace:
         self.before_refresh: Callable[[], None] = lambda: None
         self._loaded_at: float | None = None
         self._pushes = 0
+        self._stored_probes: list[str] = []
 
     def wall_us(self) -> int:
         """Return microseconds since 1970: the injected clock, else this machine's (for first guesses and records)."""
@@ -53,6 +54,11 @@ class Namespace:
         """Have the next check compare the book with Redis: somebody said that the catalogue changed."""
         self._pushes += 1
         self._loaded_at = None
+
+    def new_probes(self) -> str | None:
+        """Return what the catalogue should say of peppers if keys are now stored under one that it does not know."""
+        newest = self.digest.probes[0]
+        return None if newest in self._stored_probes else " ".join([newest, *self._stored_probes])
 
     def version_query(self) -> Command:
         """Return the command whose reply `is_current` takes."""
@@ -97,7 +103,8 @@ class Namespace:
     def _parsed(self, fields: dict[str, str]) -> PlanBook:
         if not fields:
             return PlanBook()
-        if fields["pepper"] != self.digest.probe:
+        self._stored_probes = fields["pepper"].split()
+        if not set(self._stored_probes) & set(self.digest.probes):
             raise ConfigError(
                 f"is not the one that the keys of namespace {self.names.namespace!r} were stored with: every key "
                 "would be unknown. Pass the pepper that the catalogue was made with",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 
@@ -11,6 +11,8 @@ from ratelimit.errors import ConfigError
 
 EXACT = 2**53
 """Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
+
+_MOST_TAGS = 50
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}/[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
@@ -92,6 +94,20 @@ def label(value: object, field: str, most: int = 1024) -> str:
     if any(not char.isprintable() for char in value):
         raise ConfigError(f"holds control characters ({shown(value)}): remove them", field=field)
     return value
+
+
+def tags(value: object, field: str = "tags") -> dict[str, str]:
+    """Return tags: at most 50, names of 1 to 128 characters, texts of at most 256."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"must be a mapping of texts, not {shown(value)}", field=field)
+    if len(value) > _MOST_TAGS:
+        raise ConfigError(f"has {len(value)} entries, at most {_MOST_TAGS} are stored", field=field)
+    checked = {}
+    for name, text in value.items():
+        if not name:
+            raise ConfigError("has an entry without a name: name it", field=field)
+        checked[label(name, field, most=128)] = label(text, f"{field}.{name}", most=256)
+    return checked
 
 
 def flag(value: object, field: str) -> bool:
