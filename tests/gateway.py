@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ratelimit import Method, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Method, Quota, Reason, Stage, Throttle, UsagePlan
 
 A, B = "a/prod", "b/prod"
 GET_PETS, POST_PETS, GET_X, HEALTH = (A, "GET /pets"), (A, "POST /pets"), (B, "GET /x"), (A, "GET /health")
@@ -94,13 +94,17 @@ class Gateway:
     def peek(self, who, where):
         return self.limiter.peek(VALUES.get(who, who), *where)
 
+    def key_of(self, who):
+        """The name in Redis of one key's hash."""
+        return f"ratelimit:{{{self.ids[who]}}}"
+
     def hash_of(self, who):
         """The whole state of one key in Redis."""
-        return self.client.hgetall(f"ratelimit:{{{self.ids[who]}}}")
+        return self.client.hgetall(self.key_of(who))
 
     def used(self, who, plan_id):
-        """What a key used under a plan in its window and today, out of the packed count of lua/lib/count.lua."""
-        _, _, used, _, _, day_used = struct.unpack("<6Q", self.hash_of(who)[b"q:" + plan_id.encode()])
+        """What a key used under a plan in its quota's window, and today: of its state as lua/README.md describes it."""
+        _, _, _, _, used, _, _, day_used = struct.unpack("<8d", self.hash_of(who)[b"p:" + plan_id.encode()])
         return used, day_used
 
 
@@ -173,3 +177,28 @@ def left(who, where, **remaining):
         assert {kind: found[kind] for kind in remaining} == remaining
 
     return step
+
+
+def with_state(limiter, client, clock):
+    """A gateway with limits of every kind, and one request admitted: every piece of state exists."""
+    gateway = Gateway(limiter, client, clock, stages=(Stage(A, Throttle(50, 50), METHODS), STAGES[1]))
+    assert tokens_left(gateway) == 4
+    return gateway
+
+
+def tokens_left(gateway):
+    decision = gateway.check("k1", GET_PETS)
+    assert outcome(decision) == OK
+    return decision.limits[0].remaining
+
+
+def assert_unavailable(gateway, *causes):
+    """Checks are answered 503 by nobody, not once only, with the cause."""
+    for ask in (gateway.peek, gateway.check, gateway.check):
+        decision = ask("k1", GET_PETS)
+        assert (decision.reason, decision.status, decision.source) == (Reason.UNAVAILABLE, 503, "fail_closed")
+        assert (decision.allowed, decision.degraded, decision.retry_after) == (False, True, None)
+        assert (decision.limits, decision.limited_by, decision.headers()) == ((), None, {})
+        for cause in causes:
+            assert cause in decision.cause
+        assert VALUES["k1"] not in decision.cause
