@@ -91,6 +91,8 @@ def _show(decision: Decision) -> None:
         line.append(f"  by {told}" if decision.limited_by else f"  {told}", style="default")
     if decision.retry_after is not None:
         line.append(f"  retry after {output.seconds(decision.retry_after)}", style="default")
+    elif decision.limited_by:
+        line.append("  waiting cannot help", style="default")
     console.print(line)
     if decision.limits:
         table = output.table(

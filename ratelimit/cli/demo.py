@@ -24,7 +24,7 @@ DEADLINE = 2.0
 
 
 @click.command(short_help="Show replicas that share a server, and prove them exact.")
-@click.option("--replicas", type=click.IntRange(1, 64), default=4, show_default=True, help="Processes.")
+@click.option("--replicas", type=click.IntRange(1, 64), default=4, show_default=True, help="How many, each a process.")
 @click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), help="Length of the traffic; 3 unless given.")
 @click.option(
     "--requests", type=click.IntRange(1, 10_000_000), help="Instead of --seconds: requests of all replicas together."
