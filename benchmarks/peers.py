@@ -1,0 +1,209 @@
+"""The peers, each built and called as its own documentation shows, with its own defaults, on the same server.
+
+A peer keeps one limit per call; the library's check keeps two and looks at the key besides.
+"""
+
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from importlib.util import find_spec
+
+import limits
+import limits.aio.storage
+import limits.aio.strategies
+import limits.storage
+import limits.strategies
+import pyrate_limiter
+import redis
+import redis.asyncio
+import throttled
+import throttled.asyncio
+from contenders import DAY, HOUR, Contender
+
+_LIMITS = {"fixed window": "FixedWindowRateLimiter", "sliding window": "SlidingWindowCounterRateLimiter"}
+
+
+@contextmanager
+def limits_sync(url, load, strategy):
+    storage = limits.storage.storage_from_string(f"redis+{url}")
+    limiter = getattr(limits.strategies, _LIMITS[strategy])(storage)
+    item = limits.RateLimitItemPerHour(load.window)
+    yield lambda caller, cost=1: limiter.hit(item, caller, cost=cost)
+    storage.storage.close()
+
+
+@asynccontextmanager
+async def limits_async(url, load, implementation):
+    storage = limits.storage.storage_from_string(f"async+redis+{url}", implementation=implementation)
+    limiter = limits.aio.strategies.FixedWindowRateLimiter(storage)
+    item = limits.RateLimitItemPerHour(load.window)
+
+    async def call(caller):
+        return await limiter.hit(item, caller)
+
+    yield call
+    client = storage.bridge.storage
+    if implementation == "redispy":
+        await client.aclose()
+    else:
+        client.connection_pool.disconnect()
+
+
+def _quota(load, using):
+    if using == "fixed_window":
+        return f"{load.window}/h"
+    return f"{load.rate}/{load.unit} burst {load.burst}"
+
+
+@contextmanager
+def throttled_sync(url, load, using):
+    store = throttled.store.RedisStore(server=url)
+    throttle = throttled.Throttled(using=using, quota=_quota(load, using), store=store)
+    yield lambda caller, cost=1: not throttle.limit(caller, cost).limited
+    store._backend.get_client().connection_pool.disconnect()
+
+
+@asynccontextmanager
+async def throttled_async(url, load, using):
+    store = throttled.asyncio.RedisStore(server=url)
+    throttle = throttled.asyncio.Throttled(using=using, quota=_quota(load, using), store=store)
+
+    async def call(caller):
+        return not (await throttle.limit(caller)).limited
+
+    yield call
+    await store._backend.get_client().connection_pool.disconnect()
+
+
+class _BucketPerCaller(pyrate_limiter.BucketFactory):
+    """The routing that its README shows, with the store that it shows for Redis."""
+
+    def __init__(self, client, load):
+        self.client, self.buckets = client, {}
+        self.clock = pyrate_limiter.WallClock()
+        interval = {1: pyrate_limiter.Duration.SECOND, HOUR: pyrate_limiter.Duration.HOUR}[load.seconds]
+        self.rates = [pyrate_limiter.Rate(load.rate, interval, burst=load.burst)]
+
+    def wrap_item(self, name, weight=1):
+        return pyrate_limiter.RateItem(name, self.clock.now(), weight=weight)
+
+    def get(self, item):
+        bucket = self.buckets.get(item.name)
+        if bucket is None:
+            store = pyrate_limiter.RedisStateStore(self.client, item.name)
+            bucket = pyrate_limiter.StateBucket(self.rates, algorithm=pyrate_limiter.TokenBucket(), store=store)
+            self.buckets[item.name] = bucket
+        return bucket
+
+
+@contextmanager
+def pyrate_sync(url, load):
+    with redis.Redis.from_url(url) as client, pyrate_limiter.Limiter(_BucketPerCaller(client, load)) as limiter:
+        yield lambda caller, cost=1: limiter.try_acquire(caller, cost, blocking=False)
+
+
+@asynccontextmanager
+async def pyrate_async(url, load):
+    async with redis.asyncio.Redis.from_url(url) as client:
+        with pyrate_limiter.Limiter(_BucketPerCaller(client, load)) as limiter:
+
+            async def call(caller):
+                return await limiter.try_acquire_async(caller, blocking=False)
+
+            yield call
+
+
+@contextmanager
+def both(url, load, first, second):
+    """Two limits for each caller, as two calls: what a peer needs for a throttle and a daily quota."""
+    with first(url, load) as throttle, second(url, load) as quota:
+        yield lambda caller: throttle(caller) and quota(caller)
+
+
+@contextmanager
+def limits_daily(url, load):
+    storage = limits.storage.storage_from_string(f"redis+{url}")
+    limiter, item = limits.strategies.FixedWindowRateLimiter(storage), limits.RateLimitItemPerDay(load.window)
+    yield lambda caller: limiter.hit(item, caller)
+    storage.storage.close()
+
+
+@contextmanager
+def throttled_daily(url, load):
+    store = throttled.store.RedisStore(server=url)
+    quota = throttled.rate_limiter.per_day(load.window)
+    throttle = throttled.Throttled(using="fixed_window", quota=quota, store=store)
+    yield lambda caller: not throttle.limit(caller).limited
+    store._backend.get_client().connection_pool.disconnect()
+
+
+@contextmanager
+def pyrate_two_rates(url, load):
+    """It takes several rates on one key; the day's is a bucket too, for it has no counter of constant size."""
+    with redis.Redis.from_url(url) as client:
+        factory = _BucketPerCaller(client, load)
+        daily = pyrate_limiter.Rate(load.window, DAY * 1000, burst=load.window)
+        factory.rates = [*factory.rates, daily]
+        with pyrate_limiter.Limiter(factory) as limiter:
+            yield lambda caller: limiter.try_acquire(caller, blocking=False)
+
+
+LIMITS_FIXED = Contender(
+    "limits fixed window",
+    "peer",
+    "one fixed window",
+    partial(limits_sync, strategy="fixed window"),
+    partial(limits_async, implementation="redispy"),
+)
+LIMITS_COREDIS = Contender(
+    "limits fixed window, coredis",
+    "peer",
+    "one fixed window",
+    partial(limits_sync, strategy="fixed window"),
+    partial(limits_async, implementation="coredis"),
+)
+LIMITS_SLIDING = Contender(
+    "limits sliding window", "peer", "one sliding window counter", partial(limits_sync, strategy="sliding window")
+)
+THROTTLED_BUCKET = Contender(
+    "throttled-py token bucket",
+    "peer",
+    "one token bucket",
+    partial(throttled_sync, using="token_bucket"),
+    partial(throttled_async, using="token_bucket"),
+    bucket=True,
+)
+THROTTLED_FIXED = Contender(
+    "throttled-py fixed window",
+    "peer",
+    "one fixed window",
+    partial(throttled_sync, using="fixed_window"),
+    partial(throttled_async, using="fixed_window"),
+)
+THROTTLED_GCRA = Contender(
+    "throttled-py GCRA",
+    "peer",
+    "one GCRA",
+    partial(throttled_sync, using="gcra"),
+    partial(throttled_async, using="gcra"),
+    bucket=True,
+)
+PYRATE = Contender("pyrate-limiter token bucket", "peer", "one token bucket", pyrate_sync, pyrate_async, bucket=True)
+MAIN = [LIMITS_FIXED, THROTTLED_BUCKET, PYRATE]
+ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_FIXED]
+"""For asyncio, `limits` takes either client; its documentation prefers coredis. The faster one is what counts."""
+
+ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA]
+
+# For memory: a throttle and a daily quota for each caller, as the library's plan has.
+TWO_LIMITS = {
+    "limits: two fixed windows": partial(
+        both, first=partial(limits_sync, strategy="fixed window"), second=limits_daily
+    ),
+    "limits: sliding and fixed window": partial(
+        both, first=partial(limits_sync, strategy="sliding window"), second=limits_daily
+    ),
+    "throttled-py: token bucket and fixed window": partial(
+        both, first=partial(throttled_sync, using="token_bucket"), second=throttled_daily
+    ),
+    "pyrate-limiter: two token buckets": pyrate_two_rates,
+}

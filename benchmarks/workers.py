@@ -1,0 +1,106 @@
+"""Processes that all use one contender at the same time; each stays alive from one measurement to the next."""
+
+import multiprocessing
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import floors
+import ours
+import peers
+import redis
+from contenders import UnansweredError
+
+BY_NAME = {each.name: each for each in [*floors.ALL, *ours.ALL, *peers.ALL]}
+_WARM = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What all processes together did. `seconds` is from the first one's start to the last one's end."""
+
+    admitted: int
+    denied: int
+    unanswered: int
+    seconds: float
+    server_cpu: float
+
+    @property
+    def per_second(self):
+        return (self.admitted + self.denied) / self.seconds
+
+
+def _serve(pipe):
+    while (job := pipe.recv()) is not None:
+        name, url, load, callers, spare, calls = job
+        with BY_NAME[name].connect(url, load) as call:
+            for _ in range(_WARM):
+                call(spare)  # connects and caches; charged to nobody who is measured
+            pipe.send("ready")
+            pipe.recv()
+            answers = {True: 0, False: 0, None: 0}
+            start = time.monotonic()
+            for caller in islice(cycle(callers), calls):
+                try:
+                    answers[call(caller)] += 1
+                except (UnansweredError, redis.RedisError):
+                    answers[None] += 1
+            pipe.send((start, time.monotonic(), answers))
+
+
+class Workers:
+    def __init__(self, pipes):
+        self._pipes = pipes
+
+    def run(self, contender, server, load, callers, processes, calls):
+        """Have `processes` make `calls` calls in all, going round `callers`; the last caller is used to warm up only.
+
+        Each process begins elsewhere in the list, so that with as many calls as callers each caller has one.
+        """
+        *measured, spare = callers
+        each = calls // processes
+        pipes = self._pipes[:processes]
+        for number, pipe in enumerate(pipes):
+            at = number * each % len(measured)
+            pipe.send((contender.name, server.url, load, measured[at:] + measured[:at], spare, each))
+        for pipe in pipes:
+            pipe.recv()
+        with server.client() as client:
+            cpu = _cpu(client)
+            for pipe in pipes:
+                pipe.send("go")
+            answers = [pipe.recv() for pipe in pipes]
+            cpu = _cpu(client) - cpu
+        seconds = max(end for _, end, _ in answers) - min(start for start, _, _ in answers)
+        totals = [sum(counts[answer] for _, _, counts in answers) for answer in (True, False, None)]
+        return Outcome(*totals, seconds, cpu / seconds)
+
+
+def _cpu(client):
+    used = client.info("cpu")
+    return used["used_cpu_user"] + used["used_cpu_sys"]
+
+
+@contextmanager
+def workers(most):
+    """Start the processes. They are new ones, not forks: nothing of this process goes along."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    try:
+        for _ in range(most):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process.start()
+            there.close()
+            pipes.append(here)
+            processes.append(process)
+        yield Workers(pipes)
+        for pipe in pipes:
+            pipe.send(None)
+        for process in processes:
+            process.join(10)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
