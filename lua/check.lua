@@ -1,31 +1,31 @@
 -- check: admit or refuse one request against every limit that applies to it, all or nothing.
 --
 -- KEYS[1]    hash of the API key, if flag 1 is set
--- KEYS[..]   then the buckets that all callers share
--- ARGV[1]    request: now_us, cost, valid_until_us, flags; of the plan: burst, rate, per, limit, and the first days
---            of three windows (11 doubles); identity (26 bytes); and 3 doubles for each further bucket: burst, rate,
---            per; those in the key's hash first, then the shared ones
+-- KEYS[..]   then the buckets that all callers share; last the stream of alerts, if flag 8 is set
+-- ARGV[1]    request: now_us, cost, valid_until_us, flags; of the plan: burst, rate, per, quota, and the first days
+--            of three windows (11 doubles); identity (26 bytes); burst, rate, per of each further bucket (3 doubles
+--            each), those in the key's hash first, then the shared ones; if flag 4 is set, burst, rate, per, quota and
+--            three days of the plan's shadow (7 doubles); if flag 8 is set, percentage and count of each alert
 -- ARGV[2]    hash field of the plan's state, if flag 1 is set
--- ARGV[3..]  hash fields of the further buckets in the key's hash
+-- ARGV[3..]  hash fields of the further buckets in the key's hash; if flag 4 is set, the shadow's state; if flag 16
+--            is set, the shadow's bucket of the method
 -- returns    {1 | 2, now_us, for each limit: remaining, reset_us}            admitted; 2: and a day of metering is over
 -- returns    {0 | 3, now_us, for each limit: remaining, reset_us, wait_us}   denied; 3: cost 0, would be admitted
 -- returns    {-1 | -2 | -3 | -4, now_us}                                     look again; nothing is consumed
 -- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
 --
 -- Limits are in the order: the plan's bucket, further buckets, the quota. lua/README.md is the contract in full.
--- Everything is read and judged before anything is written. The script is flat on purpose: calls of functions,
--- closures and growing tables are what the time of a script goes into.
+-- Everything is read and judged before anything is written. Flat and with few functions on purpose: closures, growing
+-- tables and further ARGV are what the time of a script goes into.
 
 -- @include lib/packing
--- @include lib/rescale
+-- @include lib/token_bucket
+-- @include lib/quota_window
 
 local KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 local NEVER, NO_QUOTA = -1, -1
 local DAY_US = 86400000000
--- A clock may run back by this much (replicas, corrections by NTP) without a limit noticing: its state keeps the
--- later time. A larger step is a new truth: the state is anchored to it, even by a check that is denied.
-local TOLERANCE_US = 2000000
 local KEPT_MS = 60000
 
 local request = ARGV[1]
@@ -37,11 +37,15 @@ if not under_callers_clock then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
 end
+local has_key, catalog_is_fresh = flags % 2 == 1, flags % 4 >= 2
+local has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags >= 16
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
 local own, own_keys, own_buckets, new_identity = nil, 0, 0, nil
-if flags % 2 == 1 then
+if has_key then
   own_keys, own_buckets = 1, #ARGV - 2
+  if has_shadow then own_buckets = own_buckets - 1 end
+  if shadow_has_bucket then own_buckets = own_buckets - 1 end
   if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
   own = redis.call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
   local identity, found = string.sub(request, 89, 114), own[1]
@@ -50,7 +54,7 @@ if flags % 2 == 1 then
     if not found or string.sub(found, 19) ~= string.sub(identity, 19) then return { KEY_CHANGED, now } end
     if string.sub(found, 1, 8) == string.sub(identity, 1, 8) then
       if string.sub(found, 9, 18) > string.sub(identity, 9, 18) then return { CATALOG_BEHIND, now } end
-    elseif flags < 2 then
+    elseif not catalog_is_fresh then
       -- Another life of the catalogue: only a caller that has just loaded it (flag 2) knows which one holds.
       return { CATALOG_BEHIND, now }
     end
@@ -59,13 +63,20 @@ if flags % 2 == 1 then
   if valid_until > 0 and now >= valid_until then return { KEY_EXPIRED, now } end
 end
 local buckets = own_buckets + #KEYS - own_keys
-if #request ~= 114 + 24 * buckets then return redis.error_reply('RATELIMIT ARGUMENTS') end
-local states, packed, resets = {}, {}, {}
+if has_alerts then buckets = buckets - 1 end
+local shadow_at = 115 + 24 * buckets
+local alerts_at = has_shadow and shadow_at + 56 or shadow_at
+local left = #request + 1 - alerts_at
+if left ~= 0 and (not has_alerts or left < 0 or left % 16 ~= 0) then
+  return redis.error_reply('RATELIMIT ARGUMENTS')
+end
+local states, packed, resets
+if buckets > 0 then states, packed, resets = {}, {}, {} end
 for i = 1, buckets do
   local state
   if i <= own_buckets then state = own[i + 2] else state = redis.call('GET', KEYS[own_keys + i - own_buckets]) end
   if state and #state ~= 24 then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. (ARGV[i + 2] or KEYS[own_keys + i - own_buckets]))
+    return redis.error_reply('RATELIMIT CORRUPT ' .. (i <= own_buckets and ARGV[i + 2] or KEYS[own_keys + i - own_buckets]))
   end
   states[i] = state
 end
@@ -85,32 +96,19 @@ while true do
     per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
   end
 
-  -- Token buckets. `level` counts units of 1/per token, so that each microsecond adds exactly `rate` units.
+  -- Token buckets: the plan's own, number 0, is part of its state.
   local first = 1
   if plan_per > 0 then first = 0 end
   for i = first, buckets do
     local burst, rate, new_per = plan_burst, plan_rate, plan_per
-    local b_per, b_level, b_last, b_moved = per, level, last, false
+    local b_per, b_level, b_last, b_moved = per, level, last
     if i > 0 then
       burst, rate, new_per = struct.unpack('<ddd', request, 91 + 24 * i)
       b_per = 0
       if states[i] then b_per, b_level, b_last = struct.unpack('<ddd', states[i]) end
     end
-    local full, wait, remaining, reset = burst * new_per, 0, 0, NEVER
-    if b_per == 0 then
-      b_level, b_last = full, now
-    else
-      if b_per ~= new_per then b_level = rescaled(b_level, b_per, new_per, burst) end
-      local elapsed = now - b_last
-      if elapsed >= 0 then
-        b_last = now
-        -- Where the product is too large to be exact, it is far above what fills the bucket.
-        if elapsed * rate >= full - b_level then b_level = full else b_level = b_level + elapsed * rate end
-      else
-        if b_level > full then b_level = full end
-        if elapsed < -TOLERANCE_US then b_last, b_moved = now, true end
-      end
-    end
+    b_level, b_last, b_moved = bucket_at(b_per, b_level, b_last, burst, rate, new_per, now)
+    local wait, remaining, reset = 0, 0, NEVER
     if rate == 0 or asked > burst then
       wait, refused = NEVER, true
     elseif asked * new_per > b_level then
@@ -119,7 +117,7 @@ while true do
     end
     b_level = b_level - charge * new_per
     if rate > 0 then
-      local missing = full - b_level
+      local missing = burst * new_per - b_level
       remaining = (b_level - b_level % new_per) / new_per
       reset = b_last - now + (missing + -missing % rate) / rate
     end
@@ -139,24 +137,15 @@ while true do
     end
   end
 
-  -- The quota. Its window is first day * 64 + days; the caller sends two neighbours, and this clock chooses.
+  -- The quota, and what its window ends with if this check opens the next one.
   local balance = NO_QUOTA
   if quota >= 0 then
-    local from, to = first_day, second_day
-    if now >= second_day * DAY_US then from, to = second_day, third_day end
-    if now < from * DAY_US or now >= to * DAY_US then return { WINDOWS_PAST, now } end
-    local days = window % 64
-    local started = (window - days) / 64
-    balance = quota + granted - used
-    if balance < 0 then balance = 0 end
-    if now >= started * DAY_US then
-      if window ~= from * 64 + to - from then window, used, granted = from * 64 + to - from, 0, 0 end
-    elseif started * DAY_US - now > TOLERANCE_US then
-      -- The clock went back over the window's start. Windows only roll forward: the count is kept.
-      window, window_moved = from * 64 + to - from, true
-    else
-      to = started + days
-    end
+    balance = math.max(0, quota + granted - used)
+    local from, to, goes_on
+    from, to, goes_on, window_moved = window_at(window, first_day, second_day, third_day, now)
+    if not from then return { WINDOWS_PAST, now } end
+    window = from * 64 + to - from
+    if not goes_on then used, granted = 0, 0 end
     local wait, left = 0, quota + granted - used
     if asked > left then
       refused = true
@@ -202,7 +191,7 @@ elseif bucket_moved or window_moved then
   if window_moved then o_window = window end
   plan = struct.pack('<dddddddd', o_per, o_level, o_last, o_window, o_used, o_granted, o_day, o_day_used)
 end
-if plan and own_buckets == 0 and not new_identity and not closed_day then
+if plan and own_buckets == 0 and not new_identity and not closed_day and not has_shadow then
   redis.call('HSET', KEYS[1], ARGV[2], plan)
 elseif own then
   local fields = {}
@@ -217,6 +206,14 @@ elseif own then
     fields[#fields + 1] = closed_figures
     reply[1] = ADMITTED_DAY_OVER
   end
+  if has_shadow and not refused then
+    -- @include lib/shadow
+    local at, method_state = own_buckets + 3, nil
+    if shadow_has_bucket then method_state = own[at + 1] end
+    local shadow, bucket = shadowed(struct, request, shadow_at, own[at], method_state, now, cost)
+    fields[#fields + 1], fields[#fields + 2] = ARGV[at], shadow
+    if bucket then fields[#fields + 1], fields[#fields + 2] = ARGV[at + 1], bucket end
+  end
   if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
 end
 for i = own_buckets + 1, buckets do
@@ -228,5 +225,10 @@ for i = own_buckets + 1, buckets do
     local milliseconds = resets[i] > 0 and resets[i] / 1000 or 0
     redis.call('SET', key, packed[i], 'PX', KEPT_MS + milliseconds - milliseconds % 1)
   end
+end
+if has_alerts and not refused then
+  -- @include lib/alerts
+  local field = 'a' .. string.sub(ARGV[2], 2)
+  tell_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, KEYS[#KEYS])
 end
 return reply

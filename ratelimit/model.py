@@ -129,7 +129,9 @@ class UsagePlan:
     """What its keys may do: which stages they open, how fast (`throttle`) and how much (`quota`). None is unlimited.
 
     Each key has its own bucket and count. `throttle_scope` "key" gives a key one bucket for all stages of the plan,
-    "key_method" one for each configured method of each stage. `stages` takes ids or `PlanStage`.
+    "key_method" one for each configured method of each stage. `stages` takes ids or `PlanStage`. `alerts` are
+    percentages of the quota (1 to 100): reaching one is told once per window and key on a stream. `shadow` is the id
+    of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would have denied.
     """
 
     id: str
@@ -138,6 +140,8 @@ class UsagePlan:
     stages: tuple[PlanStage, ...]
     name: str
     throttle_scope: Scope
+    alerts: tuple[int, ...]
+    shadow: str | None
 
     def __init__(
         self,
@@ -147,6 +151,8 @@ class UsagePlan:
         stages: Iterable[PlanStage | str] = (),
         name: str = "",
         throttle_scope: Scope = "key",
+        alerts: Iterable[int] = (),
+        shadow: str | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -160,12 +166,29 @@ class UsagePlan:
             ("stages", opened),
             ("name", validate.label(name, "name")),
             ("throttle_scope", validate.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
+            ("alerts", _percentages(alerts, quota)),
+            ("shadow", None if shadow is None else _other_plan(shadow, id)),
         ):
             object.__setattr__(self, name_, value)
 
     def stage(self, stage_id: str) -> PlanStage | None:
         """Return what the plan says of this stage, None if it does not open it."""
         return next((stage for stage in self.stages if stage.stage == stage_id), None)
+
+
+def _percentages(alerts: object, quota: Quota | None) -> tuple[int, ...]:
+    if isinstance(alerts, str) or not isinstance(alerts, Iterable):
+        raise ConfigError(f"must be a list of percentages, not {validate.shown(alerts)}", field="alerts")
+    checked = sorted({validate.whole(percent, "alerts", least=1, below=101) for percent in alerts})
+    if checked and quota is None:
+        raise ConfigError("are about a quota, and the plan has none: add one", field="alerts")
+    return tuple(checked)
+
+
+def _other_plan(shadow: object, plan_id: str) -> str:
+    if validate.identifier(shadow, "shadow") == plan_id:
+        raise ConfigError("must be another plan: a plan is no shadow of itself", field="shadow")
+    return str(shadow)
 
 
 def _plan_stages(stages: object) -> tuple[PlanStage, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ratelimit.core.bounded import Bounded
-from ratelimit.core.names import OTHERS, Names, method_field, plan_field
-from ratelimit.core.wire import Bucket, Call, Limit, QuotaCount
+from ratelimit.core.names import OTHERS, Names, method_field, plan_field, shadow_field
+from ratelimit.core.wire import Bucket, Call, Limit, PlanPart, QuotaCount, Shadow
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 
 _NO_STAGE = Method()
@@ -69,9 +69,23 @@ class PlanBook:
         at = (plan.id if plan else None, stage_id, method)
         found = self._calls.get(at)
         if found is None:
-            found = Call(plan_field(plan.id) if plan else None, tuple(self._limits(plan, stage_id, method, names)))
+            found = self._compiled(plan, stage_id, method, names)
             self._calls.put(at, found)
         return found
+
+    def _compiled(self, plan: UsagePlan | None, stage_id: str, method: str, names: Names) -> Call:
+        limits = tuple(self._limits(plan, stage_id, method, names))
+        if plan is None:
+            return Call(limits)
+        shadow = self._shadow(self.plans.get(plan.shadow or ""), stage_id, method)
+        return Call(limits, plan_field(plan.id), shadow, plan.alerts, names.alerts)
+
+    def _shadow(self, plan: UsagePlan | None, stage_id: str, method: str) -> Shadow | None:
+        if plan is None or stage_id not in self._opened[plan.id]:
+            return None
+        bucket = _plan_bucket(plan, plan.throttle, stage_id, method) if plan.throttle else None
+        places = [plan_field(plan.id)] + ([bucket.place] if bucket and bucket.place else [])
+        return Shadow(PlanPart(bucket and bucket.throttle, plan.quota), tuple(map(shadow_field, places)))
 
     def _limits(self, plan: UsagePlan | None, stage_id: str, method: str, names: Names) -> Iterable[Limit]:
         if plan is not None and plan.throttle is not None:

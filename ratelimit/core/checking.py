@@ -100,7 +100,7 @@ class Checker:
                 just_looked = True
                 continue
             call = state.book.call(plan, stage, method, state.names)
-            flags = wire.HAS_KEY | (wire.CATALOG_FRESH if fresh_book else 0)
+            flags = wire.CATALOG_FRESH if fresh_book else 0
             reply = yield self._request(call, state.book, found, cost, flags)
             status, now_us = reply[0], reply[1]
             if status >= wire.DENIED:

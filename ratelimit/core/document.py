@@ -58,7 +58,7 @@ def document_from(data: Table) -> Document:
 def plan_from(plan_id: str, data: object) -> UsagePlan:
     """Return the plan that a table stands for."""
     table = _table(data)
-    _known(table, ("name", "throttle", "quota", "throttle_scope", "stages"))
+    _known(table, ("name", "throttle", "quota", "throttle_scope", "stages", "alerts", "shadow"))
     stages = table.get("stages", [])
     if isinstance(stages, Mapping):
         opened = [_at(f"stages.{_quoted(name)}", _plan_stage_from, name, item) for name, item in stages.items()]
@@ -71,6 +71,8 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
         opened,
         table.get("name", ""),
         table.get("throttle_scope", "key"),
+        table.get("alerts", ()),
+        table.get("shadow"),
     )
 
 
@@ -136,6 +138,10 @@ def plan_json(plan: UsagePlan) -> str:
         for opened in plan.stages
     }
     data: dict[str, object] = {"name": plan.name, "throttle_scope": plan.throttle_scope, "stages": stages}
+    if plan.alerts:
+        data["alerts"] = plan.alerts
+    if plan.shadow is not None:
+        data["shadow"] = plan.shadow
     if plan.throttle is not None:
         data["throttle"] = _throttle_data(plan.throttle)
     if plan.quota is not None:

@@ -16,6 +16,7 @@ class Names:
         self.catalog = f"{namespace}:catalog"
         self.keys = f"{namespace}:keys"
         self.account = f"{namespace}:account"
+        self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
 
     def key_hash(self, key_id: str) -> str:
@@ -25,6 +26,10 @@ class Names:
     def key_record(self, key_id: str) -> str:
         """What administrators and clients read about one API key, JSON."""
         return f"{self.namespace}:{{{key_id}}}:record"
+
+    def key_days(self, key_id: str) -> str:
+        """The closed days of metering of one API key."""
+        return f"{self.namespace}:{{{key_id}}}:days"
 
     def digest(self, digest: str) -> str:
         """The id of the key with this digest."""
@@ -47,3 +52,8 @@ def plan_field(plan_id: str) -> str:
 def method_field(plan_id: str, stage_id: str, method: str) -> str:
     """Hash field of a key's bucket of one method under a plan."""
     return f"b:{plan_id}:{stage_id}:{method}"
+
+
+def shadow_field(place: str) -> str:
+    """Hash field of what a shadow keeps where a plan in force would keep `place`."""
+    return f"s:{place}"

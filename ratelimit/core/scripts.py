@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ratelimit.errors import RateLimitError
 
-_INCLUDE = re.compile(r"^-- @include (\S+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

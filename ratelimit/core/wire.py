@@ -15,12 +15,13 @@ from ratelimit.model import MICROSECONDS, Quota, Throttle
 
 DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
-HAS_KEY, CATALOG_FRESH = 1, 2
+HAS_KEY, CATALOG_FRESH, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET = 1, 2, 4, 8, 16
 _NEVER = -1
 _NO_QUOTA = -1
 _REQUEST = Struct("<4d")
 _PLAN = Struct("<7d")
 _BUCKET = Struct("<3d")
+_ALERT = Struct("<2d")
 
 
 class ScriptCall(NamedTuple):
@@ -40,11 +41,6 @@ class Bucket(NamedTuple):
     shared: bool = False
 
     @property
-    def numbers(self) -> tuple[int, int, int]:
-        """Burst, rate and per, as they are packed."""
-        return self.throttle.burst, *self.throttle.ratio
-
-    @property
     def window(self) -> float | None:
         """Seconds in which an empty bucket fills; None if it never does."""
         return float(self.throttle.burst / self.throttle.rate) if self.throttle.rate else None
@@ -62,37 +58,90 @@ class QuotaCount(NamedTuple):
 Limit = Bucket | QuotaCount
 
 
+class PlanPart(NamedTuple):
+    """What a plan has in its own state: a bucket, a quota, both or neither."""
+
+    bucket: Throttle | None
+    quota: Quota | None
+
+    def packed(self, now_us: int) -> bytes:
+        """Return the 7 doubles of the request, with the quota's windows around `now_us`."""
+        bucket = (self.bucket.burst, *self.bucket.ratio) if self.bucket else (0, 0, 0)
+        quota = (self.quota.limit, *two_windows(self.quota, now_us)) if self.quota else (_NO_QUOTA, 0, 0, 0)
+        return _PLAN.pack(*bucket, *quota)
+
+
+class Shadow(NamedTuple):
+    """What a plan's shadow would have a request meet, and the hash fields in which it keeps its own state."""
+
+    plan: PlanPart
+    fields: tuple[str, ...]
+
+
 class Call:
     """The limits of one kind of request, compiled: what is the same for every key and moment is worked out once.
 
-    plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     limits      all that apply, in the order of the reply: the plan's bucket, further buckets, the quota
+    plan_field  hash field of the plan's state in the key's hash; None for a request without a key
+    alerts      percentages of the quota that are told when reached
+    stream      Redis key of the stream on which they are told
     """
 
-    __slots__ = ("_further", "_names", "_plan", "_windows", "fields", "limits", "quota", "shared_keys")
+    __slots__ = (
+        "_further",
+        "_shadow",
+        "_tail",
+        "_told",
+        "_windows",
+        "fields",
+        "flags",
+        "limits",
+        "plan",
+        "shared_keys",
+    )
 
-    def __init__(self, plan_field: str | None, limits: Sequence[Limit]) -> None:
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        plan_field: str | None = None,
+        shadow: Shadow | None = None,
+        alerts: Sequence[int] = (),
+        stream: str = "",
+    ) -> None:
         self.limits = tuple(limits)
         buckets = [limit for limit in limits if isinstance(limit, Bucket)]
         further = sorted((bucket for bucket in buckets if bucket.place), key=lambda bucket: bucket.shared)
+        self.plan = PlanPart(
+            next((bucket.throttle for bucket in buckets if not bucket.place), None),
+            next((limit.quota for limit in limits if isinstance(limit, QuotaCount)), None),
+        )
+        self._shadow = shadow
+        self.flags = 0 if plan_field is None else HAS_KEY
+        self.fields: tuple[str, ...] = () if plan_field is None else (plan_field,)
+        self.fields += tuple(bucket.place for bucket in further if not bucket.shared)
         self.shared_keys = tuple(bucket.place for bucket in further if bucket.shared)
-        own = () if plan_field is None else (plan_field,)
-        self.fields = own + tuple(bucket.place for bucket in further if not bucket.shared)
-        self.quota = next((limit.quota for limit in limits if isinstance(limit, QuotaCount)), None)
-        self._plan = next((bucket.numbers for bucket in buckets if not bucket.place), (0, 0, 0))
-        self._further = b"".join(_BUCKET.pack(*bucket.numbers) for bucket in further)
-        self._windows: bytes | None = None
-        self._names = tuple(
+        if shadow is not None:
+            self.fields += shadow.fields
+            self.flags |= HAS_SHADOW | (SHADOW_HAS_BUCKET if len(shadow.fields) > 1 else 0)
+        self._tail = b""
+        if alerts and self.plan.quota is not None:
+            self.flags |= HAS_ALERTS
+            self.shared_keys += (stream,)
+            reached = ((percent, -(-self.plan.quota.limit * percent // 100)) for percent in alerts)
+            self._tail = b"".join(_ALERT.pack(*pair) for pair in reached)
+        self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
+        self._windows: tuple[bytes, bytes] | None = None
+        self._told = tuple(
             (limit.name, limit.throttle.burst, limit.window)
             if isinstance(limit, Bucket)
             else (limit.name, limit.quota.limit, None)
             for limit in limits
         )
 
-    def move_windows(self, now_us: int) -> bytes:
-        """Work the quota's windows out anew, around the server's time `now_us`."""
-        quota = (_NO_QUOTA, 0, 0, 0) if self.quota is None else (self.quota.limit, *two_windows(self.quota, now_us))
-        self._windows = _PLAN.pack(*self._plan, *quota)
+    def move_windows(self, now_us: int) -> tuple[bytes, bytes]:
+        """Work the quotas' windows out anew, around the server's time `now_us`."""
+        shadow = self._shadow.plan.packed(now_us) if self._shadow else b""
+        self._windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
         return self._windows
 
     def request(
@@ -103,8 +152,9 @@ class Call:
         A cost too large to be counted exactly is above every limit, and sent as the largest there is. `guess` tells
         the time around which windows are worked out at first; the script says when they are past.
         """
-        head = _REQUEST.pack(now_us, min(cost, EXACT - 1), valid_until_us, flags)
-        return b"".join((head, self._windows or self.move_windows(guess()), identity, self._further))
+        head = _REQUEST.pack(now_us, min(cost, EXACT - 1), valid_until_us, self.flags | flags)
+        plan, further = self._windows or self.move_windows(guess())
+        return b"".join((head, plan, identity, further))
 
     def decision(self, reply: Sequence[int]) -> Decision:
         """Return the decision that a reply of the script stands for."""
@@ -113,14 +163,14 @@ class Call:
         step = 2 if counted else 3
         statuses = []
         limited_by, longest = None, 0
-        for (name, most, window), at in zip(self._names, range(2, len(reply), step), strict=True):
+        for (name, most, window), at in zip(self._told, range(2, len(reply), step), strict=True):
             reset_us = reply[at + 1]
             wait_us = 0 if counted else reply[at + 2]
             if wait_us:
                 limited_by = limited_by or name
                 longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
-            if window is None and self.quota is not None:
-                window = quota_length(self.quota, now_us + reset_us)  # noqa: PLW2901 - a default
+            if window is None and self.plan.quota is not None:
+                window = quota_length(self.plan.quota, now_us + reset_us)  # noqa: PLW2901 - a default
             statuses.append(LimitStatus(name, most, reply[at], _seconds(reset_us), _seconds(wait_us), window))
         if limited_by is None:
             return Decision(Reason.ALLOWED, limits=tuple(statuses), time_us=now_us)
