@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-full clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## measure latency and throughput
-	$(BIN)/python -m pytest benchmarks
+bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 3 minutes)
+	$(BIN)/python benchmarks
+
+bench-full: .venv/ready  ## the same with more rounds, keys, peers, and latency under a steady load
+	$(BIN)/python benchmarks --full
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results

@@ -17,7 +17,10 @@ import redis
 import redis.asyncio
 import throttled
 import throttled.asyncio
-from contenders import DAY, HOUR, Contender
+from contenders import DAY, HOUR, Contender, UnansweredError
+
+UNANSWERED = (UnansweredError, redis.RedisError, throttled.exceptions.StoreUnavailableError)
+"""What says that there is no decision, of anybody's."""
 
 _LIMITS = {"fixed window": "FixedWindowRateLimiter", "sliding window": "SlidingWindowCounterRateLimiter"}
 
@@ -195,7 +198,10 @@ ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_F
 ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA]
 
 # For memory: a throttle and a daily quota for each caller, as the library's plan has.
-TWO_LIMITS = {
+TWOUNANSWERED = (UnansweredError, redis.RedisError, throttled.exceptions.StoreUnavailableError)
+"""What says that there is no decision, of anybody's."""
+
+_LIMITS = {
     "limits: two fixed windows": partial(
         both, first=partial(limits_sync, strategy="fixed window"), second=limits_daily
     ),

@@ -1,0 +1,79 @@
+"""Tell whether it got slower: `python benchmarks/compare.py OLD.json NEW.json`. Exit code 1 if it did, 2 for bad files.
+
+Only figures that both files have are compared. A figure is worse when it moved the wrong way by more than 10 %
+(or away from 0); measure on the same machine, and again before you believe a change of noisy wall times.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from report import load, shown
+from rich.console import Console
+from rich.table import Table
+
+TOLERANCE = 0.10
+
+
+def change(old, new):
+    """By how much `new` is worse than `old`: 0.25 is a quarter worse, negative is better."""
+    if old.value == new.value:
+        return 0.0
+    worse, better = (new.value, old.value) if old.better == "lower" else (old.value, new.value)
+    return round(worse / better - 1, 9) if better else float("inf")
+
+
+def verdict(by, tolerance=TOLERANCE):
+    if by > tolerance:
+        return "worse"
+    # As much better as the tolerance is worse: 1/1.1 of it
+    return "better" if by < 1 / (1 + tolerance) - 1 else "same"
+
+
+def table(rows):
+    shape = Table(title="worse by more than 10 % is marked", title_justify="left")
+    shape.add_column("figure")
+    for column in ("old", "new", "worse by", ""):
+        shape.add_column(column, justify="right", no_wrap=True)
+    styles = {"worse": "red", "better": "green", "same": None}
+    for old, new, by in rows:
+        said = verdict(by)
+        cells = (shown(old.value, old.unit), shown(new.value, new.unit), f"{by:+.1%}")
+        shape.add_row(old.name, *cells, "" if said == "same" else said, style=styles[said])
+    return shape
+
+
+def differences(old, new):
+    """What makes two results hard to compare: other machines, packages, servers."""
+    for name in ("processor", "cores", "system", "python", "packages", "servers"):
+        before, after = old["machine"].get(name), new["machine"].get(name)
+        if before != after:
+            yield f"{name}: {before} -> {after}"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    given = parser.parse_args(arguments)
+    console = Console()
+    try:
+        (old, before), (new, after) = load(given.old), load(given.new)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        console.print(f"cannot be compared: {error}", markup=False, soft_wrap=True)
+        return 2
+    for difference in differences(old, new):
+        console.print(f"not the same {difference}", markup=False, soft_wrap=True)
+    afterwards = {figure.name: figure for figure in after}
+    rows = [(one, other, change(one, other)) for one in before if (other := afterwards.get(one.name))]
+    if not rows:
+        console.print("the two have no figure in common")
+        return 2
+    console.print(table(rows))
+    worse = sum(verdict(by) == "worse" for _, _, by in rows)
+    console.print(f"{len(rows)} figures compared, {worse} worse")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

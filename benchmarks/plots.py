@@ -1,0 +1,136 @@
+"""SVG plots of a result: `python benchmarks/plots.py results/latest.json`. Without matplotlib none are made."""
+
+import json
+import sys
+from pathlib import Path
+
+import ours
+import throughput
+from workers import BY_NAME
+
+OURS, PEER, FLOOR = "#0b6e4f", "#8d99ae", "#d9dce3"
+SHADES = ("#0b6e4f", "#c8553d", "#588b8b", "#8d6a9f", "#8d99ae")
+
+
+def _pyplot():
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - large, and not everybody has it
+    except ImportError:
+        return None
+    mpl.use("svg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - after the choice of its backend
+
+    plt.rcParams.update(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ratelimit"}
+    )
+    return plt
+
+
+def _colour(name):
+    kind = BY_NAME[name].kind if name in BY_NAME else "ours"
+    return {"ours": OURS, "peer": PEER, "floor": FLOOR}[kind]
+
+
+def _bars(axes, names, values, colours, label):
+    places = range(len(names))
+    axes.barh(places, values, color=colours)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    for place, value in zip(places, values, strict=True):
+        axes.text(value, place, f" {value:,.0f}" if value >= 100 else f" {value:.1f}", va="center", fontsize=8)
+    axes.margins(x=0.12)
+
+
+def latency(plt, result):
+    """Percentiles of single calls on the quoted server and placement."""
+    entries = result["latency"]
+    first = entries[0]["extra_info"]
+    mine = [e["extra_info"] for e in entries if e["extra_info"]["server"] == first["server"]]
+    mine = [e for e in mine if e["placement"] == first["placement"]]
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    names = [entry["contender"] for entry in mine]
+    for offset, (point, alpha) in zip((-0.27, 0, 0.27), (("p50", 1.0), ("p99", 0.65), ("p99.9", 0.35)), strict=True):
+        values = [entry["wall_us_percentiles"][point] for entry in mine]
+        colours = [_colour(name) for name in names]
+        places = [place + offset for place in range(len(names))]
+        axes.barh(places, values, height=0.25, color=colours, alpha=alpha, edgecolor="#444", linewidth=0.3)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value, place, f" {point} {value:,.0f}", va="center", fontsize=6)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("wall time of one call, µs (log)")
+    axes.set_title(f"One call on one connection: {first['server_version']}, {first['placement']}", loc="left")
+    return figure
+
+
+def processes(plt, result):
+    runs = result["throughput"]["processes"]
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    keys = sorted({run["callers"] for run in runs})
+    names = list(dict.fromkeys(run["contender"] for run in runs))
+    for axes, callers in zip(both, keys, strict=True):
+        for name, colour in zip(names, SHADES, strict=False):
+            mine = [run for run in runs if run["contender"] == name and run["callers"] == callers]
+            if mine:
+                style = {"linewidth": 2.4} if name == ours.CHECK.name else {"linewidth": 1.2}
+                x = [run["processes"] for run in mine]
+                axes.plot(
+                    x, [run["per_second"] for run in mine], marker="o", label=name, color=_line(name, colour), **style
+                )
+        axes.set_title("one hot key" if callers == 1 else f"{callers:,} keys", loc="left")
+        axes.set_xticks(throughput.PROCESSES)
+        axes.set_xlabel("processes")
+        axes.set_ylim(bottom=0)
+    both[0].set_ylabel("checks per second")
+    both[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _line(name, colour):
+    return OURS if name == ours.CHECK.name else colour
+
+
+def instructions(plt, result):
+    found = result["instructions"]
+    if not found["per_check"]:
+        return None
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    names = list(found["per_check"])
+    colours = [_colour(name) for name in names]
+    _bars(axes, names, list(found["per_check"].values()), colours, "instructions of the server per call")
+    axes.set_title(f"What a call costs the server ({found['version']}, callgrind)", loc="left")
+    return figure
+
+
+def memory(plt, result):
+    name, contenders = next(iter(result["memory"].items()))
+    figure, axes = plt.subplots(figsize=(8, 2.6))
+    colours = [OURS if contender == ours.CHECK.name else PEER for contender in contenders]
+    _bars(axes, list(contenders), [one["state"] for one in contenders.values()], colours, "bytes, MEMORY USAGE")
+    axes.set_title(f"State of a caller with a throttle and a daily quota ({name})", loc="left")
+    return figure
+
+
+PLOTS = {"latency": latency, "throughput": processes, "instructions": instructions, "memory": memory}
+
+
+def draw(result, folder):
+    """Draw every part that the result has; return the files, none at all where matplotlib is missing."""
+    plt = _pyplot()
+    drawn = []
+    for part, plot in PLOTS.items() if plt else ():
+        figure = plot(plt, result) if result.get(part) else None
+        if figure is not None:
+            path = folder / f"{part}.svg"
+            figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+            plt.close(figure)
+            drawn.append(path)
+    return drawn
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    for path in draw(json.loads(source.read_text()), source.parent):
+        print(path)
