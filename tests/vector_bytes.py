@@ -3,86 +3,81 @@
 import struct
 
 NOW = 1_772_625_600_000_000
-"""Wednesday 2026-03-04 12:00:00 UTC: half past day 20516."""
+"""Wednesday 2026-03-04 12:00:00 UTC: the middle of day 20516."""
 DAY = 86_400_000_000
-TODAY = 20_516 * DAY
-KEY = "ratelimit:{k1}"
-STAMP, EPOCH = b"stamp--1", b"epoch--1"
-EXACT = 2**53
+TODAY = 20_516
+MIDNIGHT = TODAY * DAY
+KEY, ACCOUNT, STAGE = "ratelimit:{k1}", "ratelimit:account", "ratelimit:stage:petstore/prod:GET /pets"
+PLAN, METHOD = "p:gold", "b:gold:petstore/prod:GET /pets"
+TEN = (5, 1, 100_000)
+"""Burst 5, 10 a second: 1 token per 100 000 us."""
+DAILY = (100, TODAY, TODAY + 1, TODAY + 2)
+"""100 a day: the limit, and the ends of two windows between which the script chooses."""
 
 
-def u64(*numbers):
-    """Unsigned 64-bit little-endian integers: all that this contract packs, texts of 8 bytes aside."""
-    return struct.pack(f"<{len(numbers)}Q", *numbers)
+def doubles(*numbers):
+    """Little-endian IEEE 754 doubles: how this contract packs numbers."""
+    return struct.pack(f"<{len(numbers)}d", *numbers)
 
 
-def fence(version, epoch=EPOCH):
-    """Field "v" of a key's hash: the newest catalogue that this key was checked under."""
-    return epoch + u64(version)
+def identity(version=7, epoch="epoch--1", stamp="stamp--1"):
+    """Field "r" of a key's hash: the catalogue it was last charged under, and the record that holds."""
+    return f"{epoch}{version:010}{stamp}".encode()
 
 
-def own(burst, rate, per, field="b:gold"):
-    """A bucket in the key's hash."""
-    return u64(1, burst, rate, per, 0), field, False
+def bucket(level, *, per=100_000, last=NOW):
+    """State of a bucket that is not the plan's own."""
+    return doubles(per, level, last)
 
 
-def shared(burst, rate, per, key="ratelimit:account"):
-    """A bucket in a Redis key of its own."""
-    return u64(2, burst, rate, per, 0), key, True
+def state(level=0, *, per=100_000, last=NOW, window=0, used=0, granted=0, day=TODAY, day_used=0):
+    """State of a key under a plan: its bucket, and what it used."""
+    return doubles(per, level, last, window, used, granted, day, day_used)
 
 
-def quota(limit, first=TODAY, second=TODAY + DAY, third=TODAY + 2 * DAY, field="q:gold"):
-    """A quota, with the two windows between which the script chooses."""
-    return u64(3, limit, first, second, third), field, False
-
-
-def meter(field="q:gold"):
-    """The count of a plan without a quota."""
-    return u64(4, 0, 0, 0, 0), field, False
-
-
-def bucket(per, level, last=NOW):
-    """State of a bucket."""
-    return u64(per, level, last)
-
-
-def count(used, *, start=TODAY, stop=TODAY + DAY, granted=0, day=20_516, day_used=0):
-    """State of a count."""
-    return u64(start, stop, used, granted, day, day_used)
+def count(used, *, first=TODAY, days=1, granted=0, day=TODAY, day_used=0):
+    """State of a key under a plan without a bucket."""
+    return state(per=0, last=0, window=first * 64 + days, used=used, granted=granted, day=day, day_used=day_used)
 
 
 def case(
     name,
     why,
-    limits,
     reply,
     *,
+    plan=(0, 0, 0),
+    quota=(-1, 0, 0, 0),
+    own=(),
+    shared=(),
     before=None,
     writes=None,
     now=NOW,
     cost=1,
     valid_until=0,
     flags=1,
-    version=7,
-    epoch=EPOCH,
     keys=None,
     argv=None,
+    **who,
 ):
-    """One vector. `before` and `writes` map keys to values; fields of the key's hash may stand for themselves.
+    """One vector.
 
-    The hash starts with the record's stamp and the fence of version 7; None takes a field away. `writes` is what
-    changes. `reply` is a list, or a text for an error.
+    plan, quota    burst, rate, per; limit and three days; without them the plan has none
+    own, shared    further buckets: (field or key, burst, rate, per)
+    before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
+                   takes one away. The hash starts with the identity of version 7
+    reply          a list, or a text for an error
+    who            the identity that is sent, where it differs
     """
     has_key = flags % 2 == 1
-    start = _changed({KEY: {"r": STAMP, "v": fence(7)}} if has_key else {}, before or {})
-    request = u64(now, cost, valid_until, flags) + epoch + u64(version) + STAMP
-    places = [place for _, place, is_shared in limits if is_shared]
-    fields = [place.encode() for _, place, is_shared in limits if not is_shared]
-    sent = [request, b"".join(packed for packed, _, _ in limits), *fields] if argv is None else argv
+    start = _changed({KEY: {"r": identity()}} if has_key else {}, before or {})
+    buckets = b"".join(doubles(*numbers) for _, *numbers in (*own, *shared))
+    request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + buckets
+    fields = [PLAN, *(place for place, *_ in own)] if has_key else []
+    sent = [request, *(field.encode() for field in fields)] if argv is None else argv
     return {
         "name": name,
         "why": why,
-        "keys": ([KEY] if has_key else []) + places if keys is None else keys,
+        "keys": [KEY] * has_key + [place for place, *_ in shared] if keys is None else keys,
         "argv": [part.hex() for part in sent],
         "before": _hexed(start),
         "error" if isinstance(reply, str) else "reply": reply,
@@ -90,8 +85,8 @@ def case(
     }
 
 
-def _changed(state, changes):
-    new = {key: dict(value) if isinstance(value, dict) else value for key, value in state.items()}
+def _changed(held, changes):
+    new = {key: dict(value) if isinstance(value, dict) else value for key, value in held.items()}
     for name, value in changes.items():
         place = new if name.startswith("ratelimit:") else new[KEY]
         if value is None:
@@ -101,8 +96,8 @@ def _changed(state, changes):
     return {key: value for key, value in new.items() if value != {}}
 
 
-def _hexed(state):
+def _hexed(held):
     return {
         key: {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value.hex()
-        for key, value in state.items()
+        for key, value in held.items()
     }
