@@ -34,8 +34,8 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether every single decision agrees with the model."""
-        return self.agreeing == self.decisions
+        """Whether there are decisions, and every single one agrees with the model."""
+        return 0 < self.decisions == self.agreeing
 
 
 def audited(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from math import isnan
 
 import click
 from rich.console import Console
@@ -38,6 +39,8 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
     """
     if seconds is not None and requests is not None:
         raise click.UsageError("give one of --seconds and --requests")
+    if seconds is not None and isnan(seconds):
+        raise click.BadParameter("must be a number", param_hint="--seconds")
     console = output.console()
     with as_file(files("ratelimit.cli") / "demo_plans.toml") as path, EmbeddedServer() as server:
         document = read(path)
@@ -112,6 +115,8 @@ def _show(console: Console, document: Document, found: Audit) -> None:
             f"EXACT: {span}, every one as the exact model decides it, to the microsecond.", style="bold green"
         )
         return
+    if not found.decisions:
+        console.print("NOT SHOWN: no decision was made. Give the traffic more time.", style="bold red")
     if found.unknown:
         console.print(
             f"NOT SHOWN: {output.count(len(found.unknown), 'decision')} without a time of the server, which cannot be "

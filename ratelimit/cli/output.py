@@ -43,7 +43,8 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
 
 
 def progress() -> Progress:
-    """Return a progress bar on standard error, which leaves standard output to the result."""
+    """Return a progress bar on standard error, if that is a terminal: standard output is for the result."""
+    stderr = console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -51,7 +52,7 @@ def progress() -> Progress:
         TextColumn("{task.fields[note]}", style="dim", markup=False),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=console(stderr=True), transient=True)
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def print_json(data: object) -> None:

@@ -116,7 +116,8 @@ def _show_clients(console: Console, report: Report, top: int) -> None:
         return
     full, half = ("█", "▒") if console.encoding.startswith("utf") else ("#", "+")
     numbers = ("requests", "throttled", "over quota")
-    table = output.table("client", *numbers, f"{full} throttled {half} over quota", numbers=numbers)
+    table = output.table("client", *numbers, numbers=numbers)
+    table.add_column(f"{full} throttled {half} over quota", no_wrap=True)
     most = affected[0][1].refused
     for client, tally in affected[:top]:
         bar = Text(full * ceil(_BAR * tally.throttled / most), style=_THROTTLED)
