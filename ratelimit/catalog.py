@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Self, Unpack
 
 import redis
 import redis.asyncio
 
+from ratelimit.admin.keys import About, KeyAdmin, Page
+from ratelimit.admin.plans import PlanAdmin
+from ratelimit.admin.usage import Usage, UsageAdmin
 from ratelimit.core.digest import Peppers
-from ratelimit.core.key_changes import About, KeyAdmin, Page
-from ratelimit.core.plan_changes import PlanAdmin
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
 from ratelimit.store import connect
@@ -47,7 +49,7 @@ class Catalog:
 
     def _bind(self, state: Namespace, store: Store) -> None:
         self._run = store.run
-        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+        self._plans, self._keys, self._metering = PlanAdmin(state), KeyAdmin(state), UsageAdmin(state)
 
     def apply(self, path: str | Path) -> None:
         """Make a plan file hold (TOML): what it says is put, plans and stages it does not name are removed.
@@ -156,6 +158,29 @@ class Catalog:
         """Delete a key and all that was counted for it. Raises NotFound."""
         self._run(self._keys.delete_key(key_id))
 
+    def usage(
+        self,
+        plan_id: str,
+        start: date | str,
+        end: date | str,
+        key_id: str | None = None,
+        limit: int = 500,
+        position: str | None = None,
+    ) -> Usage:
+        """Return what a plan's keys used on each day from `start` to `end`, both included (dates, or YYYY-MM-DD).
+
+        All keys of the plan by id, `limit` (1 to 500) at a time, or `key_id` alone. Days are kept for 90 days. Raises
+        NotFound for an unknown plan, ConfigError for days that are none.
+        """
+        return self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
+
+    def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
+        """Set what is left of a key's quota in the current window, more or less than it was.
+
+        The next window has the plan's limit again. Raises NotFound, and ConfigError for a plan without a quota.
+        """
+        self._run(self._metering.set_remaining(plan_id, key_id, remaining))
+
     def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan, and return the key.
 
@@ -193,7 +218,7 @@ class AsyncCatalog:
 
     def _bind(self, state: Namespace, store: AsyncStore) -> None:
         self._run = store.run
-        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+        self._plans, self._keys, self._metering = PlanAdmin(state), KeyAdmin(state), UsageAdmin(state)
 
     async def apply(self, path: str | Path) -> None:
         """As `Catalog.apply`."""
@@ -276,6 +301,22 @@ class AsyncCatalog:
     async def delete_key(self, key_id: str) -> None:
         """As `Catalog.delete_key`."""
         await self._run(self._keys.delete_key(key_id))
+
+    async def usage(
+        self,
+        plan_id: str,
+        start: date | str,
+        end: date | str,
+        key_id: str | None = None,
+        limit: int = 500,
+        position: str | None = None,
+    ) -> Usage:
+        """As `Catalog.usage`."""
+        return await self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
+
+    async def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
+        """As `Catalog.set_remaining`."""
+        await self._run(self._metering.set_remaining(plan_id, key_id, remaining))
 
     async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.add_key_to_plan`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -104,7 +105,7 @@ class Limiter(_Base):
         self._store = Store(client)
         self._to_close: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._state, self._store)
-        self._listener = Listener(client, self._state.names.changes, self._state.changed)
+        self._listener = Listener(client, self._state.names.changes, self._state.changed, self._tick)
         self._state.before_refresh = self._listener.start
 
     @classmethod
@@ -152,9 +153,14 @@ class Limiter(_Base):
         """Return what `check` would answer now to a request of cost 1, and consume nothing."""
         return self.check(key, stage, method, cost=0)
 
+    def _tick(self) -> None:
+        with contextlib.suppress(StoreError):
+            self._store.run(self._checker.denials.flush())
+
     def close(self) -> None:
         """Stop listening for changes, and close what `from_url` or `embedded` opened; another's client stays open."""
         self._listener.stop()
+        self._tick()
         if self._to_close is not None:
             self._to_close.close()
             self._to_close = None
@@ -187,7 +193,7 @@ class AsyncLimiter(_Base):
         self._store = AsyncStore(client)
         self._to_close: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._state, self._store)
-        self._listener = AsyncListener(client, self._state.names.changes, self._state.changed)
+        self._listener = AsyncListener(client, self._state.names.changes, self._state.changed, self._tick)
         self._state.before_refresh = self._listener.start
 
     @classmethod
@@ -220,9 +226,14 @@ class AsyncLimiter(_Base):
         """As `Limiter.peek`."""
         return await self.check(key, stage, method, cost=0)
 
+    async def _tick(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self._store.run(self._checker.denials.flush())
+
     async def aclose(self) -> None:
         """As `Limiter.close`."""
         await self._listener.stop()
+        await self._tick()
         if self._to_close is not None:
             await self._to_close.aclose()
             self._to_close = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from typing import NamedTuple
@@ -9,11 +10,13 @@ from typing import NamedTuple
 from ratelimit.core import validate, wire
 from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
+from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
 from ratelimit.core.flow import Command, Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import load
 from ratelimit.core.state import Namespace
+from ratelimit.core.windows import DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
 from ratelimit.model import UsagePlan
@@ -40,6 +43,7 @@ class Checker:
         self._max_age = max_age
         self._found: Bounded[str, _Found] = Bounded(_MOST_KEYS)
         self._script = load("check")
+        self.denials = Denials(state.names)
         self._server_seen = False
 
     def check(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
@@ -55,10 +59,14 @@ class Checker:
         if not self._state.book.method(stage, method).key_required:
             return (yield from self._open_check(stage, method, cost))
         if not key:
-            return _refused("missing")
-        if not could_be_value(key):
-            return _refused("unknown")
-        return (yield from self._key_check(self._state.digest.all(key), stage, method, cost))
+            decision = _refused("missing")
+        elif not could_be_value(key):
+            decision = _refused("unknown")
+        else:
+            decision = yield from self._key_check(self._state.digest.all(key), stage, method, cost)
+        if cost and decision.reason is Reason.INVALID_KEY:
+            self.denials.add(day_of(self._state.wall_us()), "", "", decision.detail or "")
+        return decision
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -104,7 +112,10 @@ class Checker:
             reply = yield self._request(call, state.book, found, cost, flags)
             status, now_us = reply[0], reply[1]
             if status >= wire.DENIED:
-                return call.decision(reply)
+                decision = call.decision(reply)
+                if cost:
+                    yield from self._note(decision, plan.id, found.record.id, status, day_of(now_us))
+                return decision
             if status == wire.KEY_EXPIRED:
                 expires_us = found.record.expires_us
                 return _refused("disabled" if expires_us and now_us >= expires_us else "unknown")
@@ -116,6 +127,19 @@ class Checker:
             elif status == wire.WINDOWS_PAST:
                 call.move_windows(now_us)
         raise StoreError(f"the key's record or the catalogue changed {_MOST_LOOKS} times during one check")
+
+    def _note(self, decision: Decision, plan_id: str, key_id: str, status: int, today: int) -> Flow[None]:
+        """Do what a decision leaves to do besides answering it."""
+        if not decision.allowed:
+            self.denials.add(today, plan_id, key_id, decision.reason.value)
+        elif status == wire.ADMITTED_DAY_OVER:
+            yield from self._archive(key_id, today)
+
+    def _archive(self, key_id: str, today: int) -> Flow[None]:
+        """Move the key's days that are over off the path of its checks: once per key and day."""
+        keys = (self._state.names.key_hash(key_id), self._state.names.key_days(key_id))
+        with contextlib.suppress(StoreError):  # the next day's end will move them too
+            yield wire.ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
     def _plan(self, found: _Found | None, stage: str) -> UsagePlan | None:
         if found is None or not found.record.enabled:

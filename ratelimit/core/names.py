@@ -35,6 +35,10 @@ class Names:
         """The id of the key with this digest."""
         return f"{self.namespace}:digest:{digest}"
 
+    def denials(self, day: int) -> str:
+        """What all clients refused on a day: `<plan>|<key>|<reason>` -> requests."""
+        return f"{self.namespace}:denials:{day}"
+
     def plan_keys(self, plan_id: str) -> str:
         """The ids of the keys of a plan."""
         return f"{self.namespace}:plan:{plan_id}:keys"

@@ -42,6 +42,14 @@ class Namespace:
             raise ConfigError("must return microseconds since 1970, a whole number above 0", field="clock")
         return now_us
 
+    def server_us(self) -> Flow[int]:
+        """Ask for the time that scripts go by: microseconds since 1970."""
+        now_us = self.script_us()
+        if now_us:
+            return now_us
+        seconds, microseconds = (yield [("TIME",)])[0]
+        return int(seconds) * MICROSECONDS + int(microseconds)
+
     def _age_clock(self) -> float:
         return self.clock() / MICROSECONDS if self.clock else time.monotonic()
 

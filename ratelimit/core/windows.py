@@ -7,9 +7,17 @@ from datetime import UTC, date, datetime
 from ratelimit.model import Quota
 
 DAY_US = 86_400 * 1_000_000
-_EPOCH = date(1970, 1, 1).toordinal()
+EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+DAYS_KEPT = 90
+"""For how many days usage is kept."""
+
 _SUNDAY_BEFORE_EPOCH = 4
 """1970-01-01 was a Thursday, four days after a Sunday."""
+
+
+def day_of(now_us: int) -> int:
+    """Return the day of a moment, counted from 1970-01-01."""
+    return now_us // DAY_US
 
 
 def window_at(quota: Quota, now_us: int) -> tuple[int, int]:
@@ -20,7 +28,7 @@ def window_at(quota: Quota, now_us: int) -> tuple[int, int]:
 
 def two_windows(quota: Quota, now_us: int) -> tuple[int, int, int]:
     """Return the window that holds `now_us`, [first, second), and the next, [second, third), in days since 1970."""
-    day = now_us // DAY_US
+    day = day_of(now_us)
     if quota.period == "DAY":
         return day, day + 1, day + 2
     if quota.period == "WEEK":
@@ -35,4 +43,4 @@ def two_windows(quota: Quota, now_us: int) -> tuple[int, int, int]:
 
 
 def _month_start(months: int, offset: int) -> int:
-    return date(months // 12, months % 12 + 1, offset + 1).toordinal() - _EPOCH
+    return date(months // 12, months % 12 + 1, offset + 1).toordinal() - EPOCH_ORDINAL

@@ -10,14 +10,14 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.exceptions import RedisError
 
-_PATIENCE = 5.0
+_PATIENCE = 1.0
 _PAUSE = 0.5
 
 Changed = Callable[[], None]
@@ -26,13 +26,15 @@ Changed = Callable[[], None]
 class Listener:
     """A daemon thread that calls `changed` for each message on `channel`, and whenever messages may have been lost.
 
-    It ends with `stop`, and by itself some seconds after the object that `changed` is a method of is gone.
+    About once a second it calls `tick`, for what has to be done now and then. It ends with `stop`, and by itself
+    some seconds after the object that `changed` is a method of is gone.
     """
 
-    def __init__(self, client: redis.Redis, channel: str, changed: Changed) -> None:
+    def __init__(self, client: redis.Redis, channel: str, changed: Changed, tick: Callable[[], None]) -> None:
         self._client: Any = client  # redis-py leaves pubsub untyped
         self._channel = channel
         self._changed = weakref.WeakMethod(changed)
+        self._tick = weakref.WeakMethod(tick)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._pubsub: Any = None
@@ -65,7 +67,9 @@ class Listener:
                     # The first message confirms the subscription: what was said before it was not heard.
                     if pubsub.get_message(timeout=_PATIENCE) is not None:
                         changed()
-                    del changed  # not to keep alive what would end this thread
+                    if (tick := self._tick()) is not None:
+                        tick()
+                    del changed, tick  # not to keep alive what would end this thread
             self._pubsub = None
             self._stopped.wait(_PAUSE)
 
@@ -73,10 +77,13 @@ class Listener:
 class AsyncListener:
     """The twin of `Listener`: a task of the event loop that starts it."""
 
-    def __init__(self, client: redis.asyncio.Redis, channel: str, changed: Changed) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, channel: str, changed: Changed, tick: Callable[[], Awaitable[None]]
+    ) -> None:
         self._client = client
         self._channel = channel
         self._changed = changed
+        self._tick = tick
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -98,4 +105,5 @@ class AsyncListener:
                     while True:
                         if await pubsub.get_message(timeout=_PATIENCE) is not None:
                             self._changed()
+                        await self._tick()
             await asyncio.sleep(_PAUSE)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
 from ratelimit.core import document, validate
 from ratelimit.core.book import PlanBook, overlaps
-from ratelimit.core.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
 from ratelimit.core.digest import generated_token
 from ratelimit.core.flow import Flow, text, texts
 from ratelimit.core.state import Namespace

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
+from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
-from ratelimit.core.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
 from ratelimit.core.digest import generated_id, generated_token, generated_value, own_value
 from ratelimit.core.flow import Flow, text, texts
 from ratelimit.core.records import KeyRecord
@@ -87,7 +87,7 @@ class KeyAdmin:
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
             book = yield from self._state.load()
-            now_us = yield from self._server_us()
+            now_us = yield from self._state.server_us()
             ends_us = now_us + round(grace_s * MICROSECONDS)
             kept = {old: min(until or ends_us, ends_us) for old, until in record.digests.items()}
             kept = {old: until for old, until in kept.items() if until > now_us}
@@ -115,13 +115,6 @@ class KeyAdmin:
         probes = self._state.new_probes()
         if probes is not None:
             commit.do("HSET", self._names.catalog, "pepper", probes)
-
-    def _server_us(self) -> Flow[int]:
-        now_us = self._state.script_us()
-        if now_us:
-            return now_us
-        seconds, microseconds = (yield [("TIME",)])[0]
-        return int(seconds) * MICROSECONDS + int(microseconds)
 
     def get_key(self, key_id: str) -> Flow[ApiKey]:
         """Return a key, without its value."""
@@ -198,8 +191,8 @@ class KeyAdmin:
             record, stored = yield from self._record(key_id)
             commit = Commit()
             commit.expect(self._names.key_record(key_id), None, stored)
-            for name in (self._names.key_record(key_id), self._names.key_hash(key_id)):
-                commit.do("UNLINK", name)
+            for name in (self._names.key_record, self._names.key_hash, self._names.key_days):
+                commit.do("UNLINK", name(key_id))
             for digest in record.digests:
                 commit.do("UNLINK", self._names.digest(digest))
             for plan_id in record.plans:

@@ -1,0 +1,27 @@
+-- set_remaining: set what is left of a key's quota in the current window; the next window has the plan's limit again.
+--
+-- KEYS[1]    hash of the API key
+-- ARGV[1]    hash field of the plan's state
+-- ARGV[2]    now_us (0: the server's clock), quota, first days of three windows, remaining (6 doubles)
+-- returns    {1, now_us, used}, {-1, now_us} if there is no such key, {-3, now_us} if the windows are past
+
+-- @include lib/packing
+-- @include lib/quota_window
+
+local now, quota, first_day, second_day, third_day, remaining = struct.unpack('<dddddd', ARGV[2])
+if now == 0 then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+if redis.call('HEXISTS', KEYS[1], 'r') == 0 then return { -1, now } end
+local state = redis.call('HGET', KEYS[1], ARGV[1])
+local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
+if state then per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', state) end
+local from, to, goes_on = window_at(window, first_day, second_day, third_day, now)
+if not from then return { -3, now } end
+if not goes_on then used = 0 end
+-- What is left is quota + granted - used: granted may be below 0, where less is left than the plan gives.
+granted = remaining + used - quota
+window = from * 64 + to - from
+redis.call('HSET', KEYS[1], ARGV[1], struct.pack('<dddddddd', per, level, last, window, used, granted, day, day_used))
+return { 1, now, used }

@@ -1,0 +1,28 @@
+-- usage: what a key used under a plan, day by day, and in the quota's window.
+--
+-- KEYS[1]    hash of the API key
+-- KEYS[2]    archive of its closed days
+-- ARGV[1]    plan id
+-- returns    {window, used, granted, day, day_used, and for each closed day: day, used, balance}, numbers 0 if unknown
+--
+-- A balance is what was left of the quota when the day ended, -1 for a plan without one.
+
+-- @include lib/packing
+
+local reply = { 0, 0, 0, 0, 0 }
+local state = redis.call('HGET', KEYS[1], 'p:' .. ARGV[1])
+if state then
+  local _, _, _, window, used, granted, day, day_used = struct.unpack('<dddddddd', state)
+  reply = { window, used, granted, day, day_used }
+end
+for i, prefix in ipairs({ 'd:' .. ARGV[1] .. ':', ARGV[1] .. ':' }) do
+  local fields = redis.call('HGETALL', KEYS[i])
+  for at = 1, #fields, 2 do
+    if string.sub(fields[at], 1, #prefix) == prefix then
+      local used, balance = struct.unpack('<dd', fields[at + 1])
+      reply[#reply + 1] = tonumber(string.sub(fields[at], #prefix + 1))
+      reply[#reply + 1], reply[#reply + 2] = used, balance
+    end
+  end
+end
+return reply

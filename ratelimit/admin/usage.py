@@ -1,0 +1,170 @@
+"""What keys used: metered in the script of the decision, read here as AWS' GetUsage reports it. Pure: see flow.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from struct import Struct
+
+from ratelimit.admin.commit import existing_plan
+from ratelimit.core import validate
+from ratelimit.core.flow import Flow, pairs, texts
+from ratelimit.core.names import plan_field
+from ratelimit.core.scripts import load
+from ratelimit.core.state import Namespace
+from ratelimit.core.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
+from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST, ScriptCall
+from ratelimit.errors import ConfigError, NotFound, StoreError
+from ratelimit.model import Quota, UsagePlan
+
+_PAGE = 500
+_GRANT = Struct("<6d")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Usage of a plan's keys, day by day from `start` to `end`, both included.
+
+    items     key id -> one (used, remaining) per day: what was admitted on that day, and what was left of the quota
+              at its end (now, for today); remaining is None for a plan without a quota
+    denied    key id -> one {reason: requests} per day, as the clients counted them
+    position  where the next page goes on, None at the end
+    """
+
+    plan_id: str
+    start: date
+    end: date
+    items: Mapping[str, Sequence[tuple[int, int | None]]]
+    denied: Mapping[str, Sequence[Mapping[str, int]]] = field(default_factory=dict)
+    position: str | None = None
+
+    def days(self) -> Iterator[date]:
+        """Yield each day, in order."""
+        return (self.start + timedelta(days=later) for later in range((self.end - self.start).days + 1))
+
+
+class UsageAdmin:
+    """The metering of one namespace."""
+
+    def __init__(self, state: Namespace) -> None:
+        self._state = state
+        self._names = state.names
+
+    def usage(
+        self,
+        plan_id: str,
+        start: date | str,
+        end: date | str,
+        key_id: str | None = None,
+        limit: int = _PAGE,
+        position: str | None = None,
+    ) -> Flow[Usage]:
+        """Return what the plan's keys used on each day of [start, end]."""
+        first, last = _days(start, end)
+        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
+        plan = existing_plan((yield from self._state.load()), plan_id)
+        members = [validate.identifier(key_id, "key_id")] if key_id else (yield from self._members(plan_id))
+        left = [member for member in members if position is None or member > position]
+        page = left[:limit]
+        today = day_of((yield from self._state.server_us()))
+        script = load("usage").source  # EVAL: many at once, whether or not the server knows it
+        replies = yield [
+            ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in page
+        ]
+        items = {
+            member: list(_by_day(plan.quota, reply, first, last, today))
+            for member, reply in zip(page, replies, strict=True)
+        }
+        denied = yield from self._denied(plan_id, page, first, last)
+        following = page[-1] if page and len(left) > limit else None
+        return Usage(plan_id, _date(first), _date(last), items, denied, following)
+
+    def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Flow[None]:
+        """Set what is left of a key's quota in the current window."""
+        validate.whole(remaining, "remaining")
+        plan = existing_plan((yield from self._state.load()), plan_id)
+        if plan.quota is None:
+            raise ConfigError(f"plan {plan_id!r} has no quota: there is nothing to set", field="plan_id")
+        yield from self._refuse_stranger(plan, key_id)
+        guess_us = self._state.wall_us()
+        for _ in range(2):
+            windows = two_windows(plan.quota, guess_us)
+            packed = _GRANT.pack(self._state.script_us(), plan.quota.limit, *windows, remaining)
+            keys = (self._names.key_hash(key_id),)
+            status, guess_us, *_ = yield ScriptCall(load("set_remaining"), keys, (plan_field(plan_id), packed))
+            if status == KEY_CHANGED:
+                raise NotFound(f"there is no key with the id {validate.shown(key_id)}", field="key_id")
+            if status != WINDOWS_PAST:
+                yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
+                return
+        raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
+
+    def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Flow[None]:
+        validate.identifier(key_id, "key_id")
+        (member,) = yield [("SISMEMBER", self._names.plan_keys(plan.id), key_id)]
+        if not member:
+            raise NotFound(f"key {key_id!r} is not in plan {plan.id!r}", field="key_id")
+
+    def _members(self, plan_id: str) -> Flow[list[str]]:
+        (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
+        return sorted(texts(list(members)))
+
+    def _denied(
+        self, plan_id: str, page: Sequence[str], first: int, last: int
+    ) -> Flow[dict[str, list[dict[str, int]]]]:
+        """Return what the clients counted of refusals. A day's field is `<plan>|<key>|<reason>`."""
+        replies = yield [("HGETALL", self._names.denials(day)) for day in range(first, last + 1)]
+        denied = {member: [dict[str, int]() for _ in replies] for member in page}
+        for at, reply in enumerate(replies):
+            for name, count in pairs(reply).items():
+                plan, member, reason = name.split("|")
+                if plan == plan_id and member in denied:
+                    denied[member][at][reason] = int(count)
+        return denied
+
+
+def _by_day(
+    quota: Quota | None, reply: Sequence[int], first: int, last: int, today: int
+) -> Iterator[tuple[int, int | None]]:
+    """Yield (used, remaining) of each day; on a day without traffic the balance is that of the day before."""
+    window, window_used, granted, day, day_used, *closed = reply
+    known = {closed[at]: (closed[at + 1], closed[at + 2]) for at in range(0, len(closed), 3)}
+    if quota is None:
+        if day:
+            known[day] = (day_used, -1)
+        yield from ((known.get(at, (0, 0))[0], None) for at in range(first, last + 1))
+        return
+    if day:
+        known[day] = (day_used, max(0, quota.limit + granted - window_used))
+    balance, balance_of = quota.limit, None
+    for at in range(min([first, *known]), last + 1):
+        start = two_windows(quota, at * DAY_US)[0]
+        if start != balance_of:
+            balance, balance_of = quota.limit, start
+        used, balance = known.get(at, (0, balance))
+        if at == today and window // 64 == start:
+            balance = max(0, quota.limit + granted - window_used)
+        if at >= first:
+            yield used, balance
+
+
+def _days(start: date | str, end: date | str) -> tuple[int, int]:
+    first, last = _day(start, "start"), _day(end, "end")
+    if last < first:
+        raise ConfigError(f"is before the start ({start} to {end}): exchange them", field="end")
+    if last - first > 366:
+        raise ConfigError(f"is more than a year after the start: days are kept for {DAYS_KEPT} days", field="end")
+    return first, last
+
+
+def _day(value: date | str, name: str) -> int:
+    try:
+        moment = date.fromisoformat(value) if isinstance(value, str) else value
+        return moment.toordinal() - EPOCH_ORDINAL
+    except (ValueError, AttributeError):
+        raise ConfigError(f"must be a day, YYYY-MM-DD, not {validate.shown(value)}", field=name) from None
+
+
+def _date(day: int) -> date:
+    return date.fromordinal(day + EPOCH_ORDINAL)

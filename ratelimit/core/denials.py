@@ -1,0 +1,46 @@
+"""Refusals, counted in this process and added to Redis in sums: a denied check itself writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from threading import Lock
+
+from ratelimit.core.flow import Flow
+from ratelimit.core.names import Names
+from ratelimit.errors import StoreUnavailable
+
+_KEPT_S = 91 * 86_400
+_MOST_ENTRIES = 10_000
+
+
+class Denials:
+    """Counts per day, plan, key and reason. Bounded: beyond, refusals are counted without telling the key."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._lock = Lock()
+        self._counts: Counter[tuple[int, str, str, str]] = Counter()
+
+    def add(self, day: int, plan_id: str, key_id: str, reason: str) -> None:
+        """Count one refused request."""
+        with self._lock:
+            if len(self._counts) >= _MOST_ENTRIES:
+                key_id = ""
+            self._counts[day, plan_id, key_id, reason] += 1
+
+    def flush(self) -> Flow[None]:
+        """Add what was counted to Redis. What may have arrived there is not sent again."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        if not counts:
+            return
+        days = {day: self._names.denials(day) for day, *_ in counts}
+        adding = [
+            ("HINCRBY", days[day], f"{plan_id}|{key_id}|{reason}", count)
+            for (day, plan_id, key_id, reason), count in counts.items()
+        ]
+        try:
+            yield [*adding, *(("EXPIRE", name, _KEPT_S) for name in days.values())]
+        except StoreUnavailable:
+            with self._lock:
+                self._counts.update(counts)
