@@ -19,7 +19,7 @@ class Contract:
     indices: dict[str, set[str]]
     """"KEYS" and "ARGV": each documented index, "2..", "..", "1"."""
     replies: dict[int, tuple[int, int]]
-    """Per status: how many elements, and how many more for each limit."""
+    """Per status: how many elements, and how many more for each limit. Empty where a reply starts with no status."""
     errors: set[str]
 
 
@@ -45,11 +45,12 @@ def contract(name):
     replies = {}
     for text in (text for kind, _, text in items if kind == "returns"):
         for group in re.findall(r"\{(.*?)\}", text):
-            fixed, _, per_limit = group.partition(", and for each limit: ")
+            fixed, _, per_limit = group.partition(", for each limit: ")
             size = fixed.count(",") + 1, per_limit.count(",") + 1 if per_limit else 0
-            replies |= {int(status): size for status in fixed.split(",")[0].split("|")}
+            statuses = re.findall(r"-?\d+", fixed.split(",")[0])
+            replies |= {int(status): size for status in statuses}
     errors = " | ".join(text for kind, _, text in items if kind == "errors")
-    texts = {re.sub(r" <\w+>$", "", error.strip()) for error in errors.split("|")} - {""}
+    texts = {re.sub(r" <[^>]+>$", "", error.strip()) for error in errors.split("|")} - {""}
     return Contract(lines[0], indices, replies, texts)
 
 
@@ -109,7 +110,8 @@ class PlainServer:
         self.state = state
         self.calls = []
         self._lua = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
-        self._lua.globals().redis = self._lua.table_from({b"call": self._call, b"error_reply": lambda text: text})
+        library = {b"call": self._call, b"pcall": self._pcall, b"error_reply": lambda text: text}
+        self._lua.globals().redis = self._lua.table_from(library)
         self._run = self._lua.eval("function(text) return assert(loadstring(text)) end")(expanded("check").encode())
 
     def eval(self, keys, arguments):
@@ -123,6 +125,12 @@ class PlainServer:
         self.calls.append((command.decode(), arguments[0] if arguments else None))
         return getattr(self, f"_{command.decode().lower()}")(*arguments)
 
+    def _pcall(self, *command):
+        try:
+            return self._call(*command)
+        except TypeError:
+            return self._lua.table_from({b"err": b"WRONGTYPE"})
+
     def _time(self):
         return self._lua.table_from([b"1772625600", b"123456"])
 
@@ -132,8 +140,18 @@ class PlainServer:
     def _set(self, key, value, *_expiry):
         self.state[key] = value
 
+    def _hget(self, key, field):
+        return self.state.get(key, {}).get(field, False)
+
     def _hmget(self, key, *fields):
         return self._lua.table_from([self.state.get(key, {}).get(field, False) for field in fields])
 
     def _hset(self, key, *items):
         self.state.setdefault(key, {}).update(zip(items[::2], items[1::2], strict=True))
+
+    def _xadd(self, key, *arguments):
+        if not isinstance(stream := self.state.setdefault(key, []), list):
+            raise TypeError
+        pairs = arguments[arguments.index(b"*") + 1 :]
+        stream.append(dict(zip(pairs[::2], pairs[1::2], strict=True)))
+        return b"0-1"

@@ -25,8 +25,12 @@ def held(client):
     state = {}
     for key in client.keys("*"):
         assert client.pttl(key) == -1, f"{key} has an expiry"
-        if client.type(key) == b"hash":
+        kind = client.type(key)
+        if kind == b"hash":
             state[key.decode()] = {field.decode(): part.hex() for field, part in client.hgetall(key).items()}
+        elif kind == b"stream":
+            entries = [entry for _, entry in client.xrange(key)]
+            state[key.decode()] = [{name.decode(): text.decode() for name, text in entry.items()} for entry in entries]
         else:
             state[key.decode()] = client.get(key).hex()
     return state

@@ -8,6 +8,7 @@ DAY = 86_400_000_000
 TODAY = 20_516
 MIDNIGHT = TODAY * DAY
 KEY, ACCOUNT, STAGE = "ratelimit:{k1}", "ratelimit:account", "ratelimit:stage:petstore/prod:GET /pets"
+STREAM = "ratelimit:alerts"
 PLAN, METHOD = "p:gold", "b:gold:petstore/prod:GET /pets"
 TEN = (5, 1, 100_000)
 """Burst 5, 10 a second: 1 token per 100 000 us."""
@@ -49,6 +50,8 @@ def case(
     quota=(-1, 0, 0, 0),
     own=(),
     shared=(),
+    shadow=None,
+    alerts=(),
     before=None,
     writes=None,
     now=NOW,
@@ -63,6 +66,8 @@ def case(
 
     plan, quota    burst, rate, per; limit and three days; without them the plan has none
     own, shared    further buckets: (field or key, burst, rate, per)
+    shadow         burst, rate, per, limit and three days, then its field and perhaps that of its method's bucket
+    alerts         (percentage, count from which it is reached)
     before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
                    takes one away. The hash starts with the identity of version 7
     reply          a list, or a text for an error
@@ -70,14 +75,18 @@ def case(
     """
     has_key = flags % 2 == 1
     start = _changed({KEY: {"r": identity()}} if has_key else {}, before or {})
-    buckets = b"".join(doubles(*numbers) for _, *numbers in (*own, *shared))
-    request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + buckets
-    fields = [PLAN, *(place for place, *_ in own)] if has_key else []
+    rules, shadow_fields = (shadow[:7], shadow[7:]) if shadow else ((), ())
+    flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2)
+    numbers = [part for _, *bucket in (*own, *shared) for part in bucket]
+    numbers += [*rules, *(part for pair in alerts for part in pair)]
+    request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + doubles(*numbers)
+    fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
     sent = [request, *(field.encode() for field in fields)] if argv is None else argv
+    sent_keys = [KEY] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts)
     return {
         "name": name,
         "why": why,
-        "keys": [KEY] * has_key + [place for place, *_ in shared] if keys is None else keys,
+        "keys": sent_keys if keys is None else keys,
         "argv": [part.hex() for part in sent],
         "before": _hexed(start),
         "error" if isinstance(reply, str) else "reply": reply,
@@ -97,7 +106,10 @@ def _changed(held, changes):
 
 
 def _hexed(held):
-    return {
-        key: {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value.hex()
-        for key, value in held.items()
-    }
+    return {key: _hexed_value(value) for key, value in held.items()}
+
+
+def _hexed_value(value):
+    if isinstance(value, bytes):
+        return value.hex()
+    return {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value

@@ -162,5 +162,18 @@ FAULTS = [
         ARGUMENTS,
         argv=[REQUEST, b"p:gold", METHOD.encode()],
     ),
+    case(
+        "arguments: half an alert",
+        "pairs of 16 bytes are due",
+        ARGUMENTS,
+        argv=[doubles(NOW, 1, 0, 9, *TEN, *DAILY) + identity() + doubles(80), b"p:gold"],
+        keys=[KEY, "ratelimit:alerts"],
+    ),
+    case(
+        "arguments: a shadow without its field",
+        "flag 4 needs one more",
+        ARGUMENTS,
+        argv=[doubles(NOW, 1, 0, 5, *TEN, *DAILY) + identity() + doubles(*TEN, *DAILY), b"p:gold"],
+    ),
     case("arguments: a key without its bucket", "138 bytes are due", ARGUMENTS, plan=TEN, keys=[KEY, ACCOUNT]),
 ]

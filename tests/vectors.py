@@ -10,13 +10,15 @@ import sys
 from vector_buckets import BUCKETS, CLOCK, PEEKS, RESCALES
 from vector_callers import CALLERS, FAULTS
 from vector_counts import COUNTS, LAYERS
+from vector_extras import ALERTS, SHADOWS
 
-CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *CALLERS, *FAULTS]
+CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
     "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
     "and then all that the server holds with `after`; no key has an expiry. Keys and hash fields are text; argv and "
-    "values are hexadecimal. A value that is an object is a hash, else a string. Made by tests/vectors.py."
+    "values are hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; "
+    "else it is a string. Made by tests/vectors.py."
 )
 
 

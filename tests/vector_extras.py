@@ -1,0 +1,214 @@
+"""Test vectors of shadows and of alerts on quotas; to read as vector_buckets.py."""
+
+from vector_bytes import DAILY, DAY, METHOD, NOW, PLAN, STREAM, TEN, TODAY, bucket, case, count, doubles, state
+
+HALF = DAY // 2
+WINDOW = TODAY * 64 + 1
+ADMITTED = [1, NOW, 4, 100_000]
+CHARGED = {PLAN: state(400_000, day_used=1)}
+SHADOW, SHADOW_METHOD = "s:p:next", "s:b:next:petstore/prod:GET /pets"
+TWO = (2, 1, 1_000_000)
+"""The successor's bucket: 2, one a second."""
+NO_QUOTA, TEN_A_DAY = (-1, 0, 0, 0), (10, *DAILY[1:])
+ALERT_80, ALERT_100 = (80, 80), (100, 100)
+
+
+def shadow(level=0, *, per=0, last=0, window=0, used=0, throttled=0, exceeded=0, seen):
+    """State of a shadow: its bucket and count, and how many requests it would have refused of those it saw."""
+    return doubles(per, level, last, window, used, throttled, exceeded, seen)
+
+
+def told(percent, window=WINDOW):
+    """Field "a:gold": the window, and the highest percentage told in it."""
+    return doubles(window, percent)
+
+
+def alert(percent, used, limit=100):
+    """An entry of the stream."""
+    numbers = {"percent": percent, "used": used, "limit": limit, "window_day": TODAY, "time_us": NOW}
+    return {"key": "k1", "plan": "gold", **{name: str(number) for name, number in numbers.items()}}
+
+
+SHADOWS = [
+    case(
+        "shadow: sees what is admitted, and charges its own bucket and quota",
+        "1 of 2 tokens and 1 of 10 units left behind; the reply is the plan's alone",
+        ADMITTED,
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW),
+        writes={SHADOW: shadow(1_000_000, per=1_000_000, last=NOW, window=WINDOW, used=1, seen=1), **CHARGED},
+    ),
+    case(
+        "shadow: counts what it would have throttled, and denies nothing",
+        "its bucket is empty, and stays",
+        ADMITTED,
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        before={SHADOW: shadow(0, per=1_000_000, last=NOW, throttled=2, exceeded=1, seen=9)},
+        writes={SHADOW: shadow(0, per=1_000_000, last=NOW, throttled=3, exceeded=1, seen=10), **CHARGED},
+    ),
+    case(
+        "shadow: counts what it would have found over quota, and charges its bucket nothing",
+        "10 of 10 are used",
+        ADMITTED,
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW),
+        before={SHADOW: shadow(2_000_000, per=1_000_000, last=NOW, window=WINDOW, used=10, seen=10)},
+        writes={
+            SHADOW: shadow(2_000_000, per=1_000_000, last=NOW, window=WINDOW, used=10, exceeded=1, seen=11),
+            **CHARGED,
+        },
+    ),
+    case(
+        "shadow: its count starts anew with its window",
+        "10 of yesterday are gone",
+        ADMITTED,
+        plan=TEN,
+        shadow=(0, 0, 0, *TEN_A_DAY, SHADOW),
+        before={SHADOW: shadow(window=WINDOW - 64, used=10, seen=10)},
+        writes={SHADOW: shadow(window=WINDOW, used=1, seen=11), **CHARGED},
+    ),
+    case(
+        "shadow: a rate of 0 would throttle everything",
+        "its burst is of no use",
+        ADMITTED,
+        plan=TEN,
+        shadow=(2, 0, 1, *NO_QUOTA, SHADOW),
+        writes={SHADOW: shadow(2, per=1, last=NOW, throttled=1, seen=1), **CHARGED},
+    ),
+    case(
+        "shadow: a method's bucket of its own is charged in the place of the successor's",
+        "flag 16: 1 of 2 left in it; the state counts the request and its quota",
+        ADMITTED,
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW, SHADOW_METHOD),
+        writes={
+            SHADOW: shadow(window=WINDOW, used=1, seen=1),
+            SHADOW_METHOD: bucket(1_000_000, per=1_000_000),
+            **CHARGED,
+        },
+    ),
+    case(
+        "shadow: stands behind the plan's further buckets",
+        "fields: plan, method's bucket, shadow; 1 of 2 left in both; its units count without a quota too",
+        [1, NOW, 1, 1_000_000],
+        own=[(METHOD, *TWO)],
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        writes={
+            PLAN: count(0, first=0, days=0, day_used=1),
+            METHOD: bucket(1_000_000, per=1_000_000),
+            SHADOW: shadow(1_000_000, per=1_000_000, last=NOW, used=1, seen=1),
+        },
+    ),
+    case(
+        "shadow: does not see what the plan denies",
+        "the plan's bucket is empty; nothing is written",
+        [0, NOW, 0, 500_000, 100_000],
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        before={PLAN: state(0)},
+    ),
+    case(
+        "shadow: does not see a cost of 0",
+        "nothing is written",
+        [3, NOW, 5, 0, 0],
+        plan=TEN,
+        cost=0,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+    ),
+]
+
+ALERTS = [
+    case(
+        "alert: a share of the quota is reached",
+        "79 + 1 = 80 of 100",
+        [1, NOW, 20, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80, ALERT_100],
+        before={PLAN: count(79)},
+        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+    ),
+    case(
+        "alert: passed by, not only met",
+        "79 + 3 = 82",
+        [1, NOW, 18, HALF],
+        quota=DAILY,
+        cost=3,
+        alerts=[ALERT_80],
+        before={PLAN: count(79)},
+        writes={PLAN: count(82, day_used=3), "a:gold": told(80), STREAM: [alert(80, 82)]},
+    ),
+    case(
+        "alert: two at once are both told",
+        "75 + 25 = 100",
+        [1, NOW, 0, HALF],
+        quota=DAILY,
+        cost=25,
+        alerts=[ALERT_80, ALERT_100],
+        before={PLAN: count(75)},
+        writes={PLAN: count(100, day_used=25), "a:gold": told(100), STREAM: [alert(80, 100), alert(100, 100)]},
+    ),
+    case(
+        "alert: before and after it nothing is told",
+        "80 + 1 = 81 crosses neither",
+        [1, NOW, 19, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80, ALERT_100],
+        before={PLAN: count(80)},
+        writes={PLAN: count(81, day_used=1)},
+    ),
+    case(
+        "alert: once per window, even if it is crossed again",
+        "told already, and somebody lowered the count since",
+        [1, NOW, 20, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80],
+        before={PLAN: count(79), "a:gold": told(80)},
+        writes={PLAN: count(80, day_used=1)},
+    ),
+    case(
+        "alert: a new window tells anew",
+        "100 % was told of yesterday",
+        [1, NOW, 20, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80],
+        before={PLAN: count(79), "a:gold": told(100, WINDOW - 64)},
+        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+    ),
+    case(
+        "alert: shows the limit with what was granted",
+        "79 + 1 of 100 + 50",
+        [1, NOW, 70, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80],
+        before={PLAN: count(79, granted=50)},
+        writes={PLAN: count(80, granted=50, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80, 150)]},
+    ),
+    case(
+        "alert: a denial tells nothing",
+        "79 + 22 > 100",
+        [0, NOW, 21, HALF, HALF],
+        quota=DAILY,
+        cost=22,
+        alerts=[ALERT_80],
+        before={PLAN: count(79)},
+    ),
+    case(
+        "alert: a cost of 0 tells nothing",
+        "cost 1 would reach it",
+        [3, NOW, 21, HALF, 0],
+        quota=DAILY,
+        cost=0,
+        alerts=[ALERT_80],
+        before={PLAN: count(79)},
+    ),
+    case(
+        "alert: a stream that is none fails no check, and is tried again at the next crossing",
+        "the request is counted; nothing is noted as told",
+        [1, NOW, 20, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80],
+        before={PLAN: count(79), STREAM: b"a string"},
+        writes={PLAN: count(80, day_used=1)},
+    ),
+]
