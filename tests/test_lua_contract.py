@@ -41,14 +41,15 @@ def limits_of(vector):
 
 
 def test_the_contract_names_the_indices_that_the_code_uses(script):
-    """Each KEYS[n] and ARGV[n] of the header is in the code and the reverse; computed ones need a "[n..]"."""
+    """Each KEYS[n] and ARGV[n] of the code is in the header and the reverse; "[n..]" and the rest are computed."""
     body = code(expanded(script))
     for kind, documented in contract(script).indices.items():
         used = set(re.findall(rf"\b{kind}\[([^\]]+)\]", body))
-        open_ended = {index for index in documented if index.endswith("..")}
-        assert {index for index in used if index.isdigit()} == documented - open_ended, kind
-        computed = bool([index for index in used if not index.isdigit()]) or f"unpack({kind}" in body
-        assert computed == bool(open_ended), kind
+        literal = {index for index in used if index.isdigit()}
+        fixed = {index for index in documented if index.isdigit()}
+        computed = used != literal or f"unpack({kind}" in body
+        assert literal <= fixed, kind
+        assert computed == bool(documented - literal), kind
 
 
 def test_the_contract_names_the_errors_that_the_code_returns(script):
