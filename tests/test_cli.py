@@ -242,6 +242,9 @@ class TestUnreachable:
         assert first.startswith("Error: StoreUnavailable: no connection to Redis: ")
         assert second == f"Is a server running at {url}? Name another one by --url or RATELIMIT_URL."
         assert isinstance(result.exception, SystemExit)
+        command = [sys.executable, "-m", "ratelimit", "check", "--url", url, *self.REQUEST]
+        alone = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (alone.returncode, alone.stderr) == (3, result.stderr)
 
     def test_json_still_tells_the_decision(self, tmp_path):
         """Standard output is JSON also when the store fails, and the exit code is 3."""

@@ -185,7 +185,7 @@ class TestSmallLog:
             " client     requests   throttled   over quota   █ throttled ▒ over quota",
             " ───────────────────────────────────────────────────────────────────────",
             " 10.0.0.3          2           1            0   ████████████████████████",
-            "EXACT: 26 decisions, every one as the exact model decides it.",
+            "EXACT: 26 decisions, each as the exact model decides it.",
         ]
 
     def test_a_long_address_and_a_plain_terminal(self, files):

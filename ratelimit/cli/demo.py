@@ -111,9 +111,7 @@ def _show(console: Console, document: Document, found: Audit) -> None:
     console.print(table)
     if found.passed:
         span = f"{found.decisions:,} decisions within {found.span_us / 1e6:.1f} s"
-        console.print(
-            f"EXACT: {span}, every one as the exact model decides it, to the microsecond.", style="bold green"
-        )
+        console.print(f"EXACT: {span}, each as the exact model decides it.", style="bold green")
         return
     if not found.decisions:
         console.print("NOT SHOWN: no decision was made. Give the traffic more time.", style="bold red")

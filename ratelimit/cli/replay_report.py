@@ -72,7 +72,7 @@ def show(console: Console, log: Log, document: Document, reports: Sequence[Repor
     for report in reports:
         _show_clients(console, report, top)
     decisions = output.count(sum(report.total.requests for report in reports), "decision")
-    console.print(f"EXACT: {decisions}, every one as the exact model decides it.", style="bold green")
+    console.print(f"EXACT: {decisions}, each as the exact model decides it.", style="bold green")
 
 
 def _show_log(console: Console, log: Log) -> None:
