@@ -1,7 +1,7 @@
 """Tell whether it got slower: `python benchmarks/compare.py OLD.json NEW.json`. Exit code 1 if it did, 2 for bad files.
 
-Only figures that both files have are compared. A figure is worse when it moved the wrong way by more than 10 %
-(or away from 0); measure on the same machine, and again before you believe a change of noisy wall times.
+Only figures that both files have are compared. A figure is worse when it moved the wrong way by more than 10 % (or
+away from 0) and, where it was taken in rounds, the quartiles of the two do not overlap: else it is noise.
 """
 
 import argparse
@@ -23,23 +23,28 @@ def change(old, new):
     return round(worse / better - 1, 9) if better else float("inf")
 
 
-def verdict(by, tolerance=TOLERANCE):
+def overlapping(old, new):
+    return None not in (old.low, new.low) and old.low <= new.high and new.low <= old.high
+
+
+def verdict(old, new, tolerance=TOLERANCE):
+    by = change(old, new)
     if by > tolerance:
-        return "worse"
+        return "noise" if overlapping(old, new) else "worse"
     # As much better as the tolerance is worse: 1/1.1 of it
-    return "better" if by < 1 / (1 + tolerance) - 1 else "same"
+    return "better" if by < 1 / (1 + tolerance) - 1 else ""
 
 
 def table(rows):
-    shape = Table(title="worse by more than 10 % is marked", title_justify="left")
+    shape = Table(title="changes of more than 10 % are marked", title_justify="left")
     shape.add_column("figure")
     for column in ("old", "new", "worse by", ""):
         shape.add_column(column, justify="right", no_wrap=True)
-    styles = {"worse": "red", "better": "green", "same": None}
-    for old, new, by in rows:
-        said = verdict(by)
-        cells = (shown(old.value, old.unit), shown(new.value, new.unit), f"{by:+.1%}")
-        shape.add_row(old.name, *cells, "" if said == "same" else said, style=styles[said])
+    styles = {"worse": "red", "better": "green"}
+    for old, new in rows:
+        said = verdict(old, new)
+        cells = (shown(old.value, old.unit), shown(new.value, new.unit), f"{change(old, new):+.1%}")
+        shape.add_row(old.name, *cells, said, style=styles.get(said))
     return shape
 
 
@@ -58,19 +63,19 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     console = Console()
     try:
-        (old, before), (new, after) = load(given.old), load(given.new)
+        (first, before), (second, after) = load(given.old), load(given.new)
     except (OSError, ValueError, KeyError, TypeError) as error:
         console.print(f"cannot be compared: {error}", markup=False, soft_wrap=True)
         return 2
-    for difference in differences(old, new):
+    for difference in differences(first, second):
         console.print(f"not the same {difference}", markup=False, soft_wrap=True)
     afterwards = {figure.name: figure for figure in after}
-    rows = [(one, other, change(one, other)) for one in before if (other := afterwards.get(one.name))]
+    rows = [(one, other) for one in before if (other := afterwards.get(one.name))]
     if not rows:
         console.print("the two have no figure in common")
         return 2
     console.print(table(rows))
-    worse = sum(verdict(by) == "worse" for _, _, by in rows)
+    worse = sum(verdict(old, new) == "worse" for old, new in rows)
     console.print(f"{len(rows)} figures compared, {worse} worse")
     return 1 if worse else 0
 

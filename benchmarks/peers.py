@@ -198,10 +198,7 @@ ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_F
 ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA]
 
 # For memory: a throttle and a daily quota for each caller, as the library's plan has.
-TWOUNANSWERED = (UnansweredError, redis.RedisError, throttled.exceptions.StoreUnavailableError)
-"""What says that there is no decision, of anybody's."""
-
-_LIMITS = {
+TWO_LIMITS = {
     "limits: two fixed windows": partial(
         both, first=partial(limits_sync, strategy="fixed window"), second=limits_daily
     ),

@@ -9,7 +9,7 @@ import throughput
 from workers import BY_NAME
 
 OURS, PEER, FLOOR = "#0b6e4f", "#8d99ae", "#d9dce3"
-SHADES = ("#0b6e4f", "#c8553d", "#588b8b", "#8d6a9f", "#8d99ae")
+SHADES = ("#c8553d", "#3f7cac", "#8d6a9f", "#c9a227", "#8d99ae", "#6b705c")
 
 
 def _pyplot():
@@ -38,7 +38,7 @@ def _bars(axes, names, values, colours, label):
     axes.invert_yaxis()
     axes.set_xlabel(label)
     for place, value in zip(places, values, strict=True):
-        axes.text(value, place, f" {value:,.0f}" if value >= 100 else f" {value:.1f}", va="center", fontsize=8)
+        axes.text(value, place, f" {value:,.0f}", va="center", fontsize=8)
     axes.margins(x=0.12)
 
 
@@ -71,14 +71,11 @@ def processes(plt, result):
     keys = sorted({run["callers"] for run in runs})
     names = list(dict.fromkeys(run["contender"] for run in runs))
     for axes, callers in zip(both, keys, strict=True):
-        for name, colour in zip(names, SHADES, strict=False):
+        for name, style in zip(names, _styles(names), strict=True):
             mine = [run for run in runs if run["contender"] == name and run["callers"] == callers]
             if mine:
-                style = {"linewidth": 2.4} if name == ours.CHECK.name else {"linewidth": 1.2}
-                x = [run["processes"] for run in mine]
-                axes.plot(
-                    x, [run["per_second"] for run in mine], marker="o", label=name, color=_line(name, colour), **style
-                )
+                x, y = zip(*((run["processes"], run["per_second"]) for run in mine), strict=True)
+                axes.plot(x, y, marker="o", label=name, **style)
         axes.set_title("one hot key" if callers == 1 else f"{callers:,} keys", loc="left")
         axes.set_xticks(throughput.PROCESSES)
         axes.set_xlabel("processes")
@@ -88,8 +85,17 @@ def processes(plt, result):
     return figure
 
 
-def _line(name, colour):
-    return OURS if name == ours.CHECK.name else colour
+def _styles(names):
+    """Ours thick, floors dashed, each peer in a colour of its own."""
+    shades = iter(SHADES)
+    for name in names:
+        kind = BY_NAME[name].kind
+        if kind == "ours":
+            yield {"color": OURS, "linewidth": 2.6}
+        elif kind == "floor":
+            yield {"color": "#555", "linestyle": "--", "linewidth": 1}
+        else:
+            yield {"color": next(shades), "linewidth": 1.3}
 
 
 def instructions(plt, result):

@@ -36,8 +36,7 @@ class Figure:
 
     @property
     def reached(self):
-        if self.target is None:
-            return None
+        """Of a figure that has a target."""
         return self.value <= self.target if self.better == "lower" else self.value >= self.target
 
 
@@ -50,15 +49,18 @@ def shown(value, unit):
 
 
 def figures_table(figures):
-    table = Table(title="Figures", title_justify="left", title_style="bold")
-    table.add_column("what")
+    """Those that have a target; the file has them all."""
+    table = Table(title="what is to be reached", title_justify="left", title_style="bold")
+    table.add_column("figure")
     for column in ("value", "quartiles", "target", ""):
         table.add_column(column, justify="right", no_wrap=True)
     for figure in figures:
+        if figure.target is None:
+            continue
         sign = "≤" if figure.better == "lower" else "≥"
         quartiles = "" if figure.low is None else f"{figure.low:.2f} - {figure.high:.2f}"
-        target = "" if figure.target is None else f"{sign} {shown(figure.target, figure.unit)}"
-        verdict = {None: "", True: "[green]reached", False: "[red]not yet"}[figure.reached]
+        verdict = "[green]reached" if figure.reached else "[red]not yet"
+        target = f"{sign} {shown(figure.target, figure.unit)}"
         table.add_row(figure.name, shown(figure.value, figure.unit), quartiles, target, verdict)
     return table
 

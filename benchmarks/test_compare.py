@@ -16,13 +16,13 @@ def written(path, *figures, **about):
 @pytest.mark.parametrize(
     ("better", "old", "new", "verdict"),
     [
-        ("lower", 1.0, 1.1, "same"),  # 10 % is allowed
+        ("lower", 1.0, 1.1, ""),  # 10 % is allowed
         ("lower", 1.0, 1.11, "worse"),
         ("lower", 1.0, 0.5, "better"),
-        ("higher", 1.0, 0.95, "same"),
+        ("higher", 1.0, 0.95, ""),
         ("higher", 1.0, 0.9, "worse"),  # a ninth worse
         ("higher", 1.0, 2.0, "better"),
-        ("lower", 0, 0, "same"),
+        ("lower", 0, 0, ""),
         ("lower", 0, 1, "worse"),  # one wrong decision where there was none
         ("lower", 1, 0, "better"),
         ("higher", 1, 0, "worse"),
@@ -30,8 +30,14 @@ def written(path, *figures, **about):
 )
 def test_verdict(better, old, new, verdict):
     """More than 10 % in the wrong direction is worse, whichever direction that is; so is leaving 0."""
-    figures = (Figure("one", value, "x", better) for value in (old, new))
-    assert compare.verdict(compare.change(*figures)) == verdict
+    assert compare.verdict(*(Figure("one", value, "x", better) for value in (old, new))) == verdict
+
+
+def test_a_change_inside_the_spread_of_the_rounds_is_noise():
+    """Where quartiles overlap, a median that moved by more than 10 % proves nothing."""
+    old = Figure("one", 1.0, "x", low=0.9, high=1.25)
+    assert compare.verdict(old, Figure("one", 1.3, "x", low=1.2, high=1.4)) == "noise"
+    assert compare.verdict(old, Figure("one", 1.3, "x", low=1.26, high=1.4)) == "worse"
 
 
 def test_exit_code_tells_what_got_worse(tmp_path):
