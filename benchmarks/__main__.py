@@ -29,7 +29,7 @@ PARTS = {
 
 
 def measured_latency(full):
-    """Run pytest-benchmark in a process of its own, which prints its tables itself. Returns also whether a test failed."""
+    """Run pytest-benchmark, which prints its tables itself. Return its results, and whether a test failed."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "latency.json")
         command = [sys.executable, "-m", "pytest", str(host.ROOT / "benchmarks" / "test_latency.py")]
