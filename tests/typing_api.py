@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +52,7 @@ def model() -> UsagePlan:
     assert_type(stage.methods["GET /pets"].throttle, Throttle | None)
     stages: list[PlanStage | str] = [PlanStage("petstore/prod", {"GET /pets": throttles[1]}), "petstore/test"]
     plan = UsagePlan("gold", throttles[0], Quota(1000, "MONTH", 27), stages, throttle_scope="key_method")
+    UsagePlan("gold", quota=Quota(1000, "DAY"), alerts=[80, 100], shadow="silver")
     UsagePlan("gold", throttle_scope="method")  # type: ignore[arg-type]
     UsagePlan("gold", stages=["petstore/prod"])
     plan.id = "silver"  # type: ignore[misc]
@@ -71,7 +73,7 @@ def blocking(client: redis.Redis, path: Path) -> None:
     limiter = Limiter(client, max_age=1, clock=lambda: 1)
     assert_type(limiter.url, str | None)
     limiter.close()
-    Limiter.embedded(namespace="demo").close()
+    Limiter.embedded(namespace="demo", pepper=["new", b"old"]).close()
     administer(Catalog(client, pepper="secret"), path)
 
 
@@ -93,7 +95,15 @@ def administer(catalog: Catalog, path: Path) -> None:
     assert_type(key, ApiKey)
     assert_type(key.value, str | None)
     assert_type(catalog.get_key(key.id), ApiKey)
-    assert_type(catalog.keys(), list[ApiKey])
+    assert_type(catalog.keys("app-"), list[ApiKey])
+    page = catalog.keys_page("app-", limit=10, position=None)
+    assert_type(page.items, list[ApiKey])
+    assert_type(page.position, str | None)
+    assert_type(catalog.rotate_key(key.id, grace_s=3600), ApiKey)
+    assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
+    catalog.set_remaining("gold", key.id, 100)
+    catalog.create_key("me", tags={"team": "a"}, owner="you", description="for the demo")
+    catalog.create_key("me", colour="red")  # type: ignore[call-arg]
     catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
     assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
     assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
