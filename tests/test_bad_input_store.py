@@ -167,7 +167,7 @@ def test_an_erased_catalogue(gateway):
     good = saved(gateway.client)
     gateway.client.flushall()
     assert_unavailable(gateway, "StoreError: ", "was here and is gone")
-    assert gateway.client.keys() == []
+    assert snapshot(gateway.client) == {}
     restore(gateway.client, good)
     assert tokens_left(gateway) == 3
 
