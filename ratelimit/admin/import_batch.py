@@ -1,0 +1,176 @@
+"""One batch of an import: what Redis knows of its rows, what is to be said of them, and what is to be written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from ratelimit.admin.commit import Commit
+from ratelimit.admin.csv_keys import Row
+from ratelimit.core.book import PlanBook
+from ratelimit.core.digest import generated_id, generated_token
+from ratelimit.core.flow import Flow, text
+from ratelimit.core.records import KeyRecord
+from ratelimit.core.state import Namespace
+from ratelimit.core.wire import ScriptCall
+
+
+class Entry(NamedTuple):
+    """A row and what Redis knows of its value: the id found under each digest, and the key it opens or opened."""
+
+    row: Row
+    digests: Sequence[str]
+    ids: Sequence[str | None]
+    record: KeyRecord | None = None
+    stored: str = ""
+    is_current: bool = True
+
+
+class Verdict(NamedTuple):
+    """What becomes of a row: is it stored, with which plans (None: it names none that can be), what is wrong."""
+
+    is_good: bool
+    plans: tuple[str, ...] | None = None
+    problems: Sequence[str] = ()
+
+
+def looked_up(state: Namespace, rows: Sequence[Row]) -> Flow[list[Entry]]:
+    """Ask what is known of the values of these rows: all of them at once."""
+    if not rows:
+        yield [state.version_query()]  # asked to let an event loop go on, as elsewhere
+        return []
+    names = state.names
+    digests = [state.digest.all(row.value) for row in rows]
+    (found,) = yield [("MGET", *(names.digest(digest) for one in digests for digest in one))]
+    ids = map(text, found)
+    entries = [Entry(row, one, [next(ids) for _ in one]) for row, one in zip(rows, digests, strict=True)]
+    known = list(dict.fromkeys(key_id for entry in entries for key_id in entry.ids if key_id))
+    if not known:
+        return entries
+    (found,) = yield [("MGET", *map(names.key_record, known))]
+    records = {
+        key_id: (KeyRecord.from_json(stored), stored)
+        for key_id, stored in zip(known, map(text, found), strict=True)
+        if stored is not None
+    }
+    return [_with_record(entry, records) for entry in entries]
+
+
+def _with_record(entry: Entry, records: dict[str, tuple[KeyRecord, str]]) -> Entry:
+    """Add the record of the key that the value opens. An index entry without one is nobody's, and is taken over."""
+    for digest, key_id in zip(entry.digests, entry.ids, strict=True):
+        record, stored = records.get(key_id or "", (None, ""))
+        if record is not None and digest in record.digests:
+            return entry._replace(record=record, stored=stored, is_current=not record.digests[digest])
+    return entry
+
+
+def judged(entry: Entry, book: PlanBook) -> Verdict:
+    """Tell what becomes of a row under this book. A plan that cannot be joined is dropped, not the whole row."""
+    if entry.record is not None and not entry.is_current:
+        problem = f"Key is a value that key {entry.record.id!r} had before it was rotated"
+        return Verdict(is_good=False, problems=[f"{problem}: give the new one, or remove the line"])
+    usable, opened, problems = list[str](), dict[str, str](), list[str]()
+    for place, plan_id in enumerate(entry.row.plans or (), 1):
+        plan = book.plans.get(plan_id)
+        if plan is None:
+            problems.append(_no_plan(plan_id, place))
+            continue
+        stages = [stage.stage for stage in plan.stages]
+        clash = next((stage for stage in stages if stage in opened), None)
+        if clash is not None:
+            both = f"plans {opened[clash]!r} and {plan_id!r} of the list both open stage {clash!r}"
+            problems.append(f"UsagePlanIds: {both}, so the second was dropped: leave one of them out")
+            continue
+        usable.append(plan_id)
+        opened |= dict.fromkeys(stages, plan_id)
+    return Verdict(is_good=True, plans=tuple(usable) or None, problems=problems)
+
+
+def _no_plan(plan_id: str, place: int) -> str:
+    # A text of 20 characters or more could be a key value that got into the wrong column.
+    shown = f"{plan_id!r}, " if len(plan_id) < 20 else ""
+    problem = f"UsagePlanIds: {shown}number {place} of the list, is no plan and was dropped"
+    return f"{problem}: correct it, or make the plan and import again"
+
+
+class Changes:
+    """What one batch writes, and what it rests on."""
+
+    def __init__(self, state: Namespace, book: PlanBook) -> None:
+        self._state, self._names, self._book = state, state.names, book
+        self._commit = Commit()
+        self._is_empty = True
+        self._made: list[str | int] = []
+        self._joined: dict[str, list[str]] = {}
+        self._left: dict[str, list[str]] = {}
+        self.has_new_pepper = False
+
+    def create(self, entry: Entry, plans: tuple[str, ...], created_us: int) -> str:
+        """Make a key, and return its id."""
+        row, digest = entry.row, entry.digests[0]
+        record = KeyRecord(
+            generated_id(),
+            row.name,
+            row.enabled is not False,
+            plans,
+            {digest: 0},
+            created_us,
+            0,
+            generated_token(),
+            row.description or "",
+        )
+        for each, key_id in zip(entry.digests, entry.ids, strict=True):
+            self._commit.expect(self._names.digest(each), None, key_id)
+        self._commit.expect(self._names.key_record(record.id), None, None)
+        self._commit.do("SET", self._names.digest(digest), record.id)
+        self._made += (created_us, record.id)
+        self._write(record, joined=plans)
+        return record.id
+
+    def update(self, row: Row, record: KeyRecord, stored: str, plans: tuple[str, ...] | None) -> None:
+        """Have a key be as its row says; what the row does not say stays. Writes nothing if it is so already."""
+        before, after = set(record.plans), set(record.plans if plans is None else plans)
+        new = replace(
+            record,
+            name=row.name,
+            enabled=record.enabled if row.enabled is None else row.enabled,
+            plans=record.plans if plans is None or before == after else plans,
+            description=record.description if row.description is None else row.description,
+        )
+        if new == record:
+            return
+        self._commit.expect(self._names.key_record(record.id), None, stored)
+        self._write(replace(new, stamp=generated_token()), joined=after - before, left=before - after)
+
+    def _write(self, record: KeyRecord, joined: Iterable[str] = (), left: Iterable[str] = ()) -> None:
+        """Write a record together with what its hash goes by, as `KeyAdmin` does for one."""
+        self._is_empty = False
+        self._commit.do("SET", self._names.key_record(record.id), record.json())
+        self._commit.do("HSET", self._names.key_hash(record.id), "r", f"{self._book.identity}{record.stamp}")
+        for plan_id in joined:
+            self._joined.setdefault(plan_id, []).append(record.id)
+        for plan_id in left:
+            self._left.setdefault(plan_id, []).append(record.id)
+
+    def call(self) -> ScriptCall | None:
+        """Return the script call that commits all of it, None if there is nothing to write. To be called once."""
+        if self._is_empty:
+            return None
+        commit, names = self._commit, self._names
+        # The hashes must not fall back to an older version than a replica may have applied to them meanwhile.
+        commit.expect(names.catalog, "version", str(self._book.version))
+        if self._made:
+            commit.do("ZADD", names.keys, *self._made)
+            probes = self._state.new_probes()
+            if probes is not None:
+                commit.do("HSET", names.catalog, "pepper", probes)
+                self.has_new_pepper = True
+        for plan_id, ids in self._left.items():
+            commit.do("SREM", names.plan_keys(plan_id), *ids)
+        for plan_id, ids in self._joined.items():
+            commit.do("SADD", names.plan_keys(plan_id), *ids)
+        if self._joined:
+            commit.do("HINCRBY", names.catalog, "members", 1)
+        return commit.call()
