@@ -1,0 +1,112 @@
+"""A TCP proxy in front of a server that does to replies what networks do. Requests always arrive."""
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from time import sleep
+
+ABORT = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time to linger: closing sends a reset."""
+
+
+class Proxy:
+    """Listens on a TCP `port` of this machine, and forwards to a server's unix socket.
+
+    `fault` is what happens to replies: None, or one of FAULTS. `spared` lets that many replies pass first. `hurt`
+    counts the replies that were met by a fault: each is the proof that the server carried out a request.
+    """
+
+    FAULTS = ("swallow", "reset", "delay", "trickle")
+    DELAY_S = 0.3
+
+    def __init__(self, path):
+        self.fault, self.spared, self.hurt = None, 0, 0
+        self._path = path
+        self._changed = threading.Condition()
+        self._sockets = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}"
+
+    def wait_until_hurt(self, times):
+        """Wait until that many replies met the fault: until then, nobody knows whether the request was carried out."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.hurt >= times, timeout=10), "no reply came"
+
+    def close(self):
+        # An accept that is under way is not woken by closing its socket, but by shutting it down.
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for end in self._sockets:
+            end.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._path)
+            self._sockets += client, server
+            for target in (self._requests, self._replies):
+                thread = threading.Thread(target=target, args=(client, server), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    @staticmethod
+    def _requests(client, server):
+        with suppress(OSError):
+            while data := client.recv(65536):
+                server.sendall(data)
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _replies(self, client, server):
+        with suppress(OSError):
+            while data := server.recv(65536):
+                self._deliver(client, data)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _deliver(self, client, data):
+        fault = self.fault
+        if fault is None:
+            client.sendall(data)
+            return
+        if self.spared:
+            self.spared -= 1
+            client.sendall(data)
+            return
+        with self._changed:
+            self.hurt += 1
+            self._changed.notify_all()
+        if fault == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+            client.shutdown(socket.SHUT_RD)  # wakes the other thread, so that closing is not put off
+            client.close()
+        elif fault == "delay":
+            sleep(self.DELAY_S)
+            client.sendall(data)
+        elif fault == "trickle":
+            for byte in data:
+                client.sendall(bytes([byte]))
