@@ -25,6 +25,7 @@
 local KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 local NEVER, NO_QUOTA = -1, -1
+local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 local DAY_US = 86400000000
 local KEPT_MS = 60000
 
@@ -168,7 +169,7 @@ while true do
       day, day_used = today, 0
     end
     if quota >= 0 then used = used + charge end
-    day_used = day_used + charge
+    day_used = math.min(day_used + charge, MOST)
   end
 
   if not refused then break end

@@ -49,8 +49,8 @@ class Checker:
     def check(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
         """Decide one request of `cost` units; cost 0 tells what cost 1 would get, and consumes nothing."""
         validate.cost(cost)
-        for name, value in (("key", key or ""), ("stage", stage), ("method", method)):
-            if not isinstance(value, str):
+        for name, value in (("key", key), ("stage", stage), ("method", method)):
+            if not isinstance(value, str) and not (name == "key" and value is None):
                 raise TypeError(f"{name} must be text, not {type(value).__name__}")
         if self._state.needs_look(self._max_age):
             yield from self._state.refresh()

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ratelimit.core.wire import ScriptCall
+from ratelimit.errors import StoreError
 
 _T = TypeVar("_T")
 
@@ -21,13 +22,16 @@ Flow = Generator[Request, Any, _T]
 
 
 def text(reply: bytes | str | None) -> str | None:
-    """Return a bulk reply as text, whether or not the client decodes."""
-    return reply.decode() if isinstance(reply, bytes) else reply
+    """Return a bulk reply as text, whether or not the client decodes. All texts that we store are ASCII."""
+    try:
+        return reply.decode() if isinstance(reply, bytes) else reply
+    except UnicodeDecodeError:
+        raise StoreError("Redis holds something that is no text where a text of the catalogue belongs") from None
 
 
 def texts(replies: Sequence[bytes | str]) -> list[str]:
     """Return bulk replies as texts."""
-    return [reply.decode() if isinstance(reply, bytes) else reply for reply in replies]
+    return [text(reply) or "" for reply in replies]
 
 
 def pairs(reply: Mapping[Any, Any] | Sequence[Any]) -> dict[str, str]:

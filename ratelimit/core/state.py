@@ -75,7 +75,7 @@ class Namespace:
     def is_current(self, reply: list[bytes | str | None]) -> bool:
         """Tell whether the book is the version that Redis holds."""
         epoch, version = text(reply[0]), text(reply[1])
-        current = (epoch or "", int(version or 0)) == (self.book.epoch, self.book.version)
+        current = (epoch or "", version or "0") == (self.book.epoch, str(self.book.version))
         if current and self._loaded_at is not None:
             self._loaded_at = self._age_clock()
         return current
@@ -111,7 +111,9 @@ class Namespace:
     def _parsed(self, fields: dict[str, str]) -> PlanBook:
         if not fields:
             return PlanBook()
-        self._stored_probes = fields["pepper"].split()
+        self._stored_probes = fields.get("pepper", "").split()
+        if not self._stored_probes:
+            raise StoreError(f"the catalogue {self.names.catalog!r} in Redis cannot be read: it has lost its 'pepper'")
         if not set(self._stored_probes) & set(self.digest.probes):
             raise ConfigError(
                 f"is not the one that the keys of namespace {self.names.namespace!r} were stored with: every key "

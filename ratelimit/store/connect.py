@@ -39,7 +39,8 @@ def client_from_url(url: str, deadline: float) -> redis.Redis:
     options = {**_options(checked_deadline(deadline)), "retry": Retry(NoBackoff(), 0)}
     try:
         pool = redis.BlockingConnectionPool.from_url(url, **options)
-    except ValueError as error:
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but finds options that do not exist
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be used: {error}", field="url") from None
     return redis.Redis.from_pool(pool)
 
@@ -49,7 +50,8 @@ def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     options = {**_options(checked_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
     try:
         pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
-    except ValueError as error:
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be used: {error}", field="url") from None
     return redis.asyncio.Redis.from_pool(pool)
 

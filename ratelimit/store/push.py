@@ -48,7 +48,8 @@ class Listener:
             if self._pid == os.getpid() or self._stopped.is_set():
                 return
             self._pid = os.getpid()
-            threading.Thread(target=self._listen, name="ratelimit-push", daemon=True).start()
+            self._thread = threading.Thread(target=self._listen, name="ratelimit-push", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """Stop listening."""
@@ -57,10 +58,12 @@ class Listener:
         if pubsub is not None and self._pid == os.getpid():
             with contextlib.suppress(RedisError, OSError):
                 pubsub.unsubscribe()  # its reply wakes the thread
+            self._thread.join(timeout=_PATIENCE)
 
     def _listen(self) -> None:
         while not self._stopped.is_set() and self._changed() is not None:
-            with contextlib.suppress(RedisError, OSError, ValueError), self._client.pubsub() as pubsub:
+            # Whatever happens to a connection that others may close meanwhile: listen again.
+            with contextlib.suppress(Exception), self._client.pubsub() as pubsub:
                 pubsub.subscribe(self._channel)
                 self._pubsub = pubsub
                 while not self._stopped.is_set() and (changed := self._changed()) is not None:
@@ -85,24 +88,26 @@ class AsyncListener:
         self._changed = changed
         self._tick = tick
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         """Listen from now on; does nothing if it listens already."""
-        if self._task is None:
+        if self._task is None and not self._stopped:
             self._task = asyncio.get_running_loop().create_task(self._listen(), name="ratelimit-push")
 
     async def stop(self) -> None:
         """Stop listening."""
+        self._stopped = True  # a cancellation alone can be swallowed where a timeout ends at the same moment
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _listen(self) -> None:
-        while True:
+        while not self._stopped:
             with contextlib.suppress(RedisError, OSError, ValueError):
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
-                    while True:
+                    while not self._stopped:
                         if await pubsub.get_message(timeout=_PATIENCE) is not None:
                             self._changed()
                         await self._tick()
