@@ -60,6 +60,15 @@ SHADOWS = [
         },
     ),
     case(
+        "shadow: the last unit of its quota fits",
+        "9 + 1 = 10; 1 of 2 tokens left",
+        ADMITTED,
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW),
+        before={SHADOW: shadow(2_000_000, per=1_000_000, last=NOW, window=WINDOW, used=9, seen=9)},
+        writes={SHADOW: shadow(1_000_000, per=1_000_000, last=NOW, window=WINDOW, used=10, seen=10), **CHARGED},
+    ),
+    case(
         "shadow: its count starts anew with its window",
         "10 of yesterday are gone",
         ADMITTED,

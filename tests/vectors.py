@@ -7,10 +7,12 @@ worked out on paper, and its `why` shows how. So the file can contradict the cod
 import json
 import sys
 
-from vector_buckets import BUCKETS, CLOCK, PEEKS, RESCALES
+from vector_buckets import BUCKETS, PEEKS
 from vector_callers import CALLERS, FAULTS
-from vector_counts import COUNTS, LAYERS
+from vector_clock import CLOCK, RESCALES
+from vector_counts import COUNTS
 from vector_extras import ALERTS, SHADOWS
+from vector_layers import LAYERS
 
 CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
