@@ -185,6 +185,15 @@ ALERTS = [
         writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
     ),
     case(
+        "alert: a note of what was told that is none counts as none",
+        "3 bytes where 16 are due: the request is counted by then, so it is told, and noted anew",
+        [1, NOW, 20, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80],
+        before={PLAN: count(79), "a:gold": b"???"},
+        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+    ),
+    case(
         "alert: shows the limit with what was granted",
         "79 + 1 of 100 + 50",
         [1, NOW, 70, HALF],
