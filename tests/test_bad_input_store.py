@@ -78,7 +78,7 @@ FAULTS = {
     "record of another type": (record("RPUSH", "x"), "WRONGTYPE"),
     "record no JSON": (record("SET", "{"), "record"),
     "record no record": (record("SET", "{}"), "record"),
-    "record no UTF-8": (record("SET", NOT_UTF8), "record"),
+    "record no UTF-8": (record("SET", NOT_UTF8), "no text"),
     "record with a stamp of another type": (record_with(stamp=5), "record"),
     "record with an expiry of another type": (record_with(expires_us="soon"), "record"),
     "catalogue of another type": (replaced(CATALOG, "SET", "x"), "WRONGTYPE"),
@@ -90,7 +90,7 @@ FAULTS = {
     "version too large": (catalog("version", str(2**64)), "catalogue"),
     "plan no JSON": (catalog("plan:gold", "{"), CATALOG),
     "plan no plan": (catalog("plan:gold", "[]"), CATALOG),
-    "plan no UTF-8": (catalog("plan:gold", NOT_UTF8), CATALOG),
+    "plan no UTF-8": (catalog("plan:gold", NOT_UTF8), "no text"),
     "stage no stage": (catalog("stage:a/prod", '{"throttle": 1}'), CATALOG),
     "account no throttle": (catalog("account", '{"rate": -1, "burst": 1}'), CATALOG),
 }
