@@ -6,7 +6,7 @@ import pytest
 from held import held
 
 from ratelimit import Catalog, ConfigError, Conflict, NotFound, PlanStage, Quota, Throttle, UsagePlan
-from ratelimit.admin import keys
+from ratelimit.admin import listing
 
 TEN = Throttle(10, 5)
 METHODS = {"GET /pets": Throttle(10, 5)}
@@ -158,7 +158,7 @@ def test_a_page_goes_on_although_keys_come_and_go(catalog, clock):
 
 def test_keys_of_one_microsecond_are_all_listed(catalog, monkeypatch):
     """An import makes many at once: more than one reply of Redis holds, none is missed and none shown twice."""
-    monkeypatch.setattr(keys, "_PAGE", 3)
+    monkeypatch.setattr(listing, "_PAGE", 3)
     made = {catalog.create_key().id for _ in range(8)}
     listed = catalog.keys()
     assert (len(listed), {key.id for key in listed}) == (8, made)

@@ -17,6 +17,7 @@ from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
 
 MOST_TRIES = 16
+_MOST_ARGUMENTS = 2000
 
 
 class Commit:
@@ -37,7 +38,10 @@ class Commit:
     def do(self, command: str, key: str | None, *arguments: str | int) -> None:
         """Add a command; `key` is None for one that has none."""
         index = self._index(key) if key is not None else 0
-        self._commands.append((command, index, *map(str, arguments)))
+        texts = [str(argument) for argument in arguments]
+        # Lua can pass on only so many values at once; field-value pairs stay together.
+        for at in range(0, max(1, len(texts)), _MOST_ARGUMENTS):
+            self._commands.append((command, index, *texts[at : at + _MOST_ARGUMENTS]))
 
     def call(self) -> ScriptCall:
         """Return the script call that commits."""
@@ -55,8 +59,9 @@ def existing_plan(book: PlanBook, plan_id: object) -> UsagePlan:
 def two_plans(key_id: str, one: str, other: str, stage: str) -> Conflict:
     """Return the error for a key that would be in two plans of one stage."""
     who = f"key {key_id!r}" if key_id else "the key"
+    first, second = sorted((one, other))
     return Conflict(
-        f"{who} would be in two plans of stage {stage!r}, {one!r} and {other!r}: a key may be in one plan per stage",
+        f"{who} would be in two plans of stage {stage!r}, {first!r} and {second!r}: a key may be in one plan per stage",
         field="plans",
     )
 

@@ -18,6 +18,7 @@ from ratelimit.admin.commit import MOST_TRIES, too_busy
 from ratelimit.admin.csv_files import Source
 from ratelimit.admin.import_batch import Changes, Entry, Verdict, judged, looked_up
 from ratelimit.admin.keys import KeyAdmin
+from ratelimit.admin.listing import KeyLists
 from ratelimit.core import validate
 from ratelimit.core.flow import Flow
 from ratelimit.errors import StoreError
@@ -94,14 +95,14 @@ def import_keys(
         return work.report()
 
 
-def export_keys(admin: KeyAdmin, target: Source) -> Flow[int]:
+def export_keys(lists: KeyLists, target: Source) -> Flow[int]:
     """Write all keys, the newest first, and return how many there are."""
     with ExitStack() as stack:
         write = csv_files.writer(target, stack)
         write(csv_keys.exported_header())
         count, position = 0, None
         while True:
-            page = yield from admin.keys_page(limit=500, position=position)
+            page = yield from lists.keys_page(limit=500, position=position)
             write(csv_keys.exported(page.items))
             count, position = count + len(page.items), page.position
             if position is None:

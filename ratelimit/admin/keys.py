@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Unpack
 
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
+from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
 from ratelimit.core.digest import generated_id, generated_token, generated_value, own_value
-from ratelimit.core.flow import Flow, text, texts
+from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import MICROSECONDS, ApiKey
-
-_PAGE = 500
-_MOST_DESCRIPTION = 125_000
-
-
-class About(TypedDict, total=False):
-    """What can be said of a key besides its name; see `ApiKey`."""
-
-    expires_at: float | None
-    description: str
-    owner: str
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some keys, and where to go on: None at the end."""
-
-    items: list[ApiKey]
-    position: str | None
 
 
 class KeyAdmin:
@@ -59,13 +40,13 @@ class KeyAdmin:
             generated_id(),
             validate.label(name, "name"),
             validate.flag(enabled, "enabled"),
-            _plan_ids(plans),
+            plan_ids(plans),
             {self._state.digest(value): 0},
             self._state.wall_us(),
             0,
             generated_token(),
         )
-        record = replace(draft, **_about(about))
+        record = replace(draft, **about_fields(about))
         for _ in range(MOST_TRIES):
             book = yield from self._ensure_book()
             self._refuse_overlap("", record.plans, book)
@@ -120,43 +101,11 @@ class KeyAdmin:
         """Return a key, without its value."""
         return (yield from self._record(key_id))[0].api_key()
 
-    def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
-        """Return all keys whose name starts with `prefix`, the newest first."""
-        found, position = list[ApiKey](), None
-        while True:
-            page = yield from self.keys_page(prefix, _PAGE, position)
-            found += page.items
-            position = page.position
-            if position is None:
-                return found
-
-    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Flow[Page]:
-        """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
-        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
-        score, last = _position(position)
-        found = list[ApiKey]()
-        while True:
-            bounds = (score, "-inf", "WITHSCORES", "LIMIT", 0, _PAGE)
-            flat = texts((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
-            entries = list(zip(flat[::2], flat[1::2], strict=True))
-            # Keys made in the same microsecond follow each other by id, downwards.
-            entries = [entry for entry in entries if last is None or entry[1] != score or entry[0] < last]
-            if not entries:
-                return Page(found, None)
-            (stored,) = yield [("MGET", *(self._names.key_record(key_id) for key_id, _ in entries))]
-            for (key_id, made), item in zip(entries, map(text, stored), strict=True):
-                if len(found) == limit:
-                    return Page(found, f"{score}:{last}")
-                score, last = made, key_id
-                key = KeyRecord.from_json(item).api_key() if item is not None else None
-                if key is not None and key.name.startswith(prefix):
-                    found.append(key)
-
     def update_key(
         self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **about: Unpack[About]
     ) -> Flow[ApiKey]:
         """Change what is given; every replica goes by it from its next check on."""
-        changes = _about(about)
+        changes = about_fields(about)
         if enabled is not None:
             changes["enabled"] = validate.flag(enabled, "enabled")
         if name is not None:
@@ -247,7 +196,7 @@ class KeyAdmin:
 
     def _ensure_book(self) -> Flow[PlanBook]:
         """Load the book; an empty namespace gets its epoch and pepper with the first key."""
-        book = yield from self._state.load()
+        book = yield from self._state.load(for_change=True)
         if not book.epoch:
             commit = Commit()
             commit.expect(self._names.catalog, "version", None)
@@ -260,42 +209,3 @@ class KeyAdmin:
     def _refuse_overlap(self, key_id: str, plan_ids: Iterable[str], book: PlanBook) -> None:
         for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in plan_ids]):
             raise two_plans(key_id, one.id, other.id, stage)
-
-
-def _about(about: About) -> dict[str, Any]:
-    """Return the fields of a record for what is given."""
-    checked: dict[str, Any] = {}
-    if "expires_at" in about:
-        checked["expires_us"] = _expiry(about["expires_at"])
-    if "description" in about:
-        checked["description"] = validate.label(about["description"], "description", most=_MOST_DESCRIPTION)
-    if "owner" in about:
-        checked["owner"] = validate.label(about["owner"], "owner", most=256)
-    if "tags" in about:
-        checked["tags"] = validate.tags(about["tags"])
-    return checked
-
-
-def _position(position: str | None) -> tuple[str, str | None]:
-    """Return where a listing goes on: the time and id of the last key that was seen."""
-    if position is None:
-        return "+inf", None
-    made, _, last = position.partition(":")
-    if not made.isdigit() or not last:
-        raise ConfigError(f"is none that a listing returned: {validate.shown(position)}", field="position")
-    return made, last
-
-
-def _plan_ids(plans: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(plans, str):
-        raise ConfigError(f"must be a list of plan ids, not the text {validate.shown(plans)}", field="plans")
-    return tuple(dict.fromkeys(plans))
-
-
-def _expiry(expires_at: float | None) -> int:
-    if expires_at is None:
-        return 0
-    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or not 0 < expires_at < 2**33:
-        remedy = "seconds since 1970, as time.time() counts them, or None"
-        raise ConfigError(f"must be {remedy}, not {validate.shown(expires_at)}", field="expires_at")
-    return round(expires_at * MICROSECONDS)

@@ -88,7 +88,7 @@ class PlanAdmin:
     def _change_book(self, change: Callable[[PlanBook], PlanBook]) -> Flow[None]:
         for _ in range(MOST_TRIES):
             (members,) = yield [("HGET", self._names.catalog, "members")]
-            old = yield from self._state.load()
+            old = yield from self._state.load(for_change=True)
             new = change(old)
             yield from self._refuse_orphans(old, new)
             yield from self._refuse_double_plans(old, new)

@@ -26,7 +26,7 @@ def text(reply: bytes | str | None) -> str | None:
     try:
         return reply.decode() if isinstance(reply, bytes) else reply
     except UnicodeDecodeError:
-        raise StoreError("Redis holds something that is no text where a text of the catalogue belongs") from None
+        raise StoreError("Redis holds something that is no text where a key's record or id belongs") from None
 
 
 def texts(replies: Sequence[bytes | str]) -> list[str]:
@@ -40,3 +40,11 @@ def pairs(reply: Mapping[Any, Any] | Sequence[Any]) -> dict[str, str]:
         return dict(zip(texts(list(reply.keys())), texts(list(reply.values())), strict=True))
     flat = texts(reply)
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def scored(reply: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return members with their scores, whole numbers as text: RESP3 sends pairs with doubles, RESP2 a flat list."""
+    if reply and isinstance(reply[0], list | tuple):
+        return [(text(member) or "", str(int(score))) for member, score in reply]
+    flat = texts(reply)
+    return list(zip(flat[::2], flat[1::2], strict=True))

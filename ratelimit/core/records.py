@@ -9,6 +9,17 @@ from typing import Self
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS, ApiKey, FrozenMap
 
+_KINDS = {
+    "id": str,
+    "name": str,
+    "enabled": bool,
+    "digests": dict,
+    "created_us": int,
+    "expires_us": int,
+    "stamp": str,
+    "tags": dict,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
@@ -40,9 +51,13 @@ class KeyRecord:
         """Return the record that Redis keeps as `text`."""
         try:
             data = json.loads(text)
-            return cls(**{**data, "plans": tuple(data["plans"])})
+            record = cls(**{**data, "plans": tuple(data["plans"])})
+            wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)]
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"a key's record in Redis cannot be read ({type(error).__name__})") from None
+            wrong = [type(error).__name__]
+        if wrong:
+            raise StoreError(f"a key's record in Redis cannot be read ({', '.join(wrong)})")
+        return record
 
     def valid_until_us(self, digest: str) -> int:
         """Return the time from which on this digest does not open the key, 0 for never."""

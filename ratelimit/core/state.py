@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
@@ -91,13 +92,18 @@ class Namespace:
             self._loaded_at = before
             raise
 
-    def load(self) -> Flow[PlanBook]:
-        """Load the book, whatever version is known."""
+    def load(self, *, for_change: bool = False) -> Flow[PlanBook]:
+        """Load the book, whatever version is known.
+
+        A catalogue that was here and is gone is a fault of the store, unless it is loaded to be made anew.
+        """
         pushes = self._pushes
         (reply,) = yield [("HGETALL", self.names.catalog)]
-        book = self._parsed(pairs(reply))
+        book = self._parsed(reply)
         if self.book.epoch and not book.epoch:
             self._loaded_at = None
+            if for_change:
+                return book
             raise StoreError(
                 f"the catalogue {self.names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
                 "restore it or apply the plan file again"
@@ -108,12 +114,17 @@ class Namespace:
         self._loaded_at = self._age_clock() if pushes == self._pushes else None
         return self.book
 
-    def _parsed(self, fields: dict[str, str]) -> PlanBook:
+    def _parsed(self, reply: Any) -> PlanBook:
+        unreadable = f"the catalogue {self.names.catalog!r} in Redis cannot be read"
+        try:
+            fields = pairs(reply)
+        except StoreError as error:
+            raise StoreError(f"{unreadable}: {error}") from None
         if not fields:
             return PlanBook()
         self._stored_probes = fields.get("pepper", "").split()
         if not self._stored_probes:
-            raise StoreError(f"the catalogue {self.names.catalog!r} in Redis cannot be read: it has lost its 'pepper'")
+            raise StoreError(f"{unreadable}: it has lost its 'pepper'")
         if not set(self._stored_probes) & set(self.digest.probes):
             raise ConfigError(
                 f"is not the one that the keys of namespace {self.names.namespace!r} were stored with: every key "
@@ -131,4 +142,4 @@ class Namespace:
                 document.throttle_from_json(fields["account"]) if "account" in fields else None,
             )
         except (KeyError, ValueError) as error:
-            raise StoreError(f"the catalogue {self.names.catalog!r} in Redis cannot be read: {error}") from None
+            raise StoreError(f"{unreadable}: {error}") from None

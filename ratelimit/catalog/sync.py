@@ -1,4 +1,4 @@
-"""The catalogue and its asyncio twin: plans, stages, the account throttle and API keys, kept in Redis."""
+"""The catalogue for blocking code."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Self, Unpack
 
 import redis
-import redis.asyncio
 
 from ratelimit.admin.csv_files import Source
 from ratelimit.admin.importing import MOST_BYTES, ImportReport, Progress, export_keys, import_keys
-from ratelimit.admin.keys import About, KeyAdmin, Page
+from ratelimit.admin.key_fields import About
+from ratelimit.admin.keys import KeyAdmin
+from ratelimit.admin.listing import KeyLists, Page
 from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.usage import Usage, UsageAdmin
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
 from ratelimit.store import connect
-from ratelimit.store.aio import AsyncStore
 from ratelimit.store.sync import Store
 
 
@@ -51,7 +51,8 @@ class Catalog:
 
     def _bind(self, state: Namespace, store: Store) -> None:
         self._run = store.run
-        self._plans, self._keys, self._metering = PlanAdmin(state), KeyAdmin(state), UsageAdmin(state)
+        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+        self._lists, self._metering = KeyLists(state), UsageAdmin(state)
 
     def apply(self, path: str | Path) -> None:
         """Make a plan file hold (TOML): what it says is put, plans and stages it does not name are removed.
@@ -125,14 +126,14 @@ class Catalog:
 
     def keys(self, prefix: str = "") -> list[ApiKey]:
         """Return all keys whose name starts with `prefix`, the newest first."""
-        return self._run(self._keys.keys(prefix))
+        return self._run(self._lists.keys(prefix))
 
     def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Page:
         """Return up to `limit` (1 to 500) keys whose name starts with `prefix`, the newest first.
 
         `position` is that of the page before; the last page has None.
         """
-        return self._run(self._keys.keys_page(prefix, limit, position))
+        return self._run(self._lists.keys_page(prefix, limit, position))
 
     def update_key(
         self,
@@ -242,150 +243,4 @@ class Catalog:
         UTC). The values of keys are stored nowhere, so there is no Key column, and such a file cannot be imported. A
         cell that a spreadsheet would take for a formula (it begins with = + - @) has a single quote before it.
         """
-        return self._run(export_keys(self._keys, target))
-
-
-class AsyncCatalog:
-    """The twin of `Catalog` for asyncio."""
-
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        *,
-        namespace: str = "ratelimit",
-        pepper: Peppers = None,
-        clock: Clock | None = None,
-    ) -> None:
-        connect.look_at(client, redis.asyncio.Redis)
-        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client))
-
-    @classmethod
-    def _sharing(cls, state: Namespace, store: AsyncStore) -> Self:
-        catalog = cls.__new__(cls)
-        catalog._bind(state, store)
-        return catalog
-
-    def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        self._run = store.run
-        self._plans, self._keys, self._metering = PlanAdmin(state), KeyAdmin(state), UsageAdmin(state)
-
-    async def apply(self, path: str | Path) -> None:
-        """As `Catalog.apply`."""
-        await self._run(self._plans.apply(path))
-
-    async def put_plan(self, plan: UsagePlan) -> None:
-        """As `Catalog.put_plan`."""
-        await self._run(self._plans.put_plan(plan))
-
-    async def get_plan(self, plan_id: str) -> UsagePlan:
-        """As `Catalog.get_plan`."""
-        return await self._run(self._plans.get_plan(plan_id))
-
-    async def plans(self) -> list[UsagePlan]:
-        """As `Catalog.plans`."""
-        return await self._run(self._plans.plans())
-
-    async def delete_plan(self, plan_id: str) -> None:
-        """As `Catalog.delete_plan`."""
-        await self._run(self._plans.delete_plan(plan_id))
-
-    async def put_stage(self, stage: Stage) -> None:
-        """As `Catalog.put_stage`."""
-        await self._run(self._plans.put_stage(stage))
-
-    async def stages(self) -> list[Stage]:
-        """As `Catalog.stages`."""
-        return await self._run(self._plans.stages())
-
-    async def delete_stage(self, stage_id: str) -> None:
-        """As `Catalog.delete_stage`."""
-        await self._run(self._plans.delete_stage(stage_id))
-
-    async def set_account_throttle(self, throttle: Throttle | None) -> None:
-        """As `Catalog.set_account_throttle`."""
-        await self._run(self._plans.set_account_throttle(throttle))
-
-    async def get_account_throttle(self) -> Throttle | None:
-        """As `Catalog.get_account_throttle`."""
-        return await self._run(self._plans.account_throttle())
-
-    async def create_key(
-        self,
-        name: str = "",
-        value: str | None = None,
-        plans: Iterable[str] = (),
-        enabled: bool = True,
-        **about: Unpack[About],
-    ) -> ApiKey:
-        """As `Catalog.create_key`."""
-        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, **about))
-
-    async def get_key(self, key_id: str) -> ApiKey:
-        """As `Catalog.get_key`."""
-        return await self._run(self._keys.get_key(key_id))
-
-    async def keys(self, prefix: str = "") -> list[ApiKey]:
-        """As `Catalog.keys`."""
-        return await self._run(self._keys.keys(prefix))
-
-    async def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Page:
-        """As `Catalog.keys_page`."""
-        return await self._run(self._keys.keys_page(prefix, limit, position))
-
-    async def update_key(
-        self,
-        key_id: str,
-        *,
-        enabled: bool | None = None,
-        name: str | None = None,
-        **about: Unpack[About],
-    ) -> ApiKey:
-        """As `Catalog.update_key`."""
-        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
-
-    async def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> ApiKey:
-        """As `Catalog.rotate_key`."""
-        return await self._run(self._keys.rotate_key(key_id, grace_s, value))
-
-    async def delete_key(self, key_id: str) -> None:
-        """As `Catalog.delete_key`."""
-        await self._run(self._keys.delete_key(key_id))
-
-    async def usage(
-        self,
-        plan_id: str,
-        start: date | str,
-        end: date | str,
-        key_id: str | None = None,
-        limit: int = 500,
-        position: str | None = None,
-    ) -> Usage:
-        """As `Catalog.usage`."""
-        return await self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
-
-    async def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
-        """As `Catalog.set_remaining`."""
-        await self._run(self._metering.set_remaining(plan_id, key_id, remaining))
-
-    async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
-        """As `Catalog.add_key_to_plan`."""
-        return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
-
-    async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
-        """As `Catalog.remove_key_from_plan`."""
-        return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))
-
-    async def import_keys(
-        self,
-        source: Source,
-        fail_on_warnings: bool = False,
-        progress: Progress | None = None,
-        *,
-        max_bytes: int = MOST_BYTES,
-    ) -> ImportReport:
-        """As `Catalog.import_keys`. The source is read without waiting in between: have all of it at hand."""
-        return await self._run(import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
-
-    async def export_keys(self, target: Source) -> int:
-        """As `Catalog.export_keys`."""
-        return await self._run(export_keys(self._keys, target))
+        return self._run(export_keys(self._lists, target))

@@ -1,0 +1,70 @@
+"""Lists of API keys, in pages. Pure: see flow.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratelimit.core import validate
+from ratelimit.core.flow import Flow, scored, text
+from ratelimit.core.records import KeyRecord
+from ratelimit.core.state import Namespace
+from ratelimit.errors import ConfigError
+from ratelimit.model import ApiKey
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some keys, and where to go on: None at the end."""
+
+    items: list[ApiKey]
+    position: str | None
+
+
+class KeyLists:
+    """Lists of the API keys of one namespace."""
+
+    def __init__(self, state: Namespace) -> None:
+        self._names = state.names
+
+    def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
+        """Return all keys whose name starts with `prefix`, the newest first."""
+        found, position = list[ApiKey](), None
+        while True:
+            page = yield from self.keys_page(prefix, _PAGE, position)
+            found += page.items
+            position = page.position
+            if position is None:
+                return found
+
+    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Flow[Page]:
+        """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
+        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
+        score, last = _position(position)
+        found = list[ApiKey]()
+        while True:
+            bounds = (score, "-inf", "WITHSCORES", "LIMIT", 0, _PAGE)
+            entries = scored((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
+            # Keys made in the same microsecond follow each other by id, downwards.
+            entries = [entry for entry in entries if last is None or entry[1] != score or entry[0] < last]
+            if not entries:
+                return Page(found, None)
+            (stored,) = yield [("MGET", *(self._names.key_record(key_id) for key_id, _ in entries))]
+            for (key_id, made), item in zip(entries, map(text, stored), strict=True):
+                if len(found) == limit:
+                    return Page(found, f"{score}:{last}")
+                score, last = made, key_id
+                key = KeyRecord.from_json(item).api_key() if item is not None else None
+                if key is not None and key.name.startswith(prefix):
+                    found.append(key)
+
+
+def _position(position: str | None) -> tuple[str, str | None]:
+    """Return where a listing goes on: the time and id of the last key that was seen."""
+    if position is None:
+        return "+inf", None
+    made, _, last = position.partition(":") if isinstance(position, str) else ("", "", "")
+    if not made.isdigit() or not last:
+        raise ConfigError(f"is none that a listing returned: {validate.shown(position)}", field="position")
+    return made, last
