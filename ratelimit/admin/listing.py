@@ -42,14 +42,18 @@ class KeyLists:
         """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
         validate.whole(limit, "limit", least=1, below=_PAGE + 1)
         score, last = _position(position)
-        found = list[ApiKey]()
+        found, seen = list[ApiKey](), 0
         while True:
-            bounds = (score, "-inf", "WITHSCORES", "LIMIT", 0, _PAGE)
+            # `seen` passes over keys made in the same microsecond, when there are more of them than fit one reply.
+            bounds = (score, "-inf", "WITHSCORES", "LIMIT", seen, _PAGE)
             entries = scored((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
-            # Keys made in the same microsecond follow each other by id, downwards.
-            entries = [entry for entry in entries if last is None or entry[1] != score or entry[0] < last]
             if not entries:
                 return Page(found, None)
+            seen = seen + len(entries) if entries[-1][1] == score else 0
+            # Keys of one microsecond follow each other by id, downwards.
+            entries = [entry for entry in entries if last is None or entry[1] != score or entry[0] < last]
+            if not entries:
+                continue
             (stored,) = yield [("MGET", *(self._names.key_record(key_id) for key_id, _ in entries))]
             for (key_id, made), item in zip(entries, map(text, stored), strict=True):
                 if len(found) == limit:
