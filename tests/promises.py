@@ -131,6 +131,8 @@ def a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight):
         assert snapshot(backend) == after
         if tight != "quota":
             assert again.retry_after == told.retry_after == 1000.0
+            clock.advance(1000)
+            assert limiter.check(key, STAGE, method).allowed
 
 
 def a_peek_writes_nothing(backend, clock):

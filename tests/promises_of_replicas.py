@@ -17,7 +17,7 @@ from ratelimit import AsyncLimiter, Catalog, Limiter, Quota, Reason, Stage, Thro
 from ratelimit.core.reference import Reference
 
 GOLD = UsagePlan("gold", Throttle(1, 50), Quota(100, "DAY"), [STAGE])
-DEADLINE = 0.1
+DEADLINE = 0.5
 FOREVER = 1e9
 """As `max_age`: a replica that does not look by itself."""
 
@@ -110,13 +110,13 @@ def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
             else:
                 assert (decision.reason, decision.source) == (Reason.UNAVAILABLE, "fail_closed")
                 assert decision.cause.startswith("StoreTimeout: ")
-            assert remaining(direct.peek(key.value, STAGE, METHOD))["quota:gold"] == 98
+            assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 98
             # What was late for one check is no answer to the next.
-            assert remaining(check(key.value))["quota:gold"] == 97
+            assert remaining(check(key.value)).get("quota:gold") == 97
             if fault == "delay":
                 time.sleep(Proxy.DELAY_S)
-            assert remaining(check(key.value))["quota:gold"] == 96
-        assert remaining(direct.peek(key.value, STAGE, METHOD))["quota:gold"] == 96
+            assert remaining(check(key.value)).get("quota:gold") == 96
+        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 96
         assert proxy.hurt == 1
 
 
@@ -215,7 +215,7 @@ def an_older_version_never_comes_back(backend, clock, change):
         decision = there.check(key.value, STAGE, METHOD)
         assert 4 in capacities(decision)
         # Being told was no check: two were admitted under the plan of 100, and one now.
-        assert remaining(decision)["quota:gold"] == 97
+        assert remaining(decision).get("quota:gold") == 97
 
 
 def a_lost_push_is_caught_up(backend, clock):
@@ -262,4 +262,4 @@ def another_life_of_the_catalogue_is_noticed(backend, clock):
             assert capacities(fresh.check(key.value, STAGE, METHOD)) == [3, 100]
         decision = there.check(key.value, STAGE, METHOD)
         assert capacities(decision) == [3, 100]
-        assert remaining(decision)["quota:gold"] == 97
+        assert remaining(decision).get("quota:gold") == 97

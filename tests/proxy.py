@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server that does to replies what networks do. Requests always arrive."""
+"""A TCP proxy in front of a server that does to the replies of scripts what networks do. Requests always arrive."""
 
 import socket
 import struct
@@ -13,18 +13,19 @@ ABORT = struct.pack("ii", 1, 0)
 class Proxy:
     """Listens on a TCP `port` of this machine, and forwards to a server's unix socket.
 
-    `fault` is what happens to replies: None, or one of FAULTS. `spared` lets that many replies pass first. `hurt`
-    counts the replies that were met by a fault: each is the proof that the server carried out a request.
+    `fault` is what happens to replies of EVAL and EVALSHA: None, or one of FAULTS. `spared` lets that many of them pass
+    first. `hurt` counts those that a fault met: each is the proof that the server ran a script.
     """
 
     FAULTS = ("swallow", "reset", "delay", "trickle")
-    DELAY_S = 0.3
+    DELAY_S = 0.8
 
     def __init__(self, path):
         self.fault, self.spared, self.hurt = None, 0, 0
         self._path = path
         self._changed = threading.Condition()
         self._sockets = []
+        self._asked = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -73,10 +74,11 @@ class Proxy:
                 self._threads.append(thread)
                 thread.start()
 
-    @staticmethod
-    def _requests(client, server):
+    def _requests(self, client, server):
         with suppress(OSError):
             while data := client.recv(65536):
+                if b"EVAL" in data:
+                    self._asked.add(client)
                 server.sendall(data)
         with suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
@@ -89,12 +91,12 @@ class Proxy:
             client.shutdown(socket.SHUT_RDWR)
 
     def _deliver(self, client, data):
-        fault = self.fault
-        if fault is None:
-            client.sendall(data)
-            return
-        if self.spared:
+        fault = self.fault if client in self._asked else None
+        self._asked.discard(client)
+        if fault is not None and self.spared:
             self.spared -= 1
+            fault = None
+        if fault is None:
             client.sendall(data)
             return
         with self._changed:
