@@ -15,6 +15,7 @@ from ratelimit.admin.key_fields import About
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyLists, Page
 from ratelimit.admin.plans import PlanAdmin
+from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
@@ -47,6 +48,7 @@ class AsyncCatalog:
         self._run = store.run
         self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
         self._lists, self._metering = KeyLists(state), UsageAdmin(state)
+        self._shadows = ShadowAdmin(state)
 
     async def apply(self, path: str | Path) -> None:
         """As `Catalog.apply`."""
@@ -145,6 +147,14 @@ class AsyncCatalog:
     async def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
         """As `Catalog.set_remaining`."""
         await self._run(self._metering.set_remaining(plan_id, key_id, remaining))
+
+    async def shadow_counts(self, plan_id: str) -> list[ShadowCounts]:
+        """As `Catalog.shadow_counts`."""
+        return await self._run(self._shadows.shadow_counts(plan_id))
+
+    async def reset_shadow(self, plan_id: str) -> None:
+        """As `Catalog.reset_shadow`."""
+        await self._run(self._shadows.reset_shadow(plan_id))
 
     async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.add_key_to_plan`."""

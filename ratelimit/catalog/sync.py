@@ -15,6 +15,7 @@ from ratelimit.admin.key_fields import About
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyLists, Page
 from ratelimit.admin.plans import PlanAdmin
+from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
@@ -53,6 +54,7 @@ class Catalog:
         self._run = store.run
         self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
         self._lists, self._metering = KeyLists(state), UsageAdmin(state)
+        self._shadows = ShadowAdmin(state)
 
     def apply(self, path: str | Path) -> None:
         """Make a plan file hold (TOML): what it says is put, plans and stages it does not name are removed.
@@ -183,6 +185,17 @@ class Catalog:
         The next window has the plan's limit again. Raises NotFound, and ConfigError for a plan without a quota.
         """
         self._run(self._metering.set_remaining(plan_id, key_id, remaining))
+
+    def shadow_counts(self, plan_id: str) -> list[ShadowCounts]:
+        """Return what the shadow of a plan saw and would have denied, by key, the most denied first.
+
+        Raises NotFound, and ConfigError for a plan without a shadow.
+        """
+        return self._run(self._shadows.shadow_counts(plan_id))
+
+    def reset_shadow(self, plan_id: str) -> None:
+        """Forget what a plan's shadow counted, and its buckets: the trial starts anew."""
+        self._run(self._shadows.reset_shadow(plan_id))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan, and return the key.
