@@ -166,6 +166,8 @@ def test_an_empty_namespace_reads_as_empty_and_stays_so(catalog, client):
         lambda: catalog.remove_key_from_plan("k1", "gold"),
         lambda: catalog.usage("gold", "2026-03-01", "2026-03-02"),
         lambda: catalog.set_remaining("gold", "k1", 5),
+        lambda: catalog.shadow_counts("gold"),
+        lambda: catalog.reset_shadow("gold"),
     ):
         with pytest.raises(NotFound):
             call()

@@ -24,8 +24,8 @@ def client(backend):
 @pytest.fixture
 def catalog(client, clock):
     made = Catalog(client, clock=clock)
-    made.put_plan(GOLD)
     made.put_plan(SILVER)
+    made.put_plan(GOLD)
     return made
 
 

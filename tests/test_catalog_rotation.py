@@ -21,8 +21,8 @@ def client(backend):
 @pytest.fixture
 def catalog(client, clock):
     made = Catalog(client, clock=clock)
-    made.put_plan(GOLD)
     made.put_plan(SILVER)
+    made.put_plan(GOLD)
     return made
 
 
@@ -107,8 +107,8 @@ def test_any_kind_of_client_will_do(server, clock, options):
     """RESP2 or RESP3, bytes or texts: every method reads the same."""
     with server.client(**options) as client:
         catalog = Catalog(client, clock=clock)
-        catalog.put_plan(GOLD)
         catalog.put_plan(SILVER)
+        catalog.put_plan(GOLD)
         made = catalog.create_key("Me", VALUE, ["gold"])
         assert allowed(client, clock, VALUE) == [True]
         catalog.set_remaining("gold", made.id, 7)

@@ -3,7 +3,7 @@
 import pytest
 from held import held
 
-from ratelimit import Catalog, ConfigError, Conflict, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, ConfigError, Conflict, Limiter, NotFound, Quota, Stage, Throttle, UsagePlan
 
 TEN = Throttle(10, 5)
 GOLD = UsagePlan("gold", TEN, Quota(100, "DAY"), ["petstore/prod"])
@@ -77,6 +77,39 @@ def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, told):
     for key in made:
         catalog.remove_key_from_plan(key.id, "gold")
     catalog.delete_plan("gold")
+
+
+def test_a_shadow_is_a_plan_that_exists(catalog, client, tmp_path):
+    """A plan cannot get one that does not exist, and one that is a shadow cannot go."""
+    catalog.put_plan(GOLD)
+    before = held(client)
+    shadowed = UsagePlan("gold", TEN, shadow="next")
+    with pytest.raises(NotFound, match=r"^shadow: plan 'gold' has the shadow 'next', and there is no such plan$"):
+        catalog.put_plan(shadowed)
+    with pytest.raises(ConfigError, match="there is no such plan"):
+        applied(catalog, tmp_path, '[plans.gold]\nshadow = "next"\n')
+    assert held(client) == before
+    catalog.put_plan(UsagePlan("next", TEN))
+    catalog.put_plan(shadowed)
+    with pytest.raises(ConfigError, match="'next'"):
+        catalog.delete_plan("next")
+    assert catalog.plans() == [shadowed, UsagePlan("next", TEN)]
+
+
+def test_a_trial_starts_anew_and_leaves_other_trials_alone(catalog, client, clock):
+    """Resetting the shadow of one plan of a key keeps what the shadow of another plan of that key counted."""
+    for name, stage in (("a", "petstore/prod"), ("b", "petstore/test")):
+        catalog.put_plan(UsagePlan(f"next-{name}", Throttle(0, 1), None, [stage]))
+        catalog.put_plan(UsagePlan(name, TEN, None, [stage], shadow=f"next-{name}"))
+    key = catalog.create_key(plans=["a", "b"])
+    with Limiter(client, clock=clock) as limiter:
+        for stage in ("petstore/prod", "petstore/test", "petstore/test"):
+            assert limiter.check(key.value, stage, "GET /").allowed
+    seen = [(counts.seen, counts.throttled) for plan in ("a", "b") for counts in catalog.shadow_counts(plan)]
+    assert seen == [(1, 1), (2, 2)]
+    catalog.reset_shadow("a")
+    assert catalog.shadow_counts("a") == []
+    assert [counts.seen for counts in catalog.shadow_counts("b")] == [2]
 
 
 FILE = """

@@ -90,9 +90,13 @@ def test_the_permissions_suffice(permitted, clock, tmp_path):
     usage = catalog.usage("gold", "2026-03-04", "2026-03-05", key.id)
     assert usage.items == {key.id: [(1, 99), (1, 7)]}
     assert usage.denied == {key.id: [{"THROTTLED": 1}, {}]}
+    assert [counts.seen for counts in catalog.shadow_counts("gold")] == []  # the key has left that plan
+    catalog.add_key_to_plan(catalog.create_key("other").id, "gold")
+    catalog.reset_shadow("gold")
     catalog.update_key(key.id, name="renamed")
-    assert [found.name for found in catalog.keys_page().items] == ["renamed"]
-    catalog.delete_key(key.id)
+    assert {found.name for found in catalog.keys_page().items} == {"renamed", "other"}
+    for found in catalog.keys_page().items:
+        catalog.delete_key(found.id)
     empty = tmp_path / "plans.toml"
     empty.write_text("")
     catalog.apply(empty)

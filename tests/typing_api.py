@@ -102,6 +102,9 @@ def administer(catalog: Catalog, path: Path) -> None:
     assert_type(catalog.rotate_key(key.id, grace_s=3600), ApiKey)
     assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
     catalog.set_remaining("gold", key.id, 100)
+    assert_type(catalog.shadow_counts("gold")[0].denied, int)
+    catalog.reset_shadow("gold")
+    assert_type(catalog.export_keys(path), int)
     catalog.create_key("me", tags={"team": "a"}, owner="you", description="for the demo")
     catalog.create_key("me", colour="red")  # type: ignore[call-arg]
     catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
