@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from progress import console
 from report import load, shown
-from rich.console import Console
 from rich.table import Table
 
 TOLERANCE = 0.10
@@ -61,7 +61,6 @@ def main(arguments=None):
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     given = parser.parse_args(arguments)
-    console = Console()
     try:
         (first, before), (second, after) = load(given.old), load(given.new)
     except (OSError, ValueError, KeyError, TypeError) as error:

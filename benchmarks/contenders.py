@@ -36,8 +36,9 @@ def exactly(n):
     return Load(rate=1, seconds=HOUR, burst=n, window=n)
 
 
-def names(_url, _load, callers):
+def names(_url, _load, callers, progress=None):
     """Callers by name: peers take any text."""
+    del progress
     return [f"caller{i:04}" for i in range(callers)]
 
 
@@ -50,7 +51,7 @@ class Contender:
     bucket    whether it keeps a token bucket, and so promises burst + rate * time
     connect   (url, load) -> context of a function (caller, cost=1) -> admitted
     aconnect  the same for asyncio; None if it is not measured
-    enrol     (url, load, callers) -> the callers' names, made known to the server where that is needed
+    enrol     (url, load, callers, progress=None) -> the callers' names, made known to the server where that is needed
     admits    what each call is expected to answer under AMPLE
     """
 
@@ -59,7 +60,7 @@ class Contender:
     limits: str
     connect: Callable[[str, Load], AbstractContextManager]
     aconnect: Callable[[str, Load], AbstractAsyncContextManager] | None = None
-    enrol: Callable[[str, Load, int], list[str]] = names
+    enrol: Callable[..., list[str]] = names
     admits: bool = True
     bucket: bool = False
 

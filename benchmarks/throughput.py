@@ -21,12 +21,14 @@ TASKS = 64
 CALLS_PER_TASK = 25
 
 
-def _one(crew, server, contender, processes, calls, callers):
+def _one(crew, server, contender, processes, calls, callers, tell):
     """One measurement: limits that admit all calls and not one more, then one more of some callers."""
+    what = f"{contender.name}: {processes} processes on {callers:,} keys"
     load = exactly(calls // callers)
     with server.client() as client:
         client.flushall()
-    names = contender.enrol(server.url, load, callers + 1)
+    names = contender.enrol(server.url, load, callers + 1, progress=lambda: tell(f"{what}, making keys", by=0))
+    tell(what)
     outcome = crew.run(contender, server, load, names, processes, calls)
     with contender.connect(server.url, load) as call:
         over = sum(call(caller) for caller in names[:-1][:20])
@@ -43,8 +45,7 @@ def over_processes(crew, calls, callers):
     found = []
     with host.placed_server(host.MAIN, host.FREE) as server, steps("throughput", len(plan)) as tell:
         for contender, processes, keys in plan:
-            tell(f"{contender.name}: {processes} processes on {keys} keys")
-            found.append(_one(crew, server, contender, processes, calls - calls % keys, keys))
+            found.append(_one(crew, server, contender, processes, calls - calls % keys, keys, tell))
     return found
 
 
