@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, TypeVar
 
 from ratelimit.core import validate
 from ratelimit.errors import ConfigError
@@ -196,7 +196,7 @@ def _plan_stages(stages: object) -> tuple[PlanStage, ...]:
         raise ConfigError(f"must be a list of stages, not {validate.shown(stages)}", field="stages")
     opened: dict[str, PlanStage] = {}
     for item in stages:
-        stage = item if isinstance(item, PlanStage) else PlanStage(cast("str", item))
+        stage = item if isinstance(item, PlanStage) else PlanStage(validate.stage_id(item, "stages"))
         if stage.stage in opened:
             raise ConfigError(f"lists {stage.stage!r} twice: merge the two entries", field="stages")
         opened[stage.stage] = stage

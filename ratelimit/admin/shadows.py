@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ratelimit.admin.commit import existing_plan
 from ratelimit.core.flow import Flow, texts
-from ratelimit.core.names import plan_field, shadow_field
+from ratelimit.core.names import method_field, plan_field, shadow_field
 from ratelimit.core.scripts import load
 from ratelimit.core.state import Namespace
 from ratelimit.errors import ConfigError
@@ -63,9 +63,9 @@ class ShadowAdmin:
         if plan.shadow is None:
             raise ConfigError(f"plan {plan_id!r} has no shadow", field="plan_id")
         (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
-        prefix = shadow_field(plan_field(plan.shadow))[:2]
+        state, buckets = shadow_field(plan_field(plan.shadow)), shadow_field(method_field(plan.shadow, "", ""))[:-1]
         for key_id in texts(list(members)):
             (fields,) = yield [("HKEYS", self._names.key_hash(key_id))]
-            gone = [field for field in texts(list(fields)) if field.startswith(prefix)]
+            gone = [field for field in texts(list(fields)) if field == state or field.startswith(buckets)]
             if gone:
                 yield [("HDEL", self._names.key_hash(key_id), *gone)]

@@ -9,6 +9,7 @@ import string
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from typing import Any
 
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
@@ -71,7 +72,7 @@ class Digester:
     """
 
     def __init__(self, pepper: Peppers = None) -> None:
-        given = [pepper] if pepper is None or isinstance(pepper, str | bytes) else list(pepper)
+        given: list[Any] = list(pepper) if isinstance(pepper, list | tuple) else [pepper]
         if not given or any(not isinstance(item, str | bytes | None) for item in given):
             raise ConfigError(
                 "must be text, bytes, None, or a list of texts or bytes, the newest first", field="pepper"

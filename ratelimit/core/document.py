@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,10 +33,10 @@ def read(path: str | Path) -> Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
         # Numbers are taken as they are written: 0.1 is one tenth.
-        data = tomllib.loads(text, parse_float=str)
+        data = tomllib.loads(text, parse_float=Decimal)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", field=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also for a number of thousands of digits
         raise ConfigError(f"is not TOML: {error}", field=str(path)) from None
     try:
         return document_from(data)

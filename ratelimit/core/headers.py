@@ -6,11 +6,14 @@ RateLimit: "plan:gold";r=4;t=1, "quota:gold";r=999;t=3600
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ratelimit.decision import Decision, LimitStatus
+
+
+_LARGEST = 999_999_999_999_999
 
 
 def fields(decision: Decision) -> dict[str, str]:
@@ -25,14 +28,14 @@ def fields(decision: Decision) -> dict[str, str]:
 
 
 def _policy(limit: LimitStatus) -> str:
-    window = "" if limit.window is None else f";w={max(1, _seconds_up(limit.window))}"
-    return f"{_string(limit.name)};q={limit.limit}{window}"
+    window = "" if limit.window is None else f";w={_integer(max(1, _seconds_up(limit.window)))}"
+    return f"{_string(limit.name)};q={_integer(limit.limit)}{window}"
 
 
 def _state(limit: LimitStatus) -> str:
     seconds = _no_more_until(limit)
-    until = "" if seconds is None else f";t={_seconds_up(seconds)}"
-    return f"{_string(limit.name)};r={limit.remaining}{until}"
+    until = "" if seconds is None else f";t={_integer(_seconds_up(seconds))}"
+    return f"{_string(limit.name)};r={_integer(limit.remaining)}{until}"
 
 
 def _no_more_until(limit: LimitStatus) -> float | None:
@@ -40,19 +43,28 @@ def _no_more_until(limit: LimitStatus) -> float | None:
 
     A limit that refuses: until it admits. One with nothing left: until its next token. Else until it is full again.
     """
-    if limit.retry_after is None or limit.reset_after is None:
+    if limit.limit == 0 or limit.reset_after is None:
+        return None
+    if limit.retry_after is None:
         return limit.reset_after
     if limit.retry_after > 0:
         return limit.retry_after
     is_bucket = not limit.name.startswith("quota:")
     if limit.remaining == 0 and is_bucket and limit.window is not None:
-        return max(0.0, limit.reset_after - limit.window * (limit.limit - 1) / limit.limit)
+        # In whole microseconds, and not one too early: the other tokens take a whole number or a little more.
+        others_us = floor(limit.window * 1e6 * (limit.limit - 1) / limit.limit + 1e-4)
+        return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
     return limit.reset_after
 
 
 def _seconds_up(seconds: float) -> int:
     """Round up to whole seconds, by whole microseconds: a float's last bit is not a second."""
     return -(-round(seconds * 1e6) // 1_000_000) if seconds < 2**33 else ceil(seconds)
+
+
+def _integer(number: int) -> int:
+    """Cut a number to the 15 digits that an Integer of Structured Fields may have."""
+    return min(number, _LARGEST)
 
 
 def _string(text: str) -> str:

@@ -22,7 +22,10 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
 
 def shown(value: object) -> str:
     """Show `value` in an error message: its repr, cut to a readable length."""
-    text = repr(value)
+    try:
+        text = str(value) if isinstance(value, Decimal) else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
