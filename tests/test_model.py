@@ -90,7 +90,7 @@ def test_what_is_no_rate_is_refused(rate):
     with pytest.raises(ConfigError) as caught:
         Throttle(rate, 1)
     assert caught.value.field == "rate"
-    assert repr(rate) in str(caught.value)
+    assert (str(rate) if isinstance(rate, Decimal) else repr(rate)) in str(caught.value)
     assert "write tokens per second as a number >= 0, such as 10, 0.5 or '1/3'" in str(caught.value)
 
 

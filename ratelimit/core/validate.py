@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from ratelimit.errors import ConfigError
@@ -13,6 +13,7 @@ EXACT = 2**53
 """Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
 
 _MOST_TAGS = 50
+_LARGEST_EXPONENT = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}/[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
@@ -44,12 +45,25 @@ def rate(value: object, field: str) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction | Decimal):
         raise ConfigError(f"must be a rate, not {shown(value)}: {remedy}", field=field)
     try:
+        _refuse_huge_exponent(value)
         exact = Fraction(repr(float(value)) if isinstance(value, float) else value)
     except (ValueError, OverflowError, ZeroDivisionError):
         raise ConfigError(f"must be a finite rate, not {shown(value)}: {remedy}", field=field) from None
     if exact < 0:
         raise ConfigError(f"must not be negative, got {shown(value)}: {remedy}", field=field)
     return exact
+
+
+def _refuse_huge_exponent(value: object) -> None:
+    """Raise OverflowError for a decimal such as 1e400000000: as a fraction it would fill the memory."""
+    if not isinstance(value, str | Decimal):
+        return
+    try:
+        exponent = Decimal(value).as_tuple().exponent
+    except InvalidOperation:
+        return  # a text such as "1/3", or none
+    if isinstance(exponent, int) and abs(exponent) > _LARGEST_EXPONENT:
+        raise OverflowError
 
 
 def one_of(value: object, choices: Iterable[str], field: str) -> str:
