@@ -33,6 +33,7 @@ local request = ARGV[1]
 if not request or #request < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local now, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
   struct.unpack('<ddddddddddd', request)
+if not (cost >= 0) or cost % 1 ~= 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local under_callers_clock = now > 0
 if not under_callers_clock then
   local time = redis.call('TIME')
@@ -80,6 +81,14 @@ for i = 1, buckets do
     return redis.error_reply('RATELIMIT CORRUPT ' .. (i <= own_buckets and ARGV[i + 2] or KEYS[own_keys + i - own_buckets]))
   end
   states[i] = state
+end
+
+if has_shadow then
+  local at = own_buckets + 3
+  if own[at] and #own[at] ~= 64 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at]) end
+  if shadow_has_bucket and own[at + 1] and #own[at + 1] ~= 24 then
+    return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at + 1])
+  end
 end
 
 -- 2. Judge every limit as if each were charged `charge` units; if one refuses, once more without a charge.

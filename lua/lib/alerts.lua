@@ -9,7 +9,7 @@ local function tell_crossed(struct, request, at, before, after, field, window, l
     if before < count and after >= count then
       if not told then
         told = redis.call('HGET', KEYS[1], field)
-        if told then told_window, told_percent = struct.unpack('<dd', told) end
+        if told and #told == 16 then told_window, told_percent = struct.unpack('<dd', told) end
         if told_window ~= window then told_percent = 0 end
         told = true
       end

@@ -90,7 +90,7 @@ class PlanAdmin:
             (members,) = yield [("HGET", self._names.catalog, "members")]
             old = yield from self._state.load(for_change=True)
             new = change(old)
-            _refuse_lost_shadows(new)
+            _refuse_lost_shadows(old, new)
             yield from self._refuse_orphans(old, new)
             yield from self._refuse_double_plans(old, new)
             commit = Commit()
@@ -146,12 +146,15 @@ class PlanAdmin:
                 raise two_plans(min(texts(list(ids))), one.id, other.id, stage)
 
 
-def _refuse_lost_shadows(book: PlanBook) -> None:
-    for plan in book.plans.values():
-        if plan.shadow is not None and plan.shadow not in book.plans:
-            raise NotFound(
-                f"plan {plan.id!r} has the shadow {plan.shadow!r}, and there is no such plan", field="shadow"
+def _refuse_lost_shadows(old: PlanBook, new: PlanBook) -> None:
+    for plan in new.plans.values():
+        if plan.shadow is None or plan.shadow in new.plans:
+            continue
+        if plan.shadow in old.plans:
+            raise Conflict(
+                f"plan {plan.shadow!r} is the shadow of plan {plan.id!r}: end that trial first", field="shadow"
             )
+        raise NotFound(f"plan {plan.id!r} has the shadow {plan.shadow!r}, and there is no such plan", field="shadow")
 
 
 def _as_fields(book: PlanBook) -> dict[str, str]:

