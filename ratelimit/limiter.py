@@ -161,6 +161,7 @@ class Limiter(_Base):
         """Stop listening for changes, and close what `from_url` or `embedded` opened; another's client stays open."""
         self._listener.stop()
         self._tick()
+        self._store.close()
         if self._to_close is not None:
             self._to_close.close()
             self._to_close = None

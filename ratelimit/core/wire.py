@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -89,6 +88,7 @@ class Call:
 
     __slots__ = (
         "_further",
+        "_known_window",
         "_shadow",
         "_tail",
         "_told",
@@ -131,6 +131,7 @@ class Call:
             self._tail = b"".join(_ALERT.pack(*pair) for pair in reached)
         self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
         self._windows: tuple[bytes, bytes] | None = None
+        self._known_window = (0, 0.0)
         self._told = tuple(
             (limit.name, limit.throttle.burst, limit.window, None)
             if isinstance(limit, Bucket)
@@ -159,31 +160,38 @@ class Call:
     def decision(self, reply: Sequence[int]) -> Decision:
         """Return the decision that a reply of the script stands for."""
         status, now_us = reply[0], reply[1]
-        counted = status in (ADMITTED, ADMITTED_DAY_OVER)
-        step = 2 if counted else 3
-        statuses = []
         limited_by, longest = None, 0
-        for (name, most, window, quota), at in zip(self._told, range(2, len(reply), step), strict=True):
-            reset_us = reply[at + 1]
-            wait_us = 0 if counted else reply[at + 2]
-            if wait_us:
-                limited_by = limited_by or name
-                longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
+        statuses, at = [], 2
+        counted = status in (ADMITTED, ADMITTED_DAY_OVER)
+        for name, most, window, quota in self._told:
+            remaining, reset_us = reply[at], reply[at + 1]
+            at += 2
+            retry_after: float | None = 0.0
+            if not counted:
+                wait_us = reply[at]
+                at += 1
+                if wait_us:
+                    limited_by = limited_by or name
+                    longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
+                    retry_after = _seconds(wait_us)
             if quota is not None:
-                window = quota_length(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
-            statuses.append(LimitStatus(name, most, reply[at], _seconds(reset_us), _seconds(wait_us), window))
+                window = self._window_until(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
+            reset_after = None if reset_us == _NEVER else reset_us / MICROSECONDS
+            statuses.append(LimitStatus(name, most, remaining, reset_after, retry_after, window))
         if limited_by is None:
             return Decision(Reason.ALLOWED, limits=tuple(statuses), time_us=now_us)
         reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
         return Decision(reason, limited_by, _seconds(longest), tuple(statuses), time_us=now_us)
 
+    def _window_until(self, quota: Quota, stop_us: int) -> float:
+        """Return the length in seconds of the quota's window that ends at `stop_us`."""
+        known_stop_us, length = self._known_window
+        if stop_us != known_stop_us:
+            first, second, _ = two_windows(quota, stop_us - 1)
+            length = (second - first) * DAY_US / MICROSECONDS
+            self._known_window = stop_us, length
+        return length
+
 
 def _seconds(us: int) -> float | None:
     return None if us == _NEVER else us / MICROSECONDS
-
-
-@lru_cache(maxsize=4096)
-def quota_length(quota: Quota, stop_us: int) -> float:
-    """Return the length in seconds of the window that ends at `stop_us`."""
-    first, second, _ = two_windows(quota, stop_us - 1)
-    return (second - first) * DAY_US / MICROSECONDS

@@ -12,6 +12,7 @@ from ratelimit.core.flow import Command, Flow, Request
 from ratelimit.core.wire import ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
+from ratelimit.store.lines import Lines, packed
 
 _T = TypeVar("_T")
 
@@ -21,6 +22,7 @@ class Store:
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
+        self._lines = Lines.of(self._pool)
 
     def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
@@ -54,11 +56,12 @@ class Store:
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            connection = self._pool.get_connection()
+            line = self._lines.take()
         except (RedisError, OSError) as error:
             raise faults.before_sending(error) from error
+        connection = line.connection
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command(packed(connection, commands), check_health=False)
             replies = [self._read(connection) for _ in commands]
         except (RedisError, OSError) as error:
             connection.disconnect()
@@ -68,8 +71,12 @@ class Store:
             connection.disconnect()
             raise
         finally:
-            self._pool.release(connection)
+            self._lines.give_back(line)
         return faults.without_errors(replies)
+
+    def close(self) -> None:
+        """Give the connections that are kept at hand back to the client."""
+        self._lines.close()
 
     @staticmethod
     def _read(connection: Any) -> Any:
