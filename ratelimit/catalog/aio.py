@@ -17,6 +17,7 @@ from ratelimit.admin.listing import KeyLists, Page
 from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
+from ratelimit.catalog.overview import AsyncOverview
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
@@ -24,7 +25,7 @@ from ratelimit.store import connect
 from ratelimit.store.aio import AsyncStore
 
 
-class AsyncCatalog:
+class AsyncCatalog(AsyncOverview):
     """The twin of `Catalog` for asyncio."""
 
     def __init__(
@@ -45,7 +46,7 @@ class AsyncCatalog:
         return catalog
 
     def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        self._run = store.run
+        super()._bind(state, store)
         self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
         self._lists, self._metering = KeyLists(state), UsageAdmin(state)
         self._shadows = ShadowAdmin(state)

@@ -17,6 +17,7 @@ from ratelimit.admin.listing import KeyLists, Page
 from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
+from ratelimit.catalog.overview import Overview
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
@@ -24,7 +25,7 @@ from ratelimit.store import connect
 from ratelimit.store.sync import Store
 
 
-class Catalog:
+class Catalog(Overview):
     """The plans, stages and keys of one namespace.
 
     `client`, `namespace`, `pepper` and `clock` are as for `Limiter`; `limiter.catalog` is one that shares a limiter's.
@@ -51,7 +52,7 @@ class Catalog:
         return catalog
 
     def _bind(self, state: Namespace, store: Store) -> None:
-        self._run = store.run
+        super()._bind(state, store)
         self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
         self._lists, self._metering = KeyLists(state), UsageAdmin(state)
         self._shadows = ShadowAdmin(state)

@@ -1,0 +1,230 @@
+"""What AWS API Gateway says of its usage plans, recognised by its shape. Pure.
+
+The shapes are those of service model 2015-07-09, as `aws apigateway get-...` prints them and boto3 returns them. Only
+what has to do with keys and limits is looked at. The values of API keys are in here; no error and no repr shows them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from ratelimit.errors import ConfigError
+
+Record = Mapping[str, Any]
+Owned = Mapping[str, tuple[Record, ...]]
+
+
+class Note(NamedTuple):
+    """Something that was not carried over, or not as it was: where it is, and why."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsExport:
+    """What was read of an AWS account, checked for its shape.
+
+    plans, keys, apis     usage plans, API keys and REST APIs
+    members               plan id -> its usage plan keys; of a plan that is not here, the keys were not exported
+    stages, resources     API id -> its stages, its resources
+    account               the settings of the account, None if they were not exported
+    notes                 what is odd about the files
+    """
+
+    plans: tuple[Record, ...] = ()
+    keys: tuple[Record, ...] = field(default=(), repr=False)
+    members: Owned = field(default_factory=dict, repr=False)
+    apis: tuple[Record, ...] = ()
+    stages: Owned = field(default_factory=dict)
+    resources: Owned = field(default_factory=dict)
+    account: Record | None = None
+    notes: tuple[Note, ...] = ()
+
+
+class _MapOf(NamedTuple):
+    """The shape of an object whose members have names of their own, and all the same shape."""
+
+    shape: Any
+
+
+_NUMBER = (int, float, Decimal)
+_TEXTS = _MapOf(str)
+_THROTTLE = {"rateLimit": _NUMBER, "burstLimit": int}
+
+
+class Kind(NamedTuple):
+    """One sort of thing: the command that prints it, its shape, what names it, and the argument that owns it.
+
+    `owner` is an argument of the command, and alas no part of its output.
+    """
+
+    command: str
+    shape: Mapping[str, Any]
+    required: tuple[str, ...] = ("id",)
+    owner: str | None = None
+
+
+KINDS = {
+    "plans": Kind(
+        "get-usage-plans",
+        {
+            "id": str,
+            "name": str,
+            "description": str,
+            "apiStages": [{"apiId": str, "stage": str, "throttle": _MapOf(_THROTTLE)}],
+            "throttle": _THROTTLE,
+            "quota": {"limit": int, "offset": int, "period": str},
+            "productCode": str,
+            "tags": _TEXTS,
+        },
+    ),
+    "keys": Kind(
+        "get-api-keys",
+        {
+            "id": str,
+            "value": str,
+            "name": str,
+            "customerId": str,
+            "description": str,
+            "enabled": bool,
+            "stageKeys": [str],
+            "tags": _TEXTS,
+        },
+    ),
+    "members": Kind("get-usage-plan-keys", {"id": str, "type": str, "value": str, "name": str}, owner="usagePlanId"),
+    "apis": Kind("get-rest-apis", {"id": str, "name": str, "apiKeySource": str, "rootResourceId": str}),
+    "stages": Kind(
+        "get-stages",
+        {
+            "stageName": str,
+            "methodSettings": _MapOf({"throttlingRateLimit": _NUMBER, "throttlingBurstLimit": int}),
+            "webAclArn": str,
+        },
+        ("stageName",),
+        "restApiId",
+    ),
+    "resources": Kind(
+        "get-resources",
+        {"id": str, "path": str, "resourceMethods": _MapOf({"apiKeyRequired": bool})},
+        ("id", "path"),
+        "restApiId",
+    ),
+    "account": Kind("get-account", {"throttleSettings": _THROTTLE}, ()),
+}
+
+_MARKS = {
+    "stageName": "stages",
+    "path": "resources",
+    "type": "members",
+    "enabled": "keys",
+    "apiStages": "plans",
+    "throttle": "plans",
+    "quota": "plans",
+    "createdDate": "apis",
+    "apiKeySource": "apis",
+    "endpointConfiguration": "apis",
+    "id": "plans",
+}
+"""Members that tell what an item is; the first that it has decides. A usage plan may have nothing but an id."""
+
+
+class Output(NamedTuple):
+    """What one command printed, and where it was read. `kind` is None if it lists nothing."""
+
+    kind: str | None
+    items: tuple[Record, ...]
+    where: str
+    owner: str | None = None
+    has_more: bool = False
+
+
+def parsed(data: bytes, where: str) -> Output:
+    """Return the output that a file holds. Raises ConfigError, which shows nothing of what is in it."""
+    try:
+        # Numbers are taken as they are written: 0.1 is one tenth.
+        document = json.loads(data, parse_float=Decimal, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        problem = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+    else:
+        return output(document, where)
+    # Raised out here, so that it does not carry the text of the file along.
+    raise ConfigError(f"is not JSON ({problem}): export it again", field=where)
+
+
+def _refused(_: str) -> None:
+    raise ValueError
+
+
+def output(document: object, where: str, kind: str | None = None, owner: str | None = None) -> Output:
+    """Return the output that a parsed document is. `kind` and `owner` are for who knows them already."""
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"must hold a JSON object, not {_type_of(document)}", field=where)
+    if kind == "account" or (kind is None and "throttleSettings" in document):
+        return Output("account", (_shaped(document, KINDS["account"].shape, where),), where)
+    name = "item" if "item" in document else "items"
+    items = document.get(name)
+    if not isinstance(items, list):
+        raise _none_of_them(where)
+    kinds = {kind or _recognised(item) for item in items}
+    if None in kinds or len(kinds) > 1:
+        raise _none_of_them(where)
+    found = kinds.pop() if kinds else None
+    shaped = tuple(_item(item, found, f"{where}: {name}[{at}]") for at, item in enumerate(items)) if found else ()
+    if owner is None:
+        owner = next((str(document[each.owner]) for each in KINDS.values() if each.owner in document), None)
+    return Output(found, shaped, where, owner, bool(document.get("position") or document.get("NextToken")))
+
+
+def _none_of_them(where: str) -> ConfigError:
+    commands = ", ".join(each.command for each in KINDS.values())
+    return ConfigError(f"is no output of {commands}: take it out", field=where)
+
+
+def _recognised(item: object) -> str | None:
+    if not isinstance(item, Mapping):
+        return None
+    return next((kind for mark, kind in _MARKS.items() if mark in item), None)
+
+
+def _item(item: object, kind: str, where: str) -> Record:
+    shaped: Record = _shaped(item, KINDS[kind].shape, where)
+    for name in KINDS[kind].required:
+        if not shaped.get(name):
+            raise ConfigError(f"has no {name}: export it again", field=where)
+    return shaped
+
+
+def _shaped(value: object, shape: Any, where: str) -> Any:
+    """Return `value` without null members if it has this shape. Members that the shape does not name are kept."""
+    if isinstance(shape, Mapping | _MapOf):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"must be an object, not {_type_of(value)}", field=where)
+        shapes = {name: shape.shape if isinstance(shape, _MapOf) else shape.get(name, object) for name in value}
+        return {
+            name: _shaped(item, shapes[name], f"{where}.{name}") for name, item in value.items() if item is not None
+        }
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            raise ConfigError(f"must be a list, not {_type_of(value)}", field=where)
+        return tuple(_shaped(item, shape[0], f"{where}[{at}]") for at, item in enumerate(value))
+    if not isinstance(value, shape) or (isinstance(value, bool) and shape not in (bool, object)):
+        raise ConfigError(f"has the wrong type, {_type_of(value)}: export it again", field=where)
+    return value
+
+
+def opened_stages(plans: Iterable[Record]) -> Iterator[Record]:
+    """Yield the stages that plans open, as far as they are named."""
+    for plan in plans:
+        yield from (stage for stage in plan.get("apiStages", ()) if stage.get("apiId") and stage.get("stage"))
+
+
+def _type_of(value: object) -> str:
+    return "null" if value is None else type(value).__name__

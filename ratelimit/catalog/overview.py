@@ -1,0 +1,69 @@
+"""What both catalogues say of the whole: what comes from AWS, what keys open, what a backend must bear."""
+
+from __future__ import annotations
+
+from ratelimit.admin.aws import AwsAdmin, AwsExport, AwsReport
+from ratelimit.admin.capacity import Capacity, CapacityAdmin
+from ratelimit.admin.opens import KeyOpens, OpenStage
+from ratelimit.core.state import Namespace
+from ratelimit.model import Scope
+from ratelimit.store.aio import AsyncStore
+from ratelimit.store.sync import Store
+
+
+class Overview:
+    """For blocking code."""
+
+    def _bind(self, state: Namespace, store: Store) -> None:
+        self._run = store.run
+        self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
+
+    def capacity(self, new_plan: str | None = None) -> Capacity:
+        """Return what all active keys together may send: rate, burst, and the most of a second and of a day.
+
+        For each stage and in total, with the limits that bind each figure; with `new_plan` also what one more key of
+        that plan would add. Reads the record of every key, some hundreds at a time. Raises NotFound.
+        """
+        return self._run(self._capacity.capacity(new_plan))
+
+    def opens(self, key_id: str) -> list[OpenStage]:
+        """Return the stages that a key opens by its plans, with their methods and the limits that apply there.
+
+        None while the key is disabled or expired. Raises NotFound.
+        """
+        return self._run(self._opens.opens(key_id))
+
+    def import_aws(self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key") -> AwsReport:
+        """Store what was read of AWS API Gateway with `ratelimit.admin.aws.read_export` or `fetch_live`.
+
+        api_names       call stages by the names of their APIs instead of by their ids, where a name allows it
+        throttle_scope  what a plan's throttle is for: "key" or "key_method", see `UsagePlan`
+
+        Plans and stages are put in one commit, then keys in batches; a key whose value exists is changed, and is in
+        those plans of the export that the export says. All else in the catalogue stays as it is. An import that was
+        interrupted is simply repeated. Raises Conflict, with nothing stored, if the plans would put a key that exists
+        into two plans of one stage.
+        """
+        return self._run(self._aws.import_aws(export, api_names=api_names, throttle_scope=throttle_scope))
+
+
+class AsyncOverview:
+    """For asyncio."""
+
+    def _bind(self, state: Namespace, store: AsyncStore) -> None:
+        self._run = store.run
+        self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
+
+    async def capacity(self, new_plan: str | None = None) -> Capacity:
+        """As `Catalog.capacity`."""
+        return await self._run(self._capacity.capacity(new_plan))
+
+    async def opens(self, key_id: str) -> list[OpenStage]:
+        """As `Catalog.opens`."""
+        return await self._run(self._opens.opens(key_id))
+
+    async def import_aws(
+        self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key"
+    ) -> AwsReport:
+        """As `Catalog.import_aws`."""
+        return await self._run(self._aws.import_aws(export, api_names=api_names, throttle_scope=throttle_scope))
