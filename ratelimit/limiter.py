@@ -235,6 +235,7 @@ class AsyncLimiter(_Base):
         """As `Limiter.close`."""
         await self._listener.stop()
         await self._tick()
+        await self._store.close()
         if self._to_close is not None:
             await self._to_close.aclose()
             self._to_close = None

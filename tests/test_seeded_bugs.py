@@ -17,7 +17,7 @@ from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
 from ratelimit.core import scripts
 from ratelimit.core.state import Namespace
-from ratelimit.store import aio, faults, sync
+from ratelimit.store import faults, gather, sync
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Python:
         monkeypatch.setattr(self.owner, self.attribute, self.wrong)
 
 
-_right_send, _right_async_send = sync.Store._send, aio.AsyncStore._send
+_right_send, _right_async_send = sync.Store._send, gather.Gatherer._send
 
 
 def _send_again(store, commands):
@@ -64,11 +64,12 @@ def _send_again(store, commands):
         return _right_send(store, commands)
 
 
-async def _send_again_async(store, commands):
+async def _send_again_async(gatherer, commands):
+    sent = list(commands)
     try:
-        return await _right_async_send(store, commands)
+        return await _right_async_send(gatherer, sent)
     except StoreTimeout:
-        return await _right_async_send(store, commands)
+        return await _right_async_send(gatherer, sent)
 
 
 def _send_as_redis_py_would(store, commands):
@@ -271,7 +272,7 @@ BUGS = (
     (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
     # 4. Never double
     (Python("sent again", sync.Store, "_send", _send_again), lost_reply),
-    (Python("sent again, asyncio", aio.AsyncStore, "_send", _send_again_async), lost_reply_async),
+    (Python("sent again, asyncio", gather.Gatherer, "_send", _send_again_async), lost_reply_async),
     (
         Python("sent with retries", sync.Store, "_send", _send_as_redis_py_would),
         reset,

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ratelimit.core.flow import Command, Flow, Request
 from ratelimit.core.wire import ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
+from ratelimit.store.gather import Gatherer
 
 _T = TypeVar("_T")
 
@@ -21,6 +22,7 @@ class AsyncStore:
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
+        self._gatherer = Gatherer(self._pool)
 
     async def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
@@ -41,15 +43,8 @@ class AsyncStore:
 
     async def _answer(self, request: Request) -> Any:
         if isinstance(request, ScriptCall):
-            return await self._call(request)
+            return await self._gatherer.call(request)
         return await self._send(request)
-
-    async def _call(self, call: ScriptCall) -> Any:
-        rest = (len(call.keys), *call.keys, *call.args)
-        try:
-            return (await self._send([("EVALSHA", call.script.sha, *rest)]))[0]
-        except NoScriptError:
-            return (await self._send([("EVAL", call.script.source, *rest)]))[0]
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         try:
@@ -69,6 +64,10 @@ class AsyncStore:
         finally:
             await self._pool.release(connection)
         return faults.without_errors(replies)
+
+    async def close(self) -> None:
+        """Give the connection that is kept at hand back to the client."""
+        await self._gatherer.close()
 
     @staticmethod
     async def _read(connection: Any) -> Any:

@@ -1,0 +1,139 @@
+"""Checks of one event loop, gathered: all that are asked in one tick leave in one write on one connection.
+
+While the answers of one batch are on their way, the next batch comes together. So a hundred tasks cost one round trip,
+no task waits for a connection of its own, and a check that is alone goes out at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from ratelimit.core.flow import Command
+from ratelimit.core.wire import ScriptCall
+from ratelimit.errors import StoreUnavailable
+from ratelimit.store import faults
+from ratelimit.store.lines import packed
+
+_MOST_IN_BATCH = 64
+_MOST_WAITING = 10_000
+
+_Waiter = tuple[ScriptCall, "asyncio.Future[Any]"]
+
+
+class Gatherer:
+    """Sends script calls in the order in which they were asked, and answers each with its own reply or error."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._waiting: deque[_Waiter] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._connection: Any = None
+
+    async def call(self, call: ScriptCall) -> Any:
+        """Return the reply to a script call. A caller that is cancelled gives up its reply, nobody else's."""
+        loop = asyncio.get_running_loop()
+        worker = self._worker
+        if worker is not None and worker.get_loop() is not loop:
+            # Another event loop: what the old one left belongs to it.
+            self._waiting, self._connection, worker = deque(), None, None
+        if len(self._waiting) >= _MOST_WAITING:
+            raise StoreUnavailable(f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come")
+        future = loop.create_future()
+        self._waiting.append((call, future))
+        if worker is None or worker.done():
+            self._worker = loop.create_task(self._work(), name="ratelimit-gather")
+        return await future
+
+    async def close(self) -> None:
+        """Give the connection back to the client."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await self._pool.release(connection)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_IN_BATCH))]
+            batch = [waiter for waiter in batch if not waiter[1].done()]
+            if batch:
+                await self._answer(batch)
+
+    async def _answer(self, batch: list[_Waiter]) -> None:
+        try:
+            replies = await self._send(_evalsha(call) for call, _ in batch)
+            unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                # EVAL runs the script and teaches it at once.
+                again = await self._send(_eval(batch[at][0]) for at in unknown)
+                for at, reply in zip(unknown, again, strict=True):
+                    replies[at] = reply
+        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
+            replies = [error] * len(batch)
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if future.done():
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply if not isinstance(reply, RedisError) else faults.after_sending(reply))
+            else:
+                future.set_result(reply)
+
+    async def _send(self, commands: Iterable[Command]) -> list[Any]:
+        try:
+            connection = await self._ready()
+        except (RedisError, OSError) as error:
+            raise faults.before_sending(error) from error
+        sent = list(commands)
+        try:
+            # One time limit for the whole batch: one for each reply costs more than reading it.
+            async with asyncio.timeout(connection.socket_timeout):
+                await connection.send_packed_command(b"".join(packed(connection, sent)), check_health=False)
+                return [await _read(connection) for _ in sent]
+        except (RedisError, OSError) as error:
+            await self._drop()
+            raise faults.after_sending(error) from error
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def _ready(self) -> Any:
+        """Return the connection; one that the server closed meanwhile is replaced before anything is sent."""
+        connection = self._connection
+        if connection is not None:
+            reader = getattr(connection, "_reader", None)
+            if connection.is_connected and not (reader is not None and reader.at_eof()):
+                return connection
+            await self._drop()
+        self._connection = await self._pool.get_connection()
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+
+def _evalsha(call: ScriptCall) -> Command:
+    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+
+
+def _eval(call: ScriptCall) -> Command:
+    return ("EVAL", call.script.source, len(call.keys), *call.keys, *call.args)
+
+
+async def _read(connection: Any) -> Any:
+    # redis-py's own read sets a time limit for each reply; the batch has one. Emulators read in a way of their own.
+    plain = type(connection).read_response is AbstractConnection.read_response
+    try:
+        return await (connection._parser if plain else connection).read_response()
+    except ResponseError as error:
+        return error  # each check fails alone
