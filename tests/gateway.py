@@ -4,7 +4,6 @@ A case is a list of steps; a step is a function of the `Gateway`. The clock stan
 Wednesday, except where a step moves it.
 """
 
-import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -106,9 +105,9 @@ class Gateway:
         return self.client.hgetall(self.key_of(who))
 
     def used(self, who, plan_id):
-        """What a key used under a plan in its quota's window, and today: of its state as lua/README.md describes it."""
-        _, _, _, _, used, _, _, day_used = struct.unpack("<8d", self.hash_of(who)[b"p:" + plan_id.encode()])
-        return used, day_used
+        """What a key used under a plan on the day on which the matrix begins."""
+        ((used, _),) = self.catalog.usage(plan_id, "2026-03-04", "2026-03-04", self.ids[who]).items[self.ids[who]]
+        return used
 
 
 Step = Callable[[Gateway], None]

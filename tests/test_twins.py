@@ -3,7 +3,6 @@
 import inspect
 
 import pytest
-import redis
 from gateway import GET_PETS, GET_X, HEALTH, METHODS, OK, A, B, Outcome, exceeded, invalid, outcome, throttled
 
 from ratelimit import (
@@ -223,9 +222,3 @@ async def test_twins_refuse_a_wrong_pepper(backend):
                 with pytest.raises(ConfigError) as awaited:
                     await twin.check(VALUE, *GET_PETS)
                 assert str(caught.value) == str(awaited.value)
-
-
-def test_the_kinds_of_client_differ():
-    """The clients of redis-py that the twins take are not subclasses of each other, so that each can be refused."""
-    assert not issubclass(redis.asyncio.Redis, redis.Redis)
-    assert not issubclass(redis.Redis, redis.asyncio.Redis)
