@@ -133,7 +133,7 @@ def test_an_import_into_an_empty_redis(backend, client):
     assert Catalog(client).get_key(report.ids[0]).name == "alpha"
 
 
-def test_an_existing_value_is_overwritten(catalog):
+def test_an_existing_value_is_overwritten(catalog, client):
     """C07: the key keeps its id, takes what the row says, and moves to the row's plans."""
     key = catalog.create_key("old", ALPHA, ["gold01"])
     text = f"Key,Name,Description,Enabled,UsagePlanIds\n{ALPHA},new,about,false,other3\n{BETA},b,,,\n"
@@ -142,6 +142,8 @@ def test_an_existing_value_is_overwritten(catalog):
     assert (report.created, report.updated, report.warnings) == (1, 1, ())
     assert stored(catalog, report) == [("new", False, ("other3",), "about"), ("b", True, (), "")]
     assert catalog.get_key(key.id).created_at == key.created_at
+    assert client.smembers("ratelimit:plan:other3:keys") == {key.id.encode()}
+    assert client.exists("ratelimit:plan:gold01:keys") == 0
 
 
 def test_what_a_row_does_not_say_stays(catalog, client):

@@ -10,6 +10,7 @@ from gateway import A
 from keyfiles import GOLD, MANY, TENANTS, Twins, Watched, file, once, stored, with_plans
 
 from ratelimit import AsyncCatalog, Catalog, Conflict, StoreError, Throttle, UsagePlan
+from ratelimit.core.wire import ScriptCall
 
 
 @pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
@@ -48,6 +49,16 @@ def test_round_trips(blocking):
     assert [(len(look), look[0][0], len(look[0])) for look in second[::2]] == [(1, "MGET", n + 1) for n in (64, 64, 22)]
     scripts = [[len(json.loads(part)) for part in call.args] for call in second[1::2]]
     assert scripts == [[2 * n + 1, 3 * n + 3] for n in (64, 64, 22)]
+
+
+def test_a_new_pepper_is_noted_once(client):
+    """The first batch that stores keys under a new pepper says so in the catalogue; the others need not."""
+    with_plans(Catalog(client, pepper="old"))
+    catalog = Catalog(client, pepper=["new", "old"])
+    watched = Watched(catalog)
+    catalog.import_keys(file(MANY))
+    scripts = [request.args[1] for request in watched.requests if isinstance(request, ScriptCall)]
+    assert ['"pepper"' in commands for commands in scripts] == [True, False, False]
 
 
 def test_progress(catalog):

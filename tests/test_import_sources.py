@@ -122,6 +122,25 @@ def test_the_size_of_a_file_is_limited(make, blocking, client):
         assert len(blocking.import_keys(source, max_bytes=size).ids) == 150
 
 
+class Endless:
+    """A stream that has always more to give; `given` counts its bytes."""
+
+    given = 0
+
+    def read(self, size):
+        self.given += size
+        assert self.given < 2**23
+        return b"\n" * size
+
+
+def test_an_endless_stream_is_refused(blocking):
+    """What can be read once is copied only as far as the limit goes."""
+    source = Endless()
+    with pytest.raises(ConfigError, match=r"^source: is larger than 3,000,000 bytes: "):
+        blocking.import_keys(source, max_bytes=3_000_000)
+    assert source.given == 3 * 2**20
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"), [({"fail_on_warnings": 1}, "fail_on_warnings"), ({"max_bytes": 0}, "max_bytes")]
 )
