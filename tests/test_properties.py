@@ -12,7 +12,7 @@ EXAMPLES = os.environ.get("RATELIMIT_EXAMPLES")
 def test_every_decision_equals_the_model(backend):
     """Allowed, limited_by, retry_after, remaining and reset of every limit are the model's, to the microsecond."""
     client = backend.client()
-    machine = type("Machine", (LimiterMachine,), {"client": client})
+    machine = type("Machine", (LimiterMachine,), {"client": client, "async_client": staticmethod(backend.async_client)})
     fewer = 4 if backend.server is None else 1
     chosen = settings(
         max_examples=int(EXAMPLES or 100) // fewer,
