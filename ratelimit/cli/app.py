@@ -7,11 +7,16 @@ from typing import Any
 
 import click
 
+from ratelimit.cli import keys_change, keys_files, plans_shadow
 from ratelimit.cli.apply import apply
 from ratelimit.cli.check import check
 from ratelimit.cli.demo import demo
+from ratelimit.cli.keys import keys
 from ratelimit.cli.output import InputFailure, StoreFailure
+from ratelimit.cli.plans import plans
 from ratelimit.cli.replay import replay
+from ratelimit.cli.stages import account, stages
+from ratelimit.cli.usage import usage
 from ratelimit.errors import ConfigError, StoreError
 
 
@@ -38,5 +43,7 @@ def app() -> None:
     logging.getLogger("ratelimit").addHandler(logging.NullHandler())
 
 
-for _command in (apply, check, demo, replay):
+# These add commands to the groups.
+_ = keys_change, keys_files, plans_shadow
+for _command in (account, apply, check, demo, keys, plans, replay, stages, usage):
     app.add_command(_command)

@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from functools import wraps
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
+from ratelimit.catalog import Catalog
 from ratelimit.cli.output import StoreFailure
+from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
 
@@ -36,7 +39,14 @@ class Connection:
             try:
                 yield limiter
             except StoreError as error:
-                raise self.fault(f"{type(error).__name__}: {error}") from None
+                told = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+                raise self.fault("\n".join(told)) from None
+
+    @contextmanager
+    def catalog(self) -> Iterator[Catalog]:
+        """Return the catalogue of such a limiter, in the same way."""
+        with self.limiter() as limiter:
+            yield limiter.catalog
 
     def fault(self, cause: str) -> StoreFailure:
         """Return the error that ends a command whose server failed."""
@@ -48,6 +58,12 @@ class Connection:
         """The URL without the password that it may hold."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def server_day(limiter: Limiter) -> date:
+    """Return the day (UTC) by the server's clock, which is the one that limits go by."""
+    now_us = limiter._store.run(limiter._state.server_us())
+    return date.fromordinal(EPOCH_ORDINAL + day_of(now_us))
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from fractions import Fraction
+from math import ceil
 
 import click
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from ratelimit.model import MICROSECONDS
+from ratelimit.model import MICROSECONDS, Quota, Throttle
+
+_WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
 
 class InputFailure(click.ClickException):
@@ -40,6 +45,28 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
         else:
             made.add_column(column, overflow="fold")
     return made
+
+
+def plain(text: str) -> str:
+    """Return a text that others wrote as it may be shown: what a terminal would obey is spelled out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def show_fields(fields: dict[str, str], *, styles: dict[str, str] | None = None) -> None:
+    """Print names and texts beside each other; what is empty is left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in fields.items():
+        if text:
+            grid.add_row(name, Text(text, style=(styles or {}).get(name, "")))
+    console().print(grid)
+
+
+def bar(part: float, whole: float, width: int, *, encoding: str) -> str:
+    """Return a bar: `part` of `whole`, at most `width` characters; anything above 0 shows."""
+    full = "█" if encoding.startswith("utf") else "#"
+    return full * ceil(width * part / whole) if whole > 0 else ""
 
 
 def progress() -> Progress:
@@ -83,3 +110,29 @@ def moment(time_us: int, *, digits: int = 6) -> str:
     whole, rest = divmod(time_us, MICROSECONDS)
     text = f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%d %H:%M:%S}"
     return f"{text}.{rest:06d}"[: len(text) + 1 + digits] if digits else text
+
+
+def day(seconds: float | None) -> str:
+    """Return seconds since 1970 as a date and, unless it is midnight, a time in UTC; "" for None."""
+    if seconds is None:
+        return ""
+    return moment(round(seconds * MICROSECONDS), digits=0).removesuffix(" 00:00:00")
+
+
+def throttle(value: Throttle | None) -> str:
+    """Return "10/s, burst 5"; a rate that is no short decimal is written as a fraction."""
+    if value is None:
+        return ""
+    shown = f"{float(value.rate):.6f}".rstrip("0").rstrip(".")
+    rate = shown if value.rate == Fraction(shown) else str(value.rate)
+    return f"{rate}/s, burst {value.burst:,}"
+
+
+def quota(value: Quota | None) -> str:
+    """Return "1,000 a day", "500 a week from Monday", "300 a month from day 15"."""
+    if value is None:
+        return ""
+    start = ""
+    if value.offset:
+        start = f" from {_WEEKDAYS[value.offset] if value.period == 'WEEK' else f'day {value.offset + 1}'}"
+    return f"{value.limit:,} a {value.period.lower()}{start}"

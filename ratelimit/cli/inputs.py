@@ -1,0 +1,114 @@
+"""What several commands take: durations, moments and tags, secrets, confirmations."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from ratelimit.model import Throttle
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(s|m|h|d|)", re.ASCII)
+
+NEW_VALUE = "RATELIMIT_NEW_VALUE"
+"""The variable that may hold a key value of one's own."""
+
+
+def duration(text: str) -> float:
+    """Return seconds: "90", or a number with a unit, such as "15m", "24h", "7d"."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no duration: write seconds, or 15m, 24h, 7d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def moment(text: str) -> float:
+    """Return seconds since 1970 of a day or moment in ISO 8601, UTC unless it says otherwise; 0 for "never"."""
+    if text == "never":
+        return 0.0
+    try:
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        told = "write 2027-01-31, 2027-01-31T12:00 (UTC), or never"
+        raise click.BadParameter(f"{text!r} is no moment: {told}") from None
+
+
+def tag(text: str) -> tuple[str, str]:
+    """Return name and text of NAME=TEXT."""
+    name, equals, told = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r} is no tag: write NAME=TEXT")
+    return name, told
+
+
+def json_option(command: _F) -> _F:
+    """Add --json to a command, which gets it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def yes_option(command: _F) -> _F:
+    """Add --yes to a command, for `confirm`."""
+    return click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be taken back. Nobody is asked without a terminal: it is refused then."""
+    if yes:
+        return
+    if not is_terminal():
+        raise click.UsageError(f"{question} There is no terminal to ask at: give --yes if it is meant.")
+    if not click.confirm(question, err=True):
+        click.echo("Nothing was changed.", err=True)
+        click.get_current_context().exit(1)
+
+
+def is_terminal() -> bool:
+    """Tell whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def throttle_options(command: _F) -> _F:
+    """Add --rate and --burst to a command, for `throttle`."""
+    command = click.option("--burst", type=int, metavar="TOKENS", help="How many requests at once.")(command)
+    rate_help = "Requests per second: 10, 0.5 or 1/3. Unlimited unless given."
+    return click.option("--rate", metavar="RATE", help=rate_help)(command)
+
+
+def throttle(rate: str | None, burst: int | None) -> Throttle | None:
+    """Return the throttle that --rate and --burst describe, None where they are not given."""
+    if (rate is None) != (burst is None):
+        raise click.UsageError("give both of --rate and --burst, or neither")
+    return None if rate is None or burst is None else Throttle(rate, burst)
+
+
+def value_option(command: _F) -> _F:
+    """Add --value-from to a command, for `own_value`. Values are no arguments: command lines can be seen by others."""
+    return click.option(
+        "--value-from",
+        type=click.Choice(["stdin", "env"]),
+        help=f"Take a value of your own: the first line of standard input, or {NEW_VALUE}. Generated unless given.",
+    )(command)
+
+
+def own_value(value_from: str | None) -> str | None:
+    """Return the value of a key that its owner has chosen, None to have one generated."""
+    if value_from is None:
+        return None
+    if value_from == "env":
+        value = os.environ.get(NEW_VALUE, "")
+    elif is_terminal():
+        value = click.prompt("Value of the key", hide_input=True, err=True)
+    else:
+        value = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")
+    if not value:
+        where = f"{NEW_VALUE} is not set" if value_from == "env" else "standard input is empty"
+        raise click.UsageError(f"no value for the key: {where}")
+    return str(value)
