@@ -63,19 +63,18 @@ def fetch_live(client: Any) -> AwsExport:
         method = KINDS[kind].command.replace("-", "_")
         name = f"{method} {owner}" if owner else method
         for page in client.get_paginator(method).paginate(**arguments):
-            yield output({"items": page["items"]}, name, kind, owner)
+            yield output({"items": page.get("items", [])}, name, kind, owner)
 
     outputs = [*pages("plans"), *pages("keys", includeValues=True), *pages("apis")]
     outputs.append(output(client.get_account(), "get_account", "account"))
     plans = assembled(outputs).plans
     for plan in plans:
         outputs += pages("members", plan["id"], usagePlanId=plan["id"])
-        outputs.append(Output("members", (), "get_usage_plan_keys", plan["id"]))  # a plan without keys has no page
     for api in dict.fromkeys(
         stage["apiId"] for plan in plans for stage in plan.get("apiStages", ()) if "apiId" in stage
     ):
         stages = client.get_stages(restApiId=api)
-        outputs.append(output({"items": stages["item"]}, f"get_stages {api}", "stages", api))
+        outputs.append(output({"items": stages.get("item", [])}, f"get_stages {api}", "stages", api))
         outputs += pages("resources", api, restApiId=api, embed=["methods"])
     return assembled(outputs)
 

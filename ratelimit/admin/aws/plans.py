@@ -47,9 +47,9 @@ class PlanConversion:
         for record in self._export.plans:
             where = f"plan {record['id']}"
             notes.unknown(record, "plans", where)
-            for member in ("description", "tags"):
+            for member, are in (("description", "is"), ("tags", "are")):
                 if record.get(member):
-                    notes.note(where, f"its {member} is not carried over: of a plan, only the name is for people")
+                    notes.note(where, f"its {member} {are} not carried over: of a plan, only the name is for people")
             if record.get("productCode"):
                 notes.note(where, "its productCode is not carried over: nothing here is tied to AWS Marketplace")
             throttle = notes.throttle(record.get("throttle", {}), where)

@@ -176,7 +176,7 @@ def output(document: object, where: str, kind: str | None = None, owner: str | N
     kinds = {kind or _recognised(item) for item in items}
     if None in kinds or len(kinds) > 1:
         raise _none_of_them(where)
-    found = kinds.pop() if kinds else None
+    found = kinds.pop() if kinds else kind
     shaped = tuple(_item(item, found, f"{where}: {name}[{at}]") for at, item in enumerate(items)) if found else ()
     if owner is None:
         owner = next((str(document[each.owner]) for each in KINDS.values() if each.owner in document), None)
