@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import promises
+import promises_of_connections as connections
 import promises_of_replicas as replicas
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -167,19 +168,19 @@ def expiry_of_keys(server, _clock):
 
 
 def lost_reply(server, _clock):
-    replicas.a_check_is_carried_out_once(server, "swallow", "from_url")
+    connections.a_check_is_carried_out_once(server, "swallow", "from_url")
 
 
 def lost_reply_async(server, _clock):
-    replicas.a_check_is_carried_out_once(server, "reset", "async")
+    connections.a_check_is_carried_out_once(server, "reset", "async")
 
 
 def reset(server, _clock):
-    replicas.a_check_is_carried_out_once(server, "reset", "retries")
+    connections.a_check_is_carried_out_once(server, "reset", "retries")
 
 
 def late_reply(server, _clock):
-    replicas.a_check_is_carried_out_once(server, "delay", "from_url")
+    connections.a_check_is_carried_out_once(server, "delay", "from_url")
 
 
 def disabling(server, clock):

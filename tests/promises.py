@@ -1,7 +1,8 @@
 """Promises 1 and 2, all or nothing and exact, as functions: each raises AssertionError where the promise is broken.
 
 `backend` is where to run, emptied; `clock` an injected clock. `test_promises` runs them on every backend,
-`test_seeded_bugs` shows that each fails when the code is wrong. Promises 3 to 5: `promises_of_replicas`.
+`test_seeded_bugs` shows that each fails when the code is wrong. Promises 3 and 5 are in `promises_of_replicas`, 4 is in
+`promises_of_connections`.
 """
 
 from contextlib import contextmanager

@@ -1,28 +1,23 @@
-"""Promises 3 to 5, one clock, never double and no lost revocation: as in `promises`, between processes and networks.
+"""Promises 3 and 5, one clock and no lost revocation: as in `promises`, between replicas.
 
-The functions that take `server` need a real one: its own clock, or its sockets.
+The functions that take `server` need a real one, for its own clock or its pushes.
 """
 
-import asyncio
 import time
-import warnings
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import redis
 from promises import METHOD, STAGE, remaining, replica
-from proxy import Proxy
 
-from ratelimit import AsyncLimiter, Catalog, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
 from ratelimit.core.reference import Reference
 
 GOLD = UsagePlan("gold", Throttle(1, 50), Quota(100, "DAY"), [STAGE])
-DEADLINE = 0.5
 FOREVER = 1e9
 """As `max_age`: a replica that does not look by itself."""
 
 
-def _gold_key(backend, clock=None):
+def gold_key(backend, clock=None):
     """Make the plan and a key of it, as an administrator; return the key."""
     with backend.client() as client:
         catalog = Catalog(client, clock=clock)
@@ -46,7 +41,7 @@ def machine_clock_off_by(seconds):
 
 def skewed_replicas_decide_alike(server, skews):
     """Whatever the replicas' clocks say, each decision is that of one model at the server's time."""
-    key = _gold_key(server)
+    key = gold_key(server)
     reference = Reference()
     with server.client() as client, replica(server) as first, replica(server) as second, replica(server) as third:
         first.catalog.put_stage(Stage(STAGE, Throttle(1000, 30)))
@@ -84,68 +79,6 @@ def _server_us(client):
     return seconds * 1_000_000 + microseconds
 
 
-# 4. Never double
-
-
-def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
-    """Whatever happens to its reply, one check is one execution, and an unknown outcome is reported as unknown.
-
-    `how` is "from_url", "async" or "retries": a client of the caller's that would try eleven times. `forgotten`
-    has the server forget the script first, so that the check is sent as EVALSHA, refused, and as EVAL.
-    """
-    key = _gold_key(server)
-    with Proxy(server.socket) as proxy, replica(server) as direct:
-        with _checking(proxy, how) as check:
-            assert check(key.value).allowed
-            if forgotten:
-                with server.client() as client:
-                    client.script_flush()
-                proxy.spared = 1
-            proxy.fault = fault
-            decision = check(key.value)
-            proxy.wait_until_hurt(1)
-            proxy.fault = None
-            if fault == "trickle":
-                assert decision.allowed
-            else:
-                assert (decision.reason, decision.source) == (Reason.UNAVAILABLE, "fail_closed")
-                assert decision.cause.startswith("StoreTimeout: ")
-            assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 98
-            # What was late for one check is no answer to the next.
-            assert remaining(check(key.value)).get("quota:gold") == 97
-            if fault == "delay":
-                time.sleep(Proxy.DELAY_S)
-            assert remaining(check(key.value)).get("quota:gold") == 96
-        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 96
-        assert proxy.hurt == 1
-
-
-@contextmanager
-def _checking(proxy, how):
-    """Yield a function that checks a key through the proxy."""
-    if how == "async":
-        with asyncio.Runner() as runner:
-            limiter = AsyncLimiter.from_url(proxy.url, deadline=DEADLINE)
-            limiter._state.before_refresh = lambda: None
-            yield lambda key: runner.run(limiter.check(key, STAGE, METHOD))
-            runner.run(limiter.aclose())
-        return
-    if how == "from_url":
-        limiter = Limiter.from_url(proxy.url, deadline=DEADLINE)
-        client = None
-    else:
-        client = redis.Redis(port=proxy.port, socket_timeout=DEADLINE)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            limiter = Limiter(client)
-        assert "retries 10 times" in str(said[0].message)
-    limiter._state.before_refresh = lambda: None
-    yield lambda key: limiter.check(key, STAGE, METHOD)
-    limiter.close()
-    if client is not None:
-        client.close()
-
-
 # 5. No lost revocation
 
 
@@ -169,7 +102,7 @@ REVOCATIONS = {
 def the_next_check_obeys(backend, clock, revocation):
     """A key that another replica has served is changed here: its very next check there goes by the change."""
     change, expected = REVOCATIONS[revocation]
-    key = _gold_key(backend, clock)
+    key = gold_key(backend, clock)
     with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
         assert there.check(key.value, STAGE, METHOD).allowed
         change(here.catalog, key)
@@ -184,7 +117,7 @@ def the_next_check_obeys(backend, clock, revocation):
 
 def enabling_is_obeyed_too(backend, clock):
     """Switched off and on and off again, a key is open at its next check elsewhere, or not, as was said last."""
-    key = _gold_key(backend, clock)
+    key = gold_key(backend, clock)
     with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
         for enabled in (True, False, True, False):
             here.catalog.update_key(key.id, enabled=enabled)
@@ -206,7 +139,7 @@ def capacities(decision):
 
 def an_older_version_never_comes_back(backend, clock, change):
     """Once a replica applied a version to a key, no replica applies an older one to it, however stale it is."""
-    key, other = _gold_key(backend, clock), _gold_key(backend, clock)
+    key, other = gold_key(backend, clock), gold_key(backend, clock)
     with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
         assert there.check(key.value, STAGE, METHOD).allowed
         assert there.check(other.value, STAGE, METHOD).allowed
@@ -220,7 +153,7 @@ def an_older_version_never_comes_back(backend, clock, change):
 
 def a_lost_push_is_caught_up(backend, clock):
     """A replica that heard nothing goes by a change `max_age` after it last looked, also where no key is required."""
-    key = _gold_key(backend, clock)
+    key = gold_key(backend, clock)
     with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=5) as there:
         assert there.check(key.value, STAGE, METHOD).allowed
         for name, change in CATALOG_CHANGES.items():
@@ -232,7 +165,7 @@ def a_lost_push_is_caught_up(backend, clock):
 
 def a_push_is_heard(server):
     """A change reaches a replica that would not look by itself, without a check that meets the newer version."""
-    key = _gold_key(server)
+    key = gold_key(server)
     with server.client() as client, Limiter(client, max_age=FOREVER) as limiter, server.client() as admin:
         assert limiter.check(key.value, STAGE, METHOD).allowed
         wait_for(lambda: dict(admin.pubsub_numsub("ratelimit:changes"))[b"ratelimit:changes"] == 1)
@@ -250,7 +183,7 @@ def wait_for(condition, seconds=5):
 
 def another_life_of_the_catalogue_is_noticed(backend, clock):
     """Deleted and made anew, a catalogue counts its versions from 1 again: a stale replica notices all the same."""
-    key = _gold_key(backend, clock)
+    key = gold_key(backend, clock)
     with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
         for change in CATALOG_CHANGES.values():
             change(here.catalog)

@@ -25,7 +25,7 @@ class Proxy:
         self._path = path
         self._changed = threading.Condition()
         self._sockets = []
-        self._asked = set()
+        self._asked, self._swallowed = set(), set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -91,6 +91,8 @@ class Proxy:
             client.shutdown(socket.SHUT_RDWR)
 
     def _deliver(self, client, data):
+        if client in self._swallowed:
+            return  # a stream of which a part was swallowed does not go on
         fault = self.fault if client in self._asked else None
         self._asked.discard(client)
         if fault is not None and self.spared:
@@ -102,7 +104,9 @@ class Proxy:
         with self._changed:
             self.hurt += 1
             self._changed.notify_all()
-        if fault == "reset":
+        if fault == "swallow":
+            self._swallowed.add(client)
+        elif fault == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
             client.shutdown(socket.SHUT_RD)  # wakes the other thread, so that closing is not put off
             client.close()

@@ -1,6 +1,7 @@
-"""The five promises, on every backend. What each one says exactly: `promises` and `promises_of_replicas`."""
+"""The five promises, on every backend. What each one says exactly: `promises` and the two beside it."""
 
 import promises
+import promises_of_connections as connections
 import promises_of_replicas as replicas
 import pytest
 from proxy import Proxy
@@ -122,19 +123,30 @@ def test_a_key_expires_by_the_servers_clock(server):
 @pytest.mark.parametrize("fault", Proxy.FAULTS)
 def test_a_check_is_carried_out_once(server, fault):
     """Promise 4: whatever happens to the reply."""
-    replicas.a_check_is_carried_out_once(server, fault, "from_url")
+    connections.a_check_is_carried_out_once(server, fault, "from_url")
 
 
 @pytest.mark.parametrize("how", ["async", "retries"])
 @pytest.mark.parametrize("fault", Proxy.FAULTS)
 def test_a_check_is_carried_out_once_whatever_the_client(valkey, fault, how):
     """Promise 4: by asyncio, and by a client that would try eleven times."""
-    replicas.a_check_is_carried_out_once(valkey, fault, how)
+    connections.a_check_is_carried_out_once(valkey, fault, how)
 
 
 def test_a_check_whose_script_was_forgotten_is_carried_out_once(server):
     """Promise 4: also the EVAL that follows a NOSCRIPT is sent once."""
-    replicas.a_check_is_carried_out_once(server, "swallow", "from_url", forgotten=True)
+    connections.a_check_is_carried_out_once(server, "swallow", "from_url", forgotten=True)
+
+
+@pytest.mark.parametrize("fault", ["swallow", "reset"])
+def test_a_batch_is_carried_out_once(server, fault):
+    """Promise 4: also checks that share a write."""
+    connections.a_batch_is_carried_out_once(server, fault)
+
+
+def test_what_is_known_of_a_batch_is_told(valkey):
+    """Promise 4: what is known is not reported as unknown, and what was counted not as refused."""
+    connections.what_is_known_of_a_batch_is_told(valkey)
 
 
 @pytest.mark.parametrize("revocation", replicas.REVOCATIONS)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 from promises import METHOD, STAGE
-from promises_of_replicas import DEADLINE
+from promises_of_connections import DEADLINE
 from proxy import Proxy
 from servers import Server, binaries
 
