@@ -9,14 +9,19 @@ import click
 
 from ratelimit.cli import keys_change, keys_files, plans_shadow
 from ratelimit.cli.apply import apply
+from ratelimit.cli.capacity import capacity
 from ratelimit.cli.check import check
+from ratelimit.cli.completion import completion
 from ratelimit.cli.demo import demo
+from ratelimit.cli.import_aws import import_aws
 from ratelimit.cli.keys import keys
 from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.cli.plans import plans
 from ratelimit.cli.replay import replay
 from ratelimit.cli.stages import account, stages
+from ratelimit.cli.top import top
 from ratelimit.cli.usage import usage
+from ratelimit.cli.watch import watch
 from ratelimit.errors import ConfigError, StoreError
 
 
@@ -45,5 +50,21 @@ def app() -> None:
 
 # These add commands to the groups.
 _ = keys_change, keys_files, plans_shadow
-for _command in (account, apply, check, demo, keys, plans, replay, stages, usage):
+_COMMANDS = (
+    account,
+    apply,
+    capacity,
+    check,
+    completion,
+    demo,
+    import_aws,
+    keys,
+    plans,
+    replay,
+    stages,
+    top,
+    usage,
+    watch,
+)
+for _command in _COMMANDS:
     app.add_command(_command)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ratelimit.cli.output import InputFailure
 from ratelimit.model import Throttle
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,7 +65,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not is_terminal():
-        raise click.UsageError(f"{question} There is no terminal to ask at: give --yes if it is meant.")
+        raise InputFailure(f"{question} There is no terminal to ask at: give --yes if it is meant.")
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         click.get_current_context().exit(1)
