@@ -194,17 +194,22 @@ class Demand:
         if SOURCE in unlimited:
             return Figure(None, tuple(dict.fromkeys(self._without_limit(unlimited))))
         flow, side = network.solve()
-        binding = (bound for (tail, head), bound in self._bounds.items() if tail in side and head not in side)
-        return Figure(Fraction(flow, scale), tuple(binding))
+        binding = [bound for (tail, head), bound in self._bounds.items() if tail in side and head not in side]
+        return Figure(Fraction(flow, scale), tuple(sorted(binding, key=_order)))
 
     def _without_limit(self, unlimited: set[Node]) -> Iterator[Bound]:
-        for (tail, head), route in self._routes.items():
+        for (_, head), route in self._routes.items():
             if head not in unlimited:
                 continue
             if route.plan is None:
                 yield from (Bound(f"stage:{route.stage}:{method}", None) for method in route.methods)
-            elif tail in unlimited and self._bounds[SOURCE, ("plan", route.plan)].each is None:
+            elif (node := ("plan", route.plan)) in unlimited and self._bounds[SOURCE, node].each is None:
                 yield Bound(f"plan:{route.plan}", None, self._keys[route.plan])
+
+
+def _order(bound: Bound) -> int:
+    """Limits of keys come first, then those of stages, then the account's: as in decisions."""
+    return ("plan", "quota", "stage", "account").index(bound.name.partition(":")[0])
 
 
 def _shown(number: Fraction) -> str:

@@ -16,10 +16,10 @@ from ratelimit.model import MICROSECONDS, ApiKey, FrozenMap, Quota, Throttle, Us
 
 @dataclass(frozen=True, slots=True)
 class OpenMethod:
-    """A method of a stage: whether it needs the key, and the limits that requests meet, named as in decisions."""
+    """A method of a stage: the limits that requests meet, named as in decisions, and whether it needs the key."""
 
-    key_required: bool
     limits: tuple[str, ...]
+    key_required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def opened_by(key: ApiKey, book: PlanBook, state: Namespace) -> Iterator[OpenSta
 def _open_method(plan: UsagePlan | None, stage: str, method: str, book: PlanBook, state: Namespace) -> OpenMethod:
     key_required = book.method(stage, method).key_required
     limits = book._limits(plan if key_required else None, stage, method, state.names)
-    return OpenMethod(key_required, tuple(limit.name for limit in limits))
+    return OpenMethod(tuple(limit.name for limit in limits), key_required)
 
 
 def spans(plan: UsagePlan) -> frozenset[str]:
