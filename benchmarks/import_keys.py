@@ -15,7 +15,7 @@ from pathlib import Path
 
 import host
 from progress import console, steps
-from report import Figure, figures_table, save
+from report import Figure, save
 from rich.table import Table
 
 from ratelimit import Catalog, Quota, Throttle, UsagePlan
@@ -169,7 +169,7 @@ def tables(found):
     keys, size = found["keys"], found["file"]
     title = f"import of {keys:,} keys from a file of {size / 2**20:.1f} MiB"
     table = Table(title=title, title_justify="left")
-    table.add_column("run")
+    table.add_column("run", no_wrap=True)
     columns = (
         "keys/s",
         "seconds",
@@ -224,9 +224,7 @@ def main():
     found = measure(keys=given.keys)
     for table in tables(found):
         console.print(table)
-    numbers = list(figures(found))
-    console.print(figures_table(numbers))
-    console.print(f"written: {save({'import_keys': found}, numbers, about)}")
+    console.print(f"written: {save({'import_keys': found}, list(figures(found)), about)}")
 
 
 if __name__ == "__main__":
