@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.flow import Command
 from ratelimit.core.wire import ScriptCall
-from ratelimit.errors import StoreUnavailable
+from ratelimit.errors import ConfigError, StoreUnavailable
 from ratelimit.store import faults
 from ratelimit.store.lines import packed
 
@@ -40,8 +40,9 @@ class Gatherer:
         loop = asyncio.get_running_loop()
         worker = self._worker
         if worker is not None and worker.get_loop() is not loop:
-            # Another event loop: what the old one left belongs to it.
-            self._waiting, self._connection, worker = deque(), None, None
+            raise ConfigError(
+                "this limiter was used in another event loop, to which its connections belong: make one in each loop"
+            )
         if len(self._waiting) >= _MOST_WAITING:
             raise StoreUnavailable(f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come")
         future = loop.create_future()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,29 +68,47 @@ class Lines:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._idle: deque[Line] = deque()
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._pid = os.getpid()
 
     def take(self) -> Line:
         """Return a line that is ready to send; raises as the pool does if there is none to be had."""
         if self._pid != os.getpid():
-            self._idle, self._pid = deque(), os.getpid()
+            self._idle, self._waiting, self._pid = deque(), 0, os.getpid()
+        line = self._quiet_line()
+        if line is not None:
+            return line
+        # Who waits says so before looking once more, and who gives back looks for waiters after: one sees the other.
+        with self._lock:
+            self._waiting += 1
+        try:
+            return self._quiet_line() or Line(self._pool.get_connection())
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _quiet_line(self) -> Line | None:
         while self._idle:
             try:
                 line = self._idle.pop()
             except IndexError:
-                break  # another thread was faster
+                return None  # another thread was faster
             if line.is_quiet():
                 return line
             line.connection.disconnect()
             self._pool.release(line.connection)
-        return Line(self._pool.get_connection())
+        return None
 
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if len(self._idle) < _KEPT and line.can_be_kept:
-            self._idle.append(line)
-        else:
+        if len(self._idle) >= _KEPT or not line.can_be_kept:
             self._pool.release(line.connection)
+            return
+        self._idle.append(line)
+        if self._waiting:
+            with contextlib.suppress(IndexError):
+                self._pool.release(self._idle.pop().connection)
 
     def close(self) -> None:
         """Give all lines back to the pool."""

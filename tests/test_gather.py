@@ -1,0 +1,200 @@
+"""How checks reach Redis: gathered in asyncio, on lines kept at hand in blocking code."""
+
+import asyncio
+import os
+import threading
+
+import pytest
+import redis
+from proxy import Proxy
+
+from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
+from ratelimit.core.scripts import Script
+from ratelimit.core.wire import ScriptCall
+from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.store import gather
+from ratelimit.store.gather import Gatherer
+from ratelimit.store.lines import Lines
+
+A = "petstore/prod"
+GET = "GET /pets"
+ECHO = Script("return tonumber(ARGV[1])")
+FAIL = Script("return redis.call('INCR', KEYS[1])")
+
+
+def a_key(limiter):
+    limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(10_000, "DAY"), [A]))
+    return limiter.catalog.create_key(plans=["gold"]).value
+
+
+def echo(number):
+    return ScriptCall(ECHO, (), (str(number),))
+
+
+@pytest.fixture
+def key(server):
+    with server.client() as client, Limiter(client) as limiter:
+        yield a_key(limiter)
+
+
+@pytest.mark.asyncio
+async def test_each_caller_gets_its_own_reply_in_batches(server, monkeypatch):
+    """Two hundred calls of one tick are answered in order, in batches no longer than allowed, unknown script or not."""
+    sizes = []
+    send = Gatherer._send
+
+    async def counted(gatherer, commands):
+        sent = list(commands)
+        sizes.append(len(sent))
+        return await send(gatherer, sent)
+
+    monkeypatch.setattr(Gatherer, "_send", counted)
+    async with server.async_client() as client:
+        gatherer = Gatherer(client.connection_pool)
+        assert await asyncio.gather(*(gatherer.call(echo(n)) for n in range(200))) == list(range(200))
+        # The first batch is sent twice: the server did not know the script.
+        assert sizes == [64, 64, 64, 64, 8]
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_fails_fails_alone(server):
+    """An error reply is its caller's; the calls before and after it in the batch are answered."""
+    async with server.async_client() as client:
+        await client.set("text", "no number")
+        gatherer = Gatherer(client.connection_pool)
+        calls = [gatherer.call(echo(1)), gatherer.call(ScriptCall(FAIL, ("text",), ())), gatherer.call(echo(3))]
+        first, failed, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert (first, third) == (1, 3)
+        assert "not an integer" in str(failed)
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_caller_drops_its_reply_and_nobody_elses(server):
+    """Every third caller gives up before or after sending; all others get their own replies."""
+    async with server.async_client() as client:
+        gatherer = Gatherer(client.connection_pool)
+        tasks = [asyncio.create_task(gatherer.call(echo(n))) for n in range(150)]
+        await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        await asyncio.sleep(0)
+        for task in tasks[1::3]:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert done[2::3] == list(range(2, 150, 3))
+        assert await gatherer.call(echo(7)) == 7
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_lost_connection_fails_what_was_in_flight_as_unknown(server, key):
+    """With the replies swallowed, all checks of the batch are unknown outcomes; later ones are answered."""
+    with Proxy(server.socket) as proxy:
+        async with AsyncLimiter.from_url(proxy.url, deadline=0.3) as limiter:
+            assert (await limiter.check(key, A, GET)).allowed
+            proxy.fault = "swallow"
+            decisions = await asyncio.gather(*(limiter.check(key, A, GET) for _ in range(10)))
+            assert {decision.cause.partition(":")[0] for decision in decisions} == {"StoreTimeout"}
+            proxy.fault = None
+            last = await limiter.check(key, A, GET)
+    # Each was executed exactly once: 1 + 10 + 1.
+    assert last.limits[1].remaining == 10_000 - 12
+
+
+@pytest.mark.asyncio
+async def test_a_queue_too_long_is_refused(server, monkeypatch):
+    """Beyond a bound, a check is refused at once as not sent, and those that wait are answered."""
+    monkeypatch.setattr(gather, "_MOST_WAITING", 5)
+    async with server.async_client() as client:
+        gatherer = Gatherer(client.connection_pool)
+        done = await asyncio.gather(*(gatherer.call(echo(n)) for n in range(8)), return_exceptions=True)
+        assert done[:5] == [0, 1, 2, 3, 4]
+        assert [type(error) for error in done[5:]] == [StoreUnavailable] * 3
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
+async def test_an_idle_connection_that_was_closed_is_replaced(server, key):
+    """A server that closes idle connections is not noticed by callers."""
+    with server.client() as admin:
+        async with AsyncLimiter.from_url(server.url) as limiter:
+            for _ in range(3):
+                assert (await limiter.check(key, A, GET)).allowed
+                admin.client_kill_filter(_type="normal", skipme=True)
+                await asyncio.sleep(0.05)  # until the event loop has seen the end of the stream
+
+
+def test_another_event_loop_is_refused(server, key):
+    """A limiter belongs to the loop that it was first used in, as its client's connections do; the error says so."""
+    client = server.async_client()
+    limiter = AsyncLimiter(client)
+
+    async def first():
+        assert (await limiter.check(key, A, GET)).allowed
+        await limiter.aclose()
+        await client.aclose()
+
+    asyncio.run(first())
+    with pytest.raises(ConfigError, match="make one in each loop"):
+        asyncio.run(limiter.check(key, A, GET))
+
+
+def test_lines_that_were_closed_are_replaced(server, key):
+    """A kept line that the server closed is noticed before anything is sent on it."""
+    with server.client() as admin, Limiter.from_url(server.url) as limiter:
+        for _ in range(3):
+            assert limiter.check(key, A, GET).allowed
+            admin.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_more_threads_than_connections(server, key):
+    """Twenty threads on a pool of three connections are all answered."""
+    pool = redis.BlockingConnectionPool(
+        connection_class=redis.UnixDomainSocketConnection, path=server.socket, max_connections=4, timeout=20
+    )
+    with redis.Redis.from_pool(pool) as client, Limiter(client) as limiter:
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.extend(limiter.check(key, A, GET).allowed for _ in range(20)))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [True] * 400
+
+
+def test_a_child_has_lines_of_its_own(server, key):
+    """After a fork, parent and child check at the same time without taking each other's replies."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        child = os.fork()
+        if child == 0:
+            right = all(limiter.check(key, A, GET).allowed for _ in range(50))
+            os._exit(0 if right else 1)
+        assert all(limiter.check(key, A, GET).allowed for _ in range(50))
+        assert os.waitpid(child, 0)[1] == 0
+        assert limiter.peek(key, A, GET).limits[1].remaining == 10_000 - 101
+
+
+def test_limiters_of_one_client_share_few_lines(server, key):
+    """However many limiters a client has, it keeps few connections for them."""
+    with server.client(max_connections=5) as client:
+        limiters = [Limiter(client) for _ in range(30)]
+        for limiter in limiters:
+            limiter._state.before_refresh = lambda: None  # no listeners: they hold a connection each
+            assert limiter.check(key, A, GET).allowed
+        assert len(Lines.of(client.connection_pool)._idle) == 1
+
+
+def test_an_unknown_outcome_is_not_kept(server, key):
+    """A line whose reply is late is closed: the next check gets its own reply."""
+    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.2) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        proxy.fault = "swallow"
+        assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+        proxy.fault = None
+        assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 3
