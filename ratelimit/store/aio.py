@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ratelimit.core.flow import Command, Flow, Request
 from ratelimit.core.wire import ScriptCall
-from ratelimit.errors import StoreError
+from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import faults
 from ratelimit.store.gather import Gatherer
 
@@ -18,14 +19,21 @@ _T = TypeVar("_T")
 
 
 class AsyncStore:
-    """The twin of `store.sync.Store`."""
+    """The twin of `store.sync.Store`. Belongs to the event loop that it is first used in."""
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
         self._gatherer = Gatherer(self._pool)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                flow.close()
+                raise ConfigError("was used in another event loop, to which its connections belong", field="client")
+            self._loop = loop
         try:
             request = next(flow)
             while True:

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.flow import Command
 from ratelimit.core.wire import ScriptCall
-from ratelimit.errors import ConfigError, StoreUnavailable
+from ratelimit.errors import StoreUnavailable
 from ratelimit.store import faults
 from ratelimit.store.lines import packed
 
@@ -39,10 +39,6 @@ class Gatherer:
         """Return the reply to a script call. A caller that is cancelled gives up its reply, nobody else's."""
         loop = asyncio.get_running_loop()
         worker = self._worker
-        if worker is not None and worker.get_loop() is not loop:
-            raise ConfigError(
-                "this limiter was used in another event loop, to which its connections belong: make one in each loop"
-            )
         if len(self._waiting) >= _MOST_WAITING:
             raise StoreUnavailable(f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come")
         future = loop.create_future()
