@@ -23,7 +23,7 @@ BURSTS = (2, 3, 5, 10, 1, 100, 0)
 RATES = (1, 10, "3/2", "1/3", "2/3", "0.1", "7/86400", "1/86400", 999_983, "1000000/7", 1_000_000, 3_000_000, 0)
 AT_THE_EDGE = (
     Throttle("1/1000000", 9007),  # 9007 * 10^12 is just below 2^53
-    Throttle(1_000_000, 2**53 - 3),
+    Throttle(1_000_000, 2**53 - 2_000_003),  # times up to 2^53 us, with the 2 s that a clock may be behind
     Throttle(Fraction(2**52 * 10**6), 2**51),
     Throttle("1/3000000", 3002),
 )

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from machine import LimiterMachine
@@ -9,6 +10,7 @@ from machine import LimiterMachine
 EXAMPLES = os.environ.get("RATELIMIT_EXAMPLES")
 
 
+@pytest.mark.timeout(0 if EXAMPLES else 180)
 def test_every_decision_equals_the_model(backend):
     """Allowed, limited_by, retry_after, remaining and reset of every limit are the model's, to the microsecond."""
     client = backend.client()
