@@ -132,7 +132,7 @@ PETS_STAGES = {
         {"deploymentId": "d1", "stageName": "test", "methodSettings": {"*/*": setting(-1.0, -1)}},
     ]
 }
-TOYS_STAGES = {"item": [{"deploymentId": "d2", "stageName": "prod", "methodSettings": {}}]}
+TOYS_STAGES = {"item": [{"deploymentId": "d2", "stageName": "prod", "methodSettings": {"~1/GET": setting(2.0, 2)}}]}
 
 
 def method(verb, key_required):
@@ -223,7 +223,7 @@ EXPECTED_STAGES = (
         },
     ),
     Stage(f"{PETS}/test", None, _METHODS),
-    Stage(f"{TOYS}/prod", None, {"GET /": Method(key_required=False)}),
+    Stage(f"{TOYS}/prod", None, {"GET /": Method(Throttle(2, 2), key_required=False)}),
 )
 OFFSET = (
     "plan gold01: the offset 3 of its quota is read as the day on which the quota starts anew, "

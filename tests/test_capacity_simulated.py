@@ -59,7 +59,7 @@ def test_all_that_is_sent_meets_a_limit_that_binds():
 
 
 def test_the_burst_is_reached():
-    """Each request of the search is admitted in the last microsecond before windows change, or in the first after it."""
+    """Each request of the search is admitted in the last microsecond before windows change, or the first after."""
     reached = 0
     for seed in SEEDS:
         book, keys = random_book(seed, HOURLY)
