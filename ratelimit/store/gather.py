@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -62,15 +62,13 @@ class Gatherer:
 
     async def _answer(self, batch: list[_Waiter]) -> None:
         try:
-            replies = await self._send(_evalsha(call) for call, _ in batch)
+            replies = await self._replies([_evalsha(call) for call, _ in batch])
             unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
-                # EVAL runs the script and teaches it at once.
-                again = await self._send(_eval(batch[at][0]) for at in unknown)
+                # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
+                again = await self._replies([_eval(batch[at][0]) for at in unknown])
                 for at, reply in zip(unknown, again, strict=True):
                     replies[at] = reply
-        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
-            replies = [error] * len(batch)
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()
@@ -79,21 +77,27 @@ class Gatherer:
             if future.done():
                 continue
             if isinstance(reply, Exception):
-                future.set_exception(reply if not isinstance(reply, RedisError) else faults.after_sending(reply))
+                future.set_exception(faults.after_sending(reply) if isinstance(reply, RedisError) else reply)
             else:
                 future.set_result(reply)
 
-    async def _send(self, commands: Iterable[Command]) -> list[Any]:
+    async def _replies(self, commands: list[Command]) -> list[Any]:
+        """Return a reply or an error for each command."""
+        try:
+            return await self._send(commands)
+        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
+            return [error] * len(commands)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         try:
             connection = await self._ready()
         except (RedisError, OSError) as error:
             raise faults.before_sending(error) from error
-        sent = list(commands)
         try:
             # One time limit for the whole batch: one for each reply costs more than reading it.
             async with asyncio.timeout(connection.socket_timeout):
-                await connection.send_packed_command(b"".join(packed(connection, sent)), check_health=False)
-                return [await _read(connection) for _ in sent]
+                await connection.send_packed_command(b"".join(packed(connection, commands)), check_health=False)
+                return [await _read(connection) for _ in commands]
         except (RedisError, OSError) as error:
             await self._drop()
             raise faults.after_sending(error) from error
