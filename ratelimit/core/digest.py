@@ -39,7 +39,11 @@ def _checksum(body: str) -> str:
 
 def generated_id() -> str:
     """Return a new key id, 10 lower-case letters and digits, as AWS makes them."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+    number, letters = secrets.randbelow(len(_ID_ALPHABET) ** 10), ""
+    for _ in range(10):
+        number, letter = divmod(number, len(_ID_ALPHABET))
+        letters += _ID_ALPHABET[letter]
+    return letters
 
 
 def generated_token() -> str:
