@@ -157,6 +157,14 @@ def test_a_raised_limit_leaves_days_that_are_over(gateway):
     assert days(gateway, TODAY, TOMORROW) == [(30, 70), (5, 195)]
 
 
+def test_the_last_day_of_traffic_goes_by_the_limit_of_now(gateway):
+    """A limit that is raised before the next day's first request raises what the last day is told to have left."""
+    assert use(gateway, 30) == 30
+    gateway.clock.set("2026-03-05T12:00:00")
+    gateway.catalog.put_plan(UsagePlan("gold", None, Quota(200, "DAY"), [A, B]))
+    assert days(gateway, TODAY, TOMORROW) == [(30, 170), (0, 200)]
+
+
 def test_a_lowered_limit_leaves_nothing_rather_than_less(gateway):
     """With 30 used of what is now 20, 0 remain."""
     assert use(gateway, 30) == 30
