@@ -172,7 +172,7 @@ while true do
   if charge > 0 and own then
     local today = (now - now % DAY_US) / DAY_US
     if today > day then
-      if day_used > 0 then
+      if day > 0 then
         closed_day, closed_figures = day, struct.pack('<dd', day_used, balance)
       end
       day, day_used = today, 0

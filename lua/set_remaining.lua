@@ -19,6 +19,16 @@ local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0,
 if state then per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', state) end
 local from, to, goes_on = window_at(window, first_day, second_day, third_day, now)
 if not from then return { -3, now } end
+-- A day that is over ended with what was left then.
+local today = math.floor(now / 86400000000)
+if today > day then
+  if day > 0 then
+    local balance = math.max(0, quota + granted - used)
+    local field = string.format('d%s:%.0f', string.sub(ARGV[1], 2), day)
+    redis.call('HSET', KEYS[1], field, struct.pack('<dd', day_used, balance))
+  end
+  day, day_used = today, 0
+end
 if not goes_on then used = 0 end
 -- What is left is quota + granted - used: granted may be below 0, where less is left than the plan gives.
 granted = remaining + used - quota

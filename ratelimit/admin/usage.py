@@ -64,7 +64,9 @@ class UsageAdmin:
         first, last = _days(start, end)
         validate.whole(limit, "limit", least=1, below=_PAGE + 1)
         plan = existing_plan((yield from self._state.load()), plan_id)
-        members = [validate.identifier(key_id, "key_id")] if key_id else (yield from self._members(plan_id))
+        members = (yield from self._members(plan_id)) if key_id is None else [(yield from self._existing(key_id))]
+        if position is not None:
+            validate.identifier(position, "position")
         left = [member for member in members if position is None or member > position]
         page = left[:limit]
         today = day_of((yield from self._state.server_us()))
@@ -99,6 +101,12 @@ class UsageAdmin:
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
                 return
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
+
+    def _existing(self, key_id: str) -> Flow[str]:
+        (record,) = yield [("EXISTS", self._names.key_record(validate.identifier(key_id, "key_id")))]
+        if not record:
+            raise NotFound(f"there is no key with the id {validate.shown(key_id)}", field="key_id")
+        return key_id
 
     def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Flow[None]:
         validate.identifier(key_id, "key_id")
