@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from fractions import Fraction
 from typing import Any
 
 import click
+from rich.table import Table
 
 from ratelimit.admin.capacity import Figure, Figures
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options
 
-_TOTAL = "total"
 _TITLES = {"rate": "rate/s", "burst": "burst", "second": "in 1 s", "day": "in 1 day"}
 
 
@@ -24,13 +25,13 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
     """Show the most that all active keys together may send, for each stage and in total, and which limits bind.
 
     \b
-    rate      requests per second that can go on for ever; quotas bound for how long
-    burst     requests at one moment, when all buckets are full and quotas start anew
+    rate/s    requests per second that can go on for ever, while quotas last
+    burst     requests at one moment: buckets are full, quotas start anew
     in 1 s    requests within one second, from any moment on
     in 1 day  requests within one day (UTC)
 
-    The total may be less than the sum of the stages. Limits in a row bound each other, so each figure is the sum of
-    those that everything has to pass.
+    Below each stage stand the limits that bind: each figure is the sum of them. The total may be less than the sum of
+    the stages, as they may have limits in common.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     with connection.catalog() as catalog:
         found = catalog.capacity(new_plan)
@@ -46,11 +47,12 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
         output.print_json(data)
         return
     active = ", ".join(f"{count:,} of {plan}" for plan, count in found.active_keys.items())
-    output.console().print(f"Active keys: {active or 'none, as there is no plan'}.")
-    _show({**found.stages, _TOTAL: found.total}, "")
+    console = output.console()
+    console.print(f"Active keys: {active or 'none, as there is no plan'}.")
+    console.print(_table({**found.stages, "total": found.total}))
     if found.addition is not None:
-        output.console().print(f"One more key of {found.addition.plan} adds:")
-        _show({**found.addition.stages, _TOTAL: found.addition.total}, "+")
+        console.print(f"One more key of plan {found.addition.plan} adds:")
+        console.print(_table({**found.addition.stages, "total": found.addition.total}, added=True))
 
 
 def _each(figures: Figures) -> Iterator[tuple[str, Figure]]:
@@ -65,29 +67,33 @@ def _data(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _show(places: Mapping[str, Figures], sign: str) -> None:
-    """Print the figures of each place, and below what binds them."""
-    console = output.console()
-    table = output.table("stage", *_TITLES.values(), numbers=tuple(_TITLES.values()))
-    binding = output.table("stage", "figure", "binding limits (sum)")
+def _table(places: Mapping[str, Figures], *, added: bool = False) -> Table:
+    """Return a table of the figures of each place, and below each the limits that they are the sum of."""
+    titles = (*(() if added else ("keys",)), *_TITLES.values())
+    table = output.table("stage", *titles, numbers=titles)
     for place, figures in places.items():
-        if place == _TOTAL:
-            table.add_section()
-        table.add_row(place, *(_number(figure, sign) for _, figure in _each(figures)))
-        by_bounds: dict[tuple[str, ...], list[str]] = {}
-        for name, figure in _each(figures):
-            by_bounds.setdefault(tuple(map(str, figure.bounds)) or ("nothing passes",), []).append(_TITLES[name])
-        binding.add_section()
-        title = place
-        for bounds, names in by_bounds.items():
-            binding.add_row(title, "\n".join(names), "\n".join(bounds))
-            title = ""
-    console.print(table)
-    console.print(binding)
+        numbers = [_number(figure.exact) for _, figure in _each(figures)]
+        if added:
+            table.add_row(place, *(f"+{number}" if number != "0" else "" for number in numbers))
+            continue
+        table.add_section()
+        table.add_row(place, "", *numbers, style="bold")
+        for (title, keys), amounts in _bounds(place, figures).items():
+            table.add_row(f"  {title}", keys, *(amounts.get(name, "") for name in _TITLES), style="dim")
+    return table
 
 
-def _number(figure: Figure, sign: str) -> str:
-    if figure.exact is None:
-        return "unlimited"
-    shown = f"{float(figure.exact):,.3f}".rstrip("0").rstrip(".")
-    return sign + shown if figure.exact else shown
+def _bounds(place: str, figures: Figures) -> dict[tuple[str, str], dict[str, str]]:
+    """Return what binds: title and keys of each limit -> what it adds to which figures."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for name, figure in _each(figures):
+        for bound in figure.bounds:
+            title = f"{bound.name} at {bound.stage}" if bound.stage not in {"", place} else bound.name
+            title += f", {bound.methods} methods" if bound.methods > 1 else ""
+            keys = "" if bound.keys is None else f"{bound.keys:,}"
+            found.setdefault((title, keys), {})[name] = _number(bound.amount)
+    return found
+
+
+def _number(exact: Fraction | None) -> str:
+    return "unlimited" if exact is None else f"{float(exact):,.3f}".rstrip("0").rstrip(".")

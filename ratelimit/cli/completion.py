@@ -15,9 +15,9 @@ def completion(ctx: click.Context, shell: str) -> None:
     """Print the script by which SHELL completes commands and options of `ratelimit`.
 
     \b
-    bash   ratelimit completion bash > ~/.local/share/bash-completion/completions/ratelimit
-    zsh    ratelimit completion zsh > a file "_ratelimit" in a folder of $fpath
-    fish   ratelimit completion fish > ~/.config/fish/completions/ratelimit.fish
+    bash  ratelimit completion bash >> ~/.bashrc
+    zsh   ratelimit completion zsh >> ~/.zshrc (behind compinit)
+    fish  ratelimit completion fish > ~/.config/fish/completions/ratelimit.fish
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     kind = get_completion_class(shell)
     if kind is None:

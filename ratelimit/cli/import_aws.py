@@ -42,9 +42,9 @@ def import_aws(
 ) -> None:
     """Carry usage plans, stages and API keys over from AWS API Gateway, and report what could not be.
 
-    FOLDER has what `aws apigateway get-usage-plans`, get-api-keys --include-values, get-usage-plan-keys and the like
-    printed, as *.json. Callers go on with the values that they have. What else the catalogue holds stays as it is,
-    and an import that was interrupted is simply repeated. A dry run asks no Redis.
+    FOLDER holds as *.json what `aws apigateway` printed of get-usage-plans, get-api-keys (with values) and the like.
+    Callers go on with the values that they have. What else the catalogue holds stays as it is, and an import that was
+    interrupted is simply repeated. A dry run asks no Redis.
     """
     if (folder is None) != live:
         raise click.UsageError("give one of FOLDER and --live")
@@ -90,7 +90,7 @@ def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
 
 def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
     console = output.console()
-    table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",))
+    table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",), whole=("stages",))
     for plan in found.plans:
         members = sum(plan.id in key.plans for key in found.keys)
         opened = "\n".join(stage.stage for stage in plan.stages)

@@ -92,7 +92,7 @@ def list_keys(
     if not found:
         console.print("No key." if not prefix else "No key with such a name.")
         return
-    table = output.table("id", "name", "state", "plans", "created", "expires")
+    table = output.table("id", "name", "state", "plans", "created", "expires", whole=("id", "created", "expires"))
     for key in found:
         state = "enabled" if key.enabled else "disabled"
         created, expires = (output.day(moment).partition(" ")[0] for moment in (key.created_at, key.expires_at))

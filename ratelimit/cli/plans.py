@@ -60,7 +60,7 @@ def list_plans(connection: Connection, as_json: bool) -> None:
     if not found:
         output.console().print("No plan.")
         return
-    table = output.table("id", "name", "throttle", "quota", "stages")
+    table = output.table("id", "name", "throttle", "quota", "stages", whole=("stages",))
     for plan in found:
         shown = _fields(plan)
         table.add_row(plan.id, *(shown[name] for name in ("name", "throttle", "quota", "stages")))

@@ -90,7 +90,7 @@ def top(
         if as_json:
             output.print_json(_as_data(_look(limiter), by, limit))
         elif once or not console.is_terminal:
-            console.print(_View(limiter.catalog, by, limit).of(_look(limiter)))
+            console.print(_View(limiter.catalog, by, limit, rates=False).of(_look(limiter)))
         else:
             view = _View(limiter.catalog, by, limit)
             try:
@@ -151,21 +151,23 @@ def _strangers(name: str) -> Flow[Counter[str]]:
 class _View:
     """Makes a table of each look; remembers the one before, for the rates, and the names of keys."""
 
-    def __init__(self, catalog: Catalog, by: str, limit: int) -> None:
-        self._catalog, self._by, self._limit = catalog, by, limit
+    def __init__(self, catalog: Catalog, by: str, limit: int, *, rates: bool = True) -> None:
+        self._catalog, self._by, self._limit, self._rates = catalog, by, limit, rates
         self._names: dict[str, str] = {}
         self._before: Today | None = None
 
     def of(self, today: Today) -> Group:
         """Return the table of one look."""
-        numbers = ("used", "used/s", "throttled", "over quota", "left")
+        rate = ("used/s",) if self._rates else ()
+        numbers = ("used", *rate, "throttled", "over quota", "left")
         table = output.table("key", "name", "plan", *numbers, numbers=numbers)
         before = {(row.key_id, row.plan_id): row.used for row in self._before.rows} if self._before else {}
         for row in today.first(self._by, self._limit):
-            figures = (f"{row.used:,}", self._rate(row, today, before), f"{row.throttled:,}", f"{row.over_quota:,}")
+            speed = (self._rate(row, today, before),) if self._rates else ()
             left = "" if row.left is None else f"{row.left:,}"
+            cells = (f"{row.used:,}", *speed, f"{row.throttled:,}", f"{row.over_quota:,}", left)
             style = "red" if row.left == 0 else "yellow" if row.denied else ""
-            table.add_row(row.key_id, self._name(row.key_id), row.plan_id, *figures, left, style=style)
+            table.add_row(row.key_id, self._name(row.key_id), row.plan_id, *cells, style=style)
         self._before = today
         return Group(*_summary(today), table if today.rows else Text("No key was used today."))
 
