@@ -51,10 +51,10 @@ BUCKETS = [
     ),
     case(
         "bucket: a year fills it no further than its burst",
-        "full, so 4 are left after this one; day 20151 had nothing to close",
+        "full, so 4 are left after this one; no day was open",
         [1, NOW, 4, 100_000],
         plan=TEN,
-        before={PLAN: state(0, last=NOW - 365 * DAY, day=TODAY - 365)},
+        before={PLAN: state(0, last=NOW - 365 * DAY, day=0)},
         writes={PLAN: state(400_000, day_used=1)},
     ),
     case(

@@ -117,12 +117,12 @@ COUNTS = [
     ),
     case(
         "window: starts at its first microsecond",
-        "midnight is the new day: 1 of 100, a whole day ahead; day 20514 had nothing to close",
-        [1, MIDNIGHT, 99, DAY],
+        "midnight is the new day: 1 of 100, a whole day ahead; day 20514 is closed, on which all was taken by hand",
+        [2, MIDNIGHT, 99, DAY],
         quota=(100, TODAY - 1, TODAY, TODAY + 1),
         now=MIDNIGHT,
         before={PLAN: count(100, first=TODAY - 1, day=TODAY - 2)},
-        writes={PLAN: count(1, day_used=1)},
+        writes={PLAN: count(1, day_used=1), f"d:gold:{TODAY - 2}": doubles(0, 0)},
     ),
     case(
         "window: lasts to its last microsecond",

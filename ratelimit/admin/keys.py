@@ -188,10 +188,10 @@ class KeyAdmin:
 
     def _record(self, key_id: str) -> Flow[tuple[KeyRecord, str]]:
         """Return a key's record and its text in Redis."""
-        validate.identifier(key_id, "key_id")
+        validate.key_id(key_id)
         stored = text((yield [("GET", self._names.key_record(key_id))])[0])
         if stored is None:
-            raise NotFound(f"there is no key with the id {validate.shown(key_id)}", field="key_id")
+            raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
         return KeyRecord.from_json(stored), stored
 
     def _ensure_book(self) -> Flow[PlanBook]:

@@ -96,23 +96,23 @@ class UsageAdmin:
             keys = (self._names.key_hash(key_id),)
             status, guess_us, *_ = yield ScriptCall(load("set_remaining"), keys, (plan_field(plan_id), packed))
             if status == KEY_CHANGED:
-                raise NotFound(f"there is no key with the id {validate.shown(key_id)}", field="key_id")
+                raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
             if status != WINDOWS_PAST:
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
                 return
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
 
     def _existing(self, key_id: str) -> Flow[str]:
-        (record,) = yield [("EXISTS", self._names.key_record(validate.identifier(key_id, "key_id")))]
+        (record,) = yield [("EXISTS", self._names.key_record(validate.key_id(key_id)))]
         if not record:
-            raise NotFound(f"there is no key with the id {validate.shown(key_id)}", field="key_id")
+            raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
         return key_id
 
     def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Flow[None]:
-        validate.identifier(key_id, "key_id")
+        validate.key_id(key_id)
         (member,) = yield [("SISMEMBER", self._names.plan_keys(plan.id), key_id)]
         if not member:
-            raise NotFound(f"key {key_id!r} is not in plan {plan.id!r}", field="key_id")
+            raise NotFound(f"key {validate.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
 
     def _members(self, plan_id: str) -> Flow[list[str]]:
         (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from ratelimit.errors import ConfigError
+from ratelimit.errors import ConfigError, NotFound
 
 EXACT = 2**53
 """Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
 
 _MOST_TAGS = 50
+_SHORTEST_VALUE = 20
 _LARGEST_EXPONENT = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
@@ -28,6 +29,13 @@ def shown(value: object) -> str:
     except ValueError:
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def shown_id(key_id: object) -> str:
+    """Show the id of a key in an error message, unless it could be a key's value that was taken for one."""
+    if isinstance(key_id, str) and len(key_id) >= _SHORTEST_VALUE:
+        return f"of {len(key_id)} characters (ids are short: is it the key's value?)"
+    return shown(key_id)
 
 
 def whole(value: object, field: str, *, least: int = 0, below: int = EXACT) -> int:
@@ -80,8 +88,18 @@ def _matching(value: object, pattern: re.Pattern[str], field: str, remedy: str) 
     return value
 
 
+def key_id(value: object) -> str:
+    """Return the id of a key; the error shows none that could be a key's value."""
+    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
+        raise ConfigError(f"cannot be {shown_id(value)}: an id is 10 lower-case letters and digits", field="key_id")
+    if len(value) >= _SHORTEST_VALUE:
+        # It is not even asked for: a key's value must not reach Redis.
+        raise NotFound(f"there is no key with the id {shown_id(value)}", field="key_id")
+    return value
+
+
 def identifier(value: object, field: str) -> str:
-    """Return the id of a plan or key: it becomes part of names in Redis."""
+    """Return the id of a plan: it becomes part of names in Redis."""
     return _matching(value, _NAME, field, "use 1 to 128 letters, digits and . _ ~ -, a letter or digit first")
 
 
