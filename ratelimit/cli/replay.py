@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ratelimit.cli import output, replay_report
+from ratelimit.cli import output, replay_against, replay_report
 from ratelimit.cli.access_log import Log, read
 from ratelimit.cli.replaying import Report, replayed
 from ratelimit.core import document as plan_file
@@ -27,23 +27,36 @@ from ratelimit.store.embedded import EmbeddedServer
     show_default=True,
     help="What stands for an API key: each client address.",
 )
+@click.option("--against", type=click.Path(), metavar="FILE", help="Compare with this plan file, the one in force.")
 @click.option("--stage", help="The stage that is called; unless given, the first one that each plan opens.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="How many clients to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def replay(
-    ctx: click.Context, access_log: str, plans: str, key_by: str, stage: str | None, top: int, as_json: bool
+    ctx: click.Context,
+    access_log: str,
+    plans: str,
+    against: str | None,
+    key_by: str,
+    stage: str | None,
+    top: int,
+    as_json: bool,
 ) -> None:
     """Run an ACCESS_LOG (common or combined format, plain or gzip, "-" for standard input) through the plans of a file.
 
     The real limiter decides, on a server of its own and on the log's own clock: once for each plan, with each client
     as a key of that plan. A line's method is "<VERB> <path>", without the query. Lines are sorted by their time.
 
+    With --against, each plan that both files have is tried as either file has it: whom does the change refuse, whom
+    does it admit? On the stage of the plan in the file --plan.
+
     Exit codes: 0 done, 1 a decision is not the exact model's, 2 wrong usage or input, 3 the server failed.
     """
     del key_by  # one choice so far
     document = plan_file.read(plans)
     reports = _chosen(document, plans, stage)
+    if against is not None:
+        ctx.exit(_compare(access_log, Path(plans), document, reports, Path(against), top, as_json=as_json))
     log = _read(access_log)
     _replay_all(Path(plans), document, reports, log)
     if as_json:
@@ -51,6 +64,23 @@ def replay(
     else:
         replay_report.show(output.console(), log, document, reports, top)
     ctx.exit(1 if any(report.difference for report in reports) else 0)
+
+
+def _compare(
+    access_log: str, path: Path, document: Document, reports: list[Report], against: Path, top: int, *, as_json: bool
+) -> int:
+    """Try the plans of both files, print the comparison, and return the exit code."""
+    before = plan_file.read(against)
+    comparison = replay_against.paired(reports, before, str(against), str(path))
+    log = _read(access_log)
+    _replay_all(against, before, comparison.before, log)
+    if comparison.difference is None:
+        _replay_all(path, document, comparison.after, log)
+    if as_json:
+        output.print_json(replay_against.as_data(log, comparison, top))
+    else:
+        replay_against.show(output.console(), log, comparison, top)
+    return 1 if comparison.difference else 0
 
 
 def _read(access_log: str) -> Log:

@@ -22,18 +22,23 @@ _THROTTLED, _OVER_QUOTA = "yellow", "red"
 def as_data(log: Log, reports: Sequence[Report], top: int) -> dict[str, Any]:
     """Return the result for machines; at most `top` clients of each plan."""
     return {
-        "log": {
-            "lines": log.lines,
-            "requests": len(log.requests),
-            "malformed": log.malformed,
-            "first_malformed": log.first_malformed,
-            "disordered": log.disordered,
-            "first_second": log.requests[0].second,
-            "last_second": log.requests[-1].second,
-        },
+        "log": log_data(log),
         "plans": [_plan_data(report, top) for report in reports],
         "exact": not any(report.difference for report in reports),
         "difference": next((report.difference for report in reports if report.difference), None),
+    }
+
+
+def log_data(log: Log) -> dict[str, Any]:
+    """Return what is known of a log, for machines."""
+    return {
+        "lines": log.lines,
+        "requests": len(log.requests),
+        "malformed": log.malformed,
+        "first_malformed": log.first_malformed,
+        "disordered": log.disordered,
+        "first_second": log.requests[0].second,
+        "last_second": log.requests[-1].second,
     }
 
 
@@ -41,15 +46,16 @@ def _plan_data(report: Report, top: int) -> dict[str, Any]:
     return {
         "plan": report.plan.id,
         "stage": report.stage,
-        **_tally_data(report.total),
+        **tally_data(report.total),
         "clients": len(report.clients),
         "clients_affected": len(report.affected),
         "refused_by": dict(report.refused_by.most_common()),
-        "most_affected": [{"client": client, **_tally_data(tally)} for client, tally in report.affected[:top]],
+        "most_affected": [{"client": client, **tally_data(tally)} for client, tally in report.affected[:top]],
     }
 
 
-def _tally_data(tally: Tally) -> dict[str, int]:
+def tally_data(tally: Tally) -> dict[str, int]:
+    """Return figures by their names."""
     return {
         "requests": tally.requests,
         "admitted": tally.admitted,
@@ -60,7 +66,7 @@ def _tally_data(tally: Tally) -> dict[str, int]:
 
 def show(console: Console, log: Log, document: Document, reports: Sequence[Report], top: int) -> None:
     """Print the result for people."""
-    _show_log(console, log)
+    show_log(console, log)
     difference = next((report.difference for report in reports if report.difference), None)
     if difference:
         console.print(f"NOT EXACT: limiter and model differ; the replay ended there.\n{difference}", style="bold red")
@@ -75,7 +81,8 @@ def show(console: Console, log: Log, document: Document, reports: Sequence[Repor
     console.print(f"EXACT: {decisions}, each as the exact model decides it.", style="bold green")
 
 
-def _show_log(console: Console, log: Log) -> None:
+def show_log(console: Console, log: Log) -> None:
+    """Print what is known of a log."""
     first, last = (output.moment(log.requests[at].second * MICROSECONDS, digits=0) for at in (0, -1))
     clients = len({request.client for request in log.requests})
     console.print(

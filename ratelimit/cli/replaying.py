@@ -52,6 +52,7 @@ class Report:
 
     clients     what each client got
     refused_by  refusals by the name of the limit
+    admitted    one byte for each request, in order: whether it was admitted
     difference  both answers to the request on which limiter and model differ; the replay ends there
     """
 
@@ -59,6 +60,7 @@ class Report:
     stage: str
     clients: dict[str, Tally] = field(default_factory=dict)
     refused_by: Counter[str] = field(default_factory=Counter)
+    admitted: bytearray = field(default_factory=bytearray)
     difference: str | None = None
 
     @property
@@ -114,6 +116,7 @@ def replayed(
             decision = _decided(limiter.check(values[client], stage, method))
             verdict = model.check(client, plan.id, stage, method, 1, clock.now_us)
             report.clients[client].add(exact.outcome(decision))
+            report.admitted.append(decision.allowed)
             if decision.limited_by:
                 report.refused_by[decision.limited_by] += 1
             if not exact.agree(decision, verdict):
