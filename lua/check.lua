@@ -89,6 +89,8 @@ if has_shadow then
   if shadow_has_bucket and own[at + 1] and #own[at + 1] ~= 24 then
     return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at + 1])
   end
+  local its_quota, its_first, _, its_third = struct.unpack('<dddd', request, shadow_at + 24)
+  if its_quota >= 0 and (now < its_first * DAY_US or now >= its_third * DAY_US) then return { WINDOWS_PAST, now } end
 end
 
 -- 2. Judge every limit as if each were charged `charge` units; if one refuses, once more without a charge.

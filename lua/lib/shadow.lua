@@ -21,11 +21,9 @@ local function shadowed(struct, request, at, state, method_state, now, cost)
   end
   if quota >= 0 then
     local from, to, goes_on = window_at(window, first, second, third, now)
-    if from then
-      if not goes_on then used = 0 end
-      window = from * 64 + to - from
-      within = used + cost <= quota
-    end
+    if not goes_on then used = 0 end
+    window = from * 64 + to - from
+    within = used + cost <= quota
   end
   if fits and within then
     b_level, used = b_level - cost * new_per, used + cost

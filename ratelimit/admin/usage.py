@@ -103,8 +103,8 @@ class UsageAdmin:
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
 
     def _existing(self, key_id: str) -> Flow[str]:
-        (record,) = yield [("EXISTS", self._names.key_record(validate.key_id(key_id)))]
-        if not record:
+        (record,) = yield [("GET", self._names.key_record(validate.key_id(key_id)))]
+        if record is None:
             raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
         return key_id
 

@@ -69,6 +69,13 @@ class Checker:
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
+        decision = yield from self._decide(key, stage, method, cost)
+        if cost and decision.reason is Reason.INVALID_KEY:
+            self.denials.add(day_of(state.wall_us()), "", "", decision.detail or "")
+        return decision
+
+    def _decide(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
+        state = self._state
         asked = self._asked.get((key, stage, method))
         if asked is not None and asked.book is state.book:
             # The usual case: the same was asked before. Whether it still holds is for the script to say.
@@ -79,14 +86,10 @@ class Checker:
         if not state.book.method(stage, method).key_required:
             return (yield from self._open_check(stage, method, cost))
         if not key:
-            decision = _refused("missing")
-        elif not could_be_value(key):
-            decision = _refused("unknown")
-        else:
-            decision = yield from self._key_check(key, stage, method, cost)
-        if cost and decision.reason is Reason.INVALID_KEY:
-            self.denials.add(day_of(state.wall_us()), "", "", decision.detail or "")
-        return decision
+            return _refused("missing")
+        if not could_be_value(key):
+            return _refused("unknown")
+        return (yield from self._key_check(key, stage, method, cost))
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -108,7 +111,11 @@ class Checker:
         state = self._state
         call = state.book.call(None, stage, method, state.names)
         asked = _Asked(state.book, None, None, call, call.shared_keys, f"{state.book.identity}{_NO_STAMP}".encode())
-        return call.decision((yield self._request(asked, cost, flags=0)))
+        reply = yield self._request(asked, cost, flags=0)
+        decision = call.decision(reply)
+        if cost and not decision.allowed:
+            self.denials.add(day_of(reply[1]), "", "", decision.reason.value)
+        return decision
 
     def _key_check(
         self,

@@ -24,9 +24,13 @@ class Denials:
     def add(self, day: int, plan_id: str, key_id: str, reason: str) -> None:
         """Count one refused request."""
         with self._lock:
-            if len(self._counts) >= _MOST_ENTRIES:
-                key_id = ""
-            self._counts[day, plan_id, key_id, reason] += 1
+            self._count((day, plan_id, key_id, reason), 1)
+
+    def _count(self, entry: tuple[int, str, str, str], requests: int) -> None:
+        if len(self._counts) >= _MOST_ENTRIES and entry not in self._counts:
+            day, plan_id, _, reason = entry
+            entry = day, plan_id, "", reason
+        self._counts[entry] += requests
 
     def flush(self) -> Flow[None]:
         """Add what was counted to Redis. What may have arrived there is not sent again."""
@@ -35,12 +39,14 @@ class Denials:
         if not counts:
             return
         days = {day: self._names.denials(day) for day, *_ in counts}
-        adding = [
-            ("HINCRBY", days[day], f"{plan_id}|{key_id}|{reason}", count)
-            for (day, plan_id, key_id, reason), count in counts.items()
-        ]
         try:
-            yield [*adding, *(("EXPIRE", name, _KEPT_S) for name in days.values())]
+            yield [
+                ("HINCRBY", days[day], f"{plan_id}|{key_id}|{reason}", requests)
+                for (day, plan_id, key_id, reason), requests in counts.items()
+            ]
         except StoreUnavailable:
             with self._lock:
-                self._counts.update(counts)
+                for entry, requests in counts.items():
+                    self._count(entry, requests)
+            return
+        yield [("EXPIRE", name, _KEPT_S) for name in days.values()]
