@@ -22,7 +22,7 @@ def run(name):
 
 def test_every_example_is_tested_here():
     """A new example comes with a test."""
-    tested = {"quickstart.py", "raise_for_limit.py", "asyncio_gateway.py", "plans.toml"}
+    tested = {"quickstart.py", "raise_for_limit.py", "asyncio_gateway.py", "alerts.py", "plans.toml"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tested
 
 
@@ -54,6 +54,15 @@ def test_asyncio_gateway():
         "POST /orders: HTTP/1.1 200 OK",
         "GET /health without a key: HTTP/1.1 200 OK",
         "GET /pets without a key: HTTP/1.1 403 Forbidden",
+    ]
+
+
+def test_alerts():
+    """Twelve requests on a quota of ten reach two shares of it, and the worker handles each once."""
+    lines = run("alerts.py").splitlines()
+    assert [line.partition(" ")[2] for line in lines] == [
+        "reached 50% of plan trial: 5 of 10",
+        "reached 100% of plan trial: 10 of 10",
     ]
 
 

@@ -107,4 +107,4 @@ def export_keys(connection: Connection, file: str, as_json: bool) -> None:
     if as_json:
         output.print_json({"keys": count, "file": file})
     else:
-        output.console().print(f"{output.count(count, 'key')} written to {output.plain(file)}.")
+        output.console().print(f"{output.count(count, 'key')} written to {output.plain(file)}.", soft_wrap=True)

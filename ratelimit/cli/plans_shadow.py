@@ -42,9 +42,10 @@ def shadow(connection: Connection, plan_id: str, top: int, as_json: bool) -> Non
         return
     seen, denied = sum(counts.seen for counts in found), sum(counts.denied for counts in found)
     hit = sum(counts.denied > 0 for counts in found)
+    saw = f"{output.count(seen, 'request')} of {output.count(len(found), 'key')}"
     console.print(
-        f"The shadow {plan.shadow} of plan {plan_id} saw {output.count(seen, 'request')} and would have denied "
-        f"{denied:,}, of {output.count(hit, 'key')} among {len(found):,}."
+        f"The shadow {plan.shadow} of plan {plan_id} saw {saw} and would have denied {denied:,}, "
+        f"of {output.count(hit, 'key')}."
     )
     numbers = ("seen", "denied", "throttled", "over quota")
     table = output.table("key", "name", *numbers, "", numbers=(*numbers, ""))

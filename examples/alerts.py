@@ -1,0 +1,50 @@
+"""Alerts on quotas, consumed by a worker of a consumer group: each alert goes to one worker, and none is lost."""
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from ratelimit import Limiter, Quota, UsagePlan
+from ratelimit.admin.alerts import Alert, alert_from
+
+STREAM, GROUP, WORKER = "ratelimit:alerts", "mailer", "worker-1"
+
+
+def join(client: Redis) -> None:
+    """Make the group, unless it exists: it gets all that the stream keeps, and all that comes."""
+    try:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+
+
+def work(client: Redis, after: str, wait_ms: int) -> bool:
+    """Handle what came, and tell whether anything did.
+
+    `after` is ">" for what no worker has been given yet, "0" for what this one left unacknowledged when it crashed.
+    """
+    # The client must wait longer for an answer than the server does: no socket_timeout, or one above wait_ms.
+    streams = client.xreadgroup(GROUP, WORKER, {STREAM: after}, count=100, block=wait_ms)
+    entries = [entry for _, entries in streams for entry in entries]
+    for entry_id, fields in entries:
+        if fields:  # else it is older than the 100,000 that the stream keeps
+            handle(alert_from(fields))
+        client.xack(STREAM, GROUP, entry_id)  # only now: whoever crashes before is given it again
+    return bool(entries)
+
+
+def handle(alert: Alert) -> None:
+    """Tell the customer."""
+    print(f"{alert.key_id} reached {alert.percent}% of plan {alert.plan_id}: {alert.used} of {alert.limit}")
+
+
+with Limiter.embedded() as limiter, Redis.from_url(str(limiter.url), protocol=2) as client:
+    limiter.catalog.put_plan(UsagePlan("trial", quota=Quota(10, "MONTH"), stages=["petstore/prod"], alerts=[50, 100]))
+    key = limiter.catalog.create_key("visitor", plans=["trial"])
+    for _ in range(12):
+        limiter.check(key.value, "petstore/prod", "GET /pets")
+    join(client)
+    while work(client, "0", 1):
+        pass
+    while work(client, ">", 100):  # a real worker goes on for ever
+        pass
