@@ -79,11 +79,11 @@ SHADOWS = [
     ),
     case(
         "shadow: a rate of 0 would throttle everything",
-        "its burst is of no use",
+        "its burst is of no use, and a bucket that admits nothing is not made",
         ADMITTED,
         plan=TEN,
         shadow=(2, 0, 1, *NO_QUOTA, SHADOW),
-        writes={SHADOW: shadow(2, per=1, last=NOW, throttled=1, seen=1), **CHARGED},
+        writes={SHADOW: shadow(throttled=1, seen=1), **CHARGED},
     ),
     case(
         "shadow: a method's bucket of its own is charged in the place of the successor's",
@@ -99,14 +99,14 @@ SHADOWS = [
     ),
     case(
         "shadow: stands behind the plan's further buckets",
-        "fields: plan, method's bucket, shadow; 1 of 2 left in both; its units count without a quota too",
+        "fields: plan, method's bucket, shadow; 1 of 2 left in both; without a quota nothing is used of one",
         [1, NOW, 1, 1_000_000],
         own=[(METHOD, *TWO)],
         shadow=(*TWO, *NO_QUOTA, SHADOW),
         writes={
             PLAN: count(0, first=0, days=0, day_used=1),
             METHOD: bucket(1_000_000, per=1_000_000),
-            SHADOW: shadow(1_000_000, per=1_000_000, last=NOW, used=1, seen=1),
+            SHADOW: shadow(1_000_000, per=1_000_000, last=NOW, seen=1),
         },
     ),
     case(

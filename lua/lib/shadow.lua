@@ -11,33 +11,42 @@ local function shadowed(struct, request, at, state, method_state, now, cost)
   local per, level, last, window, used, throttled, exceeded, seen = 0, 0, 0, 0, 0, 0, 0, 0
   if state then per, level, last, window, used, throttled, exceeded, seen = struct.unpack('<dddddddd', state) end
   local b_per, b_level, b_last = per, level, last
-  if method_state ~= nil then b_per = 0 end
+  if method_state ~= nil then b_per, b_level, b_last = 0, 0, 0 end
   if method_state then b_per, b_level, b_last = struct.unpack('<ddd', method_state) end
 
-  local fits, within = true, true
+  local fits, within, bucket_moved, window_moved = true, true, false, false
+  local new_level, new_last, new_window, new_used = b_level, b_last, window, used
   if new_per > 0 then
-    b_level, b_last = bucket_at(b_per, b_level, b_last, burst, rate, new_per, now)
-    b_per, fits = new_per, rate > 0 and cost * new_per <= b_level
+    new_level, new_last, bucket_moved = bucket_at(b_per, b_level, b_last, burst, rate, new_per, now)
+    fits = rate > 0 and cost * new_per <= new_level
+  else
+    new_per = b_per
   end
   if quota >= 0 then
-    local from, to, goes_on = window_at(window, first, second, third, now)
-    if not goes_on then used = 0 end
-    window = from * 64 + to - from
-    within = used + cost <= quota
+    local from, to, goes_on
+    from, to, goes_on, window_moved = window_at(window, first, second, third, now)
+    if not goes_on then new_used = 0 end
+    new_window = from * 64 + to - from
+    within = new_used + cost <= quota
   end
-  if fits and within then
-    b_level, used = b_level - cost * new_per, used + cost
+  -- As a plan in force: what it would have denied leaves its state as it was, but for a step back of the clock.
+  local admits = fits and within
+  if admits then
+    if new_per > 0 then new_level = new_level - cost * new_per end
+    if quota >= 0 then new_used = new_used + cost end
   elseif fits then
     exceeded = exceeded + 1
   else
     throttled = throttled + 1
   end
+  if admits or bucket_moved then b_per, b_level, b_last = new_per, new_level, new_last end
+  if admits or window_moved then window, used = new_window, new_used end
 
   local packed_method
-  if method_state ~= nil then
-    packed_method = struct.pack('<ddd', b_per, b_level, b_last)
-  else
+  if method_state == nil then
     per, level, last = b_per, b_level, b_last
+  elseif method_state or b_per > 0 then
+    packed_method = struct.pack('<ddd', b_per, b_level, b_last)
   end
   return struct.pack('<dddddddd', per, level, last, window, used, throttled, exceeded, seen + 1), packed_method
 end
