@@ -62,17 +62,18 @@ def drive(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> 
         for seed, part in enumerate(traffic):
             ours, theirs = context.Pipe()
             process = context.Process(target=_replica, args=(theirs, part, seed), daemon=True)
+            processes.append(process)  # before it starts: an interrupt in the middle must find it
+            pipes.append(ours)
             process.start()
             theirs.close()
-            processes.append(process)
-            pipes.append(ours)
         return _collect(pipes, on_progress)
     finally:
         for pipe in pipes:
             pipe.close()
         for process in processes:
-            process.terminate()
-            process.join()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
 
 
 def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None]) -> list[Shot]:
