@@ -244,22 +244,31 @@ class TestTop:
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "ratelimit", "top", "--url", server.url, "--every", "0.1"]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-        os.close(theirs)
-        seen = b""
-        while b"Acme" not in seen:
-            assert select.select([ours], [], [], 30)[0], seen
-            seen += os.read(ours, 4096)
-        process.send_signal(signal.SIGINT)
-        while select.select([ours], [], [], 30)[0]:
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+            os.close(theirs)
             try:
-                seen += os.read(ours, 4096)
-            except OSError:  # the other end is closed
-                break
-        os.close(ours)
-        assert process.wait(30) == 0
+                seen = self.read_until(ours, b"Acme")
+                process.send_signal(signal.SIGINT)
+                seen += self.read_until(ours, None)
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+                os.close(ours)
         assert b"Traceback" not in seen
         assert seen.rstrip().endswith(b"\x1b[?25h")
+
+    @staticmethod
+    def read_until(terminal, text):
+        """What a terminal shows, until it shows this text, or the other end is closed."""
+        seen = b""
+        while text is None or text not in seen:
+            assert select.select([terminal], [], [], 30)[0], seen
+            try:
+                seen += os.read(terminal, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                assert text is None, seen
+                break
+        return seen
 
     def test_a_server_that_is_not_there(self, tmp_path):
         """Exit code 3 and the remedy, for both commands."""
