@@ -1,5 +1,6 @@
 """`ratelimit apply`: a plan file made to hold, on every real server."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,37 @@ def test_an_unreachable_server_exits_with_3(tmp_path):
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.splitlines()[1].endswith("Name another one by --url or RATELIMIT_URL.")
     assert isinstance(result.exception, SystemExit)
+
+
+SPANNING = """
+[plans.wide]
+stages = ["toys/prod", "petstore/prod", "petstore/test"]
+[plans.narrow]
+stages = ["petstore/prod", "petstore/test"]
+"""
+WARNING = "plan wide spans 2 APIs (petstore, toys): each of its keys opens all of them"
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_plans_that_span_several_apis_draw_a_warning(apply, options):
+    """On standard error, for the plan that opens stages of two APIs alone; it is applied all the same, and twice."""
+    for _ in range(2):
+        result = apply(SPANNING, *options)
+        assert (result.exit_code, result.stderr) == (0, f"Warning: {WARNING}\n")
+    assert ("Nothing changed" in result.stdout) is not bool(options)
+
+
+def test_json_tells_changes_and_warnings(apply):
+    """The same as the table; nothing on standard error."""
+    result = apply(SPANNING, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert told == {
+        "dry_run": False,
+        "changes": [
+            {"change": "added", "kind": "plan", "id": "wide"},
+            {"change": "added", "kind": "plan", "id": "narrow"},
+        ],
+        "warnings": [WARNING],
+    }
+    assert json.loads(apply(SPANNING, "--json", "--dry-run").stdout) == {**told, "dry_run": True, "changes": []}

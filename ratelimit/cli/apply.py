@@ -42,7 +42,7 @@ def apply(connection: Connection, file: str, dry_run: bool, as_json: bool) -> No
         output.print_json({"dry_run": dry_run, "changes": told, "warnings": warnings})
         return
     for warning in warnings:
-        output.console(stderr=True).print(f"Warning: {warning}", style="yellow")
+        output.console(stderr=True).print(f"Warning: {warning}", style="yellow", soft_wrap=True)
     would = "would be " if dry_run else ""
     console = output.console()
     if not changes:

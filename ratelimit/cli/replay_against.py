@@ -124,7 +124,8 @@ def show(console: Console, log: Log, comparison: Comparison, top: int) -> None:
         told = f"NOT EXACT: limiter and model differ; the replay ended there.\n{comparison.difference}"
         console.print(told, style="bold red")
         return
-    console.print(f"Before: {comparison.file_before}. After: {comparison.file_after}.")
+    files = output.plain(f"Before: {comparison.file_before}. After: {comparison.file_after}.")
+    console.print(files, soft_wrap=True)
     if comparison.left_out:
         console.print(f"Left out, because only one of them has it on this stage: {', '.join(comparison.left_out)}.")
     for before, after in zip(comparison.before, comparison.after, strict=True):
