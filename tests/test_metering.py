@@ -201,7 +201,7 @@ def test_every_day_is_metered(backend, clock):
 BUGS = {
     "requests counted for units": ("day_used = math.min(day_used + charge, MOST)", "day_used = day_used + 1"),
     "days roll back": ("if today > day then", "if today ~= day then"),
-    "closed days lost": ("if day_used > 0 then", "if false then"),
+    "closed days lost": ("if day > 0 then", "if false then"),
     "denials metered": (
         "local plan\nif own and not refused then",
         "local plan\nif own then day_used = day_used + cost",
@@ -271,7 +271,8 @@ def test_a_check_is_one_command(server, clock):
             assert told() == ["EVALSHA"]
             clock.advance(86_400)
             assert limiter.check(value, STAGE, METHOD).allowed
-            assert told() == ["EVALSHA", "EVALSHA"]
+            # On the third day the windows of the shadow are past: the caller is told, and asks again with later ones.
+            assert told() == ["EVALSHA", "EVALSHA", "EVALSHA"]
             assert limiter.check(value, STAGE, METHOD).allowed
             assert told() == ["EVALSHA"]
 

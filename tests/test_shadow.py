@@ -193,6 +193,32 @@ def test_what_would_be_denied_makes_no_bucket(trial):
     assert counts(limiter.catalog) == {key.id: (2, 1, 0)}
 
 
+def test_a_throttle_that_is_lifted_for_a_while_keeps_its_bucket(trial):
+    """What is asked without a throttle is not charged to it when it comes back."""
+    limiter, key, _ = trial
+    with_throttle = UsagePlan("next", Throttle(SLOW, 5), None, [STAGE])
+    limiter.catalog.put_plan(with_throttle)
+    assert use(limiter, key, 2) == 2
+    limiter.catalog.put_plan(UsagePlan("next", None, None, [STAGE]))
+    assert use(limiter, key, 10) == 10
+    limiter.catalog.put_plan(with_throttle)
+    assert use(limiter, key, 4) == 4
+    assert counts(limiter.catalog) == {key.id: (16, 1, 0)}
+
+
+def test_a_quota_that_is_lifted_for_a_while_keeps_its_count(trial):
+    """What is asked without a quota is not counted against it when it comes back."""
+    limiter, key, _ = trial
+    with_quota = UsagePlan("next", None, Quota(5, "DAY"), [STAGE])
+    limiter.catalog.put_plan(with_quota)
+    assert use(limiter, key, 2) == 2
+    limiter.catalog.put_plan(UsagePlan("next", None, None, [STAGE]))
+    assert use(limiter, key, 10) == 10
+    limiter.catalog.put_plan(with_quota)
+    assert use(limiter, key, 4) == 4
+    assert counts(limiter.catalog) == {key.id: (16, 0, 1)}
+
+
 # Administration
 
 
@@ -386,11 +412,12 @@ def test_counts_equal_the_model_when_the_successor_changes(backend, clock):
 
 
 BUGS = {
-    "charged although denied": ("if fits and within then", "if fits then"),
+    "charged although denied": ("local admits = fits and within", "local admits = fits"),
     "sees what is denied": ("if has_shadow and not refused then", "if has_shadow then"),
-    "window not told apart": ("      if not goes_on then used = 0 end\n", ""),
-    "the last unit refused": ("within = used + cost <= quota", "within = used + cost < quota"),
-    "charged to the plan in force": ("b_level, used = b_level - cost * new_per, used + cost", "used = used + cost"),
+    "window not told apart": ("    if not goes_on then new_used = 0 end\n", ""),
+    "the last unit refused": ("within = new_used + cost <= quota", "within = new_used + cost < quota"),
+    "its bucket is not charged": ("new_level = new_level - cost * new_per", "new_level = new_level"),
+    "windows not kept current": ("if its_quota >= 0 and (now <", "if false and (now <"),
 }
 
 
@@ -403,7 +430,10 @@ def test_the_model_notices(server, clock, name):
 
 def test_a_bug_in_the_buckets_of_methods_is_noticed(server, clock):
     """A method's first request that meets what another bucket holds is found."""
-    with bug("if method_state ~= nil then b_per, b_level, b_last = 0, 0, 0 end", ""), replica(server, clock=clock) as limiter:
+    with (
+        bug("if method_state ~= nil then b_per, b_level, b_last = 0, 0, 0 end", ""),
+        replica(server, clock=clock) as limiter,
+    ):
         limiter.catalog.put_plan(UsagePlan("next", Throttle(SLOW, 3), None, [STAGE]))
         limiter.catalog.put_plan(UsagePlan("gold", None, None, [STAGE], shadow="next"))
         key = limiter.catalog.create_key(plans=["gold"])
