@@ -1,6 +1,7 @@
 """`ratelimit usage` and `ratelimit top`: on every real server, against traffic of days that are told by hand."""
 
 import csv
+import io
 import json
 import os
 import pty
@@ -131,6 +132,21 @@ class TestUsage:
                 ("idle", 0, 5, {}),
             )
         }
+
+    def test_more_keys_than_one_page(self, usage, top, server):
+        """501 keys, of which the last by id has been used: all are listed, and its units are in every total."""
+        rows = "".join(f"tenantManyKeys{number:010},many,gold\n" for number in range(501))
+        with Limiter.from_url(server.url, deadline=2) as limiter:
+            limiter.catalog.put_plan(UsagePlan("gold", stages=[STAGE]))
+            imported = limiter.catalog.import_keys(io.StringIO(f"Key,Name,UsagePlanIds\n{rows}"))
+            value = f"tenantManyKeys{imported.ids.index(max(imported.ids)):010}"
+            assert limiter.check(value, STAGE, "GET /pets", cost=7).allowed
+        told = json.loads(usage("gold", "--json").stdout)
+        assert [each["key"] for each in told["keys"]] == sorted(imported.ids)
+        assert usage("gold").stdout.splitlines()[-1] == "7 used, 0 denied, by 1 key of 501."
+        assert len(usage("gold", "--csv").stdout.splitlines()) == 1 + 501 * 14
+        (busiest,) = json.loads(top("--json").stdout)["keys"]
+        assert (busiest["key"], busiest["used"]) == (max(imported.ids), 7)
 
     def test_a_plan_without_quota_or_keys(self, usage, keys):
         """Nothing is left where nothing is limited; no key is no error."""

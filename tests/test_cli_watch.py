@@ -77,7 +77,8 @@ def alerting(server, clock):
 
 @pytest.fixture
 def watch(server):
-    return lambda *arguments, **options: run("watch", *arguments, RATELIMIT_URL=server.url, **options)
+    """Run `ratelimit watch` on the server; what should come and does not fails the test after 10 s."""
+    return lambda *arguments: run("watch", "--seconds", "10", *arguments, RATELIMIT_URL=server.url)
 
 
 def line(alerting, percent, used):
