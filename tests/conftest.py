@@ -3,6 +3,7 @@
 Every test that claims something about Redis takes `server` and so runs on each real server. `backend` adds fakeredis.
 """
 
+import signal
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,12 @@ import servers
 from ratelimit import Limiter
 
 NAMES = list(servers.binaries())
+
+
+def pytest_configure():
+    """Take interrupts even where this runs in the background of a shell: what the tests start inherits it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header():
