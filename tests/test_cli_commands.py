@@ -1,9 +1,12 @@
 """What all commands have in common: help, JSON, messages; and the script for completion."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -116,6 +119,27 @@ def test_input_is_looked_at_before_the_server_is(path, tmp_path):
     arguments = ["a/b", "GET /", "--cost", "x"] if path == ("check",) else [str(tmp_path / "nothing")]
     result = run(*path, *arguments, RATELIMIT_URL=f"unix://{tmp_path}/no.sock")
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+HANDBOOK = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"(?:\$|`)(?: RATELIMIT_\w+=\S+)? ?ratelimit ([a-z][^`\n|<>…]*)", HANDBOOK)
+
+
+def test_the_handbook_shows_every_family():
+    """Each command but the demo has an example there."""
+    assert {example.split()[0] for example in EXAMPLES} == {path[0] for path in LEAVES} - {"demo"}
+    assert len(EXAMPLES) == 36
+
+
+@pytest.mark.parametrize("example", sorted(set(EXAMPLES)))
+def test_an_example_of_the_handbook_is_right(example):
+    """Its command and its options exist."""
+    words = shlex.split(example)
+    at = max(length for length in range(len(words) + 1) if tuple(words[:length]) in COMMANDS)
+    command, rest = COMMANDS[tuple(words[:at])], words[at:]
+    if words[0] == "usage" and at == 1:
+        command = COMMANDS["usage", "show"]
+    assert {word for word in rest if word.startswith("--")} <= options(command)
 
 
 class TestCompletion:
