@@ -145,6 +145,17 @@ class TestLook:
         assert data["stages"][STAGE] == {"throttles": {"GET /pets": {"rate": "2", "burst": 3}}}
         assert [data] == [plan for plan in told("plans", "list") if plan["id"] == "gold"]
 
+    def test_long_ids_are_folded_not_cut(self, command, catalog):
+        """Ids of a usual length stay whole, and nothing of the longest is lost."""
+        catalog.put_plan(UsagePlan("Q" * 128, stages=[f"{'X' * 64}/{'Z' * 64}", "petstore/prod-of-usual"]))
+        shown = command("plans", "list").stdout
+        assert [shown.count(letter) for letter in "QXZ"] == [128, 64, 64]
+        assert max(map(len, shown.splitlines())) <= 80
+        command("plans", "delete", "Q" * 128, "--yes")
+        catalog.put_plan(UsagePlan("usual", stages=["petstore/prod-of-usual"], name="N" * 200))
+        shown = command("plans", "list").stdout
+        assert ("petstore/prod-of-usual" in shown, shown.count("N")) == (True, 200)
+
     def test_no_plan(self, server, command):
         """An empty catalogue is no error."""
         assert command("plans", "list").stdout == "No plan.\n"

@@ -90,13 +90,14 @@ def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
 
 def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
     console = output.console()
-    table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",), whole=("stages",))
+    table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",))
     for plan in found.plans:
         members = sum(plan.id in key.plans for key in found.keys)
         opened = "\n".join(stage.stage for stage in plan.stages)
         limits = (output.throttle(plan.throttle) or "unlimited", output.quota(plan.quota) or "unlimited")
         table.add_row(plan.id, output.plain(plan.name), *limits, opened, f"{members:,}")
     if found.plans:
+        output.keep_whole(table, "plan", "stages")
         console.print(table)
     parts = [
         output.count(len(found.plans), "plan"),

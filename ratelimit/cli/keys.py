@@ -92,12 +92,13 @@ def list_keys(
     if not found:
         console.print("No key." if not prefix else "No key with such a name.")
         return
-    table = output.table("id", "name", "state", "plans", "created", "expires", whole=("id", "created", "expires"))
+    table = output.table("id", "name", "state", "plans", "created", "expires")
     for key in found:
         state = "enabled" if key.enabled else "disabled"
         created, expires = (output.day(moment).partition(" ")[0] for moment in (key.created_at, key.expires_at))
         cells = (key.id, output.plain(key.name), state, ", ".join(key.plans), created, expires)
         table.add_row(*cells, style="" if key.enabled else "dim")
+    output.keep_whole(table, "id", "created", "expires")
     console.print(table)
     if position is not None:
         console.print(f"There are more: --position {position}")

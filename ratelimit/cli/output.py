@@ -16,6 +16,9 @@ from rich.text import Text
 
 from ratelimit.model import MICROSECONDS, Quota, Throttle
 
+_USUAL = 24
+"""Characters of an id that has room in a table of 80 columns beside others."""
+
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
 
@@ -36,15 +39,23 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def table(*columns: str, numbers: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; columns in `numbers` are aligned to the right, those in `whole` have no line breaks."""
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns in `numbers` are aligned to the right."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
         if column in numbers:
             made.add_column(column, justify="right", no_wrap=True)
         else:
-            made.add_column(column, overflow="fold", no_wrap=column in whole)
+            made.add_column(column, overflow="fold")
     return made
+
+
+def keep_whole(table: Table, *columns: str) -> None:
+    """Have lines of these columns stay unbroken, if they are of a usual length: others make room, and are folded."""
+    for column in table.columns:
+        if column.header in columns:
+            lines = [line for cell in column.cells for line in str(cell).splitlines()]
+            column.no_wrap = max(map(len, lines), default=0) <= _USUAL
 
 
 def plain(text: str) -> str:

@@ -60,10 +60,11 @@ def list_plans(connection: Connection, as_json: bool) -> None:
     if not found:
         output.console().print("No plan.")
         return
-    table = output.table("id", "name", "throttle", "quota", "stages", whole=("stages",))
+    table = output.table("id", "name", "throttle", "quota", "stages")
     for plan in found:
         shown = _fields(plan)
         table.add_row(plan.id, *(shown[name] for name in ("name", "throttle", "quota", "stages")))
+    output.keep_whole(table, "id", "stages")
     output.console().print(table)
 
 
