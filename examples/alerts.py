@@ -24,6 +24,7 @@ def work(client: Redis, after: str, wait_ms: int) -> bool:
     `after` is ">" for what no worker has been given yet, "0" for what this one left unacknowledged when it crashed.
     """
     # The client must wait longer for an answer than the server does: no socket_timeout, or one above wait_ms.
+    # protocol=2, below, makes its reply a list; with 3 it is a map.
     streams = client.xreadgroup(GROUP, WORKER, {STREAM: after}, count=100, block=wait_ms)
     entries = [entry for _, entries in streams for entry in entries]
     for entry_id, fields in entries:

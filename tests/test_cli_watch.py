@@ -99,6 +99,14 @@ class TestAlone:
             assert (result.exit_code, result.stderr) == (0, START)
             assert result.stdout.splitlines() == [line(alerting, 50, 5), line(alerting, 100, 10)]
 
+    @pytest.mark.parametrize("options", ["?protocol=3", "?decode_responses=True", "?protocol=3&decode_responses=True"])
+    @pytest.mark.parametrize("group", [[], ["--group", "ops"]])
+    def test_any_protocol_and_texts_or_bytes(self, watch, alerting, server, options, group):
+        """Whatever the URL asks of the client: the same lines."""
+        alerting(10)
+        result = watch("--from-start", "--count", "2", "--url", f"{server.url}{options}", *group)
+        assert result.stdout.splitlines() == [line(alerting, 50, 5), line(alerting, 100, 10)]
+
     def test_json_lines(self, watch, alerting, clock):
         """One document a line, with the names of the dataclass."""
         alerting(5)
