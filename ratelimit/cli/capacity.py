@@ -46,7 +46,7 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
             data["addition"] = {"plan": found.addition.plan, "total": _data(found.addition.total), "stages": more}
         output.print_json(data)
         return
-    active = ", ".join(f"{count:,} of {plan}" for plan, count in found.active_keys.items())
+    active = ", ".join(f"{count:,} of {plan}" for plan, count in sorted(found.active_keys.items()))
     console = output.console()
     console.print(f"Active keys: {active or 'none, as there is no plan'}.")
     console.print(_table({**found.stages, "total": found.total}))
