@@ -188,7 +188,7 @@ def test_a_gateway_that_may_only_check_decides_alike(server, root, plan_file):
     plan_file.write_text(FILE.replace("alerts = [50]\n", ""))
     url = url_of(server, root, "gateway", CHECKING)
     assert as_gateway(server, root, url, plan_file) == DECISIONS
-    assert refused(root) == {"info", "subscribe", "hkeys", "hincrby", "expire"}
+    assert refused(root) == {"info", "subscribe", "hkeys", "hincrby"}
 
 
 def test_an_administrator_needs_no_more(server, root, plan_file):

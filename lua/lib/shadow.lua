@@ -16,7 +16,8 @@ local function shadowed(struct, request, at, state, method_state, now, cost)
 
   local fits, within, bucket_moved, window_moved = true, true, false, false
   local new_level, new_last, new_window, new_used = b_level, b_last, window, used
-  if new_per > 0 then
+  local has_bucket = new_per > 0
+  if has_bucket then
     new_level, new_last, bucket_moved = bucket_at(b_per, b_level, b_last, burst, rate, new_per, now)
     fits = rate > 0 and cost * new_per <= new_level
   else
@@ -32,7 +33,7 @@ local function shadowed(struct, request, at, state, method_state, now, cost)
   -- As a plan in force: what it would have denied leaves its state as it was, but for a step back of the clock.
   local admits = fits and within
   if admits then
-    if new_per > 0 then new_level = new_level - cost * new_per end
+    if has_bucket then new_level = new_level - cost * new_per end
     if quota >= 0 then new_used = new_used + cost end
   elseif fits then
     exceeded = exceeded + 1

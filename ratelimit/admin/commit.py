@@ -12,6 +12,7 @@ import json
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook
 from ratelimit.core.scripts import load
+from ratelimit.core.state import Namespace
 from ratelimit.core.wire import ScriptCall
 from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
@@ -46,6 +47,17 @@ class Commit:
     def call(self) -> ScriptCall:
         """Return the script call that commits."""
         return ScriptCall(load("commit"), tuple(self._keys), (json.dumps(self._guards), json.dumps(self._commands)))
+
+
+def tell_new_pepper(commit: Commit, state: Namespace) -> bool:
+    """Have the commit tell of a pepper that the catalogue does not know yet; return whether there is one."""
+    probes = state.new_probes()
+    if probes is None:
+        return False
+    stored, wanted = probes
+    commit.expect(state.names.catalog, "pepper", stored)  # another administrator may be telling of another
+    commit.do("HSET", state.names.catalog, "pepper", wanted)
+    return True
 
 
 def existing_plan(book: PlanBook, plan_id: object) -> UsagePlan:

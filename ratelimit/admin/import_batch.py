@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ratelimit.admin.commit import Commit
+from ratelimit.admin.commit import Commit, tell_new_pepper
 from ratelimit.admin.csv_keys import Row
 from ratelimit.core.book import PlanBook
 from ratelimit.core.digest import generated_id, generated_token
@@ -163,10 +163,7 @@ class Changes:
         commit.expect(names.catalog, "version", str(self._book.version))
         if self._made:
             commit.do("ZADD", names.keys, *self._made)
-            probes = self._state.new_probes()
-            if probes is not None:
-                commit.do("HSET", names.catalog, "pepper", probes)
-                self.has_new_pepper = True
+            self.has_new_pepper = tell_new_pepper(commit, self._state)
         for plan_id, ids in self._left.items():
             commit.do("SREM", names.plan_keys(plan_id), *ids)
         for plan_id, ids in self._joined.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Unpack
 
-from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
+from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, tell_new_pepper, too_busy, two_plans
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
@@ -93,9 +93,7 @@ class KeyAdmin:
         index = self._names.digest(self._state.digest(value))
         commit.expect(index, None, None)
         commit.do("SET", index, key_id)
-        probes = self._state.new_probes()
-        if probes is not None:
-            commit.do("HSET", self._names.catalog, "pepper", probes)
+        tell_new_pepper(commit, self._state)
 
     def get_key(self, key_id: str) -> Flow[ApiKey]:
         """Return a key, without its value."""

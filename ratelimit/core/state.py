@@ -64,10 +64,10 @@ class Namespace:
         self._pushes += 1
         self._loaded_at = None
 
-    def new_probes(self) -> str | None:
-        """Return what the catalogue should say of peppers if keys are now stored under one that it does not know."""
-        newest = self.digest.probes[0]
-        return None if newest in self._stored_probes else " ".join([newest, *self._stored_probes])
+    def new_probes(self) -> tuple[str, str] | None:
+        """Return what the catalogue says of peppers, and should if keys are now stored under one that it lacks."""
+        newest, stored = self.digest.probes[0], " ".join(self._stored_probes)
+        return None if newest in self._stored_probes else (stored, f"{newest} {stored}")
 
     def version_query(self) -> Command:
         """Return the command whose reply `is_current` takes."""
