@@ -64,7 +64,12 @@ def drive(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> 
             process = context.Process(target=_replica, args=(theirs, part, seed), daemon=True)
             processes.append(process)  # before it starts: an interrupt in the middle must find it
             pipes.append(ours)
-            process.start()
+            # Born with interrupts blocked: the terminal interrupts all, the parent ends its replicas.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             theirs.close()
         return _collect(pipes, on_progress)
     finally:
@@ -101,7 +106,6 @@ def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None])
 
 def _replica(pipe: Connection, traffic: Traffic, seed: int) -> None:
     """Say that we are ready (None), wait for the start, send batches of shots, and say that it was all (None)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all; the parent ends us
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
     with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, deadline=traffic.deadline) as limiter:
         limiter.peek(traffic.keys[0], traffic.stage, traffic.methods[0])
