@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -38,6 +39,7 @@ class Listener:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._pubsub: Any = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
 
     def start(self) -> None:
@@ -54,11 +56,16 @@ class Listener:
     def stop(self) -> None:
         """Stop listening."""
         self._stopped.set()
+        if self._thread is None or self._pid != os.getpid():
+            return
         pubsub = self._pubsub
-        if pubsub is not None and self._pid == os.getpid():
-            with contextlib.suppress(RedisError, OSError):
-                pubsub.unsubscribe()  # its reply wakes the thread
-            self._thread.join(timeout=_PATIENCE)
+        end = getattr(getattr(pubsub, "connection", None), "_sock", None)
+        with contextlib.suppress(RedisError, OSError):
+            if isinstance(end, socket.socket):
+                end.shutdown(socket.SHUT_RDWR)  # wakes the thread, which alone may use the connection
+            elif end is not None:
+                pubsub.unsubscribe()  # an emulator has no socket, and its reply wakes the thread
+        self._thread.join(timeout=3 * _PATIENCE)
 
     def _listen(self) -> None:
         while not self._stopped.is_set() and self._changed() is not None:
