@@ -10,6 +10,7 @@ from ratelimit import Limiter
 STAGE, METHOD = "petstore/prod", "GET /pets"
 SEEN = "test:seen"
 """Hash: replica -> the newest burst that it decided by."""
+PATIENCE_S = 40.0
 
 
 class Turn(NamedTuple):
@@ -25,8 +26,12 @@ class Turn(NamedTuple):
 
 
 def watch(url, replica, key, last_burst, pause_s, max_age):
-    """Peek again and again, and return every turn, until the plan has `last_burst`; then take no more time."""
+    """Peek again and again until the plan has `last_burst`, and return every turn.
+
+    Raises TimeoutError if nothing changes for a long time: whoever waits for this process is then told.
+    """
     turns, burst, answered = [], None, time.monotonic()
+    changed = answered
     with redis.Redis.from_url(url) as client, Limiter.from_url(url, deadline=10.0, max_age=max_age) as limiter:
         while burst != last_burst:
             (told,) = limiter.peek(key, STAGE, METHOD).limits
@@ -34,8 +39,10 @@ def watch(url, replica, key, last_burst, pause_s, max_age):
             if told.limit != burst:
                 if burst is not None:
                     turns.append(Turn(replica, told.limit, answered, now))
-                burst = told.limit
+                burst, changed = told.limit, now
                 client.hset(SEEN, replica, burst)
+            elif now - changed > PATIENCE_S:
+                raise TimeoutError(f"the plan has a burst of {burst}, and never gets one of {last_burst}")
             answered = now
             time.sleep(pause_s)
     return turns

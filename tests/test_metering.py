@@ -111,8 +111,10 @@ def test_what_processes_were_admitted_is_metered(server, pool):
         told = [(server.url, keys, PROCESSES, seed) for seed in range(PROCESSES)]
         running = pool.starmap_async(spend, told, chunksize=1)
         wait_for(lambda: client.get(GATE) == b"8", seconds=60)
-        change_all(catalog, keys, random.Random(1))
-        client.set(DONE, 1)
+        try:
+            change_all(catalog, keys, random.Random(1))
+        finally:
+            client.set(DONE, 1)
         admitted, outcomes = Counter(), Counter()
         for units, reasons in running.get():
             admitted += units
