@@ -19,7 +19,7 @@ CHECKING = ["eval", "evalsha", "time", "get", "set", "hmget", "hset", "hgetall"]
 """A check, and what it looks up when it meets a change."""
 AFTER_CHECKING = ["hget", "hkeys", "hdel", "hincrby", "expire", "xadd"]
 """Days of metering moved to the archive, refusals flushed in sums, alerts."""
-LISTENING = ["subscribe", "unsubscribe"]
+LISTENING = ["subscribe"]
 """Pushed changes."""
 WARNING = ["info"]
 """The warning about a server that evicts."""
