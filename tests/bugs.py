@@ -27,13 +27,13 @@ class Lua:
 
     def put_in(self, monkeypatch):
         expanded = scripts.expanded
+        # No AssertionError, and not only once the promise runs: a bug that is not there must not pass for one found.
+        if expanded("check").count(self.right) != 1:
+            raise ValueError(f"{self.right!r} is not there, or not once: adapt the seeded bug")
 
         def mutated(name):
             source = expanded(name)
-            if name != "check":
-                return source
-            assert source.count(self.right) == 1, f"{self.right!r} is not there, or not once: adapt the seeded bug"
-            return source.replace(self.right, self.wrong)
+            return source.replace(self.right, self.wrong) if name == "check" else source
 
         monkeypatch.setattr(scripts, "expanded", mutated)
 
@@ -259,7 +259,7 @@ BUGS = (
     (Lua("a large step back ignored", "if elapsed < -2000000 then", "if false then"), went_back),
     (Lua("count lost in a step back", "return from, to, true, true", "return from, to, false, true"), went_back),
     (MINTED, change_of_plan),
-    (Lua("closed day lost", "if day_used > 0 then", "if false then"), metering),
+    (Lua("closed day lost", "if day > 0 then", "if false then"), metering),
     # 3. One clock
     (Python("the replica's clock", Namespace, "script_us", lambda _: time.time_ns() // 1000), skewed_clocks),
     (
