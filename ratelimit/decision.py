@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -49,9 +49,8 @@ class LimitStatus(NamedTuple):
     window: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to one check. True in a condition if the request is allowed.
+    """The answer to one check. True in a condition if the request is allowed. To be read, not changed.
 
     reason       a `Reason`; `status` is its HTTP status
     detail       of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: callers of a
@@ -65,14 +64,53 @@ class Decision:
     cause        of UNAVAILABLE: what went wrong
     """
 
-    reason: Reason
-    limited_by: str | None = None
-    retry_after: float | None = None
-    limits: tuple[LimitStatus, ...] = ()
-    detail: str | None = None
-    source: str = "redis"
-    time_us: int | None = None
-    cause: str | None = None
+    __slots__ = ("_limits", "cause", "detail", "limited_by", "reason", "retry_after", "source", "time_us")
+
+    def __init__(
+        self,
+        reason: Reason,
+        limited_by: str | None = None,
+        retry_after: float | None = None,
+        limits: tuple[LimitStatus, ...] | Callable[[], tuple[LimitStatus, ...]] = (),
+        detail: str | None = None,
+        source: str = "redis",
+        time_us: int | None = None,
+        cause: str | None = None,
+    ) -> None:
+        self.reason = reason
+        self.limited_by = limited_by
+        self.retry_after = retry_after
+        # A function that makes them: few look at the limits of an admitted request, and they cost as much as the rest.
+        self._limits = limits
+        self.detail = detail
+        self.source = source
+        self.time_us = time_us
+        self.cause = cause
+
+    @property
+    def limits(self) -> tuple[LimitStatus, ...]:
+        """A `LimitStatus` of every limit that was evaluated, in the order plan, stage, account, quota."""
+        limits = self._limits
+        if not isinstance(limits, tuple):
+            limits = self._limits = limits()
+        return limits
+
+    def _told(self) -> tuple[object, ...]:
+        told = (self.reason, self.limited_by, self.retry_after, self.limits)
+        return (*told, self.detail, self.source, self.time_us, self.cause)
+
+    def __eq__(self, other: object) -> bool:
+        return self._told() == other._told() if isinstance(other, Decision) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._told())
+
+    def __repr__(self) -> str:
+        names = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
+        return f"Decision({', '.join(f'{name}={told!r}' for name, told in zip(names, self._told(), strict=True))})"
+
+    def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
+        return Decision, self._told()
 
     @property
     def allowed(self) -> bool:

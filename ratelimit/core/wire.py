@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from ratelimit.model import MICROSECONDS, Quota, Throttle
 DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 HAS_KEY, CATALOG_FRESH, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET = 1, 2, 4, 8, 16
+_COUNTED = (ADMITTED, ADMITTED_DAY_OVER)
+_ALLOWED = Reason.ALLOWED
 _NEVER = -1
 _NO_QUOTA = -1
 _REQUEST = Struct("<4d")
@@ -159,29 +162,29 @@ class Call:
 
     def decision(self, reply: Sequence[int]) -> Decision:
         """Return the decision that a reply of the script stands for."""
-        status, now_us = reply[0], reply[1]
+        if reply[0] in _COUNTED:
+            return Decision(_ALLOWED, None, None, partial(self._statuses, reply), None, "redis", reply[1])
         limited_by, longest = None, 0
-        statuses, at = [], 2
-        counted = status in (ADMITTED, ADMITTED_DAY_OVER)
-        for name, most, window, quota in self._told:
-            remaining, reset_us = reply[at], reply[at + 1]
-            at += 2
-            retry_after: float | None = 0.0
-            if not counted:
-                wait_us = reply[at]
-                at += 1
-                if wait_us:
-                    limited_by = limited_by or name
-                    longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
-                    retry_after = _seconds(wait_us)
+        for (name, *_), wait_us in zip(self._told, reply[4::3], strict=True):
+            if wait_us:
+                limited_by = limited_by or name
+                longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
+        if limited_by is None:
+            return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
+        reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
+        return Decision(reason, limited_by, _seconds(longest), partial(self._statuses, reply), time_us=reply[1])
+
+    def _statuses(self, reply: Sequence[int]) -> tuple[LimitStatus, ...]:
+        now_us, width = reply[1], 2 if reply[0] in _COUNTED else 3
+        statuses = []
+        for at, (name, most, window, quota) in enumerate(self._told):
+            remaining, reset_us, *wait_us = reply[2 + at * width : 2 + (at + 1) * width]
             if quota is not None:
                 window = self._window_until(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
             reset_after = None if reset_us == _NEVER else reset_us / MICROSECONDS
+            retry_after = _seconds(wait_us[0]) if wait_us else 0.0
             statuses.append(LimitStatus(name, most, remaining, reset_after, retry_after, window))
-        if limited_by is None:
-            return Decision(Reason.ALLOWED, limits=tuple(statuses), time_us=now_us)
-        reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
-        return Decision(reason, limited_by, _seconds(longest), tuple(statuses), time_us=now_us)
+        return tuple(statuses)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:
         """Return the length in seconds of the quota's window that ends at `stop_us`."""
