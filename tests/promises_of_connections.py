@@ -84,7 +84,7 @@ def a_batch_is_carried_out_once(server, fault):
     async def five_at_once():
         async with AsyncLimiter.from_url(proxy.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
-            await limiter.peek(key.value, STAGE, METHOD)
+            await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))
             proxy.fault = fault
             decisions = await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(5)))
             proxy.fault = None
@@ -94,12 +94,12 @@ def a_batch_is_carried_out_once(server, fault):
         decisions, after = asyncio.run(five_at_once())
         assert [decision.reason for decision in decisions] == [Reason.UNAVAILABLE] * 5
         assert {decision.cause.split(":")[0] for decision in decisions} == {"StoreTimeout"}
-        assert remaining(after).get("quota:gold") == 94
-        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 94
+        assert remaining(after).get("quota:gold") == 92
+        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 92
 
 
 def what_is_known_of_a_batch_is_told(server):
-    """Where one check of a batch has to be sent as EVAL and cannot be, another that was carried out is answered."""
+    """Where a question of a batch has to be sent as EVAL and cannot be, a check that was carried out is answered."""
     key = gold_key(server)
     send, sent = Gatherer._send, []
 
@@ -116,7 +116,8 @@ def what_is_known_of_a_batch_is_told(server):
             limiter._state.before_refresh = lambda: None
             await limiter.peek(key.value, STAGE, METHOD)
             with patch.object(Gatherer, "_send", first_alone_then_nothing):
-                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))
+                both = limiter.check(key.value, STAGE, METHOD), limiter.peek(key.value, STAGE, METHOD)
+                return await asyncio.gather(*both)
 
     first, second = asyncio.run(two_at_once())
     assert [len(commands) for commands in sent] == [2, 1]

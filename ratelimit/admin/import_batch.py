@@ -12,8 +12,8 @@ from ratelimit.core.book import PlanBook
 from ratelimit.core.digest import generated_id, generated_token
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
+from ratelimit.core.scripts import ScriptCall
 from ratelimit.core.state import Namespace
-from ratelimit.core.wire import ScriptCall
 
 
 class Entry(NamedTuple):

@@ -11,10 +11,10 @@ from ratelimit.admin.commit import existing_plan
 from ratelimit.core import validate
 from ratelimit.core.flow import Flow, pairs, texts
 from ratelimit.core.names import plan_field
-from ratelimit.core.scripts import load
+from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
-from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST, ScriptCall
+from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST
 from ratelimit.errors import ConfigError, NotFound, StoreError
 from ratelimit.model import Quota, UsagePlan
 

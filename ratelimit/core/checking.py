@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from ratelimit.core import validate, wire
+from ratelimit.core.batch import CheckCall
 from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
-from ratelimit.core.flow import Command, Flow, text
+from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
-from ratelimit.core.scripts import load
+from ratelimit.core.scripts import Command, ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
@@ -80,7 +80,7 @@ class Checker:
         if asked is not None and asked.book is state.book:
             # The usual case: the same was asked before. Whether it still holds is for the script to say.
             reply = yield self._request(asked, cost, flags=0)
-            if reply[0] == wire.ADMITTED:
+            if isinstance(reply, bytes):
                 return asked.call.decision(reply)
             return (yield from self._key_check(cast("str", key), stage, method, cost, asked, reply))
         if not state.book.method(stage, method).key_required:
@@ -114,7 +114,7 @@ class Checker:
         reply = yield self._request(asked, cost, flags=0)
         decision = call.decision(reply)
         if cost and not decision.allowed:
-            self.denials.add(day_of(reply[1]), "", "", decision.reason.value)
+            self.denials.add(day_of(call.time_us(reply)), "", "", decision.reason.value)
         return decision
 
     def _key_check(
@@ -124,7 +124,7 @@ class Checker:
         method: str,
         cost: int,
         asked: _Asked | None = None,
-        reply: Sequence[int] | None = None,
+        reply: wire.Reply | None = None,
     ) -> Flow[Decision]:
         """Decide by what is known of the key, and look again as often as the script finds it outdated.
 
@@ -144,7 +144,7 @@ class Checker:
                     just_looked = True
                     continue
                 reply = yield self._request(asked, cost, flags=wire.CATALOG_FRESH if fresh_book else 0)
-            status, now_us = reply[0], reply[1]
+            status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, method), asked)
                 decision = asked.call.decision(reply)
@@ -190,7 +190,7 @@ class Checker:
         """Move the key's days that are over off the path of its checks: once per key and day."""
         keys = (self._state.names.key_hash(key_id), self._state.names.key_days(key_id))
         with contextlib.suppress(StoreError):  # the next day's end will move them too
-            yield wire.ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
+            yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
     @staticmethod
     def _why_not(found: _Found | None) -> str:
@@ -225,7 +225,7 @@ class Checker:
                 return found
         return None
 
-    def _request(self, asked: _Asked, cost: int, flags: int) -> wire.ScriptCall:
+    def _request(self, asked: _Asked, cost: int, flags: int) -> ScriptCall:
         state, call = self._state, asked.call
         packed = call.request(
             now_us=state.script_us(),
@@ -235,7 +235,10 @@ class Checker:
             identity=asked.identity,
             guess=state.wall_us,
         )
-        return wire.ScriptCall(self._script, asked.keys, (packed, *call.fields))
+        args: tuple[str | bytes, ...] = (packed, *call.fields)
+        if call.layout is not None and cost:
+            return CheckCall(self._script, asked.keys, args, call.layout)
+        return ScriptCall(self._script, asked.keys, args)
 
 
 def _must_be_texts(key: object, stage: object, method: object) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
 from ratelimit.core.digest import Digester, Peppers
-from ratelimit.core.flow import Command, Flow, pairs, text
+from ratelimit.core.flow import Flow, pairs, text
 from ratelimit.core.names import Names
+from ratelimit.core.scripts import Command
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS
 

@@ -7,7 +7,6 @@ from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
-from ratelimit.core.scripts import Script
 from ratelimit.core.validate import EXACT
 from ratelimit.core.windows import DAY_US, two_windows
 from ratelimit.decision import Decision, LimitStatus, Reason
@@ -24,14 +23,17 @@ _REQUEST = Struct("<4d")
 _PLAN = Struct("<7d")
 _BUCKET = Struct("<3d")
 _ALERT = Struct("<2d")
+_NUMBER = Struct("<d")
+_STATE = Struct("<8d")
+_PER_AND_LEVEL = Struct("<2d")
+
+Reply = bytes | Sequence[int]
+"""What check.lua answers: the states as they now stand if nothing was unusual, else whole numbers."""
 
 
-class ScriptCall(NamedTuple):
-    """A script with its KEYS and ARGV."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[str | bytes]
+def status(reply: Reply) -> int:
+    """Return what a reply says of the request: one of the numbers above."""
+    return ADMITTED if isinstance(reply, bytes) else reply[0]
 
 
 class Bucket(NamedTuple):
@@ -98,6 +100,7 @@ class Call:
         "_windows",
         "fields",
         "flags",
+        "layout",
         "limits",
         "plan",
         "shared_keys",
@@ -126,6 +129,10 @@ class Call:
         if shadow is not None:
             self.fields += shadow.fields
             self.flags |= HAS_SHADOW | (SHADOW_HAS_BUCKET if len(shadow.fields) > 1 else 0)
+        # Those that check_many.lua takes: how many further buckets are in the key's hash, and how many are shared.
+        self.layout: bytes | None = None
+        if plan_field is not None and shadow is None and not (alerts and self.plan.quota):
+            self.layout = bytes((len(self.fields) - 1, len(self.shared_keys)))
         self._tail = b""
         if alerts and self.plan.quota is not None:
             self.flags |= HAS_ALERTS
@@ -160,10 +167,12 @@ class Call:
         plan, further = self._windows or self.move_windows(guess())
         return b"".join((head, plan, identity, further))
 
-    def decision(self, reply: Sequence[int]) -> Decision:
+    def decision(self, reply: Reply) -> Decision:
         """Return the decision that a reply of the script stands for."""
+        if isinstance(reply, bytes):
+            return Decision(_ALLOWED, None, None, partial(self._charged, reply), None, "redis", self.time_us(reply))
         if reply[0] in _COUNTED:
-            return Decision(_ALLOWED, None, None, partial(self._statuses, reply), None, "redis", reply[1])
+            return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         limited_by, longest = None, 0
         for (name, *_), wait_us in zip(self._told, reply[4::3], strict=True):
             if wait_us:
@@ -173,6 +182,29 @@ class Call:
             return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
         return Decision(reason, limited_by, _seconds(longest), partial(self._statuses, reply), time_us=reply[1])
+
+    def time_us(self, reply: Reply) -> int:
+        """Return the server's time of a reply, in microseconds since 1970."""
+        if isinstance(reply, bytes):
+            # Every bucket was last charged now; the plan's state tells the time of its last charge if there is none.
+            return int(_NUMBER.unpack_from(reply, len(reply) - 8 if self._further else 16)[0])
+        return reply[1]
+
+    def _charged(self, reply: bytes) -> tuple[LimitStatus, ...]:
+        """Return what an admitted request left, from the states as they now stand."""
+        now_us, numbers = self.time_us(reply), []
+        window, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
+        at = _STATE.size
+        for limit in self.limits:
+            if isinstance(limit, QuotaCount):
+                stop_us = (window // 64 + window % 64) * DAY_US
+                numbers += [limit.quota.limit + granted - used, stop_us - now_us]
+                continue
+            where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
+            per, level = map(int, _PER_AND_LEVEL.unpack_from(reply, where))
+            rate, _ = limit.throttle.ratio
+            numbers += [level // per, -((level - limit.throttle.burst * per) // rate)]
+        return self._statuses((ADMITTED, now_us, *numbers))
 
     def _statuses(self, reply: Sequence[int]) -> tuple[LimitStatus, ...]:
         now_us, width = reply[1], 2 if reply[0] in _COUNTED else 3

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ratelimit.core.flow import Command, Flow, Request
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.flow import Flow, Request
+from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import faults
 from ratelimit.store.gather import Gatherer

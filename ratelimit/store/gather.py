@@ -1,7 +1,8 @@
 """Checks of one event loop, gathered: all that are asked in one tick leave in one write on one connection.
 
-While the answers of one batch are on their way, the next batch comes together. So a hundred tasks cost one round trip,
-no task waits for a connection of its own, and a check that is alone goes out at once.
+Checks that stand together become one call of a script. While the answers of one batch are on their way, the next comes
+together. So a hundred tasks cost one round trip, no task waits for a connection of its own, and a check that is alone
+goes out at once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from ratelimit.core.flow import Command
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
+from ratelimit.core.scripts import ScriptCall
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import faults
 from ratelimit.store.lines import packed
@@ -55,25 +56,31 @@ class Gatherer:
 
     async def _work(self) -> None:
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_IN_BATCH))]
-            batch = [waiter for waiter in batch if not waiter[1].done()]
-            if batch:
-                await self._answer(batch)
+            waiters = self._next()
+            if waiters:
+                await self._answer(waiters)
 
-    async def _answer(self, batch: list[_Waiter]) -> None:
+    def _next(self) -> list[_Waiter]:
+        """Take the first of those that wait, and who can go with it: checks with checks, everything else with its like.
+
+        So nobody is overtaken, though a check that was left out by the others is asked once more.
+        """
+        together = isinstance(self._waiting[0][0], CheckCall)
+        taken: list[_Waiter] = []
+        while self._waiting and len(taken) < _MOST_IN_BATCH and isinstance(self._waiting[0][0], CheckCall) == together:
+            waiter = self._waiting.popleft()
+            if not waiter[1].done():
+                taken.append(waiter)
+        return taken
+
+    async def _answer(self, waiters: list[_Waiter]) -> None:
         try:
-            replies = await self._replies([_evalsha(call) for call, _ in batch])
-            unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if unknown:
-                # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
-                again = await self._replies([_eval(batch[at][0]) for at in unknown])
-                for at, reply in zip(unknown, again, strict=True):
-                    replies[at] = reply
+            replies = await self._answers([call for call, _ in waiters])
         except asyncio.CancelledError:
-            for _, future in batch:
+            for _, future in waiters:
                 future.cancel()
             raise
-        for (_, future), reply in zip(batch, replies, strict=True):
+        for (_, future), reply in zip(waiters, replies, strict=True):
             if future.done():
                 continue
             if isinstance(reply, Exception):
@@ -81,14 +88,38 @@ class Gatherer:
             else:
                 future.set_result(reply)
 
-    async def _replies(self, commands: list[Command]) -> list[Any]:
-        """Return a reply or an error for each command."""
-        try:
-            return await self._send(commands)
-        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
-            return [error] * len(commands)
+    async def _answers(self, calls: list[ScriptCall]) -> list[Any]:
+        """Return a reply or an error for each call; several checks are asked as one."""
+        checks = [call for call in calls if isinstance(call, CheckCall)]
+        if len(checks) < 2:
+            return await self._ask(calls)
+        (found,) = await self._ask([joined(checks)])
+        if isinstance(found, Exception):
+            return [found] * len(calls)
+        alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
+        if alone:
+            for at, reply in zip(alone, await self._ask([calls[at] for at in alone]), strict=True):
+                found[at] = reply
+        return list(found)
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _ask(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        replies = await self._replies([call.packet(packed) for call in calls])
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
+            again = await self._replies([packed([calls[at].by_source()]) for at in unknown])
+            for at, reply in zip(unknown, again, strict=True):
+                replies[at] = reply
+        return replies
+
+    async def _replies(self, packets: list[bytes]) -> list[Any]:
+        """Return a reply or an error for each packet."""
+        try:
+            return await self._send(packets)
+        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
+            return [error] * len(packets)
+
+    async def _send(self, packets: Sequence[bytes]) -> list[Any]:
         try:
             connection = await self._ready()
         except (RedisError, OSError) as error:
@@ -96,8 +127,8 @@ class Gatherer:
         try:
             # One time limit for the whole batch: one for each reply costs more than reading it.
             async with asyncio.timeout(connection.socket_timeout):
-                await connection.send_packed_command(b"".join(packed(connection, commands)), check_health=False)
-                return [await _read(connection) for _ in commands]
+                await connection.send_packed_command(b"".join(packets), check_health=False)
+                return [await _read(connection) for _ in packets]
         except (RedisError, OSError) as error:
             await self._drop()
             raise faults.after_sending(error) from error
@@ -123,18 +154,10 @@ class Gatherer:
             await self._pool.release(connection)
 
 
-def _evalsha(call: ScriptCall) -> Command:
-    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-
-
-def _eval(call: ScriptCall) -> Command:
-    return ("EVAL", call.script.source, len(call.keys), *call.keys, *call.args)
-
-
 async def _read(connection: Any) -> Any:
     # redis-py's own read sets a time limit for each reply; the batch has one. Emulators read in a way of their own.
     plain = type(connection).read_response is AbstractConnection.read_response
     try:
-        return await (connection._parser if plain else connection).read_response()
+        return await (connection._parser if plain else connection).read_response(disable_decoding=True)
     except ResponseError as error:
         return error  # each check fails alone

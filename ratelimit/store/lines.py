@@ -8,49 +8,98 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ratelimit.core.flow import Command
+from redis.connection import AbstractConnection, PythonRespSerializer
+from redis.exceptions import InvalidResponse, ResponseError
 
-pack_command: Callable[[Command], bytes] | None
+from ratelimit.core.scripts import Command
+
 try:
-    from hiredis import pack_command  # type: ignore[assignment]
+    import hiredis
 except ImportError:
-    pack_command = None
+    hiredis = None  # type: ignore[assignment]
 
 _KEPT = 8
+_RECEIVED = 65_536
+_INCOMPLETE = object()
 
 
-def packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
+def _bytes(argument: str | bytes | float) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
+
+
+_serializer = PythonRespSerializer(_RECEIVED, _bytes)
+
+
+def packed(commands: Sequence[Command]) -> bytes:
     """Return commands as they go over the wire."""
-    if pack_command is not None:
-        return [pack_command(command) for command in commands]
-    packets: list[bytes] = connection.pack_commands(commands)
-    return packets
+    if hiredis is not None:
+        return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+    return b"".join(b"".join(_serializer.pack(*command)) for command in commands)
 
 
 class Line:
-    """A connection, and a quick look at whether the server has closed it."""
+    """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that."""
 
-    __slots__ = ("_poll", "connection")
+    __slots__ = ("_parser", "_poll", "_reader", "_socket", "connection")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self._poll: Any = None
-        # Over TLS a socket may be readable for reasons of the protocol: such connections go back to the pool.
-        if type(getattr(connection, "_sock", None)) is socket.socket and hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(connection._sock, select.POLLIN)
+        self._socket: Any = getattr(connection, "_sock", None)
+        self._parser: Any = getattr(connection, "_parser", None)
+        self._poll = self._reader = None
+        # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
+        if type(self._socket) is not socket.socket or not hasattr(select, "poll"):
+            return
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        # Sentinel's connections, for one, look at each reply.
+        reads_plainly = type(connection).read_response is AbstractConnection.read_response
+        if hiredis is not None and self._parser is not None and reads_plainly:
+            self._reader = hiredis.Reader(
+                protocolError=InvalidResponse, replyError=self._parser.parse_error, notEnoughData=_INCOMPLETE
+            )
 
     @property
     def can_be_kept(self) -> bool:
-        """Whether a look costs little."""
-        return self._poll is not None and self.connection._sock is not None
+        """Whether the line is connected, and a look at it costs little."""
+        return self._poll is not None and self.connection._sock is self._socket
 
     def is_quiet(self) -> bool:
         """Tell whether the line is open and nothing is pending on it, as it must be before a command."""
-        return not self._poll.poll(0)
+        return not self._poll.poll(0)  # type: ignore[union-attr] # lines that cannot be kept are not asked
+
+    def ask(self, packet: bytes, replies: int) -> list[Any]:
+        """Send commands, and return as many replies: texts as bytes, errors in their places.
+
+        Raises what the connection or its socket raises; the connection must then be given up.
+        """
+        if self._reader is None:
+            self.connection.send_packed_command((packet,), check_health=False)
+            return [self._read_by_redis_py() for _ in range(replies)]
+        self._socket.sendall(packet)
+        return [self._read(self._reader) for _ in range(replies)]
+
+    def _read(self, reader: Any) -> Any:
+        while True:
+            reply = reader.gets()
+            if reply is _INCOMPLETE:
+                received = self._socket.recv(_RECEIVED)
+                if not received:
+                    raise ConnectionResetError("the server closed the connection")
+                reader.feed(received)
+            elif type(reply).__name__ == "PushNotification":
+                self._parser.handle_push_response(reply)
+            else:
+                return reply
+
+    def _read_by_redis_py(self) -> Any:
+        try:
+            return self.connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error  # every reply must be read before the connection is used again
 
 
 class Lines:
