@@ -5,7 +5,7 @@ when full and one token is 100 000 of them. Replies are status, now, and for eac
 nothing was charged, wait. What is charged also counts for its day.
 """
 
-from vector_bytes import DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state
+from vector_bytes import DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state, usual
 
 HALF = DAY // 2
 LARGE = 9007 * 10**12
@@ -41,7 +41,7 @@ BUCKETS = [
         plan=TEN,
         before={PLAN: state(0, last=NOW - 99_999)},
     ),
-    case(
+    usual(
         "bucket: exactly in time",
         "100000 us gave one token, and it goes",
         [1, NOW, 0, 500_000],
@@ -57,7 +57,7 @@ BUCKETS = [
         before={PLAN: state(0, last=NOW - 365 * DAY, day=0)},
         writes={PLAN: state(400_000, day_used=1)},
     ),
-    case(
+    usual(
         "bucket: part of a token is kept",
         "250000 + 30000 - 200000 = 80000: no whole token; 420000 to full",
         [1, NOW, 0, 420_000],
@@ -99,7 +99,7 @@ BUCKETS = [
         plan=(1, 7, 1_000_000),
         before={PLAN: state(0, per=1_000_000)},
     ),
-    case(
+    usual(
         "bucket: after the wait that was told it admits",
         "142858 * 7 = 1000006, capped at 1000000: one token",
         [1, NOW, 0, 142_858],
@@ -107,7 +107,7 @@ BUCKETS = [
         before={PLAN: state(0, per=1_000_000, last=NOW - 142_858)},
         writes={PLAN: state(0, per=1_000_000, day_used=1)},
     ),
-    case(
+    usual(
         "bucket: exact at the largest numbers",
         "1 short of 9007 * 10^12, and one microsecond makes it full: cost 9007 passes",
         [1, NOW, 0, LARGE],
