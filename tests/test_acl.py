@@ -15,7 +15,7 @@ from ratelimit import Catalog, Limiter, Method, RateLimitError, Stage, Throttle,
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CHECKING = ["eval", "evalsha", "time", "get", "set", "hmget", "hset", "hgetall"]
+CHECKING = ["eval", "evalsha", "time", "get", "set", "setrange", "hmget", "hset", "hgetall"]
 """A check, and what it looks up when it meets a change."""
 AFTER_CHECKING = ["hget", "hkeys", "hdel", "hincrby", "expire", "xadd"]
 """Days of metering moved to the archive, refusals flushed in sums, alerts."""

@@ -125,6 +125,37 @@ SHADOWS = [
         cost=0,
         shadow=(*TWO, *NO_QUOTA, SHADOW),
     ),
+    case(
+        "shadow: a method's bucket that admits nothing is not made",
+        "rate 0: the request would be throttled",
+        ADMITTED,
+        plan=TEN,
+        shadow=(2, 0, 1, *NO_QUOTA, SHADOW, SHADOW_METHOD),
+        writes={SHADOW: shadow(throttled=1, seen=1), **CHARGED},
+    ),
+    case(
+        "shadow: corrupt, its state has 63 bytes",
+        "64 are due; the plan was not charged",
+        "RATELIMIT CORRUPT s:p:next",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        before={SHADOW: bytes(63)},
+    ),
+    case(
+        "shadow: corrupt, its method's bucket has 25 bytes",
+        "24 are due; the plan was not charged",
+        "RATELIMIT CORRUPT s:b:next:petstore/prod:GET /pets",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW, SHADOW_METHOD),
+        before={SHADOW_METHOD: bytes(25)},
+    ),
+    case(
+        "shadow: windows past, though the plan has no quota",
+        "the second window of its quota ends as this day begins; nothing is charged",
+        [-3, NOW],
+        plan=TEN,
+        shadow=(*TWO, 10, TODAY - 2, TODAY - 1, TODAY, SHADOW),
+    ),
 ]
 
 ALERTS = [
