@@ -49,6 +49,13 @@ UNUSUAL = [
         writes={PLAN: count(105, granted=10, last=NOW, day_used=105)},
     ),
     case(
+        "unusual: a limit of 0",
+        "1 > 0: no window will do",
+        [0, NOW, 0, HALF, -1],
+        quota=(0, *DAILY[1:]),
+        before={PLAN: count(0, last=NOW)},
+    ),
+    case(
         "unusual: the plan's rate changed",
         "5 tokens of 100000 are 5 of 400000; one goes",
         [1, NOW, 4, 400_000],
@@ -116,6 +123,15 @@ UNUSUAL = [
             PLAN: state(400_000, window=(TODAY - 3) * 64 + 7, used=8, day_used=1),
             f"d:gold:{TODAY - 1}": doubles(7, 93),
         },
+    ),
+    case(
+        "unusual: the first microsecond of a new day",
+        "day 20515 is closed, with 3 units",
+        [2, MIDNIGHT, 4, 100_000],
+        plan=TEN,
+        now=MIDNIGHT,
+        before={PLAN: state(500_000, last=MIDNIGHT, day=TODAY - 1, day_used=3)},
+        writes={PLAN: state(400_000, last=MIDNIGHT, day_used=1), f"d:gold:{TODAY - 1}": doubles(3, -1)},
     ),
     case(
         "unusual: the day is ahead of the clock",
