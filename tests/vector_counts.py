@@ -18,6 +18,14 @@ COUNTS = [
         quota=DAILY,
         writes={PLAN: count(1, day_used=1)},
     ),
+    case(
+        "quota: the first request takes all of it",
+        "100 of 100",
+        [1, NOW, 0, HALF],
+        quota=DAILY,
+        cost=100,
+        writes={PLAN: count(100, day_used=100)},
+    ),
     usual(
         "quota: the last unit",
         "99 + 1 = 100",

@@ -1,6 +1,22 @@
 """Test vectors of shadows and of alerts on quotas; to read as vector_buckets.py."""
 
-from vector_bytes import DAILY, DAY, METHOD, NOW, PLAN, STREAM, TEN, TODAY, bucket, case, count, doubles, state, usual
+from vector_bytes import (
+    DAILY,
+    DAY,
+    METHOD,
+    MIDNIGHT,
+    NOW,
+    PLAN,
+    STREAM,
+    TEN,
+    TODAY,
+    bucket,
+    case,
+    count,
+    doubles,
+    state,
+    usual,
+)
 
 HALF = DAY // 2
 WINDOW = TODAY * 64 + 1
@@ -152,9 +168,27 @@ SHADOWS = [
     case(
         "shadow: windows past, though the plan has no quota",
         "the second window of its quota ends as this day begins; nothing is charged",
-        [-3, NOW],
+        [-3, MIDNIGHT],
         plan=TEN,
-        shadow=(*TWO, 10, TODAY - 2, TODAY - 1, TODAY, SHADOW),
+        shadow=(*TWO, 0, TODAY - 2, TODAY - 1, TODAY, SHADOW),
+        now=MIDNIGHT,
+    ),
+    case(
+        "shadow: windows past, the server is before both",
+        "1 us before the first; nothing is charged",
+        [-3, MIDNIGHT - 1],
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW),
+        now=MIDNIGHT - 1,
+    ),
+    case(
+        "shadow: its first window begins with its first microsecond",
+        "1 of 10 units, no bucket",
+        [1, MIDNIGHT, 4, 100_000],
+        plan=TEN,
+        shadow=(0, 0, 0, *TEN_A_DAY, SHADOW),
+        now=MIDNIGHT,
+        writes={SHADOW: shadow(window=WINDOW, used=1, seen=1), PLAN: state(400_000, last=MIDNIGHT, day_used=1)},
     ),
 ]
 
