@@ -12,10 +12,11 @@ from promises_of_replicas import gold_key
 from proxy import Proxy
 from redis.exceptions import NoScriptError
 
-from ratelimit import AsyncLimiter, Limiter, Reason, StoreUnavailable
+from ratelimit import AsyncLimiter, Limiter, Method, Reason, Stage, StoreUnavailable, Throttle
 from ratelimit.store.gather import Gatherer
 
 DEADLINE = 0.5
+HEALTH = "GET /health"
 
 
 def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
@@ -84,7 +85,8 @@ def a_batch_is_carried_out_once(server, fault):
     async def five_at_once():
         async with AsyncLimiter.from_url(proxy.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
-            await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))
+            await limiter.check(key.value, STAGE, METHOD)  # looks at the catalogue
+            await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))  # teaches
             proxy.fault = fault
             decisions = await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(5)))
             proxy.fault = None
@@ -94,8 +96,8 @@ def a_batch_is_carried_out_once(server, fault):
         decisions, after = asyncio.run(five_at_once())
         assert [decision.reason for decision in decisions] == [Reason.UNAVAILABLE] * 5
         assert {decision.cause.split(":")[0] for decision in decisions} == {"StoreTimeout"}
-        assert remaining(after).get("quota:gold") == 92
-        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 92
+        assert remaining(after).get("quota:gold") == 91
+        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 91
 
 
 def what_is_known_of_a_batch_is_told(server):
@@ -114,14 +116,15 @@ def what_is_known_of_a_batch_is_told(server):
     async def two_at_once():
         async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
+            await limiter.catalog.put_stage(Stage(STAGE, Throttle(1, 50), {HEALTH: Method(key_required=False)}))
             await limiter.peek(key.value, STAGE, METHOD)
             with patch.object(Gatherer, "_send", first_alone_then_nothing):
-                both = limiter.check(key.value, STAGE, METHOD), limiter.peek(key.value, STAGE, METHOD)
+                both = limiter.check(None, STAGE, HEALTH), limiter.peek(key.value, STAGE, METHOD)
                 return await asyncio.gather(*both)
 
     first, second = asyncio.run(two_at_once())
     assert [len(commands) for commands in sent] == [2, 1]
     assert first.allowed
-    assert remaining(first) == {"plan:gold": 49, "quota:gold": 99}
+    assert remaining(first) == {f"stage:{STAGE}:{HEALTH}": 49}
     assert second.reason is Reason.UNAVAILABLE
     assert second.cause.startswith("StoreUnavailable: ")
