@@ -10,9 +10,8 @@ import redis
 from promises import METHOD, STAGE, remaining, replica
 from promises_of_replicas import gold_key
 from proxy import Proxy
-from redis.exceptions import NoScriptError
 
-from ratelimit import AsyncLimiter, Limiter, Method, Reason, Stage, StoreUnavailable, Throttle
+from ratelimit import AsyncLimiter, Limiter, Reason, StoreUnavailable
 from ratelimit.store.gather import Gatherer
 
 DEADLINE = 0.5
@@ -101,30 +100,29 @@ def a_batch_is_carried_out_once(server, fault):
 
 
 def what_is_known_of_a_batch_is_told(server):
-    """Where a question of a batch has to be sent as EVAL and cannot be, a check that was carried out is answered."""
-    key = gold_key(server)
+    """Where one check of a batch has to be asked alone and cannot be, another that was carried out is answered."""
+    known, new = gold_key(server), gold_key(server)
     send, sent = Gatherer._send, []
 
-    async def first_alone_then_nothing(gatherer, commands):
-        """As if the server forgot its scripts between two commands of one write, and then went away."""
-        commands = list(commands)
-        sent.append(commands)
+    async def once(gatherer, packets):
+        """As if the server went away between the batch and what it left out."""
+        sent.append(packets)
         if len(sent) > 1:
             raise StoreUnavailable("no connection to Redis")
-        return [*(await send(gatherer, commands[:1])), NoScriptError()]
+        return await send(gatherer, packets)
 
     async def two_at_once():
         async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
-            await limiter.catalog.put_stage(Stage(STAGE, Throttle(1, 50), {HEALTH: Method(key_required=False)}))
-            await limiter.peek(key.value, STAGE, METHOD)
-            with patch.object(Gatherer, "_send", first_alone_then_nothing):
-                both = limiter.check(None, STAGE, HEALTH), limiter.peek(key.value, STAGE, METHOD)
-                return await asyncio.gather(*both)
+            await limiter.check(known.value, STAGE, METHOD)
+            await asyncio.gather(*(limiter.check(known.value, STAGE, METHOD) for _ in range(2)))
+            await limiter.peek(new.value, STAGE, METHOD)
+            with patch.object(Gatherer, "_send", once):
+                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (known, new)))
 
     first, second = asyncio.run(two_at_once())
-    assert [len(commands) for commands in sent] == [2, 1]
+    assert [len(packets) for packets in sent] == [1, 1]
     assert first.allowed
-    assert remaining(first) == {f"stage:{STAGE}:{HEALTH}": 49}
+    assert remaining(first) == {"plan:gold": 46, "quota:gold": 96}
     assert second.reason is Reason.UNAVAILABLE
     assert second.cause.startswith("StoreUnavailable: ")

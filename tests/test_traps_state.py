@@ -92,7 +92,7 @@ def test_trap_26_a_count_does_not_leak_into_the_next_window(backend, clock, quot
 
 
 def test_trap_27_30_expiries_outlast_the_state_and_not_by_much(backend):
-    """A shared bucket is kept for a minute longer than an empty one takes to fill; renewed every half minute at most."""
+    """A shared bucket is kept a minute longer than an empty one takes to fill; renewed once in half a minute."""
     fills_in_ms = 1_000_000
     with plan(backend, None, stage=Throttle("1/10", 100)) as (_, check), backend.client() as client:
         for cost in (40, 59):

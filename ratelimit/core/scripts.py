@@ -32,13 +32,13 @@ class Script:
 class ScriptCall:
     """A script with its KEYS and ARGV. To be kept where it is asked again and again: it is packed once."""
 
-    __slots__ = ("_packet", "args", "keys", "script")
+    __slots__ = ("args", "keys", "packet", "script")
 
     def __init__(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes]) -> None:
         self.script = script
         self.keys = keys
         self.args = args
-        self._packet: bytes | None = None
+        self.packet: bytes | None = None
 
     def by_hash(self) -> Command:
         """Return the command that runs the script if the server knows it."""
@@ -48,11 +48,10 @@ class ScriptCall:
         """Return the command that runs the script and teaches it to the server."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
-    def packet(self, packed: Callable[[Sequence[Command]], bytes]) -> bytes:
-        """Return `by_hash` as it goes over the wire, packed by `packed`."""
-        if self._packet is None:
-            self._packet = packed([self.by_hash()])
-        return self._packet
+    def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:
+        """Return `by_hash` as it goes over the wire, and keep it as `packet`."""
+        self.packet = pack([self.by_hash()])
+        return self.packet
 
 
 def folder() -> Path:

@@ -58,7 +58,9 @@ class Namespace:
     def needs_look(self, max_age: float) -> bool:
         """Tell whether the book was last compared with Redis longer than `max_age` seconds ago, or never."""
         loaded = self._loaded_at
-        return loaded is None or not 0 <= self._age_clock() - loaded < max_age
+        if loaded is None:
+            return True
+        return not 0 <= (time.monotonic() if self.clock is None else self._age_clock()) - loaded < max_age
 
     def changed(self) -> None:
         """Have the next check compare the book with Redis: somebody said that the catalogue changed."""

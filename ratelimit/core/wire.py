@@ -96,14 +96,15 @@ class Call:
         "_known_window",
         "_shadow",
         "_tail",
+        "_time_at",
         "_told",
-        "_windows",
         "fields",
         "flags",
         "layout",
         "limits",
         "plan",
         "shared_keys",
+        "windows",
     )
 
     def __init__(
@@ -140,7 +141,9 @@ class Call:
             reached = ((percent, -(-self.plan.quota.limit * percent // 100)) for percent in alerts)
             self._tail = b"".join(_ALERT.pack(*pair) for pair in reached)
         self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
-        self._windows: tuple[bytes, bytes] | None = None
+        # Every bucket was last charged now; the plan's state tells the time of its last charge where there is none.
+        self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
+        self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
         self._told = tuple(
             (limit.name, limit.throttle.burst, limit.window, None)
@@ -152,8 +155,8 @@ class Call:
     def move_windows(self, now_us: int) -> tuple[bytes, bytes]:
         """Work the quotas' windows out anew, around the server's time `now_us`."""
         shadow = self._shadow.plan.packed(now_us) if self._shadow else b""
-        self._windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
-        return self._windows
+        self.windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
+        return self.windows
 
     def request(
         self, *, now_us: int, cost: int, valid_until_us: int, flags: int, identity: bytes, guess: Callable[[], int]
@@ -164,13 +167,14 @@ class Call:
         the time around which windows are worked out at first; the script says when they are past.
         """
         head = _REQUEST.pack(now_us, min(cost, EXACT), valid_until_us, self.flags | flags)
-        plan, further = self._windows or self.move_windows(guess())
+        plan, further = self.windows or self.move_windows(guess())
         return b"".join((head, plan, identity, further))
 
     def decision(self, reply: Reply) -> Decision:
         """Return the decision that a reply of the script stands for."""
         if isinstance(reply, bytes):
-            return Decision(_ALLOWED, None, None, partial(self._charged, reply), None, "redis", self.time_us(reply))
+            now_us = int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            return Decision(_ALLOWED, None, None, partial(self._charged, reply, now_us), None, "redis", now_us)
         if reply[0] in _COUNTED:
             return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         limited_by, longest = None, 0
@@ -186,13 +190,12 @@ class Call:
     def time_us(self, reply: Reply) -> int:
         """Return the server's time of a reply, in microseconds since 1970."""
         if isinstance(reply, bytes):
-            # Every bucket was last charged now; the plan's state tells the time of its last charge if there is none.
-            return int(_NUMBER.unpack_from(reply, len(reply) - 8 if self._further else 16)[0])
+            return int(_NUMBER.unpack_from(reply, self._time_at)[0])
         return reply[1]
 
-    def _charged(self, reply: bytes) -> tuple[LimitStatus, ...]:
+    def _charged(self, reply: bytes, now_us: int) -> tuple[LimitStatus, ...]:
         """Return what an admitted request left, from the states as they now stand."""
-        now_us, numbers = self.time_us(reply), []
+        numbers: list[int] = []
         window, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
         at = _STATE.size
         for limit in self.limits:

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
 from ratelimit.core.scripts import ScriptCall
-from ratelimit.errors import StoreUnavailable
+from ratelimit.errors import ConfigError, StoreUnavailable
 from ratelimit.store import faults
 from ratelimit.store.lines import packed
 
@@ -35,10 +35,19 @@ class Gatherer:
         self._waiting: deque[_Waiter] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._connection: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def belong_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse any event loop but the first: connections belong to the one in which they were made."""
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ConfigError("was used in another event loop, to which its connections belong", field="client")
+            self._loop = loop
 
     async def call(self, call: ScriptCall) -> Any:
         """Return the reply to a script call. A caller that is cancelled gives up its reply, nobody else's."""
         loop = asyncio.get_running_loop()
+        self.belong_to(loop)
         worker = self._worker
         if len(self._waiting) >= _MOST_WAITING:
             raise StoreUnavailable(f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come")
@@ -103,7 +112,7 @@ class Gatherer:
         return list(found)
 
     async def _ask(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        replies = await self._replies([call.packet(packed) for call in calls])
+        replies = await self._replies([call.packet or call.packed(packed) for call in calls])
         unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from ratelimit.core.scripts import Command
 
 try:
     import hiredis
+    from hiredis import PushNotification
 except ImportError:
-    hiredis = None  # type: ignore[assignment]
+    hiredis = PushNotification = None  # type: ignore[assignment,misc]
 
 _KEPT = 8
 _RECEIVED = 65_536
@@ -43,18 +45,22 @@ def packed(commands: Sequence[Command]) -> bytes:
 class Line:
     """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that."""
 
-    __slots__ = ("_parser", "_poll", "_reader", "_socket", "connection")
+    __slots__ = ("_parser", "_reader", "_socket", "connection", "keep", "pending")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self._socket: Any = getattr(connection, "_sock", None)
+        sock = getattr(connection, "_sock", None)
+        self._socket: Any = sock
         self._parser: Any = getattr(connection, "_parser", None)
-        self._poll = self._reader = None
+        self._reader: Any = None
         # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
-        if type(self._socket) is not socket.socket or not hasattr(select, "poll"):
+        self.keep = type(sock) is socket.socket and hasattr(select, "poll")
+        if type(sock) is not socket.socket or not self.keep:
             return
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        # Of a line that is kept: whether something came unasked, so that it cannot be used, such as the end.
+        self.pending = poll.poll
         # Sentinel's connections, for one, look at each reply.
         reads_plainly = type(connection).read_response is AbstractConnection.read_response
         if hiredis is not None and self._parser is not None and reads_plainly:
@@ -62,44 +68,38 @@ class Line:
                 protocolError=InvalidResponse, replyError=self._parser.parse_error, notEnoughData=_INCOMPLETE
             )
 
-    @property
-    def can_be_kept(self) -> bool:
-        """Whether the line is connected, and a look at it costs little."""
-        return self._poll is not None and self.connection._sock is self._socket
-
-    def is_quiet(self) -> bool:
-        """Tell whether the line is open and nothing is pending on it, as it must be before a command."""
-        return not self._poll.poll(0)  # type: ignore[union-attr] # lines that cannot be kept are not asked
-
     def ask(self, packet: bytes, replies: int) -> list[Any]:
         """Send commands, and return as many replies: texts as bytes, errors in their places.
 
-        Raises what the connection or its socket raises; the connection must then be given up.
+        Raises what the connection or its socket raises; the line must then be broken off.
         """
         if self._reader is None:
             self.connection.send_packed_command((packet,), check_health=False)
             return [self._read_by_redis_py() for _ in range(replies)]
         self._socket.sendall(packet)
-        return [self._read(self._reader) for _ in range(replies)]
-
-    def _read(self, reader: Any) -> Any:
-        while True:
-            reply = reader.gets()
-            if reply is _INCOMPLETE:
-                received = self._socket.recv(_RECEIVED)
-                if not received:
-                    raise ConnectionResetError("the server closed the connection")
-                reader.feed(received)
-            elif type(reply).__name__ == "PushNotification":
-                self._parser.handle_push_response(reply)
-            else:
-                return reply
+        found = []
+        for _ in range(replies):
+            while (reply := self._reader.gets()) is _INCOMPLETE or type(reply) is PushNotification:
+                if reply is _INCOMPLETE:
+                    received = self._socket.recv(_RECEIVED)
+                    if not received:
+                        raise ConnectionResetError("the server closed the connection")
+                    self._reader.feed(received)
+                else:
+                    self._parser.handle_push_response(reply)
+            found.append(reply)
+        return found
 
     def _read_by_redis_py(self) -> Any:
         try:
             return self.connection.read_response(disable_decoding=True)
         except ResponseError as error:
             return error  # every reply must be read before the connection is used again
+
+    def break_off(self) -> None:
+        """Disconnect: a reply that is still to come must not answer the next command."""
+        self.keep = False
+        self.connection.disconnect()
 
 
 class Lines:
@@ -116,15 +116,16 @@ class Lines:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._start_anew()
+        _everywhere.add(self)
+
+    def _start_anew(self) -> None:
         self._idle: deque[Line] = deque()
         self._waiting = 0
         self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def take(self) -> Line:
         """Return a line that is ready to send; raises as the pool does if there is none to be had."""
-        if self._pid != os.getpid():
-            self._idle, self._waiting, self._pid = deque(), 0, os.getpid()
         line = self._quiet_line()
         if line is not None:
             return line
@@ -143,15 +144,15 @@ class Lines:
                 line = self._idle.pop()
             except IndexError:
                 return None  # another thread was faster
-            if line.is_quiet():
+            if not line.pending(0):
                 return line
-            line.connection.disconnect()
+            line.break_off()
             self._pool.release(line.connection)
         return None
 
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if len(self._idle) >= _KEPT or not line.can_be_kept:
+        if not line.keep or len(self._idle) >= _KEPT:
             self._pool.release(line.connection)
             return
         self._idle.append(line)
@@ -163,3 +164,15 @@ class Lines:
         """Give all lines back to the pool."""
         while self._idle:
             self._pool.release(self._idle.pop().connection)
+
+
+_everywhere: weakref.WeakSet[Lines] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for lines in _everywhere:
+        lines._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)  # to ask for the process at each check costs more

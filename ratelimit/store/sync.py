@@ -48,11 +48,11 @@ class Store:
 
     def call(self, call: ScriptCall) -> Any:
         """Return the reply to one script."""
-        reply = self._ask(call.packet(packed), 1)[0]
-        if isinstance(reply, NoScriptError):
-            # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
-            return self._send([call.by_source()])[0]
+        (reply,) = self._ask(call.packet or call.packed(packed), 1)
         if isinstance(reply, Exception):
+            if isinstance(reply, NoScriptError):
+                # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
+                return self._send([call.by_source()])[0]
             raise faults.after_sending(reply) from reply
         return reply
 
@@ -67,11 +67,10 @@ class Store:
         try:
             return line.ask(packet, replies)
         except (RedisError, OSError) as error:
-            line.connection.disconnect()
+            line.break_off()
             raise faults.after_sending(error) from error
         except BaseException:
-            # Interrupted: the reply is still to come, and must not answer the next command.
-            line.connection.disconnect()
+            line.break_off()  # interrupted
             raise
         finally:
             self._lines.give_back(line)
