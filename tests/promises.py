@@ -197,7 +197,7 @@ def retry_after_is_exact(backend, clock, rate, burst, cost):
 def steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks):
     """Asked at every tick, each of which brings less than a token, a bucket gives out exactly what it gained.
 
-    A peek before each check foretells it.
+    A peek before each check foretells it. Left alone it is full again, and no fuller.
     """
     with replica(backend, clock=clock) as limiter:
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(rate, 3), None, [STAGE]))
@@ -210,6 +210,8 @@ def steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks):
             clock.advance_us(tick_us)
         gained = Fraction(str(rate)) / 1_000_000 * (clock() - tick_us - start)
         assert admitted == 3 + floor(gained)
+        clock.advance_us(ceil(4 / Fraction(str(rate)) * 1_000_000))
+        assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(4)] == [True] * 3 + [False]
 
 
 def a_quota_turns_at_the_microsecond(backend, clock, quota, end):
@@ -229,6 +231,16 @@ def a_quota_turns_at_the_microsecond(backend, clock, quota, end):
         assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(quota.limit + 1)] == [True] * quota.limit + [
             False
         ]
+
+
+def another_period_is_another_count(backend, clock):
+    """A plan that goes from days to weeks and back starts a count each time, on the same day too."""
+    with replica(backend, clock=clock) as limiter:
+        key = None
+        for period in ("DAY", "WEEK", "DAY"):
+            limiter.catalog.put_plan(UsagePlan("gold", None, Quota(3, period), [STAGE]))
+            key = key or limiter.catalog.create_key(plans=["gold"]).value
+            assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(4)] == [True] * 3 + [False]
 
 
 def a_clock_that_flaps_mints_nothing(backend, clock):
