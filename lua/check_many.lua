@@ -47,7 +47,7 @@ local function hash_of(key, at, further)
   local own = hashes[key]
   if own then
     local before, same = asked_at[key], buckets_of[key] == further
-    for i = 0, 1 + further do same = same and ARGV[before + i] == ARGV[at + i] end
+    for i = 1, 1 + further do same = same and ARGV[before + i] == ARGV[at + i] end
     if same then return own end
     if changed[key] then write(key) end
   end

@@ -1,6 +1,7 @@
 """The permissions that suffice, exactly: with these commands nothing is refused, without any one of them something is.
 
-Two users, both confined to names that start with the namespace: GATEWAY checks, ADMIN changes the catalogue.
+Three users, all confined to names that start with the namespace: GATEWAY checks, ADMIN changes the catalogue, WATCHER
+reads alerts.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import pytest
 import redis
 from conftest import FakeClock
 from promises_of_replicas import wait_for
+from test_cli import run
 
 from ratelimit import Catalog, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
 from ratelimit.core.scripts import folder
@@ -52,6 +54,9 @@ ADMIN = [
     "publish",
 ]
 
+WATCHER = ["xread", "xreadgroup", "xgroup", "xack", "xrevrange"]
+"""`ratelimit watch`: alerts, alone and as a member of a group."""
+
 FILE = f"""
 [plans.gold]
 throttle = {{rate = 1, burst = 3}}
@@ -79,7 +84,7 @@ def root(server):
     """The user who may do anything. The others are gone afterwards."""
     with server.client() as client:
         yield client
-        client.acl_deluser("gateway", "admin")
+        client.acl_deluser("gateway", "admin", "watcher")
 
 
 def url_of(server, root, user, commands):
@@ -205,6 +210,32 @@ def test_an_administrator_needs_no_less(server, root, plan_file, command):
     assert command in refused(root)
 
 
+def as_watcher(server, root, commands):
+    """Watch what is kept, what is new, and as a member of a group; return what was refused."""
+    url = url_of(server, root, "watcher", commands)
+    root.execute_command("ACL", "SETUSER", "watcher", "resetkeys", "~ratelimit:alerts", "resetchannels")
+    root.flushall()
+    numbers = {"percent": 50, "used": 2, "limit": 4, "window_day": 20_516, "time_us": 1}
+    root.xadd("ratelimit:alerts", {"key": "k1", "plan": "gold", **numbers})
+    whole = ["--from-start", "--count", "1"]
+    for options in (whole, ["--seconds", "0.02"], ["--group", "ops", *whole]):
+        run("watch", "--url", url, "--seconds", "2", *options)
+    return refused(root)
+
+
+def test_a_watcher_needs_no_more(server, root):
+    """With its commands the server refuses it nothing."""
+    assert as_watcher(server, root, WATCHER) == set()
+
+
+@pytest.mark.parametrize("command", WATCHER)
+def test_a_watcher_needs_no_less(server, root, command):
+    """Each of its commands is one that it sends."""
+    assert command in {
+        name.partition("|")[0] for name in as_watcher(server, root, [other for other in WATCHER if other != command])
+    }
+
+
 @pytest.mark.parametrize(("user", "commands"), [("gateway", GATEWAY), ("admin", ADMIN)])
 def test_names_outside_the_namespace_are_out_of_reach(server, root, user, commands):
     """Neither user reads what belongs to somebody else, not even by a script of its own."""
@@ -217,6 +248,9 @@ def test_the_contract_lists_the_same_permissions():
     """What lua/README.md tells operators to grant is what is needed here."""
     lines = (folder() / "README.md").read_text(encoding="utf-8").splitlines()
     granted = {line.split()[2]: line.split() for line in lines if line.startswith("ACL SETUSER ")}
-    for user, commands in (("gateway", GATEWAY), ("admin", ADMIN)):
+    for user, commands in (("gateway", GATEWAY), ("admin", ADMIN), ("watcher", WATCHER)):
         told = {word[1:] for word in granted[user] if word.startswith("+")}
         assert told - {"ping"} == set(commands)  # for clients of one's own that look after their connections
+    assert granted["watcher"][5:7] == ["resetkeys", "~ratelimit:alerts"]
+    handbook = (folder().parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert " ".join(granted["watcher"]) in handbook.splitlines()
