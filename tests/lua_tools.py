@@ -116,13 +116,15 @@ class _Bytecode:
 class PlainServer:
     """Runs a script on a dict, at 2026-03-04 12:00:00.123456. Has no `struct`, so the stand-in packs.
 
-    calls  each command that the script sent, with its arguments
-    lines  numbers of the lines that ran, once `watch_lines` was called
+    calls     each command that the script sent, with its arguments
+    expiries  by key, what the last SET said of its expiry
+    lines     numbers of the lines that ran, once `watch_lines` was called
     """
 
     def __init__(self, state, script="check"):
         self.state = state
         self.calls = []
+        self.expiries = {}
         self.lines = set()
         self._lua = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
         library = {b"call": self._call, b"pcall": self._pcall, b"error_reply": self._error}
@@ -172,8 +174,9 @@ class PlainServer:
     def _get(self, key):
         return self._held(key, bytes) or False
 
-    def _set(self, key, value, *_expiry):
+    def _set(self, key, value, *expiry):
         self.state[key] = value
+        self.expiries[key] = expiry
 
     def _setrange(self, key, offset, value):
         assert (offset, len(value)) == (b"0", len(self.state[key]))
@@ -186,7 +189,7 @@ class PlainServer:
         return self._lua.table_from([self._held(key, dict).get(field, False) for field in fields])
 
     def _hset(self, key, *items):
-        self.state.setdefault(key, {}).update(zip(items[::2], items[1::2], strict=True))
+        self.state.setdefault(key, self._held(key, dict)).update(zip(items[::2], items[1::2], strict=True))
 
     def _xadd(self, key, *arguments):
         stream = self.state.setdefault(key, self._held(key, list))

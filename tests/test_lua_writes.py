@@ -15,8 +15,8 @@ SLOW = (100, 1, 10_000_000)
 """100, one in 10 s: fills in 1000 s."""
 
 
-def request(*further, now=0, cost=1, plan=TEN, version=7):
-    head = struct.pack("<11d", now, cost, 0, 1, *plan, -1, 0, 0, 0) + identity(version)
+def request(*further, now=0, cost=1, flags=1, plan=TEN, version=7):
+    head = struct.pack("<11d", now, cost, 0, flags, *plan, -1, 0, 0, 0) + identity(version)
     return head + b"".join(struct.pack("<3d", *each) for each in further)
 
 
@@ -63,10 +63,12 @@ def test_an_expiry_is_set_anew_once_in_half_a_minute(before, command, script):
         assert shared == ("SETRANGE", ACCOUNT.encode(), b"0", held)
 
 
-def test_milliseconds_are_rounded_down():
+@pytest.mark.parametrize("script", ["check", "check_many"])
+def test_milliseconds_are_rounded_down(script):
     """7 tokens per second and a burst of 1 fill in 142857.1 us: 60142 ms."""
-    server = PlainServer(stored())
-    ask(server, request((1, 7, 1_000_000)), PLAN.encode())
+    server = PlainServer(stored(), script)
+    layout = [] if script == "check" else [bytes((0, 1))]
+    ask(server, *layout, request((1, 7, 1_000_000)), PLAN.encode())
     assert written(server)[-1][3:] == (b"PX", 60_142)
 
 
@@ -186,6 +188,12 @@ def test_a_malformed_layout_is_an_error(keys, arguments):
     assert len(ask(server, *GOOD)[0]) == 64 + 24
 
 
+def test_having_just_loaded_the_catalogue_is_nothing_unusual():
+    """Flag 2 is for check.lua's answer -2, and of no account here."""
+    server = PlainServer(stored(), "check_many")
+    assert ask(server, bytes(2), request(flags=3), PLAN.encode(), keys=(KEY,)) == [state(400_000, last=NOW, day_used=1)]
+
+
 def test_no_checks_are_no_error():
     """An empty list is answered with an empty list."""
     assert ask(PlainServer({}, "check_many"), b"", keys=()) == []
@@ -198,7 +206,10 @@ def test_a_check_that_fails_spoils_no_other():
     keys, arguments, layout = [], [], b""
     good = (KEY,), (request(), PLAN.encode()), bytes(2)
     asked = [good]
-    asked += [((key.decode(),), (request(), PLAN.encode()), bytes(2)) for key in broken]
+    plain, of_a_method = (GOOD[1][:114], GOOD[2]), (GOOD[1], GOOD[2], METHOD.encode())
+    asked += [
+        ((key.decode(),), *((of_a_method, bytes((1, 0))) if b"method" in key else (plain, bytes(2)))) for key in broken
+    ]
     sound = [f"ratelimit:{{sound{at}}}" for at in range(len(QUESTIONS))]
     asked += [(((sound[at], *more)), sent, shape) for at, (more, sent, shape) in enumerate(QUESTIONS)]
     asked.append(good)
@@ -221,6 +232,7 @@ BROKEN = {
     "newer": {b"r": identity(8), PLAN.encode(): state()},
     "older": {b"r": identity(6), PLAN.encode(): state()},
     "fresh": {b"r": identity()},
+    "method": {b"r": identity(), PLAN.encode(): state(), METHOD.encode(): bytes(25)},
     "long": {b"r": identity(), PLAN.encode(): state() + b"\0"},
 }
 """Keys' hashes about which check.lua has to be asked."""
