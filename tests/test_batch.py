@@ -80,7 +80,11 @@ def test_batches_keep_the_order(kinds):
     assert all(len(batch) <= MOST_IN_BATCH for batch in taken)
 
 
-@pytest.mark.parametrize("new", [{0}, {5, 6}, {17, 40, 41}, set(range(0, 90, 7)), set(range(90))], ids=str)
+@pytest.mark.parametrize(
+    "new",
+    [{0}, {5, 6}, {17, 40, 41}, set(range(0, 90, 7)), set(range(90))],
+    ids=["the first", "two in a row", "in several batches", "every seventh", "all"],
+)
 def test_nobody_is_overtaken(server, new):
     """Of 90 checks and peeks of one tick, each finds exactly what those before it left of the bucket that all share.
 

@@ -52,7 +52,8 @@ def test_the_worked_example_runs_as_printed(server):
 
 def test_the_example_puts_scripts_together_as_the_code_does():
     """What its shell function prints is what is sent, but for empty lines; parts of parts are in it."""
-    function = re.search(r"^text\(\) \{.*?^\}\n", block("sh", TEXT.split("### By hand\n")[1]), re.MULTILINE | re.DOTALL)[0]
+    example = block("sh", TEXT.split("### By hand\n")[1])
+    function = re.search(r"^text\(\) \{.*?^\}\n", example, re.MULTILINE | re.DOTALL)[0]
     for path in folder().glob("*.lua"):
         command = ["bash", "-euc", f"{function}text {path.stem}"]
         printed = subprocess.run(command, cwd=folder(), capture_output=True, text=True, check=True, timeout=10).stdout

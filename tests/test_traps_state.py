@@ -1,5 +1,7 @@
 """Traps that limiters are known to fall into, as in `test_traps`: denials, 17 to 23; windows and clocks, 24 to 34."""
 
+import struct
+
 import promises
 import promises_of_replicas
 import pytest
