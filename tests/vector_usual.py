@@ -70,17 +70,17 @@ STRAIGHT = [
     ),
     usual(
         "usual: three further buckets, one of them in the key's hash",
-        "the method's, the stage's, the account's, in this order: 2 of 2 go, 2 of 2, 3 of 5 are left",
-        [1, NOW, 0, 2_000_000, 0, 2_000_000, 3, 200_000],
+        "the method's, the stage's, the account's, in this order: 2 of 2 go, 2 of 2, and 2 of 4 are left",
+        [1, NOW, 0, 2_000_000, 0, 2_000_000, 2, 300_000],
         own=[METHODS],
         shared=[STAGES, ACCOUNTS],
         cost=2,
-        before={PLAN: count(0, first=0, days=0), METHOD: slow(2_000_000)},
+        before={PLAN: count(0, first=0, days=0), METHOD: slow(2_000_000), ACCOUNT: bucket(400_000)},
         writes={
             PLAN: count(0, first=0, days=0, last=NOW, day_used=2),
             METHOD: slow(0),
             STAGE: slow(0),
-            ACCOUNT: bucket(300_000),
+            ACCOUNT: bucket(200_000),
         },
     ),
     usual(
