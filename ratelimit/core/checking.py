@@ -8,6 +8,7 @@ import re
 
 from ratelimit.core import validate, wire
 from ratelimit.core.bounded import Bounded
+from ratelimit.core.denial_cache import DenialCache
 from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
 from ratelimit.core.flow import Flow, text
@@ -18,6 +19,7 @@ from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
+from ratelimit.model import MICROSECONDS
 
 log = logging.getLogger("ratelimit")
 
@@ -27,9 +29,11 @@ _MOST_LOOKS = 8
 class Checker:
     """The checks of one process. Remembers the records of keys that it saw; the script tells when one is outdated."""
 
-    def __init__(self, state: Namespace, max_age: float) -> None:
+    def __init__(self, state: Namespace, max_age: float, denial_cache: bool) -> None:
         self._state = state
-        self._max_age = max_age
+        self._max_age_us = int(max_age * MICROSECONDS)
+        self._cache = DenialCache(max_age) if denial_cache else None
+        state.on_change = self._lift
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
         self.denials = Denials(state.names)
@@ -40,7 +44,7 @@ class Checker:
         validate.cost(cost)
         _must_be_texts(key, stage, method)
         state = self._state
-        if state.needs_look(self._max_age):
+        if state.needs_look(self._max_age_us, state.age_us()):
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
@@ -50,9 +54,9 @@ class Checker:
             return self._refused("missing", cost)
         if not could_be_value(key):
             return self._refused("unknown", cost)
-        return (yield from self.go_on(key, stage, method, cost, None, None))
+        return (yield from self.go_on(key, stage, method, cost))
 
-    def asked_before(self, key: str | None, stage: str, method: str, cost: int) -> Question | None:
+    def asked_before(self, key: str | None, stage: str, method: str, cost: int, now_us: int) -> Question | None:
         """Return the question if the same was asked before and nothing is known that speaks against it; else None.
 
         That is the usual case, and the quickest: it is put to the script, which knows whether all still
@@ -65,7 +69,22 @@ class Checker:
         if asked is None or type(cost) is not int or cost <= 0:
             return None
         state = self._state
-        return asked if asked.book is state.book and not state.needs_look(self._max_age) else None
+        return asked if asked.book is state.book and not state.needs_look(self._max_age_us, now_us) else None
+
+    def known(self, asked: Question, cost: int, now_us: int) -> Decision | None:
+        """Return the decision if it is known in this process; now is `Namespace.age_us`."""
+        if self._cache is None or now_us >= self._cache.latest_us or not cost:
+            return None
+        refused = self._cache.answer(asked, cost, now_us)
+        if refused is None:
+            return None
+        decision, server_us = refused
+        self._count(decision, asked, day_of(server_us))
+        return decision
+
+    def _lift(self, key_id: str | None) -> None:
+        if self._cache is not None:
+            self._cache.lift(key_id, self._state.age_us())
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -87,18 +106,26 @@ class Checker:
         state = self._state
         call = state.book.call(None, stage, method, state.names)
         asked = Question(state.book, None, None, call, call.shared_keys)
+        sent_us = state.age_us()
+        known = self.known(asked, cost, sent_us)
+        if known is not None:
+            return known
         reply = yield asked.put(state, cost)
-        decision = call.decision(reply)
-        if cost and not decision.allowed:
-            self.denials.add(day_of(call.time_us(reply)), "", "", decision.reason.value)
-        return decision
+        return (yield from self._answer(asked, reply, cost, sent_us))
 
     def go_on(
-        self, key: str, stage: str, method: str, cost: int, asked: Question | None, reply: wire.Reply | None
+        self,
+        key: str,
+        stage: str,
+        method: str,
+        cost: int,
+        asked: Question | None = None,
+        reply: wire.Reply | None = None,
+        sent_us: int = 0,
     ) -> Flow[Decision]:
         """Decide by what is known of the key, and look again as often as the script finds it outdated.
 
-        `asked` and `reply` are a question that was asked already, and what the script said to it.
+        `asked` and `reply` are a question that was asked already, at `sent_us`, and what the script said to it.
         """
         state = self._state
         found = self._known.get(key)
@@ -113,14 +140,12 @@ class Checker:
                     found = yield from self._known.look_up(key, found)
                     just_looked = True
                     continue
+                sent_us = state.age_us()
                 reply = yield asked.put(state, cost, wire.CATALOG_FRESH if fresh_book else 0)
             status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, method), asked)
-                decision = asked.call.decision(reply)
-                if cost:
-                    yield from self._note(decision, asked, status, day_of(now_us))
-                return decision
+                return (yield from self._answer(asked, reply, cost, sent_us))
             reply = None
             if status == wire.KEY_EXPIRED and found is not None:
                 expires_us = found.record.expires_us
@@ -146,15 +171,20 @@ class Checker:
         keys = (names.key_hash(found.record.id), *call.shared_keys)
         return Question(book, found, plan, call, keys)
 
-    def _note(self, decision: Decision, asked: Question, status: int, today: int) -> Flow[None]:
-        """Do what a decision leaves to do besides answering it."""
-        if asked.plan is None or asked.found is None:
-            return
-        key_id = asked.found.record.id
-        if not decision.allowed:
-            self.denials.add(today, asked.plan.id, key_id, decision.reason.value)
-        elif status == wire.ADMITTED_DAY_OVER:
-            yield from self._archive(key_id, today)
+    def _answer(self, asked: Question, reply: wire.Reply, cost: int, sent_us: int) -> Flow[Decision]:
+        """Return the decision of a reply, and do what it leaves to do besides."""
+        decision = asked.call.decision(reply)
+        today = day_of(asked.call.time_us(reply))
+        if cost and not decision.allowed:
+            if self._cache is not None:
+                self._cache.note(asked, reply, cost, sent_us)
+            self._count(decision, asked, today)
+        elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
+            yield from self._archive(asked.key_id, today)
+        return decision
+
+    def _count(self, decision: Decision, asked: Question, today: int) -> None:
+        self.denials.add(today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason.value)
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""

@@ -25,13 +25,14 @@ class Found(NamedTuple):
 class Question:
     """A request, as the script is asked about it; all but time and cost. Holds as long as `book` is in force."""
 
-    __slots__ = ("_ready", "_windows", "book", "call", "found", "identity", "keys", "plan", "valid_until_us")
+    __slots__ = ("_ready", "_windows", "book", "call", "found", "identity", "key_id", "keys", "plan", "valid_until_us")
 
     def __init__(
         self, book: PlanBook, found: Found | None, plan: UsagePlan | None, call: wire.Call, keys: tuple[str, ...]
     ) -> None:
         self.book = book
         self.found = found
+        self.key_id = found.record.id if found else ""
         self.plan = plan
         self.call = call
         self.keys = keys

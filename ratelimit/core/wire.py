@@ -17,7 +17,7 @@ KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 HAS_KEY, CATALOG_FRESH, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET = 1, 2, 4, 8, 16
 _COUNTED = (ADMITTED, ADMITTED_DAY_OVER)
 _ALLOWED = Reason.ALLOWED
-_NEVER = -1
+NEVER = -1
 _NO_QUOTA = -1
 _REQUEST = Struct("<4d")
 _PLAN = Struct("<7d")
@@ -45,6 +45,16 @@ class Bucket(NamedTuple):
     shared: bool = False
 
     @property
+    def most(self) -> int:
+        """The largest cost that can ever pass."""
+        return self.throttle.burst
+
+    @property
+    def where(self) -> str:
+        """What tells this limit from all others of the same key, or of all callers."""
+        return self.place or self.name
+
+    @property
     def window(self) -> float | None:
         """Seconds in which an empty bucket fills; None if it never does."""
         return float(self.throttle.burst / self.throttle.rate) if self.throttle.rate else None
@@ -57,6 +67,16 @@ class QuotaCount(NamedTuple):
     quota: Quota
     shared: bool = False
     place: str = ""
+
+    @property
+    def most(self) -> int:
+        """The largest cost that can ever pass."""
+        return self.quota.limit
+
+    @property
+    def where(self) -> str:
+        """What tells this limit from all others of the same key."""
+        return self.name
 
 
 Limit = Bucket | QuotaCount
@@ -181,7 +201,7 @@ class Call:
         for (name, *_), wait_us in zip(self._told, reply[4::3], strict=True):
             if wait_us:
                 limited_by = limited_by or name
-                longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
+                longest = NEVER if NEVER in (wait_us, longest) else max(longest, wait_us)
         if limited_by is None:
             return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
@@ -210,16 +230,16 @@ class Call:
         return self._statuses((ADMITTED, now_us, *numbers))
 
     def _statuses(self, reply: Sequence[int]) -> tuple[LimitStatus, ...]:
-        now_us, width = reply[1], 2 if reply[0] in _COUNTED else 3
-        statuses = []
-        for at, (name, most, window, quota) in enumerate(self._told):
-            remaining, reset_us, *wait_us = reply[2 + at * width : 2 + (at + 1) * width]
-            if quota is not None:
-                window = self._window_until(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
-            reset_after = None if reset_us == _NEVER else reset_us / MICROSECONDS
-            retry_after = _seconds(wait_us[0]) if wait_us else 0.0
-            statuses.append(LimitStatus(name, most, remaining, reset_after, retry_after, window))
-        return tuple(statuses)
+        width = 2 if reply[0] in _COUNTED else 3
+        numbers = (reply[at : at + width] for at in range(2, len(reply), width))
+        return tuple(self.status(at, reply[1], *told) for at, told in enumerate(numbers))
+
+    def status(self, at: int, now_us: int, remaining: int, reset_us: int, wait_us: int = 0) -> LimitStatus:
+        """Return what the limit at place `at` says, from numbers as in replies."""
+        name, most, window, quota = self._told[at]
+        if quota is not None:
+            window = self._window_until(quota, now_us + reset_us)
+        return LimitStatus(name, most, remaining, _seconds(reset_us), _seconds(wait_us), window)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:
         """Return the length in seconds of the quota's window that ends at `stop_us`."""
@@ -232,4 +252,4 @@ class Call:
 
 
 def _seconds(us: int) -> float | None:
-    return None if us == _NEVER else us / MICROSECONDS
+    return None if us == NEVER else us / MICROSECONDS

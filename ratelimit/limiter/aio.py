@@ -33,13 +33,14 @@ class AsyncLimiter(Base):
         max_age: float = MAX_AGE,
         pepper: Peppers = None,
         clock: Clock | None = None,
+        denial_cache: bool = True,
     ) -> None:
-        super().__init__(namespace, max_age, pepper, clock, deadline)
+        super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         connect.look_at(client, redis.asyncio.Redis)
         self._store = AsyncStore(client)
         self._to_close: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._state, self._store)
-        self._listener = AsyncListener(client, self._state.names.changes, self._state.changed, self._tick)
+        self._listener = AsyncListener(client, self._state.names.changes, self._state.heard, self._tick)
         self._state.before_refresh = self._listener.start
 
     @classmethod
@@ -63,15 +64,18 @@ class AsyncLimiter(Base):
         """As `Limiter.check`."""
         state, checker, store = self._state, self._checker, self._store
         try:
-            asked = checker.asked_before(key, stage, method, cost)
+            now_us = state.age_us()
+            asked = checker.asked_before(key, stage, method, cost, now_us)
             if asked is None:
                 decision = await store.run(checker.check(key, stage, method, cost))
+            elif (known := checker.known(asked, cost, now_us)) is not None:
+                return known
             else:
                 reply = await store.call(asked.put(state, cost))
                 if isinstance(reply, bytes):
                     decision = asked.call.decision(reply)
                 else:
-                    decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
         except StoreError as error:
             return self._failed(error)
         if self._failing:

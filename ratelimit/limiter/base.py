@@ -8,7 +8,7 @@ from typing import TypedDict
 from ratelimit.core.checking import Checker, unavailable
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
-from ratelimit.core.validate import shown
+from ratelimit.core.validate import flag, shown
 from ratelimit.decision import Decision
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import connect
@@ -29,19 +29,29 @@ class Options(TypedDict, total=False):
     max_age: float
     pepper: Peppers
     clock: Clock | None
+    denial_cache: bool
 
 
 class Base:
     """A limiter without its connections."""
 
-    def __init__(self, namespace: str, max_age: float, pepper: Peppers, clock: Clock | None, deadline: float) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        max_age: float,
+        pepper: Peppers,
+        clock: Clock | None,
+        deadline: float,
+        *,
+        denial_cache: bool,
+    ) -> None:
         if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age > 0:
             raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
         connect.checked_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
         self._state = Namespace(namespace, pepper, clock)
-        self._checker = Checker(self._state, max_age)
+        self._checker = Checker(self._state, max_age, denial_cache=flag(denial_cache, "denial_cache"))
         self._failing = False
         self.server: EmbeddedServer | None = None
 

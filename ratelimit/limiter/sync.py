@@ -31,6 +31,7 @@ class Limiter(Base):
     pepper     secret mixed into the digests of key values; the same for all who share the namespace. While one
                replaces another, a list: the new one, then the old
     clock      returns microseconds since 1970 and replaces the server's clock. For tests and replays
+    denial_cache  whether a key that is known to be out is refused without asking Redis, until it may pass again
 
     Safe to share between threads and to use after a fork. Raises ConfigError for arguments that cannot work.
     """
@@ -44,13 +45,14 @@ class Limiter(Base):
         max_age: float = MAX_AGE,
         pepper: Peppers = None,
         clock: Clock | None = None,
+        denial_cache: bool = True,
     ) -> None:
-        super().__init__(namespace, max_age, pepper, clock, deadline)
+        super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         connect.look_at(client, redis.Redis)
         self._store = Store(client)
         self._to_close: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._state, self._store)
-        self._listener = Listener(client, self._state.names.changes, self._state.changed, self._tick)
+        self._listener = Listener(client, self._state.names.changes, self._state.heard, self._tick)
         self._state.before_refresh = self._listener.start
 
     @classmethod
@@ -89,15 +91,18 @@ class Limiter(Base):
         """
         state, checker, store = self._state, self._checker, self._store
         try:
-            asked = checker.asked_before(key, stage, method, cost)
+            now_us = state.age_us()
+            asked = checker.asked_before(key, stage, method, cost, now_us)
             if asked is None:
                 decision = store.run(checker.check(key, stage, method, cost))
+            elif (known := checker.known(asked, cost, now_us)) is not None:
+                return known
             else:
                 reply = store.call(asked.put(state, cost))
                 if isinstance(reply, bytes):
                     decision = asked.call.decision(reply)
                 else:
-                    decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
         except StoreError as error:
             return self._failed(error)
         if self._failing:
