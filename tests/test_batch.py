@@ -12,6 +12,7 @@ from vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity
 
 from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
 from ratelimit.core.scripts import Script, ScriptCall, load
+from ratelimit.store import gather
 from ratelimit.store.gather import Gatherer
 
 MOST_IN_BATCH = 64
@@ -85,11 +86,13 @@ def test_batches_keep_the_order(kinds):
     [{0}, {5, 6}, {17, 40, 41}, set(range(0, 90, 7)), set(range(90))],
     ids=["the first", "two in a row", "in several batches", "every seventh", "all"],
 )
-def test_nobody_is_overtaken(server, new):
+def test_nobody_is_overtaken(server, new, monkeypatch):
     """Of 90 checks and peeks of one tick, each finds exactly what those before it left of the bucket that all share.
 
-    Whose key is `new` cannot be answered together with others: it was charged nothing yet.
+    Whose key is `new` cannot be answered together with others: it was charged nothing yet. One batch at a time: another
+    that was on its way already could come before what this one left out.
     """
+    monkeypatch.setattr(gather, "_MOST_IN_FLIGHT", 1)
     peeks = {8, 30, 31, 60}
     asked = []
     for place in range(90):
@@ -117,3 +120,36 @@ def test_nobody_is_overtaken(server, new):
     assert denied == [
         before > ROOM or (before == ROOM and place in peeks) for place, before in enumerate(checks_before)
     ]
+
+
+def test_batches_overlap_in_order(server):
+    """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
+    asked = [question(f"old{place % 3}") for place in range(600)]
+    on_their_way, most = 0, 0
+    right = Gatherer._send
+
+    async def counted(gatherer, packets):
+        nonlocal on_their_way, most
+        on_their_way += 1
+        most = max(most, on_their_way)
+        replies = await right(gatherer, packets)
+        on_their_way -= 1
+        return replies
+
+    async def all_at_once():
+        async with server.async_client() as client:
+            gatherer = Gatherer(client.connection_pool)
+            gatherer._send = counted.__get__(gatherer)
+            replies = await asyncio.gather(*(gatherer.call(call) for call in asked))
+            await gatherer.close()
+            return replies
+
+    with server.client() as client:
+        for name in ("check", "check_many"):
+            client.script_load(load(name).source)
+        for call in asked[:3]:
+            client.hset(call.keys[0], "r", identity())
+            client.hset(call.keys[0], PLAN, count(0, first=0, days=0))
+    replies = asyncio.run(all_at_once())
+    assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in range(1, 601)]
+    assert most == 2

@@ -74,7 +74,7 @@ async def test_a_cancelled_caller_drops_its_reply_and_nobody_elses(server):
     """Every third caller gives up before or after sending; all others get their own replies."""
     async with server.async_client() as client:
         gatherer = Gatherer(client.connection_pool)
-        tasks = [asyncio.create_task(gatherer.call(echo(n))) for n in range(150)]
+        tasks = [gatherer.call(echo(n)) for n in range(150)]
         await asyncio.sleep(0)
         for task in tasks[::3]:
             task.cancel()
