@@ -13,6 +13,7 @@ from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.known_keys import MOST_KEYS, KnownKeys
+from ratelimit.core.leases import Lease, Leases
 from ratelimit.core.question import Found, Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
@@ -36,6 +37,7 @@ class Checker:
         state.on_change = self._lift
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
+        self.leases = Leases(state)
         self.denials = Denials(state.names)
         self._server_seen = False
 
@@ -54,7 +56,15 @@ class Checker:
             return self._refused("missing", cost)
         if not could_be_value(key):
             return self._refused("unknown", cost)
+        asked = None if cost else self._asked.get((key, stage, method))
+        if asked is not None and asked.book is state.book and (leased := self.known(asked, 0, state.age_us())):
+            return leased
         return (yield from self.go_on(key, stage, method, cost))
+
+    def upkeep(self, *, last: bool = False) -> Flow[None]:
+        """Do what is to be done now and then, or at the end: tell denials, give back what leases ended with."""
+        yield from self.leases.give_back(all_of_it=last)
+        yield from self.denials.flush()
 
     def asked_before(self, key: str | None, stage: str, method: str, cost: int, now_us: int) -> Question | None:
         """Return the question if the same was asked before and nothing is known that speaks against it; else None.
@@ -73,6 +83,10 @@ class Checker:
 
     def known(self, asked: Question, cost: int, now_us: int) -> Decision | None:
         """Return the decision if it is known in this process; now is `Namespace.age_us`."""
+        if asked.lease is not None and asked.lease.held:
+            leased = asked.lease.spend(cost, now_us)
+            if leased is not None:
+                return leased
         if self._cache is None or now_us >= self._cache.latest_us or not cost:
             return None
         refused = self._cache.answer(asked, cost, now_us)
@@ -85,6 +99,7 @@ class Checker:
     def _lift(self, key_id: str | None) -> None:
         if self._cache is not None:
             self._cache.lift(key_id, self._state.age_us())
+        self.leases.end(key_id)
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -169,7 +184,10 @@ class Checker:
             return None
         call = book.call(plan, stage, method, names)
         keys = (names.key_hash(found.record.id), *call.shared_keys)
-        return Question(book, found, plan, call, keys)
+        question = Question(book, found, plan, call, keys)
+        if plan.lease and plan.shadow is None:  # a shadow judges requests one by one
+            question.lease = Lease(plan.lease)
+        return question
 
     def _answer(self, asked: Question, reply: wire.Reply, cost: int, sent_us: int) -> Flow[Decision]:
         """Return the decision of a reply, and do what it leaves to do besides."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimit.core import wire
 from ratelimit.core.batch import CheckCall
@@ -11,6 +11,9 @@ from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.model import UsagePlan
+
+if TYPE_CHECKING:
+    from ratelimit.core.leases import Lease
 
 _NO_STAMP = "-" * 8
 
@@ -25,7 +28,19 @@ class Found(NamedTuple):
 class Question:
     """A request, as the script is asked about it; all but time and cost. Holds as long as `book` is in force."""
 
-    __slots__ = ("_ready", "_windows", "book", "call", "found", "identity", "key_id", "keys", "plan", "valid_until_us")
+    __slots__ = (
+        "_ready",
+        "_windows",
+        "book",
+        "call",
+        "found",
+        "identity",
+        "key_id",
+        "keys",
+        "lease",
+        "plan",
+        "valid_until_us",
+    )
 
     def __init__(
         self, book: PlanBook, found: Found | None, plan: UsagePlan | None, call: wire.Call, keys: tuple[str, ...]
@@ -34,6 +49,7 @@ class Question:
         self.found = found
         self.key_id = found.record.id if found else ""
         self.plan = plan
+        self.lease: Lease | None = None
         self.call = call
         self.keys = keys
         self.identity = f"{book.identity}{found.record.stamp if found else _NO_STAMP}".encode()

@@ -71,7 +71,10 @@ class AsyncLimiter(Base):
             elif (known := checker.known(asked, cost, now_us)) is not None:
                 return known
             else:
-                reply = await store.call(asked.put(state, cost))
+                if asked.lease is None:
+                    reply = await store.call(asked.put(state, cost))
+                else:
+                    reply, now_us = await store.run(checker.leases.check(asked, asked.lease, cost))
                 if isinstance(reply, bytes):
                     decision = asked.call.decision(reply)
                 else:
@@ -86,14 +89,14 @@ class AsyncLimiter(Base):
         """As `Limiter.peek`."""
         return await self.check(key, stage, method, cost=0)
 
-    async def _tick(self) -> None:
+    async def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):
-            await self._store.run(self._checker.denials.flush())
+            await self._store.run(self._checker.upkeep(last=last))
 
     async def aclose(self) -> None:
         """As `Limiter.close`."""
         await self._listener.stop()
-        await self._tick()
+        await self._tick(last=True)
         await self._store.close()
         if self._to_close is not None:
             await self._to_close.aclose()

@@ -98,7 +98,10 @@ class Limiter(Base):
             elif (known := checker.known(asked, cost, now_us)) is not None:
                 return known
             else:
-                reply = store.call(asked.put(state, cost))
+                if asked.lease is None:
+                    reply = store.call(asked.put(state, cost))
+                else:
+                    reply, now_us = store.run(checker.leases.check(asked, asked.lease, cost))
                 if isinstance(reply, bytes):
                     decision = asked.call.decision(reply)
                 else:
@@ -113,14 +116,14 @@ class Limiter(Base):
         """Return what `check` would answer now to a request of cost 1, and consume nothing."""
         return self.check(key, stage, method, cost=0)
 
-    def _tick(self) -> None:
+    def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):
-            self._store.run(self._checker.denials.flush())
+            self._store.run(self._checker.upkeep(last=last))
 
     def close(self) -> None:
         """Stop listening for changes, and close what `from_url` or `embedded` opened; another's client stays open."""
         self._listener.stop()
-        self._tick()
+        self._tick(last=True)
         self._store.close()
         if self._to_close is not None:
             self._to_close.close()
