@@ -1,7 +1,8 @@
 -- give_back: return what a lease ended with: units that check.lua charged, and nobody spent.
 --
 -- KEYS[1]    hash of the API key
--- KEYS[2..]  shared buckets that were charged
+-- KEYS[2]    archive of its closed days
+-- KEYS[3..]  shared buckets that were charged
 -- ARGV[1]    now_us (0: the server's clock), units, time of the charge; of the plan's bucket: burst, rate, per (per 0:
 --            none); window of the charge (-1: no quota), day of the charge (8 doubles); burst, rate, per of each further
 --            bucket, those in the key's hash first
@@ -39,10 +40,15 @@ if own[1] and #own[1] == 64 then
   if day == its_day then day_used = math.max(0, day_used - units) end
   fields = { ARGV[2], struct.pack('<dddddddd', p_per, level, last, window, used, granted, day, day_used) }
 end
-if own[2] and #own[2] == 16 then
-  local day_used, balance = struct.unpack('<dd', own[2])
-  if balance >= 0 then balance = balance + units end
-  fields[#fields + 1], fields[#fields + 2] = ARGV[3], struct.pack('<dd', math.max(0, day_used - units), balance)
+-- A day that is over is in the key's hash until somebody moves it to the archive.
+for i, place in ipairs({ ARGV[3], string.sub(ARGV[3], 3) }) do
+  local closed = own[2]
+  if i == 2 then closed = redis.call('HGET', KEYS[2], place) end
+  if closed and #closed == 16 then
+    local day_used, balance = struct.unpack('<dd', closed)
+    if balance >= 0 then balance = balance + units end
+    redis.call('HSET', KEYS[i], place, struct.pack('<dd', math.max(0, day_used - units), balance))
+  end
 end
 for i = 1, #ARGV - 3 do
   if own[i + 2] and #own[i + 2] == 24 then
@@ -55,10 +61,10 @@ for i = 1, #ARGV - 3 do
   end
 end
 if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local state = redis.call('GET', KEYS[i])
   if state and #state == 24 then
-    local b_burst, b_rate, b_per = struct.unpack('<ddd', request, 41 + 24 * (#ARGV - 3 + i - 1))
+    local b_burst, b_rate, b_per = struct.unpack('<ddd', request, 41 + 24 * (#ARGV - 3 + i - 2))
     local stored, level, last = struct.unpack('<ddd', state)
     if stored == b_per then
       redis.call('SETRANGE', KEYS[i], '0', struct.pack('<ddd', stored, credited(level, b_burst, b_rate, b_per), last))

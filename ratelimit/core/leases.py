@@ -204,10 +204,10 @@ class Leases:
                 self._holding.pop(lease, None)
         if unspent is not None:
             with contextlib.suppress(StoreError):  # sent once: what was lost on the way is lost
-                yield _giving_back(question, unspent, self._state.script_us())
+                yield _giving_back(question, unspent, self._state)
 
 
-def _giving_back(question: Question, unspent: Unspent, now_us: int) -> ScriptCall:
+def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> ScriptCall:
     call, (units, charged_us) = question.call, unspent
     further = [limit for limit in call.limits if isinstance(limit, Bucket) and limit.place]
     own = [bucket for bucket in further if not bucket.shared]
@@ -216,10 +216,11 @@ def _giving_back(question: Question, unspent: Unspent, now_us: int) -> ScriptCal
     first, second, _ = two_windows(quota, charged_us) if quota else (0, 0, 0)
     window = first * 64 + second - first if quota else _NO_WINDOW
     plan = (bucket.burst, *bucket.ratio) if bucket else (0, 0, 0)
-    packed = _HEAD.pack(now_us, units, charged_us, *plan, window, day_of(charged_us))
+    packed = _HEAD.pack(state.script_us(), units, charged_us, *plan, window, day_of(charged_us))
     packed += b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in own + shared)
     fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
-    keys = (question.keys[0], *(each.place for each in shared))
+    names = state.names
+    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), *(each.place for each in shared))
     return ScriptCall(load("give_back"), keys, (packed, *fields))
 
 
