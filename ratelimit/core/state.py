@@ -8,6 +8,7 @@ from typing import Any
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers
 from ratelimit.core.flow import Command, Flow, pairs, text
 from ratelimit.core.names import Names
@@ -25,6 +26,7 @@ class Namespace:
         self.digest = Digester(pepper)
         self.clock = clock
         self.book = PlanBook()
+        self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
         self._loaded_at: float | None = None
         self._pushes = 0
