@@ -195,7 +195,7 @@ def test_what_is_given_is_changed_and_nothing_else(catalog, client):
         after = catalog.update_key(made.id, **change)
         assert {name: getattr(after, name) for name in change} == change
         changed = [name for name in after.__slots__ if getattr(after, name) != getattr(before, name)]
-        assert changed == list(change)
+        assert changed == [*change, "revision"]
         assert catalog.get_key(made.id) == after
         stamp = record(client, made.id)["stamp"]
         assert client.hget(f"ratelimit:{{{made.id}}}", "r").endswith(stamp.encode())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
+from ratelimit.admin.ceilings import refuse_keys_beyond, refuse_plans_of_key, room_for_keys, take_room
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, tell_new_pepper, too_busy, two_plans
+from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
@@ -49,8 +51,11 @@ class KeyAdmin:
         record = replace(draft, **about_fields(about))
         for _ in range(MOST_TRIES):
             book = yield from self._ensure_book()
-            self._refuse_overlap("", record.plans, book)
+            self._refuse_plans("", (), record.plans, book)
+            room = yield from room_for_keys(self._state)
+            refuse_keys_beyond(self._state, room)
             commit = Commit()
+            take_room(commit, self._state, room)
             yield from self._claim_value(commit, value, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
@@ -59,7 +64,9 @@ class KeyAdmin:
                 return record.api_key(value)
         raise too_busy()
 
-    def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> Flow[ApiKey]:
+    def rotate_key(
+        self, key_id: str, grace_s: float = 0, value: str | None = None, expected: ApiKey | None = None
+    ) -> Flow[ApiKey]:
         """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
             raise ConfigError(f"must be seconds >= 0, not {validate.shown(grace_s)}", field="grace_s")
@@ -67,6 +74,7 @@ class KeyAdmin:
         digest = self._state.digest(value)
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
+            refuse_changed(record, expected)
             book = yield from self._state.load()
             now_us = yield from self._state.server_us()
             ends_us = now_us + round(grace_s * MICROSECONDS)
@@ -117,7 +125,7 @@ class KeyAdmin:
             if plan_id in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {plan_id!r} already", field="plan_id")
             joined = (*record.plans, plan_id)
-            self._refuse_overlap(key_id, joined, book)
+            self._refuse_plans(key_id, record.plans, joined, book)
             return replace(record, plans=joined)
 
         return (yield from self._change_key(key_id, change))
@@ -132,10 +140,11 @@ class KeyAdmin:
 
         return (yield from self._change_key(key_id, change))
 
-    def delete_key(self, key_id: str) -> Flow[None]:
+    def delete_key(self, key_id: str, expected: ApiKey | None = None) -> Flow[None]:
         """Delete a key and all that was counted for it."""
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
+            refuse_changed(record, expected)
             commit = Commit()
             commit.expect(self._names.key_record(key_id), None, stored)
             for name in (self._names.key_record, self._names.key_hash, self._names.key_days):
@@ -204,6 +213,7 @@ class KeyAdmin:
             book = yield from self._state.load()
         return book
 
-    def _refuse_overlap(self, key_id: str, plan_ids: Iterable[str], book: PlanBook) -> None:
-        for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in plan_ids]):
+    def _refuse_plans(self, key_id: str, before: Sequence[str], after: Sequence[str], book: PlanBook) -> None:
+        refuse_plans_of_key(self._state.ceilings, key_id, len(before), len(after))
+        for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in after]):
             raise two_plans(key_id, one.id, other.id, stage)
