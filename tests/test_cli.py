@@ -18,7 +18,9 @@ SLOW = "1/86400"
 
 def run(*arguments, stdin=None, **environment):
     """Run the command line in this process; nothing of the caller's environment takes part."""
-    clean = dict.fromkeys(("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE"))
+    clean = dict.fromkeys(
+        ("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE", "RATELIMIT_CEILINGS")
+    )
     return CliRunner().invoke(app, arguments, input=stdin, env={**clean, "COLUMNS": "80", **environment})
 
 

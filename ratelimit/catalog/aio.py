@@ -158,9 +158,9 @@ class AsyncCatalog(AsyncTransfer):
         """As `Catalog.shadow_counts`."""
         return await self._run(self._shadows.shadow_counts(plan_id))
 
-    async def reset_shadow(self, plan_id: str) -> None:
+    async def reset_shadow(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """As `Catalog.reset_shadow`."""
-        await self._run(self._shadows.reset_shadow(plan_id))
+        await self._run(self._shadows.reset_shadow(plan_id, expected))
 
     async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.add_key_to_plan`."""

@@ -203,9 +203,9 @@ class Catalog(Transfer):
         """
         return self._run(self._shadows.shadow_counts(plan_id))
 
-    def reset_shadow(self, plan_id: str) -> None:
+    def reset_shadow(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """Forget what a plan's shadow counted, and its buckets: the trial starts anew."""
-        self._run(self._shadows.reset_shadow(plan_id))
+        self._run(self._shadows.reset_shadow(plan_id, expected))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan, and return the key.

@@ -43,6 +43,8 @@ def app() -> None:
     """Exact rate limits for API gateways, decided inside Redis.
 
     Exit codes: 0 done or allowed, 1 refused or not exact, 2 wrong usage or input, 3 Redis failed.
+
+    RATELIMIT_CEILINGS bounds how many plans, keys and the like may be made: "aws" for AWS' own numbers, "plans=300".
     """
     # The library logs that a store fails; here the command says it, once and with a remedy.
     logging.getLogger("ratelimit").addHandler(logging.NullHandler())

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from ratelimit.catalog import Catalog
+from ratelimit.cli.ceilings import ceilings
 from ratelimit.cli.output import StoreFailure
 from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
@@ -35,7 +36,9 @@ class Connection:
         """Return a limiter on the server, for a `with` block in which a failing server ends the command."""
         pepper = os.environ.get(PEPPER) or None
         options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
+        bounds = ceilings()
         with Limiter.from_url(self.url, **options) as limiter:
+            limiter.catalog.ceilings = bounds
             try:
                 yield limiter
             except StoreError as error:

@@ -118,7 +118,7 @@ def rotate(connection: Connection, key_id: str, grace: float, value_from: str | 
             question = f"The present value of key {titled(key)} is refused from now on, as there is no --grace. Rotate?"
             inputs.confirm(question, yes=yes)
         value = inputs.own_value(value_from)
-        key = catalog.rotate_key(key_id, grace, value)
+        key = catalog.rotate_key(key_id, grace, value, expected=key)
     ends = f"works for {output.seconds(grace)} more" if grace else "is refused"
     told = f"Rotated key {titled(key)}: the old value {ends}."
     _show_new(key, told, generated=value is None, as_json=as_json)
@@ -228,7 +228,7 @@ def delete(connection: Connection, key_id: str, yes: bool, as_json: bool) -> Non
     with connection.catalog() as catalog:
         key = catalog.get_key(key_id)
         inputs.confirm(f"Delete key {titled(key)} and its usage for good?", yes=yes)
-        catalog.delete_key(key_id)
+        catalog.delete_key(key_id, expected=key)
     if as_json:
         output.print_json({"deleted": key_id})
     else:
