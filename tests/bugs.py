@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import promises
+import promises_of_administrators as administrators
 import promises_of_connections as connections
 import promises_of_replicas as replicas
 from redis.backoff import NoBackoff
@@ -12,6 +13,7 @@ from redis.retry import Retry
 
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
+from ratelimit.admin import plans as plan_admin
 from ratelimit.core import scripts
 from ratelimit.core.state import Namespace
 from ratelimit.store import faults, gather, sync
@@ -203,6 +205,14 @@ def another_life(server, clock):
     replicas.another_life_of_the_catalogue_is_noticed(server, clock)
 
 
+def ceiling(server, _clock):
+    administrators.a_ceiling_holds_between_administrators(server)
+
+
+def shown(server, _clock):
+    administrators.what_was_shown_is_what_is_replaced(server)
+
+
 CHARGED_AT_ONCE = """\
     if i > own_buckets and charge > 0 then
       redis.call('SET', KEYS[own_keys + i - own_buckets], struct.pack('<ddd', new_per, b_level, b_last))
@@ -301,6 +311,10 @@ BUGS = (
     (Lua("lives not told apart", "elseif not catalog_is_fresh then", "elseif false then"), another_life),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
     (Python("never looked again", Namespace, "needs_look", _look_once), lost_push),
+    # Administrators at the same moment
+    (Python("keys not counted", key_admin, "refuse_keys_beyond", lambda *_: None), ceiling),
+    (Python("count of keys not guarded", key_admin, "take_room", lambda *_: None), ceiling),
+    (Python("another plan than was shown", plan_admin, "refuse_other", lambda *_: None), shown),
 )
 
 FOUND_BY_THE_MACHINE = (
