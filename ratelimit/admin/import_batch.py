@@ -15,6 +15,7 @@ from ratelimit.core.digest import generated_id, generated_token
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
+from ratelimit.core.windows import day_of
 from ratelimit.core.wire import ScriptCall
 
 
@@ -202,6 +203,8 @@ class Changes:
             self.has_new_pepper = tell_new_pepper(commit, self._state)
         for plan_id, ids in self._left.items():
             commit.do("SREM", names.plan_keys(plan_id), *ids)
+            today = day_of(self._state.wall_us())
+            commit.do("HSET", names.plan_past(plan_id), *(part for key_id in ids for part in (key_id, today)))
         for plan_id, ids in self._joined.items():
             commit.do("SADD", names.plan_keys(plan_id), *ids)
         if self._joined:

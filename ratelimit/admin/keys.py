@@ -16,6 +16,7 @@ from ratelimit.core.digest import generated_id, generated_token, generated_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
+from ratelimit.core.windows import day_of
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import MICROSECONDS, ApiKey
 
@@ -188,6 +189,7 @@ class KeyAdmin:
         commit.expect(self._names.catalog, "version", str(book.version))
         for plan_id in left:
             commit.do("SREM", self._names.plan_keys(plan_id), record.id)
+            commit.do("HSET", self._names.plan_past(plan_id), record.id, day_of(self._state.wall_us()))
         for plan_id in joined:
             commit.do("SADD", self._names.plan_keys(plan_id), record.id)
         if joined:

@@ -135,6 +135,8 @@ class PlanAdmin:
             commit.do("HSET", catalog, *changed)
         if gone:
             commit.do("HDEL", catalog, *gone)
+        for plan_id in old.plans.keys() - new.plans.keys():
+            commit.do("UNLINK", self._names.plan_past(plan_id))
         commit.do("HINCRBY", catalog, "version", 1)
         commit.do("PUBLISH", None, self._names.changes, old.version + 1)
         return True

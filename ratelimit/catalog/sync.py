@@ -184,8 +184,9 @@ class Catalog(Transfer):
     ) -> Usage:
         """Return what a plan's keys used on each day from `start` to `end`, both included (dates, or YYYY-MM-DD).
 
-        All keys of the plan by id, `limit` (1 to 500) at a time, or `key_id` alone. Days are kept for 90 days. Raises
-        NotFound for an unknown plan, ConfigError for days that are none.
+        All keys of the plan by id and those that have left it but used something, or were refused, on these days,
+        `limit` (1 to 500) looked at at a time; or `key_id` alone. Days are kept for 90 days. Raises NotFound for an
+        unknown plan, ConfigError for days that are none.
         """
         return self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
 
