@@ -125,10 +125,11 @@ HANDBOOK = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(e
 EXAMPLES = re.findall(r"(?:\$|`)(?: RATELIMIT_\w+=\S+)? ?ratelimit ([a-z][^`\n|<>…]*)", HANDBOOK)
 
 
-def test_the_handbook_shows_every_family():
-    """Each command but the demo has an example there."""
-    assert {example.split()[0] for example in EXAMPLES} == {path[0] for path in LEAVES} - {"demo"}
-    assert len(EXAMPLES) == 36
+def test_the_handbook_shows_every_command():
+    """Each but the demo has an example there."""
+    shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
+    assert LEAVES.keys() - shown == {("demo",)}
+    assert len(EXAMPLES) == 49
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))
