@@ -71,7 +71,7 @@ def _on(name, tell):
     """A new server for each, so that nobody's leftovers are counted."""
     found = {}
     with host.placed_server(name, host.FREE) as server:
-        found[ours.CHECK.name] = _ours(server, lambda: tell(f"{name}: {ours.CHECK.name}"))
+        found[ours.CHECK.name] = _ours(server, lambda by=1: tell(f"{name}: {ours.CHECK.name}", by))
     for peer, connect in peers.TWO_LIMITS.items():
         with host.placed_server(name, host.FREE) as server:
             found[peer] = _peer(server, connect, lambda peer=peer: tell(f"{name}: {peer}"))

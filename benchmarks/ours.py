@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager, contextmanager
 from fractions import Fraction
 from functools import partial
 
+import loading
+import redis
 from contenders import Contender, UnansweredError, exactly
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
@@ -31,11 +33,10 @@ def enrol(url, load, callers, namespace="check", layers=False, used_up=False, pr
             shared = Throttle(load.rate, load.burst)
             catalog.put_stage(Stage(STAGE, shared))
             catalog.set_account_throttle(shared)
-        keys = []
-        for _ in range(callers):
-            keys.append(catalog.create_key(plans=["gold"]).value)
-            if progress:
-                progress()
+        with redis.Redis.from_url(url) as client:
+            batch = loading.new_batch()
+            loading.load_keys(client, namespace, callers, lambda _: "gold", batch, progress)
+        keys = [loading.value(number, batch) for number in range(callers)]
         if used_up:
             for key in keys:
                 limiter.check(key, STAGE, METHOD)

@@ -27,7 +27,7 @@ def _one(crew, server, contender, processes, calls, callers, tell):
     load = exactly(calls // callers)
     with server.client() as client:
         client.flushall()
-    names = contender.enrol(server.url, load, callers + 1, progress=lambda: tell(f"{what}, making keys", by=0))
+    names = contender.enrol(server.url, load, callers + 1, progress=lambda _: tell(f"{what}, making keys", by=0))
     tell(what)
     outcome = crew.run(contender, server, load, names, processes, calls)
     with contender.connect(server.url, load) as call:
