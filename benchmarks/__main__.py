@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import exactness
+import growth
 import host
 import instructions
 import latency
@@ -24,8 +25,12 @@ PARTS = {
     "throughput": throughput,
     "memory": memory,
     "instructions": instructions,
+    "growth": growth,
     "tail": tail,
 }
+
+LONG = {"tail"}
+"""Parts of the full run alone: these say nothing before minutes are over."""
 
 
 def measured_latency(full):
@@ -45,6 +50,17 @@ def measured_latency(full):
     return entries, failed
 
 
+def measured(part, full):
+    """Measure a part and print its tables. Return what to keep, its figures, and what went wrong or None."""
+    if part == "latency":
+        found, failed = measured_latency(full)
+        return found, latency.figures(found), "a call failed, see there" if failed else None
+    found = PARTS[part].measure(full)
+    for table in PARTS[part].tables(found):
+        console.print(table)
+    return found, list(PARTS[part].figures(found)), None
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument(
@@ -53,31 +69,33 @@ def main():
     choices = ["latency", *PARTS]
     parser.add_argument("--only", nargs="+", choices=choices, default=None, help="these parts alone")
     given = parser.parse_args()
-    # A steady load takes a minute to say anything: left out of the short run.
-    chosen = given.only or (choices if given.full else [part for part in choices if part != "tail"])
+    chosen = given.only or [part for part in choices if given.full or part not in LONG]
     began = time.monotonic()
-    about = host.description() | {"servers": host.server_descriptions()}
+    about = host.description() | {"servers": host.server_descriptions(), "full": given.full}
     console.print(host.in_words(about), markup=False, highlight=False)
-    found, numbers, failed = {}, [], False
+    parts, numbers, failed, seconds = {}, [], {}, {}
     for part in chosen:
         console.rule(part, align="left")
-        if part == "latency":
-            found[part], failed = measured_latency(given.full)
-            numbers += latency.figures(found[part])
-            continue
-        found[part] = PARTS[part].measure(given.full)
-        for table in PARTS[part].tables(found[part]):
-            console.print(table)
-        numbers += PARTS[part].figures(found[part])
+        started = time.monotonic()
+        try:
+            parts[part], figures, wrong = measured(part, given.full)
+        except Exception as error:  # noqa: BLE001 - the other parts are worth measuring
+            console.print_exception()
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            numbers += figures
+        if wrong:
+            failed[part] = wrong
+        seconds[part] = round(time.monotonic() - started, 1)
     console.rule(align="left")
     console.print(figures_table(numbers))
-    path = save(found, numbers, about)
-    for drawn in plots.draw(found, FOLDER):
+    path = save(parts, numbers, about | {"seconds": seconds, "failed": failed})
+    for drawn in plots.draw(parts, FOLDER):
         console.print(f"drawn: {drawn}", highlight=False)
     took = time.monotonic() - began
     console.print(f"written: {path} ({took:.0f} s). Compare two: python benchmarks/compare.py OLD NEW", highlight=False)
     if failed:
-        sys.exit("a call of the latency part failed, see there")
+        sys.exit("\n".join(f"failed: {part}: {wrong}" for part, wrong in failed.items()))
 
 
 if __name__ == "__main__":

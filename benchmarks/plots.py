@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import growth
 import ours
 import throughput
 from workers import BY_NAME
@@ -119,7 +120,42 @@ def memory(plt, result):
     return figure
 
 
-PLOTS = {"latency": latency, "throughput": processes, "instructions": instructions, "memory": memory}
+def growths(plt, result):
+    """Above, what the client spends on a check; below, what the server does: for each series of work."""
+    points = [point for point in result["growth"]["points"] if point["work"]]
+    counted = not result["growth"]["absent"]
+    figure, grid = plt.subplots(
+        2 if counted else 1, len(growth.SERIES), figsize=(10, 5.6 if counted else 3), squeeze=False
+    )
+    for column, (series, what) in enumerate(growth.SERIES.items()):
+        mine = [point for point in points if point["series"] == series]
+        grid[0][column].set_title(what, loc="left")
+        drawn = [({kind: [p["cpu"][kind][1] for p in mine] for kind in growth.KINDS}, mine)]
+        if counted:
+            some = [p for p in mine if "instructions" in p]
+            drawn.append(({kind: [p["instructions"][kind] for p in some] for kind in ("cold", "warm")}, some))
+        for axes, (lines, its) in zip((row[column] for row in grid), drawn, strict=True):
+            for (kind, values), colour in zip(reversed(lines.items()), (OURS, *SHADES), strict=False):
+                axes.plot([p["work"] for p in its], values, marker="o", color=colour, label=growth.KINDS[kind])
+            axes.set_xscale("linear" if series == "limits" else "log")
+        grid[0][column].set_yscale("log")
+        if counted:
+            grid[1][column].set_ylim(bottom=0)
+    grid[0][0].set_ylabel("CPU of the client, µs (log)")
+    grid[0][0].legend(fontsize=7, frameon=False)
+    if counted:
+        grid[1][0].set_ylabel("instructions of the server")
+    figure.tight_layout()
+    return figure
+
+
+PLOTS = {
+    "latency": latency,
+    "throughput": processes,
+    "instructions": instructions,
+    "memory": memory,
+    "growth": growths,
+}
 
 
 def draw(result, folder):
