@@ -8,29 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import exactness
-import growth
 import host
-import instructions
 import latency
-import memory
 import plots
-import tail
-import throughput
 from progress import console
 from report import FOLDER, figures_table, save
-
-PARTS = {
-    "exactness": exactness,
-    "throughput": throughput,
-    "memory": memory,
-    "instructions": instructions,
-    "growth": growth,
-    "tail": tail,
-}
-
-LONG = {"tail"}
-"""Parts of the full run alone: these say nothing before minutes are over."""
+from suite import PARTS
 
 
 def measured_latency(full):
@@ -55,10 +38,10 @@ def measured(part, full):
     if part == "latency":
         found, failed = measured_latency(full)
         return found, latency.figures(found), "a call failed, see there" if failed else None
-    found = PARTS[part].measure(full)
-    for table in PARTS[part].tables(found):
+    found = PARTS[part].module.measure(full)
+    for table in PARTS[part].module.tables(found):
         console.print(table)
-    return found, list(PARTS[part].figures(found)), None
+    return found, list(PARTS[part].module.figures(found)), None
 
 
 def main():
@@ -66,10 +49,9 @@ def main():
     parser.add_argument(
         "--full", action="store_true", help="more rounds, calls, keys, and every algorithm of the peers"
     )
-    choices = ["latency", *PARTS]
-    parser.add_argument("--only", nargs="+", choices=choices, default=None, help="these parts alone")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=None, help="these parts alone")
     given = parser.parse_args()
-    chosen = given.only or [part for part in choices if given.full or part not in LONG]
+    chosen = given.only or [name for name, part in PARTS.items() if given.full or not part.long]
     began = time.monotonic()
     about = host.description() | {"servers": host.server_descriptions(), "full": given.full}
     console.print(host.in_words(about), markup=False, highlight=False)

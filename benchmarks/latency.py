@@ -97,3 +97,24 @@ def figures(benchmarks):
             what = f"{where}: {clock.replace('cpu', 'CPU')} time of a check / {about['contender']}"
             found.append(Figure(what, middle, "x", "lower", target, low, high))
     return found
+
+
+def tables(benchmarks):
+    """From pytest-benchmark's JSON: paired rounds, and percentiles of single calls, for each server and placement."""
+    wheres = dict.fromkeys((e["extra_info"]["server"], e["extra_info"]["placement"]) for e in benchmarks)
+    for where in wheres:
+        mine = [e["extra_info"] for e in benchmarks]
+        mine = [about for about in mine if (about["server"], about["placement"]) == where]
+        table = Table(title=f"{mine[0]['server_version']} ({where[0]}), {where[1]}", title_justify="left")
+        for column in ("contender", "enforces"):
+            table.add_column(column)
+        for column in ("CPU µs", "check / this, CPU", "quartiles", "wall µs: p50", "p99", "p99.9"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for about in mine:
+            low, middle, high = about["check_cpu_ratio"]
+            compared = about["contender"] != ours.CHECK.name
+            ratios = (f"{middle:.2f}x", f"{low:.2f} - {high:.2f}") if compared else ("", "")
+            points = [f"{us:,.1f}" for us in about.get("wall_us_percentiles", {}).values()]
+            cpu = f"{about['cpu_us'][1]:.1f}"
+            table.add_row(about["contender"], about["limits"], cpu, *ratios, *points)
+        yield table
