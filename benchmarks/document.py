@@ -17,10 +17,10 @@ def _cell(value):
     return Text.from_markup(str(value)).plain.replace("|", "\\|").replace("\n", " ")
 
 
-def _rows(header, rows):
-    """A table in Markdown; every column but the first is of numbers, so to the right."""
+def _rows(header, rows, numbers=()):
+    """A table in Markdown; columns that are `numbers`, by their place, go to the right."""
     yield "| " + " | ".join(map(_cell, header)) + " |"
-    yield "|---" + "|--:" * (len(header) - 1) + "|"
+    yield "|" + "|".join("--:" if at in numbers else "---" for at in range(len(header))) + "|"
     for row in rows:
         yield "| " + " | ".join(map(_cell, row)) + " |"
     yield ""
@@ -33,7 +33,8 @@ def _table(table):
         return
     yield from (f"**{_cell(table.title)}**", "")
     columns = [list(column.cells) for column in table.columns]
-    yield from _rows([column.header for column in table.columns], zip(*columns, strict=True))
+    numbers = [at for at, column in enumerate(table.columns) if column.justify == "right"]
+    yield from _rows([column.header for column in table.columns], zip(*columns, strict=True), numbers)
 
 
 def _machine(result):
@@ -67,7 +68,7 @@ def _targets(figures):
         target, value = shown(figure.target, figure.unit), shown(figure.value, figure.unit)
         said = "reached" if figure.reached else "**missed**"
         rows.append((figure.name, value, quartiles(figure), f"{sign} {target}", said))
-    yield from _rows(("figure", "value", "quartiles", "target", ""), rows)
+    yield from _rows(("figure", "value", "quartiles", "target", ""), rows, (1, 2, 3))
 
 
 def _part(name, result, drawn):

@@ -59,9 +59,10 @@ PARTS = {
         growth,
         "Cost as work grows",
         "The same check with more limits, more stored keys and more plans; the first check of a process (which "
-        "connects and loads the catalogue), the first check of a key in a process, and later ones. Of one check at most six "
-        "limits are judged, which is all that the model has: the plan's bucket (or the method's in its place), the "
-        "stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which never refuse.",
+        "connects and loads the catalogue), the first check of a key in a process, and later ones. Of one check at "
+        "most six limits are judged, which is all that the model has: the plan's bucket (or the method's in its "
+        "place), the stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which "
+        "never refuse.",
     ),
     "tail": Part(
         tail,
