@@ -52,13 +52,15 @@ def unbounded(client):
 
 
 def refused(client, call, *args, **keywords):
-    """What a call is refused with; nothing in Redis has changed then."""
+    """What a call is refused with, but for the remedy of commands; nothing in Redis has changed then."""
     before = snapshot(client)
     with pytest.raises(ConfigError) as caught:
         call(*args, **keywords)
     assert type(caught.value) is ConfigError  # no Conflict: it is not about other administrators
     assert snapshot(client) == before
-    return str(caught.value)
+    told, remedy, rest = str(caught.value).partition(" (of commands: RATELIMIT_CEILINGS)")
+    assert (bool(remedy), rest) == (True, "")
+    return told
 
 
 class TestCeilings:
@@ -345,7 +347,7 @@ class TestCommands:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == (
             "Error: plans: the catalogue would have 2 plans, and the ceiling (plans) is 1: take 1 away, or raise the "
-            "ceiling\n"
+            "ceiling (of commands: RATELIMIT_CEILINGS)\n"
         )
         assert json.loads(run("plans", "list", "--json", **bounds).stdout)[0]["id"] == "a"
 

@@ -130,6 +130,7 @@ def administer(catalog: Catalog, path: Path) -> None:
     catalog.create_key("me", colour="red")  # type: ignore[call-arg]
     catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
     assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
+    assert_type(catalog.move_key(key.id, "gold", "silver"), ApiKey)
     assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
     catalog.delete_key(key.id, expected=key)
 

@@ -96,7 +96,7 @@ def _beyond(count: Count, number: int, ceiling: int) -> ConfigError:
     more = number - ceiling
     return ConfigError(
         f"{count.who} would have {number:,} {count.noun}, and the ceiling ({count.ceiling}) is {ceiling:,}: "
-        f"take {more:,} away, or raise the ceiling",
+        f"take {more:,} away, or raise the ceiling (of commands: RATELIMIT_CEILINGS)",
         field=count.field,
     )
 

@@ -70,7 +70,7 @@ class KeyAdmin:
     ) -> Flow[ApiKey]:
         """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
-            raise ConfigError(f"must be seconds >= 0, not {validate.shown(grace_s)}", field="grace_s")
+            raise ConfigError(f"must be seconds >= 0 and below 2^31, not {validate.shown(grace_s)}", field="grace_s")
         value = generated_value() if value is None else own_value(value)
         digest = self._state.digest(value)
         for _ in range(MOST_TRIES):
@@ -138,6 +138,21 @@ class KeyAdmin:
             if plan_id not in record.plans:
                 raise NotFound(f"key {key_id!r} is not in plan {validate.shown(plan_id)}", field="plan_id")
             return replace(record, plans=tuple(plan for plan in record.plans if plan != plan_id))
+
+        return (yield from self._change_key(key_id, change))
+
+    def move_key(self, key_id: str, from_plan: str, to_plan: str) -> Flow[ApiKey]:
+        """Take a key out of one plan and put it into another in one step: it is in one of them at any time."""
+
+        def change(record: KeyRecord, book: PlanBook) -> KeyRecord:
+            existing_plan(book, to_plan)
+            if from_plan not in record.plans:
+                raise NotFound(f"key {key_id!r} is not in plan {validate.shown(from_plan)}", field="plan_id")
+            if to_plan in record.plans:
+                raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="plan_id")
+            moved = tuple(to_plan if plan == from_plan else plan for plan in record.plans)
+            self._refuse_plans(key_id, record.plans, moved, book)
+            return replace(record, plans=moved)
 
         return (yield from self._change_key(key_id, change))
 

@@ -166,6 +166,10 @@ class AsyncCatalog(AsyncTransfer):
         """As `Catalog.add_key_to_plan`."""
         return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
+    async def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+        """As `Catalog.move_key`."""
+        return await self._run(self._keys.move_key(key_id, from_plan, to_plan))
+
     async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.remove_key_from_plan`."""
         return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))

