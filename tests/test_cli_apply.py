@@ -131,7 +131,7 @@ def test_a_wrong_file_is_told_as_it_is(apply, server, text, told):
 def test_a_file_that_is_not_there_is_told():
     """No server is asked for it."""
     result = run("apply", "--url", "unix:///nowhere", "/nowhere/plans.toml")
-    assert result.stderr.startswith("Error: /nowhere/plans.toml: cannot be read: ")
+    assert result.stderr == "Error: /nowhere/plans.toml: cannot be read: No such file or directory\n"
     assert (result.exit_code, result.stdout) == (2, "")
 
 

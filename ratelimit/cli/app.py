@@ -22,7 +22,10 @@ from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
 from ratelimit.cli.usage import usage
 from ratelimit.cli.watch import watch
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.errors import ConfigError, NotFound, StoreError
+
+_LISTS = {"plan_id": "plans list", "key_id": "keys list", "stage_id": "stages list"}
+"""Where to look for an id that was not found: the field that an error names -> a command."""
 
 
 class _Group(click.Group):
@@ -32,7 +35,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            raise InputFailure(str(error)) from None
+            look = _LISTS.get(error.field) if isinstance(error, NotFound) else None
+            raise InputFailure(f"{error}\nSee `ratelimit {look}`." if look else str(error)) from None
         except StoreError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
 

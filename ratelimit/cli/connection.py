@@ -19,6 +19,7 @@ from ratelimit.cli.output import StoreFailure
 from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
+from ratelimit.model import MICROSECONDS
 
 PEPPER = "RATELIMIT_PEPPER"
 
@@ -67,6 +68,11 @@ def server_day(limiter: Limiter) -> date:
     """Return the day (UTC) by the server's clock, which is the one that limits go by."""
     now_us = limiter._store.run(limiter._state.server_us())
     return date.fromordinal(EPOCH_ORDINAL + day_of(now_us))
+
+
+def server_time(catalog: Catalog) -> float:
+    """Return the time by the server's clock, in seconds since 1970."""
+    return catalog._run(catalog._state.server_us()) / MICROSECONDS
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
