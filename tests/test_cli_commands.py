@@ -48,7 +48,7 @@ def test_all_commands_are_here():
         "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
         "stages", "top", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 37
+    assert len(LEAVES) == 38
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -81,6 +81,7 @@ ARGUMENTS = {
     ("keys", "delete"): ["k", "--yes"],
     ("keys", "disable"): ["k"],
     ("keys", "enable"): ["k"],
+    ("keys", "move"): ["k", "p", "q"],
     ("keys", "opens"): ["k"],
     ("keys", "remove"): ["k", "p"],
     ("keys", "rotate"): ["k", "--yes"],
@@ -129,7 +130,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 49
+    assert len(EXAMPLES) == 50
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))

@@ -265,8 +265,22 @@ class TestChange:
         result = keys("add", key.id, "silver")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "would be in two plans of stage 'petstore/prod'" in result.stderr
-        assert result.stderr.endswith("\nTake it out of the other one first: `ratelimit keys remove`.\n")
+        assert result.stderr.endswith("\nTo take it out of the other one in the same step: `ratelimit keys move`.\n")
         assert catalog.get_key(key.id).plans == ("gold",)
+
+    def test_move_takes_it_from_plan_to_plan(self, keys, told, catalog):
+        """In one step, and a second time it is told that it has been done."""
+        made = catalog.create_key("me", plans=["gold", "other"])
+        assert keys("move", made.id, "gold", "silver").stdout == f"Key {made.id} (me) has moved to plan silver.\n"
+        again = keys("move", made.id, "gold", "silver")
+        assert (again.exit_code, again.stdout) == (0, f"Key {made.id} (me) was moved to plan silver already.\n")
+        assert told("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
+        for plans, told_ in (
+            (("silver", "nix"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
+            (("gold", "other"), f"plan_id: key {made.id!r} is in plan 'other' already"),
+        ):
+            result = keys("move", made.id, *plans)
+            assert (result.exit_code, result.stderr) == (2, f"Error: {told_}\n")
 
     def test_plans_that_do_not_exist(self, keys, catalog):
         """Neither joined nor left: exit code 2."""

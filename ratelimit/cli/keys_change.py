@@ -200,7 +200,9 @@ def add(connection: Connection, key_id: str, plan_id: str, as_json: bool) -> Non
         except Conflict as error:
             key, told = catalog.get_key(key_id), "was in plan {} already"
             if plan_id not in key.plans:
-                raise InputFailure(f"{error}\nTake it out of the other one first: `ratelimit keys remove`.") from None
+                raise InputFailure(
+                    f"{error}\nTo take it out of the other one in the same step: `ratelimit keys move`."
+                ) from None
     _show_changed(key, f"Key {titled(key)} {told.format(plan_id)}.", as_json=as_json)
 
 
