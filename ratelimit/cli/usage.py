@@ -57,8 +57,8 @@ def show(
 ) -> None:
     """Show what the keys of the plan PLAN_ID used on each day (UTC), and how many of their requests were denied.
 
-    Days are kept for 90 days; of older ones a warning is given. In CSV, cells that a spreadsheet would take for a formula have a single quote before
-    them.
+    Days are kept for 90 days; of older ones a warning is given. In CSV, cells that a spreadsheet would take for a
+    formula have a single quote before them.
     """
     if as_csv and as_json:
         raise click.UsageError("give one of --csv and --json")
