@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import count
 
 import promises
 import promises_of_administrators as administrators
@@ -15,6 +16,7 @@ from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
 from ratelimit.admin import plans as plan_admin
 from ratelimit.core import scripts
+from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
 from ratelimit.store import faults, gather, sync
 
@@ -53,6 +55,7 @@ class Python:
         monkeypatch.setattr(self.owner, self.attribute, self.wrong)
 
 
+_numbers = count()
 _right_send, _right_async_send = sync.Store._send, gather.Gatherer._send
 
 
@@ -213,6 +216,10 @@ def shown(server, _clock):
     administrators.what_was_shown_is_what_is_replaced(server)
 
 
+def usage(server, clock):
+    administrators.the_usage_of_a_plan_is_all_that_it_admitted(server, clock)
+
+
 CHARGED_AT_ONCE = """\
     if i > own_buckets and charge > 0 then
       redis.call('SET', KEYS[own_keys + i - own_buckets], struct.pack('<ddd', new_per, b_level, b_last))
@@ -314,6 +321,7 @@ BUGS = (
     # Administrators at the same moment
     (Python("keys not counted", key_admin, "refuse_keys_beyond", lambda *_: None), ceiling),
     (Python("count of keys not guarded", key_admin, "take_room", lambda *_: None), ceiling),
+    (Python("keys that left forgotten", Names, "plan_past", lambda *_: f"lost:{next(_numbers)}"), usage),
     (Python("another plan than was shown", plan_admin, "refuse_other", lambda *_: None), shown),
 )
 

@@ -1,8 +1,9 @@
 """What administrators who change things at the same moment may rely on: as in `promises`, on a real server."""
 
 from keyfiles import Watched, once
+from promises import METHOD, STAGE
 
-from ratelimit import Catalog, Ceilings, ConfigError, Conflict, Throttle, UsagePlan
+from ratelimit import Catalog, Ceilings, ConfigError, Conflict, Limiter, Throttle, UsagePlan
 
 GOLD = UsagePlan("gold", Throttle(1, 50))
 
@@ -34,3 +35,18 @@ def what_was_shown_is_what_is_replaced(server):
         Watched(one, once(lambda: other.put_plan(theirs), at=1))
         assert raised(one.put_plan, UsagePlan("gold"), expected=GOLD) == Conflict.__name__
         assert other.plans() == [theirs]
+
+
+def the_usage_of_a_plan_is_all_that_it_admitted(server, clock):
+    """Whether the keys that used it are still in it or have left."""
+    with server.client() as client, Limiter(client, clock=clock, deadline=5) as limiter:
+        catalog = limiter.catalog
+        catalog.put_plan(UsagePlan("gold", stages=[STAGE]))
+        catalog.put_plan(UsagePlan("other"))
+        keys = [catalog.create_key(plans=["gold"]) for _ in range(3)]
+        for units, key in enumerate(keys, 1):
+            assert limiter.check(key.value, STAGE, METHOD, units).allowed
+        catalog.move_key(keys[0].id, "gold", "other")
+        catalog.remove_key_from_plan(keys[1].id, "gold")
+        usage = catalog.usage("gold", "2026-03-04", "2026-03-04")
+        assert usage.items == {key.id: [(units, None)] for units, key in enumerate(keys, 1)}

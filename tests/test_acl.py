@@ -11,7 +11,7 @@ import redis
 from conftest import FakeClock
 from promises_of_replicas import wait_for
 
-from ratelimit import Catalog, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Ceilings, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
@@ -203,6 +203,18 @@ def test_an_administrator_needs_no_less(server, root, plan_file, command):
     url = url_of(server, root, "admin", [other for other in ADMIN if other != command])
     as_admin(url, plan_file, go_on=True)
     assert command in refused(root)
+
+
+def test_a_ceiling_on_keys_has_them_counted(server, root):
+    """An administrator who has one needs ZCARD as well, and nothing else."""
+    for commands, missing in ((ADMIN, {"zcard"}), ([*ADMIN, "zcard"], set())):
+        with redis.Redis.from_url(url_of(server, root, "admin", commands)) as client:
+            catalog = Catalog(client, ceilings=Ceilings(keys=9))
+            with contextlib.suppress(RateLimitError):
+                catalog.create_key()
+            with contextlib.suppress(RateLimitError):
+                catalog.import_keys(io.StringIO(f"Name,Key\nnew,{'k' * 20}\n"))
+        assert refused(root) == missing
 
 
 @pytest.mark.parametrize(("user", "commands"), [("gateway", GATEWAY), ("admin", ADMIN)])

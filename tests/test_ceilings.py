@@ -203,6 +203,11 @@ class TestKeys:
         catalog.create_key()
         assert refused(client, catalog.create_key) == told
 
+    def test_none_at_all(self, bounded, client):
+        """An empty namespace stays empty: not even a catalogue is made."""
+        assert "is 0: take 1 away" in refused(client, bounded(keys=0).create_key)
+        assert client.dbsize() == 0
+
     def test_more_than_the_ceiling_already(self, bounded, client, unbounded):
         """The true number is told, and so is what to do."""
         for _ in range(3):

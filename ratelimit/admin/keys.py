@@ -51,10 +51,10 @@ class KeyAdmin:
         )
         record = replace(draft, **about_fields(about))
         for _ in range(MOST_TRIES):
-            book = yield from self._ensure_book()
-            self._refuse_plans("", (), record.plans, book)
             room = yield from room_for_keys(self._state)
             refuse_keys_beyond(self._state, room)
+            book = yield from self._ensure_book()
+            self._refuse_plans("", (), record.plans, book)
             commit = Commit()
             take_room(commit, self._state, room)
             yield from self._claim_value(commit, value, record.id)
@@ -147,9 +147,9 @@ class KeyAdmin:
         def change(record: KeyRecord, book: PlanBook) -> KeyRecord:
             existing_plan(book, to_plan)
             if from_plan not in record.plans:
-                raise NotFound(f"key {key_id!r} is not in plan {validate.shown(from_plan)}", field="plan_id")
+                raise NotFound(f"key {key_id!r} is not in plan {validate.shown(from_plan)}", field="from_plan")
             if to_plan in record.plans:
-                raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="plan_id")
+                raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="to_plan")
             moved = tuple(to_plan if plan == from_plan else plan for plan in record.plans)
             self._refuse_plans(key_id, record.plans, moved, book)
             return replace(record, plans=moved)
