@@ -282,8 +282,8 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
     ("where", "error", "told"),
     [
         (("gold", "nix"), NotFound, "plan_id: there is no plan 'nix'"),
-        (("toys", "silver"), NotFound, "plan_id: key 'KEY' is not in plan 'toys'"),
-        (("gold", "gold"), Conflict, "plan_id: key 'KEY' is in plan 'gold' already"),
+        (("toys", "silver"), NotFound, "from_plan: key 'KEY' is not in plan 'toys'"),
+        (("gold", "gold"), Conflict, "to_plan: key 'KEY' is in plan 'gold' already"),
         (("other", "silver"), Conflict, "plans: key 'KEY' would be in two plans of stage 'petstore/prod', 'gold' and"),
     ],
 )

@@ -277,7 +277,8 @@ class TestChange:
         assert told("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
         for plans, told_ in (
             (("silver", "nix"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
-            (("gold", "other"), f"plan_id: key {made.id!r} is in plan 'other' already"),
+            (("nix", "gold"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
+            (("gold", "other"), f"to_plan: key {made.id!r} is in plan 'other' already"),
         ):
             result = keys("move", made.id, *plans)
             assert (result.exit_code, result.stderr) == (2, f"Error: {told_}\n")

@@ -24,6 +24,8 @@ def move(connection: Connection, key_id: str, from_plan: str, to_plan: str, as_j
         key, told = catalog.get_key(key_id), "was moved to plan {} already"
         if from_plan in key.plans or to_plan not in key.plans:
             key, told = catalog.move_key(key_id, from_plan, to_plan), "has moved to plan {}"
+        else:
+            catalog.get_plan(from_plan)
     if as_json:
         output.print_json(as_data(key))
     else:
