@@ -9,11 +9,14 @@ import peers
 from contenders import AMPLE
 from report import Figure
 from rich.table import Table
-from rounds import interleaved, ratio, spread
+from rounds import Spread, interleaved, ratio, spread
 
 CALLS_PER_ROUND = 200
 TARGETS = {peers.THROTTLED_BUCKET.name: 0.30, peers.LIMITS_FIXED.name: 0.30, floors.RAW.name: 1.8}
 """Of CPU per check, as a multiple of the contender's."""
+
+IN_PROCESS_US = 3
+"""CPU of a check that is answered without a round trip, with the rare ones that take one."""
 
 
 def contenders(more_peers=False):
@@ -85,15 +88,18 @@ class Measured:
 
 def figures(benchmarks):
     """From pytest-benchmark's JSON: ratios of CPU and of wall time for each server."""
-    found = []
+    found, in_process = [], {one.name for one in ours.IN_PROCESS}
     for entry in benchmarks:
         about = entry["extra_info"]
+        where = f"{about['server']}, {about['placement']}"
+        if about["contender"] in in_process:
+            spent = Spread(*about["cpu_us"])
+            found.append(Figure.of(f"{where}: CPU time, {about['contender']}", spent, "us", target=IN_PROCESS_US))
         if about["kind"] == "ours":
             continue
         for clock in ("cpu", "wall"):
             low, middle, high = about[f"check_{clock}_ratio"]
             target = TARGETS.get(about["contender"]) if clock == "cpu" else None
-            where = f"{about['server']}, {about['placement']}"
             what = f"{where}: {clock.replace('cpu', 'CPU')} time of a check / {about['contender']}"
             found.append(Figure(what, middle, "x", "lower", target, low, high))
     return found
