@@ -21,7 +21,7 @@ FAST_CALLS = 2000
 def at_once(crew, server, contender):
     """1,000 calls from 4 processes on a limit of 100 in the hour: 100 may pass."""
     callers = contender.enrol(server.url, exactly(BURST), 2)
-    outcome = crew.run(contender, server, exactly(BURST), callers, PROCESSES, 10 * BURST)
+    (outcome,) = crew.run(contender, server, exactly(BURST), callers, PROCESSES, 10 * BURST)
     return {"admitted": outcome.admitted, "least": BURST, "most": BURST}
 
 

@@ -114,7 +114,7 @@ def instructions(plt, result):
 
 
 def memory(plt, result):
-    name, contenders = next(iter(result["memory"].items()))
+    name, contenders = next(iter(result["memory"]["active"].items()))
     figure, axes = plt.subplots(figsize=(8, 2.6))
     colours = [OURS if contender == ours.CHECK.name else PEER for contender in contenders]
     _bars(axes, list(contenders), [one["state"] for one in contenders.values()], colours, "bytes, MEMORY USAGE")

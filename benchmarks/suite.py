@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import exactness
 import growth
+import import_keys
 import instructions
 import latency
 import memory
+import propagation
 import tail
 import throughput
 
@@ -69,6 +71,20 @@ PARTS = {
         "Latency under a steady load",
         "Requests arrive by a fixed random schedule, whether or not earlier ones are answered, and latency counts from "
         "the moment a request was due: a stall is felt by all who arrive during it.",
+        long=True,
+    ),
+    "propagation": Part(
+        propagation,
+        "How soon a change is in force",
+        "From the commit of a changed plan to the last decision by the old one, on replicas that are told by the push "
+        "alone.",
+        long=True,
+    ),
+    "import_keys": Part(
+        import_keys,
+        "Import of keys",
+        "Keys from a CSV file, imported in a process of its own: keys per second, its memory, and what keys take in "
+        "Redis.",
         long=True,
     ),
 }

@@ -37,7 +37,9 @@ def result(tmp_path):
     """Write a result with one part; return the file, and a function that reads what is made of it."""
 
     def made(size=160):
-        parts = {"memory": {"valkey": {ours.CHECK.name: state(size), "limits: two": state(333)}}}
+        active = {"valkey": {ours.CHECK.name: state(size), "limits: two": state(333)}}
+        stored = {"keys": 1000, "used_memory": 500.4, "parts": {"record": 200}}
+        parts = {"memory": {"active": active, "stored": stored}}
         content = {"schema": SCHEMA, "made": "2026-01-02T03:04:05Z", "machine": MACHINE, **parts}
         content["figures"] = [vars(figure) for figure in FIGURES]
         source = tmp_path / "run.json"
