@@ -85,7 +85,7 @@ async def aconnect(url, _load, namespace="check", **options):
         yield call
 
 
-def _variant(name, limits, namespace, admits=True, peek=False, options=None, **enrolment):
+def _variant(name, limits, namespace, admits=True, peek=False, options=None, exact=True, **enrolment):
     options = options or {}
     return Contender(
         name,
@@ -96,6 +96,7 @@ def _variant(name, limits, namespace, admits=True, peek=False, options=None, **e
         partial(enrol, namespace=namespace, **enrolment),
         admits,
         bucket=True,
+        exact=exact,
     )
 
 
@@ -111,7 +112,7 @@ DENIED = _variant(
 )
 PEEK = _variant("peek", "key, token bucket, daily quota", "check", peek=True)
 CACHED = _variant("check, denied, denial cache", DENIED.limits, "cached", admits=False, used_up=True)
-LEASED = _variant("check, leased", CHECK.limits, "leased", lease=TERM)
+LEASED = _variant("check, leased", CHECK.limits, "leased", exact=False, lease=TERM)
 IN_PROCESS = [*([CACHED] if HAS_DENIAL_CACHE else []), *([LEASED] if HAS_LEASES else [])]
 """What is answered without a round trip, most of the time: once in a while Redis is asked, and that is included."""
 
