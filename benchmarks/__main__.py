@@ -8,24 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import exactness
 import host
-import instructions
 import latency
-import memory
 import plots
-import tail
-import throughput
 from progress import console
 from report import FOLDER, figures_table, save
-
-PARTS = {
-    "exactness": exactness,
-    "throughput": throughput,
-    "memory": memory,
-    "instructions": instructions,
-    "tail": tail,
-}
+from suite import PARTS
 
 
 def measured_latency(full):
@@ -45,39 +33,51 @@ def measured_latency(full):
     return entries, failed
 
 
+def measured(part, full):
+    """Measure a part and print its tables. Return what to keep, its figures, and what went wrong or None."""
+    if part == "latency":
+        found, failed = measured_latency(full)
+        return found, latency.figures(found), "a call failed, see there" if failed else None
+    found = PARTS[part].module.measure(full)
+    for table in PARTS[part].module.tables(found):
+        console.print(table)
+    return found, list(PARTS[part].module.figures(found)), None
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--full", action="store_true", help="more rounds, calls, keys, and every algorithm of the peers"
     )
-    choices = ["latency", *PARTS]
-    parser.add_argument("--only", nargs="+", choices=choices, default=None, help="these parts alone")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=None, help="these parts alone")
     given = parser.parse_args()
-    # A steady load takes a minute to say anything: left out of the short run.
-    chosen = given.only or (choices if given.full else [part for part in choices if part != "tail"])
+    chosen = given.only or [name for name, part in PARTS.items() if given.full or not part.long]
     began = time.monotonic()
-    about = host.description() | {"servers": host.server_descriptions()}
+    about = host.description() | {"servers": host.server_descriptions(), "full": given.full}
     console.print(host.in_words(about), markup=False, highlight=False)
-    found, numbers, failed = {}, [], False
+    parts, numbers, failed, seconds = {}, [], {}, {}
     for part in chosen:
         console.rule(part, align="left")
-        if part == "latency":
-            found[part], failed = measured_latency(given.full)
-            numbers += latency.figures(found[part])
-            continue
-        found[part] = PARTS[part].measure(given.full)
-        for table in PARTS[part].tables(found[part]):
-            console.print(table)
-        numbers += PARTS[part].figures(found[part])
+        started = time.monotonic()
+        try:
+            parts[part], figures, wrong = measured(part, given.full)
+        except Exception as error:  # noqa: BLE001 - the other parts are worth measuring
+            console.print_exception()
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            numbers += figures
+        if wrong:
+            failed[part] = wrong
+        seconds[part] = round(time.monotonic() - started, 1)
     console.rule(align="left")
     console.print(figures_table(numbers))
-    path = save(found, numbers, about)
-    for drawn in plots.draw(found, FOLDER):
+    path = save(parts, numbers, about | {"seconds": seconds, "failed": failed})
+    for drawn in plots.draw(parts, FOLDER):
         console.print(f"drawn: {drawn}", highlight=False)
     took = time.monotonic() - began
     console.print(f"written: {path} ({took:.0f} s). Compare two: python benchmarks/compare.py OLD NEW", highlight=False)
     if failed:
-        sys.exit("a call of the latency part failed, see there")
+        sys.exit("\n".join(f"failed: {part}: {wrong}" for part, wrong in failed.items()))
 
 
 if __name__ == "__main__":

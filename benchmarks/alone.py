@@ -1,6 +1,8 @@
 """Run one part of the suite by itself: `python benchmarks/memory.py [--full]`."""
 
 import argparse
+import sys
+from pathlib import Path
 
 import host
 from progress import console
@@ -16,4 +18,4 @@ def run(measure, figures, tables):
         console.print(table)
     numbers = list(figures(found))
     console.print(figures_table(numbers))
-    console.print(f"written: {save({measure.__module__: found}, numbers, about)}")
+    console.print(f"written: {save({Path(sys.argv[0]).stem: found}, numbers, about)}")

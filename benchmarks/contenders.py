@@ -53,6 +53,7 @@ class Contender:
     aconnect  the same for asyncio; None if it is not measured
     enrol     (url, load, callers, progress=None) -> the callers' names, made known to the server where that is needed
     admits    what each call is expected to answer under AMPLE
+    exact     whether it admits all that the rule admits; one that holds units in advance may admit less, never more
     """
 
     name: str
@@ -63,6 +64,7 @@ class Contender:
     enrol: Callable[..., list[str]] = names
     admits: bool = True
     bucket: bool = False
+    exact: bool = True
 
 
 class UnansweredError(Exception):

@@ -30,7 +30,16 @@ TOGETHER, APART, FREE = "same core", "cores apart", "not pinned"
 core their work is all that is measured, to a per cent. On two, each call also wakes an idle core, which on virtual
 machines costs as much again and varies; left alone, the scheduler changes from one to the other at any moment."""
 
-_PACKAGES = ("redis", "hiredis", "limits", "throttled-py", "pyrate-limiter", "coredis", "ratelimit-redis")
+_PACKAGES = (
+    "redis",
+    "hiredis",
+    "limits",
+    "throttled-py",
+    "pyrate-limiter",
+    "coredis",
+    "hdrhistogram",
+    "ratelimit-redis",
+)
 
 
 def placements():

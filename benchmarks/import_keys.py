@@ -21,7 +21,7 @@ from rich.table import Table
 from ratelimit import Catalog, Quota, Throttle, UsagePlan
 from ratelimit.store import connect
 
-KEYS = 100_000
+FEW_KEYS, KEYS = 10_000, 100_000
 MOST_KEYS = 1_000_000
 SINGLY = 2_000
 PLANS = ("gold", "silver", "trial")
@@ -110,7 +110,7 @@ def _stored(client, namespace, keys, before):
 
 
 def measure(full=False, keys=None):
-    keys = keys or (MOST_KEYS if full else KEYS)
+    keys = keys or (KEYS if full else FEW_KEYS)
     found = {"keys": keys, "runs": {}}
     with (
         host.placed_server(host.MAIN, host.FREE) as server,

@@ -9,11 +9,14 @@ import peers
 from contenders import AMPLE
 from report import Figure
 from rich.table import Table
-from rounds import interleaved, ratio, spread
+from rounds import Spread, interleaved, ratio, spread
 
 CALLS_PER_ROUND = 200
 TARGETS = {peers.THROTTLED_BUCKET.name: 0.30, peers.LIMITS_FIXED.name: 0.30, floors.RAW.name: 1.8}
 """Of CPU per check, as a multiple of the contender's."""
+
+IN_PROCESS_US = 3
+"""CPU of a check that is answered without a round trip, with the rare ones that take one."""
 
 
 def contenders(more_peers=False):
@@ -85,15 +88,39 @@ class Measured:
 
 def figures(benchmarks):
     """From pytest-benchmark's JSON: ratios of CPU and of wall time for each server."""
-    found = []
+    found, in_process = [], {one.name for one in ours.IN_PROCESS}
     for entry in benchmarks:
         about = entry["extra_info"]
+        where = f"{about['server']}, {about['placement']}"
+        if about["contender"] in in_process:
+            spent = Spread(*about["cpu_us"])
+            found.append(Figure.of(f"{where}: CPU time, {about['contender']}", spent, "us", target=IN_PROCESS_US))
         if about["kind"] == "ours":
             continue
         for clock in ("cpu", "wall"):
             low, middle, high = about[f"check_{clock}_ratio"]
             target = TARGETS.get(about["contender"]) if clock == "cpu" else None
-            where = f"{about['server']}, {about['placement']}"
             what = f"{where}: {clock.replace('cpu', 'CPU')} time of a check / {about['contender']}"
             found.append(Figure(what, middle, "x", "lower", target, low, high))
     return found
+
+
+def tables(benchmarks):
+    """From pytest-benchmark's JSON: paired rounds, and percentiles of single calls, for each server and placement."""
+    wheres = dict.fromkeys((e["extra_info"]["server"], e["extra_info"]["placement"]) for e in benchmarks)
+    for where in wheres:
+        mine = [e["extra_info"] for e in benchmarks]
+        mine = [about for about in mine if (about["server"], about["placement"]) == where]
+        table = Table(title=f"{mine[0]['server_version']} ({where[0]}), {where[1]}", title_justify="left")
+        for column in ("contender", "enforces"):
+            table.add_column(column)
+        for column in ("CPU µs", "check / this, CPU", "quartiles", "wall µs: p50", "p99", "p99.9"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for about in mine:
+            low, middle, high = about["check_cpu_ratio"]
+            compared = about["contender"] != ours.CHECK.name
+            ratios = (f"{middle:.2f}x", f"{low:.2f} - {high:.2f}") if compared else ("", "")
+            points = [f"{us:,.1f}" for us in about.get("wall_us_percentiles", {}).values()]
+            cpu = f"{about['cpu_us'][1]:.1f}"
+            table.add_row(about["contender"], about["limits"], cpu, *ratios, *points)
+        yield table

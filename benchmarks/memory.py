@@ -1,12 +1,15 @@
 """Bytes in Redis for one caller with a throttle and a daily quota, by the server's own accounts."""
 
 import host
+import loading
 import ours
 import peers
 from contenders import AMPLE
 from progress import steps
 from report import Figure
 from rich.table import Table
+
+from ratelimit.core.digest import Digester
 
 CALLERS = 10_000
 
@@ -71,21 +74,38 @@ def _on(name, tell):
     """A new server for each, so that nobody's leftovers are counted."""
     found = {}
     with host.placed_server(name, host.FREE) as server:
-        found[ours.CHECK.name] = _ours(server, lambda: tell(f"{name}: {ours.CHECK.name}"))
+        found[ours.CHECK.name] = _ours(server, lambda by=1: tell(f"{name}: {ours.CHECK.name}", by))
     for peer, connect in peers.TWO_LIMITS.items():
         with host.placed_server(name, host.FREE) as server:
             found[peer] = _peer(server, connect, lambda peer=peer: tell(f"{name}: {peer}"))
     return found
 
 
+def _stored(keys, tell):
+    """Keys that are there and were never used: all that Redis holds of them, and each of their parts."""
+    with host.placed_server(host.MAIN, host.FREE) as server, server.client() as client:
+        ours.enrol(server.url, AMPLE, 0)
+        before = _used(client)
+        loading.load_keys(client, "check", keys, lambda _: "gold", progress=lambda by: tell("keys are stored", by))
+        name, digest = f"check:{{{0:010}}}", f"check:digest:{Digester(None)(loading.value(0))}"
+        parts = {"hash": name, "record": f"{name}:record", "index": digest}
+        sizes = {part: client.memory_usage(key, samples=0) for part, key in parts.items()}
+        lists = sum(client.memory_usage(key, samples=0) for key in ("check:keys", "check:plan:gold:keys"))
+        sizes["lists"] = lists / keys
+        return {"keys": keys, "used_memory": (_used(client) - before) / keys, "parts": sizes}
+
+
 def measure(full=False):
-    names = host.NAMES if full else [host.MAIN]
-    with steps("memory", len(names) * CALLERS * (2 + len(peers.TWO_LIMITS))) as tell:
-        return {name: _on(name, tell) for name in names}
+    names, stored = (host.NAMES, 1_000_000) if full else ([host.MAIN], 20_000)
+    with steps("memory", len(names) * CALLERS * (2 + len(peers.TWO_LIMITS)) + stored) as tell:
+        return {"active": {name: _on(name, tell) for name in names}, "stored": _stored(stored, tell)}
 
 
 def figures(found):
-    for name, contenders in found.items():
+    stored = found["stored"]
+    what = f"{host.MAIN}: bytes of a key that is stored, {stored['keys']:,} keys"
+    yield Figure(what, stored["used_memory"], "bytes")
+    for name, contenders in found["active"].items():
         mine = contenders[ours.CHECK.name]["state"]
         least = min(one["state"] for peer, one in contenders.items() if peer != ours.CHECK.name)
         yield Figure(f"{name}: bytes of an active key", mine, "bytes", target=250)
@@ -93,7 +113,7 @@ def figures(found):
 
 
 def tables(found):
-    for name, contenders in found.items():
+    for name, contenders in found["active"].items():
         title = f"bytes in Redis for a caller with a throttle and a daily quota ({name})"
         table = Table(title=title, title_justify="left")
         table.add_column("contender")
@@ -108,6 +128,13 @@ def tables(found):
                 f"{one['of_which_by_checks']:,.0f}",
             )
         yield table
+    stored = found["stored"]
+    title = f"bytes in Redis per key that is stored and was never used, {stored['keys']:,} keys ({host.MAIN})"
+    table = Table(title=title, title_justify="left")
+    for column in ("used_memory", *stored["parts"]):
+        table.add_column(column, justify="right")
+    table.add_row(f"{stored['used_memory']:,.0f}", *(f"{size:,.0f}" for size in stored["parts"].values()))
+    yield table
 
 
 if __name__ == "__main__":

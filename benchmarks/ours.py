@@ -1,10 +1,13 @@
 """This library, used as its README says. Each variant has a namespace of its own, so all can share a server."""
 
+import inspect
 import logging
 from contextlib import asynccontextmanager, contextmanager
 from fractions import Fraction
 from functools import partial
 
+import loading
+import redis
 from contenders import Contender, UnansweredError, exactly
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
@@ -17,25 +20,39 @@ UNDER_VALGRIND = 20.0
 ALL_DAY = 86_400.0
 
 
-def _plan(load):
+TERM = 1.0
+"""Of leases, in seconds: the longest that there is."""
+
+
+def _has(function, option):
+    return option in inspect.signature(function).parameters
+
+
+HAS_DENIAL_CACHE, HAS_LEASES = _has(Limiter, "denial_cache"), _has(UsagePlan, "lease")
+"""An older version can be measured by the same suite; it has these variants not."""
+
+ASKING = {"denial_cache": False} if HAS_DENIAL_CACHE else {}
+"""Options of a limiter that asks Redis about keys that are known to be out, too."""
+
+
+def _plan(load, lease=0):
     throttle = Throttle(Fraction(load.rate, load.seconds), load.burst)
-    return UsagePlan("gold", throttle, Quota(load.window, "DAY"), [STAGE])
+    return UsagePlan("gold", throttle, Quota(load.window, "DAY"), [STAGE], **({"lease": lease} if lease else {}))
 
 
-def enrol(url, load, callers, namespace="check", layers=False, used_up=False, progress=None):
+def enrol(url, load, callers, namespace="check", layers=False, used_up=False, lease=0, progress=None):
     """Put the plan, and a key for each caller; with `layers` also a throttle of the stage and one of the account."""
     with Limiter.from_url(url, namespace=namespace, deadline=UNDER_VALGRIND, max_age=ALL_DAY) as limiter:
         catalog = limiter.catalog
-        catalog.put_plan(_plan(exactly(1) if used_up else load))
+        catalog.put_plan(_plan(exactly(1) if used_up else load, lease))
         if layers:
             shared = Throttle(load.rate, load.burst)
             catalog.put_stage(Stage(STAGE, shared))
             catalog.set_account_throttle(shared)
-        keys = []
-        for _ in range(callers):
-            keys.append(catalog.create_key(plans=["gold"]).value)
-            if progress:
-                progress()
+        with redis.Redis.from_url(url) as client:
+            batch = loading.new_batch()
+            loading.load_keys(client, namespace, callers, lambda _: "gold", batch, progress)
+        keys = [loading.value(number, batch) for number in range(callers)]
         if used_up:
             for key in keys:
                 limiter.check(key, STAGE, METHOD)
@@ -68,21 +85,35 @@ async def aconnect(url, _load, namespace="check", **options):
         yield call
 
 
-def _variant(name, limits, namespace, admits=True, peek=False, **enrolment):
+def _variant(name, limits, namespace, admits=True, peek=False, options=None, exact=True, **enrolment):
+    options = options or {}
     return Contender(
         name,
         "ours",
         limits,
-        partial(connect, namespace=namespace, peek=peek),
-        None if peek else partial(aconnect, namespace=namespace),
+        partial(connect, namespace=namespace, peek=peek, **options),
+        None if peek else partial(aconnect, namespace=namespace, **options),
         partial(enrol, namespace=namespace, **enrolment),
         admits,
         bucket=True,
+        exact=exact,
     )
 
 
 CHECK = _variant("check", "key, token bucket, daily quota", "check")
 LAYERS = _variant("check, all layers", "the same, stage and account buckets", "layers", layers=True)
-DENIED = _variant("check, denied", "key, token bucket (empty), daily quota", "denied", admits=False, used_up=True)
+DENIED = _variant(
+    "check, denied",
+    "key, token bucket (empty), daily quota",
+    "denied",
+    admits=False,
+    options=ASKING,
+    used_up=True,
+)
 PEEK = _variant("peek", "key, token bucket, daily quota", "check", peek=True)
-ALL = [CHECK, LAYERS, DENIED, PEEK]
+CACHED = _variant("check, denied, denial cache", DENIED.limits, "cached", admits=False, used_up=True)
+LEASED = _variant("check, leased", CHECK.limits, "leased", exact=False, lease=TERM)
+IN_PROCESS = [*([CACHED] if HAS_DENIAL_CACHE else []), *([LEASED] if HAS_LEASES else [])]
+"""What is answered without a round trip, most of the time: once in a while Redis is asked, and that is included."""
+
+ALL = [CHECK, LAYERS, DENIED, PEEK, *IN_PROCESS]

@@ -4,8 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import growth
 import ours
+import tail
 import throughput
+from hdrh.histogram import HdrHistogram
 from workers import BY_NAME
 
 OURS, PEER, FLOOR = "#0b6e4f", "#8d99ae", "#d9dce3"
@@ -111,7 +114,7 @@ def instructions(plt, result):
 
 
 def memory(plt, result):
-    name, contenders = next(iter(result["memory"].items()))
+    name, contenders = next(iter(result["memory"]["active"].items()))
     figure, axes = plt.subplots(figsize=(8, 2.6))
     colours = [OURS if contender == ours.CHECK.name else PEER for contender in contenders]
     _bars(axes, list(contenders), [one["state"] for one in contenders.values()], colours, "bytes, MEMORY USAGE")
@@ -119,7 +122,68 @@ def memory(plt, result):
     return figure
 
 
-PLOTS = {"latency": latency, "throughput": processes, "instructions": instructions, "memory": memory}
+def growths(plt, result):
+    """Above, what the client spends on a check; below, what the server does: for each series of work."""
+    points = [point for point in result["growth"]["points"] if point["work"]]
+    counted = not result["growth"]["absent"]
+    figure, grid = plt.subplots(
+        2 if counted else 1, len(growth.SERIES), figsize=(10, 5.6 if counted else 3), squeeze=False
+    )
+    for column, (series, what) in enumerate(growth.SERIES.items()):
+        mine = [point for point in points if point["series"] == series]
+        grid[0][column].set_title(what, loc="left")
+        drawn = [({kind: [p["cpu"][kind][1] for p in mine] for kind in growth.KINDS}, mine)]
+        if counted:
+            some = [p for p in mine if "instructions" in p]
+            drawn.append(({kind: [p["instructions"][kind] for p in some] for kind in ("cold", "warm")}, some))
+        for axes, (lines, its) in zip((row[column] for row in grid), drawn, strict=True):
+            for (kind, values), colour in zip(reversed(lines.items()), (OURS, *SHADES), strict=False):
+                axes.plot([p["work"] for p in its], values, marker="o", color=colour, label=growth.KINDS[kind])
+            axes.set_xscale("linear" if series == "limits" else "log")
+        grid[0][column].set_yscale("log")
+        if counted:
+            grid[1][column].set_ylim(bottom=0)
+    grid[0][0].set_ylabel("CPU of the client, µs (log)")
+    grid[0][0].legend(fontsize=7, frameon=False)
+    if counted:
+        grid[1][0].set_ylabel("instructions of the server")
+    figure.tight_layout()
+    return figure
+
+
+def tails(plt, result):
+    """How latency rises towards the rarest requests, at loads that are the same for all."""
+    runs = [run for run in result["tail"]["runs"] if run["load"] == tail.SAME]
+    shares = sorted({run["share"] for run in runs})
+    figure, row = plt.subplots(1, len(shares), figsize=(9, 3.6), sharey=True, squeeze=False)
+    points = [50, 75, 90, 95, 99, 99.5, 99.9, 99.95]
+    for axes, share in zip(row[0], shares, strict=True):
+        mine = {run["contender"]: run for run in runs if run["share"] == share}
+        for (name, run), style in zip(mine.items(), _styles(mine), strict=True):
+            found = HdrHistogram.decode(run["hdr"])
+            values = [found.get_value_at_percentile(point) for point in points]
+            axes.plot(
+                [1 / (1 - point / 100) for point in points], values, marker="o", markersize=3, label=name, **style
+            )
+        axes.set_xscale("log")
+        axes.set_xticks([2, 10, 100, 1000], ["50 %", "90 %", "99 %", "99.9 %"])
+        axes.set_yscale("log")
+        load = f"{run['per_second']:,.0f} requests per second"
+        axes.set_title(f"{share:.0%} {tail.SAME}: {load}", loc="left", fontsize=8)
+        axes.set_xlabel("share of the requests")
+    row[0][0].set_ylabel("µs from when a request was due (log)")
+    row[0][0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+PLOTS = {
+    "latency": latency,
+    "throughput": processes,
+    "instructions": instructions,
+    "memory": memory,
+    "growth": growths,
+    "tail": tails,
+}
 
 
 def draw(result, folder):

@@ -45,7 +45,12 @@ def shown(value, unit):
         return ""
     if unit == "x":
         return f"{value:.2f}x"
-    return f"{value:,.0f} {unit}".strip()
+    digits = 1 if unit in {"us", "ms"} and value < 100 else 0
+    return f"{value:,.{digits}f} {unit}".strip()
+
+
+def quartiles(figure):
+    return "" if figure.low is None else f"{figure.low:.2f} - {figure.high:.2f}"
 
 
 def figures_table(figures):
@@ -58,10 +63,9 @@ def figures_table(figures):
         if figure.target is None:
             continue
         sign = "≤" if figure.better == "lower" else "≥"
-        quartiles = "" if figure.low is None else f"{figure.low:.2f} - {figure.high:.2f}"
         verdict = "[green]reached" if figure.reached else "[red]not yet"
         target = f"{sign} {shown(figure.target, figure.unit)}"
-        table.add_row(figure.name, shown(figure.value, figure.unit), quartiles, target, verdict)
+        table.add_row(figure.name, shown(figure.value, figure.unit), quartiles(figure), target, verdict)
     return table
 
 

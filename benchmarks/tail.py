@@ -1,8 +1,9 @@
 """Latency under a steady load: requests arrive on a schedule, whether or not earlier ones are answered.
 
-Latency is counted from the moment a request was due, so a stall is felt by all who arrive during it. All limiters get
-the same load: half, and four fifths, of what the slowest of them can carry, in rounds of a second in turn. Every value
-is kept, so the percentiles are exact.
+Latency is counted from the moment a request was due, so a stall is felt by all who arrive during it, and none is left
+out (no coordinated omission). Two loads: half and four fifths of what the slowest limiter can carry, the same for all,
+so that they can be compared; and the same shares of what each one can carry itself. In rounds of a second, in turn.
+Kept in HDR histograms of three digits.
 """
 
 import asyncio
@@ -14,36 +15,52 @@ import host
 import ours
 import peers
 from contenders import AMPLE
+from hdrh.histogram import HdrHistogram
 from progress import steps
 from report import Figure
 from rich.table import Table
-from rounds import percentiles, ratio, rotated, spread
+from rounds import ratio, rotated, spread
 
 SHARES = (0.5, 0.8)
+SAME, OWN = "of what the slowest carries", "of what it carries itself"
 CALLERS = 64
 SECONDS = 1.0
-CONTENDERS = [ours.CHECK, peers.LIMITS_FIXED, peers.THROTTLED_BUCKET]
+POINTS = (50, 99, 99.9)
+MOST_US = 60_000_000
+CONTENDERS = [ours.CHECK, *peers.MAIN]
+
+
+def histogram():
+    return HdrHistogram(1, MOST_US, 3)
+
+
+def percentiles_of(found):
+    """Microseconds."""
+    return {f"p{point:g}": found.get_value_at_percentile(point) for point in POINTS}
 
 
 async def _saturation(call, callers, seconds):
-    """Answers per second when each of 64 tasks calls again as soon as it is answered."""
+    """Answers per second with 64 requests in flight, each a task of its own as under the schedule."""
     end, answered = time.perf_counter() + seconds, 0
 
-    async def task(caller):
+    async def one(caller):
         nonlocal answered
+        try:
+            await call(caller)
+            answered += 1
+        except peers.UNANSWERED:
+            pass
+
+    async def again_and_again(caller):
         while time.perf_counter() < end:
-            try:
-                await call(caller)
-                answered += 1
-            except peers.UNANSWERED:
-                pass
+            await asyncio.ensure_future(one(caller))
 
     start = time.perf_counter()
-    await asyncio.gather(*(task(caller) for caller in callers))
+    await asyncio.gather(*map(again_and_again, callers))
     return answered / (time.perf_counter() - start)
 
 
-def _schedule(per_second, seconds, seed):
+def schedule(per_second, seconds, seed):
     """Arrivals of a Poisson process, the same for every contender and in every run."""
     chance, at, due = random.Random(seed), 0.0, []
     while (at := at + chance.expovariate(per_second)) < seconds:
@@ -51,8 +68,11 @@ def _schedule(per_second, seconds, seed):
     return due
 
 
-async def _open_loop(call, callers, due):
-    """Microseconds from due to answered of each request, and how many had no answer."""
+async def open_loop(call, callers, due):
+    """Return a histogram of microseconds from due to answered, and how many requests had no answer.
+
+    Who had none has waited as well, and counts with the time until that was clear.
+    """
     latencies, unanswered = [], 0
 
     async def one(caller, when):
@@ -61,7 +81,7 @@ async def _open_loop(call, callers, due):
             await call(caller)
         except peers.UNANSWERED:
             unanswered += 1
-        latencies.append((time.perf_counter() - when) * 1e6)
+        latencies.append(time.perf_counter() - when)
 
     start, tasks = time.perf_counter() + 0.01, set()
     for number, offset in enumerate(due):
@@ -72,7 +92,10 @@ async def _open_loop(call, callers, due):
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
-    return latencies, unanswered
+    found = histogram()
+    for latency in latencies:  # afterwards: recording takes as long as a part of a call
+        found.record_value(min(MOST_US, max(1, round(latency * 1e6))))
+    return found, unanswered
 
 
 async def _measure(server, rounds, tell):
@@ -87,66 +110,83 @@ async def _measure(server, rounds, tell):
             await _saturation(call, callers, 0.3)
             capacity[name] = await _saturation(call, callers, SECONDS)
         slowest = min(capacity.values())
-        kept = {(share, name): [] for share in SHARES for name in calls}
-        missing = dict.fromkeys(kept, 0)
+        loads = {
+            (kind, share, name): share * (slowest if kind == SAME else capacity[name])
+            for kind in (SAME, OWN)
+            for share in SHARES
+            for name in calls
+        }
+        taken = {load: [] for load in loads}
+        missing = dict.fromkeys(loads, 0)
         for number in range(rounds):
-            for share in SHARES:
-                due = _schedule(share * slowest, SECONDS, number)
-                for name in rotated(calls, number):
-                    tell(f"{name}: round {number + 1}, {share * slowest:,.0f} requests per second")
-                    latencies, unanswered = await _open_loop(*calls[name], due)
-                    kept[share, name].append(latencies)
-                    missing[share, name] += unanswered
+            for load in rotated(loads, number):
+                kind, share, name = load
+                tell(f"{name}: round {number + 1}, {share:.0%} {kind}, {loads[load]:,.0f} requests per second")
+                found, unanswered = await open_loop(*calls[name], schedule(loads[load], SECONDS, number))
+                taken[load].append(found)
+                missing[load] += unanswered
     return {
         "capacity": capacity,
-        "runs": [
-            {
-                "contender": name,
-                "share": share,
-                "per_second": share * slowest,
-                "requests": sum(map(len, rounds)),
-                "unanswered": missing[share, name],
-                "us": percentiles([one for latencies in rounds for one in latencies]),
-                "p99_of_rounds": [percentiles(latencies)["p99"] for latencies in rounds],
-            }
-            for (share, name), rounds in kept.items()
-        ],
+        "slowest": min(capacity, key=capacity.get),
+        "runs": [_run(load, loads[load], taken[load], missing[load]) for load in loads],
+    }
+
+
+def _run(load, per_second, rounds, unanswered):
+    kind, share, name = load
+    everything = histogram()
+    for one in rounds:
+        everything.add(one)
+    return {
+        "contender": name,
+        "load": kind,
+        "share": share,
+        "per_second": per_second,
+        "requests": everything.get_total_count(),
+        "unanswered": unanswered,
+        "us": percentiles_of(everything),
+        "max_us": everything.get_max_value(),
+        "of_rounds": {point: [percentiles_of(one)[point] for one in rounds] for point in percentiles_of(everything)},
+        "hdr": everything.encode().decode("ascii"),
     }
 
 
 def measure(full=False):
-    rounds = 20 if full else 4
+    rounds = 12 if full else 3
     with (
         host.placed_server(host.MAIN, host.placements()[-1]) as server,
-        steps("tail", len(CONTENDERS) * (1 + rounds * len(SHARES))) as tell,
+        steps("tail", len(CONTENDERS) * (1 + rounds * len(SHARES) * 2)) as tell,
     ):
         return asyncio.run(_measure(server, rounds, tell))
 
 
 def figures(found):
-    """Paired by rounds, because one stall of the machine moves the p99 of whoever it meets."""
+    """At the same load, paired by rounds, because one stall of the machine moves the p99 of whoever it meets."""
     for share in SHARES:
-        runs = {run["contender"]: run["p99_of_rounds"] for run in found["runs"] if run["share"] == share}
+        runs = {r["contender"]: r for r in found["runs"] if (r["load"], r["share"]) == (SAME, share)}
         mine = runs.pop(ours.CHECK.name)
-        best = min(runs.values(), key=lambda p99s: spread(p99s).middle)
-        what = f"{host.MAIN}: p99 at {share:.0%} of what the slowest carries / the best peer"
-        yield Figure.of(what, ratio(mine, best), target=1.0)
+        for point in mine["us"]:
+            best = min((run["of_rounds"][point] for run in runs.values()), key=lambda values: spread(values).middle)
+            what = f"{host.MAIN}: {point} at {share:.0%} {SAME} / the best peer"
+            yield Figure.of(what, ratio(mine["of_rounds"][point], best), target=1.0)
 
 
 def tables(found):
-    table = Table(title=f"latency under a steady load, µs from when a request was due ({host.MAIN})")
-    table.title_justify = "left"
-    for column in ("load, requests/s", "contender"):
-        table.add_column(column)
-    for column in ("p50", "p99", "p99.9", "p99, median of rounds", "requests", "unanswered"):
-        table.add_column(column, justify="right")
-    for run in found["runs"]:
-        load = f"{run['share']:.0%}: {run['per_second']:,.0f}"
-        cells = [f"{run['us'][point]:,.0f}" for point in ("p50", "p99", "p99.9")]
-        cells.append(f"{spread(run['p99_of_rounds']).middle:,.0f}")
-        missing = f"[red]{run['unanswered']:,}" if run["unanswered"] else "0"
-        table.add_row(load, run["contender"], *cells, f"{run['requests']:,}", missing)
-    yield table
+    for kind in (SAME, OWN):
+        table = Table(title=f"latency under a steady load, µs from when a request was due ({host.MAIN})")
+        table.title_justify = "left"
+        table.add_column("contender")
+        table.add_column("load, requests/s", no_wrap=True)
+        for column in ("p50", "p99", "p99.9", "max", "p99, median of rounds", "requests", "unanswered"):
+            table.add_column(column, justify="right")
+        table.title += f": shares {kind}"
+        for run in sorted((r for r in found["runs"] if r["load"] == kind), key=lambda r: r["share"]):
+            cells = [f"{us:,}" for us in run["us"].values()] + [f"{run['max_us']:,}"]
+            cells.append(f"{spread(run['of_rounds']['p99']).middle:,.0f}")
+            missing = f"[red]{run['unanswered']:,}" if run["unanswered"] else "0"
+            load = f"{run['share']:.0%}: {run['per_second']:,.0f}"
+            table.add_row(run["contender"], load, *cells, f"{run['requests']:,}", missing)
+        yield table
 
 
 if __name__ == "__main__":

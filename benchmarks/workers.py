@@ -31,48 +31,56 @@ class Outcome:
 
 def _serve(pipe):
     while (job := pipe.recv()) is not None:
-        name, url, load, callers, spare, calls = job
+        name, url, load, callers, spare, calls, passes = job
         with BY_NAME[name].connect(url, load) as call:
             for _ in range(_WARM):
                 call(spare)  # connects and caches; charged to nobody who is measured
-            pipe.send("ready")
-            pipe.recv()
-            answers = {True: 0, False: 0, None: 0}
-            start = time.monotonic()
-            for caller in islice(cycle(callers), calls):
-                try:
-                    answers[call(caller)] += 1
-                except peers.UNANSWERED:
-                    answers[None] += 1
-            pipe.send((start, time.monotonic(), answers))
+            for _ in range(passes):
+                pipe.send("ready")
+                pipe.recv()
+                answers = {True: 0, False: 0, None: 0}
+                start = time.monotonic()
+                for caller in islice(cycle(callers), calls):
+                    try:
+                        answers[call(caller)] += 1
+                    except peers.UNANSWERED:
+                        answers[None] += 1
+                pipe.send((start, time.monotonic(), answers))
 
 
 class Workers:
     def __init__(self, pipes):
         self._pipes = pipes
 
-    def run(self, contender, server, load, callers, processes, calls):
+    def run(self, contender, server, load, callers, processes, calls, passes=1):
         """Have `processes` make `calls` calls in all, going round `callers`; the last caller is used to warm up only.
 
-        Each process begins elsewhere in the list, so that with as many calls as callers each caller has one.
+        Each process begins elsewhere in the list, so that with as many calls as callers each caller has one. Returns
+        an outcome for each of the passes, in which every process makes the same calls again.
         """
         *measured, spare = callers
         each = calls // processes
         pipes = self._pipes[:processes]
         for number, pipe in enumerate(pipes):
             at = number * each % len(measured)
-            pipe.send((contender.name, server.url, load, measured[at:] + measured[:at], spare, each))
-        for pipe in pipes:
-            pipe.recv()
+            its = (measured[at:] + measured[:at])[:each]
+            pipe.send((contender.name, server.url, load, its, spare, each, passes))
         with server.client() as client:
-            cpu = _cpu(client)
-            for pipe in pipes:
-                pipe.send("go")
-            answers = [pipe.recv() for pipe in pipes]
-            cpu = _cpu(client) - cpu
-        seconds = max(end for _, end, _ in answers) - min(start for start, _, _ in answers)
-        totals = [sum(counts[answer] for _, _, counts in answers) for answer in (True, False, None)]
-        return Outcome(*totals, seconds, cpu / seconds)
+            return [_together(pipes, client) for _ in range(passes)]
+
+
+def _together(pipes, client):
+    """One pass: all start when the last one is ready."""
+    for pipe in pipes:
+        pipe.recv()
+    cpu = _cpu(client)
+    for pipe in pipes:
+        pipe.send("go")
+    answers = [pipe.recv() for pipe in pipes]
+    cpu = _cpu(client) - cpu
+    seconds = max(end for _, end, _ in answers) - min(start for start, _, _ in answers)
+    totals = [sum(counts[answer] for _, _, counts in answers) for answer in (True, False, None)]
+    return Outcome(*totals, seconds, cpu / seconds)
 
 
 def _cpu(client):

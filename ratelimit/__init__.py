@@ -1,6 +1,14 @@
 """Exact rate limits for API gateways, decided inside Redis: usage plans, API keys, token buckets, calendar quotas."""
 
+from ratelimit.admin.applied import ApplyReport, PlanChange
+from ratelimit.admin.capacity import Capacity
+from ratelimit.admin.importing import ImportReport
+from ratelimit.admin.listing import Page
+from ratelimit.admin.opens import OpenMethod, OpenStage
+from ratelimit.admin.shadows import ShadowCounts
+from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.decision import Decision, LimitStatus, Reason
 from ratelimit.errors import (
     ConfigError,
@@ -17,25 +25,35 @@ from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, U
 
 __all__ = [
     "ApiKey",
+    "ApplyReport",
     "AsyncCatalog",
     "AsyncLimiter",
+    "Capacity",
     "Catalog",
+    "Ceilings",
     "ConfigError",
     "Conflict",
     "Decision",
+    "ImportReport",
     "LimitStatus",
     "Limiter",
     "Method",
     "NotFound",
+    "OpenMethod",
+    "OpenStage",
+    "Page",
+    "PlanChange",
     "PlanStage",
     "Quota",
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "ShadowCounts",
     "Stage",
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
     "Throttle",
+    "Usage",
     "UsagePlan",
 ]

@@ -237,7 +237,7 @@ class ApiKey:
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
 
     `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused. `description`,
-    `owner` and `tags` are for people and for billing; no decision depends on them.
+    `owner` and `tags` are for people and for billing; no decision depends on them. `revision` moves with every change.
     """
 
     id: str
@@ -250,3 +250,4 @@ class ApiKey:
     owner: str = ""
     tags: Mapping[str, str] = field(default_factory=FrozenMap)
     value: str | None = field(default=None, repr=False, compare=False)
+    revision: str = field(default="", repr=False, compare=False)

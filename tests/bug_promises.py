@@ -1,6 +1,7 @@
 """The promises as functions of a server and a clock, each in the world in which the bugs that break it show."""
 
 import promises
+import promises_of_administrators as administrators
 import promises_of_batches as batches
 import promises_of_connections as connections
 import promises_of_replicas as replicas
@@ -132,3 +133,15 @@ def lost_push(server, clock):
 
 def another_life(server, clock):
     replicas.another_life_of_the_catalogue_is_noticed(server, clock)
+
+
+def ceiling(server, _clock):
+    administrators.a_ceiling_holds_between_administrators(server)
+
+
+def shown(server, _clock):
+    administrators.what_was_shown_is_what_is_replaced(server)
+
+
+def usage(server, clock):
+    administrators.the_usage_of_a_plan_is_all_that_it_admitted(server, clock)

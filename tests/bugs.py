@@ -1,10 +1,12 @@
 """Bugs, each with the promise that it breaks."""
 
 import time
+from itertools import count
 
 from bug_promises import (
     admission,
     another_life,
+    ceiling,
     change_of_plan,
     clocks_days_apart,
     denial,
@@ -24,9 +26,11 @@ from bug_promises import (
     quota,
     reset,
     retry_after,
+    shown,
     skewed_clocks,
     steady_traffic,
     step_back,
+    usage,
     went_back,
 )
 from bugs_in_lua import AT_ONCE, USUAL, USUAL_NOT_CHARGED, USUAL_ONE_TOO_FEW, USUAL_REFILL_LOST, USUAL_ROUNDED_DOWN
@@ -37,9 +41,12 @@ from seeding import Lua, Python
 
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
+from ratelimit.admin import plans as plan_admin
+from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
 from ratelimit.store import faults, gather, sync
 
+_numbers = count()
 _right_ask, _right_async_send = sync.Store._ask, gather.Gatherer._send
 
 
@@ -200,6 +207,11 @@ BUGS = (
     (Lua("lives not told apart", "elseif not catalog_is_fresh then", "elseif false then"), another_life),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
     (Python("never looked again", Namespace, "needs_look", _look_once), lost_push),
+    # Administrators at the same moment
+    (Python("keys not counted", key_admin, "refuse_keys_beyond", lambda *_: None), ceiling),
+    (Python("count of keys not guarded", key_admin, "take_room", lambda *_: None), ceiling),
+    (Python("keys that left forgotten", Names, "plan_past", lambda *_: f"lost:{next(_numbers)}"), usage),
+    (Python("another plan than was shown", plan_admin, "refuse_other", lambda *_: None), shown),
     *USUAL,
     *AT_ONCE,
 )

@@ -13,7 +13,7 @@ from conftest import FakeClock
 from promises_of_replicas import wait_for
 from test_cli import run
 
-from ratelimit import Catalog, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Ceilings, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
@@ -234,6 +234,18 @@ def test_a_watcher_needs_no_less(server, root, command):
     assert command in {
         name.partition("|")[0] for name in as_watcher(server, root, [other for other in WATCHER if other != command])
     }
+
+
+def test_a_ceiling_on_keys_has_them_counted(server, root):
+    """An administrator who has one needs ZCARD as well, and nothing else."""
+    for commands, missing in ((ADMIN, {"zcard"}), ([*ADMIN, "zcard"], set())):
+        with redis.Redis.from_url(url_of(server, root, "admin", commands)) as client:
+            catalog = Catalog(client, ceilings=Ceilings(keys=9))
+            with contextlib.suppress(RateLimitError):
+                catalog.create_key()
+            with contextlib.suppress(RateLimitError):
+                catalog.import_keys(io.StringIO(f"Name,Key\nnew,{'k' * 20}\n"))
+        assert refused(root) == missing
 
 
 @pytest.mark.parametrize(("user", "commands"), [("gateway", GATEWAY), ("admin", ADMIN)])

@@ -230,13 +230,14 @@ def test_nothing_shows_a_value(tmp_path):
 
 # Live
 
+PAGE = {"limit": 500}  # of a list that comes in pages: the most that AWS gives
 OPERATIONS = {
-    "get_usage_plans": [({}, aws.PLANS)],
+    "get_usage_plans": [(PAGE, aws.PLANS)],
     "get_api_keys": [
-        ({"includeValues": True}, {**aws.KEYS, "items": aws.KEYS["items"][:2], "position": "more"}),
-        ({"includeValues": True, "position": "more"}, {"items": aws.KEYS["items"][2:]}),
+        ({"includeValues": True, **PAGE}, {**aws.KEYS, "items": aws.KEYS["items"][:2], "position": "more"}),
+        ({"includeValues": True, "position": "more", **PAGE}, {"items": aws.KEYS["items"][2:]}),
     ],
-    "get_rest_apis": [({}, aws.APIS)],
+    "get_rest_apis": [(PAGE, aws.APIS)],
     "get_account": [({}, aws.ACCOUNT)],
 }
 
@@ -256,13 +257,13 @@ def test_a_live_account_gives_what_its_files_give(tmp_path):
     """A client of boto3, page by page, gives the same catalogue as the files; AWS is asked for no more than that."""
     answers = [(operation, *each) for operation, some in OPERATIONS.items() for each in some]
     for plan, listed in (("gold01", aws.GOLD_KEYS), ("trial7", aws.TRIAL_KEYS), ("empty9", aws.NO_KEYS)):
-        answers.append(("get_usage_plan_keys", {"usagePlanId": plan}, listed))
+        answers.append(("get_usage_plan_keys", {"usagePlanId": plan, **PAGE}, listed))
     for api, stages, resources in (
         (aws.PETS, aws.PETS_STAGES, aws.PETS_RESOURCES),
         (aws.TOYS, aws.TOYS_STAGES, aws.TOYS_RESOURCES),
     ):
         answers.append(("get_stages", {"restApiId": api}, stages))
-        answers.append(("get_resources", {"restApiId": api, "embed": ["methods"]}, resources))
+        answers.append(("get_resources", {"restApiId": api, "embed": ["methods"], **PAGE}, resources))
     client, stubber = stubbed(answers)
     with stubber:
         live = fetch_live(client)
@@ -274,9 +275,9 @@ def test_an_empty_account_gives_nothing():
     """No plans: nothing but the account's throttle."""
     client, stubber = stubbed(
         [
-            ("get_usage_plans", {}, {}),
-            ("get_api_keys", {"includeValues": True}, {}),
-            ("get_rest_apis", {}, {}),
+            ("get_usage_plans", PAGE, {}),
+            ("get_api_keys", {"includeValues": True, **PAGE}, {}),
+            ("get_rest_apis", PAGE, {}),
             ("get_account", {}, aws.ACCOUNT),
         ]
     )

@@ -54,7 +54,7 @@ TABLE = {
         ),
         {"gold": 1},
         (17, 8, 14 + 9, 5 + DAY_OF_TEN + 3 + 7 * 86_400 - 1),
-        ["plan:gold: 1 keys x 10", "stage:a/prod:GET /x: 7"],
+        ["plan:gold: 1 key x 10", "stage:a/prod:GET /x: 7"],
     ),
     "key_method: one for each method, and one for all others of each stage": (
         book_of(
@@ -107,7 +107,7 @@ TABLE = {
         book_of([gold(Throttle("1/3", 1)), UsagePlan("free", Throttle("0.1", 2), stages=["b/prod"])]),
         {"gold": 1, "free": 7},
         (Fraction(31, 30), 15, 15, 1 + 28_799 + 7 * (2 + 8_639)),
-        ["plan:gold: 1 keys x 0.3333333333333333", "plan:free: 7 keys x 0.1"],
+        ["plan:gold: 1 key x 0.3333333333333333", "plan:free: 7 keys x 0.1"],
     ),
     "no keys": (book_of([gold()]), {"gold": 0}, (0, 0, 0, 0), []),
     "nothing at all": (book_of(), {}, (0, 0, 0, 0), []),
@@ -180,8 +180,8 @@ def test_another_limit_may_bind_the_rate_than_the_burst():
     assert figures(found)[:3] == (1, 1, 10)
     assert [each[0] for each in bounds(found)[:3]] == [
         "stage:a/prod:*: 1",
-        "plan:gold: 1 keys x 1",
-        "plan:gold: 1 keys x 10",
+        "plan:gold: 1 key x 1",
+        "plan:gold: 1 key x 10",
     ]
 
 

@@ -195,7 +195,7 @@ def test_what_is_given_is_changed_and_nothing_else(catalog, client):
         after = catalog.update_key(made.id, **change)
         assert {name: getattr(after, name) for name in change} == change
         changed = [name for name in after.__slots__ if getattr(after, name) != getattr(before, name)]
-        assert changed == list(change)
+        assert changed == [*change, "revision"]
         assert catalog.get_key(made.id) == after
         stamp = record(client, made.id)["stamp"]
         assert client.hget(f"ratelimit:{{{made.id}}}", "r").endswith(stamp.encode())
@@ -264,3 +264,37 @@ def test_an_unknown_key_is_not_found_and_no_id_is_refused(catalog, client, call)
         with pytest.raises(ConfigError, match=r"^key_id: cannot be "):
             call(catalog, key_id)
     assert held(client) == before
+
+
+def test_a_key_moves_from_plan_to_plan(catalog, client):
+    """In one step, in the place of the plan that it leaves; what it used of either stays with that."""
+    catalog.put_plan(UsagePlan("silver", stages=["petstore/prod"]))
+    catalog.put_plan(UsagePlan("toys", stages=["toys/prod"]))
+    made = catalog.create_key(plans=["gold", "toys"])
+    moved = catalog.move_key(made.id, "gold", "silver")
+    assert moved == catalog.get_key(made.id)
+    assert moved.plans == ("silver", "toys")
+    members = {plan: client.smembers(f"ratelimit:plan:{plan}:keys") for plan in ("gold", "silver", "toys")}
+    assert members == {"gold": set(), "silver": {made.id.encode()}, "toys": {made.id.encode()}}
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "told"),
+    [
+        (("gold", "nix"), NotFound, "plan_id: there is no plan 'nix'"),
+        (("toys", "silver"), NotFound, "from_plan: key 'KEY' is not in plan 'toys'"),
+        (("gold", "gold"), Conflict, "to_plan: key 'KEY' is in plan 'gold' already"),
+        (("other", "silver"), Conflict, "plans: key 'KEY' would be in two plans of stage 'petstore/prod', 'gold' and"),
+    ],
+)
+def test_a_key_that_cannot_move(catalog, client, where, error, told):
+    """Is told why, and stays where it is."""
+    catalog.put_plan(UsagePlan("silver", stages=["petstore/prod"]))
+    catalog.put_plan(UsagePlan("toys", stages=["toys/prod"]))
+    catalog.put_plan(UsagePlan("other"))
+    made = catalog.create_key(plans=["gold", "other"])
+    before = record(client, made.id)
+    with pytest.raises(error) as caught:
+        catalog.move_key(made.id, *where)
+    assert str(caught.value).startswith(told.replace("KEY", made.id))
+    assert record(client, made.id) == before

@@ -18,7 +18,9 @@ SLOW = "1/86400"
 
 def run(*arguments, stdin=None, **environment):
     """Run the command line in this process; nothing of the caller's environment takes part."""
-    clean = dict.fromkeys(("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE"))
+    clean = dict.fromkeys(
+        ("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE", "RATELIMIT_CEILINGS")
+    )
     return CliRunner().invoke(app, arguments, input=stdin, env={**clean, "COLUMNS": "80", **environment})
 
 
@@ -176,9 +178,25 @@ class TestCheck:
         ],
     )
     def test_a_key_that_is_none_gets_403(self, check, limiter, arguments, stdin, detail):
-        """No key, an empty line, an unknown value, bytes that are no text: refused with exit code 1."""
-        result = check(*arguments, STAGE, "GET /pets", stdin=stdin)
-        assert (result.exit_code, result.stdout, result.stderr) == (1, f"INVALID_KEY  HTTP 403  {detail}\n", "")
+        """No key, an empty line, an unknown value, bytes that are no text: refused with exit code 1, and why."""
+        remedies = {
+            "missing": "No key was given: as KEY, on standard input (-) or in RATELIMIT_KEY.",
+            "unknown": "No key has this value: it is the value that is asked for here, not the id.",
+        }
+        result = check(*arguments, STAGE, "GET /pets", stdin=stdin, COLUMNS="200")
+        assert result.stdout == f"INVALID_KEY  HTTP 403  {detail}\n{remedies[detail]}\n"
+        assert (result.exit_code, result.stderr) == (1, "")
+
+    def test_a_key_that_opens_nothing_is_told_what_to_look_at(self, check, limiter):
+        """Disabled, expired and in no plan of the stage: each names the commands that help."""
+        for more, told in (
+            ({"enabled": False}, "see `ratelimit keys enable`"),
+            ({"expires_at": 1}, "`ratelimit keys update --expires`"),
+            ({"plans": []}, "see `ratelimit keys opens`"),
+        ):
+            key = limiter.catalog.create_key(**{"plans": ["gold"], **more})
+            result = check(key.value, STAGE, "GET /pets", COLUMNS="200")
+            assert (result.exit_code, told in result.stdout) == (1, True), result.stdout
 
     def test_an_open_method_needs_no_key(self, check, limiter):
         """A method with key_required = false is allowed without any."""
@@ -199,7 +217,7 @@ class TestCheck:
         request = ("--namespace", "other", key, STAGE, "GET /pets")
         assert check(*request, RATELIMIT_PEPPER="salt").exit_code == 0
         assert check(key, STAGE, "GET /pets", RATELIMIT_PEPPER="salt", RATELIMIT_NAMESPACE="other").exit_code == 0
-        assert check(key, STAGE, "GET /pets", RATELIMIT_PEPPER="salt").stdout.endswith("unknown\n")
+        assert "403  unknown\n" in check(key, STAGE, "GET /pets", RATELIMIT_PEPPER="salt").stdout
         wrong = check(*request, RATELIMIT_PEPPER="sugar")
         assert wrong.exit_code == 2
         assert wrong.stderr.startswith("Error: pepper: is not the one that the keys of namespace 'other'")

@@ -1,9 +1,12 @@
 """`ratelimit apply`: a plan file made to hold, on every real server."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
+from gateway import snapshot
 from test_cli import run
 
 from ratelimit import Limiter, Throttle
@@ -128,7 +131,7 @@ def test_a_wrong_file_is_told_as_it_is(apply, server, text, told):
 def test_a_file_that_is_not_there_is_told():
     """No server is asked for it."""
     result = run("apply", "--url", "unix:///nowhere", "/nowhere/plans.toml")
-    assert result.stderr.startswith("Error: /nowhere/plans.toml: cannot be read: ")
+    assert result.stderr == "Error: /nowhere/plans.toml: cannot be read: No such file or directory\n"
     assert (result.exit_code, result.stdout) == (2, "")
 
 
@@ -172,3 +175,44 @@ def test_json_tells_changes_and_warnings(apply):
         "warnings": [WARNING],
     }
     assert json.loads(apply(SPANNING, "--json", "--dry-run").stdout) == {**told, "dry_run": True, "changes": []}
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_file_that_can_be_read_once(server, catalog, tmp_path, options):
+    """A pipe, as of `apply <(generate)`, is a plan file like any other: read twice it would be an empty one."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=(FIRST,))
+    writer.start()
+    result = run("apply", "--url", server.url, str(path), *options)
+    writer.join()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [plan.id for plan in catalog.plans()] == ([] if options else ["gold", "silver"])
+
+
+def test_a_dry_run_looks_at_keys(apply, catalog, server):
+    """What would be refused is refused: after a dry run that passes a run passes, if nobody interferes."""
+    apply(FIRST)
+    catalog.create_key(plans=["gold"])
+    with server.client() as client:
+        before = snapshot(client)
+        tried, done = (apply(SECOND, *options) for options in (["--dry-run"], []))
+        assert snapshot(client) == before
+    assert tried.exit_code == done.exit_code == 2
+    assert tried.stderr == done.stderr == "Error: plan_id: plan 'gold' still has 1 key: move or delete them first\n"
+
+
+def test_the_catalogue_returns_what_changed(catalog, tmp_path):
+    """As the command tells it: (change, kind, id) of each, nothing the second time."""
+    path = tmp_path / "plans.toml"
+    path.write_text(FIRST, encoding="utf-8")
+    would = catalog.apply(path, dry_run=True)
+    assert catalog.plans() == []
+    assert catalog.apply(path) == would
+    assert would.changes == (
+        ("added", "plan", "silver"),
+        ("added", "plan", "gold"),
+        ("added", "stage", "petstore/prod"),
+        ("added", "throttle", "account"),
+    )
+    assert catalog.apply(path).changes == ()

@@ -97,7 +97,10 @@ class TestCapacity:
         assert result.stdout.splitlines()[0] == "Active keys: none, as there is no plan."
         assert ["total", "0", "0", "0", "0"] in rows(result.stdout)
         result = command("capacity", "--new-customer", "none")
-        assert (result.exit_code, result.stderr) == (2, "Error: plan_id: there is no plan 'none'\n")
+        assert (result.exit_code, result.stderr) == (
+            2,
+            "Error: plan_id: there is no plan 'none'\nSee `ratelimit plans list`.\n",
+        )
 
 
 class TestImportAws:

@@ -119,6 +119,10 @@ class TestCreate:
         assert len(catalog.keys()) == 2
         assert [allowed(OWN), allowed(f"{OWN}2")] == [True, True]
 
+    def test_a_key_in_no_plan_is_told_so(self, keys):
+        """What to do next, where a key opens nothing yet."""
+        assert "plans: none yet (see `ratelimit keys add`)." in keys("create", "Acme").stdout
+
     def test_a_variable_alone_gives_no_value(self, keys, allowed):
         """Without --value-from the value is generated, whatever the environment holds."""
         keys("create", "--plan", "gold", RATELIMIT_NEW_VALUE=OWN, RATELIMIT_KEY=OWN, stdin=OWN)
@@ -134,7 +138,9 @@ class TestCreate:
             (["--plan", "none"], None, "plan_id: there is no plan 'none'"),
             (["--plan", "gold", "--plan", "silver"], None, "a key may be in one plan per stage"),
             (["--tag", "ab"], None, "'ab' is no tag: write NAME=TEXT"),
+            (["--tag", "a=b", "--tag", "a=c"], None, "give the tag 'a' once"),
             (["--expires", "soon"], None, "'soon' is no moment: write 2027-01-31"),
+            (["--expires", "1970-01-01"], None, "expires_at: must be seconds since 1970"),
             (["--value", OWN], None, "No such option"),
         ],
     )
@@ -215,6 +221,17 @@ class TestChange:
         assert (changed["name"], changed["owner"], changed["tags"], changed["expires_at"]) == ("New", "o", {}, None)
         assert catalog.get_key(key.id).name == "New"
 
+    def test_a_key_that_has_expired_is_shown_so(self, keys, catalog):
+        """By the server's clock, in the list and alone; one that expires later is enabled, one that is disabled so."""
+        key = catalog.create_key("Acme", expires_at=1801396800)
+        shown = {"expired": {"expires_at": 1}, "enabled": {"expires_at": 2**33 - 1}, "disabled": {"enabled": False}}
+        for state, change in shown.items():
+            catalog.update_key(key.id, **change)
+            assert [state] == [line.split()[1] for line in keys("show", key.id).stdout.splitlines() if "state" in line]
+            assert f" {state} " in keys("list").stdout
+        catalog.update_key(key.id, enabled=True)
+        assert "state    expired" in keys("update", key.id, "--expires", "2001-01-01").stdout
+
     def test_update_of_nothing_is_wrong_usage(self, keys, catalog):
         """It says what to give; two options that exclude each other are refused."""
         key = catalog.create_key()
@@ -248,14 +265,31 @@ class TestChange:
         result = keys("add", key.id, "silver")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "would be in two plans of stage 'petstore/prod'" in result.stderr
+        assert result.stderr.endswith("\nTo take it out of the other one in the same step: `ratelimit keys move`.\n")
         assert catalog.get_key(key.id).plans == ("gold",)
+
+    def test_move_takes_it_from_plan_to_plan(self, keys, told, catalog):
+        """In one step, and a second time it is told that it has been done."""
+        made = catalog.create_key("me", plans=["gold", "other"])
+        assert keys("move", made.id, "gold", "silver").stdout == f"Key {made.id} (me) has moved to plan silver.\n"
+        again = keys("move", made.id, "gold", "silver")
+        assert (again.exit_code, again.stdout) == (0, f"Key {made.id} (me) was moved to plan silver already.\n")
+        assert told("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
+        for plans, told_ in (
+            (("silver", "nix"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
+            (("nix", "gold"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
+            (("gold", "other"), f"to_plan: key {made.id!r} is in plan 'other' already"),
+        ):
+            result = keys("move", made.id, *plans)
+            assert (result.exit_code, result.stderr) == (2, f"Error: {told_}\n")
 
     def test_plans_that_do_not_exist(self, keys, catalog):
         """Neither joined nor left: exit code 2."""
         key = catalog.create_key()
         for command in ("add", "remove"):
             result = keys(command, key.id, "none")
-            assert (result.exit_code, result.stderr) == (2, "Error: plan_id: there is no plan 'none'\n")
+            told = "Error: plan_id: there is no plan 'none'\nSee `ratelimit plans list`.\n"
+            assert (result.exit_code, result.stderr) == (2, told)
 
     @pytest.mark.parametrize(
         "command",
@@ -264,11 +298,11 @@ class TestChange:
         ids=" ".join,
     )  # fmt: skip
     def test_an_unknown_key_is_named(self, keys, catalog, command):
-        """Exit code 2, one line, and nobody is asked to confirm what cannot be done; control codes are spelled out."""
+        """Exit code 2, where to look, nobody is asked to confirm what cannot be, and control codes are spelled out."""
         name, *rest = command
         result = keys(name, "nosuchkey1", *rest)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == "Error: key_id: there is no key with the id 'nosuchkey1'\n"
+        assert result.stderr == "Error: key_id: there is no key with the id 'nosuchkey1'\nSee `ratelimit keys list`.\n"
         assert r"cannot be '\x1b[2J'" in keys(name, "\x1b[2J", *rest).stderr
 
 
@@ -292,10 +326,17 @@ class TestOpens:
         assert ["toys/prod", "other", "*", "needed", "none"] in shown
 
     def test_nothing_is_a_negative_answer(self, keys, catalog):
-        """Exit code 1: disabled, or in no plan."""
+        """Exit code 1, and why: disabled, expired, or in no plan."""
         key = catalog.create_key("Acme", plans=["gold"], enabled=False)
         result = keys("opens", key.id)
         assert (result.exit_code, result.stdout) == (1, f"Key {key.id} (Acme) opens nothing: it is disabled.\n")
+        for more, reason in (
+            ({"plans": ["gold"], "expires_at": 1}, "is expired"),
+            ({}, "is in no plan that opens a stage (see `ratelimit keys add`)"),
+        ):
+            key = catalog.create_key(**more)
+            told = keys("opens", key.id, COLUMNS="200").stdout
+            assert told == f"Key {key.id} opens nothing: it {reason}.\n"
         result = keys("opens", catalog.create_key().id, "--json")
         assert (result.exit_code, result.stdout) == (1, "[]\n")
 

@@ -112,9 +112,9 @@ class TestImport:
 
     def test_a_file_that_is_not_there(self, keys, tmp_path):
         """Neither a file nor a folder can be imported: exit code 2."""
-        for path in (tmp_path / "no.csv", tmp_path):
+        for path, told in ((tmp_path / "no.csv", "No such file or directory"), (tmp_path, "Is a directory")):
             result = keys("import", str(path))
-            assert (result.exit_code, "cannot be read" in result.stderr) == (2, True)
+            assert (result.exit_code, result.stderr) == (2, f"Error: {path}: cannot be read: {told}\n")
 
     def test_a_progress_bar_is_for_terminals(self, keys, catalog, written):
         """On standard error where that is a terminal; standard output is the same."""

@@ -172,7 +172,10 @@ class TestLook:
     def test_an_unknown_plan(self, command, limiter, arguments):
         """Exit code 2 and one line; nobody is asked to confirm it."""
         result = command("plans", *arguments, "none")
-        assert (result.exit_code, result.stderr) == (2, "Error: plan_id: there is no plan 'none'\n")
+        assert (result.exit_code, result.stderr) == (
+            2,
+            "Error: plan_id: there is no plan 'none'\nSee `ratelimit plans list`.\n",
+        )
 
 
 class TestDelete:
@@ -263,11 +266,11 @@ class TestStages:
 
     @pytest.mark.parametrize("arguments", [["show"], ["delete"], ["delete", "--yes"]])
     def test_an_unknown_stage(self, command, limiter, arguments):
-        """Exit code 2 and one line, with control codes spelled out."""
+        """Exit code 2, where to look, and control codes are spelled out."""
         result = command("stages", *arguments, "no\x1b/no")
         assert (result.exit_code, result.stderr) == (
             2,
-            "Error: stage_id: no stage 'no\\x1b/no' is configured\n",
+            "Error: stage_id: no stage 'no\\x1b/no' is configured\nSee `ratelimit stages list`.\n",
         )
 
 

@@ -104,6 +104,17 @@ class TestUsage:
         rows = table(usage("gold", "--to", str(today - timedelta(1))).stdout)
         assert (rows[0][1], rows[-1][1], len(rows)) == (str(today - timedelta(14)), str(today - timedelta(1)), 14)
 
+    @pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+    def test_days_that_are_no_longer_kept_are_told(self, usage, keys, today, form):
+        """A warning on standard error from the first of them on, beside the answer: 0 may not be the truth there."""
+        kept = today - timedelta(90)
+        result = usage("gold", "--from", str(kept), *form)
+        assert (result.exit_code, result.stderr) == (0, "")
+        result = usage("gold", "--from", str(kept - timedelta(1)), *form)
+        assert (result.exit_code, str(kept - timedelta(1)) in result.stdout) == (0, True)
+        told = f"Days before {kept} are no longer kept: what was used then is told as 0."
+        assert " ".join(result.stderr.split()) == told
+
     def test_csv_has_a_line_for_each_key_and_day(self, usage, keys, today):
         """Names and owners that a spreadsheet would take for formulas have a single quote before them."""
         start = str(today - timedelta(1))

@@ -26,6 +26,13 @@ def test_every_example_is_tested_here():
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tested
 
 
+def test_every_example_is_linked_from_the_readme():
+    """Whoever reads README.md finds all of them."""
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(examples/([\w.]+)\)", text))
+    assert linked == {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+
+
 def test_quickstart():
     """Three of a burst of three pass, the fourth is told to come back."""
     lines = run("quickstart.py").splitlines()

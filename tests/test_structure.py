@@ -5,12 +5,14 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import ratelimit
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter, catalog, decision, errors, limiter, model
+from ratelimit.admin import aws
 
 PACKAGE = Path(ratelimit.__file__).parent
 ROOT = PACKAGE.parent
@@ -77,6 +79,13 @@ def test_the_walk_sees_every_import():
     assert not within("redistribute", "redis")
 
 
+ANSWERS = {
+    "ApplyReport", "Capacity", "Ceilings", "ImportReport", "OpenMethod", "OpenStage", "Page", "PlanChange",
+    "ShadowCounts", "Usage",
+}  # fmt: skip
+"""What the catalogue takes and answers, defined beside what it is about."""
+
+
 def test_all_is_sorted_and_complete():
     """`__all__` lists every public class that the public modules define, in order, and each exists."""
     assert ratelimit.__all__ == sorted(ratelimit.__all__)
@@ -88,7 +97,24 @@ def test_all_is_sorted_and_complete():
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__.startswith(module.__name__) and not name.startswith("_")
     }
-    assert defined - private == set(ratelimit.__all__)
+    assert (defined - private) | ANSWERS == set(ratelimit.__all__)
+
+
+def named_in(hint):
+    """The classes of this package that an annotation names."""
+    if inspect.isclass(hint) and hint.__module__.startswith("ratelimit."):
+        yield hint.__name__
+    for argument in typing.get_args(hint):
+        yield from named_in(argument)
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter, Catalog, AsyncCatalog])
+def test_what_a_public_method_returns_is_public(kind):
+    """Each class that a result is annotated with comes from `ratelimit`; those about AWS from beside what reads it."""
+    public = {*ratelimit.__all__, *aws.__all__}
+    for name, method in inspect.getmembers(kind, inspect.isroutine):
+        if not name.startswith("_"):
+            assert set(named_in(typing.get_type_hints(method)["return"])) <= public, name
 
 
 def public_members():

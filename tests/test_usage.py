@@ -1,6 +1,7 @@
 """Usage by day, and what is left set by hand. Cases Q12 to Q14, Q18 and Q19 of the conformance matrix are named."""
 
 import asyncio
+import io
 from datetime import date, timedelta
 
 import pytest
@@ -172,14 +173,80 @@ def test_a_lowered_limit_leaves_nothing_rather_than_less(gateway):
     assert days(gateway) == [(30, 0)]
 
 
-def test_a_key_that_left_its_plan_is_told_by_id(gateway):
-    """What a key used under a plan stays; the plan's list has its present keys."""
+def leave(gateway, who="k1"):
+    gateway.catalog.remove_key_from_plan(gateway.ids[who], "gold")
+
+
+def listed(gateway, start=TODAY, end=TODAY):
+    return gateway.catalog.usage("gold", start, end).items
+
+
+def test_a_key_that_left_its_plan_is_listed_still(gateway):
+    """What it used under the plan stays in the plan's list, once, and is there when it joins again."""
     assert use(gateway, 3) == 3
-    gateway.catalog.remove_key_from_plan(gateway.ids["k1"], "gold")
-    assert list(gateway.catalog.usage("gold", TODAY, TODAY).items) == [gateway.ids["k2"]]
+    k1, k2 = gateway.ids["k1"], gateway.ids["k2"]
+    leave(gateway)
+    assert listed(gateway) == {k1: [(3, 97)], k2: [(0, 100)]}
     assert days(gateway) == [(3, 97)]
-    gateway.catalog.add_key_to_plan(gateway.ids["k1"], "gold")
-    assert days(gateway) == [(3, 97)]
+    gateway.catalog.add_key_to_plan(k1, "gold")
+    assert use(gateway, 1) == 1
+    assert listed(gateway) == {k1: [(4, 96)], k2: [(0, 100)]}
+
+
+def test_a_key_that_left_without_a_trace_is_not_listed(gateway):
+    """It is listed where it used something, or was refused, on one of the days; a deleted one nowhere."""
+    k1, k2 = gateway.ids["k1"], gateway.ids["k2"]
+    assert (use(gateway, 3), use(gateway, 101, "k2")) == (3, 100)
+    gateway.clock.set("2026-03-05T00:00:00")
+    assert gateway.check("k2", GET_PETS, 101).limited_by == "quota:gold"
+    gateway.limiter.close()
+    leave(gateway)
+    leave(gateway, "k2")
+    assert (set(listed(gateway)), set(listed(gateway, TOMORROW, TOMORROW))) == ({k1, k2}, {k2})
+    assert gateway.catalog.usage("gold", TOMORROW, TOMORROW).denied == {k2: [{"QUOTA_EXCEEDED": 1}]}
+    assert listed(gateway, "2026-03-03", "2026-03-03") == {}
+    gateway.catalog.delete_key(k1)
+    assert set(listed(gateway)) == {k2}
+
+
+def test_a_key_that_left_takes_its_place_in_the_pages(gateway):
+    """Each key once, in order; a page of keys that left without a trace is empty, and says where to go on."""
+    made = [gateway.catalog.create_key(value=f"{'v' * 20}{at}", plans=["gold"]) for at in range(8)]
+    for key in made[:6]:
+        gateway.catalog.remove_key_from_plan(key.id, "gold")
+    told, position, pages = [], None, 0
+    while pages == 0 or position is not None:
+        page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, position=position)
+        told, position, pages = told + list(page.items), page.position, pages + 1
+    assert told == sorted([*gateway.ids.values(), made[6].id, made[7].id])
+    assert pages == 10
+
+
+def test_a_key_that_left_long_ago_is_forgotten(gateway, backend):
+    """After 90 days nothing is known of what it used: looking at the usage forgets that it was in the plan."""
+    assert use(gateway, 3) == 3
+    leave(gateway)
+    leave(gateway, "k2")
+    gateway.clock.set("2026-06-02T12:00:00")  # 90 days later
+    assert listed(gateway)[gateway.ids["k1"]] == [(3, 97)]
+    gateway.catalog.add_key_to_plan(gateway.ids["k2"], "gold")
+    leave(gateway, "k2")
+    gateway.clock.set("2026-06-03T00:00:00")
+    listed(gateway)
+    with backend.client(decode_responses=True) as client:
+        assert list(client.hgetall("ratelimit:plan:gold:past")) == [gateway.ids["k2"]]
+        gateway.catalog.delete_plan("gold")
+        assert client.exists("ratelimit:plan:gold:past") == 0
+
+
+def test_a_key_that_an_import_moved_is_listed_still(gateway):
+    """As one that was moved by hand."""
+    assert use(gateway, 3) == 3
+    gateway.catalog.put_plan(UsagePlan("other"))
+    text = f"Key,Name,UsagePlanIds\n{VALUES['k1']},k1,other\n"
+    assert gateway.catalog.import_keys(io.StringIO(text)).warnings == ()
+    assert gateway.catalog.get_key(gateway.ids["k1"]).plans == ("other",)
+    assert listed(gateway)[gateway.ids["k1"]] == [(3, 97)]
 
 
 def test_a_deleted_key_has_used_nothing(gateway):

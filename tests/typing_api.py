@@ -13,26 +13,35 @@ import redis.asyncio
 
 from ratelimit import (
     ApiKey,
+    ApplyReport,
     AsyncCatalog,
     AsyncLimiter,
+    Capacity,
     Catalog,
+    Ceilings,
     ConfigError,
     Conflict,
     Decision,
+    ImportReport,
     Limiter,
     LimitStatus,
     Method,
     NotFound,
+    OpenStage,
+    Page,
+    PlanChange,
     PlanStage,
     Quota,
     RateLimited,
     RateLimitError,
     Reason,
+    ShadowCounts,
     Stage,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
     Throttle,
+    Usage,
     UsagePlan,
 )
 
@@ -74,14 +83,21 @@ def blocking(client: redis.Redis, path: Path) -> None:
     assert_type(limiter.url, str | None)
     limiter.close()
     Limiter.embedded(namespace="demo", pepper=["new", b"old"]).close()
-    administer(Catalog(client, pepper="secret"), path)
+    administer(Catalog(client, pepper="secret", ceilings=Ceilings.aws()), path)
+    Catalog(client, ceilings=Ceilings(keys=10, plans=None))
+    Catalog(client, ceilings={"keys": 10})  # type: ignore[arg-type]
 
 
 def administer(catalog: Catalog, path: Path) -> None:
     """Every method of the catalogue."""
-    catalog.apply(path)
-    catalog.apply(str(path))
+    assert_type(catalog.ceilings, Ceilings)
+    catalog.ceilings = Ceilings(plans_per_key=10)
+    assert_type(catalog.apply(path), ApplyReport)
+    assert_type(catalog.apply(str(path), dry_run=True).changes, tuple[PlanChange, ...])
     catalog.put_plan(model())
+    catalog.put_plan(model(), expected=None)
+    catalog.put_plan(model(), expected=catalog.get_plan("gold"))
+    catalog.put_plan(model(), expected="gold")  # type: ignore[arg-type]
     assert_type(catalog.get_plan("gold"), UsagePlan)
     assert_type(catalog.plans(), list[UsagePlan])
     catalog.delete_plan("gold")
@@ -89,7 +105,7 @@ def administer(catalog: Catalog, path: Path) -> None:
     assert_type(catalog.stages(), list[Stage])
     catalog.delete_stage("petstore/prod")
     catalog.set_account_throttle(Throttle(10_000, 5000))
-    catalog.set_account_throttle(None)
+    catalog.set_account_throttle(None, expected=Throttle(10_000, 5000))
     assert_type(catalog.get_account_throttle(), Throttle | None)
     key = catalog.create_key("me", plans=["gold"], enabled=False, expires_at=1e9)
     assert_type(key, ApiKey)
@@ -97,20 +113,26 @@ def administer(catalog: Catalog, path: Path) -> None:
     assert_type(catalog.get_key(key.id), ApiKey)
     assert_type(catalog.keys("app-"), list[ApiKey])
     page = catalog.keys_page("app-", limit=10, position=None)
+    assert_type(page, Page)
     assert_type(page.items, list[ApiKey])
     assert_type(page.position, str | None)
     assert_type(catalog.rotate_key(key.id, grace_s=3600), ApiKey)
     assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
+    assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31"), Usage)
+    assert_type(catalog.capacity(), Capacity)
+    assert_type(catalog.opens(key.id), list[OpenStage])
+    assert_type(catalog.import_keys(path), ImportReport)
     catalog.set_remaining("gold", key.id, 100)
-    assert_type(catalog.shadow_counts("gold")[0].denied, int)
+    assert_type(catalog.shadow_counts("gold"), list[ShadowCounts])
     catalog.reset_shadow("gold")
     assert_type(catalog.export_keys(path), int)
     catalog.create_key("me", tags={"team": "a"}, owner="you", description="for the demo")
     catalog.create_key("me", colour="red")  # type: ignore[call-arg]
     catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
     assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
+    assert_type(catalog.move_key(key.id, "gold", "silver"), ApiKey)
     assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
-    catalog.delete_key(key.id)
+    catalog.delete_key(key.id, expected=key)
 
 
 async def awaited(client: redis.asyncio.Redis) -> None:

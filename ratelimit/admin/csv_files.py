@@ -30,7 +30,8 @@ def opened(source: object, stack: ExitStack) -> IO[str] | IO[bytes]:
         try:
             return stack.enter_context(Path(source).open("rb"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot be read: {error}", field=name_of(source)) from None
+            told = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot be read: {told}", field=name_of(source)) from None
     if not hasattr(source, "read"):
         raise _no_file(source, "source")
     return cast("IO[bytes]", source)

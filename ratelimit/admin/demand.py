@@ -40,7 +40,7 @@ class Bound:
         return None if self.each is None else self.each * self.methods * (1 if self.keys is None else self.keys)
 
     def __str__(self) -> str:
-        factors = [f"{self.keys} keys"] if self.keys is not None else []
+        factors = [f"{self.keys} key{'' if self.keys == 1 else 's'}"] if self.keys is not None else []
         factors += [f"{self.methods} methods"] if self.methods > 1 else []
         factors += ["unlimited" if self.each is None else _shown(self.each)]
         return f"{self.name}{f' at {self.stage}' if self.stage else ''}: {' x '.join(factors)}"

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ratelimit.admin.ceilings import Room, no_room, take_room
 from ratelimit.admin.commit import Commit, tell_new_pepper
 from ratelimit.admin.csv_keys import Row
 from ratelimit.core.book import PlanBook
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import generated_id, generated_token
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.core.state import Namespace
+from ratelimit.core.windows import day_of
 
 
 class Entry(NamedTuple):
@@ -66,12 +69,13 @@ def _with_record(entry: Entry, records: dict[str, tuple[KeyRecord, str]]) -> Ent
     return entry
 
 
-def judged(entry: Entry, book: PlanBook) -> Verdict:
+def judged(entry: Entry, book: PlanBook, ceilings: Ceilings) -> Verdict:
     """Tell what becomes of a row under this book. A plan that cannot be joined is dropped, not the whole row."""
     if entry.record is not None and not entry.is_current:
         problem = f"Key is a value that key {entry.record.id!r} had before it was rotated"
         return Verdict(is_good=False, problems=[f"{problem}: give the new one, or remove the line"])
     usable, opened, problems = list[str](), dict[str, str](), list[str]()
+    most = plans_of_key(ceilings, entry.record)
     for place, plan_id in enumerate(entry.row.plans or (), 1):
         plan = book.plans.get(plan_id)
         if plan is None:
@@ -83,9 +87,36 @@ def judged(entry: Entry, book: PlanBook) -> Verdict:
             both = f"plans {opened[clash]!r} and {plan_id!r} of the list both open stage {clash!r}"
             problems.append(f"UsagePlanIds: {both}, so the second was dropped: leave one of them out")
             continue
+        if most is not None and len(usable) >= most:
+            problems.append(
+                f"UsagePlanIds: {plan_id!r} would be plan number {most + 1} of this key, beyond the ceiling "
+                f"(plans_per_key) of {ceilings.plans_per_key}, and was dropped: leave it out, or raise the ceiling"
+            )
+            continue
         usable.append(plan_id)
         opened |= dict.fromkeys(stages, plan_id)
     return Verdict(is_good=True, plans=tuple(usable) or None, problems=problems)
+
+
+def plans_of_key(ceilings: Ceilings, record: KeyRecord | None) -> int | None:
+    """Return in how many plans a key may come to be, None for any number. One that is in more already may stay so."""
+    return None if ceilings.plans_per_key is None else max(ceilings.plans_per_key, len(record.plans) if record else 0)
+
+
+def within_room(
+    entries: Sequence[Entry], verdicts: Sequence[Verdict], room: Room, ceilings: Ceilings, new: set[str]
+) -> list[Verdict]:
+    """Refuse the rows of keys for which there is no room. `new` has the digests of those for which there is."""
+    found = list[Verdict]()
+    for entry, verdict in zip(entries, verdicts, strict=True):
+        digest = entry.digests[0]
+        if room.keys is not None and verdict.is_good and entry.record is None and digest not in new:
+            if len(new) >= room.keys:
+                found.append(Verdict(is_good=False, problems=[f"Key: {no_room(ceilings)}, and import again"]))
+                continue
+            new.add(digest)
+        found.append(verdict)
+    return found
 
 
 def _no_plan(plan_id: str, place: int) -> str:
@@ -98,14 +129,19 @@ def _no_plan(plan_id: str, place: int) -> str:
 class Changes:
     """What one batch writes, and what it rests on."""
 
-    def __init__(self, state: Namespace, book: PlanBook) -> None:
-        self._state, self._names, self._book = state, state.names, book
+    def __init__(self, state: Namespace, book: PlanBook, room: Room) -> None:
+        self._state, self._names, self._book, self._room = state, state.names, book, room
         self._commit = Commit()
         self._is_empty = True
         self._made: list[str | int] = []
         self._joined: dict[str, list[str]] = {}
         self._left: dict[str, list[str]] = {}
         self.has_new_pepper = False
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more key may be made."""
+        return self._room.keys is None or len(self._made) // 2 < self._room.keys
 
     def create(self, entry: Entry, plans: tuple[str, ...], created_us: int) -> str:
         """Make a key, and return its id."""
@@ -163,9 +199,12 @@ class Changes:
         commit.expect(names.catalog, "version", str(self._book.version))
         if self._made:
             commit.do("ZADD", names.keys, *self._made)
+            take_room(commit, self._state, self._room)
             self.has_new_pepper = tell_new_pepper(commit, self._state)
         for plan_id, ids in self._left.items():
             commit.do("SREM", names.plan_keys(plan_id), *ids)
+            today = day_of(self._state.wall_us())
+            commit.do("HSET", names.plan_past(plan_id), *(part for key_id in ids for part in (key_id, today)))
         for plan_id, ids in self._joined.items():
             commit.do("SADD", names.plan_keys(plan_id), *ids)
         if self._joined:

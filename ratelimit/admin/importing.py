@@ -14,12 +14,14 @@ from itertools import islice
 from typing import BinaryIO, cast
 
 from ratelimit.admin import csv_files, csv_keys
+from ratelimit.admin.ceilings import Room, room_for_keys
 from ratelimit.admin.commit import MOST_TRIES, too_busy
 from ratelimit.admin.csv_files import Source
-from ratelimit.admin.import_batch import Changes, Entry, Verdict, judged, looked_up
+from ratelimit.admin.import_batch import Changes, Entry, Verdict, judged, looked_up, within_room
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyLists
 from ratelimit.core import validate
+from ratelimit.core.book import PlanBook
 from ratelimit.core.flow import Flow
 from ratelimit.errors import StoreError
 
@@ -124,6 +126,8 @@ class _Import:
         self._ids: dict[str, None] = {}
         self._created = self._updated = 0
         self._made_us = 0
+        self._room: Room | None = None
+        self._new: set[str] = set()
         self.warnings: list[csv_keys.ImportWarning] = []
 
     def report(self) -> ImportReport:
@@ -133,7 +137,9 @@ class _Import:
     def inspect(self, batch: Batch) -> Flow[None]:
         """Note what a batch draws in warnings, and store nothing."""
         entries = yield from looked_up(self._state, _rows(batch))
-        self._warn(batch, entries, [judged(entry, self._state.book) for entry in entries])
+        if self._room is None:
+            self._room = yield from room_for_keys(self._state)
+        self._warn(batch, entries, self._judged(entries, self._state.book, self._room, self._new))
 
     def store(self, batch: Batch) -> Flow[None]:
         """Store the good rows of a batch, all at once; start over if what they rest on moves meanwhile."""
@@ -142,14 +148,15 @@ class _Import:
             book = self._state.book
             if entries and (attempt or not book.epoch):
                 book = yield from self._admin._ensure_book()
-            verdicts = [judged(entry, book) for entry in entries]
+            room = yield from room_for_keys(self._state)
+            verdicts = self._judged(entries, book, room, set())
             # Of rows with the same value the last one counts, in the place of the first.
             good = {
                 entry.digests[0]: (entry, verdict.plans)
                 for entry, verdict in zip(entries, verdicts, strict=True)
                 if verdict.is_good
             }
-            changes = Changes(self._state, book)
+            changes = Changes(self._state, book, room)
             done = [(self._put(changes, entry, plans), entry.record is None) for entry, plans in good.values()]
             call = changes.call()
             if call is None or (yield call)[0] == 1:
@@ -160,6 +167,10 @@ class _Import:
                     yield from self._state.load()
                 return
         raise too_busy()
+
+    def _judged(self, entries: list[Entry], book: PlanBook, room: Room, new: set[str]) -> list[Verdict]:
+        ceilings = self._state.ceilings
+        return within_room(entries, [judged(entry, book, ceilings) for entry in entries], room, ceilings, new)
 
     def _put(self, changes: Changes, entry: Entry, plans: tuple[str, ...] | None) -> str:
         if entry.record is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
+from ratelimit.admin.ceilings import refuse_keys_beyond, refuse_plans_of_key, room_for_keys, take_room
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, tell_new_pepper, too_busy, two_plans
+from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
@@ -14,6 +16,7 @@ from ratelimit.core.digest import generated_id, generated_token, generated_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
+from ratelimit.core.windows import day_of
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import MICROSECONDS, ApiKey
 
@@ -48,9 +51,12 @@ class KeyAdmin:
         )
         record = replace(draft, **about_fields(about))
         for _ in range(MOST_TRIES):
+            room = yield from room_for_keys(self._state)
+            refuse_keys_beyond(self._state, room)
             book = yield from self._ensure_book()
-            self._refuse_overlap("", record.plans, book)
+            self._refuse_plans("", (), record.plans, book)
             commit = Commit()
+            take_room(commit, self._state, room)
             yield from self._claim_value(commit, value, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
@@ -59,14 +65,17 @@ class KeyAdmin:
                 return record.api_key(value)
         raise too_busy()
 
-    def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> Flow[ApiKey]:
+    def rotate_key(
+        self, key_id: str, grace_s: float = 0, value: str | None = None, expected: ApiKey | None = None
+    ) -> Flow[ApiKey]:
         """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
-            raise ConfigError(f"must be seconds >= 0, not {validate.shown(grace_s)}", field="grace_s")
+            raise ConfigError(f"must be seconds >= 0 and below 2^31, not {validate.shown(grace_s)}", field="grace_s")
         value = generated_value() if value is None else own_value(value)
         digest = self._state.digest(value)
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
+            refuse_changed(record, expected)
             book = yield from self._state.load()
             now_us = yield from self._state.server_us()
             ends_us = now_us + round(grace_s * MICROSECONDS)
@@ -117,7 +126,7 @@ class KeyAdmin:
             if plan_id in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {plan_id!r} already", field="plan_id")
             joined = (*record.plans, plan_id)
-            self._refuse_overlap(key_id, joined, book)
+            self._refuse_plans(key_id, record.plans, joined, book)
             return replace(record, plans=joined)
 
         return (yield from self._change_key(key_id, change))
@@ -132,10 +141,26 @@ class KeyAdmin:
 
         return (yield from self._change_key(key_id, change))
 
-    def delete_key(self, key_id: str) -> Flow[None]:
+    def move_key(self, key_id: str, from_plan: str, to_plan: str) -> Flow[ApiKey]:
+        """Take a key out of one plan and put it into another in one step: it is in one of them at any time."""
+
+        def change(record: KeyRecord, book: PlanBook) -> KeyRecord:
+            existing_plan(book, to_plan)
+            if from_plan not in record.plans:
+                raise NotFound(f"key {key_id!r} is not in plan {validate.shown(from_plan)}", field="from_plan")
+            if to_plan in record.plans:
+                raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="to_plan")
+            moved = tuple(to_plan if plan == from_plan else plan for plan in record.plans)
+            self._refuse_plans(key_id, record.plans, moved, book)
+            return replace(record, plans=moved)
+
+        return (yield from self._change_key(key_id, change))
+
+    def delete_key(self, key_id: str, expected: ApiKey | None = None) -> Flow[None]:
         """Delete a key and all that was counted for it."""
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
+            refuse_changed(record, expected)
             commit = Commit()
             commit.expect(self._names.key_record(key_id), None, stored)
             for name in (self._names.key_record, self._names.key_hash, self._names.key_days):
@@ -179,6 +204,7 @@ class KeyAdmin:
         commit.expect(self._names.catalog, "version", str(book.version))
         for plan_id in left:
             commit.do("SREM", self._names.plan_keys(plan_id), record.id)
+            commit.do("HSET", self._names.plan_past(plan_id), record.id, day_of(self._state.wall_us()))
         for plan_id in joined:
             commit.do("SADD", self._names.plan_keys(plan_id), record.id)
         if joined:
@@ -204,6 +230,7 @@ class KeyAdmin:
             book = yield from self._state.load()
         return book
 
-    def _refuse_overlap(self, key_id: str, plan_ids: Iterable[str], book: PlanBook) -> None:
-        for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in plan_ids]):
+    def _refuse_plans(self, key_id: str, before: Sequence[str], after: Sequence[str], book: PlanBook) -> None:
+        refuse_plans_of_key(self._state.ceilings, key_id, len(before), len(after))
+        for one, other, stage in overlaps([existing_plan(book, plan_id) for plan_id in after]):
             raise two_plans(key_id, one.id, other.id, stage)

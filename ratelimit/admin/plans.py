@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ratelimit.admin.applied import ApplyReport, report
+from ratelimit.admin.ceilings import refuse_beyond
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
+from ratelimit.admin.expected import ANYTHING, Expectation, refuse_other
 from ratelimit.core import document, validate
 from ratelimit.core.book import PlanBook, overlaps
 from ratelimit.core.digest import generated_token
@@ -23,25 +26,30 @@ class PlanAdmin:
         self._state = state
         self._names = state.names
 
-    def apply(self, path: str | Path) -> Flow[None]:
+    def apply(self, path: str | Path, *, dry_run: bool = False) -> Flow[ApplyReport]:
         """Make the plan file hold: what it says is put, what it does not say is removed."""
         wanted = document.read(path)
 
         def change(_: PlanBook) -> PlanBook:
             return PlanBook(plans=wanted.plans, stages=wanted.stages, account=wanted.account)
 
-        yield from self._change_book(change)
+        return (yield from self._change_book(change, dry_run=validate.flag(dry_run, "dry_run")))
 
-    def put_plan(self, plan: UsagePlan) -> Flow[None]:
+    def put_plan(self, plan: UsagePlan, expected: UsagePlan | Expectation | None = ANYTHING) -> Flow[None]:
         """Add a plan, or replace the one of its id."""
         _must_be(plan, UsagePlan, "plan")
-        yield from self._change_book(lambda book: replace(book, plans={**book.plans, plan.id: plan}))
 
-    def delete_plan(self, plan_id: str) -> Flow[None]:
+        def change(book: PlanBook) -> PlanBook:
+            refuse_other(book.plans.get(plan.id), expected, f"plan {plan.id!r}", "plan")
+            return replace(book, plans={**book.plans, plan.id: plan})
+
+        yield from self._change_book(change)
+
+    def delete_plan(self, plan_id: str, expected: UsagePlan | Expectation = ANYTHING) -> Flow[None]:
         """Remove a plan that no key is in."""
 
         def change(book: PlanBook) -> PlanBook:
-            existing_plan(book, plan_id)
+            refuse_other(existing_plan(book, plan_id), expected, f"plan {plan_id!r}", "plan_id")
             return replace(book, plans={name: plan for name, plan in book.plans.items() if name != plan_id})
 
         yield from self._change_book(change)
@@ -51,21 +59,29 @@ class PlanAdmin:
         _must_be(stage, Stage, "stage")
         yield from self._change_book(lambda book: replace(book, stages={**book.stages, stage.id: stage}))
 
-    def delete_stage(self, stage_id: str) -> Flow[None]:
+    def delete_stage(self, stage_id: str, expected: Stage | Expectation = ANYTHING) -> Flow[None]:
         """Remove a stage's configuration; plans that name the stage go on opening it."""
 
         def change(book: PlanBook) -> PlanBook:
             if stage_id not in book.stages:
                 raise NotFound(f"no stage {validate.shown(stage_id)} is configured", field="stage_id")
+            refuse_other(book.stages[stage_id], expected, f"stage {stage_id!r}", "stage_id")
             return replace(book, stages={name: stage for name, stage in book.stages.items() if name != stage_id})
 
         yield from self._change_book(change)
 
-    def set_account_throttle(self, throttle: Throttle | None) -> Flow[None]:
+    def set_account_throttle(
+        self, throttle: Throttle | None, expected: Throttle | Expectation | None = ANYTHING
+    ) -> Flow[None]:
         """Set the bucket that all requests share; None removes it."""
         if throttle is not None:
             _must_be(throttle, Throttle, "throttle")
-        yield from self._change_book(lambda book: replace(book, account=throttle))
+
+        def change(book: PlanBook) -> PlanBook:
+            refuse_other(book.account, expected, "the account's throttle", "throttle")
+            return replace(book, account=throttle)
+
+        yield from self._change_book(change)
 
     def plans(self) -> Flow[list[UsagePlan]]:
         """Return all plans, by id."""
@@ -85,21 +101,24 @@ class PlanAdmin:
         """Return a plan."""
         return existing_plan((yield from self._state.load()), plan_id)
 
-    def _change_book(self, change: Callable[[PlanBook], PlanBook]) -> Flow[None]:
+    def _change_book(self, change: Callable[[PlanBook], PlanBook], *, dry_run: bool = False) -> Flow[ApplyReport]:
         for _ in range(MOST_TRIES):
             (members,) = yield [("HGET", self._names.catalog, "members")]
             old = yield from self._state.load(for_change=True)
             new = change(old)
+            refuse_beyond(self._state.ceilings, old, new)
             _refuse_lost_shadows(old, new)
             yield from self._refuse_orphans(old, new)
             yield from self._refuse_double_plans(old, new)
+            if dry_run:
+                return report(old, new)
             commit = Commit()
             commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
             commit.expect(self._names.catalog, "members", text(members))
             if self._write_book(commit, old, new) and (yield commit.call())[0] != 1:
                 continue
             yield from self._state.load()
-            return
+            return report(old, new)
         raise too_busy()
 
     def _write_book(self, commit: Commit, old: PlanBook, new: PlanBook) -> bool:
@@ -116,6 +135,8 @@ class PlanAdmin:
             commit.do("HSET", catalog, *changed)
         if gone:
             commit.do("HDEL", catalog, *gone)
+        for plan_id in old.plans.keys() - new.plans.keys():
+            commit.do("UNLINK", self._names.plan_past(plan_id))
         commit.do("HINCRBY", catalog, "version", 1)
         commit.do("PUBLISH", None, self._names.changes, old.version + 1)
         return True

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratelimit.admin.commit import existing_plan
+from ratelimit.admin.expected import ANYTHING, Expectation, refuse_other
 from ratelimit.core.flow import Flow, texts
 from ratelimit.core.names import method_field, plan_field, shadow_field
 from ratelimit.core.scripts import load
 from ratelimit.core.state import Namespace
 from ratelimit.errors import ConfigError
+from ratelimit.model import UsagePlan
 
 _PAGE = 500
 
@@ -57,9 +59,10 @@ class ShadowAdmin:
             found += [ShadowCounts(key_id, *reply) for key_id, reply in zip(page, replies, strict=True)]
         return sorted((counts for counts in found if counts.seen), key=lambda counts: (-counts.denied, counts.key_id))
 
-    def reset_shadow(self, plan_id: str) -> Flow[None]:
+    def reset_shadow(self, plan_id: str, expected: UsagePlan | Expectation = ANYTHING) -> Flow[None]:
         """Forget what a plan's shadow counted, and its buckets: the trial starts anew."""
         plan = existing_plan((yield from self._state.load()), plan_id)
+        refuse_other(plan, expected, f"plan {plan_id!r}", "plan_id")
         if plan.shadow is None:
             raise ConfigError(f"plan {plan_id!r} has no shadow", field="plan_id")
         (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]

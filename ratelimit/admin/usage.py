@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import islice
 from struct import Struct
 
-from ratelimit.admin.commit import existing_plan
+from ratelimit.admin.commit import Commit, existing_plan
 from ratelimit.core import validate
 from ratelimit.core.flow import Flow, pairs, texts
 from ratelimit.core.names import plan_field
@@ -24,7 +25,7 @@ _GRANT = Struct("<6d")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Usage of a plan's keys, day by day from `start` to `end`, both included.
+    """Usage of a plan's keys, day by day from `start` to `end`, both included, also of keys that have left the plan.
 
     items     key id -> one (used, remaining) per day: what was admitted on that day, and what was left of the quota
               at its end (now, for today); remaining is None for a plan without a quota
@@ -64,12 +65,15 @@ class UsageAdmin:
         first, last = _days(start, end)
         validate.whole(limit, "limit", least=1, below=_PAGE + 1)
         plan = existing_plan((yield from self._state.load()), plan_id)
-        members = (yield from self._members(plan_id)) if key_id is None else [(yield from self._existing(key_id))]
+        today = day_of((yield from self._state.server_us()))
+        if key_id is None:
+            members, past = yield from self._members(plan_id, first, today)
+        else:
+            members, past = [(yield from self._existing(key_id))], set[str]()
         if position is not None:
             validate.identifier(position, "position")
         left = [member for member in members if position is None or member > position]
         page = left[:limit]
-        today = day_of((yield from self._state.server_us()))
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
         replies = yield [
             ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in page
@@ -80,6 +84,9 @@ class UsageAdmin:
         }
         denied = yield from self._denied(plan_id, page, first, last)
         following = page[-1] if page and len(left) > limit else None
+        for member in past.intersection(page):
+            if not any(used for used, _ in items[member]) and not any(denied[member]):
+                del items[member], denied[member]
         return Usage(plan_id, _date(first), _date(last), items, denied, following)
 
     def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Flow[None]:
@@ -114,9 +121,29 @@ class UsageAdmin:
         if not member:
             raise NotFound(f"key {validate.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
 
-    def _members(self, plan_id: str) -> Flow[list[str]]:
-        (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
-        return sorted(texts(list(members)))
+    def _members(self, plan_id: str, first: int, today: int) -> Flow[tuple[list[str], set[str]]]:
+        """Return the keys of a plan with those that may have left it since `first`; the second are these alone."""
+        members, gone = yield [
+            ("SMEMBERS", self._names.plan_keys(plan_id)),
+            ("HGETALL", self._names.plan_past(plan_id)),
+        ]
+        left = pairs(gone)
+        yield from self._forget(plan_id, {key_id: day for key_id, day in left.items() if int(day) < today - DAYS_KEPT})
+        present = set(texts(list(members)))
+        # Whose clock told the day on which it left may have been a little behind.
+        past = {key_id for key_id, day in left.items() if int(day) >= first - 1} - present
+        return sorted(present | past), past
+
+    def _forget(self, plan_id: str, left: Mapping[str, str]) -> Flow[None]:
+        """Forget keys that left so long ago that nothing is known of them: some at a time, unless they left again."""
+        if not left:
+            return
+        name, commit = self._names.plan_past(plan_id), Commit()
+        some = dict(islice(left.items(), _PAGE))
+        for key_id, day in some.items():
+            commit.expect(name, key_id, day)
+        commit.do("HDEL", name, *some)
+        yield commit.call()
 
     def _denied(
         self, plan_id: str, page: Sequence[str], first: int, last: int

@@ -9,15 +9,15 @@ from typing import Self, Unpack
 
 import redis.asyncio
 
-from ratelimit.admin.csv_files import Source
-from ratelimit.admin.importing import MOST_BYTES, ImportReport, Progress, export_keys, import_keys
+from ratelimit.admin.applied import ApplyReport
+from ratelimit.admin.expected import ANYTHING, Expectation
 from ratelimit.admin.key_fields import About
-from ratelimit.admin.keys import KeyAdmin
-from ratelimit.admin.listing import KeyLists, Page
+from ratelimit.admin.listing import Page
 from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
-from ratelimit.catalog.overview import AsyncOverview
+from ratelimit.catalog.transfer import AsyncTransfer
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
@@ -25,7 +25,7 @@ from ratelimit.store import connect
 from ratelimit.store.aio import AsyncStore
 
 
-class AsyncCatalog(AsyncOverview):
+class AsyncCatalog(AsyncTransfer):
     """The twin of `Catalog` for asyncio."""
 
     def __init__(
@@ -35,9 +35,12 @@ class AsyncCatalog(AsyncOverview):
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
+        ceilings: Ceilings | None = None,
     ) -> None:
         connect.look_at(client, redis.asyncio.Redis)
         self._bind(Namespace(namespace, pepper, clock), AsyncStore(client))
+        if ceilings is not None:
+            self.ceilings = ceilings
 
     @classmethod
     def _sharing(cls, state: Namespace, store: AsyncStore) -> Self:
@@ -47,17 +50,15 @@ class AsyncCatalog(AsyncOverview):
 
     def _bind(self, state: Namespace, store: AsyncStore) -> None:
         super()._bind(state, store)
-        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
-        self._lists, self._metering = KeyLists(state), UsageAdmin(state)
-        self._shadows = ShadowAdmin(state)
+        self._plans, self._metering, self._shadows = PlanAdmin(state), UsageAdmin(state), ShadowAdmin(state)
 
-    async def apply(self, path: str | Path) -> None:
+    async def apply(self, path: str | Path, *, dry_run: bool = False) -> ApplyReport:
         """As `Catalog.apply`."""
-        await self._run(self._plans.apply(path))
+        return await self._run(self._plans.apply(path, dry_run=dry_run))
 
-    async def put_plan(self, plan: UsagePlan) -> None:
+    async def put_plan(self, plan: UsagePlan, *, expected: UsagePlan | Expectation | None = ANYTHING) -> None:
         """As `Catalog.put_plan`."""
-        await self._run(self._plans.put_plan(plan))
+        await self._run(self._plans.put_plan(plan, expected))
 
     async def get_plan(self, plan_id: str) -> UsagePlan:
         """As `Catalog.get_plan`."""
@@ -67,9 +68,9 @@ class AsyncCatalog(AsyncOverview):
         """As `Catalog.plans`."""
         return await self._run(self._plans.plans())
 
-    async def delete_plan(self, plan_id: str) -> None:
+    async def delete_plan(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """As `Catalog.delete_plan`."""
-        await self._run(self._plans.delete_plan(plan_id))
+        await self._run(self._plans.delete_plan(plan_id, expected))
 
     async def put_stage(self, stage: Stage) -> None:
         """As `Catalog.put_stage`."""
@@ -79,13 +80,15 @@ class AsyncCatalog(AsyncOverview):
         """As `Catalog.stages`."""
         return await self._run(self._plans.stages())
 
-    async def delete_stage(self, stage_id: str) -> None:
+    async def delete_stage(self, stage_id: str, *, expected: Stage | Expectation = ANYTHING) -> None:
         """As `Catalog.delete_stage`."""
-        await self._run(self._plans.delete_stage(stage_id))
+        await self._run(self._plans.delete_stage(stage_id, expected))
 
-    async def set_account_throttle(self, throttle: Throttle | None) -> None:
+    async def set_account_throttle(
+        self, throttle: Throttle | None, *, expected: Throttle | Expectation | None = ANYTHING
+    ) -> None:
         """As `Catalog.set_account_throttle`."""
-        await self._run(self._plans.set_account_throttle(throttle))
+        await self._run(self._plans.set_account_throttle(throttle, expected))
 
     async def get_account_throttle(self) -> Throttle | None:
         """As `Catalog.get_account_throttle`."""
@@ -125,13 +128,15 @@ class AsyncCatalog(AsyncOverview):
         """As `Catalog.update_key`."""
         return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
 
-    async def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> ApiKey:
+    async def rotate_key(
+        self, key_id: str, grace_s: float = 0, value: str | None = None, *, expected: ApiKey | None = None
+    ) -> ApiKey:
         """As `Catalog.rotate_key`."""
-        return await self._run(self._keys.rotate_key(key_id, grace_s, value))
+        return await self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
 
-    async def delete_key(self, key_id: str) -> None:
+    async def delete_key(self, key_id: str, *, expected: ApiKey | None = None) -> None:
         """As `Catalog.delete_key`."""
-        await self._run(self._keys.delete_key(key_id))
+        await self._run(self._keys.delete_key(key_id, expected))
 
     async def usage(
         self,
@@ -153,29 +158,18 @@ class AsyncCatalog(AsyncOverview):
         """As `Catalog.shadow_counts`."""
         return await self._run(self._shadows.shadow_counts(plan_id))
 
-    async def reset_shadow(self, plan_id: str) -> None:
+    async def reset_shadow(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """As `Catalog.reset_shadow`."""
-        await self._run(self._shadows.reset_shadow(plan_id))
+        await self._run(self._shadows.reset_shadow(plan_id, expected))
 
     async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.add_key_to_plan`."""
         return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
+    async def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+        """As `Catalog.move_key`."""
+        return await self._run(self._keys.move_key(key_id, from_plan, to_plan))
+
     async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """As `Catalog.remove_key_from_plan`."""
         return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))
-
-    async def import_keys(
-        self,
-        source: Source,
-        fail_on_warnings: bool = False,
-        progress: Progress | None = None,
-        *,
-        max_bytes: int = MOST_BYTES,
-    ) -> ImportReport:
-        """As `Catalog.import_keys`. The source is read without waiting in between: have all of it at hand."""
-        return await self._run(import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
-
-    async def export_keys(self, target: Source) -> int:
-        """As `Catalog.export_keys`."""
-        return await self._run(export_keys(self._lists, target))

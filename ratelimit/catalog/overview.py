@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from ratelimit.admin.aws import AwsAdmin, AwsExport, AwsReport
 from ratelimit.admin.capacity import Capacity, CapacityAdmin
+from ratelimit.admin.ceilings import checked
 from ratelimit.admin.opens import KeyOpens, OpenStage
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.state import Namespace
 from ratelimit.model import Scope
 from ratelimit.store.aio import AsyncStore
 from ratelimit.store.sync import Store
 
 
-class Overview:
+class _Bound:
+    """What the twins share."""
+
+    _state: Namespace
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """How many things the catalogue may hold. To be set where none were given: `limiter.catalog.ceilings = ...`."""
+        return self._state.ceilings
+
+    @ceilings.setter
+    def ceilings(self, ceilings: Ceilings) -> None:
+        self._state.ceilings = checked(ceilings)
+
+
+class Overview(_Bound):
     """For blocking code."""
 
     def _bind(self, state: Namespace, store: Store) -> None:
-        self._run = store.run
+        self._state, self._run = state, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
 
     def capacity(self, new_plan: str | None = None) -> Capacity:
@@ -47,11 +64,11 @@ class Overview:
         return self._run(self._aws.import_aws(export, api_names=api_names, throttle_scope=throttle_scope))
 
 
-class AsyncOverview:
+class AsyncOverview(_Bound):
     """For asyncio."""
 
     def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        self._run = store.run
+        self._state, self._run = state, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
 
     async def capacity(self, new_plan: str | None = None) -> Capacity:

@@ -9,15 +9,15 @@ from typing import Self, Unpack
 
 import redis
 
-from ratelimit.admin.csv_files import Source
-from ratelimit.admin.importing import MOST_BYTES, ImportReport, Progress, export_keys, import_keys
+from ratelimit.admin.applied import ApplyReport
+from ratelimit.admin.expected import ANYTHING, Expectation
 from ratelimit.admin.key_fields import About
-from ratelimit.admin.keys import KeyAdmin
-from ratelimit.admin.listing import KeyLists, Page
+from ratelimit.admin.listing import Page
 from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
-from ratelimit.catalog.overview import Overview
+from ratelimit.catalog.transfer import Transfer
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Peppers
 from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
@@ -25,13 +25,16 @@ from ratelimit.store import connect
 from ratelimit.store.sync import Store
 
 
-class Catalog(Overview):
+class Catalog(Transfer):
     """The plans, stages and keys of one namespace.
 
     `client`, `namespace`, `pepper` and `clock` are as for `Limiter`; `limiter.catalog` is one that shares a limiter's.
+    `ceilings` bound the numbers of things, such as `Ceilings.aws()`; a change that would go beyond is ConfigError.
+
     Every change is all or nothing and rests on what was read: who changes the same thing at the same time starts
-    over by itself. Raises ConfigError (with Conflict, NotFound) for input, before anything is written; StoreError
-    for Redis.
+    over by itself. Where a change is to rest on what somebody has seen, pass that as `expected` (None: that there was
+    none): if another holds by then, it is Conflict. Raises ConfigError (with Conflict, NotFound) for input, before
+    anything is written; StoreError for Redis.
     """
 
     def __init__(
@@ -41,9 +44,12 @@ class Catalog(Overview):
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
+        ceilings: Ceilings | None = None,
     ) -> None:
         connect.look_at(client, redis.Redis)
         self._bind(Namespace(namespace, pepper, clock), Store(client))
+        if ceilings is not None:
+            self.ceilings = ceilings
 
     @classmethod
     def _sharing(cls, state: Namespace, store: Store) -> Self:
@@ -53,24 +59,23 @@ class Catalog(Overview):
 
     def _bind(self, state: Namespace, store: Store) -> None:
         super()._bind(state, store)
-        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
-        self._lists, self._metering = KeyLists(state), UsageAdmin(state)
-        self._shadows = ShadowAdmin(state)
+        self._plans, self._metering, self._shadows = PlanAdmin(state), UsageAdmin(state), ShadowAdmin(state)
 
-    def apply(self, path: str | Path) -> None:
+    def apply(self, path: str | Path, *, dry_run: bool = False) -> ApplyReport:
         """Make a plan file hold (TOML): what it says is put, plans and stages it does not name are removed.
 
-        All or nothing. Raises ConfigError with the path of the field inside the file, and Conflict if a plan that
-        still has keys would go, or a key would be in two plans of one stage.
+        All or nothing; returns what changed, or with `dry_run` what would. Raises ConfigError with the path of the
+        field inside the file, and Conflict if a plan that still has keys would go, or a key would be in two plans of
+        one stage.
         """
-        self._run(self._plans.apply(path))
+        return self._run(self._plans.apply(path, dry_run=dry_run))
 
-    def put_plan(self, plan: UsagePlan) -> None:
+    def put_plan(self, plan: UsagePlan, *, expected: UsagePlan | Expectation | None = ANYTHING) -> None:
         """Add a plan, or replace the one of its id: counts are kept, tokens are clamped to a smaller burst.
 
         Raises Conflict if a key would be in two plans of one stage.
         """
-        self._run(self._plans.put_plan(plan))
+        self._run(self._plans.put_plan(plan, expected))
 
     def get_plan(self, plan_id: str) -> UsagePlan:
         """Return a plan. Raises NotFound."""
@@ -80,9 +85,9 @@ class Catalog(Overview):
         """Return all plans, by id."""
         return self._run(self._plans.plans())
 
-    def delete_plan(self, plan_id: str) -> None:
+    def delete_plan(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """Remove a plan. Raises NotFound, and Conflict while it has keys."""
-        self._run(self._plans.delete_plan(plan_id))
+        self._run(self._plans.delete_plan(plan_id, expected))
 
     def put_stage(self, stage: Stage) -> None:
         """Configure a stage, or replace its configuration."""
@@ -92,13 +97,15 @@ class Catalog(Overview):
         """Return all configured stages, by id."""
         return self._run(self._plans.stages())
 
-    def delete_stage(self, stage_id: str) -> None:
+    def delete_stage(self, stage_id: str, *, expected: Stage | Expectation = ANYTHING) -> None:
         """Remove a stage's configuration; plans that name it go on opening it. Raises NotFound."""
-        self._run(self._plans.delete_stage(stage_id))
+        self._run(self._plans.delete_stage(stage_id, expected))
 
-    def set_account_throttle(self, throttle: Throttle | None) -> None:
+    def set_account_throttle(
+        self, throttle: Throttle | None, *, expected: Throttle | Expectation | None = ANYTHING
+    ) -> None:
         """Set the one bucket that all requests of all callers share; None removes it."""
-        self._run(self._plans.set_account_throttle(throttle))
+        self._run(self._plans.set_account_throttle(throttle, expected))
 
     def get_account_throttle(self) -> Throttle | None:
         """Return the account's throttle, None if there is none."""
@@ -152,17 +159,19 @@ class Catalog(Overview):
         """
         return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
 
-    def rotate_key(self, key_id: str, grace_s: float = 0, value: str | None = None) -> ApiKey:
+    def rotate_key(
+        self, key_id: str, grace_s: float = 0, value: str | None = None, *, expected: ApiKey | None = None
+    ) -> ApiKey:
         """Give a key a new value and return it, shown this once; the id, the limits and the counts stay.
 
         The old value works for `grace_s` seconds more, by the server's clock, on the same budget. Raises NotFound,
         and Conflict for a `value` that exists.
         """
-        return self._run(self._keys.rotate_key(key_id, grace_s, value))
+        return self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
 
-    def delete_key(self, key_id: str) -> None:
+    def delete_key(self, key_id: str, *, expected: ApiKey | None = None) -> None:
         """Delete a key and all that was counted for it. Raises NotFound."""
-        self._run(self._keys.delete_key(key_id))
+        self._run(self._keys.delete_key(key_id, expected))
 
     def usage(
         self,
@@ -175,8 +184,9 @@ class Catalog(Overview):
     ) -> Usage:
         """Return what a plan's keys used on each day from `start` to `end`, both included (dates, or YYYY-MM-DD).
 
-        All keys of the plan by id, `limit` (1 to 500) at a time, or `key_id` alone. Days are kept for 90 days. Raises
-        NotFound for an unknown plan, ConfigError for days that are none.
+        All keys of the plan by id and those that have left it but used something, or were refused, on these days,
+        `limit` (1 to 500) looked at at a time; or `key_id` alone. Days are kept for 90 days. Raises NotFound for an
+        unknown plan, ConfigError for days that are none.
         """
         return self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
 
@@ -194,9 +204,9 @@ class Catalog(Overview):
         """
         return self._run(self._shadows.shadow_counts(plan_id))
 
-    def reset_shadow(self, plan_id: str) -> None:
+    def reset_shadow(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
         """Forget what a plan's shadow counted, and its buckets: the trial starts anew."""
-        self._run(self._shadows.reset_shadow(plan_id))
+        self._run(self._shadows.reset_shadow(plan_id, expected))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan, and return the key.
@@ -205,56 +215,17 @@ class Catalog(Overview):
         """
         return self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
+    def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+        """Take a key out of one plan and put it into another in one step, and return it: at no moment is it in neither.
+
+        What it used of either plan stays with that plan. Raises NotFound if it is not in `from_plan`, and Conflict if
+        it is in `to_plan` already or would be in two plans of one stage.
+        """
+        return self._run(self._keys.move_key(key_id, from_plan, to_plan))
+
     def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Take a key out of a plan, and return the key. What it used is kept: joining again gains nothing.
 
         Raises NotFound.
         """
         return self._run(self._keys.remove_key_from_plan(key_id, plan_id))
-
-    def import_keys(
-        self,
-        source: Source,
-        fail_on_warnings: bool = False,
-        progress: Progress | None = None,
-        *,
-        max_bytes: int = MOST_BYTES,
-    ) -> ImportReport:
-        """Make the keys of a CSV file in the format of AWS API Gateway, and change those that exist.
-
-        source            a path, or an open file of text or bytes, read from where it stands. One that can be read
-                          only once is copied to a temporary file
-        fail_on_warnings  store nothing if anything draws a warning. Otherwise good rows are stored
-        progress          called with the number of rows done so far
-        max_bytes         a larger file is refused
-
-        The first line names the columns, in any order and case: Key (20 to 128 visible ASCII characters) and Name,
-        and as you like Description, Enabled (true unless it says false) and UsagePlanIds: one id, or several with
-        commas between, in one pair of double or single quotes. Other columns are ignored. A cell does not span lines.
-
-        A row whose Key exists changes that key, which keeps its id, its limits' state and whatever the row does not
-        say: a column that is missing or a cell that is empty. Plans that it names replace the key's plans. Of several
-        rows with one Key the last counts. A plan that does not exist, or that opens a stage which another plan of the
-        row opens, draws a warning and is dropped from the row; a row that names no other plan leaves the key's plans
-        as they are. A value that a rotation replaced is not brought back: its row is not stored.
-
-        Rows are stored in batches, each all or nothing, beside whatever others do. An import that was interrupted is
-        simply repeated. With `fail_on_warnings` all rows are checked before any is stored; if another administrator
-        removes a plan or rotates a key in the seconds between, the rows concerned are treated as without the flag,
-        and the report has warnings as well as ids.
-
-        Raises ConfigError, with nothing stored, for a file that cannot be read: empty, too large, without a Key or
-        Name column, not UTF-8. No error and no warning shows a Key.
-        """
-        return self._run(import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
-
-    def export_keys(self, target: Source) -> int:
-        """Write all keys to a CSV file, the newest first, and return how many there are.
-
-        target  a path, or an open file of text or bytes
-
-        Columns: Id, Name, Description, Enabled, UsagePlanIds, Owner, Tags (JSON), CreatedAt, ExpiresAt (ISO 8601,
-        UTC). The values of keys are stored nowhere, so there is no Key column, and such a file cannot be imported. A
-        cell that a spreadsheet would take for a formula (it begins with = + - @) has a single quote before it.
-        """
-        return self._run(export_keys(self._lists, target))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ratelimit.cli import keys_change, keys_files, plans_shadow
+from ratelimit.cli import keys_change, keys_files, keys_move, plans_shadow
 from ratelimit.cli.apply import apply
 from ratelimit.cli.capacity import capacity
 from ratelimit.cli.check import check
@@ -22,7 +22,10 @@ from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
 from ratelimit.cli.usage import usage
 from ratelimit.cli.watch import watch
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.errors import ConfigError, NotFound, StoreError
+
+_LISTS = {"plan_id": "plans list", "key_id": "keys list", "stage_id": "stages list"}
+"""Where to look for an id that was not found: the field that an error names -> a command."""
 
 
 class _Group(click.Group):
@@ -32,7 +35,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            raise InputFailure(str(error)) from None
+            look = _LISTS.get(error.field) if isinstance(error, NotFound) else None
+            raise InputFailure(f"{error}\nSee `ratelimit {look}`." if look else str(error)) from None
         except StoreError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
 
@@ -43,13 +47,15 @@ def app() -> None:
     """Exact rate limits for API gateways, decided inside Redis.
 
     Exit codes: 0 done or allowed, 1 refused or not exact, 2 wrong usage or input, 3 Redis failed.
+
+    RATELIMIT_CEILINGS bounds how many plans, keys and the like may be made: "aws" for AWS' own numbers, "plans=300".
     """
     # The library logs that a store fails; here the command says it, once and with a remedy.
     logging.getLogger("ratelimit").addHandler(logging.NullHandler())
 
 
 # These add commands to the groups.
-_ = keys_change, keys_files, plans_shadow
+_ = keys_change, keys_files, keys_move, plans_shadow
 _COMMANDS = (
     account,
     apply,

@@ -37,7 +37,7 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
         found = catalog.capacity(new_plan)
     if as_json:
         data: dict[str, Any] = {
-            "active_keys": dict(found.active_keys),
+            "active_keys": dict(sorted(found.active_keys.items())),
             "total": _data(found.total),
             "stages": {stage: _data(figures) for stage, figures in found.stages.items()},
         }

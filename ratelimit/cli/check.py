@@ -14,6 +14,12 @@ from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.decision import Decision, Reason
 
 KEY = "RATELIMIT_KEY"
+_REMEDIES = {
+    "missing": f"No key was given: as KEY, on standard input (-) or in {KEY}.",
+    "unknown": "No key has this value: it is the value that is asked for here, not the id.",
+    "disabled": "Its key is disabled or has expired: see `ratelimit keys enable`, `ratelimit keys update --expires`.",
+    "no_plan_for_stage": "No plan of its key opens this stage: see `ratelimit keys opens`.",
+}
 _STYLE = {Reason.ALLOWED: "bold green", Reason.UNAVAILABLE: "bold red"}
 
 
@@ -94,6 +100,8 @@ def _show(decision: Decision) -> None:
     elif decision.limited_by:
         line.append("  waiting cannot help", style="default")
     console.print(line)
+    if decision.detail in _REMEDIES:
+        console.print(_REMEDIES[decision.detail], style="dim")
     if decision.limits:
         table = output.table(
             "limit", "of", "left", "reset in", "admits in", numbers=("of", "left", "reset in", "admits in")

@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 import click
 
 from ratelimit.catalog import Catalog
+from ratelimit.cli.ceilings import ceilings
 from ratelimit.cli.output import StoreFailure
 from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
+from ratelimit.model import MICROSECONDS
 
 PEPPER = "RATELIMIT_PEPPER"
 
@@ -35,7 +37,9 @@ class Connection:
         """Return a limiter on the server, for a `with` block in which a failing server ends the command."""
         pepper = os.environ.get(PEPPER) or None
         options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
+        bounds = ceilings()
         with Limiter.from_url(self.url, **options) as limiter:
+            limiter.catalog.ceilings = bounds
             try:
                 yield limiter
             except StoreError as error:
@@ -64,6 +68,11 @@ def server_day(limiter: Limiter) -> date:
     """Return the day (UTC) by the server's clock, which is the one that limits go by."""
     now_us = limiter._store.run(limiter._state.server_us())
     return date.fromordinal(EPOCH_ORDINAL + day_of(now_us))
+
+
+def server_time(catalog: Catalog) -> float:
+    """Return the time by the server's clock, in seconds since 1970."""
+    return catalog._run(catalog._state.server_us()) / MICROSECONDS
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -111,6 +111,7 @@ def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
         console.print(f"Carried over: {', '.join(parts)}: {report.created:,} made, {report.updated:,} existed.")
     notes = found.notes if report is None else report.notes
     if notes:
-        console.print(f"\n{output.count(len(notes), 'thing')} could not be carried over as it was:", style="yellow")
+        were = "it was" if len(notes) == 1 else "they were"
+        console.print(f"\n{output.count(len(notes), 'thing')} could not be carried over as {were}:", style="yellow")
     for note in notes:
         console.print(f"- {output.plain(str(note))}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +18,9 @@ from ratelimit.model import Throttle
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(s|m|h|d|)", re.ASCII)
+
+NEVER = inf
+"""The moment that never comes."""
 
 NEW_VALUE = "RATELIMIT_NEW_VALUE"
 """The variable that may hold a key value of one's own."""
@@ -31,9 +35,9 @@ def duration(text: str) -> float:
 
 
 def moment(text: str) -> float:
-    """Return seconds since 1970 of a day or moment in ISO 8601, UTC unless it says otherwise; 0 for "never"."""
+    """Return seconds since 1970 of a day or moment in ISO 8601, UTC unless it says otherwise; `NEVER` for "never"."""
     if text == "never":
-        return 0.0
+        return NEVER
     try:
         read = datetime.fromisoformat(text)
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
@@ -48,6 +52,16 @@ def tag(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise click.BadParameter(f"{text!r} is no tag: write NAME=TEXT")
     return name, told
+
+
+def tags(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return tags by name, each of which may be given once."""
+    found = dict[str, str]()
+    for name, text in given:
+        if name in found:
+            raise click.UsageError(f"give the tag {name!r} once")
+        found[name] = text
+    return found
 
 
 def json_option(command: _F) -> _F:

@@ -8,7 +8,7 @@ import click
 
 from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output
-from ratelimit.cli.connection import Connection, connection_options
+from ratelimit.cli.connection import Connection, connection_options, server_time
 from ratelimit.errors import NotFound
 from ratelimit.model import ApiKey
 
@@ -50,12 +50,19 @@ def name_of(catalog: Catalog, key_id: str) -> str:
         return ""
 
 
-def show_key(key: ApiKey) -> None:
-    """Print all that is known of a key, for people."""
+def _state(key: ApiKey, now: float) -> str:
+    """Return whether a key's requests are looked at, `now` in seconds since 1970."""
+    if not key.enabled:
+        return "disabled"
+    return "enabled" if key.expires_at is None or key.expires_at > now else "expired"
+
+
+def show_key(key: ApiKey, now: float) -> None:
+    """Print all that is known of a key, for people; `now` is in seconds since 1970."""
     fields = {
         "id": key.id,
         "name": key.name,
-        "state": "enabled" if key.enabled else "disabled",
+        "state": _state(key, now),
         "plans": ", ".join(key.plans) or "none",
         "created": output.day(key.created_at),
         "expires": output.day(key.expires_at),
@@ -85,6 +92,7 @@ def list_keys(
         else:
             page = catalog.keys_page(prefix, limit, position)
             found, position = page.items, page.position
+        now = server_time(catalog)
     if as_json:
         output.print_json({"keys": [as_data(key) for key in found], "position": position})
         return
@@ -94,10 +102,10 @@ def list_keys(
         return
     table = output.table("id", "name", "state", "plans", "created", "expires")
     for key in found:
-        state = "enabled" if key.enabled else "disabled"
+        state = _state(key, now)
         created, expires = (output.day(moment).partition(" ")[0] for moment in (key.created_at, key.expires_at))
         cells = (key.id, output.plain(key.name), state, ", ".join(key.plans), created, expires)
-        table.add_row(*cells, style="" if key.enabled else "dim")
+        table.add_row(*cells, style="" if state == "enabled" else "dim")
     output.keep_whole(table, "id", "created", "expires")
     console.print(table)
     if position is not None:
@@ -111,11 +119,11 @@ def list_keys(
 def show(connection: Connection, key_id: str, as_json: bool) -> None:
     """Show all that is known of the key KEY_ID, but its value, which nobody knows."""
     with connection.catalog() as catalog:
-        key = catalog.get_key(key_id)
+        key, now = catalog.get_key(key_id), server_time(catalog)
     if as_json:
         output.print_json(as_data(key))
     else:
-        show_key(key)
+        show_key(key, now)
 
 
 @keys.command(short_help="Show which stages and methods a key opens.")
@@ -129,7 +137,7 @@ def opens(ctx: click.Context, connection: Connection, key_id: str, as_json: bool
     "*" stands for all methods of a stage that nobody lists. Exit code 1 if it opens nothing.
     """
     with connection.catalog() as catalog:
-        stages, key = catalog.opens(key_id), catalog.get_key(key_id)
+        stages, key, now = catalog.opens(key_id), catalog.get_key(key_id), server_time(catalog)
     if as_json:
         output.print_json(
             [
@@ -154,6 +162,7 @@ def opens(ctx: click.Context, connection: Connection, key_id: str, as_json: bool
                 table.add_row(*first, name, needed, "\n".join(method.limits) or "none")
         output.console().print(table)
     else:
-        reason = "it is disabled" if not key.enabled else "it is in no plan that opens a stage, or has expired"
-        output.console().print(f"Key {titled(key)} opens nothing: {reason}.")
+        state = _state(key, now)
+        reason = f"is {state}" if state != "enabled" else "is in no plan that opens a stage (see `ratelimit keys add`)"
+        output.console().print(f"Key {titled(key)} opens nothing: it {reason}.")
     ctx.exit(0 if stages else 1)

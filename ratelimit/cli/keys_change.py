@@ -9,8 +9,9 @@ import click
 
 from ratelimit.admin.key_fields import About
 from ratelimit.cli import inputs, output
-from ratelimit.cli.connection import Connection, connection_options
+from ratelimit.cli.connection import Connection, connection_options, server_time
 from ratelimit.cli.keys import as_data, keys, show_key, titled
+from ratelimit.cli.output import InputFailure
 from ratelimit.errors import Conflict
 from ratelimit.model import ApiKey
 
@@ -38,13 +39,13 @@ def _about(
 ) -> About:
     about = About()
     if expires is not None:
-        about["expires_at"] = expires or None
+        about["expires_at"] = None if expires == inputs.NEVER else expires
     if description is not None:
         about["description"] = description
     if owner is not None:
         about["owner"] = owner
     if tags:
-        about["tags"] = dict(tags)
+        about["tags"] = inputs.tags(tags)
     return about
 
 
@@ -92,7 +93,7 @@ def create(
     value = inputs.own_value(value_from)
     with connection.catalog() as catalog:
         key = catalog.create_key(name, value, plans, not disabled, **about)
-    told = f"Made key {titled(key)}, plans: {', '.join(key.plans) or 'none'}."
+    told = f"Made key {titled(key)}, plans: {', '.join(key.plans) or 'none yet (see `ratelimit keys add`)'}."
     _show_new(key, told, generated=value is None, as_json=as_json)
 
 
@@ -118,7 +119,7 @@ def rotate(connection: Connection, key_id: str, grace: float, value_from: str | 
             question = f"The present value of key {titled(key)} is refused from now on, as there is no --grace. Rotate?"
             inputs.confirm(question, yes=yes)
         value = inputs.own_value(value_from)
-        key = catalog.rotate_key(key_id, grace, value)
+        key = catalog.rotate_key(key_id, grace, value, expected=key)
     ends = f"works for {output.seconds(grace)} more" if grace else "is refused"
     told = f"Rotated key {titled(key)}: the old value {ends}."
     _show_new(key, told, generated=value is None, as_json=as_json)
@@ -152,10 +153,11 @@ def update(
         raise click.UsageError("give what is to change, such as --name")
     with connection.catalog() as catalog:
         key = catalog.update_key(key_id, name=name, **about)
+        now = server_time(catalog)
     if as_json:
         output.print_json(as_data(key))
     else:
-        show_key(key)
+        show_key(key, now)
 
 
 @keys.command(short_help="Let a key's requests pass again.")
@@ -195,10 +197,12 @@ def add(connection: Connection, key_id: str, plan_id: str, as_json: bool) -> Non
     with connection.catalog() as catalog:
         try:
             key, told = catalog.add_key_to_plan(key_id, plan_id), "is in plan {} now"
-        except Conflict:
+        except Conflict as error:
             key, told = catalog.get_key(key_id), "was in plan {} already"
             if plan_id not in key.plans:
-                raise
+                raise InputFailure(
+                    f"{error}\nTo take it out of the other one in the same step: `ratelimit keys move`."
+                ) from None
     _show_changed(key, f"Key {titled(key)} {told.format(plan_id)}.", as_json=as_json)
 
 
@@ -228,7 +232,7 @@ def delete(connection: Connection, key_id: str, yes: bool, as_json: bool) -> Non
     with connection.catalog() as catalog:
         key = catalog.get_key(key_id)
         inputs.confirm(f"Delete key {titled(key)} and its usage for good?", yes=yes)
-        catalog.delete_key(key_id)
+        catalog.delete_key(key_id, expected=key)
     if as_json:
         output.print_json({"deleted": key_id})
     else:

@@ -148,7 +148,7 @@ def put(
         if before is not None and before != plan:
             _show_change(before, plan)
             inputs.confirm(f"Replace plan {plan_id}?", yes=yes)
-        catalog.put_plan(plan)
+        catalog.put_plan(plan, expected=before)
     if as_json:
         output.print_json(as_data(plan))
     else:
@@ -179,9 +179,9 @@ def _show_change(before: UsagePlan, after: UsagePlan) -> None:
 def delete(connection: Connection, plan_id: str, yes: bool, as_json: bool) -> None:
     """Remove the plan PLAN_ID. One that still has keys is not removed."""
     with connection.catalog() as catalog:
-        catalog.get_plan(plan_id)
+        plan = catalog.get_plan(plan_id)
         inputs.confirm(f"Remove plan {plan_id}?", yes=yes)
-        catalog.delete_plan(plan_id)
+        catalog.delete_plan(plan_id, expected=plan)
     if as_json:
         output.print_json({"deleted": plan_id})
     else:

@@ -70,7 +70,7 @@ def shadow_reset(connection: Connection, plan_id: str, yes: bool, as_json: bool)
         plan = catalog.get_plan(plan_id)
         if plan.shadow is not None:
             inputs.confirm(f"Forget what the shadow {plan.shadow} of plan {plan_id} counted?", yes=yes)
-        catalog.reset_shadow(plan_id)
+        catalog.reset_shadow(plan_id, expected=plan)
     if as_json:
         output.print_json({"plan": plan_id, "shadow": plan.shadow})
     else:

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.core import document
+from ratelimit.core.validate import shown
 from ratelimit.errors import NotFound
 from ratelimit.model import Stage, Throttle
 
@@ -21,6 +23,13 @@ def stages() -> None:
 
 def _as_data(stage: Stage) -> dict[str, Any]:
     return {"id": stage.id, **json.loads(document.stage_json(stage))}
+
+
+def _stage(catalog: Catalog, stage_id: str) -> Stage:
+    found = next((stage for stage in catalog.stages() if stage.id == stage_id), None)
+    if found is None:
+        raise NotFound(f"no stage {shown(stage_id)} is configured", field="stage_id")
+    return found
 
 
 @stages.command("list", short_help="List all configured stages.")
@@ -51,9 +60,7 @@ def list_stages(connection: Connection, as_json: bool) -> None:
 def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     """Show what is configured for the stage STAGE_ID ("petstore/prod"). "*" stands for all methods not listed."""
     with connection.catalog() as catalog:
-        found = next((stage for stage in catalog.stages() if stage.id == stage_id), None)
-    if found is None:
-        raise NotFound(f"no stage {stage_id!r} is configured", field="stage_id")
+        found = _stage(catalog, stage_id)
     if as_json:
         output.print_json(_as_data(found))
         return
@@ -75,9 +82,9 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
 def delete(connection: Connection, stage_id: str, yes: bool, as_json: bool) -> None:
     """Remove the configuration of the stage STAGE_ID, with its limits. Plans that name it go on opening it."""
     with connection.catalog() as catalog:
-        if stage_id in {stage.id for stage in catalog.stages()}:
-            inputs.confirm(f"Remove the limits of stage {stage_id}?", yes=yes)
-        catalog.delete_stage(stage_id)
+        found = _stage(catalog, stage_id)
+        inputs.confirm(f"Remove the limits of stage {stage_id}?", yes=yes)
+        catalog.delete_stage(stage_id, expected=found)
     if as_json:
         output.print_json({"deleted": stage_id})
     else:
@@ -124,7 +131,7 @@ def unset_account(connection: Connection, yes: bool, as_json: bool) -> None:
         before = catalog.get_account_throttle()
         if before is not None:
             inputs.confirm(f"Remove the account's throttle ({output.throttle(before)})?", yes=yes)
-        catalog.set_account_throttle(None)
+        catalog.set_account_throttle(None, expected=before)
     told = "Nothing changed, account: {}." if before is None else "Account, from now on: {}."
     _show_account(None, told, as_json=as_json)
 

@@ -12,6 +12,7 @@ from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output, usage_report
 from ratelimit.cli.connection import Connection, connection_options, server_day
 from ratelimit.cli.keys import titled
+from ratelimit.core.windows import DAYS_KEPT
 
 _DAYS = 14
 
@@ -56,15 +57,16 @@ def show(
 ) -> None:
     """Show what the keys of the plan PLAN_ID used on each day (UTC), and how many of their requests were denied.
 
-    Days are kept for 90 days. In CSV, cells that a spreadsheet would take for a formula have a single quote before
-    them.
+    Days are kept for 90 days; of older ones a warning is given. In CSV, cells that a spreadsheet would take for a
+    formula have a single quote before them.
     """
     if as_csv and as_json:
         raise click.UsageError("give one of --csv and --json")
     with connection.limiter() as limiter:
         catalog = limiter.catalog
         key = None if key_id is None else catalog.get_key(key_id)
-        end = end or server_day(limiter)
+        today = server_day(limiter)
+        end = end or today
         start = start or end - timedelta(days=_DAYS - 1)
         pages = _pages(catalog, plan_id, start, end, key_id)
         if as_csv:
@@ -75,6 +77,10 @@ def show(
         else:
             title = f"Plan {plan_id}" if key is None else f"Key {titled(key)} in plan {plan_id}"
             usage_report.show(catalog.get_plan(plan_id), pages, title, of_one_key=key is not None)
+    oldest = today - timedelta(days=DAYS_KEPT)
+    if start < oldest:
+        told = f"Days before {oldest} are no longer kept: what was used then is told as 0."
+        output.console(stderr=True).print(told, style="yellow")
 
 
 def _pages(catalog: Catalog, plan_id: str, start: date, end: date, key_id: str | None) -> Iterator[Usage]:

@@ -35,7 +35,8 @@ def read(path: str | Path) -> Document:
         # Numbers are taken as they are written: 0.1 is one tenth.
         data = tomllib.loads(text, parse_float=Decimal)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", field=str(path)) from None
+        told = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read: {told}", field=str(path)) from None
     except ValueError as error:  # also for a number of thousands of digits
         raise ConfigError(f"is not TOML: {error}", field=str(path)) from None
     try:

@@ -43,6 +43,10 @@ class Names:
         """The ids of the keys of a plan."""
         return f"{self.namespace}:plan:{plan_id}:keys"
 
+    def plan_past(self, plan_id: str) -> str:
+        """The keys that have left a plan: id -> the day on which it last did, since 1970."""
+        return f"{self.namespace}:plan:{plan_id}:past"
+
     def stage_bucket(self, stage_id: str, method: str) -> str:
         """The bucket that all callers of a method share."""
         return f"{self.namespace}:stage:{stage_id}:{method}"

@@ -77,4 +77,5 @@ class KeyRecord:
             self.owner,
             FrozenMap(self.tags),
             value,
+            self.stamp,
         )

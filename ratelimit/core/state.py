@@ -8,6 +8,7 @@ from typing import Any
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
+from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers
 from ratelimit.core.flow import Flow, pairs, text
 from ratelimit.core.names import Names
@@ -26,6 +27,7 @@ class Namespace:
         self.digest = Digester(pepper)
         self.clock = clock
         self.book = PlanBook()
+        self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
         self.on_change: Callable[[str | None], None] = lambda _key_id: None
         self._loaded_us: int | None = None

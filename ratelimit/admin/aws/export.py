@@ -23,6 +23,9 @@ from typing import Any
 from ratelimit.admin.aws.shapes import KINDS, AwsExport, Note, Output, Owned, Record, opened_stages, output, parsed
 from ratelimit.errors import ConfigError
 
+_PAGE = 500
+"""Things a page: the most that AWS gives, as it answers few calls a second."""
+
 _Lists = dict[str, dict[str, Record]]
 
 
@@ -62,7 +65,7 @@ def fetch_live(client: Any) -> AwsExport:
     def pages(kind: str, owner: str | None = None, **arguments: Any) -> Iterator[Output]:
         method = KINDS[kind].command.replace("-", "_")
         name = f"{method} {owner}" if owner else method
-        for page in client.get_paginator(method).paginate(**arguments):
+        for page in client.get_paginator(method).paginate(**arguments, PaginationConfig={"PageSize": _PAGE}):
             yield output({"items": page.get("items", [])}, name, kind, owner)
 
     outputs = [*pages("plans"), *pages("keys", includeValues=True), *pages("apis")]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from ratelimit.admin.aws.convert import AwsCatalogue, convert
 from ratelimit.admin.aws.keys import AwsKey
 from ratelimit.admin.aws.shapes import AwsExport, Note
+from ratelimit.admin.ceilings import no_room, room_for_keys
 from ratelimit.admin.commit import MOST_TRIES, existing_plan, too_busy
 from ratelimit.admin.csv_keys import Row
-from ratelimit.admin.import_batch import Changes, Entry, looked_up
+from ratelimit.admin.import_batch import Changes, Entry, looked_up, plans_of_key
 from ratelimit.admin.key_fields import About
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.plans import PlanAdmin
@@ -90,7 +91,7 @@ class AwsAdmin:
             book = self._state.book
             if attempt or not book.epoch:
                 book = yield from self._keys._ensure_book()
-            changes = Changes(self._state, book)
+            changes = Changes(self._state, book, (yield from room_for_keys(self._state)))
             put = [self._put(changes, key, entry, told, book) for key, entry in zip(keys, entries, strict=True)]
             call = changes.call()
             if call is None or (yield call)[0] == 1:
@@ -114,15 +115,18 @@ class AwsAdmin:
     ) -> tuple[str | None, list[Note]]:
         """Have a key be as the export says; plans of which the export does not tell keep it, or not, as it was."""
         record, notes = entry.record, list[Note]()
+        most = plans_of_key(self._state.ceilings, record)
         if record is None:
-            plans = tuple(_fitting(book, (), key, notes))
+            if not changes.has_room:
+                return None, [Note(key.where, f"is not carried over: {no_room(self._state.ceilings)}")]
+            plans = tuple(_fitting(book, (), key, notes, most))
             return changes.create(entry, plans, key.created_us or self._state.wall_us()), notes
         if not entry.is_current:
             return None, [
                 Note(key.where, f"is left as it is: key {record.id} was rotated, and this is its former value")
             ]
         kept = tuple(plan for plan in record.plans if plan not in told)
-        changes.update(entry.row, record, entry.stored, (*kept, *_fitting(book, kept, key, notes)))
+        changes.update(entry.row, record, entry.stored, (*kept, *_fitting(book, kept, key, notes, most)))
         return record.id, notes
 
     def _describe(self, key: AwsKey, entry: Entry, key_id: str) -> Flow[None]:
@@ -158,11 +162,15 @@ def _with_own(plan: UsagePlan, before: UsagePlan | None) -> UsagePlan:
     )
 
 
-def _fitting(book: PlanBook, kept: Iterable[str], key: AwsKey, notes: list[Note]) -> Iterator[str]:
-    """Yield those of the export's plans that a key can be in besides those that it is kept in."""
+def _fitting(book: PlanBook, kept: Iterable[str], key: AwsKey, notes: list[Note], most: int | None) -> Iterator[str]:
+    """Yield those of the export's plans that a key can be in besides those that it is kept in, `most` in all."""
     plans = [existing_plan(book, plan_id) for plan_id in kept]
     for plan_id in key.plans:
         if plan_id in {plan.id for plan in plans}:
+            continue
+        if most is not None and len(plans) >= most:
+            told = f"it is in {len(plans)} already, and the ceiling (plans_per_key) is {most}"
+            notes.append(Note(key.where, f"is not put into plan {plan_id}: {told}"))
             continue
         clash = next(iter(overlaps([*plans, existing_plan(book, plan_id)])), None)
         if clash is None:

@@ -1,0 +1,263 @@
+"""What a check costs as the work grows: more limits, more keys, more plans, and the first check of a key.
+
+Each point of a series has a namespace (or, for keys, a server) of its own. In each round every point gets a limiter
+that has just been made, as in a process that has just started: its very first check connects and loads the catalogue;
+then come first checks of keys (cold), then later checks of the same keys (warm). All are timed round by round, so
+"grows by" is the median of the ratios within a round. Server and client share one core: wall time then is the work of
+both. What the server alone spends is counted by callgrind.
+"""
+
+import gc
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import callgrind
+import host
+import loading
+import redis
+from contenders import AMPLE
+from ours import ALL_DAY, METHOD, PATIENT, STAGE, UNDER_VALGRIND
+from progress import steps
+from report import Figure
+from rich.table import Table
+from rounds import ratio, rotated, spread
+
+from ratelimit import Catalog, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
+
+KEYS = 50
+"""Keys that are checked in a round: first once (cold), then again and again (warm)."""
+AGAIN = 4
+FEW_KEYS = 1000
+KINDS = {"first": "first check of a process", "cold": "first check of a key", "warm": "later checks"}
+SERIES = {"limits": "limits judged per check", "keys": "keys stored", "plans": "plans in the catalogue"}
+FLAT = 1.10
+"""What a check of a known key may grow by with keys and plans: nothing, within what can be measured."""
+
+_THROTTLE = Throttle(AMPLE.rate, AMPLE.burst)
+_QUOTA = Quota(AMPLE.window, "DAY")
+MOST_LIMITS = 6
+"""Of one check: the plan's bucket or that of the method in its place, the stage's, the account's and the quota, which
+can refuse; the bucket and the quota of the plan's shadow, which are judged as well. The model has no more."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One amount of work. `work` is None for what has no place on the axis: then `label` says what it is."""
+
+    series: str
+    label: str
+    work: int | None
+    keys: int
+    namespace: str
+    prepare: object
+
+    plans: int = 1
+    apart: bool = False
+
+    @cached_property
+    def numbers(self):
+        """Keys to check, all over those that are stored; the last one is to warm up."""
+        return [at * (self.keys - 1) // KEYS for at in range(KEYS + 1)]
+
+    def plan_of(self, number):
+        """Where a key is. Those that are checked share a plan, unless they are `apart`."""
+        return f"plan{number % self.plans if self.apart or number not in self.numbers else 0}"
+
+
+def _plan(name="plan0", quota=_QUOTA, stages=(STAGE,), **options):
+    return UsagePlan(name, _THROTTLE, quota, stages, **options)
+
+
+def _with_limits(limits, client, namespace, by_method=False, alerts=()):
+    """Put a plan whose checks are judged by so many limits."""
+    catalog = Catalog(client, namespace=namespace)
+    if limits >= 3:
+        catalog.put_stage(Stage(STAGE, _THROTTLE))
+    if limits >= 4:
+        catalog.set_account_throttle(_THROTTLE)
+    if limits >= 5:
+        catalog.put_plan(_plan("shadow", _QUOTA if limits >= 6 else None))
+    stage = PlanStage(STAGE, {METHOD: _THROTTLE} if by_method else {})
+    shadow = "shadow" if limits >= 5 else None
+    catalog.put_plan(_plan(quota=_QUOTA if limits >= 2 else None, stages=[stage], alerts=alerts, shadow=shadow))
+
+
+def _with_plans(plans, client, namespace):
+    Catalog(client, namespace=namespace).put_plan(_plan())
+    loading.load_plans(client, namespace, [_plan(f"plan{number}") for number in range(plans)])
+
+
+def points(full=False):
+    """All series; each begins with the least work and ends with the most."""
+    found = [
+        Point("limits", f"{n}", n, FEW_KEYS, f"limits{n}", partial(_with_limits, n)) for n in range(1, MOST_LIMITS + 1)
+    ]
+    found += [
+        Point("limits", label, None, FEW_KEYS, namespace, partial(_with_limits, limits, **options))
+        for label, namespace, limits, options in (
+            ("4, the plan's bucket is one of the method", "method", 4, {"by_method": True}),
+            ("6, and 10 alerts", "alerts", 6, {"alerts": range(10, 101, 10)}),
+        )
+    ]
+    most = 6 if full else 4
+    for n in (10**power for power in range(2, most + 1)):
+        found.append(Point("keys", f"{n:,}", n, n, "keys", partial(_with_plans, 1)))
+    for n in (10**power for power in range(5 if full else 4)):
+        found.append(Point("plans", f"{n:,}", n, max(n, FEW_KEYS), f"plans{n}", partial(_with_plans, n), n))
+    label = f"{n:,}, each key of another plan"
+    found.append(Point("plans", label, None, max(n, FEW_KEYS), "apart", partial(_with_plans, n), n, apart=True))
+    return found
+
+
+def _load(point, client):
+    point.prepare(client, point.namespace)
+    loading.load_keys(client, point.namespace, point.keys, point.plan_of)
+
+
+def _values(point):
+    return [loading.value(number) for number in point.numbers]
+
+
+def _checks(limiter, values):
+    """Check all values once; return microseconds per check: CPU of this process, and wall."""
+    check = limiter.check
+    wall, cpu = time.perf_counter(), time.process_time()
+    right = sum(check(value, STAGE, METHOD).allowed for value in values)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    assert right == len(values), f"{len(values) - right} of {len(values)} checks were not admitted"
+    return cpu / right * 1e6, wall / right * 1e6
+
+
+def _round(point, url):
+    """Return (CPU, wall) of each kind of check, by a limiter that is as good as a process that has just started."""
+    *values, spare = _values(point)
+    with Limiter.from_url(url, namespace=point.namespace, deadline=PATIENT, max_age=ALL_DAY) as limiter:
+        gc.collect()  # a book of 10,000 plans that somebody else dropped is not this one's cost
+        first = _checks(limiter, [spare])
+        _checks(limiter, [spare] * 20)
+        return {"first": first, "cold": _checks(limiter, values), "warm": _checks(limiter, values * AGAIN)}
+
+
+def _on(server_of, rounds, tell):
+    """Return, for each point and kind of check, the CPU and wall times of all rounds."""
+    taken = {point: {kind: [] for kind in KINDS} for point in server_of}
+    for number in range(-1, rounds):  # the first is to warm up
+        for point in rotated(server_of, number):
+            tell(f"{point.label} {SERIES[point.series]}, round {max(number, 0) + 1} of {rounds}")
+            found = _round(point, server_of[point].url)
+            if number >= 0:
+                for kind in KINDS:
+                    taken[point][kind].append(found[kind])
+    return taken
+
+
+def _summary(point, taken, least):
+    """Of a point: spreads of its times, and by how much they exceed those of the least work."""
+    found = {"series": point.series, "label": point.label, "work": point.work, "keys": point.keys}
+    for at, clock in enumerate(("cpu", "wall")):
+        mine, theirs = ({kind: [pair[at] for pair in pairs[kind]] for kind in KINDS} for pairs in (taken, least))
+        found[clock] = {kind: spread(mine[kind]) for kind in KINDS}
+        found[f"{clock}_growth"] = {kind: ratio(mine[kind], theirs[kind]) for kind in KINDS}
+    return found
+
+
+def _instructions(point):
+    """What the server spends on a first and on a later check of a key."""
+    *values, spare = _values(point)
+    with callgrind.metered() as meter, redis.Redis.from_url(meter.url) as client:
+        _load(point, client)
+        options = {"namespace": point.namespace, "deadline": UNDER_VALGRIND, "max_age": ALL_DAY}
+        with Limiter.from_url(meter.url, **options) as limiter:
+            _checks(limiter, [spare] * 20)
+            meter.look()
+            _checks(limiter, values)
+            cold = meter.look()
+            _checks(limiter, values * AGAIN)
+            return {"cold": cold / KEYS, "warm": meter.look() / KEYS / AGAIN}
+
+
+def measure(full=False):
+    chosen = points(full)
+    counting = callgrind.VALGRIND and callgrind.CONTROL
+    # Loading a million keys under valgrind takes minutes, and what the server does for each is the same.
+    counted = [p for p in chosen if p.keys <= 10**5 and (full or p.series != "plans" or p.work in {1, 1000})]
+    rounds, found = 24 if full else 8, {}
+    total = len(chosen) * (rounds + 2) + (len(counted) if counting else 0)
+    with steps("growth", total) as tell:
+        for series, what in SERIES.items():
+            mine = [point for point in chosen if point.series == series]
+            with ExitStack() as stack:
+                server_of, one = {}, None
+                for point in mine:
+                    if one is None or series == "keys":
+                        one = stack.enter_context(host.placed_server(host.MAIN, host.placements()[0]))
+                    server_of[point] = one
+                    with one.client() as client:
+                        tell(f"{point.label} {what}: {point.keys:,} keys are written")
+                        _load(point, client)
+                taken = _on(server_of, rounds, tell)
+            for point in mine:
+                found[point] = _summary(point, taken[point], taken[mine[0]])
+        for point in counted if counting else ():
+            tell(f"{point.label} {SERIES[point.series]}: instructions")
+            found[point]["instructions"] = _instructions(point)
+    absent = None if counting else callgrind.ABSENT
+    version = callgrind.version() if counting else None
+    return {"absent": absent, "instructions_of": version, "rounds": rounds, "points": list(found.values())}
+
+
+def ends(found, series, field=None):
+    """The points with the least and the most work of a series (of those that have `field`)."""
+    mine = [p for p in found["points"] if p["series"] == series and p["work"] and (field is None or field in p)]
+    return mine[0], mine[-1]
+
+
+def figures(found):
+    for series, what in SERIES.items():
+        least, most = ends(found, series)
+        span = f"{least['label']} to {most['label']} {what}"
+        for kind, name in KINDS.items():
+            target = FLAT if series != "limits" and kind != "first" else None
+            for clock, said in (("cpu", "CPU"), ("wall", "wall time, with the server's work")):
+                low, middle, high = most[f"{clock}_growth"][kind]
+                title = f"{host.MAIN}: growth from {span}: {name}, {said}"
+                yield Figure(title, middle, "x", "lower", target if clock == "cpu" else None, low, high)
+        if found["absent"]:
+            continue
+        least, most = ends(found, series, "instructions")
+        span = f"{least['label']} to {most['label']} {what}"
+        for kind in ("cold", "warm"):
+            grown = most["instructions"][kind] / least["instructions"][kind]
+            title = f"{found['instructions_of']}: growth from {span}: {KINDS[kind]}, instructions of the server"
+            yield Figure(title, grown, "x", target=None if series == "limits" else FLAT)
+
+
+def tables(found):
+    for series, what in SERIES.items():
+        table = Table(title=f"cost as work grows: {what} ({host.MAIN}; median of {found['rounds']} rounds)")
+        table.title_justify = "left"
+        table.add_column(what)
+        for name in KINDS.values():
+            table.add_column(f"{name}, CPU µs", justify="right")
+        table.add_column("later checks, wall µs", justify="right")
+        table.add_column("grown by, CPU (quartiles)", justify="right", no_wrap=True)
+        for kind in ("cold", "warm"):
+            table.add_column(f"instructions, {KINDS[kind]}", justify="right")
+        for point in (p for p in found["points"] if p["series"] == series):
+            low, middle, high = point["cpu_growth"]["warm"]
+            cpu = [f"{point['cpu'][kind][1]:,.1f}" for kind in KINDS]
+            counts = [f"{count:,.0f}" for count in point.get("instructions", {"cold": 0, "warm": 0}).values()]
+            counts = counts if "instructions" in point else ["", ""]
+            grown = f"{middle:.2f}x ({low:.2f} - {high:.2f})"
+            table.add_row(point["label"], *cpu, f"{point['wall']['warm'][1]:,.1f}", grown, *counts)
+        yield table
+    if found["absent"]:
+        yield f"[yellow]{found['absent']}"
+
+
+if __name__ == "__main__":
+    from alone import run
+
+    run(measure, figures, tables)

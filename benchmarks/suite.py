@@ -1,0 +1,90 @@
+"""The parts of the suite, in the order in which they run, with what a reader has to know about each."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import exactness
+import growth
+import import_keys
+import instructions
+import latency
+import memory
+import propagation
+import tail
+import throughput
+
+
+class Part(NamedTuple):
+    """A part: its module has `measure(full)`, `figures(found)` and `tables(found)`.
+
+    long  of the full run alone
+    """
+
+    module: ModuleType
+    title: str
+    about: str
+    long: bool = False
+
+
+PARTS = {
+    "latency": Part(
+        latency,
+        "One call",
+        "CPU and wall time of one call by one caller on one connection, all contenders in turn, round after round. A "
+        "peer keeps one limit per call; a check keeps a token bucket and a daily quota and looks at the key besides.",
+    ),
+    "exactness": Part(
+        exactness,
+        "Exactness",
+        "What each limiter admits, against the exact maximum of the rule that it states itself.",
+    ),
+    "throughput": Part(
+        throughput,
+        "Throughput",
+        "Tasks of one event loop, and processes that share keys. Limits over processes admit exactly the calls that "
+        "are made and not one more. Percentages are the share of its core that the server used: from there on, more "
+        "processes share what one server can do.",
+    ),
+    "memory": Part(
+        memory,
+        "Memory",
+        "Bytes in Redis for one caller with a throttle and a daily quota, by the server's own accounts; peers at the "
+        "same two limits.",
+    ),
+    "instructions": Part(
+        instructions,
+        "Cost to the server",
+        "Instructions that the server executes per call, counted by callgrind: hardly any noise, but specific to the "
+        "build of the server.",
+    ),
+    "growth": Part(
+        growth,
+        "Cost as work grows",
+        "The same check with more limits, more stored keys and more plans; the first check of a process (which "
+        "connects and loads the catalogue), the first check of a key in a process, and later ones. Of one check at "
+        "most six limits are judged, which is all that the model has: the plan's bucket (or the method's in its "
+        "place), the stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which "
+        "never refuse.",
+    ),
+    "tail": Part(
+        tail,
+        "Latency under a steady load",
+        "Requests arrive by a fixed random schedule, whether or not earlier ones are answered, and latency counts from "
+        "the moment a request was due: a stall is felt by all who arrive during it.",
+        long=True,
+    ),
+    "propagation": Part(
+        propagation,
+        "How soon a change is in force",
+        "From the commit of a changed plan to the last decision by the old one, on replicas that are told by the push "
+        "alone.",
+        long=True,
+    ),
+    "import_keys": Part(
+        import_keys,
+        "Import of keys",
+        "Keys from a CSV file, imported in a process of its own: keys per second, its memory, and what keys take in "
+        "Redis.",
+        long=True,
+    ),
+}

@@ -1,0 +1,46 @@
+"""The steady load: the schedule does not wait for answers, and latency counts from when a request was due."""
+
+import asyncio
+import time
+
+import tail
+
+
+def test_the_schedule_is_the_same_each_time_and_as_dense_as_asked():
+    """10 seconds of 1,000 a second: the same arrivals for the same seed, in order, within 4 sigma of 10,000."""
+    due = tail.schedule(1000, 10, seed=1)
+    assert due == tail.schedule(1000, 10, seed=1) != tail.schedule(1000, 10, seed=2)
+    assert due == sorted(due)
+    assert due[-1] < 10
+    assert abs(len(due) - 10_000) < 400
+
+
+def test_a_stall_is_felt_by_all_who_were_due_during_it():
+    """The first of 100 requests holds up the loop for 200 ms, in which all others are due: none is left out.
+
+    Counted from when each was sent, 99 of them would have taken no time at all.
+    """
+    stalled = False
+
+    async def call(_caller):
+        nonlocal stalled
+        if not stalled:
+            stalled = True
+            time.sleep(0.2)  # noqa: ASYNC251 - on purpose
+        return True
+
+    due = [number * 0.001 for number in range(100)]
+    found, unanswered = asyncio.run(tail.open_loop(call, ["one"], due))
+    assert (found.get_total_count(), unanswered) == (100, 0)
+    assert found.get_min_value() >= 99_000  # due at 99 ms, answered after 200 at the earliest
+    assert found.get_value_at_percentile(50) >= 149_000
+
+
+def test_who_gets_no_answer_is_counted_and_has_waited():
+    """A request that ends without a decision is counted as unanswered, and its latency all the same."""
+
+    async def call(_caller):
+        raise tail.peers.UnansweredError
+
+    found, unanswered = asyncio.run(tail.open_loop(call, ["one"], [0.0, 0.001]))
+    assert (found.get_total_count(), unanswered) == (2, 2)
