@@ -209,4 +209,5 @@ class Changes:
             commit.do("SADD", names.plan_keys(plan_id), *ids)
         if self._joined:
             commit.do("HINCRBY", names.catalog, "members", 1)
+        commit.do("PUBLISH", None, names.changes, "keys")
         return commit.call()

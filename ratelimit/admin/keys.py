@@ -170,6 +170,7 @@ class KeyAdmin:
             for plan_id in record.plans:
                 commit.do("SREM", self._names.plan_keys(plan_id), key_id)
             commit.do("ZREM", self._names.keys, key_id)
+            commit.do("PUBLISH", None, self._names.changes, f"key:{key_id}")
             if (yield commit.call())[0] == 1:
                 return
         raise too_busy()
@@ -209,6 +210,7 @@ class KeyAdmin:
             commit.do("SADD", self._names.plan_keys(plan_id), record.id)
         if joined:
             commit.do("HINCRBY", self._names.catalog, "members", 1)
+        commit.do("PUBLISH", None, self._names.changes, f"key:{record.id}")
 
     def _record(self, key_id: str) -> Flow[tuple[KeyRecord, str]]:
         """Return a key's record and its text in Redis."""
