@@ -111,7 +111,7 @@ class Modelled(RuleBasedStateMachine):
     def _changed(self):
         self.book = PlanBook(plans=self.plans, stages=self.stages, account=self.account)
         for replica in self.others:
-            replica._state.changed()
+            replica._state.heard(None)
 
 
 def _date(day):

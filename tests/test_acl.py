@@ -27,6 +27,7 @@ WARNING = ["info"]
 """The warning about a server that evicts."""
 GATEWAY = CHECKING + AFTER_CHECKING + LISTENING + WARNING
 ADMIN = [
+    "persist",
     "eval",
     "evalsha",
     "time",
@@ -113,7 +114,7 @@ def as_gateway(server, root, url, plan_file):
     catalog.put_stage(Stage(STAGE, Throttle(1, 9), {"GET /health": Method(key_required=False)}))
     key, other = (catalog.create_key(plans=["gold"]) for _ in range(2))
     request = key.value, STAGE, METHOD
-    with Limiter.from_url(url, deadline=5) as limiter:
+    with Limiter.from_url(url, deadline=5, denial_cache=False) as limiter:
         decisions = decided(limiter, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD))
         catalog.update_key(key.id, enabled=False)
         decisions += decided(limiter, request)

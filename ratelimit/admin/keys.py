@@ -90,6 +90,7 @@ class KeyAdmin:
                     commit.do("UNLINK", self._names.digest(old))
             self._write_record(commit, new, book)
             if (yield commit.call())[0] == 1:
+                self._state.heard(f"key:{key_id}")  # at once in this process
                 return new.api_key(value)
         raise too_busy()
 
@@ -172,6 +173,7 @@ class KeyAdmin:
             commit.do("ZREM", self._names.keys, key_id)
             commit.do("PUBLISH", None, self._names.changes, f"key:{key_id}")
             if (yield commit.call())[0] == 1:
+                self._state.heard(f"key:{key_id}")
                 return
         raise too_busy()
 
@@ -186,6 +188,7 @@ class KeyAdmin:
             left = [plan for plan in record.plans if plan not in new.plans]
             self._write_record(commit, new, book, joined=joined, left=left)
             if (yield commit.call())[0] == 1:
+                self._state.heard(f"key:{key_id}")
                 return new.api_key()
         raise too_busy()
 

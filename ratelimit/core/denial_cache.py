@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
-from ratelimit.core.wire import DENIED, NEVER, Bucket, Limit, Reply
+from ratelimit.core.wire import DENIED, NEVER, Bucket, Limit, QuotaCount, Reply
 from ratelimit.decision import Decision, LimitStatus, Reason
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
 _EVERYBODY = ""
+_THROTTLED, _QUOTA_EXCEEDED = Reason.THROTTLED, Reason.QUOTA_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +105,36 @@ class DenialCache:
 
     def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
         """Return the refusal of a request with the server's time, None if it has to be asked."""
-        own, shared = self._refusals.get(question.key_id), self._refusals.get(_EVERYBODY)
-        if own is None and shared is None:
-            return None
-        refusing, longest = [], 0
-        for at, limit in enumerate(question.call.limits):
-            known = shared if limit.shared else own
-            refusal = known.get(limit.where) if known else None
-            if refusal is None or cost < refusal.cost or refusal.book is not question.book:
+        refusing: list[tuple[int, Refusal, int]] = []
+        places, limits = question.call.places, question.call.limits
+        for key_id in {question.key_id, _EVERYBODY}:
+            known = self._refusals.get(key_id)
+            if known is None:
                 continue
-            if not refusal.sent_us <= now_us < refusal.until_us:
-                continue
-            wait_us = refusal.wait_at(limit, cost, now_us)
-            if wait_us is None:
-                return None
-            refusing.append((at, refusal, wait_us))
-            longest = NEVER if NEVER in (wait_us, longest) else max(longest, wait_us)
+            for where, refusal in tuple(known.items()):
+                at = places.get(where)
+                if at is None or cost < refusal.cost or refusal.book is not question.book:
+                    continue
+                if not refusal.sent_us <= now_us < refusal.until_us:
+                    continue
+                wait_us = refusal.wait_at(limits[at], cost, now_us)
+                if wait_us is None:
+                    return None
+                refusing.append((at, refusal, wait_us))
         if not refusing:
             return None
-        first, refusal, _ = refusing[0]
-        limit = question.call.limits[first]
+        refusing.sort(key=itemgetter(0))
+        first, refusal, longest = refusing[0]
+        for _, _, wait_us in refusing[1:]:
+            longest = NEVER if NEVER in (wait_us, longest) else max(longest, wait_us)
+        limit = limits[first]
         decision = Decision(
-            Reason.THROTTLED if isinstance(limit, Bucket) else Reason.QUOTA_EXCEEDED,
+            _QUOTA_EXCEEDED if isinstance(limit, QuotaCount) else _THROTTLED,
             limit.name,
             None if longest == NEVER else longest / MICROSECONDS,
             partial(_statuses, question, refusing, now_us),
-            source="denial_cache",
+            None,
+            "denial_cache",
         )
         return decision, refusal.server_us + now_us - refusal.sent_us
 

@@ -122,6 +122,7 @@ class Call:
         "flags",
         "layout",
         "limits",
+        "places",
         "plan",
         "shared_keys",
         "windows",
@@ -136,6 +137,7 @@ class Call:
         stream: str = "",
     ) -> None:
         self.limits = tuple(limits)
+        self.places = {limit.where: at for at, limit in enumerate(limits)}
         buckets = [limit for limit in limits if isinstance(limit, Bucket)]
         further = sorted((bucket for bucket in buckets if bucket.place), key=lambda bucket: bucket.shared)
         self.plan = PlanPart(
