@@ -50,7 +50,7 @@ def _serve(pipe):
 
 class Workers:
     def __init__(self, pipes):
-        self._pipes = pipes
+        self.pipes = pipes
 
     def run(self, contender, server, load, callers, processes, calls, passes=1):
         """Have `processes` make `calls` calls in all, going round `callers`; the last caller is used to warm up only.
@@ -60,7 +60,7 @@ class Workers:
         """
         *measured, spare = callers
         each = calls // processes
-        pipes = self._pipes[:processes]
+        pipes = self.pipes[:processes]
         for number, pipe in enumerate(pipes):
             at = number * each % len(measured)
             its = (measured[at:] + measured[:at])[:each]
@@ -89,14 +89,14 @@ def _cpu(client):
 
 
 @contextmanager
-def workers(most):
-    """Start the processes. They are new ones, not forks: nothing of this process goes along."""
+def workers(most, serve=_serve):
+    """Start processes that run `serve` on a pipe. They are new ones, not forks: nothing of this process goes along."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
         for _ in range(most):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process = context.Process(target=serve, args=(there,), daemon=True)
             process.start()
             there.close()
             pipes.append(here)
