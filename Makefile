@@ -27,10 +27,10 @@ lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 3 minutes)
+bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks
 
-bench-full: .venv/ready  ## the same with more rounds, keys, peers, and latency under a steady load
+bench-full: .venv/ready  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
 
 clean:  ## remove what the other targets made

@@ -69,22 +69,22 @@ def latency(plt, result):
 
 
 def processes(plt, result):
-    runs = result["throughput"]["processes"]
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    keys = sorted({run["callers"] for run in runs})
-    names = list(dict.fromkeys(run["contender"] for run in runs))
-    for axes, callers in zip(both, keys, strict=True):
+    settings = throughput.by_setting(result["throughput"]["processes"])
+    names = list(dict.fromkeys(run["contender"] for runs in settings.values() for run in runs))
+    figure, row = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.6), squeeze=False)
+    for axes, (setting, runs) in zip(row[0], settings.items(), strict=True):
         for name, style in zip(names, _styles(names), strict=True):
-            mine = [run for run in runs if run["contender"] == name and run["callers"] == callers]
+            mine = [run for run in runs if run["contender"] == name]
             if mine:
                 x, y = zip(*((run["processes"], run["per_second"]) for run in mine), strict=True)
                 axes.plot(x, y, marker="o", label=name, **style)
-        axes.set_title("one hot key" if callers == 1 else f"{callers:,} keys", loc="left")
+        axes.set_title(setting, loc="left")
         axes.set_xticks(throughput.PROCESSES)
         axes.set_xlabel("processes")
         axes.set_ylim(bottom=0)
-    both[0].set_ylabel("checks per second")
-    both[0].legend(fontsize=7, frameon=False)
+    row[0][0].set_ylabel("checks per second")
+    row[0][0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
     return figure
 
 
