@@ -50,6 +50,11 @@ def loads(capacity):
     }
 
 
+def shuffled(loads, number):
+    """The order of a round: another one each time, so that nobody always meets what the same one left behind."""
+    return random.Random(number).sample(list(loads), len(loads))
+
+
 class Taken:
     """What the rounds of all loads gave. `carried`: for each contender, the answers per second that each look saw."""
 

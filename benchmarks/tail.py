@@ -13,12 +13,12 @@ import host
 import ours
 import peers
 import tail_processes
-from arrivals import LOOK_SECONDS, LOOKS, OWN, SAME, SECONDS, SHARES, Taken, histogram, schedule
+from arrivals import LOOK_SECONDS, LOOKS, OWN, SAME, SECONDS, SHARES, Taken, histogram, schedule, shuffled
 from contenders import AMPLE
 from progress import steps
 from report import Figure
 from rich.table import Table
-from rounds import ratio, rotated, spread
+from rounds import ratio, spread
 
 CALLERS = 64
 CONTENDERS = [ours.CHECK, *peers.MAIN]
@@ -88,7 +88,7 @@ async def _measure(server, rounds, tell):
                     carried[name].append(found)
         taken = Taken(carried)
         for number in range(rounds):
-            for load in rotated(taken.loads, number):
+            for load in shuffled(taken.loads, number):
                 kind, share, name = load
                 per_second = taken.loads[load]
                 tell(f"{name}: round {number + 1}, {share:.0%} {kind}, {per_second:,.0f} requests per second")

@@ -12,9 +12,8 @@ from itertools import chain
 import host
 import ours
 import peers
-from arrivals import LOOK_SECONDS, LOOKS, SECONDS, Taken, histogram, schedule
+from arrivals import LOOK_SECONDS, LOOKS, SECONDS, Taken, histogram, schedule, shuffled
 from contenders import AMPLE
-from rounds import rotated
 from workers import BY_NAME, workers
 
 PROCESSES = 4
@@ -98,7 +97,7 @@ def measure(rounds, tell):
                     carried[name].append(answered / LOOK_SECONDS)
         taken = Taken(carried)
         for number in range(rounds):
-            for load in rotated(taken.loads, number):
+            for load in shuffled(taken.loads, number):
                 kind, share, name = load
                 each = taken.loads[load] / PROCESSES
                 tell(f"{name}: {PROCESSES} processes, round {number + 1}, {share:.0%} {kind}")

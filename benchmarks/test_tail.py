@@ -79,3 +79,12 @@ def test_loads_are_shares_of_the_slowest_and_of_each_ones_own():
         (arrivals.OWN, 0.8, "quick"): 3200.0,
         (arrivals.OWN, 0.8, "slow"): 800.0,
     }
+
+
+def test_each_round_has_all_loads_in_an_order_of_its_own():
+    """Every load once a round, the same order for the same round, and not always the same one before a load."""
+    loads = list(range(16))
+    rounds = [arrivals.shuffled(loads, number) for number in range(10)]
+    assert all(sorted(one) == loads for one in rounds)
+    assert rounds[3] == arrivals.shuffled(loads, 3)
+    assert len({one[one.index(5) - 1] for one in rounds}) > 4
