@@ -21,6 +21,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check .
