@@ -104,8 +104,8 @@ def _keep_a_connection_whose_reply_is_late(store, packet, replies):
         store._pool.release(connection)
 
 
-def _look_once(namespace, _max_age):
-    return namespace._loaded_at is None
+def _look_once(namespace, *_):
+    return namespace._loaded_us is None
 
 
 CHARGED_AT_ONCE = """\

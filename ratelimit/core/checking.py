@@ -92,8 +92,8 @@ class Checker:
         refused = self._cache.answer(asked, cost, now_us)
         if refused is None:
             return None
-        decision, server_us = refused
-        self._count(decision, asked, day_of(server_us))
+        decision, day = refused
+        self._count(decision, asked, day)
         return decision
 
     def _lift(self, key_id: str | None) -> None:
@@ -194,7 +194,8 @@ class Checker:
         decision = asked.call.decision(reply)
         today = day_of(asked.call.time_us(reply))
         if cost and not decision.allowed:
-            if self._cache is not None:
+            # What leases give back may admit a key again at any time.
+            if self._cache is not None and asked.lease is None:
                 self._cache.note(asked, reply, cost, sent_us)
             self._count(decision, asked, today)
         elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
@@ -202,7 +203,9 @@ class Checker:
         return decision
 
     def _count(self, decision: Decision, asked: Question, today: int) -> None:
-        self.denials.add(today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason.value)
+        self.denials.add(
+            today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason._value_
+        )  # `value` takes as long as the rest
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""
