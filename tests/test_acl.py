@@ -52,6 +52,7 @@ ADMIN = [
     "zadd",
     "zrem",
     "zrevrangebyscore",
+    "persist",
     "publish",
 ]
 
@@ -106,7 +107,7 @@ def decided(limiter, *requests):
 
 
 def as_gateway(server, root, url, plan_file):
-    """Do all that a gateway does; return what it decided."""
+    """Do all that a gateway does; return what it decided. Without a denial cache: what is refused is asked, too."""
     root.flushall()
     root.script_flush()
     catalog, clock = Catalog(root), FakeClock()

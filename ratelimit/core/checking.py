@@ -93,9 +93,8 @@ class Checker:
         refused = self._cache.answer(asked, cost, now_us)
         if refused is None:
             return None
-        decision, server_us = refused
-        self._count(decision, asked, day_of(server_us))
-        return decision
+        self._count(refused.decision, asked, refused.day)
+        return refused.decision
 
     def _lift(self, key_id: str | None) -> None:
         if self._cache is not None:
@@ -195,7 +194,8 @@ class Checker:
         decision = asked.call.decision(reply)
         today = day_of(asked.call.time_us(reply))
         if cost and not decision.allowed:
-            if self._cache is not None:
+            # What leases give back may admit a key again at any time.
+            if self._cache is not None and asked.lease is None:
                 self._cache.note(asked, reply, cost, sent_us)
             self._count(decision, asked, today)
         elif wire.status(reply) == wire.ADMITTED_DAY_OVER:

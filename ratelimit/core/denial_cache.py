@@ -8,44 +8,53 @@ meanwhile: such a change is pushed, and lifts what is known here; without the pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
+from threading import Lock
+from typing import NamedTuple
 
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
-from ratelimit.core.wire import DENIED, NEVER, Bucket, Limit, QuotaCount, Reply
+from ratelimit.core.windows import DAY_US
+from ratelimit.core.wire import DENIED, NEVER, Bucket, Limit, Reply
 from ratelimit.decision import Decision, LimitStatus, Reason
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
-_EVERYBODY = ""
 _THROTTLED, _QUOTA_EXCEEDED = Reason.THROTTLED, Reason.QUOTA_EXCEEDED
 
 
-@dataclass(frozen=True, slots=True)
 class Refusal:
     """What a limit said when it refused. Microseconds; `sent_us` and `until_us` by this process' clock.
 
     until_us   from then on the limit admits `cost`, or this is too old to go by
-    server_us  the server's time of the refusal
+    ahead_us   how far the server's clock is ahead of this process'
     """
 
-    book: object
-    cost: int
-    sent_us: int
-    until_us: int
-    server_us: int
-    remaining: int
-    reset_us: int
-    wait_us: int
+    __slots__ = ("ahead_us", "book", "cost", "remaining", "reset_us", "sent_us", "until_us", "wait_us")
+
+    def __init__(
+        self, book: object, cost: int, sent_us: int, server_us: int, told: Sequence[int], max_age_us: int
+    ) -> None:
+        self.book = book
+        self.cost = cost
+        self.sent_us = sent_us
+        self.ahead_us = server_us - sent_us
+        self.remaining, self.reset_us, self.wait_us = told
+        self.until_us = sent_us + (max_age_us if self.wait_us == NEVER else min(self.wait_us, max_age_us))
+
+    def says_more(self, cost: int, sent_us: int) -> bool:
+        """Tell whether this holds for more requests than a refusal of `cost` that was asked for at `sent_us`."""
+        return self.cost <= cost and self.sent_us <= sent_us < self.until_us
 
     def wait_at(self, limit: Limit, cost: int, now_us: int) -> int | None:
         """Return how long a cost at least as large has to wait; None if that cannot be told to the microsecond."""
-        if self.wait_us == NEVER or cost > limit.most:
+        wait_us = self.wait_us
+        if cost == self.cost and wait_us != NEVER:
+            return wait_us - (now_us - self.sent_us)
+        if wait_us == NEVER or cost > limit.most:
             return NEVER
-        left_us = self.wait_us - (now_us - self.sent_us)
-        if cost == self.cost or not isinstance(limit, Bucket):
+        left_us = wait_us - (now_us - self.sent_us)
+        if not isinstance(limit, Bucket):
             return left_us
         rate, per = limit.throttle.ratio
         more, rest = divmod((cost - self.cost) * per, rate)
@@ -64,79 +73,98 @@ class Refusal:
         return max(self.remaining, level // per)
 
 
+class Refused(NamedTuple):
+    """A decision from what is known, and the server's day on which it was made."""
+
+    decision: Decision
+    day: int
+
+
 class DenialCache:
     """The refusals of a process, for at most 100,000 keys. Safe between threads."""
 
     def __init__(self, max_age: float) -> None:
         self._max_age_us = int(max_age * MICROSECONDS)
-        # By key id, and by where the limit's state is kept; what all callers share under "".
-        self._refusals: Bounded[str, dict[str, Refusal]] = Bounded(_MOST_KEYS)
+        self._lock = Lock()
+        # By where a limit's state is kept: of each key's own limits, and of those that all callers share.
+        # What is in here is replaced and never changed: it is read without the lock.
+        self._own: Bounded[str, dict[str, Refusal]] = Bounded(_MOST_KEYS)
+        self._shared: dict[str, Refusal] = {}
         self._lifted_us = -1
         self.latest_us = 0
         """When the last of them ends: from then on nobody is known to be out."""
 
     def lift(self, key_id: str | None, now_us: int) -> None:
         """Forget what is known of a key, of everything if it is None: somebody said that it changed."""
-        self._lifted_us = now_us  # nor is kept what was asked before and is answered only now
-        if key_id is None:
-            self._refusals = Bounded(_MOST_KEYS)
-        else:
-            self._refusals.forget(key_id)
+        with self._lock:
+            self._lifted_us = now_us  # nor is kept what was asked before and is answered only now
+            if key_id is None:
+                self._own, self._shared = Bounded(_MOST_KEYS), {}
+            else:
+                self._own.forget(key_id)
 
     def note(self, question: Question, reply: Reply, cost: int, sent_us: int) -> None:
         """Remember which limits refused a cost, asked at `sent_us`."""
-        if isinstance(reply, bytes) or reply[0] != DENIED or sent_us <= self._lifted_us:
+        if isinstance(reply, bytes) or reply[0] != DENIED:
             return
-        for at, limit in enumerate(question.call.limits):
-            remaining, reset_us, wait_us = reply[2 + 3 * at : 5 + 3 * at]
-            if not wait_us:
-                continue
-            until_us = sent_us + (self._max_age_us if wait_us == NEVER else min(wait_us, self._max_age_us))
-            key_id = _EVERYBODY if limit.shared else question.key_id
-            known = self._refusals.get(key_id)
-            if known is None:
-                known = {}
-                self._refusals.put(key_id, known)
-            before = known.get(limit.where)
-            if before and before.book is question.book and before.cost <= cost and sent_us < before.until_us:
-                continue
-            known[limit.where] = Refusal(question.book, cost, sent_us, until_us, reply[1], remaining, reset_us, wait_us)
-            self.latest_us = max(self.latest_us, until_us)
+        with self._lock:
+            if sent_us <= self._lifted_us:
+                return
+            book = question.book
+            own, shared = dict(self._own.get(question.key_id) or {}), self._shared
+            for at, limit in enumerate(question.call.limits):
+                told = reply[2 + 3 * at : 5 + 3 * at]
+                if not told[2]:
+                    continue
+                known = shared if limit.shared else own
+                before = known.get(limit.where)
+                if before and before.book is book and before.says_more(cost, sent_us):
+                    continue
+                refusal = Refusal(book, cost, sent_us, reply[1], told, self._max_age_us)
+                self.latest_us = max(self.latest_us, refusal.until_us)
+                if limit.shared:
+                    # Those of a book that is no longer in force are of no use.
+                    shared = {where: kept for where, kept in shared.items() if kept.book is book}
+                    shared[limit.where] = refusal
+                else:
+                    own[limit.where] = refusal
+            self._shared = shared
+            if own:
+                self._own.put(question.key_id, own)
 
-    def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
-        """Return the refusal of a request with the server's time, None if it has to be asked."""
+    def answer(self, question: Question, cost: int, now_us: int) -> Refused | None:
+        """Return the refusal of a request, None if it has to be asked."""
+        own, shared = self._own.get(question.key_id), self._shared
+        if not own and not shared:
+            return None
+        book, call = question.book, question.call
         refusing: list[tuple[int, Refusal, int]] = []
-        places, limits = question.call.places, question.call.limits
-        for key_id in {question.key_id, _EVERYBODY}:
-            known = self._refusals.get(key_id)
-            if known is None:
+        longest = 0
+        for at, limit, where in call.places:
+            known = shared if limit.shared else own
+            if not known or (refusal := known.get(where)) is None or refusal.book is not book:
                 continue
-            for where, refusal in tuple(known.items()):
-                at = places.get(where)
-                if at is None or cost < refusal.cost or refusal.book is not question.book:
-                    continue
-                if not refusal.sent_us <= now_us < refusal.until_us:
-                    continue
-                wait_us = refusal.wait_at(limits[at], cost, now_us)
-                if wait_us is None:
-                    return None
-                refusing.append((at, refusal, wait_us))
+            if cost < refusal.cost or not refusal.sent_us <= now_us < refusal.until_us:
+                continue
+            wait_us = refusal.wait_at(limit, cost, now_us)
+            if wait_us is None:
+                return None
+            refusing.append((at, refusal, wait_us))
+            if longest != NEVER:
+                longest = wait_us if wait_us == NEVER or wait_us > longest else longest
         if not refusing:
             return None
-        refusing.sort(key=itemgetter(0))
-        first, refusal, longest = refusing[0]
-        for _, _, wait_us in refusing[1:]:
-            longest = NEVER if NEVER in (wait_us, longest) else max(longest, wait_us)
-        limit = limits[first]
+        at, refusal, _ = refusing[0]
+        limit = call.limits[at]
         decision = Decision(
-            _QUOTA_EXCEEDED if isinstance(limit, QuotaCount) else _THROTTLED,
+            _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED,
             limit.name,
             None if longest == NEVER else longest / MICROSECONDS,
             partial(_statuses, question, refusing, now_us),
             None,
             "denial_cache",
         )
-        return decision, refusal.server_us + now_us - refusal.sent_us
+        return Refused(decision, (now_us + refusal.ahead_us) // DAY_US)
 
 
 def _statuses(question: Question, refusing: Sequence[tuple[int, Refusal, int]], now_us: int) -> tuple[LimitStatus, ...]:
@@ -145,7 +173,7 @@ def _statuses(question: Question, refusing: Sequence[tuple[int, Refusal, int]], 
     return tuple(
         call.status(
             at,
-            refusal.server_us + now_us - refusal.sent_us,
+            now_us + refusal.ahead_us,
             refusal.remaining_at(call.limits[at], now_us),
             refusal.reset_at(now_us),
             wait_us,

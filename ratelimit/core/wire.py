@@ -106,6 +106,7 @@ class Call:
     """The limits of one kind of request, compiled: what is the same for every key and moment is worked out once.
 
     limits      all that apply, in the order of the reply: the plan's bucket, further buckets, the quota
+    places      the same, each with its index and with what tells it from others (`where`)
     plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     alerts      percentages of the quota that are told when reached
     stream      Redis key of the stream on which they are told
@@ -137,7 +138,7 @@ class Call:
         stream: str = "",
     ) -> None:
         self.limits = tuple(limits)
-        self.places = {limit.where: at for at, limit in enumerate(limits)}
+        self.places = tuple((at, limit, limit.where) for at, limit in enumerate(self.limits))
         buckets = [limit for limit in limits if isinstance(limit, Bucket)]
         further = sorted((bucket for bucket in buckets if bucket.place), key=lambda bucket: bucket.shared)
         self.plan = PlanPart(
