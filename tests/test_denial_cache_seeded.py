@@ -11,16 +11,16 @@ from ratelimit.core import checking, denial_cache
 BUGS = [
     ("smaller costs refused", "cost < refusal.cost or ", "", tests.test_higher_costs_wait_longer, ()),
     ("higher costs wait no longer", "left_us + more", "left_us", tests.test_higher_costs_wait_longer, ()),
-    ("a microsecond too long", "min(wait_us, self._max_age_us)", "min(wait_us + 1, self._max_age_us)",
+    ("a microsecond too long", "min(self.wait_us, max_age_us)", "min(self.wait_us + 1, max_age_us)",
      tests.test_it_answers_until_the_exact_microsecond, ()),
-    ("keys share what is theirs", "_EVERYBODY if limit.shared else question.key_id", "_EVERYBODY",
+    ("keys share what is theirs", "self._own.get(question.key_id), self._shared\n        if", "next(iter(self._own._entries.values()), None), self._shared\n        if",
      tests.test_a_limit_answers_for_all_who_meet_it, ()),
     ("stages share buckets", "limit.where", "limit.name", tests.test_buckets_of_one_method_in_two_stages_are_two, ()),
-    ("a push lifts nothing", "self._refusals.forget(key_id)", "pass", tests.test_a_push_lifts_it,
+    ("a push lifts nothing", "self._own.forget(key_id)", "pass", tests.test_a_push_lifts_it,
      (tests.raised, "key:{}")),
-    ("another plan lifts nothing", "self._refusals = Bounded(_MOST_KEYS)\n        else", "pass\n        else",
+    ("another plan lifts nothing", "self._own, self._shared = Bounded(_MOST_KEYS), {}\n            else", "pass\n            else",
      tests.test_what_may_be_anything_lifts_everything, ("keys",)),
-    ("late denials are kept", "or sent_us <= self._lifted_us", "",
+    ("late denials are kept", "sent_us <= self._lifted_us", "sent_us < 0",
      tests.test_a_denial_asked_before_a_push_is_not_kept, ()),
 ]  # fmt: skip
 
