@@ -38,7 +38,7 @@ def at_once(backend, **options):
             client.script_load(load(name).source)
     with asyncio.Runner() as runner, patch.object(Gatherer, "_send", counted):
         client = backend.async_client()
-        limiter = AsyncLimiter(client, **options)
+        limiter = AsyncLimiter(client, denial_cache=False, **options)
         limiter._state.before_refresh = lambda: None
         try:
             yield lambda *asked: runner.run(several(*asked)), sent

@@ -51,6 +51,7 @@ ADMIN = [
     "zadd",
     "zrem",
     "zrevrangebyscore",
+    "persist",
     "publish",
 ]
 
@@ -105,7 +106,7 @@ def decided(limiter, *requests):
 
 
 def as_gateway(server, root, url, plan_file):
-    """Do all that a gateway does; return what it decided."""
+    """Do all that a gateway does; return what it decided. Without a denial cache: what is refused is asked, too."""
     root.flushall()
     root.script_flush()
     catalog, clock = Catalog(root), FakeClock()
@@ -113,7 +114,7 @@ def as_gateway(server, root, url, plan_file):
     catalog.put_stage(Stage(STAGE, Throttle(1, 9), {"GET /health": Method(key_required=False)}))
     key, other = (catalog.create_key(plans=["gold"]) for _ in range(2))
     request = key.value, STAGE, METHOD
-    with Limiter.from_url(url, deadline=5) as limiter:
+    with Limiter.from_url(url, deadline=5, denial_cache=False) as limiter:
         decisions = decided(limiter, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD))
         catalog.update_key(key.id, enabled=False)
         decisions += decided(limiter, request)
