@@ -137,6 +137,25 @@ def test_a_shared_limit_answers_for_all_keys(backend, clock):
         assert limiter.check(check.__defaults__[3], STAGE, METHOD).source == "denial_cache"
 
 
+def test_what_leases_give_back_to_a_shared_limit_admits_at_once(backend, clock):
+    """A replica with leases stops: whom the stage's bucket refused before is admitted by the next check."""
+    stage = Stage(STAGE, throttle=Throttle("1/100", 1000))
+    plain = UsagePlan("gold", Throttle(10_000, 100_000), None, [STAGE])
+    leased = UsagePlan("leased", plain.throttle, None, [STAGE], lease=1.0)
+    with emptied(backend, clock, plain, stage=stage) as (limiter, check, _), replica(backend, clock) as holder:
+        limiter.catalog.put_plan(leased)
+        key = limiter.catalog.create_key(plans=["leased"]).value
+        sources = []
+        for _ in range(300):
+            sources.append(holder.check(key, STAGE, METHOD).source)
+            clock.advance_us(1000)
+        assert "lease" in sources
+        while check()[1]:
+            pass
+        holder.close()
+        assert check() == ("redis", True, None)
+
+
 def test_buckets_of_one_method_in_two_stages_are_two(backend, clock):
     """Their names are alike, they are not."""
     entry = {METHOD: Throttle(1, 1)}
@@ -279,7 +298,7 @@ def test_it_cannot_grow_without_end(backend, clock, monkeypatch):
         clock.advance_us(1)
         for value in keys:
             assert [limiter.check(value, STAGE, METHOD).allowed for _ in range(2)] == [True, False]
-        assert len(limiter._checker._cache._refusals) == 3
+        assert len(limiter._checker._cache._own) == 3
         sources = [limiter.check(value, STAGE, METHOD).source for value in reversed(keys)]
         assert sources == ["denial_cache"] * 3 + ["redis"] * 2
 
