@@ -39,7 +39,7 @@ PERIODS = (
 
 @contextmanager
 def replica(backend, **options):
-    """One process of a gateway, with connections of its own. It hears no pushes and caches no denials: it asks Redis."""
+    """One process of a gateway, with connections of its own. It hears no pushes, and caches no denials."""
     with backend.client() as client, Limiter(client, **{"denial_cache": False, **options}) as limiter:
         limiter._state.before_refresh = lambda: None
         yield limiter
