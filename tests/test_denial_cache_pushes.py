@@ -58,6 +58,11 @@ def out(limiter, key, costs=(1,), cost=1):
 # What is answered
 
 
+def scripts_run(client):
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha", "get", "hmget"))
+
+
 def test_no_round_trip_while_out(server, clock):
     """A hundred checks of a key that is out send nothing to the server: both twins."""
     with caching(server, clock, gold(Throttle(0, 0))) as (limiter, key), server.client() as client:
