@@ -132,6 +132,7 @@ class UsagePlan:
     "key_method" one for each configured method of each stage. `stages` takes ids or `PlanStage`. `alerts` are
     percentages of the quota (1 to 100): reaching one is told once per window and key on a stream. `shadow` is the id
     of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would have denied.
+    `lease`: seconds (0.001 to 1; 0: none) for which a replica prepays units of a hot key, to spend in its process.
     """
 
     id: str
@@ -142,6 +143,7 @@ class UsagePlan:
     throttle_scope: Scope
     alerts: tuple[int, ...]
     shadow: str | None
+    lease: float
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class UsagePlan:
         throttle_scope: Scope = "key",
         alerts: Iterable[int] = (),
         shadow: str | None = None,
+        lease: float = 0,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -166,8 +169,9 @@ class UsagePlan:
             ("stages", opened),
             ("name", validate.label(name, "name")),
             ("throttle_scope", validate.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
-            ("alerts", _percentages(alerts, quota)),
+            ("alerts", validate.percentages(alerts, has_quota=quota is not None)),
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
+            ("lease", validate.lease(lease)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -176,19 +180,10 @@ class UsagePlan:
         return next((stage for stage in self.stages if stage.stage == stage_id), None)
 
 
-def _percentages(alerts: object, quota: Quota | None) -> tuple[int, ...]:
-    if isinstance(alerts, str) or not isinstance(alerts, Iterable):
-        raise ConfigError(f"must be a list of percentages, not {validate.shown(alerts)}", field="alerts")
-    checked = sorted({validate.whole(percent, "alerts", least=1, below=101) for percent in alerts})
-    if checked and quota is None:
-        raise ConfigError("are about a quota, and the plan has none: add one", field="alerts")
-    return tuple(checked)
-
-
 def _other_plan(shadow: object, plan_id: str) -> str:
-    if validate.identifier(shadow, "shadow") == plan_id:
+    if (other := validate.identifier(shadow, "shadow")) == plan_id:
         raise ConfigError("must be another plan: a plan is no shadow of itself", field="shadow")
-    return str(shadow)
+    return other
 
 
 def _plan_stages(stages: object) -> tuple[PlanStage, ...]:

@@ -6,7 +6,7 @@ import io
 from gateway import A, B
 
 from ratelimit import AsyncCatalog, Catalog, Quota, Throttle, UsagePlan
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.scripts import ScriptCall
 
 ALPHA, BETA, GAMMA, DELTA = (f"tenant{name}Key000000001" for name in ("Alpha", "Beta-", "Gamma", "Delta"))
 GOLD = UsagePlan("gold01", Throttle(10, 5), Quota(100, "DAY"), [A])

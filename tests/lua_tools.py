@@ -56,10 +56,21 @@ def contract(name):
 
 def global_accesses(text):
     """(names read, names written) of the globals that a source touches, by the compiler's own word."""
+    reader = _compiled(text)
+    return reader.read, reader.written
+
+
+def executable_lines(text):
+    """The numbers of the lines for which the compiler made instructions; an `end` is none."""
+    lines = text.splitlines()
+    return {number for number in _compiled(text).lines if lines[number - 1].strip() != "end"}
+
+
+def _compiled(text):
     dump = lua51.LuaRuntime(encoding=None).eval("function(text) return string.dump(assert(loadstring(text))) end")
     reader = _Bytecode(dump(text.encode()))
     reader.function()
-    return reader.read, reader.written
+    return reader
 
 
 class _Bytecode:
@@ -67,7 +78,7 @@ class _Bytecode:
 
     def __init__(self, dumped):
         self._dumped, self._at = dumped, 12
-        self.read, self.written = set(), set()
+        self.read, self.written, self.lines = set(), set(), set()
 
     def _take(self, form):
         values = struct.unpack_from(f"<{form}", self._dumped, self._at)
@@ -94,8 +105,7 @@ class _Bytecode:
                 (self.read if instruction & 63 == GETGLOBAL else self.written).add(name)
         for _ in range(self._take("i")):
             self.function()
-        lines = self._take("i")
-        self._at += 4 * lines
+        self.lines |= {self._take("i") for _ in range(self._take("i"))}
         for _ in range(self._take("i")):
             self._string()
             self._take("2i")
@@ -104,54 +114,85 @@ class _Bytecode:
 
 
 class PlainServer:
-    """Runs check.lua on a dict. Notes each command with its key; has no `struct`, so the stand-in packs."""
+    """Runs a script on a dict, at 2026-03-04 12:00:00.123456. Has no `struct`, so the stand-in packs.
 
-    def __init__(self, state):
+    calls     each command that the script sent, with its arguments
+    expiries  by key, what the last SET said of its expiry
+    lines     numbers of the lines that ran, once `watch_lines` was called
+    """
+
+    def __init__(self, state, script="check"):
         self.state = state
         self.calls = []
+        self.expiries = {}
+        self.lines = set()
         self._lua = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
-        library = {b"call": self._call, b"pcall": self._pcall, b"error_reply": lambda text: text}
+        library = {b"call": self._call, b"pcall": self._pcall, b"error_reply": self._error}
         self._lua.globals().redis = self._lua.table_from(library)
-        self._run = self._lua.eval("function(text) return assert(loadstring(text)) end")(expanded("check").encode())
+        self._run = self._lua.eval("function(text) return assert(loadstring(text)) end")(expanded(script).encode())
+
+    def watch_lines(self):
+        """Note from now on which lines run."""
+        self._lua.eval("function(note) debug.sethook(function(_, line) note(line) end, 'l') end")(self.lines.add)
 
     def eval(self, keys, arguments):
-        """The reply as a list, or an error's text."""
+        """The reply: a list, bytes, or an error's text."""
         for name, values in ((b"KEYS", keys), (b"ARGV", arguments)):
             self._lua.globals()[name] = self._lua.table_from(values)
-        reply = self._run()
-        return reply.decode() if isinstance(reply, bytes) else [int(reply[i]) for i in range(1, len(reply) + 1)]
+        return self._told(self._run())
+
+    def _told(self, reply):
+        if isinstance(reply, bytes):
+            return reply
+        if not lua51.lua_type(reply):
+            return int(reply)
+        if reply[b"err"]:
+            return reply[b"err"].decode()
+        return [self._told(reply[i]) for i in range(1, len(reply) + 1)]
+
+    def _error(self, text):
+        return self._lua.table_from({b"err": text})
 
     def _call(self, command, *arguments):
-        self.calls.append((command.decode(), arguments[0] if arguments else None))
+        self.calls.append((command.decode(), *arguments))
         return getattr(self, f"_{command.decode().lower()}")(*arguments)
 
     def _pcall(self, *command):
         try:
             return self._call(*command)
         except TypeError:
-            return self._lua.table_from({b"err": b"WRONGTYPE"})
+            return self._error(b"WRONGTYPE")
+
+    def _held(self, key, kind):
+        if not isinstance(value := self.state.get(key, kind()), kind):
+            raise TypeError
+        return value
 
     def _time(self):
         return self._lua.table_from([b"1772625600", b"123456"])
 
     def _get(self, key):
-        return self.state.get(key, False)
+        return self._held(key, bytes) or False
 
-    def _set(self, key, value, *_expiry):
+    def _set(self, key, value, *expiry):
+        self.state[key] = value
+        self.expiries[key] = expiry
+
+    def _setrange(self, key, offset, value):
+        assert (offset, len(value)) == (b"0", len(self.state[key]))
         self.state[key] = value
 
     def _hget(self, key, field):
-        return self.state.get(key, {}).get(field, False)
+        return self._held(key, dict).get(field, False)
 
     def _hmget(self, key, *fields):
-        return self._lua.table_from([self.state.get(key, {}).get(field, False) for field in fields])
+        return self._lua.table_from([self._held(key, dict).get(field, False) for field in fields])
 
     def _hset(self, key, *items):
-        self.state.setdefault(key, {}).update(zip(items[::2], items[1::2], strict=True))
+        self.state.setdefault(key, self._held(key, dict)).update(zip(items[::2], items[1::2], strict=True))
 
     def _xadd(self, key, *arguments):
-        if not isinstance(stream := self.state.setdefault(key, []), list):
-            raise TypeError
+        stream = self.state.setdefault(key, self._held(key, list))
         pairs = arguments[arguments.index(b"*") + 1 :]
         stream.append(dict(zip(pairs[::2], pairs[1::2], strict=True)))
         return b"0-1"

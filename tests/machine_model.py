@@ -28,8 +28,9 @@ class Modelled(RuleBasedStateMachine):
         self.now_us = START_US
         self.runner = asyncio.Runner()
         self.own_async_client = type(self).async_client()
-        first, second = (Limiter(self.client, clock=lambda: self.now_us) for _ in range(2))
-        self.gathering = AsyncLimiter(self.own_async_client, clock=lambda: self.now_us)
+        # Without denial caches: each answer is the script's, and tells of every limit.
+        first, second = (Limiter(self.client, clock=lambda: self.now_us, denial_cache=False) for _ in range(2))
+        self.gathering = AsyncLimiter(self.own_async_client, clock=lambda: self.now_us, denial_cache=False)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog
         for replica in (first, *self.others):
             replica._state.before_refresh = do_nothing  # pushes are delivered by hand: the same run each time
@@ -111,7 +112,7 @@ class Modelled(RuleBasedStateMachine):
     def _changed(self):
         self.book = PlanBook(plans=self.plans, stages=self.stages, account=self.account)
         for replica in self.others:
-            replica._state.changed()
+            replica._state.heard(None)
 
 
 def _date(day):

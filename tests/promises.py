@@ -39,8 +39,8 @@ PERIODS = (
 
 @contextmanager
 def replica(backend, **options):
-    """One process of a gateway, with connections of its own. It hears no pushes: it has to ask Redis."""
-    with backend.client() as client, Limiter(client, **options) as limiter:
+    """One process of a gateway, with connections of its own. It hears no pushes, knows no denials: it asks Redis."""
+    with backend.client() as client, Limiter(client, **({"denial_cache": False} | options)) as limiter:
         limiter._state.before_refresh = lambda: None
         yield limiter
 
@@ -91,16 +91,20 @@ def a_denial_writes_nothing(backend, clock, tight):
     with replica(backend, clock=clock) as limiter:
         key, method = _one_tight_limit(limiter.catalog, tight)
         assert [limiter.check(key, STAGE, method).allowed for _ in range(2)] == [True, True]
-        # A version that the key has not seen, and a throttle that counts other fractions: neither is written.
-        limiter.catalog.set_account_throttle(Throttle("1/700", 2 if tight == "account" else 1000))
-        before = snapshot(backend)
-        for cost, step in ((1, 0), (1, 1), (2, 999_999), (3, 0), (998, 0), (1, -2_000_000), (0, 0)):
-            clock.advance_us(step)
-            decision = limiter.check(key, STAGE, method, cost)
-            assert not decision.allowed
-            assert decision.limited_by == LIMITS[tight]
-            assert remaining(decision) == {name: 0 if name == LIMITS[tight] else 998 for name in remaining(decision)}
-            assert snapshot(backend) == before
+        for is_usual in (True, False):
+            if not is_usual:
+                # A version that the key has not seen, and a throttle that counts other fractions: neither is written.
+                limiter.catalog.set_account_throttle(Throttle("1/700", 2 if tight == "account" else 1000))
+            before = snapshot(backend)
+            for cost, step in ((1, 0), (1, 1), (2, 999_999), (3, 0), (998, 0), (1, -2_000_000), (0, 0)):
+                clock.advance_us(step)
+                decision = limiter.check(key, STAGE, method, cost)
+                assert not decision.allowed
+                assert decision.limited_by == LIMITS[tight]
+                left = {name: 0 if name == LIMITS[tight] else 998 for name in remaining(decision)}
+                assert remaining(decision) == left
+                assert snapshot(backend) == before
+            clock.advance_us(1_000_000)
         assert not limiter.check(key, STAGE, method, 2**60).allowed
         assert snapshot(backend) == before
 
@@ -166,7 +170,10 @@ def an_admission_charges_every_limit(backend, clock):
 
 
 def retry_after_is_exact(backend, clock, rate, burst, cost):
-    """1 us before it the check fails, at it the check passes, time after time: no fraction of a token is lost."""
+    """1 us before it the check fails, at it the check passes, time after time: no fraction of a token is lost.
+
+    A peek in between says when a token would do.
+    """
     with replica(backend, clock=clock) as limiter:
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(rate, burst), None, [STAGE]))
         key = limiter.catalog.create_key(plans=["gold"]).value
@@ -177,6 +184,9 @@ def retry_after_is_exact(backend, clock, rate, burst, cost):
             if due - 1 >= clock():
                 told = limiter.check(key, STAGE, METHOD, cost)
                 assert (told.allowed, told.retry_after) == (False, (due - clock()) / 1_000_000)
+                one_due = start + ceil(((turn - 1) * cost + 1) / tokens_per_us)
+                (told,) = limiter.peek(key, STAGE, METHOD).limits
+                assert told.retry_after == max(0, one_due - clock()) / 1_000_000
                 clock.advance_us(due - 1 - clock())
                 told = limiter.check(key, STAGE, METHOD, cost)
                 assert (told.allowed, told.retry_after) == (False, 0.000001)
@@ -185,16 +195,23 @@ def retry_after_is_exact(backend, clock, rate, burst, cost):
 
 
 def steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks):
-    """Asked at every tick, each of which brings less than a token, a bucket gives out exactly what it gained."""
+    """Asked at every tick, each of which brings less than a token, a bucket gives out exactly what it gained.
+
+    A peek before each check foretells it. Left alone it is full again, and no fuller.
+    """
     with replica(backend, clock=clock) as limiter:
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(rate, 3), None, [STAGE]))
         key = limiter.catalog.create_key(plans=["gold"]).value
         start, admitted = clock(), 0
         for _ in range(checks):
-            admitted += limiter.check(key, STAGE, METHOD).allowed
+            expected = limiter.peek(key, STAGE, METHOD).allowed
+            assert limiter.check(key, STAGE, METHOD).allowed is expected
+            admitted += expected
             clock.advance_us(tick_us)
         gained = Fraction(str(rate)) / 1_000_000 * (clock() - tick_us - start)
         assert admitted == 3 + floor(gained)
+        clock.advance_us(ceil(4 / Fraction(str(rate)) * 1_000_000))
+        assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(4)] == [True] * 3 + [False]
 
 
 def a_quota_turns_at_the_microsecond(backend, clock, quota, end):
@@ -214,6 +231,16 @@ def a_quota_turns_at_the_microsecond(backend, clock, quota, end):
         assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(quota.limit + 1)] == [True] * quota.limit + [
             False
         ]
+
+
+def another_period_is_another_count(backend, clock):
+    """A plan that goes from days to weeks and back starts a count each time, on the same day too."""
+    with replica(backend, clock=clock) as limiter:
+        key = None
+        for period in ("DAY", "WEEK", "DAY"):
+            limiter.catalog.put_plan(UsagePlan("gold", None, Quota(3, period), [STAGE]))
+            key = key or limiter.catalog.create_key(plans=["gold"]).value
+            assert [limiter.check(key, STAGE, METHOD).allowed for _ in range(4)] == [True] * 3 + [False]
 
 
 def a_clock_that_flaps_mints_nothing(backend, clock):

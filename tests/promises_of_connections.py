@@ -10,12 +10,12 @@ import redis
 from promises import METHOD, STAGE, remaining, replica
 from promises_of_replicas import gold_key
 from proxy import Proxy
-from redis.exceptions import NoScriptError
 
 from ratelimit import AsyncLimiter, Limiter, Reason, StoreUnavailable
 from ratelimit.store.gather import Gatherer
 
 DEADLINE = 0.5
+HEALTH = "GET /health"
 
 
 def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
@@ -84,7 +84,8 @@ def a_batch_is_carried_out_once(server, fault):
     async def five_at_once():
         async with AsyncLimiter.from_url(proxy.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
-            await limiter.peek(key.value, STAGE, METHOD)
+            await limiter.check(key.value, STAGE, METHOD)  # looks at the catalogue
+            await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))  # teaches
             proxy.fault = fault
             decisions = await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(5)))
             proxy.fault = None
@@ -94,33 +95,34 @@ def a_batch_is_carried_out_once(server, fault):
         decisions, after = asyncio.run(five_at_once())
         assert [decision.reason for decision in decisions] == [Reason.UNAVAILABLE] * 5
         assert {decision.cause.split(":")[0] for decision in decisions} == {"StoreTimeout"}
-        assert remaining(after).get("quota:gold") == 94
-        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 94
+        assert remaining(after).get("quota:gold") == 91
+        assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 91
 
 
 def what_is_known_of_a_batch_is_told(server):
-    """Where one check of a batch has to be sent as EVAL and cannot be, another that was carried out is answered."""
-    key = gold_key(server)
+    """Where one check of a batch has to be asked alone and cannot be, another that was carried out is answered."""
+    known, new = gold_key(server), gold_key(server)
     send, sent = Gatherer._send, []
 
-    async def first_alone_then_nothing(gatherer, commands):
-        """As if the server forgot its scripts between two commands of one write, and then went away."""
-        commands = list(commands)
-        sent.append(commands)
+    async def once(gatherer, packets):
+        """As if the server went away between the batch and what it left out."""
+        sent.append(packets)
         if len(sent) > 1:
             raise StoreUnavailable("no connection to Redis")
-        return [*(await send(gatherer, commands[:1])), NoScriptError()]
+        return await send(gatherer, packets)
 
     async def two_at_once():
         async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter._state.before_refresh = lambda: None
-            await limiter.peek(key.value, STAGE, METHOD)
-            with patch.object(Gatherer, "_send", first_alone_then_nothing):
-                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))
+            await limiter.check(known.value, STAGE, METHOD)
+            await asyncio.gather(*(limiter.check(known.value, STAGE, METHOD) for _ in range(2)))
+            await limiter.peek(new.value, STAGE, METHOD)
+            with patch.object(Gatherer, "_send", once):
+                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (known, new)))
 
     first, second = asyncio.run(two_at_once())
-    assert [len(commands) for commands in sent] == [2, 1]
+    assert [len(packets) for packets in sent] == [1, 1]
     assert first.allowed
-    assert remaining(first) == {"plan:gold": 49, "quota:gold": 99}
+    assert remaining(first) == {"plan:gold": 46, "quota:gold": 96}
     assert second.reason is Reason.UNAVAILABLE
     assert second.cause.startswith("StoreUnavailable: ")

@@ -1,6 +1,7 @@
 """The permissions that suffice, exactly: with these commands nothing is refused, without any one of them something is.
 
-Two users, both confined to names that start with the namespace: GATEWAY checks, ADMIN changes the catalogue.
+Three users, all confined to names that start with the namespace: GATEWAY checks, ADMIN changes the catalogue, WATCHER
+reads alerts.
 """
 
 import contextlib
@@ -10,12 +11,13 @@ import pytest
 import redis
 from conftest import FakeClock
 from promises_of_replicas import wait_for
+from test_cli import run
 
 from ratelimit import Catalog, Ceilings, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CHECKING = ["eval", "evalsha", "time", "get", "set", "hmget", "hset", "hgetall"]
+CHECKING = ["eval", "evalsha", "time", "get", "set", "setrange", "hmget", "hset", "hgetall"]
 """A check, and what it looks up when it meets a change."""
 AFTER_CHECKING = ["hget", "hkeys", "hdel", "hincrby", "expire", "xadd"]
 """Days of metering moved to the archive, refusals flushed in sums, alerts."""
@@ -25,6 +27,7 @@ WARNING = ["info"]
 """The warning about a server that evicts."""
 GATEWAY = CHECKING + AFTER_CHECKING + LISTENING + WARNING
 ADMIN = [
+    "persist",
     "eval",
     "evalsha",
     "time",
@@ -49,8 +52,12 @@ ADMIN = [
     "zadd",
     "zrem",
     "zrevrangebyscore",
+    "persist",
     "publish",
 ]
+
+WATCHER = ["xread", "xreadgroup", "xgroup", "xack", "xrevrange"]
+"""`ratelimit watch`: alerts, alone and as a member of a group."""
 
 FILE = f"""
 [plans.gold]
@@ -79,7 +86,7 @@ def root(server):
     """The user who may do anything. The others are gone afterwards."""
     with server.client() as client:
         yield client
-        client.acl_deluser("gateway", "admin")
+        client.acl_deluser("gateway", "admin", "watcher")
 
 
 def url_of(server, root, user, commands):
@@ -100,7 +107,7 @@ def decided(limiter, *requests):
 
 
 def as_gateway(server, root, url, plan_file):
-    """Do all that a gateway does; return what it decided."""
+    """Do all that a gateway does; return what it decided. Without a denial cache: what is refused is asked, too."""
     root.flushall()
     root.script_flush()
     catalog, clock = Catalog(root), FakeClock()
@@ -108,7 +115,7 @@ def as_gateway(server, root, url, plan_file):
     catalog.put_stage(Stage(STAGE, Throttle(1, 9), {"GET /health": Method(key_required=False)}))
     key, other = (catalog.create_key(plans=["gold"]) for _ in range(2))
     request = key.value, STAGE, METHOD
-    with Limiter.from_url(url, deadline=5) as limiter:
+    with Limiter.from_url(url, deadline=5, denial_cache=False) as limiter:
         decisions = decided(limiter, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD))
         catalog.update_key(key.id, enabled=False)
         decisions += decided(limiter, request)
@@ -205,6 +212,32 @@ def test_an_administrator_needs_no_less(server, root, plan_file, command):
     assert command in refused(root)
 
 
+def as_watcher(server, root, commands):
+    """Watch what is kept, what is new, and as a member of a group; return what was refused."""
+    url = url_of(server, root, "watcher", commands)
+    root.execute_command("ACL", "SETUSER", "watcher", "resetkeys", "~ratelimit:alerts", "resetchannels")
+    root.flushall()
+    numbers = {"percent": 50, "used": 2, "limit": 4, "window_day": 20_516, "time_us": 1}
+    root.xadd("ratelimit:alerts", {"key": "k1", "plan": "gold", **numbers})
+    whole = ["--from-start", "--count", "1"]
+    for options in (whole, ["--seconds", "0.02"], ["--group", "ops", *whole]):
+        run("watch", "--url", url, "--seconds", "2", *options)
+    return refused(root)
+
+
+def test_a_watcher_needs_no_more(server, root):
+    """With its commands the server refuses it nothing."""
+    assert as_watcher(server, root, WATCHER) == set()
+
+
+@pytest.mark.parametrize("command", WATCHER)
+def test_a_watcher_needs_no_less(server, root, command):
+    """Each of its commands is one that it sends."""
+    assert command in {
+        name.partition("|")[0] for name in as_watcher(server, root, [other for other in WATCHER if other != command])
+    }
+
+
 def test_a_ceiling_on_keys_has_them_counted(server, root):
     """An administrator who has one needs ZCARD as well, and nothing else."""
     for commands, missing in ((ADMIN, {"zcard"}), ([*ADMIN, "zcard"], set())):
@@ -229,6 +262,9 @@ def test_the_contract_lists_the_same_permissions():
     """What lua/README.md tells operators to grant is what is needed here."""
     lines = (folder() / "README.md").read_text(encoding="utf-8").splitlines()
     granted = {line.split()[2]: line.split() for line in lines if line.startswith("ACL SETUSER ")}
-    for user, commands in (("gateway", GATEWAY), ("admin", ADMIN)):
+    for user, commands in (("gateway", GATEWAY), ("admin", ADMIN), ("watcher", WATCHER)):
         told = {word[1:] for word in granted[user] if word.startswith("+")}
         assert told - {"ping"} == set(commands)  # for clients of one's own that look after their connections
+    assert granted["watcher"][5:7] == ["resetkeys", "~ratelimit:alerts"]
+    handbook = (folder().parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert " ".join(granted["watcher"]) in handbook.splitlines()

@@ -289,9 +289,19 @@ CROSSED, ONCE = "if before < count and after >= count then", "if percent > told_
 BUGS = {
     "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_told_once),
     "told of denials": (
-        "if has_alerts and not refused then",
-        "if has_alerts then used = refused and used + cost or used",
+        "if has_alerts and not refused and cost > 0 then",
+        "if has_alerts and cost > 0 then used = refused and used + cost or used",
         test_a_peek_and_a_denial_tell_nothing,
+    ),
+    "usual: told of denials": (
+        "  if refused then return reply end\n",
+        "  if refused then refused, used = not has_alerts, used + cost end\n  if refused then return reply end\n",
+        test_a_peek_and_a_denial_tell_nothing,
+    ),
+    "usual: the count is not the quota's": (
+        "if quota >= 0 then used = used + cost end\n    day_used",
+        "if quota >= 0 then used = used + 1 end\n    day_used",
+        test_a_cost_that_passes_both_tells_both,
     ),
     "windows not told apart": (
         "if told_window ~= window then told_percent = 0 end",

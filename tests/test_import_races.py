@@ -10,7 +10,7 @@ from gateway import A
 from keyfiles import GOLD, MANY, TENANTS, Twins, Watched, file, once, stored, with_plans
 
 from ratelimit import AsyncCatalog, Catalog, Conflict, StoreError, Throttle, UsagePlan
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.scripts import ScriptCall
 
 
 @pytest.fixture(params=[False, True], ids=["blocking", "awaited"])

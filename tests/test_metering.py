@@ -205,8 +205,21 @@ BUGS = {
     "days roll back": ("if today > day then", "if today ~= day then"),
     "closed days lost": ("if day > 0 then", "if false then"),
     "denials metered": (
-        "local plan\nif own and not refused then",
-        "local plan\nif own then day_used = day_used + cost",
+        "elseif own and not refused then",
+        "elseif own then\n  if refused then day_used = day_used + cost end",
+    ),
+    "usual: requests counted for units": ("day_used = day_used + cost", "day_used = day_used + 1"),
+    "usual: a new day ignored": ("today >= 0 and today < DAY_US", "today >= 0"),
+    "usual: denials metered": (
+        "  if refused then return reply end\n",
+        # Its state with as many units more on its day.
+        (
+            "  if refused then\n"
+            "    local metered = struct.unpack('<d', own[2], 57) + cost\n"
+            "    redis.call('HSET', KEYS[1], ARGV[2], string.sub(own[2], 1, 56) .. struct.pack('<d', metered))\n"
+            "    return reply\n"
+            "  end\n"
+        ),
     ),
 }
 

@@ -10,7 +10,7 @@ from promises import METHOD, STAGE, replica
 
 from ratelimit import AsyncLimiter, Catalog, ConfigError, Conflict, UsagePlan
 from ratelimit.core.digest import Digester
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.scripts import ScriptCall
 
 OLD, NEW, BOTH = "the old pepper", "the new pepper", ["the new pepper", "the old pepper"]
 WRONG = r"^pepper: is not the one"

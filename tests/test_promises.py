@@ -87,6 +87,11 @@ def test_a_quota_turns_at_the_microsecond(backend, clock, quota, end):
     promises.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
 
 
+def test_another_period_is_another_count(backend, clock):
+    """Promise 2: a window is known by both its ends."""
+    promises.another_period_is_another_count(backend, clock)
+
+
 def test_a_clock_that_flaps_mints_nothing(backend, clock):
     """Promise 2: small steps back are no new time."""
     promises.a_clock_that_flaps_mints_nothing(backend, clock)

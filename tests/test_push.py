@@ -362,7 +362,7 @@ def on_valkey(running):
 
 def test_deafness_is_noticed(on_valkey):
     """A limiter that hears and does nothing fails the tests of what is heard, of both twins."""
-    with patch.object(Namespace, "changed", lambda _: None):
+    with patch.object(Namespace, "heard", lambda *_: None):
         with pytest.raises(AssertionError):
             a_change_is_heard(*on_valkey, "plan", seconds=1)
         with pytest.raises(AssertionError):

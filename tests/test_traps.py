@@ -30,10 +30,10 @@ def test_trap_1_a_burst_far_below_the_rate(backend, clock):
 
 
 def test_trap_1_a_bucket_that_fills_within_milliseconds_is_kept(backend):
-    """Time to full is less than a second, yet the state is there after the check."""
+    """The bucket fills in 0.1 s, yet its state is there after the check."""
     with plan(backend, None, stage=Throttle(1000, 100)) as (_, check), backend.client() as client:
         assert check().allowed
-        assert KEPT_MS - 1000 < client.pttl(STAGE_BUCKET) <= KEPT_MS + 1
+        assert KEPT_MS - 900 < client.pttl(STAGE_BUCKET) <= KEPT_MS + 100
 
 
 def test_trap_2_a_token_in_less_than_a_millisecond(backend, clock):

@@ -1,6 +1,7 @@
 """lua/vectors.json, replayed by raw EVAL as a client in any other language would."""
 
 import json
+import struct
 
 import pytest
 import vectors
@@ -40,9 +41,34 @@ def answer(client, source, vector):
     """The reply under "reply", or the error's text under "error"."""
     arguments = [bytes.fromhex(part) for part in vector["argv"]]
     try:
-        return {"reply": client.eval(source, len(vector["keys"]), *vector["keys"], *arguments)}
+        reply = client.eval(source, len(vector["keys"]), *vector["keys"], *arguments)
     except ResponseError as error:
         return {"error": str(error)}
+    return {"reply": reply.hex() if isinstance(reply, bytes) else reply}
+
+
+def means(vector):
+    """What a reply says, by lua/README.md: an array as it is; of joined states, what an array would have said."""
+    reply = vector["reply"]
+    if isinstance(reply, list):
+        return reply
+    request, states = bytes.fromhex(vector["argv"][0]), bytes.fromhex(reply)
+    plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<4d", request, 32)
+    per, level, last, window, used, granted, _, _ = struct.unpack_from("<8d", states)
+    further = range(0, len(states) - 64, 24)
+    (now,) = struct.unpack("<d", states[-8:] if further else states[16:24])
+    buckets = [(plan_burst, plan_rate, per, level, last)] if plan_per else []
+    for at in further:
+        burst, rate, _ = struct.unpack_from("<3d", request, 114 + at)
+        buckets.append((burst, rate, *struct.unpack_from("<3d", states, 64 + at)))
+    numbers = [1, now]
+    for burst, rate, bucket_per, bucket_level, bucket_last in buckets:
+        assert bucket_last == now
+        numbers += [bucket_level // bucket_per, -((bucket_level - burst * bucket_per) // rate)]
+    if quota >= 0:
+        end = (window // 64 + window % 64) * 86_400_000_000
+        numbers += [quota + granted - used, end - now]
+    return numbers
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -53,6 +79,12 @@ def test_a_vector_holds(backend, vector):
         expected = {part: vector[part] for part in ("reply", "error") if part in vector}
         assert answer(client, load("check").source, vector) == expected
         assert held(client) == vector["after"]
+
+
+@pytest.mark.parametrize("vector", [vector for vector in VECTORS if "means" in vector], ids=lambda each: each["name"])
+def test_joined_states_say_as_much_as_an_array(vector):
+    """Read as lua/README.md says, the states of an admitted check give time, remaining and reset of each limit."""
+    assert means(vector) == vector["means"]
 
 
 def test_the_file_is_what_its_maker_makes():
@@ -68,7 +100,7 @@ def test_every_vector_has_a_name_of_its_own():
 def test_denied_checks_write_nothing_but_a_moved_clock():
     """Promise 1, read off the file: of all replies that are no admission, only re-anchoring ones change the state."""
     writing = {vector["name"] for vector in VECTORS if vector["before"] != vector["after"]}
-    refused = {vector["name"] for vector in VECTORS if "error" in vector or vector["reply"][0] not in {1, 2}}
+    refused = {vector["name"] for vector in VECTORS if "error" in vector or means(vector)[0] not in {1, 2}}
     assert writing & refused == {
         "clock: more than 2 s back re-anchors, even when denied",
         "clock: a denial writes the shared bucket that was re-anchored, and nothing else",

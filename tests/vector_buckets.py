@@ -5,7 +5,7 @@ when full and one token is 100 000 of them. Replies are status, now, and for eac
 nothing was charged, wait. What is charged also counts for its day.
 """
 
-from vector_bytes import DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state
+from vector_bytes import DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state, usual
 
 HALF = DAY // 2
 LARGE = 9007 * 10**12
@@ -41,7 +41,7 @@ BUCKETS = [
         plan=TEN,
         before={PLAN: state(0, last=NOW - 99_999)},
     ),
-    case(
+    usual(
         "bucket: exactly in time",
         "100000 us gave one token, and it goes",
         [1, NOW, 0, 500_000],
@@ -57,7 +57,7 @@ BUCKETS = [
         before={PLAN: state(0, last=NOW - 365 * DAY, day=0)},
         writes={PLAN: state(400_000, day_used=1)},
     ),
-    case(
+    usual(
         "bucket: part of a token is kept",
         "250000 + 30000 - 200000 = 80000: no whole token; 420000 to full",
         [1, NOW, 0, 420_000],
@@ -100,6 +100,13 @@ BUCKETS = [
         before={PLAN: state(0, per=1_000_000)},
     ),
     case(
+        "bucket: a reset that is no whole number is rounded up",
+        "7 tokens per 1000000 us, a bucket of one: ceil(1000000 / 7) = 142858",
+        [1, NOW, 0, 142_858],
+        plan=(1, 7, 1_000_000),
+        writes={PLAN: state(0, per=1_000_000, day_used=1)},
+    ),
+    usual(
         "bucket: after the wait that was told it admits",
         "142858 * 7 = 1000006, capped at 1000000: one token",
         [1, NOW, 0, 142_858],
@@ -107,7 +114,7 @@ BUCKETS = [
         before={PLAN: state(0, per=1_000_000, last=NOW - 142_858)},
         writes={PLAN: state(0, per=1_000_000, day_used=1)},
     ),
-    case(
+    usual(
         "bucket: exact at the largest numbers",
         "1 short of 9007 * 10^12, and one microsecond makes it full: cost 9007 passes",
         [1, NOW, 0, LARGE],
@@ -143,6 +150,30 @@ PEEKS = [
         quota=DAILY,
         cost=0,
         before={PLAN: state(0, window=TODAY * 64 + 1, used=7)},
+    ),
+    case(
+        "cost 0: a wait that is no whole number is rounded up",
+        "7 tokens per 1000000 us, empty: ceil(1000000 / 7) = 142858",
+        [0, NOW, 0, 142_858, 142_858],
+        plan=(1, 7, 1_000_000),
+        cost=0,
+        before={PLAN: state(0, per=1_000_000)},
+    ),
+    case(
+        "cost 0: a quota of 1 that is used admits in the next window",
+        "1 > 0 that are left, but 1 <= 1: wait until midnight",
+        [0, NOW, 0, HALF, HALF],
+        quota=(1, *DAILY[1:]),
+        cost=0,
+        before={PLAN: state(per=0, last=0, window=TODAY * 64 + 1, used=1)},
+    ),
+    case(
+        "cost 0: more is used than the limit by now",
+        "120 of 100: shown as 0",
+        [0, NOW, 0, HALF, HALF],
+        quota=DAILY,
+        cost=0,
+        before={PLAN: state(per=0, last=0, window=TODAY * 64 + 1, used=120)},
     ),
     case(
         "cost 0: re-anchors nothing",

@@ -1,6 +1,7 @@
 """What the test vectors are written with: bytes packed from the tables of lua/README.md, and nothing of the package."""
 
 import struct
+from functools import partial
 
 NOW = 1_772_625_600_000_000
 """Wednesday 2026-03-04 12:00:00 UTC: the middle of day 20516."""
@@ -36,9 +37,9 @@ def state(level=0, *, per=100_000, last=NOW, window=0, used=0, granted=0, day=TO
     return doubles(per, level, last, window, used, granted, day, day_used)
 
 
-def count(used, *, first=TODAY, days=1, granted=0, day=TODAY, day_used=0):
-    """State of a key under a plan without a bucket."""
-    return state(per=0, last=0, window=first * 64 + days, used=used, granted=granted, day=day, day_used=day_used)
+def count(used, *, first=TODAY, days=1, granted=0, last=0, day=TODAY, day_used=0):
+    """State of a key under a plan without a bucket; `last` is then the time of a charge that was usual."""
+    return state(per=0, last=last, window=first * 64 + days, used=used, granted=granted, day=day, day_used=day_used)
 
 
 def case(
@@ -60,6 +61,7 @@ def case(
     flags=1,
     keys=None,
     argv=None,
+    is_usual=False,
     **who,
 ):
     """One vector.
@@ -71,6 +73,7 @@ def case(
     before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
                    takes one away. The hash starts with the identity of version 7
     reply          a list, or a text for an error
+    is_usual       the reply is one text, the new states joined, and `reply` what a client has to read out of it
     who            the identity that is sent, where it differs
     """
     has_key = flags % 2 == 1
@@ -82,16 +85,24 @@ def case(
     request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + doubles(*numbers)
     fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
     sent = [request, *(field.encode() for field in fields)] if argv is None else argv
+    held = _changed(start, writes or {})
     sent_keys = [KEY] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts)
+    answer = {"error" if isinstance(reply, str) else "reply": reply}
+    if is_usual:
+        states = [held[KEY][field] for field in fields] + [held[place] for place, *_ in shared]
+        answer = {"reply": b"".join(states).hex(), "means": reply}
     return {
         "name": name,
         "why": why,
         "keys": sent_keys if keys is None else keys,
         "argv": [part.hex() for part in sent],
         "before": _hexed(start),
-        "error" if isinstance(reply, str) else "reply": reply,
-        "after": _hexed(_changed(start, writes or {})),
+        **answer,
+        "after": _hexed(held),
     }
+
+
+usual = partial(case, is_usual=True)
 
 
 def _changed(held, changes):

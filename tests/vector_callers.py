@@ -30,6 +30,20 @@ CALLERS = [
         before={"r": None, PLAN: state(0)},
     ),
     case(
+        "key changed: an identity that is none",
+        "8 of its 26 bytes, though they are those of the epoch",
+        [-1, NOW],
+        plan=TEN,
+        before={"r": identity()[:8], PLAN: state(500_000)},
+    ),
+    case(
+        "key changed: an identity that is empty",
+        "no stamp",
+        [-1, NOW],
+        plan=TEN,
+        before={"r": b"", PLAN: state(500_000)},
+    ),
+    case(
         "key changed: told before anything else",
         "stamp, version, expiry and windows are all out of date",
         [-1, NOW],

@@ -1,6 +1,6 @@
 """Test vectors of a clock that went back, and of plans that changed; to read as vector_buckets.py."""
 
-from vector_bytes import ACCOUNT, DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, bucket, case, count, state
+from vector_bytes import ACCOUNT, DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, bucket, case, count, state, usual
 
 HALF = DAY // 2
 
@@ -115,7 +115,7 @@ RESCALES = [
         before={PLAN: state(250_000)},
         writes={PLAN: state(600_000, per=400_000, day_used=1)},
     ),
-    case(
+    usual(
         "clamp: a smaller burst takes the surplus",
         "5 tokens, but 3 fit; 2 are left, one 100000 us from full",
         [1, NOW, 2, 100_000],

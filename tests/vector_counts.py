@@ -3,7 +3,7 @@
 The quota is 100; unless a case says otherwise its window is the day that holds NOW, and ends in 12 hours.
 """
 
-from vector_bytes import DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, case, count, doubles
+from vector_bytes import DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, case, count, doubles, usual
 
 HALF = DAY // 2
 SUNDAY = TODAY - 3
@@ -19,12 +19,20 @@ COUNTS = [
         writes={PLAN: count(1, day_used=1)},
     ),
     case(
+        "quota: the first request takes all of it",
+        "100 of 100",
+        [1, NOW, 0, HALF],
+        quota=DAILY,
+        cost=100,
+        writes={PLAN: count(100, day_used=100)},
+    ),
+    usual(
         "quota: the last unit",
         "99 + 1 = 100",
         [1, NOW, 0, HALF],
         quota=DAILY,
         before={PLAN: count(99, day_used=9)},
-        writes={PLAN: count(100, day_used=10)},
+        writes={PLAN: count(100, day_used=10, last=NOW)},
     ),
     case(
         "quota: used up",
@@ -50,21 +58,21 @@ COUNTS = [
         quota=DAILY,
         before={PLAN: count(120, day_used=120)},
     ),
-    case(
+    usual(
         "granted: extends this window",
         "100 + 10 - 105 - 1 = 4",
         [1, NOW, 4, HALF],
         quota=DAILY,
         before={PLAN: count(105, granted=10, day_used=105)},
-        writes={PLAN: count(106, granted=10, day_used=106)},
+        writes={PLAN: count(106, granted=10, day_used=106, last=NOW)},
     ),
-    case(
+    usual(
         "granted: may be negative, and takes away",
         "100 - 40 - 50 - 1 = 9",
         [1, NOW, 9, HALF],
         quota=DAILY,
         before={PLAN: count(50, granted=-40, day_used=50)},
-        writes={PLAN: count(51, granted=-40, day_used=51)},
+        writes={PLAN: count(51, granted=-40, day_used=51, last=NOW)},
     ),
     case(
         "granted: admits a cost above the limit while it lasts",
@@ -107,13 +115,13 @@ COUNTS = [
         cost=101,
         before={PLAN: count(100, first=TODAY - 1, granted=10, day=TODAY - 1, day_used=60)},
     ),
-    case(
+    usual(
         "window: the second of the two that were sent",
         "yesterday and today were sent, and it is today",
         [1, NOW, 92, HALF],
         quota=(100, TODAY - 1, TODAY, TODAY + 1),
         before={PLAN: count(7, day_used=7)},
-        writes={PLAN: count(8, day_used=8)},
+        writes={PLAN: count(8, day_used=8, last=NOW)},
     ),
     case(
         "window: starts at its first microsecond",
@@ -172,21 +180,21 @@ COUNTS = [
         quota=DAILY,
         now=MIDNIGHT - 1,
     ),
-    case(
+    usual(
         "metering: a plan without limits counts its days, and nothing else",
         "no limit to report; the window stays 0",
         [1, NOW],
         cost=3,
         before={PLAN: count(0, first=0, days=0, day_used=4)},
-        writes={PLAN: count(0, first=0, days=0, day_used=7)},
+        writes={PLAN: count(0, first=0, days=0, day_used=7, last=NOW)},
     ),
-    case(
+    usual(
         "metering: counts a day no further than whole numbers go",
         "2^53 - 2 + 5 is cut to 2^53 - 1",
         [1, NOW],
         cost=5,
         before={PLAN: count(0, first=0, days=0, day_used=2**53 - 2)},
-        writes={PLAN: count(0, first=0, days=0, day_used=2**53 - 1)},
+        writes={PLAN: count(0, first=0, days=0, day_used=2**53 - 1, last=NOW)},
     ),
     case(
         "metering: closes a day with the balance -1, which says that there is no quota",
@@ -195,11 +203,11 @@ COUNTS = [
         before={PLAN: count(0, first=0, days=0, day=TODAY - 1, day_used=9)},
         writes={PLAN: count(0, first=0, days=0, day_used=1), "d:gold:20515": doubles(9, -1)},
     ),
-    case(
+    usual(
         "metering: what a quota used is kept while the plan has none",
         "used stays 30 of its window, the day goes from 30 to 31",
         [1, NOW],
         before={PLAN: count(30, day_used=30)},
-        writes={PLAN: count(30, day_used=31)},
+        writes={PLAN: count(30, day_used=31, last=NOW)},
     ),
 ]

@@ -1,6 +1,22 @@
 """Test vectors of shadows and of alerts on quotas; to read as vector_buckets.py."""
 
-from vector_bytes import DAILY, DAY, METHOD, NOW, PLAN, STREAM, TEN, TODAY, bucket, case, count, doubles, state
+from vector_bytes import (
+    DAILY,
+    DAY,
+    METHOD,
+    MIDNIGHT,
+    NOW,
+    PLAN,
+    STREAM,
+    TEN,
+    TODAY,
+    bucket,
+    case,
+    count,
+    doubles,
+    state,
+    usual,
+)
 
 HALF = DAY // 2
 WINDOW = TODAY * 64 + 1
@@ -125,19 +141,68 @@ SHADOWS = [
         cost=0,
         shadow=(*TWO, *NO_QUOTA, SHADOW),
     ),
+    case(
+        "shadow: a method's bucket that admits nothing is not made",
+        "rate 0: the request would be throttled",
+        ADMITTED,
+        plan=TEN,
+        shadow=(2, 0, 1, *NO_QUOTA, SHADOW, SHADOW_METHOD),
+        writes={SHADOW: shadow(throttled=1, seen=1), **CHARGED},
+    ),
+    case(
+        "shadow: corrupt, its state has 63 bytes",
+        "64 are due; the plan was not charged",
+        "RATELIMIT CORRUPT s:p:next",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        before={SHADOW: bytes(63)},
+    ),
+    case(
+        "shadow: corrupt, its method's bucket has 25 bytes",
+        "24 are due; the plan was not charged",
+        "RATELIMIT CORRUPT s:b:next:petstore/prod:GET /pets",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW, SHADOW_METHOD),
+        before={SHADOW_METHOD: bytes(25)},
+    ),
+    case(
+        "shadow: windows past, though the plan has no quota",
+        "the second window of its quota ends as this day begins; nothing is charged",
+        [-3, MIDNIGHT],
+        plan=TEN,
+        shadow=(*TWO, 0, TODAY - 2, TODAY - 1, TODAY, SHADOW),
+        now=MIDNIGHT,
+    ),
+    case(
+        "shadow: windows past, the server is before both",
+        "1 us before the first; nothing is charged",
+        [-3, MIDNIGHT - 1],
+        plan=TEN,
+        shadow=(*TWO, *TEN_A_DAY, SHADOW),
+        now=MIDNIGHT - 1,
+    ),
+    case(
+        "shadow: its first window begins with its first microsecond",
+        "1 of 10 units, no bucket",
+        [1, MIDNIGHT, 4, 100_000],
+        plan=TEN,
+        shadow=(0, 0, 0, *TEN_A_DAY, SHADOW),
+        now=MIDNIGHT,
+        writes={SHADOW: shadow(window=WINDOW, used=1, seen=1), PLAN: state(400_000, last=MIDNIGHT, day_used=1)},
+    ),
 ]
 
 ALERTS = [
-    case(
+    usual(
         "alert: a share of the quota is reached",
         "79 + 1 = 80 of 100",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80, ALERT_100],
         before={PLAN: count(79)},
-        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
     ),
-    case(
+    usual(
         "alert: passed by, not only met",
         "79 + 3 = 82",
         [1, NOW, 18, HALF],
@@ -145,9 +210,9 @@ ALERTS = [
         cost=3,
         alerts=[ALERT_80],
         before={PLAN: count(79)},
-        writes={PLAN: count(82, day_used=3), "a:gold": told(80), STREAM: [alert(80, 82)]},
+        writes={PLAN: count(82, day_used=3, last=NOW), "a:gold": told(80), STREAM: [alert(80, 82)]},
     ),
-    case(
+    usual(
         "alert: two at once are both told",
         "75 + 25 = 100",
         [1, NOW, 0, HALF],
@@ -155,52 +220,56 @@ ALERTS = [
         cost=25,
         alerts=[ALERT_80, ALERT_100],
         before={PLAN: count(75)},
-        writes={PLAN: count(100, day_used=25), "a:gold": told(100), STREAM: [alert(80, 100), alert(100, 100)]},
+        writes={
+            PLAN: count(100, day_used=25, last=NOW),
+            "a:gold": told(100),
+            STREAM: [alert(80, 100), alert(100, 100)],
+        },
     ),
-    case(
+    usual(
         "alert: before and after it nothing is told",
         "80 + 1 = 81 crosses neither",
         [1, NOW, 19, HALF],
         quota=DAILY,
         alerts=[ALERT_80, ALERT_100],
         before={PLAN: count(80)},
-        writes={PLAN: count(81, day_used=1)},
+        writes={PLAN: count(81, day_used=1, last=NOW)},
     ),
-    case(
+    usual(
         "alert: once per window, even if it is crossed again",
         "told already, and somebody lowered the count since",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79), "a:gold": told(80)},
-        writes={PLAN: count(80, day_used=1)},
+        writes={PLAN: count(80, day_used=1, last=NOW)},
     ),
-    case(
+    usual(
         "alert: a new window tells anew",
         "100 % was told of yesterday",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79), "a:gold": told(100, WINDOW - 64)},
-        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
     ),
-    case(
+    usual(
         "alert: a note of what was told that is none counts as none",
         "3 bytes where 16 are due: the request is counted by then, so it is told, and noted anew",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79), "a:gold": b"???"},
-        writes={PLAN: count(80, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
     ),
-    case(
+    usual(
         "alert: shows the limit with what was granted",
         "79 + 1 of 100 + 50",
         [1, NOW, 70, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79, granted=50)},
-        writes={PLAN: count(80, granted=50, day_used=1), "a:gold": told(80), STREAM: [alert(80, 80, 150)]},
+        writes={PLAN: count(80, granted=50, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80, 150)]},
     ),
     case(
         "alert: a denial tells nothing",
@@ -220,13 +289,13 @@ ALERTS = [
         alerts=[ALERT_80],
         before={PLAN: count(79)},
     ),
-    case(
+    usual(
         "alert: a stream that is none fails no check, and is tried again at the next crossing",
         "the request is counted; nothing is noted as told",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79), STREAM: b"a string"},
-        writes={PLAN: count(80, day_used=1)},
+        writes={PLAN: count(80, day_used=1, last=NOW)},
     ),
 ]

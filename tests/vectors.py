@@ -13,14 +13,17 @@ from vector_clock import CLOCK, RESCALES
 from vector_counts import COUNTS
 from vector_extras import ALERTS, SHADOWS
 from vector_layers import LAYERS
+from vector_unusual import UNUSUAL
+from vector_usual import USUAL
 
-CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
+CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
     "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
-    "and then all that the server holds with `after`; no key has an expiry. Keys and hash fields are text; argv and "
-    "values are hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; "
-    "else it is a string. Made by tests/vectors.py."
+    "and then all that the server holds with `after`; no key has an expiry. A reply that is a text is hexadecimal, and "
+    "`means` is what has to be read out of it, as an array. Keys and hash fields are text; argv and values are "
+    "hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; else it is "
+    "a string. Made by tests/vectors.py."
 )
 
 

@@ -11,9 +11,8 @@ import json
 
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook
-from ratelimit.core.scripts import load
+from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
-from ratelimit.core.wire import ScriptCall
 from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
 

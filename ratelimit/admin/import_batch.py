@@ -14,9 +14,9 @@ from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import generated_id, generated_token
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
+from ratelimit.core.scripts import ScriptCall
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import day_of
-from ratelimit.core.wire import ScriptCall
 
 
 class Entry(NamedTuple):
@@ -209,4 +209,5 @@ class Changes:
             commit.do("SADD", names.plan_keys(plan_id), *ids)
         if self._joined:
             commit.do("HINCRBY", names.catalog, "members", 1)
+        commit.do("PUBLISH", None, names.changes, "keys")
         return commit.call()

@@ -160,6 +160,7 @@ class _Import:
             done = [(self._put(changes, entry, plans), entry.record is None) for entry, plans in good.values()]
             call = changes.call()
             if call is None or (yield call)[0] == 1:
+                self._state.heard("keys")  # at once in this process
                 self._warn(batch, entries, verdicts)
                 for key_id, is_new in done:
                     self._count(key_id, is_new)

@@ -61,7 +61,7 @@ class KeyAdmin:
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
             self._write_record(commit, record, book, joined=record.plans)
-            if (yield commit.call())[0] == 1:
+            if (yield from self._carried_out(commit, record.id)):
                 return record.api_key(value)
         raise too_busy(tries(self._state))
 
@@ -89,7 +89,7 @@ class KeyAdmin:
                 if old not in kept:
                     commit.do("UNLINK", self._names.digest(old))
             self._write_record(commit, new, book)
-            if (yield commit.call())[0] == 1:
+            if (yield from self._carried_out(commit, key_id)):
                 return new.api_key(value)
         raise too_busy()
 
@@ -170,7 +170,7 @@ class KeyAdmin:
             for plan_id in record.plans:
                 commit.do("SREM", self._names.plan_keys(plan_id), key_id)
             commit.do("ZREM", self._names.keys, key_id)
-            if (yield commit.call())[0] == 1:
+            if (yield from self._carried_out(commit, key_id)):
                 return
         raise too_busy()
 
@@ -184,7 +184,7 @@ class KeyAdmin:
             joined = [plan for plan in new.plans if plan not in record.plans]
             left = [plan for plan in record.plans if plan not in new.plans]
             self._write_record(commit, new, book, joined=joined, left=left)
-            if (yield commit.call())[0] == 1:
+            if (yield from self._carried_out(commit, key_id)):
                 return new.api_key()
         raise too_busy()
 
@@ -209,6 +209,14 @@ class KeyAdmin:
             commit.do("SADD", self._names.plan_keys(plan_id), record.id)
         if joined:
             commit.do("HINCRBY", self._names.catalog, "members", 1)
+
+    def _carried_out(self, commit: Commit, key_id: str) -> Flow[bool]:
+        """Commit what changes a key, and tell everybody of it; return False if others were quicker."""
+        commit.do("PUBLISH", None, self._names.changes, f"key:{key_id}")
+        done: bool = (yield commit.call())[0] == 1
+        if done:
+            self._state.heard(f"key:{key_id}")  # at once in this process
+        return done
 
     def _record(self, key_id: str) -> Flow[tuple[KeyRecord, str]]:
         """Return a key's record and its text in Redis."""

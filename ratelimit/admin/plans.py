@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ratelimit.core import document, validate
 from ratelimit.core.book import PlanBook, overlaps
 from ratelimit.core.digest import generated_token
 from ratelimit.core.flow import Flow, text, texts
+from ratelimit.core.names import OTHERS
 from ratelimit.core.state import Namespace
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import Stage, Throttle, UsagePlan
@@ -142,9 +143,21 @@ class PlanAdmin:
             commit.do("HDEL", catalog, *gone)
         for plan_id in old.plans.keys() - new.plans.keys():
             commit.do("UNLINK", self._names.plan_past(plan_id))
+        for bucket in self._resized_buckets(old, new):
+            # Its expiry goes by the old size: gone too early, it would read as full. The next charges set one again.
+            commit.do("PERSIST", bucket)
         commit.do("HINCRBY", catalog, "version", 1)
         commit.do("PUBLISH", None, self._names.changes, old.version + 1)
         return True
+
+    def _resized_buckets(self, old: PlanBook, new: PlanBook) -> Iterator[str]:
+        """Yield the buckets that all callers share and whose throttle may have changed."""
+        for stage_id, stage in new.stages.items():
+            if stage != old.stages.get(stage_id):
+                for method in (*sorted(old.listed(stage_id) | new.listed(stage_id)), OTHERS):
+                    yield self._names.stage_bucket(stage_id, method)
+        if new.account != old.account:
+            yield self._names.account
 
     def _refuse_orphans(self, old: PlanBook, new: PlanBook) -> Flow[None]:
         gone = [plan_id for plan_id in old.plans if plan_id not in new.plans]

@@ -12,10 +12,10 @@ from ratelimit.admin.commit import Commit, existing_plan
 from ratelimit.core import validate
 from ratelimit.core.flow import Flow, pairs, texts
 from ratelimit.core.names import plan_field
-from ratelimit.core.scripts import load
+from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
-from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST, ScriptCall
+from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST
 from ratelimit.errors import ConfigError, NotFound, StoreError
 from ratelimit.model import Quota, UsagePlan
 
@@ -105,6 +105,7 @@ class UsageAdmin:
             if status == KEY_CHANGED:
                 raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
             if status != WINDOWS_PAST:
+                self._state.heard(f"key:{key_id}")  # at once in this process
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
                 return
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")

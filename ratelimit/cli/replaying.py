@@ -105,7 +105,9 @@ def replayed(
     plan, stage, model = report.plan, report.stage, exact.Model(document)
     clock = _LogClock(requests[0].second * MICROSECONDS)
     values: dict[str, str] = {}
-    options = Options(namespace=namespace, clock=clock, deadline=_DEADLINE, max_age=_NEVER_LOOK_AGAIN)
+    options = Options(
+        namespace=namespace, clock=clock, deadline=_DEADLINE, max_age=_NEVER_LOOK_AGAIN, denial_cache=False
+    )
     with Limiter.from_url(url, **options) as limiter:
         limiter.catalog.apply(plan_file)
         for number, (second, client, method) in enumerate(requests, 1):

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import NamedTuple, cast
 
 from ratelimit.decision import Decision
-from ratelimit.limiter import Limiter
+from ratelimit.limiter import Limiter, Options
 
 _BATCH = 64
 _READY_WITHIN = 30.0
@@ -107,7 +107,9 @@ def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None])
 def _replica(pipe: Connection, traffic: Traffic, seed: int) -> None:
     """Say that we are ready (None), wait for the start, send batches of shots, and say that it was all (None)."""
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, deadline=traffic.deadline) as limiter:
+    # Every decision is to be Redis', with its time: they are held against the model.
+    options = Options(deadline=traffic.deadline, denial_cache=False)
+    with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, **options) as limiter:
         limiter.peek(traffic.keys[0], traffic.stage, traffic.methods[0])
         pipe.send(None)
         pipe.recv()

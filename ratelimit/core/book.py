@@ -47,6 +47,10 @@ class PlanBook:
         stage = self.stages.get(stage_id)
         return _NO_STAGE if stage is None else stage.methods.get(method, _NO_STAGE)
 
+    def listed(self, stage_id: str) -> frozenset[str]:
+        """Return the methods that have buckets of their own in a stage."""
+        return self._listed.get(stage_id, frozenset())
+
     def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
         """Return the one of a key's plans that opens the stage."""
         for plan_id in plan_ids:

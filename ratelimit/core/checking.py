@@ -5,58 +5,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from weakref import WeakMethod
 
 from ratelimit.core import validate, wire
-from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
+from ratelimit.core.denial_cache import DenialCache
 from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
-from ratelimit.core.flow import Command, Flow, text
-from ratelimit.core.records import KeyRecord
-from ratelimit.core.scripts import load
+from ratelimit.core.flow import Flow, text
+from ratelimit.core.known_keys import MOST_KEYS, KnownKeys
+from ratelimit.core.leases import Lease, Leases
+from ratelimit.core.question import Found, Question
+from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
-from ratelimit.model import UsagePlan
+from ratelimit.model import MICROSECONDS
 
 log = logging.getLogger("ratelimit")
 
 _MOST_LOOKS = 8
-_MOST_KEYS = 100_000
-_NO_STAMP = "-" * 8
-
-
-class _Found(NamedTuple):
-    """A key as a value opened it; `valid_until_us` is when this value ceases to, 0 for never."""
-
-    record: KeyRecord
-    valid_until_us: int
-
-
-class _Asked(NamedTuple):
-    """A question to the script, but for time and cost. Holds as long as `book` is the one in force."""
-
-    book: PlanBook
-    found: _Found | None
-    plan: UsagePlan | None
-    call: wire.Call
-    keys: tuple[str, ...]
-    identity: bytes
 
 
 class Checker:
     """The checks of one process. Remembers the records of keys that it saw; the script tells when one is outdated."""
 
-    def __init__(self, state: Namespace, max_age: float) -> None:
+    def __init__(self, state: Namespace, max_age: float, denial_cache: bool) -> None:
         self._state = state
-        self._max_age = max_age
-        # By the key's value: in this process' memory only, where the caller's request has it anyway.
-        self._found: Bounded[str, _Found] = Bounded(_MOST_KEYS)
-        self._asked: Bounded[tuple[str | None, str, str], _Asked] = Bounded(_MOST_KEYS)
-        self._script = load("check")
+        self._max_age_us = int(max_age * MICROSECONDS)
+        self._cache = DenialCache(max_age) if denial_cache else None
+        state.on_change = WeakMethod(self._lift)
+        self._known = KnownKeys(state)
+        self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
+        self.leases = Leases(state)
         self.denials = Denials(state.names)
         self._server_seen = False
 
@@ -65,31 +47,59 @@ class Checker:
         validate.cost(cost)
         _must_be_texts(key, stage, method)
         state = self._state
-        if state.needs_look(self._max_age):
+        if state.needs_look(self._max_age_us, state.age_us()):
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
-        decision = yield from self._decide(key, stage, method, cost)
-        if cost and decision.reason is Reason.INVALID_KEY:
-            self.denials.add(day_of(state.wall_us()), "", "", decision.detail or "")
-        return decision
-
-    def _decide(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
-        state = self._state
-        asked = self._asked.get((key, stage, method))
-        if asked is not None and asked.book is state.book:
-            # The usual case: the same was asked before. Whether it still holds is for the script to say.
-            reply = yield self._request(asked, cost, flags=0)
-            if reply[0] == wire.ADMITTED:
-                return asked.call.decision(reply)
-            return (yield from self._key_check(cast("str", key), stage, method, cost, asked, reply))
         if not state.book.method(stage, method).key_required:
             return (yield from self._open_check(stage, method, cost))
         if not key:
-            return _refused("missing")
+            return self._refused("missing", cost)
         if not could_be_value(key):
-            return _refused("unknown")
-        return (yield from self._key_check(key, stage, method, cost))
+            return self._refused("unknown", cost)
+        asked = None if cost else self._asked.get((key, stage, method))
+        if asked is not None and asked.book is state.book and (leased := self.known(asked, 0, state.age_us())):
+            return leased
+        return (yield from self.go_on(key, stage, method, cost))
+
+    def upkeep(self, *, last: bool = False) -> Flow[None]:
+        """Do what is to be done now and then, or at the end: tell denials, give back what leases ended with."""
+        yield from self.leases.give_back(all_of_it=last)
+        yield from self.denials.flush()
+
+    def asked_before(self, key: str | None, stage: str, method: str, cost: int, now_us: int) -> Question | None:
+        """Return the question if the same was asked before and nothing is known that speaks against it; else None.
+
+        That is the usual case, and the quickest: it is put to the script, which knows whether all still
+        holds. A reply in bytes is the answer; any other goes to `go_on`. None goes to `check`.
+        """
+        try:
+            asked = self._asked.get((key, stage, method))
+        except TypeError:
+            return None  # no text: `check` says so
+        if asked is None or type(cost) is not int or cost <= 0:
+            return None
+        state = self._state
+        return asked if asked.book is state.book and not state.needs_look(self._max_age_us, now_us) else None
+
+    def known(self, asked: Question, cost: int, now_us: int) -> Decision | None:
+        """Return the decision if it is known in this process; now is `Namespace.age_us`."""
+        if asked.lease is not None and asked.lease.held:
+            leased = asked.lease.spend(cost, now_us)
+            if leased is not None:
+                return leased
+        if self._cache is None or now_us >= self._cache.latest_us or not cost:
+            return None
+        refused = self._cache.answer(asked, cost, now_us)
+        if refused is None:
+            return None
+        self._count(refused.decision, asked, refused.day)
+        return refused.decision
+
+    def _lift(self, key_id: str | None) -> None:
+        if self._cache is not None:
+            self._cache.lift(key_id, self._state.age_us())
+        self.leases.end(key_id)
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -110,61 +120,61 @@ class Checker:
         """A method that needs no key: only the limits that all callers share."""
         state = self._state
         call = state.book.call(None, stage, method, state.names)
-        asked = _Asked(state.book, None, None, call, call.shared_keys, f"{state.book.identity}{_NO_STAMP}".encode())
-        reply = yield self._request(asked, cost, flags=0)
-        decision = call.decision(reply)
-        if cost and not decision.allowed:
-            self.denials.add(day_of(reply[1]), "", "", decision.reason.value)
-        return decision
+        asked = Question(state.book, None, None, call, call.shared_keys)
+        sent_us = state.age_us()
+        known = self.known(asked, cost, sent_us)
+        if known is not None:
+            return known
+        reply = yield asked.put(state, cost)
+        return (yield from self._answer(asked, reply, cost, sent_us))
 
-    def _key_check(
+    def go_on(
         self,
         key: str,
         stage: str,
         method: str,
         cost: int,
-        asked: _Asked | None = None,
-        reply: Sequence[int] | None = None,
+        asked: Question | None = None,
+        reply: wire.Reply | None = None,
+        sent_us: int = 0,
     ) -> Flow[Decision]:
         """Decide by what is known of the key, and look again as often as the script finds it outdated.
 
-        `asked` and `reply` are a question that was asked already, and what the script said to it.
+        `asked` and `reply` are a question that was asked already, at `sent_us`, and what the script said to it.
         """
         state = self._state
-        found = self._found.get(key)
+        found = self._known.get(key)
         just_looked = fresh_book = False
         for _ in range(_MOST_LOOKS):
             if reply is None or asked is None:
                 asked = self._question(found, stage, method)
                 if asked is None:
                     if just_looked:
-                        return _refused(self._why_not(found))
+                        return self._refused(self._why_not(found), cost)
                     # A refusal is never given from memory: the key may have been changed this very moment.
-                    found = yield from self._look_up(key, found)
+                    found = yield from self._known.look_up(key, found)
                     just_looked = True
                     continue
-                reply = yield self._request(asked, cost, flags=wire.CATALOG_FRESH if fresh_book else 0)
-            status, now_us = reply[0], reply[1]
+                sent_us = state.age_us()
+                reply = yield asked.put(state, cost, wire.CATALOG_FRESH if fresh_book else 0)
+            status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, method), asked)
-                decision = asked.call.decision(reply)
-                if cost:
-                    yield from self._note(decision, asked, status, day_of(now_us))
-                return decision
+                return (yield from self._answer(asked, reply, cost, sent_us))
             reply = None
             if status == wire.KEY_EXPIRED and found is not None:
                 expires_us = found.record.expires_us
-                return _refused("disabled" if expires_us and now_us >= expires_us else "unknown")
+                return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", cost)
             if status == wire.CATALOG_BEHIND:
                 yield from state.load()
                 fresh_book = True
             elif status == wire.WINDOWS_PAST:
                 asked.call.move_windows(now_us)
             else:
-                found, just_looked = (yield from self._look_up(key, found)), True
+                found, just_looked = (yield from self._known.look_up(key, found)), True
         raise StoreError(f"the key's record or the catalogue changed {_MOST_LOOKS} times during one check")
 
-    def _question(self, found: _Found | None, stage: str, method: str) -> _Asked | None:
+    def _question(self, found: Found | None, stage: str, method: str) -> Question | None:
         """Return what to ask of the script, None if the key does not open the stage as far as is known."""
         if found is None or not found.record.enabled:
             return None
@@ -174,78 +184,49 @@ class Checker:
             return None
         call = book.call(plan, stage, method, names)
         keys = (names.key_hash(found.record.id), *call.shared_keys)
-        return _Asked(book, found, plan, call, keys, f"{book.identity}{found.record.stamp}".encode())
+        question = Question(book, found, plan, call, keys)
+        if plan.lease and plan.shadow is None:  # a shadow judges requests one by one
+            question.lease = Lease(plan.lease)
+        return question
 
-    def _note(self, decision: Decision, asked: _Asked, status: int, today: int) -> Flow[None]:
-        """Do what a decision leaves to do besides answering it."""
-        if asked.plan is None or asked.found is None:
-            return
-        key_id = asked.found.record.id
-        if not decision.allowed:
-            self.denials.add(today, asked.plan.id, key_id, decision.reason.value)
-        elif status == wire.ADMITTED_DAY_OVER:
-            yield from self._archive(key_id, today)
+    def _answer(self, asked: Question, reply: wire.Reply, cost: int, sent_us: int) -> Flow[Decision]:
+        """Return the decision of a reply, and do what it leaves to do besides."""
+        decision = asked.call.decision(reply)
+        today = day_of(asked.call.time_us(reply))
+        if cost and not decision.allowed:
+            # What leases give back may admit a key again at any time.
+            if self._cache is not None and asked.lease is None:
+                self._cache.note(asked, reply, cost, sent_us)
+            self._count(decision, asked, today)
+        elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
+            yield from self._archive(asked.key_id, today)
+        return decision
+
+    def _count(self, decision: Decision, asked: Question, today: int) -> None:
+        self.denials.add(today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason)
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""
         keys = (self._state.names.key_hash(key_id), self._state.names.key_days(key_id))
         with contextlib.suppress(StoreError):  # the next day's end will move them too
-            yield wire.ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
+            yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
     @staticmethod
-    def _why_not(found: _Found | None) -> str:
+    def _why_not(found: Found | None) -> str:
         if found is None:
             return "unknown"
         return "no_plan_for_stage" if found.record.enabled else "disabled"
 
-    def _look_up(self, key: str, known: _Found | None) -> Flow[_Found | None]:
-        """Read the key's record, and whether the book is still the one that holds, in one round trip if possible."""
-        state = self._state
-        digests = state.digest.all(key)
-        queries: list[Command] = [state.version_query()]
-        queries += [("GET", state.names.digest(digest)) for digest in digests]
-        if known is not None:
-            queries.append(("GET", state.names.key_record(known.record.id)))
-        version, *replies = yield queries
-        if not state.is_current(version):
-            yield from state.load()
-        self._found.forget(key)
-        for digest, reply in zip(digests, replies, strict=False):
-            key_id = text(reply)
-            if key_id is None:
-                continue
-            if known is not None and key_id == known.record.id:
-                stored = text(replies[-1])
-            else:
-                stored = text((yield [("GET", state.names.key_record(key_id))])[0])
-            record = KeyRecord.from_json(stored) if stored is not None else None
-            if record is not None and digest in record.digests:
-                found = _Found(record, record.valid_until_us(digest))
-                self._found.put(key, found)
-                return found
-        return None
-
-    def _request(self, asked: _Asked, cost: int, flags: int) -> wire.ScriptCall:
-        state, call = self._state, asked.call
-        packed = call.request(
-            now_us=state.script_us(),
-            cost=cost,
-            valid_until_us=asked.found.valid_until_us if asked.found else 0,
-            flags=flags,
-            identity=asked.identity,
-            guess=state.wall_us,
-        )
-        return wire.ScriptCall(self._script, asked.keys, (packed, *call.fields))
+    def _refused(self, detail: str, cost: int) -> Decision:
+        if cost:
+            self.denials.add(day_of(self._state.wall_us()), "", "", detail)
+        return Decision(Reason.INVALID_KEY, detail=detail)
 
 
 def _must_be_texts(key: object, stage: object, method: object) -> None:
     for name, value in (("key", key), ("stage", stage), ("method", method)):
         if not isinstance(value, str) and not (name == "key" and value is None):
             raise TypeError(f"{name} must be text, not {type(value).__name__}")
-
-
-def _refused(detail: str) -> Decision:
-    return Decision(Reason.INVALID_KEY, detail=detail)
 
 
 def unavailable(error: StoreError) -> Decision:

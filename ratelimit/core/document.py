@@ -60,7 +60,7 @@ def document_from(data: Table) -> Document:
 def plan_from(plan_id: str, data: object) -> UsagePlan:
     """Return the plan that a table stands for."""
     table = _table(data)
-    _known(table, ("name", "throttle", "quota", "throttle_scope", "stages", "alerts", "shadow"))
+    _known(table, ("name", "throttle", "quota", "throttle_scope", "stages", "alerts", "shadow", "lease"))
     stages = table.get("stages", [])
     if isinstance(stages, Mapping):
         opened = [_at(f"stages.{_quoted(name)}", _plan_stage_from, name, item) for name, item in stages.items()]
@@ -75,6 +75,7 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
         table.get("throttle_scope", "key"),
         table.get("alerts", ()),
         table.get("shadow"),
+        table.get("lease", 0),
     )
 
 
@@ -144,6 +145,8 @@ def plan_json(plan: UsagePlan) -> str:
         data["alerts"] = plan.alerts
     if plan.shadow is not None:
         data["shadow"] = plan.shadow
+    if plan.lease:
+        data["lease"] = plan.lease
     if plan.throttle is not None:
         data["throttle"] = _throttle_data(plan.throttle)
     if plan.quota is not None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
 
 _T = TypeVar("_T")
 
-Command = tuple[str | bytes | int | float, ...]
 Request = ScriptCall | Sequence[Command]
 """One script, or commands that are sent together and answered by the list of their replies."""
 

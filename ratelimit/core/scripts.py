@@ -1,14 +1,18 @@
-"""The Lua sources, found, joined and hashed."""
+"""The Lua sources, found, joined and hashed, and how they are called."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from ratelimit.errors import RateLimitError
+
+Command = tuple[str | bytes | int | float, ...]
+"""A command of Redis with its arguments."""
 
 _INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
 
@@ -23,6 +27,31 @@ class Script:
     def __post_init__(self) -> None:
         sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "sha", sha)
+
+
+class ScriptCall:
+    """A script with its KEYS and ARGV. To be kept where it is asked again and again: it is packed once."""
+
+    __slots__ = ("args", "keys", "packet", "script")
+
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes]) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.packet: bytes | None = None
+
+    def by_hash(self) -> Command:
+        """Return the command that runs the script if the server knows it."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def by_source(self) -> Command:
+        """Return the command that runs the script and teaches it to the server."""
+        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+    def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:
+        """Return `by_hash` as it goes over the wire, and keep it as `packet`."""
+        self.packet = pack([self.by_hash()])
+        return self.packet
 
 
 def folder() -> Path:

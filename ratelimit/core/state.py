@@ -10,8 +10,9 @@ from ratelimit.core import document
 from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers
-from ratelimit.core.flow import Command, Flow, pairs, text
+from ratelimit.core.flow import Flow, pairs, text
 from ratelimit.core.names import Names
+from ratelimit.core.scripts import Command
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS
 
@@ -28,7 +29,9 @@ class Namespace:
         self.book = PlanBook()
         self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
-        self._loaded_at: float | None = None
+        # A weak reference to what takes the id of a key that changed, or None if anything may have.
+        self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
+        self._loaded_us: int | None = None
         self._pushes = 0
         self._stored_probes: list[str] = []
 
@@ -53,18 +56,27 @@ class Namespace:
         seconds, microseconds = (yield [("TIME",)])[0]
         return int(seconds) * MICROSECONDS + int(microseconds)
 
-    def _age_clock(self) -> float:
-        return self.clock() / MICROSECONDS if self.clock else time.monotonic()
+    def age_us(self) -> int:
+        """Return the time by which this process tells how old things are: the injected clock, else a monotonic one."""
+        return self.clock() if self.clock else time.monotonic_ns() // 1000
 
-    def needs_look(self, max_age: float) -> bool:
-        """Tell whether the book was last compared with Redis longer than `max_age` seconds ago, or never."""
-        loaded = self._loaded_at
-        return loaded is None or not 0 <= self._age_clock() - loaded < max_age
+    def needs_look(self, max_age_us: int, now_us: int) -> bool:
+        """Tell whether the book was last compared with Redis longer than `max_age_us` ago, or never."""
+        loaded_us = self._loaded_us
+        return loaded_us is None or not 0 <= now_us - loaded_us < max_age_us
 
-    def changed(self) -> None:
-        """Have the next check compare the book with Redis: somebody said that the catalogue changed."""
-        self._pushes += 1
-        self._loaded_at = None
+    def heard(self, message: str | None) -> None:
+        """Take in what was said on the channel of changes; None if something may have been said that was not heard.
+
+        "key:<id>" tells of one key, "keys" of many; anything else, such as a version, of plans and stages.
+        """
+        key_id = message.removeprefix("key:") if message is not None and message.startswith("key:") else None
+        on_change = self.on_change()
+        if on_change is not None:
+            on_change(key_id)
+        if key_id is None and message != "keys":
+            self._pushes += 1
+            self._loaded_us = None  # the next check compares the book with Redis
 
     def new_probes(self) -> tuple[str, str] | None:
         """Return what the catalogue says of peppers, and should if keys are now stored under one that it lacks."""
@@ -79,19 +91,19 @@ class Namespace:
         """Tell whether the book is the version that Redis holds."""
         epoch, version = text(reply[0]), text(reply[1])
         current = (epoch or "", version or "0") == (self.book.epoch, str(self.book.version))
-        if current and self._loaded_at is not None:
-            self._loaded_at = self._age_clock()
+        if current and self._loaded_us is not None:
+            self._loaded_us = self.age_us()
         return current
 
     def refresh(self) -> Flow[None]:
         """Compare the book with Redis and load it if another version holds."""
         self.before_refresh()
-        before, self._loaded_at = self._loaded_at, self._age_clock()  # others need not look meanwhile
+        before, self._loaded_us = self._loaded_us, self.age_us()  # others need not look meanwhile
         try:
             if before is None or not self.is_current((yield [self.version_query()])[0]):
                 yield from self.load()
         except BaseException:
-            self._loaded_at = before
+            self._loaded_us = before
             raise
 
     def load(self, *, for_change: bool = False) -> Flow[PlanBook]:
@@ -103,7 +115,7 @@ class Namespace:
         (reply,) = yield [("HGETALL", self.names.catalog)]
         book = self._parsed(reply)
         if self.book.epoch and not book.epoch:
-            self._loaded_at = None
+            self._loaded_us = None
             if for_change:
                 return book
             raise StoreError(
@@ -113,7 +125,7 @@ class Namespace:
         if (book.epoch, book.version) != (self.book.epoch, self.book.version):
             self.book = book
         # A change that was pushed while the reply was on its way may not be in it.
-        self._loaded_at = self._age_clock() if pushes == self._pushes else None
+        self._loaded_us = self.age_us() if pushes == self._pushes else None
         return self.book
 
     def _parsed(self, reply: Any) -> PlanBook:

@@ -12,6 +12,9 @@ from ratelimit.errors import ConfigError, NotFound
 EXACT = 2**53
 """Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
 
+MIN_LEASE, MAX_LEASE = 0.001, 1.0
+"""Seconds: shorter than a round trip, a lease saves none; what is leased is not to be had elsewhere meanwhile."""
+
 _MOST_TAGS = 50
 _SHORTEST_VALUE = 20
 _LARGEST_EXPONENT = 1000
@@ -150,6 +153,25 @@ def flag(value: object, field: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"must be true or false, not {shown(value)}", field=field)
     return value
+
+
+def percentages(value: object, *, has_quota: bool) -> tuple[int, ...]:
+    """Return the percentages of a quota that are told when reached, upwards."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"must be a list of percentages, not {shown(value)}", field="alerts")
+    checked = sorted({whole(percent, "alerts", least=1, below=101) for percent in value})
+    if checked and not has_quota:
+        raise ConfigError("are about a quota, and the plan has none: add one", field="alerts")
+    return tuple(checked)
+
+
+def lease(value: object) -> float:
+    """Return the term of a lease in seconds, 0 for none."""
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    seconds = float(value) if isinstance(value, int | float | Decimal) and is_number else -1.0
+    if seconds != 0 and not MIN_LEASE <= seconds <= MAX_LEASE:
+        raise ConfigError(f"must be 0 (none) or {MIN_LEASE} to {MAX_LEASE} seconds, not {shown(value)}", field="lease")
+    return seconds
 
 
 def cost(value: object) -> int:

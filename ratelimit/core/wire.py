@@ -7,7 +7,6 @@ from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
-from ratelimit.core.scripts import Script
 from ratelimit.core.validate import EXACT
 from ratelimit.core.windows import DAY_US, two_windows
 from ratelimit.decision import Decision, LimitStatus, Reason
@@ -18,20 +17,23 @@ KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 HAS_KEY, CATALOG_FRESH, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET = 1, 2, 4, 8, 16
 _COUNTED = (ADMITTED, ADMITTED_DAY_OVER)
 _ALLOWED = Reason.ALLOWED
-_NEVER = -1
+NEVER = -1
 _NO_QUOTA = -1
 _REQUEST = Struct("<4d")
 _PLAN = Struct("<7d")
 _BUCKET = Struct("<3d")
 _ALERT = Struct("<2d")
+_NUMBER = Struct("<d")
+_STATE = Struct("<8d")
+_PER_AND_LEVEL = Struct("<2d")
+
+Reply = bytes | Sequence[int]
+"""What check.lua answers: the states as they now stand if nothing was unusual, else whole numbers."""
 
 
-class ScriptCall(NamedTuple):
-    """A script with its KEYS and ARGV."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[str | bytes]
+def status(reply: Reply) -> int:
+    """Return what a reply says of the request: one of the numbers above."""
+    return ADMITTED if isinstance(reply, bytes) else reply[0]
 
 
 class Bucket(NamedTuple):
@@ -41,6 +43,16 @@ class Bucket(NamedTuple):
     throttle: Throttle
     place: str = ""
     shared: bool = False
+
+    @property
+    def most(self) -> int:
+        """The largest cost that can ever pass."""
+        return self.throttle.burst
+
+    @property
+    def where(self) -> str:
+        """What tells this limit from all others of the same key, or of all callers."""
+        return self.place or self.name
 
     @property
     def window(self) -> float | None:
@@ -55,6 +67,16 @@ class QuotaCount(NamedTuple):
     quota: Quota
     shared: bool = False
     place: str = ""
+
+    @property
+    def most(self) -> int:
+        """The largest cost that can ever pass."""
+        return self.quota.limit
+
+    @property
+    def where(self) -> str:
+        """What tells this limit from all others of the same key."""
+        return self.name
 
 
 Limit = Bucket | QuotaCount
@@ -84,6 +106,7 @@ class Call:
     """The limits of one kind of request, compiled: what is the same for every key and moment is worked out once.
 
     limits      all that apply, in the order of the reply: the plan's bucket, further buckets, the quota
+    places      the same, each with its index and with what tells it from others (`where`)
     plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     alerts      percentages of the quota that are told when reached
     stream      Redis key of the stream on which they are told
@@ -94,13 +117,16 @@ class Call:
         "_known_window",
         "_shadow",
         "_tail",
+        "_time_at",
         "_told",
-        "_windows",
         "fields",
         "flags",
+        "layout",
         "limits",
+        "places",
         "plan",
         "shared_keys",
+        "windows",
     )
 
     def __init__(
@@ -112,6 +138,7 @@ class Call:
         stream: str = "",
     ) -> None:
         self.limits = tuple(limits)
+        self.places = tuple((at, limit, limit.where) for at, limit in enumerate(self.limits))
         buckets = [limit for limit in limits if isinstance(limit, Bucket)]
         further = sorted((bucket for bucket in buckets if bucket.place), key=lambda bucket: bucket.shared)
         self.plan = PlanPart(
@@ -126,6 +153,10 @@ class Call:
         if shadow is not None:
             self.fields += shadow.fields
             self.flags |= HAS_SHADOW | (SHADOW_HAS_BUCKET if len(shadow.fields) > 1 else 0)
+        # Those that check_many.lua takes: how many further buckets are in the key's hash, and how many are shared.
+        self.layout: bytes | None = None
+        if plan_field is not None and shadow is None and not (alerts and self.plan.quota):
+            self.layout = bytes((len(self.fields) - 1, len(self.shared_keys)))
         self._tail = b""
         if alerts and self.plan.quota is not None:
             self.flags |= HAS_ALERTS
@@ -133,7 +164,9 @@ class Call:
             reached = ((percent, -(-self.plan.quota.limit * percent // 100)) for percent in alerts)
             self._tail = b"".join(_ALERT.pack(*pair) for pair in reached)
         self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
-        self._windows: tuple[bytes, bytes] | None = None
+        # Every bucket was last charged now; the plan's state tells the time of its last charge where there is none.
+        self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
+        self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
         self._told = tuple(
             (limit.name, limit.throttle.burst, limit.window, None)
@@ -145,8 +178,8 @@ class Call:
     def move_windows(self, now_us: int) -> tuple[bytes, bytes]:
         """Work the quotas' windows out anew, around the server's time `now_us`."""
         shadow = self._shadow.plan.packed(now_us) if self._shadow else b""
-        self._windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
-        return self._windows
+        self.windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
+        return self.windows
 
     def request(
         self, *, now_us: int, cost: int, valid_until_us: int, flags: int, identity: bytes, guess: Callable[[], int]
@@ -157,34 +190,59 @@ class Call:
         the time around which windows are worked out at first; the script says when they are past.
         """
         head = _REQUEST.pack(now_us, min(cost, EXACT), valid_until_us, self.flags | flags)
-        plan, further = self._windows or self.move_windows(guess())
+        plan, further = self.windows or self.move_windows(guess())
         return b"".join((head, plan, identity, further))
 
-    def decision(self, reply: Sequence[int]) -> Decision:
+    def decision(self, reply: Reply) -> Decision:
         """Return the decision that a reply of the script stands for."""
+        if isinstance(reply, bytes):
+            now_us = int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            return Decision(_ALLOWED, None, None, partial(self._charged, reply, now_us), None, "redis", now_us)
         if reply[0] in _COUNTED:
-            return Decision(_ALLOWED, None, None, partial(self._statuses, reply), None, "redis", reply[1])
+            return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         limited_by, longest = None, 0
         for (name, *_), wait_us in zip(self._told, reply[4::3], strict=True):
             if wait_us:
                 limited_by = limited_by or name
-                longest = _NEVER if _NEVER in (wait_us, longest) else max(longest, wait_us)
+                longest = NEVER if NEVER in (wait_us, longest) else max(longest, wait_us)
         if limited_by is None:
             return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         reason = Reason.QUOTA_EXCEEDED if limited_by.startswith("quota:") else Reason.THROTTLED
         return Decision(reason, limited_by, _seconds(longest), partial(self._statuses, reply), time_us=reply[1])
 
+    def time_us(self, reply: Reply) -> int:
+        """Return the server's time of a reply, in microseconds since 1970."""
+        if isinstance(reply, bytes):
+            return int(_NUMBER.unpack_from(reply, self._time_at)[0])
+        return reply[1]
+
+    def _charged(self, reply: bytes, now_us: int) -> tuple[LimitStatus, ...]:
+        """Return what an admitted request left, from the states as they now stand."""
+        numbers: list[int] = []
+        window, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
+        at = _STATE.size
+        for limit in self.limits:
+            if isinstance(limit, QuotaCount):
+                stop_us = (window // 64 + window % 64) * DAY_US
+                numbers += [limit.quota.limit + granted - used, stop_us - now_us]
+                continue
+            where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
+            per, level = map(int, _PER_AND_LEVEL.unpack_from(reply, where))
+            rate, _ = limit.throttle.ratio
+            numbers += [level // per, -((level - limit.throttle.burst * per) // rate)]
+        return self._statuses((ADMITTED, now_us, *numbers))
+
     def _statuses(self, reply: Sequence[int]) -> tuple[LimitStatus, ...]:
-        now_us, width = reply[1], 2 if reply[0] in _COUNTED else 3
-        statuses = []
-        for at, (name, most, window, quota) in enumerate(self._told):
-            remaining, reset_us, *wait_us = reply[2 + at * width : 2 + (at + 1) * width]
-            if quota is not None:
-                window = self._window_until(quota, now_us + reset_us)  # noqa: PLW2901 - worked out here
-            reset_after = None if reset_us == _NEVER else reset_us / MICROSECONDS
-            retry_after = _seconds(wait_us[0]) if wait_us else 0.0
-            statuses.append(LimitStatus(name, most, remaining, reset_after, retry_after, window))
-        return tuple(statuses)
+        width = 2 if reply[0] in _COUNTED else 3
+        numbers = (reply[at : at + width] for at in range(2, len(reply), width))
+        return tuple(self.status(at, reply[1], *told) for at, told in enumerate(numbers))
+
+    def status(self, at: int, now_us: int, remaining: int, reset_us: int, wait_us: int = 0) -> LimitStatus:
+        """Return what the limit at place `at` says, from numbers as in replies."""
+        name, most, window, quota = self._told[at]
+        if quota is not None:
+            window = self._window_until(quota, now_us + reset_us)
+        return LimitStatus(name, most, remaining, _seconds(reset_us), _seconds(wait_us), window)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:
         """Return the length in seconds of the quota's window that ends at `stop_us`."""
@@ -197,4 +255,4 @@ class Call:
 
 
 def _seconds(us: int) -> float | None:
-    return None if us == _NEVER else us / MICROSECONDS
+    return None if us == NEVER else us / MICROSECONDS

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ratelimit.core.flow import Command, Flow, Request
-from ratelimit.core.wire import ScriptCall
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.core.flow import Flow, Request
+from ratelimit.core.scripts import Command, ScriptCall
+from ratelimit.errors import StoreError
 from ratelimit.store import faults
 from ratelimit.store.gather import Gatherer
 
@@ -24,17 +24,12 @@ class AsyncStore:
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
         self._gatherer = Gatherer(self._pool)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.call = self._gatherer.call
 
     async def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                flow.close()
-                raise ConfigError("was used in another event loop, to which its connections belong", field="client")
-            self._loop = loop
         try:
+            self._gatherer.belong_to(asyncio.get_running_loop())
             request = next(flow)
             while True:
                 try:
@@ -51,7 +46,7 @@ class AsyncStore:
 
     async def _answer(self, request: Request) -> Any:
         if isinstance(request, ScriptCall):
-            return await self._gatherer.call(request)
+            return await self.call(request)
         return await self._send(request)
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:

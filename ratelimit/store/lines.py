@@ -7,50 +7,99 @@ import os
 import select
 import socket
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ratelimit.core.flow import Command
+from redis.connection import AbstractConnection, PythonRespSerializer
+from redis.exceptions import InvalidResponse, ResponseError
 
-pack_command: Callable[[Command], bytes] | None
+from ratelimit.core.scripts import Command
+
 try:
-    from hiredis import pack_command  # type: ignore[assignment]
+    import hiredis
+    from hiredis import PushNotification
 except ImportError:
-    pack_command = None
+    hiredis = PushNotification = None  # type: ignore[assignment,misc]
 
 _KEPT = 8
+_RECEIVED = 65_536
+_INCOMPLETE = object()
 
 
-def packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
+def _bytes(argument: str | bytes | float) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
+
+
+_serializer = PythonRespSerializer(_RECEIVED, _bytes)
+
+
+def packed(commands: Sequence[Command]) -> bytes:
     """Return commands as they go over the wire."""
-    if pack_command is not None:
-        return [pack_command(command) for command in commands]
-    packets: list[bytes] = connection.pack_commands(commands)
-    return packets
+    if hiredis is not None:
+        return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+    return b"".join(b"".join(_serializer.pack(*command)) for command in commands)
 
 
 class Line:
-    """A connection, and a quick look at whether the server has closed it."""
+    """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that."""
 
-    __slots__ = ("_poll", "connection")
+    __slots__ = ("_parser", "_reader", "_socket", "connection", "keep", "pending")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self._poll: Any = None
-        # Over TLS a socket may be readable for reasons of the protocol: such connections go back to the pool.
-        if type(getattr(connection, "_sock", None)) is socket.socket and hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(connection._sock, select.POLLIN)
+        sock = getattr(connection, "_sock", None)
+        self._socket: Any = sock
+        self._parser: Any = getattr(connection, "_parser", None)
+        self._reader: Any = None
+        # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
+        self.keep = type(sock) is socket.socket and hasattr(select, "poll")
+        if type(sock) is not socket.socket or not self.keep:
+            return
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        # Of a line that is kept: whether something came unasked, so that it cannot be used, such as the end.
+        self.pending = poll.poll
+        # Sentinel's connections, for one, look at each reply.
+        reads_plainly = type(connection).read_response is AbstractConnection.read_response
+        if hiredis is not None and self._parser is not None and reads_plainly:
+            self._reader = hiredis.Reader(
+                protocolError=InvalidResponse, replyError=self._parser.parse_error, notEnoughData=_INCOMPLETE
+            )
 
-    @property
-    def can_be_kept(self) -> bool:
-        """Whether a look costs little."""
-        return self._poll is not None and self.connection._sock is not None
+    def ask(self, packet: bytes, replies: int) -> list[Any]:
+        """Send commands, and return as many replies: texts as bytes, errors in their places.
 
-    def is_quiet(self) -> bool:
-        """Tell whether the line is open and nothing is pending on it, as it must be before a command."""
-        return not self._poll.poll(0)
+        Raises what the connection or its socket raises; the line must then be broken off.
+        """
+        if self._reader is None:
+            self.connection.send_packed_command((packet,), check_health=False)
+            return [self._read_by_redis_py() for _ in range(replies)]
+        self._socket.sendall(packet)
+        found = []
+        for _ in range(replies):
+            while (reply := self._reader.gets()) is _INCOMPLETE or type(reply) is PushNotification:
+                if reply is _INCOMPLETE:
+                    received = self._socket.recv(_RECEIVED)
+                    if not received:
+                        raise ConnectionResetError("the server closed the connection")
+                    self._reader.feed(received)
+                else:
+                    self._parser.handle_push_response(reply)
+            found.append(reply)
+        return found
+
+    def _read_by_redis_py(self) -> Any:
+        try:
+            return self.connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error  # every reply must be read before the connection is used again
+
+    def break_off(self) -> None:
+        """Disconnect: a reply that is still to come must not answer the next command."""
+        self.keep = False
+        self.connection.disconnect()
 
 
 class Lines:
@@ -67,15 +116,16 @@ class Lines:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._start_anew()
+        _everywhere.add(self)
+
+    def _start_anew(self) -> None:
         self._idle: deque[Line] = deque()
         self._waiting = 0
         self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def take(self) -> Line:
         """Return a line that is ready to send; raises as the pool does if there is none to be had."""
-        if self._pid != os.getpid():
-            self._idle, self._waiting, self._pid = deque(), 0, os.getpid()
         line = self._quiet_line()
         if line is not None:
             return line
@@ -94,15 +144,15 @@ class Lines:
                 line = self._idle.pop()
             except IndexError:
                 return None  # another thread was faster
-            if line.is_quiet():
+            if not line.pending(0):
                 return line
-            line.connection.disconnect()
+            line.break_off()
             self._pool.release(line.connection)
         return None
 
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if len(self._idle) >= _KEPT or not line.can_be_kept:
+        if not line.keep or len(self._idle) >= _KEPT:
             self._pool.release(line.connection)
             return
         self._idle.append(line)
@@ -114,3 +164,15 @@ class Lines:
         """Give all lines back to the pool."""
         while self._idle:
             self._pool.release(self._idle.pop().connection)
+
+
+_everywhere: weakref.WeakSet[Lines] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for lines in _everywhere:
+        lines._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)  # to ask for the process at each check costs more

@@ -21,7 +21,15 @@ from redis.exceptions import RedisError
 _PATIENCE = 1.0
 _PAUSE = 0.5
 
-Changed = Callable[[], None]
+Changed = Callable[[str | None], None]
+"""Takes a message, or None if some may have been missed."""
+
+
+def _said(message: dict[str, Any]) -> str | None:
+    if message["type"] != "message":
+        return None
+    said = message["data"]
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
 
 class Listener:
@@ -75,8 +83,8 @@ class Listener:
                 self._pubsub = pubsub
                 while not self._stopped.is_set() and (changed := self._changed()) is not None:
                     # The first message confirms the subscription: what was said before it was not heard.
-                    if pubsub.get_message(timeout=_PATIENCE) is not None:
-                        changed()
+                    if (message := pubsub.get_message(timeout=_PATIENCE)) is not None:
+                        changed(_said(message))
                     if (tick := self._tick()) is not None:
                         tick()
                     del changed, tick  # not to keep alive what would end this thread
@@ -115,7 +123,7 @@ class AsyncListener:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
                     while not self._stopped:
-                        if await pubsub.get_message(timeout=_PATIENCE) is not None:
-                            self._changed()
+                        if (message := await pubsub.get_message(timeout=_PATIENCE)) is not None:
+                            self._changed(_said(message))
                         await self._tick()
             await asyncio.sleep(_PAUSE)

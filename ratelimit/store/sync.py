@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
-from ratelimit.core.flow import Command, Flow, Request
-from ratelimit.core.wire import ScriptCall
+from ratelimit.core.flow import Flow, Request
+from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
 from ratelimit.store.lines import Lines, packed
@@ -43,45 +43,38 @@ class Store:
 
     def _answer(self, request: Request) -> Any:
         if isinstance(request, ScriptCall):
-            return self._call(request)
+            return self.call(request)
         return self._send(request)
 
-    def _call(self, call: ScriptCall) -> Any:
-        rest = (len(call.keys), *call.keys, *call.args)
-        try:
-            return self._send([("EVALSHA", call.script.sha, *rest)])[0]
-        except NoScriptError:
-            # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
-            return self._send([("EVAL", call.script.source, *rest)])[0]
+    def call(self, call: ScriptCall) -> Any:
+        """Return the reply to one script."""
+        (reply,) = self._ask(call.packet or call.packed(packed), 1)
+        if isinstance(reply, Exception):
+            if isinstance(reply, NoScriptError):
+                # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
+                return self._send([call.by_source()])[0]
+            raise faults.after_sending(reply) from reply
+        return reply
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
+        return faults.without_errors(self._ask(packed(commands), len(commands)))
+
+    def _ask(self, packet: bytes, replies: int) -> list[Any]:
         try:
             line = self._lines.take()
         except (RedisError, OSError) as error:
             raise faults.before_sending(error) from error
-        connection = line.connection
         try:
-            connection.send_packed_command(packed(connection, commands), check_health=False)
-            replies = [self._read(connection) for _ in commands]
+            return line.ask(packet, replies)
         except (RedisError, OSError) as error:
-            connection.disconnect()
+            line.break_off()
             raise faults.after_sending(error) from error
         except BaseException:
-            # Interrupted: the reply is still to come, and must not answer the next command.
-            connection.disconnect()
+            line.break_off()  # interrupted
             raise
         finally:
             self._lines.give_back(line)
-        return faults.without_errors(replies)
 
     def close(self) -> None:
         """Give the connections that are kept at hand back to the client."""
         self._lines.close()
-
-    @staticmethod
-    def _read(connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except ResponseError as error:
-            # Kept in its place: every reply must be read before the connection is used again.
-            return error

@@ -1,0 +1,184 @@
+"""Who is known to be out: refused in this process until the exact moment at which the limit admits again.
+
+Kept per limit: what the plan's bucket refused to one request holds for all that meet this bucket, and what a limit that
+all callers share refused to one holds for all. Nobody is refused whom Redis would admit, unless somebody raised a limit
+meanwhile: such a change is pushed, and lifts what is known here; without the push it lives `max_age` at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from threading import Lock
+from typing import NamedTuple
+
+from ratelimit.core.bounded import Bounded
+from ratelimit.core.question import Question
+from ratelimit.core.windows import DAY_US
+from ratelimit.core.wire import DENIED, NEVER, Bucket, Limit, Reply
+from ratelimit.decision import Decision, LimitStatus, Reason
+from ratelimit.model import MICROSECONDS
+
+_MOST_KEYS = 100_000
+_THROTTLED, _QUOTA_EXCEEDED = Reason.THROTTLED, Reason.QUOTA_EXCEEDED
+
+
+class Refusal:
+    """What a limit said when it refused. Microseconds; `sent_us` and `until_us` by this process' clock.
+
+    until_us   from then on the limit admits `cost`, or this is too old to go by
+    ahead_us   how far the server's clock is ahead of this process'
+    """
+
+    __slots__ = ("ahead_us", "book", "cost", "remaining", "reset_us", "sent_us", "until_us", "wait_us")
+
+    def __init__(
+        self, book: object, cost: int, sent_us: int, server_us: int, told: Sequence[int], max_age_us: int
+    ) -> None:
+        self.book = book
+        self.cost = cost
+        self.sent_us = sent_us
+        self.ahead_us = server_us - sent_us
+        self.remaining, self.reset_us, self.wait_us = told
+        self.until_us = sent_us + (max_age_us if self.wait_us == NEVER else min(self.wait_us, max_age_us))
+
+    def says_more(self, cost: int, sent_us: int) -> bool:
+        """Tell whether this holds for more requests than a refusal of `cost` that was asked for at `sent_us`."""
+        return self.cost <= cost and self.sent_us <= sent_us < self.until_us
+
+    def wait_at(self, limit: Limit, cost: int, now_us: int) -> int | None:
+        """Return how long a cost at least as large has to wait; None if that cannot be told to the microsecond."""
+        wait_us = self.wait_us
+        if cost == self.cost and wait_us != NEVER:
+            return wait_us - (now_us - self.sent_us)
+        if wait_us == NEVER or cost > limit.most:
+            return NEVER
+        left_us = wait_us - (now_us - self.sent_us)
+        if not isinstance(limit, Bucket):
+            return left_us
+        rate, per = limit.throttle.ratio
+        more, rest = divmod((cost - self.cost) * per, rate)
+        return None if rest else left_us + more
+
+    def reset_at(self, now_us: int) -> int:
+        """Return how long it is until the limit is whole again; NEVER for a rate of 0."""
+        return NEVER if self.reset_us == NEVER else max(0, self.reset_us - (now_us - self.sent_us))
+
+    def remaining_at(self, limit: Limit, now_us: int) -> int:
+        """Return what is left by then, never more than there is."""
+        if not isinstance(limit, Bucket) or self.wait_us == NEVER:
+            return self.remaining
+        rate, per = limit.throttle.ratio
+        level = self.cost * per - (self.wait_us - (now_us - self.sent_us)) * rate
+        return max(self.remaining, level // per)
+
+
+class Refused(NamedTuple):
+    """A decision from what is known, and the server's day on which it was made."""
+
+    decision: Decision
+    day: int
+
+
+class DenialCache:
+    """The refusals of a process, for at most 100,000 keys. Safe between threads."""
+
+    def __init__(self, max_age: float) -> None:
+        self._max_age_us = int(max_age * MICROSECONDS)
+        self._lock = Lock()
+        # By where a limit's state is kept: of each key's own limits, and of those that all callers share.
+        # What is in here is replaced and never changed: it is read without the lock.
+        self._own: Bounded[str, dict[str, Refusal]] = Bounded(_MOST_KEYS)
+        self._shared: dict[str, Refusal] = {}
+        self._lifted_us = -1
+        self.latest_us = 0
+        """When the last of them ends: from then on nobody is known to be out."""
+
+    def lift(self, key_id: str | None, now_us: int) -> None:
+        """Forget what is known of a key, of everything if it is None: somebody said that it changed."""
+        with self._lock:
+            self._lifted_us = now_us  # nor is kept what was asked before and is answered only now
+            if key_id is None:
+                self._own, self._shared = Bounded(_MOST_KEYS), {}
+            else:
+                self._own.forget(key_id)
+
+    def note(self, question: Question, reply: Reply, cost: int, sent_us: int) -> None:
+        """Remember which limits refused a cost, asked at `sent_us`."""
+        if isinstance(reply, bytes) or reply[0] != DENIED:
+            return
+        with self._lock:
+            if sent_us <= self._lifted_us:
+                return
+            book = question.book
+            own, shared = dict(self._own.get(question.key_id) or {}), self._shared
+            for at, limit in enumerate(question.call.limits):
+                told = reply[2 + 3 * at : 5 + 3 * at]
+                if not told[2]:
+                    continue
+                if limit.shared and any(plan.lease for plan in book.plans.values()):
+                    continue  # what leases of other keys give back may admit at any time
+                known = shared if limit.shared else own
+                before = known.get(limit.where)
+                if before and before.book is book and before.says_more(cost, sent_us):
+                    continue
+                refusal = Refusal(book, cost, sent_us, reply[1], told, self._max_age_us)
+                self.latest_us = max(self.latest_us, refusal.until_us)
+                if limit.shared:
+                    # Those of a book that is no longer in force are of no use.
+                    shared = {where: kept for where, kept in shared.items() if kept.book is book}
+                    shared[limit.where] = refusal
+                else:
+                    own[limit.where] = refusal
+            self._shared = shared
+            if own:
+                self._own.put(question.key_id, own)
+
+    def answer(self, question: Question, cost: int, now_us: int) -> Refused | None:
+        """Return the refusal of a request, None if it has to be asked."""
+        own, shared = self._own.get(question.key_id), self._shared
+        if not own and not shared:
+            return None
+        book, call = question.book, question.call
+        refusing: list[tuple[int, Refusal, int]] = []
+        longest = 0
+        for at, limit, where in call.places:
+            known = shared if limit.shared else own
+            if not known or (refusal := known.get(where)) is None or refusal.book is not book:
+                continue
+            if cost < refusal.cost or not refusal.sent_us <= now_us < refusal.until_us:
+                continue
+            wait_us = refusal.wait_at(limit, cost, now_us)
+            if wait_us is None:
+                return None
+            refusing.append((at, refusal, wait_us))
+            if longest != NEVER:
+                longest = wait_us if wait_us == NEVER or wait_us > longest else longest
+        if not refusing:
+            return None
+        at, refusal, _ = refusing[0]
+        limit = call.limits[at]
+        decision = Decision(
+            _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED,
+            limit.name,
+            None if longest == NEVER else longest / MICROSECONDS,
+            partial(_statuses, question, refusing, now_us),
+            None,
+            "denial_cache",
+        )
+        return Refused(decision, (now_us + refusal.ahead_us) // DAY_US)
+
+
+def _statuses(question: Question, refusing: Sequence[tuple[int, Refusal, int]], now_us: int) -> tuple[LimitStatus, ...]:
+    """Return the limits that refuse; of the others nothing is known."""
+    call = question.call
+    return tuple(
+        call.status(
+            at,
+            now_us + refusal.ahead_us,
+            refusal.remaining_at(call.limits[at], now_us),
+            refusal.reset_at(now_us),
+            wait_us,
+        )
+        for at, refusal, wait_us in refusing
+    )

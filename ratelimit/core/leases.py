@@ -1,0 +1,242 @@
+"""Leases: units of every limit of a request, paid for in one check and spent in this process.
+
+What is spent was charged before, so no total is ever exceeded. Units can be spent up to the term after their charge:
+over any interval W at most burst + rate * (W + term) pass a bucket. What a lease ends with is given back, but for what
+the bucket has refilled meanwhile: without the charge it might have been full by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from struct import Struct
+from threading import Lock
+from typing import NamedTuple
+
+from ratelimit.core.flow import Flow
+from ratelimit.core.names import closed_day_field
+from ratelimit.core.question import Question
+from ratelimit.core.scripts import ScriptCall, load
+from ratelimit.core.state import Namespace
+from ratelimit.core.windows import DAY_US, day_of, two_windows
+from ratelimit.core.wire import Bucket, Reply
+from ratelimit.decision import Decision, LimitStatus, Reason
+from ratelimit.errors import StoreError
+from ratelimit.model import MICROSECONDS
+
+_SHARE = 8
+"""No lease is larger than this part of what a limit has left: near a limit, checks are exact."""
+
+_NO_WINDOW = -1
+_HEAD = Struct("<8d")
+_BUCKET = Struct("<3d")
+
+
+class Unspent(NamedTuple):
+    """Units that a lease ended with, and the server's time at which they were charged."""
+
+    units: int
+    charged_us: int
+
+
+class Lease:
+    """What this process holds of one question. Microseconds of this process' clock. Safe between threads."""
+
+    __slots__ = (
+        "__weakref__",
+        "_asking",
+        "_charged_us",
+        "_ends_us",
+        "_limits",
+        "_lock",
+        "_room",
+        "_seen",
+        "_since_us",
+        "_size",
+        "_starts_us",
+        "_term_us",
+        "held",
+    )
+
+    def __init__(self, term: float) -> None:
+        self._term_us = round(term * MICROSECONDS)
+        self._size = 1
+        self.forget()
+        _everywhere.add(self)
+
+    def forget(self) -> None:
+        """Hold nothing."""
+        self._lock = Lock()
+        self._asking = False
+        self.held = 0
+        self._starts_us = self._ends_us = self._charged_us = 0
+        self._limits: tuple[LimitStatus, ...] = ()
+        self._room = 0
+        # Units that were asked for since the last grant, which tell the rate.
+        self._seen, self._since_us = 0, 0
+
+    def spend(self, cost: int, now_us: int) -> Decision | None:
+        """Admit a request from what is held; None if that is not enough. Cost 0 asks what cost 1 would get."""
+        with self._lock:
+            left = self.held - (cost or 1)
+            if left < 0 or not self._starts_us <= now_us < self._ends_us:
+                return None
+            if cost:
+                self.held = left
+                self._seen += cost
+            else:
+                left += 1
+            limits = self._limits
+        return Decision(_ALLOWED, None, None, partial(_with, limits, left), None, "lease")
+
+    def wanted(self, cost: int, now_us: int) -> tuple[int, bool]:
+        """Return how many units to ask for, and whether the caller is the one who may ask for more than its cost."""
+        with self._lock:
+            self._seen += cost
+            if self._asking or self.held:
+                return cost, False
+            elapsed_us = max(1, now_us - self._since_us)
+            self._size = max(1, min(2 * self._size, self._seen * self._term_us // elapsed_us))
+            self._asking = True
+            return max(cost, min(self._size, self._room)), True
+
+    def asked_in_vain(self) -> None:
+        """Let others ask: what was asked for was refused, or nobody knows."""
+        with self._lock:
+            self._asking, self._room, self._size = False, 0, 1
+
+    def grant(self, question: Question, units: int, cost: int, reply: Reply, sent_us: int) -> None:
+        """Hold what was admitted beyond `cost`, and learn how much there is to ask for next time."""
+        call = question.call
+        server_us, limits = call.time_us(reply), call.decision(reply).limits
+        # The server judged after `sent_us`: counted from there, all of these end rather too early than too late.
+        lasts = [self._term_us, DAY_US - server_us % DAY_US]
+        lasts += [question.valid_until_us - server_us] if question.valid_until_us else []
+        lasts += [
+            round((status.reset_after or 0) * MICROSECONDS)
+            for limit, status in zip(call.limits, limits, strict=True)
+            if not isinstance(limit, Bucket)
+        ]
+        with self._lock:
+            self._asking = False
+            self._room = min((status.remaining for status in limits), default=0) // _SHARE
+            self._seen, self._since_us = 0, sent_us
+            if units > cost:
+                self.held, self._limits, self._charged_us = units - cost, limits, server_us
+                self._starts_us, self._ends_us = sent_us, sent_us + min(lasts)
+
+    def end(self) -> None:
+        """Spend no more of it: something changed, or this is the end."""
+        with self._lock:
+            self._ends_us = 0
+
+    def unspent(self, now_us: int) -> Unspent | None:
+        """Take out what a lease that is over ended with."""
+        with self._lock:
+            if not self.held or self._starts_us <= now_us < self._ends_us:
+                return None
+            held, self.held = self.held, 0
+            return Unspent(held, self._charged_us)
+
+
+class Leases:
+    """The leases of one limiter."""
+
+    def __init__(self, state: Namespace) -> None:
+        self._state = state
+        self._lock = Lock()
+        self._holding: dict[Lease, Question] = {}
+
+    def check(self, question: Question, lease: Lease, cost: int) -> Flow[tuple[Reply, int]]:
+        """Ask for a request that nothing held could pay, and for a lease if that pays. Return the reply and when asked.
+
+        The reply is that to `cost` alone, or to more where that was admitted.
+        """
+        state = self._state
+        yield from self._give_back(question, lease)
+        sent_us = state.age_us()
+        units, may_hold = lease.wanted(cost, sent_us)
+        try:
+            reply = yield question.put(state, units)
+            if units > cost and not isinstance(reply, bytes) and reply[0] <= 0:
+                # More than there is, or something to look at first: what matters is the request.
+                units, sent_us = cost, state.age_us()
+                reply = yield question.put(state, units)
+        except BaseException:
+            if may_hold:
+                lease.asked_in_vain()
+            raise
+        if may_hold:
+            if isinstance(reply, bytes) or reply[0] > 0:
+                lease.grant(question, units, cost, reply, sent_us)
+            else:
+                lease.asked_in_vain()
+        if lease.held:
+            with self._lock:
+                self._holding[lease] = question
+        return reply, sent_us
+
+    def end(self, key_id: str | None) -> None:
+        """Spend no more of what is held for a key, or for any if it is None."""
+        with self._lock:
+            ended = [lease for lease, question in self._holding.items() if key_id in (None, question.key_id)]
+        for lease in ended:
+            lease.end()
+
+    def give_back(self, *, all_of_it: bool = False) -> Flow[None]:
+        """Give back what leases that are over ended with, or end them all first."""
+        if all_of_it:
+            self.end(None)
+        with self._lock:
+            holding = list(self._holding.items())
+        for lease, question in holding:
+            if question.book is not self._state.book:
+                lease.end()
+            yield from self._give_back(question, lease)
+
+    def _give_back(self, question: Question, lease: Lease) -> Flow[None]:
+        unspent = lease.unspent(self._state.age_us())
+        if not lease.held:
+            with self._lock:
+                self._holding.pop(lease, None)
+        if unspent is not None:
+            with contextlib.suppress(StoreError):  # sent once: what was lost on the way is lost
+                yield _giving_back(question, unspent, self._state)
+
+
+def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> ScriptCall:
+    call, (units, charged_us) = question.call, unspent
+    further = [limit for limit in call.limits if isinstance(limit, Bucket) and limit.place]
+    own = [bucket for bucket in further if not bucket.shared]
+    shared = [bucket for bucket in further if bucket.shared]
+    bucket, quota = call.plan
+    first, second, _ = two_windows(quota, charged_us) if quota else (0, 0, 0)
+    window = first * 64 + second - first if quota else _NO_WINDOW
+    plan = (bucket.burst, *bucket.ratio) if bucket else (0, 0, 0)
+    packed = _HEAD.pack(state.script_us(), units, charged_us, *plan, window, day_of(charged_us))
+    packed += b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in own + shared)
+    fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
+    names = state.names
+    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), *(each.place for each in shared))
+    return ScriptCall(load("give_back"), keys, (packed, *fields))
+
+
+def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
+    """Return limits as they were told at the grant, with what is held still as part of what remains."""
+    return tuple(limit._replace(remaining=limit.remaining + held) for limit in limits)
+
+
+_ALLOWED = Reason.ALLOWED
+_everywhere: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for lease in _everywhere:
+        lease.forget()  # the parent spends it, and gives it back
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

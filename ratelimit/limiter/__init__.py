@@ -1,0 +1,7 @@
+"""The limiter and its asyncio twin."""
+
+from ratelimit.limiter.aio import AsyncLimiter
+from ratelimit.limiter.base import Options
+from ratelimit.limiter.sync import Limiter
+
+__all__ = ["AsyncLimiter", "Limiter", "Options"]

@@ -1,0 +1,76 @@
+"""What the twins share: all but the waiting."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypedDict
+
+from ratelimit.core.checking import Checker, unavailable
+from ratelimit.core.digest import Peppers
+from ratelimit.core.state import Clock, Namespace
+from ratelimit.core.validate import flag, shown
+from ratelimit.decision import Decision
+from ratelimit.errors import ConfigError, StoreError
+from ratelimit.store import connect
+from ratelimit.store.embedded import EmbeddedServer
+
+log = logging.getLogger("ratelimit")
+
+DEADLINE = 0.05
+EMBEDDED_DEADLINE = 1.0
+MAX_AGE = 5.0
+
+
+class Options(TypedDict, total=False):
+    """The keywords of a limiter; see `Limiter`."""
+
+    namespace: str
+    deadline: float
+    max_age: float
+    pepper: Peppers
+    clock: Clock | None
+    denial_cache: bool
+
+
+class Base:
+    """A limiter without its connections."""
+
+    def __init__(
+        self,
+        namespace: str,
+        max_age: float,
+        pepper: Peppers,
+        clock: Clock | None,
+        deadline: float,
+        *,
+        denial_cache: bool,
+    ) -> None:
+        if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age > 0:
+            raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
+        connect.checked_deadline(deadline)
+        if clock is not None and not callable(clock):
+            raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
+        self._state = Namespace(namespace, pepper, clock)
+        self._checker = Checker(self._state, max_age, denial_cache=flag(denial_cache, "denial_cache"))
+        self._failing = False
+        self.server: EmbeddedServer | None = None
+
+    @property
+    def url(self) -> str | None:
+        """Of the embedded server; None with any other."""
+        return self.server.url if self.server else None
+
+    def _stop_server(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
+
+    def _failed(self, error: StoreError) -> Decision:
+        if not self._failing:
+            log.warning("checks are refused with 503 until Redis answers again: %s: %s", type(error).__name__, error)
+            self._failing = True
+        return unavailable(error)
+
+    def _succeeded(self) -> None:
+        log.warning("Redis answers again")
+        self._failing = False

@@ -1,0 +1,161 @@
+"""Bugs in the two quick ways through the scripts, each with the promise that it breaks; as `bugs`."""
+
+from bug_promises import (
+    admission,
+    at_once,
+    change_of_plan,
+    denial_by_the_plan,
+    denial_by_the_stage,
+    expiries,
+    metering,
+    methods_at_once,
+    obeying_at_once,
+    overtaking,
+    peek,
+    period,
+    quota,
+    renewal,
+    retry_after,
+    steady_traffic,
+    went_back,
+)
+from seeding import Lua, Many
+
+USUAL_NOT_CHARGED = Lua(
+    "usual: further buckets not charged",
+    "local b_level = further[5 * i - 1] - cost * new_per",
+    "local b_level = further[5 * i - 1]",
+)
+USUAL_ONE_TOO_FEW = Lua(
+    "usual: the last unit refused", "local fits = quota < 0 or cost <= left", "local fits = quota < 0 or cost < left"
+)
+USUAL_ROUNDED_DOWN = Lua(
+    "usual: retry_after rounded down", "(short + -short % rate) / rate", "(short - short % rate) / rate"
+)
+USUAL_REFILL_LOST = Lua(
+    "usual: refill rounded to whole tokens",
+    "level = level + (now - last) * plan_rate\n",
+    "level = level + math.floor((now - last) * plan_rate / plan_per) * plan_per\n",
+)
+
+USUAL = (
+    (
+        Lua(
+            "usual: charge before judging",
+            "      local at = 5 * i\n",
+            "      if i > own_buckets then redis.call('SET', KEYS[own_keys + i - own_buckets], "
+            "struct.pack('<ddd', new_per, b_level - cost * new_per, now)) end\n      local at = 5 * i\n",
+        ),
+        denial_by_the_plan,
+    ),
+    (
+        Lua(
+            "usual: a denial counts",
+            "  if refused then return reply end\n",
+            "  if refused then\n    redis.call('HSET', KEYS[1], ARGV[2], struct.pack('<dddddddd', "
+            "struct.unpack('<ddddddd', own[2]), now))\n    return reply\n  end\n",
+        ),
+        denial_by_the_plan,
+    ),
+    (
+        Lua(
+            "usual: expiry moved although denied",
+            "  if refused then return reply end\n",
+            "  if refused then\n    if KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
+            "    return reply\n  end\n",
+        ),
+        expiries,
+    ),
+    (Lua("usual: a peek is a charge of nothing", "#own[2] == 64 and cost > 0 then", "#own[2] == 64 then"), peek),
+    (USUAL_NOT_CHARGED, admission),
+    (
+        Lua("usual: only one bucket denies", "if cost * new_per > b_level then fits = false end\n", "\n"),
+        denial_by_the_stage,
+    ),
+    (Lua("usual: the last token refused", "cost * plan_per > level", "cost * plan_per >= level"), retry_after),
+    (USUAL_ROUNDED_DOWN, retry_after),
+    (USUAL_REFILL_LOST, steady_traffic),
+    (USUAL_ONE_TOO_FEW, quota),
+    (Lua("usual: another window ignored", "window == from * 64 + to - from and now >= from", "now >= from"), period),
+    (Lua("usual: a newer day ignored", "today >= 0 and today < DAY_US", "today >= 0"), metering),
+    (
+        Lua(
+            "usual: a step back ignored",
+            "if per ~= plan_per or now < last or plan_rate",
+            "if per ~= plan_per or plan_rate",
+        ),
+        went_back,
+    ),
+    (
+        Lua("usual: a changed plan ignored", "if per ~= plan_per or now < last", "if now < last"),
+        change_of_plan,
+    ),
+    (
+        Lua("usual: more than full", "if level > plan_burst * plan_per then level = plan_burst * plan_per end\n", "\n"),
+        steady_traffic,
+    ),
+    (
+        Lua(
+            "usual: expiries not renewed", "if further[5 * i] < now - now % KEPT_US then", "if further[5 * i] == 0 then"
+        ),
+        renewal,
+    ),
+    (
+        Lua(
+            "usual: expiries renewed for a full bucket",
+            "fill_us[i] = further[5 * i - 4] * new_per / rate end",
+            "fill_us[i] = 0 end",
+        ),
+        renewal,
+    ),
+    (Lua("expiries end before a bucket is full", "(2 * KEPT_US + fill_us[i]) / 1000", "2 * KEPT_US / 1000"), renewal),
+)
+"""Bugs in lib/usual.lua, and in what check.lua does with its verdict."""
+
+AT_ONCE = (
+    (
+        Many(
+            "shared state not carried",
+            "shared[place], charged_at[place] = packed[b], given_us",
+            "charged_at[place] = given_us",
+        ),
+        at_once,
+    ),
+    (
+        Many(
+            "shared state not written", "for place, given in pairs(charged_at) do", "for place, given in pairs({}) do"
+        ),
+        at_once,
+    ),
+    (Many("the key's state not carried", "own[2], changed[key] = plan, true", "changed[key] = true"), at_once),
+    (Many("the key's state not written", "for key in pairs(changed) do write(key) end", ""), at_once),
+    (Many("denied, but charged", "if reply and not refused then", "if reply then"), at_once),
+    (
+        Many("buckets of methods not carried", "for b = 1, own_buckets do own[b + 2] = packed[b] end", ""),
+        methods_at_once,
+    ),
+    (
+        Many("another question, and what is not yet written is lost", "if changed[key] then write(key) end", ""),
+        methods_at_once,
+    ),
+    (
+        Many("one question taken for another", "same = same and ARGV[before + i] == ARGV[at + i]", "same = same"),
+        methods_at_once,
+    ),
+    (Many("left out, but overtaken", "in_turn = in_turn and not left_out[KEYS[k]]", "in_turn = in_turn"), overtaking),
+    (Many("only the key's own checks wait", "left_out[KEYS[k]] = true", "left_out[KEYS[key_at]] = true"), overtaking),
+    (Many("identities not compared", "find(request, own[1], 89, true) == 89", "true"), obeying_at_once),
+    (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
+    (Many("set without an expiry", "elseif expiry[place] then", "elseif false then"), renewal),
+    (
+        Many("expiries end before a bucket is full", "(2 * KEPT_US + expiry[place]) / 1000", "2 * KEPT_US / 1000"),
+        renewal,
+    ),
+    (
+        Many(
+            "an expiry with every charge", "expiry[place] = expiry[place] or fill_us[b]", "expiry[place] = 1000000000"
+        ),
+        renewal,
+    ),
+)
+"""Bugs in check_many.lua."""
