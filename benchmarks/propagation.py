@@ -40,19 +40,25 @@ def _plan(burst):
 @contextmanager
 def _noting_commits(catalog):
     """Yield a list to which the time of each reply to a script is added: of a change, that of its commit."""
-    store, noted = catalog._run.__self__, []
-    call = store._call
-
-    def noting(script_call):
-        reply = call(script_call)
-        noted.append(time.monotonic())
-        return reply
-
-    store._call = noting
+    run, noted = catalog._run, []
+    catalog._run = lambda flow: run(_noting(flow, noted))
     try:
         yield noted
     finally:
-        del store._call
+        catalog._run = run
+
+
+def _noting(flow, noted):
+    """Hand on what a flow asks and what it is answered. Plain commands come in lists, a script by itself."""
+    try:
+        request = next(flow)
+        while True:
+            reply = yield request
+            if not isinstance(request, list):
+                noted.append(time.monotonic())
+            request = flow.send(reply)
+    except StopIteration as finished:
+        return finished.value
 
 
 def _wait_until_all_have(client, burst):
