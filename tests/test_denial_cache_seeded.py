@@ -17,7 +17,7 @@ BUGS = [
      "next(iter(self._own._entries.values()), None), self._shared\n        if",
      tests.test_a_limit_answers_for_all_who_meet_it, ()),
     ("stages share buckets", "limit.where", "limit.name", tests.test_buckets_of_one_method_in_two_stages_are_two, ()),
-    ("leases forgotten", "plan.lease for", "False for",
+    ("leases forgotten", "book.has_leases", "False",
      tests.test_what_leases_give_back_to_a_shared_limit_admits_at_once, ()),
     ("a push lifts nothing", "self._own.forget(key_id)", "pass", tests.test_a_push_lifts_it,
      (tests.raised, "key:{}")),

@@ -116,7 +116,7 @@ class DenialCache:
                 told = reply[2 + 3 * at : 5 + 3 * at]
                 if not told[2]:
                     continue
-                if limit.shared and any(plan.lease for plan in book.plans.values()):
+                if limit.shared and book.has_leases:
                     continue  # what leases of other keys give back may admit at any time
                 known = shared if limit.shared else own
                 before = known.get(limit.where)
