@@ -221,7 +221,7 @@ def test_errors_show_no_value(server, case):
 def test_causes_of_lost_replies_show_no_value(server, fault):
     """A decision that says why there is none says nothing of the key."""
     with gateway(server.url) as (_, secrets), Proxy(server.socket) as proxy:
-        with Limiter.from_url(proxy.url, pepper=PEPPER, deadline=DEADLINE) as limiter:
+        with Limiter.from_url(proxy.url, pepper=PEPPER, deadline=DEADLINE, denial_cache=False) as limiter:
             limiter.check(secrets[0], STAGE, METHOD)
             proxy.fault = fault
             decision = limiter.check(secrets[0], STAGE, METHOD)
