@@ -76,7 +76,7 @@ def processes(plt, result):
         for name, style in zip(names, _styles(names), strict=True):
             mine = [run for run in runs if run["contender"] == name]
             if mine:
-                x, y = zip(*((run["processes"], run["per_second"]) for run in mine), strict=True)
+                x, y = zip(*((run["processes"], run["per_second"][1]) for run in mine), strict=True)
                 axes.plot(x, y, marker="o", label=name, **style)
         axes.set_title(setting, loc="left")
         axes.set_xticks(throughput.PROCESSES)

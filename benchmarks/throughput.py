@@ -26,7 +26,7 @@ CALLS_PER_TASK = 25
 class Setting:
     """How processes are measured: on how many keys, and with how many asyncio tasks in each (0: none, no asyncio).
 
-    On many keys all calls are made twice: the first pass has the first look at each key, the second none.
+    All calls are made in three passes. On many keys the first one has the first look at each key and counts by itself.
     """
 
     name: str
@@ -34,13 +34,11 @@ class Setting:
     calls: int
     tasks: int = 0
 
-    @property
-    def passes(self):
-        return 2 if self.keys > 1 else 1
+    passes = 3
 
 
 def settings(full):
-    calls, keys = (40_000, 100_000) if full else (6_000, 4_000)
+    calls, keys = (20_000, 100_000) if full else (2_400, 3_200)
     return [
         Setting("one hot key", 1, calls),
         Setting(f"{keys:,} keys", keys, keys),
@@ -60,9 +58,12 @@ def _one(crew, server, contender, processes, setting, tell):
     outcomes = crew.run(contender, server, load, names, processes, setting.calls, setting.passes, setting.tasks)
     with contender.connect(server.url, load) as call:
         over = sum(call(caller) for caller in names[:-1][:20])
+    first, later = (outcomes[0], outcomes[1:]) if setting.keys > 1 else (None, outcomes)
     found = {"contender": contender.name, "processes": processes, "setting": setting.name, "over": over}
-    found |= asdict(outcomes[-1]) | {"per_second": outcomes[-1].per_second}
-    found["first_look_per_second"] = outcomes[0].per_second if setting.passes > 1 else None
+    found["per_second"] = spread([outcome.per_second for outcome in later])
+    found["server_cpu"] = spread([outcome.server_cpu for outcome in later]).middle
+    found["first_look_per_second"] = first.per_second if first else None
+    found["passes"] = [asdict(outcome) for outcome in outcomes]
     found["calls"], found["admitted"] = total, sum(outcome.admitted for outcome in outcomes)
     found["unanswered"] = sum(outcome.unanswered for outcome in outcomes)
     found["exact"] = contender.kind == "floor" or _exact(contender, found["admitted"], over, total)
@@ -173,13 +174,13 @@ def figures(found):
         yield Figure(f"{host.MAIN}: leased checks over processes beyond the plan", beyond, "checks", target=0)
     for setting, runs in by_setting(found["processes"]).items():
         what = f"{host.MAIN}: processes on {setting}"
-        mine = [run for run in runs if run["contender"] == ours.CHECK.name]
-        best = max(mine, key=lambda run: run["per_second"])
-        peer = max(run["per_second"] for run in runs if run["contender"] in {one.name for one in peers.MAIN})
-        yield Figure(f"{what}: most checks per second", best["per_second"], "/s", "higher")
-        yield Figure(f"{what}: most checks per second / the fastest peer", best["per_second"] / peer, "x", "higher")
-        fullest = max(run["server_cpu"] for run in mine)
-        yield Figure(f"{what}: share of its core that the server used at most", fullest, "x", "higher")
+        best, peer = (
+            max((Spread(*run["per_second"]) for run in runs if run["contender"] in names), key=lambda one: one.middle)
+            for names in ({ours.CHECK.name}, {one.name for one in peers.MAIN})
+        )
+        yield Figure.of(f"{what}: most checks per second", best, "/s", "higher")
+        compared = Spread(best.low / peer.high, best.middle / peer.middle, best.high / peer.low)
+        yield Figure.of(f"{what}: most checks per second / the fastest peer", compared, better="higher")
 
 
 def tables(found):
@@ -203,7 +204,7 @@ def tables(found):
         table.add_column("admitted / exact maximum", justify="right")
         for name in dict.fromkeys(run["contender"] for run in runs):
             mine = [run for run in runs if run["contender"] == name]
-            cells = [f"{run['per_second']:,.0f} ({run['server_cpu']:.0%})" for run in mine]
+            cells = [f"{run['per_second'][1]:,.0f} ({run['server_cpu']:.0%})" for run in mine]
             table.add_row(name, *cells, _totals(mine))
             if mine[0]["first_look_per_second"]:
                 table.add_row("  first looks", *(f"{run['first_look_per_second']:,.0f}" for run in mine), "")
