@@ -51,7 +51,11 @@ if has_key then
   if has_shadow then own_buckets = own_buckets - 1 end
   if shadow_has_bucket then own_buckets = own_buckets - 1 end
   if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
-  own = redis.call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
+  if #ARGV == 2 then
+    own = redis.call('HMGET', KEYS[1], 'r', ARGV[2])
+  else
+    own = redis.call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
+  end
   local found = own[1]
   if not found or #found ~= 26 or string.find(request, found, 89, true) ~= 89 then
     -- epoch (8 bytes) and version (10 digits) of the catalogue, then the stamp of the key's record (8 bytes)
