@@ -12,7 +12,7 @@ SHARES = (0.5, 0.8)
 SAME, OWN = "of what the slowest carries", "of what it carries itself"
 SECONDS = 1.0
 LOOKS, LOOK_SECONDS = 3, 0.5
-"""What each can carry is the most that it did in so many looks, in turn: whoever else uses the machine only lowers it."""
+"""What each can carry is the most that it did in so many looks, in turn: others on the machine only lower it."""
 POINTS = (50, 99, 99.9)
 MOST_US = 60_000_000
 
