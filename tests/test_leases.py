@@ -170,7 +170,8 @@ def test_a_push_ends_a_lease(backend, clock, message):
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._holding
         assert lease.held > 0
-        limiter.catalog.update_key(key.id, enabled=False)
+        with backend.client() as client:
+            Catalog(client, clock=clock).update_key(key.id, enabled=False)
         assert limiter.check(key.value, STAGE, METHOD).source == "lease"  # within the term, as documented
         limiter._state.heard(f"key:{key.id}" if message == "key" else message)
         assert limiter.check(key.value, STAGE, METHOD).detail == "disabled"
