@@ -21,16 +21,17 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 3 minutes)
+bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks
 
-bench-full: .venv/ready  ## the same with more rounds, keys, peers, and latency under a steady load
+bench-full: .venv/ready  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
 
 clean:  ## remove what the other targets made

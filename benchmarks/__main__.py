@@ -72,8 +72,12 @@ def main():
     console.rule(align="left")
     console.print(figures_table(numbers))
     path = save(parts, numbers, about | {"seconds": seconds, "failed": failed})
-    for drawn in plots.draw(parts, FOLDER):
-        console.print(f"drawn: {drawn}", highlight=False)
+    try:
+        for drawn in plots.draw(parts, FOLDER):
+            console.print(f"drawn: {drawn}", highlight=False)
+    except Exception as error:  # noqa: BLE001 - the results are written
+        console.print_exception()
+        failed["plots"] = f"{type(error).__name__}: {error}"
     took = time.monotonic() - began
     console.print(f"written: {path} ({took:.0f} s). Compare two: python benchmarks/compare.py OLD NEW", highlight=False)
     if failed:

@@ -12,8 +12,9 @@ from report import figures_table, save
 def run(measure, figures, tables):
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true", help="more rounds, more calls, every algorithm of the peers")
-    about = host.description() | {"servers": host.server_descriptions()}
-    found = measure(parser.parse_args().full)
+    full = parser.parse_args().full
+    about = host.description() | {"servers": host.server_descriptions(), "full": full}
+    found = measure(full)
     for table in tables(found):
         console.print(table)
     numbers = list(figures(found))

@@ -46,8 +46,9 @@ def _machine(result):
         "system": about["system"],
         "Python": f"{about['python']}; {packages}",
         "servers": servers,
-        "commit": f"{about['commit']} (+: with changes)",
+        "commit": str(about["commit"]).replace("+", ", with changes that are not committed"),
         "measured": f"{result['made']}, {'full' if about.get('full') else 'short'} run",
+        "load average before": str(about.get("load", "not known")),
         "took": ", ".join(f"{part} {seconds:.0f} s" for part, seconds in about.get("seconds", {}).items()),
     }
     yield from ("## Measured on", "")

@@ -26,9 +26,8 @@ from rounds import ratio, rotated, spread
 
 from ratelimit import Catalog, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
-KEYS = 50
-"""Keys that are checked in a round: first once (cold), then again and again (warm)."""
-AGAIN = 4
+KEYS, AGAIN = 50, 4
+"""Keys that are checked in a round, first once (cold), then four times again (warm)."""
 FEW_KEYS = 1000
 KINDS = {"first": "first check of a process", "cold": "first check of a key", "warm": "later checks"}
 SERIES = {"limits": "limits judged per check", "keys": "keys stored", "plans": "plans in the catalogue"}
@@ -203,9 +202,8 @@ def measure(full=False):
         for point in counted if counting else ():
             tell(f"{point.label} {SERIES[point.series]}: instructions")
             found[point]["instructions"] = _instructions(point)
-    absent = None if counting else callgrind.ABSENT
-    version = callgrind.version() if counting else None
-    return {"absent": absent, "instructions_of": version, "rounds": rounds, "points": list(found.values())}
+    server = {"absent": None, "instructions_of": callgrind.version()} if counting else {"absent": callgrind.ABSENT}
+    return {**server, "rounds": rounds, "points": list(found.values())}
 
 
 def ends(found, series, field=None):
@@ -248,8 +246,7 @@ def tables(found):
         for point in (p for p in found["points"] if p["series"] == series):
             low, middle, high = point["cpu_growth"]["warm"]
             cpu = [f"{point['cpu'][kind][1]:,.1f}" for kind in KINDS]
-            counts = [f"{count:,.0f}" for count in point.get("instructions", {"cold": 0, "warm": 0}).values()]
-            counts = counts if "instructions" in point else ["", ""]
+            counts = [f"{count:,.0f}" for count in point["instructions"].values()] if "instructions" in point else []
             grown = f"{middle:.2f}x ({low:.2f} - {high:.2f})"
             table.add_row(point["label"], *cpu, f"{point['wall']['warm'][1]:,.1f}", grown, *counts)
         yield table

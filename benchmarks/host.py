@@ -121,6 +121,7 @@ def _commit():
 
 
 def description():
+    """Of the machine as it is now; `load` is the number of others who want to run, before anything is measured."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -128,6 +129,7 @@ def description():
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {package: _version(package) for package in _PACKAGES},
         "commit": _commit(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -18,9 +18,12 @@ def _used(client):
     return client.info("memory")["used_memory"]
 
 
-def _per_name(client, keys):
-    """MEMORY USAGE of each key, its name included, in full and not sampled."""
-    return {key.decode(): client.memory_usage(key, samples=0) for key in keys}
+def _of_each(client, pattern):
+    """Bytes of all keys that match, for each caller: MEMORY USAGE with the name, of every one, for they differ."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in client.scan_iter(pattern, count=CALLERS):
+            pipe.memory_usage(name, samples=0)
+        return sum(pipe.execute()) / CALLERS
 
 
 def _ours(server, tell):
@@ -33,17 +36,14 @@ def _ours(server, tell):
                 tell()
                 call(caller)
             active = _used(client)
-        (record,) = list(client.scan_iter("*:record", count=CALLERS))[:1]
-        (state,) = _per_name(client, [record.removesuffix(b":record")]).values()
-        (description,) = _per_name(client, [record]).values()
-        digest = next(client.scan_iter(b"*:digest:*", count=CALLERS))
-        (index,) = _per_name(client, [digest]).values()
+        patterns = {"state": "check:{*}", "record": "check:{*}:record", "index": "check:digest:*"}
+        parts = {part: _of_each(client, pattern) for part, pattern in patterns.items()}
     return {
-        "state": state,
-        "parts": {"state": state, "record": description, "index": index},
+        "state": parts["state"],
+        "parts": parts,
         "used_memory": (active - before) / CALLERS,
         "of_which_by_checks": (active - registered) / CALLERS,
-        "keys": 3,
+        "keys": len(parts),
     }
 
 
@@ -53,20 +53,19 @@ def _peer(server, connect, tell):
         with connect(server.url, AMPLE) as call:
             call("warm")
             client.delete(*client.keys())
-            call(names[0])
-            parts = _per_name(client, client.keys())
-            client.delete(*parts)
             before = _used(client)
             for name in names:
                 tell()
                 call(name)
             active = _used(client)
+            keys = client.dbsize() / CALLERS
+        state = _of_each(client, "*")
     return {
-        "state": sum(parts.values()),
-        "parts": parts,
+        "state": state,
+        "parts": {"state": state},
         "used_memory": (active - before) / CALLERS,
         "of_which_by_checks": (active - before) / CALLERS,
-        "keys": len(parts),
+        "keys": round(keys),
     }
 
 
@@ -122,7 +121,7 @@ def tables(found):
         for contender, one in contenders.items():
             table.add_row(
                 contender,
-                f"{one['state']:,}",
+                f"{one['state']:,.0f}",
                 f"{one['keys']}",
                 f"{one['used_memory']:,.0f}",
                 f"{one['of_which_by_checks']:,.0f}",

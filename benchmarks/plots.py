@@ -69,22 +69,22 @@ def latency(plt, result):
 
 
 def processes(plt, result):
-    runs = result["throughput"]["processes"]
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    keys = sorted({run["callers"] for run in runs})
-    names = list(dict.fromkeys(run["contender"] for run in runs))
-    for axes, callers in zip(both, keys, strict=True):
+    settings = throughput.by_setting(result["throughput"]["processes"])
+    names = list(dict.fromkeys(run["contender"] for runs in settings.values() for run in runs))
+    figure, row = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.6), squeeze=False)
+    for axes, (setting, runs) in zip(row[0], settings.items(), strict=True):
         for name, style in zip(names, _styles(names), strict=True):
-            mine = [run for run in runs if run["contender"] == name and run["callers"] == callers]
+            mine = [run for run in runs if run["contender"] == name]
             if mine:
                 x, y = zip(*((run["processes"], run["per_second"]) for run in mine), strict=True)
                 axes.plot(x, y, marker="o", label=name, **style)
-        axes.set_title("one hot key" if callers == 1 else f"{callers:,} keys", loc="left")
+        axes.set_title(setting, loc="left")
         axes.set_xticks(throughput.PROCESSES)
         axes.set_xlabel("processes")
         axes.set_ylim(bottom=0)
-    both[0].set_ylabel("checks per second")
-    both[0].legend(fontsize=7, frameon=False)
+    row[0][0].set_ylabel("checks per second")
+    row[0][0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
     return figure
 
 
@@ -151,28 +151,31 @@ def growths(plt, result):
     return figure
 
 
+_TAIL = (50, 75, 90, 95, 99, 99.5, 99.9, 99.95)
+
+
 def tails(plt, result):
     """How latency rises towards the rarest requests, at loads that are the same for all."""
-    runs = [run for run in result["tail"]["runs"] if run["load"] == tail.SAME]
-    shares = sorted({run["share"] for run in runs})
-    figure, row = plt.subplots(1, len(shares), figsize=(9, 3.6), sharey=True, squeeze=False)
-    points = [50, 75, 90, 95, 99, 99.5, 99.9, 99.95]
-    for axes, share in zip(row[0], shares, strict=True):
-        mine = {run["contender"]: run for run in runs if run["share"] == share}
-        for (name, run), style in zip(mine.items(), _styles(mine), strict=True):
-            found = HdrHistogram.decode(run["hdr"])
-            values = [found.get_value_at_percentile(point) for point in points]
-            axes.plot(
-                [1 / (1 - point / 100) for point in points], values, marker="o", markersize=3, label=name, **style
-            )
-        axes.set_xscale("log")
-        axes.set_xticks([2, 10, 100, 1000], ["50 %", "90 %", "99 %", "99.9 %"])
-        axes.set_yscale("log")
-        load = f"{run['per_second']:,.0f} requests per second"
-        axes.set_title(f"{share:.0%} {tail.SAME}: {load}", loc="left", fontsize=8)
-        axes.set_xlabel("share of the requests")
-    row[0][0].set_ylabel("µs from when a request was due (log)")
-    row[0][0].legend(fontsize=7, frameon=False)
+    figure, grid = plt.subplots(
+        len(tail.HOW), len(tail.SHARES), figsize=(9, 3.4 * len(tail.HOW)), sharey="row", squeeze=False
+    )
+    for row, (how, said) in zip(grid, tail.HOW.items(), strict=True):
+        runs = [run for run in result["tail"][how]["runs"] if run["load"] == tail.SAME]
+        for axes, share in zip(row, tail.SHARES, strict=True):
+            mine = {run["contender"]: run for run in runs if run["share"] == share}
+            for (name, run), style in zip(mine.items(), _styles(mine), strict=True):
+                found = HdrHistogram.decode(run["hdr"])
+                values = [found.get_value_at_percentile(point) for point in _TAIL]
+                axes.plot([1 / (1 - point / 100) for point in _TAIL], values, marker="o", ms=3, label=name, **style)
+            axes.set_xscale("log")
+            axes.set_xticks([2, 10, 100, 1000], ["50 %", "90 %", "99 %", "99.9 %"])
+            axes.set_yscale("log")
+            load = f"{run['per_second']:,.0f} requests per second"
+            axes.set_title(f"{said}, {share:.0%} {tail.SAME}: {load}", loc="left", fontsize=7)
+            axes.set_xlabel("share of the requests")
+        row[0].set_ylabel("µs from when a request was due (log)")
+    grid[0][0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
     return figure
 
 

@@ -70,7 +70,8 @@ PARTS = {
         tail,
         "Latency under a steady load",
         "Requests arrive by a fixed random schedule, whether or not earlier ones are answered, and latency counts from "
-        "the moment a request was due: a stall is felt by all who arrive during it.",
+        "the moment a request was due: a stall is felt by all who arrive during it. On the tasks of one event loop, "
+        "and on four processes that wait for each answer, where a request also waits for the one ahead of it.",
         long=True,
     ),
     "propagation": Part(

@@ -15,7 +15,8 @@ MACHINE = {
     "system": "Linux 1",
     "python": "CPython 3.11",
     "packages": {"redis": "8.1.0", "coredis": None},
-    "commit": "abc1234",
+    "commit": "abc1234+",
+    "load": 0.07,
     "servers": {"valkey": {"version": "valkey 9.1.0"}},
     "full": True,
     "seconds": {"memory": 7.2},
@@ -77,6 +78,8 @@ def test_every_part_is_named_and_what_was_not_measured_is_said(result):
     assert text.count("Not measured in this run.") == len(PARTS) - 1
     assert "**Failed in this run**: tail (TimeoutError: too slow)." in text
     assert "| measured | 2026-01-02T03:04:05Z, full run |" in text
+    assert "| commit | abc1234, with changes that are not committed |" in text
+    assert "| load average before | 0.07 |" in text
     assert "redis 8.1.0" in text
     assert "coredis" not in text
 

@@ -3,7 +3,9 @@
 import asyncio
 import time
 
+import arrivals
 import tail
+import tail_processes
 
 
 def test_the_schedule_is_the_same_each_time_and_as_dense_as_asked():
@@ -44,3 +46,45 @@ def test_who_gets_no_answer_is_counted_and_has_waited():
 
     found, unanswered = asyncio.run(tail.open_loop(call, ["one"], [0.0, 0.001]))
     assert (found.get_total_count(), unanswered) == (2, 2)
+
+
+def test_processes_do_not_wait_with_the_clock():
+    """The first of 100 requests of a process takes 200 ms, in which all others become due: they have waited as well."""
+    stalled = False
+
+    def call(_caller):
+        nonlocal stalled
+        if not stalled:
+            stalled = True
+            time.sleep(0.2)
+        return True
+
+    due = [number * 0.001 for number in range(100)]
+    latencies, unanswered = tail_processes.on_schedule(call, ["one"], time.monotonic(), due)
+    assert (len(latencies), unanswered) == (100, 0)
+    assert min(latencies) >= 0.101  # due at 99 ms, answered after 200 at the earliest
+    assert sorted(latencies)[50] >= 0.149
+
+
+def test_loads_are_shares_of_the_slowest_and_of_each_ones_own():
+    """Everybody has the same load once, and a load of its own once."""
+    found = arrivals.loads({"quick": 4000.0, "slow": 1000.0})
+    assert found == {
+        (arrivals.SAME, 0.5, "quick"): 500.0,
+        (arrivals.SAME, 0.5, "slow"): 500.0,
+        (arrivals.SAME, 0.8, "quick"): 800.0,
+        (arrivals.SAME, 0.8, "slow"): 800.0,
+        (arrivals.OWN, 0.5, "quick"): 2000.0,
+        (arrivals.OWN, 0.5, "slow"): 500.0,
+        (arrivals.OWN, 0.8, "quick"): 3200.0,
+        (arrivals.OWN, 0.8, "slow"): 800.0,
+    }
+
+
+def test_each_round_has_all_loads_in_an_order_of_its_own():
+    """Every load once a round, the same order for the same round, and not always the same one before a load."""
+    loads = list(range(16))
+    rounds = [arrivals.shuffled(loads, number) for number in range(10)]
+    assert all(sorted(one) == loads for one in rounds)
+    assert rounds[3] == arrivals.shuffled(loads, 3)
+    assert len({one[one.index(5) - 1] for one in rounds}) > 4

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import floors
 import host
@@ -16,44 +16,81 @@ from rich.table import Table
 from rounds import Spread, ratio, rotated, spread
 from workers import workers
 
+LEASED = [one for one in ours.IN_PROCESS if one.admits]
 PROCESSES = (1, 2, 4, 8)
 TASKS = 64
 CALLS_PER_TASK = 25
 
 
-def _one(crew, server, contender, processes, calls, callers, tell):
-    """One measurement: limits that admit all calls and not one more, then one more of some callers.
+@dataclass(frozen=True)
+class Setting:
+    """How processes are measured: on how many keys, and with how many asyncio tasks in each (0: none, no asyncio).
 
     On many keys all calls are made twice: the first pass has the first look at each key, the second none.
     """
-    what = f"{contender.name}: {processes} processes on {callers:,} keys"
-    passes = 2 if callers > 1 else 1
-    load = exactly(calls * passes // callers)
+
+    name: str
+    keys: int
+    calls: int
+    tasks: int = 0
+
+    @property
+    def passes(self):
+        return 2 if self.keys > 1 else 1
+
+
+def settings(full):
+    calls, keys = (40_000, 100_000) if full else (6_000, 4_000)
+    return [
+        Setting("one hot key", 1, calls),
+        Setting(f"{keys:,} keys", keys, keys),
+        Setting(f"one hot key, {TASKS} tasks in each", 1, 2 * calls, TASKS),
+    ]
+
+
+def _one(crew, server, contender, processes, setting, tell):
+    """One measurement: limits that admit all calls and not one more, then one more of some callers."""
+    what = f"{contender.name}: {processes} processes on {setting.name}"
+    total = setting.calls * setting.passes
+    load = exactly(total // setting.keys)
     with server.client() as client:
         client.flushall()
-    names = contender.enrol(server.url, load, callers + 1, progress=lambda _: tell(f"{what}, making keys", by=0))
+    names = contender.enrol(server.url, load, setting.keys + 1, progress=lambda _: tell(f"{what}, making keys", by=0))
     tell(what)
-    outcomes = crew.run(contender, server, load, names, processes, calls, passes)
+    outcomes = crew.run(contender, server, load, names, processes, setting.calls, setting.passes, setting.tasks)
     with contender.connect(server.url, load) as call:
         over = sum(call(caller) for caller in names[:-1][:20])
-    found = {"contender": contender.name, "processes": processes, "callers": callers, "over": over}
+    found = {"contender": contender.name, "processes": processes, "setting": setting.name, "over": over}
     found |= asdict(outcomes[-1]) | {"per_second": outcomes[-1].per_second}
-    found["first_look_per_second"] = outcomes[0].per_second if passes > 1 else None
-    found["calls"], found["admitted"] = calls * passes, sum(outcome.admitted for outcome in outcomes)
+    found["first_look_per_second"] = outcomes[0].per_second if setting.passes > 1 else None
+    found["calls"], found["admitted"] = total, sum(outcome.admitted for outcome in outcomes)
     found["unanswered"] = sum(outcome.unanswered for outcome in outcomes)
-    found["exact"] = contender.kind == "floor" or (found["admitted"], over) == (calls * passes, 0)
+    found["exact"] = contender.kind == "floor" or _exact(contender, found["admitted"], over, total)
     return found
 
 
-def over_processes(crew, calls, callers):
-    """All contenders on one hot key, then all limiters on `callers` keys, one call of each key in a pass."""
-    limiters = [ours.CHECK, *peers.MAIN]
-    plan = [(one, n, calls, 1) for one in (floors.EVALSHA, *limiters) for n in PROCESSES]
-    plan += [(one, n, callers, callers) for one in limiters for n in PROCESSES]
-    found = []
+def _exact(contender, admitted, over, total):
+    """All that were to be admitted and nothing else; of one that holds units in advance: nothing beyond."""
+    return (admitted, over) == (total, 0) if contender.exact else admitted + over <= total
+
+
+def over_processes(crew, chosen):
+    """All limiters in all settings, and the floor where nobody has to be told of keys."""
+    plan = []
+    for setting in chosen:
+        # Leases are for hot keys.
+        entered = [floors.EVALSHA, ours.CHECK, *LEASED] if setting.keys == 1 else [ours.CHECK]
+        entered += peers.MAIN
+        plan += [(one, n, setting) for one in entered for n in PROCESSES]
     with host.placed_server(host.MAIN, host.FREE) as server, steps("throughput", len(plan)) as tell:
-        for contender, processes, made, keys in plan:
-            found.append(_one(crew, server, contender, processes, made, keys, tell))
+        return [_one(crew, server, contender, processes, setting, tell) for contender, processes, setting in plan]
+
+
+def by_setting(runs):
+    """Runs of each setting, in their order."""
+    found = {}
+    for run in runs:
+        found.setdefault(run["setting"], []).append(run)
     return found
 
 
@@ -77,7 +114,7 @@ async def _tasks(call, callers):
 
 
 async def _rounds(server, rounds, tell):
-    contenders = {one.name: one for one in (floors.EVALSHA, ours.CHECK, *peers.ASYNC)}
+    contenders = {one.name: one for one in (floors.EVALSHA, ours.CHECK, *LEASED, *peers.ASYNC)}
     async with AsyncExitStack() as stack:
         calls = {}
         for name, one in contenders.items():
@@ -98,7 +135,7 @@ def over_tasks(rounds):
     """Paired rounds of all contenders in one process; client and server have a core each where there are two."""
     with (
         host.placed_server(host.MAIN, host.placements()[-1]) as server,
-        steps("asyncio", (rounds + 1) * (2 + len(peers.ASYNC))) as tell,
+        steps("asyncio", (rounds + 1) * (2 + len(LEASED) + len(peers.ASYNC))) as tell,
     ):
         rates, unanswered = asyncio.run(_rounds(server, rounds, tell))
     calls = rounds * TASKS * CALLS_PER_TASK
@@ -117,7 +154,7 @@ def over_tasks(rounds):
 def measure(full=False):
     asynchronous = over_tasks(25 if full else 9)
     with workers(max(PROCESSES)) as crew:
-        processes = over_processes(crew, *((40_000, 100_000) if full else (6_000, 4_000)))
+        processes = over_processes(crew, settings(full))
     return {"tasks": asynchronous, "processes": processes}
 
 
@@ -130,11 +167,12 @@ def figures(found):
         yield Figure.of(f"{what} / {other}", found_ratio, better="higher", target=target)
     inexact = sum(not one["exact"] for one in found["processes"] if one["contender"] == ours.CHECK.name)
     yield Figure(f"{host.MAIN}: runs over processes whose totals were not exact", inexact, "runs", target=0)
-    for many in (False, True):
-        runs = [run for run in found["processes"] if (run["callers"] > 1) == many]
-        what = (
-            f"{host.MAIN}: processes on {runs[0]['callers']:,} keys" if many else f"{host.MAIN}: processes on one key"
-        )
+    leased = [one for one in found["processes"] if one["contender"] == ours.LEASED.name]
+    if leased:
+        beyond = sum(max(0, one["admitted"] + one["over"] - one["calls"]) for one in leased)
+        yield Figure(f"{host.MAIN}: leased checks over processes beyond the plan", beyond, "checks", target=0)
+    for setting, runs in by_setting(found["processes"]).items():
+        what = f"{host.MAIN}: processes on {setting}"
         mine = [run for run in runs if run["contender"] == ours.CHECK.name]
         best = max(mine, key=lambda run: run["per_second"])
         peer = max(run["per_second"] for run in runs if run["contender"] in {one.name for one in peers.MAIN})
@@ -155,11 +193,9 @@ def tables(found):
         missing = f"[red]{one['unanswered']:,}" if one["unanswered"] else "0"
         table.add_row(name, f"{one['per_second'][1]:,.0f}", *compared, f"{one['calls']:,}", missing)
     yield table
-    for many in (False, True):
-        runs = [run for run in found["processes"] if (run["callers"] > 1) == many]
-        keys = f"{runs[0]['callers']:,} keys" if many else "one hot key"
-        title = f"processes on {keys} ({host.MAIN}): checks/s, and the share of its core that the server used"
-        title += "; below, with the first look at each key" if many else ""
+    for setting, runs in by_setting(found["processes"]).items():
+        title = f"processes on {setting} ({host.MAIN}): checks/s, and the share of its core that the server used"
+        title += "; below, with the first look at each key" if runs[0]["first_look_per_second"] else ""
         table = Table(title=title, title_justify="left")
         table.add_column("contender")
         for processes in PROCESSES:
@@ -169,7 +205,7 @@ def tables(found):
             mine = [run for run in runs if run["contender"] == name]
             cells = [f"{run['per_second']:,.0f} ({run['server_cpu']:.0%})" for run in mine]
             table.add_row(name, *cells, _totals(mine))
-            if many:
+            if mine[0]["first_look_per_second"]:
                 table.add_row("  first looks", *(f"{run['first_look_per_second']:,.0f}" for run in mine), "")
         yield table
 
@@ -178,7 +214,8 @@ def _totals(runs):
     if runs[0]["contender"] == floors.EVALSHA.name:
         return ""
     if all(run["exact"] for run in runs):
-        return "[green]exact"
+        least = min(run["admitted"] for run in runs)
+        return f"[green]none beyond, at least {least:,}" if runs[0]["contender"] == ours.LEASED.name else "[green]exact"
     wrong = [f"{run['admitted']:,}+{run['over']} / {run['calls']:,}" for run in runs if not run["exact"]]
     return "[red]" + ", ".join(wrong)
 

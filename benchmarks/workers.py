@@ -1,5 +1,6 @@
 """Processes that all use one contender at the same time; each stays alive from one measurement to the next."""
 
+import asyncio
 import multiprocessing
 import time
 from contextlib import contextmanager
@@ -31,40 +32,72 @@ class Outcome:
 
 def _serve(pipe):
     while (job := pipe.recv()) is not None:
-        name, url, load, callers, spare, calls, passes = job
-        with BY_NAME[name].connect(url, load) as call:
-            for _ in range(_WARM):
-                call(spare)  # connects and caches; charged to nobody who is measured
-            for _ in range(passes):
-                pipe.send("ready")
-                pipe.recv()
-                answers = {True: 0, False: 0, None: 0}
-                start = time.monotonic()
-                for caller in islice(cycle(callers), calls):
-                    try:
-                        answers[call(caller)] += 1
-                    except peers.UNANSWERED:
-                        answers[None] += 1
-                pipe.send((start, time.monotonic(), answers))
+        *about, tasks = job
+        if tasks:
+            asyncio.run(_with_tasks(pipe, *about, tasks))
+        else:
+            _singly(pipe, *about)
+
+
+def _singly(pipe, name, url, load, callers, spare, calls, passes):
+    with BY_NAME[name].connect(url, load) as call:
+        for _ in range(_WARM):
+            call(spare)  # connects and caches; charged to nobody who is measured
+        for _ in range(passes):
+            pipe.send("ready")
+            pipe.recv()
+            answers = {True: 0, False: 0, None: 0}
+            start = time.monotonic()
+            for caller in islice(cycle(callers), calls):
+                try:
+                    answers[call(caller)] += 1
+                except peers.UNANSWERED:
+                    answers[None] += 1
+            pipe.send((start, time.monotonic(), answers))
+
+
+async def _with_tasks(pipe, name, url, load, callers, spare, calls, passes, tasks):
+    """The same calls by tasks of one event loop, each of which takes the next one when its last one is answered."""
+
+    async def task(call, left, answers):
+        for caller in left:
+            try:
+                answers[await call(caller)] += 1
+            except peers.UNANSWERED:
+                answers[None] += 1
+
+    # The time-out that everybody else has: totals must be exact, and an answer that is late is no answer.
+    patience = {"deadline": ours.PATIENT} if BY_NAME[name].kind == "ours" else {}
+    async with BY_NAME[name].aconnect(url, load, **patience) as call:
+        for _ in range(_WARM):
+            await call(spare)
+        for _ in range(passes):
+            pipe.send("ready")
+            pipe.recv()  # nothing else is under way
+            answers, left = {True: 0, False: 0, None: 0}, islice(cycle(callers), calls)
+            start = time.monotonic()
+            await asyncio.gather(*(task(call, left, answers) for _ in range(tasks)))
+            pipe.send((start, time.monotonic(), answers))
 
 
 class Workers:
     def __init__(self, pipes):
-        self._pipes = pipes
+        self.pipes = pipes
 
-    def run(self, contender, server, load, callers, processes, calls, passes=1):
+    def run(self, contender, server, load, callers, processes, calls, passes=1, tasks=0):
         """Have `processes` make `calls` calls in all, going round `callers`; the last caller is used to warm up only.
 
         Each process begins elsewhere in the list, so that with as many calls as callers each caller has one. Returns
-        an outcome for each of the passes, in which every process makes the same calls again.
+        an outcome for each of the passes, in which every process makes the same calls again. With `tasks`, each
+        process has so many calls in flight, by asyncio.
         """
         *measured, spare = callers
         each = calls // processes
-        pipes = self._pipes[:processes]
+        pipes = self.pipes[:processes]
         for number, pipe in enumerate(pipes):
             at = number * each % len(measured)
             its = (measured[at:] + measured[:at])[:each]
-            pipe.send((contender.name, server.url, load, its, spare, each, passes))
+            pipe.send((contender.name, server.url, load, its, spare, each, passes, tasks))
         with server.client() as client:
             return [_together(pipes, client) for _ in range(passes)]
 
@@ -89,14 +122,14 @@ def _cpu(client):
 
 
 @contextmanager
-def workers(most):
-    """Start the processes. They are new ones, not forks: nothing of this process goes along."""
+def workers(most, serve=_serve):
+    """Start processes that run `serve` on a pipe. They are new ones, not forks: nothing of this process goes along."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
         for _ in range(most):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process = context.Process(target=serve, args=(there,), daemon=True)
             process.start()
             there.close()
             pipes.append(here)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from ratelimit.core import headers as _headers
 from ratelimit.errors import RateLimited
 
 
-class Reason(Enum):
+class Reason(StrEnum):
     """Why a request was admitted or refused."""
 
     ALLOWED = "ALLOWED"

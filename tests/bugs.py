@@ -104,7 +104,7 @@ def _keep_a_connection_whose_reply_is_late(store, packet, replies):
         store._pool.release(connection)
 
 
-def _look_once(namespace, *_):
+def _look_once(namespace, _max_age_us, _now_us):
     return namespace._loaded_us is None
 
 

@@ -39,8 +39,8 @@ PERIODS = (
 
 @contextmanager
 def replica(backend, **options):
-    """One process of a gateway, with connections of its own. It hears no pushes and caches no denials: it asks Redis."""
-    with backend.client() as client, Limiter(client, **{"denial_cache": False, **options}) as limiter:
+    """One process of a gateway, with connections of its own. It hears no pushes, knows no denials: it asks Redis."""
+    with backend.client() as client, Limiter(client, **({"denial_cache": False} | options)) as limiter:
         limiter._state.before_refresh = lambda: None
         yield limiter
 

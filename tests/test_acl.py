@@ -27,6 +27,7 @@ WARNING = ["info"]
 """The warning about a server that evicts."""
 GATEWAY = CHECKING + AFTER_CHECKING + LISTENING + WARNING
 ADMIN = [
+    "persist",
     "eval",
     "evalsha",
     "time",

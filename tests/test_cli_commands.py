@@ -35,6 +35,7 @@ ASKING = {
     ("plans", "put"),
     ("plans", "shadow-reset"),
     ("stages", "delete"),
+    ("stages", "put"),
 }
 
 
@@ -48,7 +49,7 @@ def test_all_commands_are_here():
         "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
         "stages", "top", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 38
+    assert len(LEAVES) == 39
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -93,6 +94,7 @@ ARGUMENTS = {
     ("plans", "shadow-reset"): ["p", "--yes"],
     ("plans", "show"): ["p"],
     ("stages", "delete"): ["a/b", "--yes"],
+    ("stages", "put"): ["a/b"],
     ("stages", "show"): ["a/b"],
     ("usage", "set-remaining"): ["p", "k", "1"],
     ("usage", "show"): ["p"],
@@ -130,7 +132,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 50
+    assert len(EXAMPLES) == 51
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))

@@ -256,6 +256,53 @@ class TestStages:
         assert listed == told("stages", "show", STAGE)
         assert listed["methods"]["GET /health"] == {"key_required": False, "throttle": {"rate": "5", "burst": 10}}
 
+    def test_put(self, command, told, catalog):
+        """Every option of it is stored; a second time nothing changes, and nobody is asked."""
+        options = ["--rate", "100", "--burst", "50", "--method", "GET /search", "1/3", "2", "--list", "GET /pets"]
+        options += ["--open", "GET /health", "--method", "GET /health", "5", "10", "--open", "GET /help"]
+        made = Stage(
+            STAGE,
+            Throttle(100, 50),
+            {
+                "GET /search": Method(Throttle("1/3", 2)),
+                "GET /pets": Method(),
+                "GET /health": Method(Throttle(5, 10), key_required=False),
+                "GET /help": Method(key_required=False),
+            },
+        )
+        assert told("stages", "put", STAGE, *options) == told("stages", "show", STAGE)
+        assert catalog.stages() == [made]
+        again = command("stages", "put", STAGE, *options)
+        assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} holds already.\n")
+        assert command("stages", "put", "toys/prod").stdout == "Configured stage toys/prod.\n"
+
+    def test_put_replaces_only_after_a_yes(self, command, stage, catalog):
+        """What would change is shown on standard error; what is not given is gone then."""
+        asked = command("stages", "put", STAGE, "--rate", "1", "--burst", "50", "--list", "GET /pets")
+        assert (asked.exit_code, asked.stdout, "give --yes" in asked.stderr) == (2, "", True)
+        shown = cells(asked.stderr)
+        assert ["throttle", "100/s,", "burst", "50", "1/s,", "burst", "50"] in shown
+        assert catalog.stages()[0].throttle == Throttle(100, 50)
+        done = command("stages", "put", STAGE, "--yes")
+        assert (done.exit_code, done.stdout) == (0, f"Replaced stage {STAGE}.\n")
+        assert catalog.stages() == [Stage(STAGE)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["petstore"], "id: cannot be 'petstore'"),
+            ([STAGE, "--rate", "1"], "give both of --rate and --burst"),
+            ([STAGE, "--list", "GET"], "methods: cannot be 'GET'"),
+            ([STAGE, "--method", "GET /a", "x", "1"], "rate: must be a finite rate, not 'x'"),
+            ([STAGE, "--open", "GET /\x1b"], "methods: cannot be 'GET /\\x1b'"),
+        ],
+    )
+    def test_what_cannot_be_put(self, command, catalog, arguments, message):
+        """Exit code 2, the field and the remedy; nothing is stored."""
+        result = command("stages", "put", *arguments)
+        assert (result.exit_code, result.stdout, catalog.stages()) == (2, "", [])
+        assert message in result.stderr
+
     def test_delete(self, command, told, stage, catalog):
         """Only after a yes; a plan goes on opening the stage."""
         assert "give --yes" in command("stages", "delete", STAGE).stderr

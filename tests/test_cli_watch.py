@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cli import run
 
@@ -51,6 +51,8 @@ class TestEntry:
             alert_from({name: text for name, text in ENTRY.items() if name != missing})
         assert alert_from({**ENTRY, "more": "x"}) == ALERT
 
+    # The first text takes as long as the table of all characters takes to be made.
+    @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
     @given(
         st.dictionaries(st.sampled_from(sorted(ENTRY)), st.text() | st.binary()).map(lambda some: {**ENTRY, **some}),
     )

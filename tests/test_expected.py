@@ -61,7 +61,18 @@ class TestCatalogue:
             catalog.delete_plan("gold", expected=GOLD)
 
     def test_a_stage(self, catalog, client):
-        """Its configuration is removed only as it was seen."""
+        """Its configuration is replaced and removed only as it was seen; None: only if there was none."""
+        new = Stage(STAGE, THREE)
+        assert (
+            refused(client, catalog.put_stage, new, expected=None) == f"stage: stage 'petstore/prod' was made {AGAIN}"
+        )
+        assert (
+            refused(client, catalog.put_stage, new, expected=new) == f"stage: stage 'petstore/prod' was changed {AGAIN}"
+        )
+        assert (
+            refused(client, catalog.put_stage, Stage("toys/a"), expected=new)
+            == f"stage: stage 'toys/a' was removed {AGAIN}"
+        )
         assert refused(client, catalog.delete_stage, STAGE, expected=Stage(STAGE)) == (
             f"stage_id: stage 'petstore/prod' was changed {AGAIN}"
         )
@@ -129,6 +140,7 @@ ASKING = [
     (["plans", "put", "gold", "--rate", "9", "--burst", "9"], change_plan),
     (["plans", "delete", "gold"], change_plan),
     (["plans", "shadow-reset", "gold"], change_plan),
+    (["stages", "put", STAGE], lambda admin, _key: admin.put_stage(Stage(STAGE, THREE))),
     (["stages", "delete", STAGE], lambda admin, _key: admin.put_stage(Stage(STAGE, THREE))),
     (["account", "unset"], lambda admin, _key: admin.set_account_throttle(THREE)),
     (["keys", "delete", "KEY"], lambda admin, key: admin.update_key(key.id, owner="somebody")),

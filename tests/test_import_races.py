@@ -39,7 +39,7 @@ def rival(backend, clock, blocking):
 
 
 def test_round_trips(blocking):
-    """150 new rows are 3 batches: each is one question and one script of 3 commands a row and 3 more."""
+    """150 new rows are 3 batches: each is one question and one script of 3 commands a row and 4 more."""
     watched = Watched(blocking)
     blocking.import_keys(file(MANY))
     load, *rest = watched.requests
@@ -48,7 +48,7 @@ def test_round_trips(blocking):
     assert first == 3 * [[("HMGET", "ratelimit:catalog", "epoch", "version")]]
     assert [(len(look), look[0][0], len(look[0])) for look in second[::2]] == [(1, "MGET", n + 1) for n in (64, 64, 22)]
     scripts = [[len(json.loads(part)) for part in call.args] for call in second[1::2]]
-    assert scripts == [[2 * n + 1, 3 * n + 3] for n in (64, 64, 22)]
+    assert scripts == [[2 * n + 1, 3 * n + 4] for n in (64, 64, 22)]
 
 
 def test_a_new_pepper_is_noted_once(client):

@@ -32,7 +32,7 @@ MARK = "left-there-on-purpose"
 @contextmanager
 def gateway(url, **options):
     """A limiter on which everything happens that has to do with key values. Yields it with all values."""
-    with Limiter.from_url(url, pepper=PEPPER, deadline=5, **options) as limiter:
+    with Limiter.from_url(url, pepper=PEPPER, deadline=5, denial_cache=False, **options) as limiter:
         catalog = limiter.catalog
         catalog.put_plan(UsagePlan("gold", Throttle(1, 3), Quota(4, "DAY"), [STAGE]))
         generated, own = catalog.create_key("one", plans=["gold"]), catalog.create_key("two", OWN, ["gold"])

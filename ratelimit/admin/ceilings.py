@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ratelimit.admin.commit import Commit
+from ratelimit.admin.commit import MOST_TRIES, Commit
 from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.flow import Flow, text
@@ -18,6 +18,8 @@ from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 
 _MADE = "made"
+_TRIES_WITH_CEILING = 8 * MOST_TRIES
+"""All who make keys under a ceiling overtake each other, where otherwise they would not meet."""
 
 
 class Count(NamedTuple):
@@ -71,6 +73,11 @@ def room_for_keys(state: Namespace) -> Flow[Room]:
     # The revision first: a key that is made between the two is noticed by it.
     made, count = yield [("HGET", state.names.catalog, _MADE), ("ZCARD", state.names.keys)]
     return Room(max(0, ceiling - count), count, text(made))
+
+
+def tries(state: Namespace) -> int:
+    """Return how often to try to make a key."""
+    return MOST_TRIES if state.ceilings.keys is None else _TRIES_WITH_CEILING
 
 
 def refuse_keys_beyond(state: Namespace, room: Room) -> None:

@@ -77,6 +77,6 @@ def two_plans(key_id: str, one: str, other: str, stage: str) -> Conflict:
     )
 
 
-def too_busy() -> Conflict:
+def too_busy(tries: int = MOST_TRIES) -> Conflict:
     """Return the error for a change that others overtook again and again."""
-    return Conflict(f"others changed the catalogue {MOST_TRIES} times meanwhile: try again")
+    return Conflict(f"others changed the catalogue {tries} times meanwhile: try again")

@@ -14,8 +14,8 @@ from itertools import islice
 from typing import BinaryIO, cast
 
 from ratelimit.admin import csv_files, csv_keys
-from ratelimit.admin.ceilings import Room, room_for_keys
-from ratelimit.admin.commit import MOST_TRIES, too_busy
+from ratelimit.admin.ceilings import Room, room_for_keys, tries
+from ratelimit.admin.commit import too_busy
 from ratelimit.admin.csv_files import Source
 from ratelimit.admin.import_batch import Changes, Entry, Verdict, judged, looked_up, within_room
 from ratelimit.admin.keys import KeyAdmin
@@ -143,7 +143,7 @@ class _Import:
 
     def store(self, batch: Batch) -> Flow[None]:
         """Store the good rows of a batch, all at once; start over if what they rest on moves meanwhile."""
-        for attempt in range(MOST_TRIES):
+        for attempt in range(tries(self._state)):
             entries = yield from looked_up(self._state, _rows(batch))
             book = self._state.book
             if entries and (attempt or not book.epoch):
@@ -160,14 +160,14 @@ class _Import:
             done = [(self._put(changes, entry, plans), entry.record is None) for entry, plans in good.values()]
             call = changes.call()
             if call is None or (yield call)[0] == 1:
-                self._state.on_change(None)
+                self._state.heard("keys")  # at once in this process
                 self._warn(batch, entries, verdicts)
                 for key_id, is_new in done:
                     self._count(key_id, is_new)
                 if changes.has_new_pepper:
                     yield from self._state.load()
                 return
-        raise too_busy()
+        raise too_busy(tries(self._state))
 
     def _judged(self, entries: list[Entry], book: PlanBook, room: Room, new: set[str]) -> list[Verdict]:
         ceilings = self._state.ceilings

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from ratelimit.admin.ceilings import refuse_keys_beyond, refuse_plans_of_key, room_for_keys, take_room
+from ratelimit.admin.ceilings import refuse_keys_beyond, refuse_plans_of_key, room_for_keys, take_room, tries
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, tell_new_pepper, too_busy, two_plans
 from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
@@ -50,7 +50,7 @@ class KeyAdmin:
             generated_token(),
         )
         record = replace(draft, **about_fields(about))
-        for _ in range(MOST_TRIES):
+        for _ in range(tries(self._state)):
             room = yield from room_for_keys(self._state)
             refuse_keys_beyond(self._state, room)
             book = yield from self._ensure_book()
@@ -63,7 +63,7 @@ class KeyAdmin:
             self._write_record(commit, record, book, joined=record.plans)
             if (yield from self._carried_out(commit, record.id)):
                 return record.api_key(value)
-        raise too_busy()
+        raise too_busy(tries(self._state))
 
     def rotate_key(
         self, key_id: str, grace_s: float = 0, value: str | None = None, expected: ApiKey | None = None
@@ -215,7 +215,7 @@ class KeyAdmin:
         commit.do("PUBLISH", None, self._names.changes, f"key:{key_id}")
         done: bool = (yield commit.call())[0] == 1
         if done:
-            self._state.on_change(key_id)
+            self._state.heard(f"key:{key_id}")  # at once in this process
         return done
 
     def _record(self, key_id: str) -> Flow[tuple[KeyRecord, str]]:

@@ -55,10 +55,15 @@ class PlanAdmin:
 
         yield from self._change_book(change)
 
-    def put_stage(self, stage: Stage) -> Flow[None]:
+    def put_stage(self, stage: Stage, expected: Stage | Expectation | None = ANYTHING) -> Flow[None]:
         """Configure a stage, or replace its configuration."""
         _must_be(stage, Stage, "stage")
-        yield from self._change_book(lambda book: replace(book, stages={**book.stages, stage.id: stage}))
+
+        def change(book: PlanBook) -> PlanBook:
+            refuse_other(book.stages.get(stage.id), expected, f"stage {stage.id!r}", "stage")
+            return replace(book, stages={**book.stages, stage.id: stage})
+
+        yield from self._change_book(change)
 
     def delete_stage(self, stage_id: str, expected: Stage | Expectation = ANYTHING) -> Flow[None]:
         """Remove a stage's configuration; plans that name the stage go on opening it."""

@@ -105,8 +105,8 @@ class UsageAdmin:
             if status == KEY_CHANGED:
                 raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
             if status != WINDOWS_PAST:
+                self._state.heard(f"key:{key_id}")  # at once in this process
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
-                self._state.on_change(key_id)
                 return
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
 

@@ -72,9 +72,9 @@ class AsyncCatalog(AsyncTransfer):
         """As `Catalog.delete_plan`."""
         await self._run(self._plans.delete_plan(plan_id, expected))
 
-    async def put_stage(self, stage: Stage) -> None:
+    async def put_stage(self, stage: Stage, *, expected: Stage | Expectation | None = ANYTHING) -> None:
         """As `Catalog.put_stage`."""
-        await self._run(self._plans.put_stage(stage))
+        await self._run(self._plans.put_stage(stage, expected))
 
     async def stages(self) -> list[Stage]:
         """As `Catalog.stages`."""

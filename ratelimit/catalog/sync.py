@@ -89,9 +89,9 @@ class Catalog(Transfer):
         """Remove a plan. Raises NotFound, and Conflict while it has keys."""
         self._run(self._plans.delete_plan(plan_id, expected))
 
-    def put_stage(self, stage: Stage) -> None:
+    def put_stage(self, stage: Stage, *, expected: Stage | Expectation | None = ANYTHING) -> None:
         """Configure a stage, or replace its configuration."""
-        self._run(self._plans.put_stage(stage))
+        self._run(self._plans.put_stage(stage, expected))
 
     def stages(self) -> list[Stage]:
         """Return all configured stages, by id."""

@@ -43,7 +43,8 @@ class Transfer(Overview):
         say: a column that is missing or a cell that is empty. Plans that it names replace the key's plans. Of several
         rows with one Key the last counts. A plan that does not exist, or that opens a stage which another plan of the
         row opens, draws a warning and is dropped from the row; a row that names no other plan leaves the key's plans
-        as they are. A value that a rotation replaced is not brought back: its row is not stored.
+        as they are. A value that a rotation replaced is not brought back: its row is not stored. Beyond a ceiling, rows
+        of new keys are not stored and plans of a key are dropped, with a warning each.
 
         Rows are stored in batches, each all or nothing, beside whatever others do. An import that was interrupted is
         simply repeated. With `fail_on_warnings` all rows are checked before any is stored; if another administrator

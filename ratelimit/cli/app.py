@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ratelimit.cli import keys_change, keys_files, keys_move, plans_shadow
+from ratelimit.cli import keys_change, keys_files, keys_move, plans_shadow, stages_put
 from ratelimit.cli.apply import apply
 from ratelimit.cli.capacity import capacity
 from ratelimit.cli.check import check
@@ -55,7 +55,7 @@ def app() -> None:
 
 
 # These add commands to the groups.
-_ = keys_change, keys_files, keys_move, plans_shadow
+_ = keys_change, keys_files, keys_move, plans_shadow, stages_put
 _COMMANDS = (
     account,
     apply,

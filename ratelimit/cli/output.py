@@ -74,6 +74,15 @@ def show_fields(fields: dict[str, str], *, styles: dict[str, str] | None = None)
     console().print(grid)
 
 
+def show_change(now: dict[str, str], then: dict[str, str]) -> None:
+    """Print what differs between two sets of names and texts, on standard error: a question follows."""
+    made = table("", "now", "then")
+    for name, text in now.items():
+        if text != then[name]:
+            made.add_row(name, text, then[name])
+    console(stderr=True).print(made)
+
+
 def bar(part: float, whole: float, width: int, *, encoding: str) -> str:
     """Return a bar: `part` of `whole`, at most `width` characters; anything above 0 shows."""
     full = "█" if encoding.startswith("utf") else "#"

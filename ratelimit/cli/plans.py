@@ -146,7 +146,7 @@ def put(
         else:
             told = "Replaced plan {}." if before != plan else "Nothing changed: plan {} holds already."
         if before is not None and before != plan:
-            _show_change(before, plan)
+            output.show_change(_fields(before), _fields(plan))
             inputs.confirm(f"Replace plan {plan_id}?", yes=yes)
         catalog.put_plan(plan, expected=before)
     if as_json:
@@ -160,15 +160,6 @@ def _stages(stages: tuple[str, ...], methods: _Methods) -> list[PlanStage]:
     for stage, method, rate, burst in methods:
         opened.setdefault(stage, {})[method] = Throttle(rate, burst)
     return [PlanStage(stage, throttles) for stage, throttles in opened.items()]
-
-
-def _show_change(before: UsagePlan, after: UsagePlan) -> None:
-    table = output.table("", "now", "then")
-    then = _fields(after)
-    for name, now in _fields(before).items():
-        if now != then[name]:
-            table.add_row(name, now, then[name])
-    output.console(stderr=True).print(table)
 
 
 @plans.command(short_help="Remove a plan that no key is in.")

@@ -16,12 +16,13 @@ from ratelimit.errors import NotFound
 from ratelimit.model import Stage, Throttle
 
 
-@click.group(short_help="Look at stages and their limits.")
+@click.group(short_help="Configure stages, and look at their limits.")
 def stages() -> None:
-    """Look at configured stages. They are configured by a plan file: see `ratelimit apply`."""
+    """Configure stages, and look at them. To keep all of them in one file, see `ratelimit apply`."""
 
 
-def _as_data(stage: Stage) -> dict[str, Any]:
+def as_data(stage: Stage) -> dict[str, Any]:
+    """Return a stage as JSON shows it: as a plan file does, rates as exact texts."""
     return {"id": stage.id, **json.loads(document.stage_json(stage))}
 
 
@@ -40,7 +41,7 @@ def list_stages(connection: Connection, as_json: bool) -> None:
     with connection.catalog() as catalog:
         found = catalog.stages()
     if as_json:
-        output.print_json([_as_data(stage) for stage in found])
+        output.print_json([as_data(stage) for stage in found])
         return
     if not found:
         output.console().print("No stage is configured.")
@@ -62,7 +63,7 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     with connection.catalog() as catalog:
         found = _stage(catalog, stage_id)
     if as_json:
-        output.print_json(_as_data(found))
+        output.print_json(as_data(found))
         return
     shared = output.throttle(found.throttle) or "unlimited"
     table = output.table("method", "key", "throttle")

@@ -107,7 +107,7 @@ def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None])
 def _replica(pipe: Connection, traffic: Traffic, seed: int) -> None:
     """Say that we are ready (None), wait for the start, send batches of shots, and say that it was all (None)."""
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    # Every decision is the server's own, with its time: the exact model is asked in that order.
+    # Every decision is to be Redis', with its time: they are held against the model.
     options = Options(deadline=traffic.deadline, denial_cache=False)
     with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, **options) as limiter:
         limiter.peek(traffic.keys[0], traffic.stage, traffic.methods[0])

@@ -25,6 +25,7 @@ class PlanBook:
     account: Throttle | None = None
     _listed: dict[str, frozenset[str]] = field(init=False, repr=False, compare=False)
     _opened: dict[str, dict[str, UsagePlan]] = field(init=False, repr=False, compare=False)
+    has_leases: bool = field(init=False, repr=False, compare=False)
     _calls: Bounded[tuple[str | None, str, str], Call] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +37,7 @@ class PlanBook:
         opened_by = {plan.id: {opened.stage: plan for opened in plan.stages} for plan in self.plans.values()}
         object.__setattr__(self, "_opened", opened_by)
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
+        object.__setattr__(self, "has_leases", any(plan.lease for plan in self.plans.values()))
 
     @property
     def identity(self) -> str:

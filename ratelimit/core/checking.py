@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from weakref import WeakMethod
 
 from ratelimit.core import validate, wire
 from ratelimit.core.bounded import Bounded
@@ -34,7 +35,7 @@ class Checker:
         self._state = state
         self._max_age_us = int(max_age * MICROSECONDS)
         self._cache = DenialCache(max_age) if denial_cache else None
-        state.on_change = self._lift
+        state.on_change = WeakMethod(self._lift)
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
         self.leases = Leases(state)
@@ -92,9 +93,8 @@ class Checker:
         refused = self._cache.answer(asked, cost, now_us)
         if refused is None:
             return None
-        decision, day = refused
-        self._count(decision, asked, day)
-        return decision
+        self._count(refused.decision, asked, refused.day)
+        return refused.decision
 
     def _lift(self, key_id: str | None) -> None:
         if self._cache is not None:
@@ -206,9 +206,7 @@ class Checker:
         return decision
 
     def _count(self, decision: Decision, asked: Question, today: int) -> None:
-        self.denials.add(
-            today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason._value_
-        )  # `value` takes as long as the rest
+        self.denials.add(today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason)
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""

@@ -116,6 +116,8 @@ class DenialCache:
                 told = reply[2 + 3 * at : 5 + 3 * at]
                 if not told[2]:
                     continue
+                if limit.shared and book.has_leases:
+                    continue  # what leases of other keys give back may admit at any time
                 known = shared if limit.shared else own
                 before = known.get(limit.where)
                 if before and before.book is book and before.says_more(cost, sent_us):

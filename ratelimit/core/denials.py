@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from threading import Lock
 
 from ratelimit.core.flow import Flow
@@ -19,23 +18,27 @@ class Denials:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._lock = Lock()
-        self._counts: Counter[tuple[int, str, str, str]] = Counter()
+        self._counts: dict[tuple[int, str, str, str], int] = {}
 
     def add(self, day: int, plan_id: str, key_id: str, reason: str) -> None:
         """Count one refused request."""
+        entry = day, plan_id, key_id, reason
         with self._lock:
-            self._count((day, plan_id, key_id, reason), 1)
+            if entry in self._counts:
+                self._counts[entry] += 1
+            else:
+                self._count(entry, 1)
 
     def _count(self, entry: tuple[int, str, str, str], requests: int) -> None:
         if len(self._counts) >= _MOST_ENTRIES and entry not in self._counts:
             day, plan_id, _, reason = entry
             entry = day, plan_id, "", reason
-        self._counts[entry] += requests
+        self._counts[entry] = self._counts.get(entry, 0) + requests
 
     def flush(self) -> Flow[None]:
         """Add what was counted to Redis. What may have arrived there is not sent again."""
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            counts, self._counts = self._counts, {}
         if not counts:
             return
         days = {day: self._names.denials(day) for day, *_ in counts}

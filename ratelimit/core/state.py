@@ -29,7 +29,8 @@ class Namespace:
         self.book = PlanBook()
         self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
-        self.on_change: Callable[[str | None], None] = lambda _key_id: None
+        # A weak reference to what takes the id of a key that changed, or None if anything may have.
+        self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self._loaded_us: int | None = None
         self._pushes = 0
         self._stored_probes: list[str] = []
@@ -69,11 +70,11 @@ class Namespace:
 
         "key:<id>" tells of one key, "keys" of many; anything else, such as a version, of plans and stages.
         """
-        if message is not None and message.startswith("key:"):
-            self.on_change(message.removeprefix("key:"))
-            return
-        self.on_change(None)
-        if message != "keys":
+        key_id = message.removeprefix("key:") if message is not None and message.startswith("key:") else None
+        on_change = self.on_change()
+        if on_change is not None:
+            on_change(key_id)
+        if key_id is None and message != "keys":
             self._pushes += 1
             self._loaded_us = None  # the next check compares the book with Redis
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from ratelimit.admin.aws.convert import AwsCatalogue, convert
 from ratelimit.admin.aws.keys import AwsKey
 from ratelimit.admin.aws.shapes import AwsExport, Note
-from ratelimit.admin.ceilings import no_room, room_for_keys
-from ratelimit.admin.commit import MOST_TRIES, existing_plan, too_busy
+from ratelimit.admin.ceilings import no_room, room_for_keys, tries
+from ratelimit.admin.commit import existing_plan, too_busy
 from ratelimit.admin.csv_keys import Row
 from ratelimit.admin.import_batch import Changes, Entry, looked_up, plans_of_key
 from ratelimit.admin.key_fields import About
@@ -86,7 +86,7 @@ class AwsAdmin:
     def _store(self, keys: Collection[AwsKey], told: Collection[str], done: _Progress) -> Flow[None]:
         """Store some keys, all at once; start over if what they rest on moves meanwhile."""
         rows = [Row(0, key.value, key.name, key.description or None, key.enabled) for key in keys]
-        for attempt in range(MOST_TRIES):
+        for attempt in range(tries(self._state)):
             entries = yield from looked_up(self._state, rows)
             book = self._state.book
             if attempt or not book.epoch:
@@ -97,7 +97,7 @@ class AwsAdmin:
             if call is None or (yield call)[0] == 1:
                 break
         else:
-            raise too_busy()
+            raise too_busy(tries(self._state))
         if changes.has_new_pepper:
             yield from self._state.load()
         for key, entry, (key_id, notes) in zip(keys, entries, put, strict=True):

@@ -1,0 +1,44 @@
+"""The tests of the denial cache fail on bugs that such caches are prone to."""
+
+import types
+from pathlib import Path
+
+import pytest
+import test_denial_cache as tests
+
+from ratelimit.core import checking, denial_cache
+
+BUGS = [
+    ("smaller costs refused", "cost < refusal.cost or ", "", tests.test_higher_costs_wait_longer, ()),
+    ("higher costs wait no longer", "left_us + more", "left_us", tests.test_higher_costs_wait_longer, ()),
+    ("a microsecond too long", "min(self.wait_us, max_age_us)", "min(self.wait_us + 1, max_age_us)",
+     tests.test_it_answers_until_the_exact_microsecond, ()),
+    ("keys share what is theirs", "self._own.get(question.key_id), self._shared\n        if",
+     "next(iter(self._own._entries.values()), None), self._shared\n        if",
+     tests.test_a_limit_answers_for_all_who_meet_it, ()),
+    ("stages share buckets", "limit.where", "limit.name", tests.test_buckets_of_one_method_in_two_stages_are_two, ()),
+    ("leases forgotten", "book.has_leases", "False",
+     tests.test_what_leases_give_back_to_a_shared_limit_admits_at_once, ()),
+    ("a push lifts nothing", "self._own.forget(key_id)", "pass", tests.test_a_push_lifts_it,
+     (tests.raised, "key:{}")),
+    ("another plan lifts nothing", "self._own, self._shared = Bounded(_MOST_KEYS), {}\n            else",
+     "pass\n            else", tests.test_what_may_be_anything_lifts_everything, ("keys",)),
+    ("late denials are kept", "sent_us <= self._lifted_us", "sent_us < 0",
+     tests.test_a_denial_asked_before_a_push_is_not_kept, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "test", "arguments"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS]
+)
+def test_a_seeded_bug_is_found(backend, clock, monkeypatch, right, wrong, test, arguments):
+    """With the bug the test fails; that it passes without is for the test itself to show."""
+    source = Path(denial_cache.__file__).read_text(encoding="utf-8")
+    if right not in source:
+        raise ValueError(f"{right!r} is not there: adapt the seeded bug")
+    mutated = types.ModuleType("ratelimit.core.mutated")
+    monkeypatch.setitem(__import__("sys").modules, mutated.__name__, mutated)
+    exec(compile(source.replace(right, wrong), "mutated", "exec"), vars(mutated))
+    monkeypatch.setattr(checking, "DenialCache", mutated.DenialCache)
+    with pytest.raises(AssertionError):
+        test(backend, clock, *arguments)
