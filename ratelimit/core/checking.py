@@ -147,7 +147,7 @@ class Checker:
         just_looked = fresh_book = False
         for _ in range(_MOST_LOOKS):
             if reply is None or asked is None:
-                asked = self._question(found, stage, method)
+                asked = self._question(key, found, stage, method)
                 if asked is None:
                     if just_looked:
                         return self._refused(self._why_not(found), cost)
@@ -174,11 +174,14 @@ class Checker:
                 found, just_looked = (yield from self._known.look_up(key, found)), True
         raise StoreError(f"the key's record or the catalogue changed {_MOST_LOOKS} times during one check")
 
-    def _question(self, found: Found | None, stage: str, method: str) -> Question | None:
+    def _question(self, key: str, found: Found | None, stage: str, method: str) -> Question | None:
         """Return what to ask of the script, None if the key does not open the stage as far as is known."""
         if found is None or not found.record.enabled:
             return None
         book, names = self._state.book, self._state.names
+        before = self._asked.get((key, stage, method))
+        if before is not None and before.book is book and before.found is found:
+            return before  # with the lease that it may hold
         plan = book.plan_for(found.record.plans, stage)
         if plan is None:
             return None

@@ -2,7 +2,8 @@
 
 What is spent was charged before, so no total is ever exceeded. Units can be spent up to the term after their charge:
 over any interval W at most burst + rate * (W + term) pass a bucket. What a lease ends with is given back, but for what
-the bucket has refilled meanwhile: without the charge it might have been full by then.
+the bucket has refilled meanwhile: without the charge it might have been full by then; and not to a bucket whose plan
+may have changed: without the charge it would have been cut to its new burst.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ratelimit.core.question import Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAY_US, day_of, two_windows
-from ratelimit.core.wire import Bucket, Reply
+from ratelimit.core.wire import DENIED, Bucket, Reply, status
 from ratelimit.decision import Decision, LimitStatus, Reason
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
@@ -31,15 +32,20 @@ _SHARE = 8
 """No lease is larger than this part of what a limit has left: near a limit, checks are exact."""
 
 _NO_WINDOW = -1
-_HEAD = Struct("<8d")
+_HEAD = Struct("<9d")
 _BUCKET = Struct("<3d")
 
 
 class Unspent(NamedTuple):
-    """Units that a lease ended with, and the server's time at which they were charged."""
+    """Units that a lease ended with.
+
+    charged_us  the server's time at which they were charged
+    waited_us   by this process' clock since they were asked for: holds also where the server's was set back
+    """
 
     units: int
     charged_us: int
+    waited_us: int
 
 
 class Lease:
@@ -116,13 +122,13 @@ class Lease:
         lasts = [self._term_us, DAY_US - server_us % DAY_US]
         lasts += [question.valid_until_us - server_us] if question.valid_until_us else []
         lasts += [
-            round((status.reset_after or 0) * MICROSECONDS)
-            for limit, status in zip(call.limits, limits, strict=True)
+            round((told.reset_after or 0) * MICROSECONDS)
+            for limit, told in zip(call.limits, limits, strict=True)
             if not isinstance(limit, Bucket)
         ]
         with self._lock:
             self._asking = False
-            self._room = min((status.remaining for status in limits), default=0) // _SHARE
+            self._room = min((each.remaining for each in limits), default=0) // _SHARE
             self._seen, self._since_us = 0, sent_us
             if units > cost:
                 self.held, self._limits, self._charged_us = units - cost, limits, server_us
@@ -139,7 +145,7 @@ class Lease:
             if not self.held or self._starts_us <= now_us < self._ends_us:
                 return None
             held, self.held = self.held, 0
-            return Unspent(held, self._charged_us)
+            return Unspent(held, self._charged_us, max(0, now_us - self._starts_us))
 
 
 class Leases:
@@ -147,8 +153,14 @@ class Leases:
 
     def __init__(self, state: Namespace) -> None:
         self._state = state
+        self.forget()
+        _everywhere.add(self)
+
+    def forget(self) -> None:
+        """Know of no lease."""
         self._lock = Lock()
         self._holding: dict[Lease, Question] = {}
+        self._ended_us: int | None = None
 
     def check(self, question: Question, lease: Lease, cost: int) -> Flow[tuple[Reply, int]]:
         """Ask for a request that nothing held could pay, and for a lease if that pays. Return the reply and when asked.
@@ -161,8 +173,8 @@ class Leases:
         units, may_hold = lease.wanted(cost, sent_us)
         try:
             reply = yield question.put(state, units)
-            if units > cost and not isinstance(reply, bytes) and reply[0] <= 0:
-                # More than there is, or something to look at first: what matters is the request.
+            if units > cost and status(reply) == DENIED:
+                # More than there is: what matters is the request.
                 units, sent_us = cost, state.age_us()
                 reply = yield question.put(state, units)
         except BaseException:
@@ -170,18 +182,22 @@ class Leases:
                 lease.asked_in_vain()
             raise
         if may_hold:
-            if isinstance(reply, bytes) or reply[0] > 0:
+            if status(reply) > DENIED:
                 lease.grant(question, units, cost, reply, sent_us)
             else:
                 lease.asked_in_vain()
         if lease.held:
             with self._lock:
                 self._holding[lease] = question
+                overtaken = self._ended_us is not None and sent_us <= self._ended_us
+            if overtaken:
+                lease.end()  # by a change, which may be later than the answer
         return reply, sent_us
 
     def end(self, key_id: str | None) -> None:
         """Spend no more of what is held for a key, or for any if it is None."""
         with self._lock:
+            self._ended_us = self._state.age_us()
             ended = [lease for lease, question in self._holding.items() if key_id in (None, question.key_id)]
         for lease in ended:
             lease.end()
@@ -199,8 +215,8 @@ class Leases:
 
     def _give_back(self, question: Question, lease: Lease) -> Flow[None]:
         unspent = lease.unspent(self._state.age_us())
-        if not lease.held:
-            with self._lock:
+        with self._lock:
+            if not lease.held:  # asked under the lock: another thread notes a grant here, once it is held
                 self._holding.pop(lease, None)
         if unspent is not None:
             with contextlib.suppress(StoreError):  # sent once: what was lost on the way is lost
@@ -208,7 +224,7 @@ class Leases:
 
 
 def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> ScriptCall:
-    call, (units, charged_us) = question.call, unspent
+    call, book, (units, charged_us, waited_us) = question.call, question.book, unspent
     further = [limit for limit in call.limits if isinstance(limit, Bucket) and limit.place]
     own = [bucket for bucket in further if not bucket.shared]
     shared = [bucket for bucket in further if bucket.shared]
@@ -216,12 +232,13 @@ def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> Scri
     first, second, _ = two_windows(quota, charged_us) if quota else (0, 0, 0)
     window = first * 64 + second - first if quota else _NO_WINDOW
     plan = (bucket.burst, *bucket.ratio) if bucket else (0, 0, 0)
-    packed = _HEAD.pack(state.script_us(), units, charged_us, *plan, window, day_of(charged_us))
+    packed = _HEAD.pack(state.script_us(), units, charged_us, waited_us, *plan, window, day_of(charged_us))
     packed += b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in own + shared)
     fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
     names = state.names
-    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), *(each.place for each in shared))
-    return ScriptCall(load("give_back"), keys, (packed, *fields))
+    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), names.catalog)
+    keys_of_all = (each.place for each in shared)
+    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.epoch, str(book.version), *fields))
 
 
 def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
@@ -230,12 +247,12 @@ def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
 
 
 _ALLOWED = Reason.ALLOWED
-_everywhere: weakref.WeakSet[Lease] = weakref.WeakSet()
+_everywhere: weakref.WeakSet[Lease | Leases] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    for lease in _everywhere:
-        lease.forget()  # the parent spends it, and gives it back
+    for each in _everywhere:
+        each.forget()  # the parent spends it, and gives it back; and a lock may be held by a thread that is not here
 
 
 if hasattr(os, "register_at_fork"):
