@@ -108,6 +108,42 @@ async def test_a_lost_connection_fails_what_was_in_flight_as_unknown(server, key
 
 
 @pytest.mark.asyncio
+async def test_two_batches_on_their_way_are_both_unknown(server, key):
+    """A connection that fails with two batches in flight: each of their checks is an unknown outcome, none raises."""
+    with Proxy(server.socket) as proxy:
+        async with AsyncLimiter.from_url(proxy.url, deadline=0.2) as limiter:
+            limiter._state.before_refresh = lambda: None
+            for fault in ("swallow", "reset", "swallow"):
+                proxy.fault = None
+                for _ in range(2):  # the second batch leaves nobody out, so that the next may overlap
+                    assert all(await asyncio.gather(*(limiter.check(key, A, GET) for _ in range(4))))
+                proxy.fault = fault
+                decisions = await asyncio.gather(*(limiter.check(key, A, GET) for _ in range(60)))
+                assert {decision.cause.partition(":")[0] for decision in decisions} == {"StoreTimeout"}
+
+
+@pytest.mark.asyncio
+async def test_a_connection_given_up_while_a_batch_is_written_is_a_store_fault(server):
+    """Its checks are unknown outcomes too, whatever redis-py says of it; the next batch has another connection."""
+    async with server.async_client() as client:
+        gatherer = Gatherer(client.connection_pool)
+        assert await gatherer.call(echo(1)) == 1
+        connection = gatherer._connection
+        right = connection._send_packed_command
+
+        async def given_up_meanwhile(command):
+            await gatherer._drop(connection)  # as the batch before this one does when it waits too long
+            await right(command)
+
+        connection._send_packed_command = given_up_meanwhile
+        with pytest.raises(StoreTimeout, match="given up with the batch before"):
+            await gatherer.call(echo(2))
+        connection._send_packed_command = right
+        assert await gatherer.call(echo(3)) == 3
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
 async def test_a_queue_too_long_is_refused(server, monkeypatch):
     """Beyond a bound, a check is refused at once as not sent, and those that wait are answered."""
     monkeypatch.setattr(gather, "_MOST_WAITING", 5)

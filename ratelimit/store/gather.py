@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
 from ratelimit.core.scripts import ScriptCall
-from ratelimit.errors import ConfigError, StoreUnavailable
+from ratelimit.errors import ConfigError, StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import faults
 from ratelimit.store.lines import packed
 
@@ -178,11 +178,14 @@ class Gatherer:
                 turn.release()
                 turn = self._reading
                 return [await _read(connection) for _ in packets]
-        except (RedisError, OSError) as error:
+        except BaseException as error:
+            given_up = connection is not None and connection is not self._connection
             await self._drop(connection)
-            raise faults.after_sending(error) from error
-        except BaseException:
-            await self._drop(connection)
+            if isinstance(error, RedisError | OSError):
+                raise faults.after_sending(error) from error
+            if given_up and isinstance(error, Exception) and not isinstance(error, StoreError):
+                # redis-py says so in ways of its own when somebody else closes what it writes to.
+                raise StoreTimeout("the connection was given up with the batch before this one") from error
             raise
         finally:
             turn.release()
