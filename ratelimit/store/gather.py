@@ -114,13 +114,12 @@ class Gatherer:
     async def _answer(self, waiters: list[_Waiter]) -> None:
         try:
             replies = await self._answers([call for call, _ in waiters])
-        except BaseException as error:
+        except asyncio.CancelledError:
             for _, future in waiters:
-                if isinstance(error, asyncio.CancelledError):
-                    future.cancel()
-                elif not future.done():
-                    future.set_exception(error)  # nobody is left to answer them
+                future.cancel()
             raise
+        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it, and those that wait still be served
+            replies = [error] * len(waiters)
         for (_, future), reply in zip(waiters, replies, strict=True):
             if future.done():
                 continue
