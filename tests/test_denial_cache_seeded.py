@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_denial_cache as tests
+import test_denial_cache_exact as exact
 
 from ratelimit.core import checking, denial_cache
 
@@ -25,6 +26,15 @@ BUGS = [
      "pass\n            else", tests.test_what_may_be_anything_lifts_everything, ("keys",)),
     ("late denials are kept", "sent_us <= self._lifted_us", "sent_us < 0",
      tests.test_a_denial_asked_before_a_push_is_not_kept, ()),
+    ("other limits forgotten", "cost <= refusal.most:", "True:", exact.test_what_another_limit_never_admits, ()),
+    ("what is charged does not count", "if where not in met", "if where", exact.test_what_was_admitted_meanwhile, ()),
+    ("an admission forgets everything", "if where not in met", "if not where",
+     exact.test_an_admission_elsewhere_leaves_what_it_did_not_touch, ()),
+    ("one cost alone is known", "islice(others, _MOST_COSTS - 1)", "()", exact.test_costs_in_turn, ()),
+    ("what a later time said is kept", "kept[0].sent_us <= sent_us and ", "",
+     exact.test_a_clock_that_went_back_voids_what_it_had_said, ()),
+    ("keys do not expire", "0 < question.valid_until_us <=", "0 < 0 <=",
+     exact.test_a_key_that_expires_is_refused_as_such, ()),
 ]  # fmt: skip
 
 

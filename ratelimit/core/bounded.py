@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -10,7 +11,7 @@ _V = TypeVar("_V")
 
 
 class Bounded(Generic[_K, _V]):
-    """A dict of at most `most` entries: a new one pushes out the oldest. Reads take no lock."""
+    """A dict of at most `most` entries: a new one pushes out the oldest 1/64 of them. Reads take no lock."""
 
     __slots__ = ("_entries", "_lock", "_most", "get")
 
@@ -24,7 +25,9 @@ class Bounded(Generic[_K, _V]):
         """Remember `value`."""
         with self._lock:
             if key not in self._entries and len(self._entries) >= self._most:
-                del self._entries[next(iter(self._entries))]
+                # Many at once: a dict's first entry is found by walking over the gaps of all that went before it.
+                for oldest in list(islice(self._entries, max(1, self._most // 64))):
+                    del self._entries[oldest]
             self._entries[key] = value
 
     def forget(self, key: _K) -> None:

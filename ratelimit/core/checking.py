@@ -96,6 +96,11 @@ class Checker:
         self._count(refused.decision, asked, refused.day)
         return refused.decision
 
+    def admitted(self, asked: Question, now_us: int) -> None:
+        """Note that a request was admitted: what is known of the limits that it was charged to is out of date."""
+        if self._cache is not None and now_us < self._cache.latest_us:
+            self._cache.admitted(asked)
+
     def _lift(self, key_id: str | None) -> None:
         if self._cache is not None:
             self._cache.lift(key_id, self._state.age_us())
@@ -201,7 +206,10 @@ class Checker:
             if self._cache is not None and asked.lease is None:
                 self._cache.note(asked, reply, cost, sent_us)
             self._count(decision, asked, today)
-        elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
+            return decision
+        if cost:
+            self.admitted(asked, sent_us)
+        if wire.status(reply) == wire.ADMITTED_DAY_OVER:
             yield from self._archive(asked.key_id, today)
         return decision
 

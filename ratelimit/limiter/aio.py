@@ -77,6 +77,7 @@ class AsyncLimiter(Base):
                     reply, now_us = await store.run(checker.leases.check(asked, asked.lease, cost))
                 if isinstance(reply, bytes):
                     decision = asked.call.decision(reply)
+                    checker.admitted(asked, now_us)
                 else:
                     decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
         except StoreError as error:

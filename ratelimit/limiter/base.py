@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TypedDict
 
 from ratelimit.core.checking import Checker, unavailable
@@ -45,7 +46,7 @@ class Base:
         *,
         denial_cache: bool,
     ) -> None:
-        if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age > 0:
+        if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 0 < max_age < inf:
             raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
         connect.checked_deadline(deadline)
         if clock is not None and not callable(clock):
