@@ -1,6 +1,7 @@
 """Refusals: counted by the clients, by day, plan, key and reason, and added to Redis in sums."""
 
 import asyncio
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -385,3 +386,17 @@ def test_what_is_kept_is_bounded_while_flushes_fail():
         total += 2 * MOST
         assert sum(counting._counts.values()) == total
         assert len(counting._counts) <= MOST + 1
+
+
+def test_a_child_does_not_tell_what_its_parent_counted(server, clock):
+    """After a fork each process tells its own refusals: none is told twice."""
+    with refusing(server, clock) as (limiter, key), server.client() as client:
+        refuse(limiter, key, 3)
+        child = os.fork()
+        if child == 0:
+            limiter._tick()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert counted(client) == {}
+        limiter._tick()
+        assert counted(client) == {f"gold|{key.id}|THROTTLED": 3}

@@ -14,7 +14,7 @@ from seeded import bug
 from test_leases import warm
 
 from ratelimit import Catalog, Quota, Stage, Throttle, UsagePlan
-from ratelimit.core import leases
+from ratelimit.core import forks
 
 
 def held(limiter):
@@ -232,7 +232,7 @@ class Nobody(weakref.WeakSet):
 
 
 def forks_are_not_noticed():
-    return patch.object(leases, "_everywhere", Nobody())
+    return patch.object(forks, "_everywhere", Nobody())
 
 
 def catalogues_never_change():

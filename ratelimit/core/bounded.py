@@ -6,6 +6,8 @@ from itertools import islice
 from threading import Lock
 from typing import Generic, TypeVar
 
+from ratelimit.core import forks
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -13,13 +15,18 @@ _V = TypeVar("_V")
 class Bounded(Generic[_K, _V]):
     """A dict of at most `most` entries: a new one pushes out the oldest 1/64 of them. Reads take no lock."""
 
-    __slots__ = ("_entries", "_lock", "_most", "get")
+    __slots__ = ("__weakref__", "_entries", "_lock", "_most", "get")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._entries: dict[_K, _V] = {}
-        self._lock = Lock()
+        self.start_anew()
+        forks.starts_anew(self)
         self.get = self._entries.get
+
+    def start_anew(self) -> None:
+        """Make the lock anew; what is remembered holds in a child process as well."""
+        self._lock = Lock()
 
     def put(self, key: _K, value: _V) -> None:
         """Remember `value`."""

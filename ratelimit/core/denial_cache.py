@@ -14,6 +14,7 @@ from math import inf
 from threading import Lock
 from typing import NamedTuple
 
+from ratelimit.core import forks
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
 from ratelimit.core.windows import DAY_US
@@ -115,7 +116,8 @@ class DenialCache:
 
     def __init__(self, max_age: float) -> None:
         self._max_age_us = int(max_age * MICROSECONDS)
-        self._lock = Lock()
+        self.start_anew()
+        forks.starts_anew(self)
         # By where a limit's state is kept: of each key's own limits, and of those that all callers share.
         # What is in here is replaced and never changed: it is read without the lock.
         self._own: Bounded[str, _Known] = Bounded(_MOST_KEYS)
@@ -123,6 +125,10 @@ class DenialCache:
         self._lifted_us = -1
         self.latest_us = 0
         """When the last of them ends: from then on nobody is known to be out."""
+
+    def start_anew(self) -> None:
+        """Make the lock anew; what is known holds in a child process as well."""
+        self._lock = Lock()
 
     def lift(self, key_id: str | None, now_us: int) -> None:
         """Forget what is known of a key, of everything if it is None: somebody said that it changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
+from ratelimit.core import forks
 from ratelimit.core.flow import Flow
 from ratelimit.core.names import Names
 from ratelimit.errors import StoreUnavailable
@@ -17,6 +18,11 @@ class Denials:
 
     def __init__(self, names: Names) -> None:
         self._names = names
+        self.start_anew()
+        forks.starts_anew(self)
+
+    def start_anew(self) -> None:
+        """Have counted nothing: after a fork, what was counted is the parent's to tell."""
         self._lock = Lock()
         self._counts: dict[tuple[int, str, str, str], int] = {}
 

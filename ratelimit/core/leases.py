@@ -9,14 +9,13 @@ may have changed: without the charge it would have been cut to its new burst.
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
 from collections.abc import Sequence
 from functools import partial
 from struct import Struct
 from threading import Lock
 from typing import NamedTuple
 
+from ratelimit.core import forks
 from ratelimit.core.flow import Flow
 from ratelimit.core.names import closed_day_field
 from ratelimit.core.question import Question
@@ -31,9 +30,9 @@ from ratelimit.model import MICROSECONDS
 _SHARE = 8
 """No lease is larger than this part of what a limit has left: near a limit, checks are exact."""
 
+_ALLOWED = Reason.ALLOWED
 _NO_WINDOW = -1
 _HEAD = Struct("<9d")
-_BUCKET = Struct("<3d")
 
 
 class Unspent(NamedTuple):
@@ -70,11 +69,11 @@ class Lease:
     def __init__(self, term: float) -> None:
         self._term_us = round(term * MICROSECONDS)
         self._size = 1
-        self.forget()
-        _everywhere.add(self)
+        self.start_anew()
+        forks.starts_anew(self)
 
-    def forget(self) -> None:
-        """Hold nothing."""
+    def start_anew(self) -> None:
+        """Hold nothing: after a fork the parent spends it, and gives it back."""
         self._lock = Lock()
         self._asking = False
         self.held = 0
@@ -153,10 +152,10 @@ class Leases:
 
     def __init__(self, state: Namespace) -> None:
         self._state = state
-        self.forget()
-        _everywhere.add(self)
+        self.start_anew()
+        forks.starts_anew(self)
 
-    def forget(self) -> None:
+    def start_anew(self) -> None:
         """Know of no lease."""
         self._lock = Lock()
         self._holding: dict[Lease, Question] = {}
@@ -225,15 +224,14 @@ class Leases:
 
 def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> ScriptCall:
     call, book, (units, charged_us, waited_us) = question.call, question.book, unspent
-    further = [limit for limit in call.limits if isinstance(limit, Bucket) and limit.place]
-    own = [bucket for bucket in further if not bucket.shared]
-    shared = [bucket for bucket in further if bucket.shared]
+    own = [bucket for bucket in call.further if not bucket.shared]
+    shared = [bucket for bucket in call.further if bucket.shared]
     bucket, quota = call.plan
     first, second, _ = two_windows(quota, charged_us) if quota else (0, 0, 0)
     window = first * 64 + second - first if quota else _NO_WINDOW
     plan = (bucket.burst, *bucket.ratio) if bucket else (0, 0, 0)
     packed = _HEAD.pack(state.script_us(), units, charged_us, waited_us, *plan, window, day_of(charged_us))
-    packed += b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in own + shared)
+    packed += call.further_packed
     fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
     names = state.names
     keys = (names.key_hash(question.key_id), names.key_days(question.key_id), names.catalog)
@@ -244,16 +242,3 @@ def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> Scri
 def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
     """Return limits as they were told at the grant, with what is held still as part of what remains."""
     return tuple(limit._replace(remaining=limit.remaining + held) for limit in limits)
-
-
-_ALLOWED = Reason.ALLOWED
-_everywhere: weakref.WeakSet[Lease | Leases] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for each in _everywhere:
-        each.forget()  # the parent spends it, and gives it back; and a lock may be held by a thread that is not here
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

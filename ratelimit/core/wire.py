@@ -17,8 +17,7 @@ KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 HAS_KEY, CATALOG_FRESH, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET = 1, 2, 4, 8, 16
 _COUNTED = (ADMITTED, ADMITTED_DAY_OVER)
 _ALLOWED = Reason.ALLOWED
-NEVER = -1
-_NO_QUOTA = -1
+NEVER = _NO_QUOTA = -1
 _REQUEST = Struct("<4d")
 _PLAN = Struct("<7d")
 _BUCKET = Struct("<3d")
@@ -113,7 +112,6 @@ class Call:
     """
 
     __slots__ = (
-        "_further",
         "_known_window",
         "_shadow",
         "_tail",
@@ -121,6 +119,8 @@ class Call:
         "_told",
         "fields",
         "flags",
+        "further",
+        "further_packed",
         "layout",
         "limits",
         "places",
@@ -140,7 +140,7 @@ class Call:
         self.limits = tuple(limits)
         self.places = tuple((at, limit, limit.where) for at, limit in enumerate(self.limits))
         buckets = [limit for limit in limits if isinstance(limit, Bucket)]
-        further = sorted((bucket for bucket in buckets if bucket.place), key=lambda bucket: bucket.shared)
+        further = self.further = sorted((each for each in buckets if each.place), key=lambda each: each.shared)
         self.plan = PlanPart(
             next((bucket.throttle for bucket in buckets if not bucket.place), None),
             next((limit.quota for limit in limits if isinstance(limit, QuotaCount)), None),
@@ -163,7 +163,7 @@ class Call:
             self.shared_keys += (stream,)
             reached = ((percent, -(-self.plan.quota.limit * percent // 100)) for percent in alerts)
             self._tail = b"".join(_ALERT.pack(*pair) for pair in reached)
-        self._further = b"".join(_BUCKET.pack(bucket.throttle.burst, *bucket.throttle.ratio) for bucket in further)
+        self.further_packed = b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in further)
         # Every bucket was last charged now; the plan's state tells the time of its last charge where there is none.
         self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
         self.windows: tuple[bytes, bytes] | None = None
@@ -178,7 +178,7 @@ class Call:
     def move_windows(self, now_us: int) -> tuple[bytes, bytes]:
         """Work the quotas' windows out anew, around the server's time `now_us`."""
         shadow = self._shadow.plan.packed(now_us) if self._shadow else b""
-        self.windows = self.plan.packed(now_us), b"".join((self._further, shadow, self._tail))
+        self.windows = self.plan.packed(now_us), b"".join((self.further_packed, shadow, self._tail))
         return self.windows
 
     def request(

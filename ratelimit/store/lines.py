@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from redis.connection import AbstractConnection, PythonRespSerializer
 from redis.exceptions import InvalidResponse, ResponseError
 
+from ratelimit.core import forks
 from ratelimit.core.scripts import Command
 
 try:
@@ -116,10 +115,11 @@ class Lines:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._start_anew()
-        _everywhere.add(self)
+        self.start_anew()
+        forks.starts_anew(self)
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
+        """Have no line: after a fork they are the parent's."""
         self._idle: deque[Line] = deque()
         self._waiting = 0
         self._lock = threading.Lock()
@@ -164,15 +164,3 @@ class Lines:
         """Give all lines back to the pool."""
         while self._idle:
             self._pool.release(self._idle.pop().connection)
-
-
-_everywhere: weakref.WeakSet[Lines] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for lines in _everywhere:
-        lines._start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)  # to ask for the process at each check costs more
