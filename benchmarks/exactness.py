@@ -61,7 +61,7 @@ SCENARIOS = {"burst of 100, 4 processes": at_once, "1,000/s, burst 100": flat_ou
 
 
 def measure(full=False):
-    contenders = [ours.CHECK, *([ours.LEASED] if ours.HAS_LEASES else [])]
+    contenders = [ours.CHECK, ours.LEASED]
     contenders += peers.ALL if full else [*peers.MAIN, peers.THROTTLED_FIXED]
     found = []
     with (

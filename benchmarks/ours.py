@@ -1,6 +1,5 @@
 """This library, used as its README says. Each variant has a namespace of its own, so all can share a server."""
 
-import inspect
 import logging
 from contextlib import asynccontextmanager, contextmanager
 from fractions import Fraction
@@ -23,21 +22,13 @@ ALL_DAY = 86_400.0
 TERM = 1.0
 """Of leases, in seconds: the longest that there is."""
 
-
-def _has(function, option):
-    return option in inspect.signature(function).parameters
-
-
-HAS_DENIAL_CACHE, HAS_LEASES = _has(Limiter, "denial_cache"), _has(UsagePlan, "lease")
-"""An older version can be measured by the same suite; it has these variants not."""
-
-ASKING = {"denial_cache": False} if HAS_DENIAL_CACHE else {}
+ASKING = {"denial_cache": False}
 """Options of a limiter that asks Redis about keys that are known to be out, too."""
 
 
 def _plan(load, lease=0):
     throttle = Throttle(Fraction(load.rate, load.seconds), load.burst)
-    return UsagePlan("gold", throttle, Quota(load.window, "DAY"), [STAGE], **({"lease": lease} if lease else {}))
+    return UsagePlan("gold", throttle, Quota(load.window, "DAY"), [STAGE], lease=lease)
 
 
 def enrol(url, load, callers, namespace="check", layers=False, used_up=False, lease=0, progress=None):
@@ -113,7 +104,7 @@ DENIED = _variant(
 PEEK = _variant("peek", "key, token bucket, daily quota", "check", peek=True)
 CACHED = _variant("check, denied, denial cache", DENIED.limits, "cached", admits=False, used_up=True)
 LEASED = _variant("check, leased", CHECK.limits, "leased", exact=False, lease=TERM)
-IN_PROCESS = [*([CACHED] if HAS_DENIAL_CACHE else []), *([LEASED] if HAS_LEASES else [])]
+IN_PROCESS = [CACHED, LEASED]
 """What is answered without a round trip, most of the time: once in a while Redis is asked, and that is included."""
 
 ALL = [CHECK, LAYERS, DENIED, PEEK, *IN_PROCESS]

@@ -33,13 +33,11 @@ def test_each_call_is_a_round_trip(server, contender):
     assert asked_of_redis(server, contender) == 20
 
 
-@pytest.mark.skipif(not ours.HAS_DENIAL_CACHE, reason="this version has no denial cache")
 def test_the_denial_cache_answers_without_redis(server):
     """Once a denial is known no call leaves the process."""
     assert asked_of_redis(server, ours.CACHED) == 0
 
 
-@pytest.mark.skipif(not ours.HAS_LEASES, reason="this version has no leases")
 def test_leased_checks_hardly_ask_redis(server):
     """Most calls are paid from the lease; it adapts to the rate, so the number is not exact."""
     assert asked_of_redis(server, ours.LEASED, calls=200) < 100

@@ -16,7 +16,7 @@ from rich.table import Table
 from rounds import Spread, ratio, rotated, spread
 from workers import workers
 
-LEASED = [one for one in ours.IN_PROCESS if one.admits]
+LEASED = [ours.LEASED]
 PROCESSES = (1, 2, 4, 8)
 TASKS = 64
 CALLS_PER_TASK = 25
