@@ -21,7 +21,7 @@ SECONDS = 0.3
 
 
 def rounds(server):
-    """Yield an emptied server's client and three catalogues on clients of their own, for half a second."""
+    """Yield an emptied server's client and three catalogues on clients of their own, for SECONDS."""
     with ExitStack() as stack:
         client, *others = [stack.enter_context(server.client()) for _ in range(4)]
         until = time.monotonic() + SECONDS
@@ -206,13 +206,14 @@ def test_a_plan_file_is_applied_while_a_key_is_made(server, tmp_path):
 
 def test_broken_rules_are_seen(server):
     """Each rule of the list above fails when the state is made to break it."""
-    client, one, *_ = next(rounds(server))
-    one.put_plan(GOLD)
-    key = one.create_key(plans=["gold"])
-    assert broken(client) == []
-    client.srem("ratelimit:plan:gold:keys", key.id)
-    client.zadd("ratelimit:keys", {"nobody": 1})
-    client.set("ratelimit:digest:none", key.id)
-    client.hset(f"ratelimit:{{{key.id}}}", "r", "epoch--10000000001stamp--1")
-    client.hdel("ratelimit:catalog", "plan:gold")
-    assert len(broken(client)) == 5
+    with server.client() as client:
+        one = Catalog(client)
+        one.put_plan(GOLD)
+        key = one.create_key(plans=["gold"])
+        assert broken(client) == []
+        client.srem("ratelimit:plan:gold:keys", key.id)
+        client.zadd("ratelimit:keys", {"nobody": 1})
+        client.set("ratelimit:digest:none", key.id)
+        client.hset(f"ratelimit:{{{key.id}}}", "r", "epoch--10000000001stamp--1")
+        client.hdel("ratelimit:catalog", "plan:gold")
+        assert len(broken(client)) == 5
