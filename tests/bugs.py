@@ -1,5 +1,6 @@
 """Bugs, each with the promise that it breaks."""
 
+import asyncio
 import time
 from itertools import count
 
@@ -47,7 +48,7 @@ from ratelimit.core.state import Namespace
 from ratelimit.store import faults, gather, sync
 
 _numbers = count()
-_right_ask, _right_async_send = sync.Store._ask, gather.Gatherer._send
+_right_ask, _right_put = sync.Store._ask, gather.Gatherer._put
 
 
 def _ask_again(store, packet, replies):
@@ -57,15 +58,18 @@ def _ask_again(store, packet, replies):
         return _right_ask(store, packet, replies)
 
 
-async def _send_again_async(gatherer, packets):
-    try:
-        return await _right_async_send(gatherer, packets)
-    except StoreTimeout:
-        return await _right_async_send(gatherer, packets)
+def _put_again(gatherer, packets, answered):
+    def again(replies):
+        if isinstance(replies[0], StoreTimeout):
+            asyncio.get_running_loop().call_soon(_right_put, gatherer, packets, answered)
+        else:
+            answered(replies)
+
+    _right_put(gatherer, packets, again)
 
 
-async def _answer_each_other(gatherer, packets):
-    return (await _right_async_send(gatherer, packets))[::-1]
+def _answer_each_other(gatherer, packets, answered):
+    _right_put(gatherer, packets, lambda replies: answered(replies[::-1]))
 
 
 def _replies(connection, replies, **how):
@@ -129,7 +133,7 @@ REFILL_LOST = Lua(
     "return level + elapsed * rate, now, false",
     "return level + math.floor(elapsed * rate / per) * per, now, false",
 )
-ANSWERS_EXCHANGED = Python("answers exchanged among tasks", gather.Gatherer, "_send", _answer_each_other)
+ANSWERS_EXCHANGED = Python("answers exchanged among tasks", gather.Gatherer, "_put", _answer_each_other)
 
 BUGS = (
     # 1. All or nothing
@@ -180,7 +184,7 @@ BUGS = (
     (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
     # 4. Never double
     (Python("sent again", sync.Store, "_ask", _ask_again), lost_reply),
-    (Python("sent again, asyncio", gather.Gatherer, "_send", _send_again_async), lost_reply_async),
+    (Python("sent again, asyncio", gather.Gatherer, "_put", _put_again), lost_reply_async),
     (
         Python("sent with retries", sync.Store, "_ask", _ask_as_redis_py_would),
         reset,

@@ -23,11 +23,11 @@ FILLS_MS, KEPT_MS = 1_000_000, 60_000
 @contextmanager
 def at_once(backend, **options):
     """Yield a function that asks several checks in one tick, and a list: how many calls each write had then."""
-    sent, send = [], Gatherer._send
+    sent, put = [], Gatherer._put
 
-    async def counted(gatherer, packets):
+    def counted(gatherer, packets, answered):
         sent.append(len(packets))
-        return await send(gatherer, packets)
+        put(gatherer, packets, answered)
 
     async def several(*asked):
         sent.clear()
@@ -36,7 +36,7 @@ def at_once(backend, **options):
     with backend.client() as client:
         for name in ("check", "check_many"):
             client.script_load(load(name).source)
-    with asyncio.Runner() as runner, patch.object(Gatherer, "_send", counted):
+    with asyncio.Runner() as runner, patch.object(Gatherer, "_put", counted):
         client = backend.async_client()
         limiter = AsyncLimiter(client, denial_cache=False, **options)
         limiter._state.before_refresh = lambda: None

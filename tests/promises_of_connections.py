@@ -102,14 +102,15 @@ def a_batch_is_carried_out_once(server, fault):
 def what_is_known_of_a_batch_is_told(server):
     """Where one check of a batch has to be asked alone and cannot be, another that was carried out is answered."""
     known, new = gold_key(server), gold_key(server)
-    send, sent = Gatherer._send, []
+    put, sent = Gatherer._put, []
 
-    async def once(gatherer, packets):
+    def once(gatherer, packets, answered):
         """As if the server went away between the batch and what it left out."""
         sent.append(packets)
         if len(sent) > 1:
-            raise StoreUnavailable("no connection to Redis")
-        return await send(gatherer, packets)
+            answered([StoreUnavailable("no connection to Redis")])
+        else:
+            put(gatherer, packets, answered)
 
     async def two_at_once():
         async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
@@ -117,7 +118,7 @@ def what_is_known_of_a_batch_is_told(server):
             await limiter.check(known.value, STAGE, METHOD)
             await asyncio.gather(*(limiter.check(known.value, STAGE, METHOD) for _ in range(2)))
             await limiter.peek(new.value, STAGE, METHOD)
-            with patch.object(Gatherer, "_send", once):
+            with patch.object(Gatherer, "_put", once):
                 return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (known, new)))
 
     first, second = asyncio.run(two_at_once())

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from lua_tools import contract
 from vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity
 
-from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
+from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import Script, ScriptCall, load
 from ratelimit.store import gather
 from ratelimit.store.gather import Gatherer
+from ratelimit.store.lines import packed
 
 MOST_IN_BATCH = 64
 ROOM = 30
@@ -42,10 +43,10 @@ def test_calls_are_joined_in_order():
     """All keys, then the layouts in one text and all arguments: one call of check_many.lua."""
     one = CheckCall(Script("x"), ("a", "s"), (b"r1", "p:1"), b"\0\1")
     two = CheckCall(Script("x"), ("b",), (b"r2", "p:2", "b:2"), b"\1\0")
-    call = joined([one, two, one])
-    assert call.script is load("check_many")
-    assert call.keys == ["a", "s", "b", "a", "s"]
-    assert call.args == [b"\0\1\1\0\0\1", b"r1", "p:1", b"r2", "p:2", "b:2", b"r1", "p:1"]
+    many, script = ManyChecks([one, two, one]), load("check_many")
+    told = 5, "a", "s", "b", "a", "s", b"\0\1\1\0\0\1", b"r1", "p:1", b"r2", "p:2", "b:2", b"r1", "p:1"
+    assert many.by_source() == ("EVAL", script.source, *told)
+    assert many.packet == packed([("EVALSHA", script.sha, *told)])
     assert (one.args, two.keys) == ((b"r1", "p:1"), ("b",))
 
 
@@ -126,20 +127,24 @@ def test_batches_overlap_in_order(server):
     """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
     asked = [question(f"old{place % 3}") for place in range(600)]
     on_their_way, most = 0, 0
-    right = Gatherer._send
+    right = Gatherer._put
 
-    async def counted(gatherer, packets):
+    def counted(gatherer, packets, answered):
         nonlocal on_their_way, most
+
+        def came(replies):
+            nonlocal on_their_way
+            on_their_way -= 1
+            answered(replies)
+
         on_their_way += 1
         most = max(most, on_their_way)
-        replies = await right(gatherer, packets)
-        on_their_way -= 1
-        return replies
+        right(gatherer, packets, came)
 
     async def all_at_once():
         async with server.async_client() as client:
             gatherer = Gatherer(client.connection_pool)
-            gatherer._send = counted.__get__(gatherer)
+            gatherer._put = counted.__get__(gatherer)
             replies = await asyncio.gather(*(gatherer.call(call) for call in asked))
             await gatherer.close()
             return replies

@@ -3,23 +3,28 @@
 Checks that stand together become one call of a script. While the answers of one batch are on their way the next one is
 sent, so that client and server work at the same time, and meanwhile another comes together. So a hundred tasks cost
 a few round trips, no task waits for a connection of its own, and a check that is alone goes out at once.
+
+No task stands between: the event loop calls `_flush` at the end of a tick, and the connection calls back with replies.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from functools import partial
+from itertools import islice, takewhile
+from operator import itemgetter
+from typing import Any, cast
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
-from ratelimit.core.batch import ASK_ALONE, CheckCall, joined
+from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import ScriptCall
-from ratelimit.errors import ConfigError, StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.store import faults
+from ratelimit.errors import ConfigError, StoreUnavailable
+from ratelimit.store import faults, pipeline
 from ratelimit.store.lines import packed
+from ratelimit.store.pipeline import Answered, Pipeline
 
 _MOST_IN_BATCH = 64
 _MOST_IN_FLIGHT = 2
@@ -28,6 +33,17 @@ _MANY = 16
 _MOST_WAITING = 10_000
 
 _Waiter = tuple[ScriptCall, "asyncio.Future[Any]"]
+_CALL = itemgetter(0)
+_Steps = Generator[list[bytes], list[Any], list[Any]]
+"""Asks with packets, is told a reply or an error for each, and returns what to answer to each call."""
+
+
+class _Batch:
+    __slots__ = ("steps", "waiters")
+
+    def __init__(self, steps: _Steps, waiters: list[_Waiter]) -> None:
+        self.steps = steps
+        self.waiters = waiters
 
 
 class Gatherer:
@@ -36,11 +52,11 @@ class Gatherer:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._waiting: deque[_Waiter] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
-        self._working = 0
-        self._all_usual = False
-        self._sending, self._reading = asyncio.Lock(), asyncio.Lock()
-        self._connection: Any = None
+        self._in_flight = set[_Batch]()
+        self._all_usual = self._awake = False
+        self._pipeline: Pipeline | None = None
+        self._opening: asyncio.Task[Pipeline] | None = None
+        self._returning = set[asyncio.Task[None]]()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def belong_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -53,164 +69,173 @@ class Gatherer:
     def call(self, call: ScriptCall) -> asyncio.Future[Any]:
         """Return the reply to a script call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
         loop = asyncio.get_running_loop()
-        self.belong_to(loop)
+        if loop is not self._loop:
+            self.belong_to(loop)
         future = loop.create_future()
-        if len(self._waiting) >= _MOST_WAITING:
+        waiting = self._waiting
+        if len(waiting) >= _MOST_WAITING:
             told = f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come"
             future.set_exception(StoreUnavailable(told))
             return future
-        self._waiting.append((call, future))
-        if not self._working or (len(self._waiting) == _MANY and self._may_overlap()):
-            self._start_worker()
+        waiting.append((call, future))
+        if not self._awake and (not self._in_flight or len(waiting) == _MANY):
+            self._wake()
         return future
 
-    def _start_worker(self) -> None:
-        self._working += 1
-        worker = asyncio.create_task(self._work(), name="ratelimit-gather")
-        self._workers.add(worker)  # the event loop itself keeps no task alive
-        worker.add_done_callback(self._workers.discard)
-
     async def close(self) -> None:
-        """Give the connection back to the client."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await self._pool.release(connection)
+        """Give the connection back to the client, once everybody is answered."""
+        batches = [self._waiting, *(batch.waiters for batch in self._in_flight)]
+        pending: list[asyncio.Future[Any]] = [future for batch in batches for _, future in batch if not future.done()]
+        if self._opening is not None:
+            pending.append(self._opening)
+        if pending:
+            await asyncio.wait(pending)
+        if self._pipeline is not None and self._in_flight:
+            self._pipeline.break_off()  # everybody has gone: nobody reads what is still to come
+        elif self._pipeline is not None:
+            given_back, self._pipeline = self._pipeline, None
+            given_back.give_back()
+            await self._pool.release(given_back.connection)
+        if self._returning:
+            await asyncio.wait(self._returning)
 
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                waiters = self._next()
-                if len(self._waiting) >= _MANY and self._may_overlap():
-                    self._start_worker()
-                if waiters:
-                    await self._answer(waiters)
-        finally:
-            self._working -= 1
+    def _wake(self) -> None:
+        if not self._awake and self._loop is not None:
+            self._awake = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send what waits, as far as may be sent now. Called at the end of a tick in which somebody asked."""
+        self._awake = False
+        while self._waiting and (not self._in_flight or (len(self._waiting) >= _MANY and self._may_overlap())):
+            if self._pipeline is not None and not self._pipeline.usable:
+                self._lost(self._pipeline)
+            if self._pipeline is None:
+                self._connect()
+                return
+            if waiters := self._next():
+                batch = _Batch(self._steps(list(map(_CALL, waiters))), waiters)
+                self._in_flight.add(batch)
+                self._go_on(batch, None)
 
     def _may_overlap(self) -> bool:
         """Tell whether a batch may be sent before the one before it is answered.
 
         Not after one that left checks out, as happens when keys are new or plans changed: they are asked again first.
         """
-        return self._all_usual and self._working < _MOST_IN_FLIGHT
+        return self._all_usual and len(self._in_flight) < _MOST_IN_FLIGHT
 
     def _next(self) -> list[_Waiter]:
         """Take the first of those that wait, and who can go with it: checks with checks, everything else with its like.
 
         So nobody is overtaken, unless by a batch that was on its way already when this one left somebody out.
         """
-        together = isinstance(self._waiting[0][0], CheckCall)
-        most = len(self._waiting)
-        if most >= 2 * _MANY and self._may_overlap():
+        waiting = self._waiting
+        most = len(waiting)
+        if most >= 2 * _MANY and not self._in_flight and self._may_overlap():
             most = (most + 1) // 2
-        most = min(most, _MOST_IN_BATCH)
-        taken: list[_Waiter] = []
-        while self._waiting and len(taken) < most and isinstance(self._waiting[0][0], CheckCall) == together:
-            waiter = self._waiting.popleft()
-            if not waiter[1].done():
-                taken.append(waiter)
-        return taken
+        taken = list(islice(waiting, min(most, _MOST_IN_BATCH)))
+        if len(set(map(type, map(_CALL, taken)))) > 1:
+            kind = type(taken[0][0])
+            taken = list(takewhile(lambda waiter: type(waiter[0]) is kind, taken))
+        for _ in taken:
+            waiting.popleft()
+        return [waiter for waiter in taken if not waiter[1].done()]
 
-    async def _answer(self, waiters: list[_Waiter]) -> None:
+    def _go_on(self, batch: _Batch, replies: list[Any] | None) -> None:
         try:
-            replies = await self._answers([call for call, _ in waiters])
-        except asyncio.CancelledError:
-            for _, future in waiters:
-                future.cancel()
-            raise
+            packets = batch.steps.send(replies)  # type: ignore[arg-type] # None to begin with
+        except StopIteration as finished:
+            self._answer(batch, finished.value)
         except Exception as error:  # noqa: BLE001 - every waiter has to hear of it, and those that wait still be served
-            replies = [error] * len(waiters)
-        for (_, future), reply in zip(waiters, replies, strict=True):
+            self._answer(batch, [error] * len(batch.waiters))
+        else:
+            self._put(packets, partial(self._go_on, batch))
+
+    def _put(self, packets: Sequence[bytes], answered: Answered) -> None:
+        """Send packets; then `answered` is called with a reply or an error for each."""
+        if self._pipeline is None:
+            answered([StoreUnavailable("the connection was lost meanwhile")] * len(packets))
+        else:
+            self._pipeline.ask(b"".join(packets), len(packets), answered)
+
+    def _answer(self, batch: _Batch, replies: list[Any]) -> None:
+        self._in_flight.discard(batch)
+        for (_, future), reply in zip(batch.waiters, replies, strict=True):
             if future.done():
                 continue
             if isinstance(reply, Exception):
                 future.set_exception(faults.after_sending(reply) if isinstance(reply, RedisError) else reply)
             else:
                 future.set_result(reply)
+        if self._waiting:
+            self._wake()
 
-    async def _answers(self, calls: list[ScriptCall]) -> list[Any]:
-        """Return a reply or an error for each call; several checks are asked as one."""
-        checks = [call for call in calls if isinstance(call, CheckCall)]
-        if len(checks) < 2:
-            return await self._ask(calls)
-        (found,) = await self._ask([joined(checks)])
+    def _steps(self, calls: list[ScriptCall]) -> _Steps:
+        """Ask several checks as one, and alone which that leaves out."""
+        if len(calls) < 2 or type(calls[0]) is not CheckCall:
+            return (yield from _asked(calls))
+        many = ManyChecks(cast(list[CheckCall], calls))
+        (found,) = yield from _sent([many.packet], [many])
         if isinstance(found, Exception):
             return [found] * len(calls)
-        alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
-        self._all_usual = not alone
-        if alone:
-            for at, reply in zip(alone, await self._ask([calls[at] for at in alone]), strict=True):
+        self._all_usual = ASK_ALONE not in found
+        if not self._all_usual:
+            alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
+            for at, reply in zip(alone, (yield from _asked([calls[at] for at in alone])), strict=True):
                 found[at] = reply
         return list(found)
 
-    async def _ask(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        replies = await self._replies([call.packet or call.packed(packed) for call in calls])
-        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
-            again = await self._replies([packed([calls[at].by_source()]) for at in unknown])
-            for at, reply in zip(unknown, again, strict=True):
-                replies[at] = reply
-        return replies
+    def _connect(self) -> None:
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open(), name="ratelimit-connect")
+            self._opening.add_done_callback(self._opened)
 
-    async def _replies(self, packets: list[bytes]) -> list[Any]:
-        """Return a reply or an error for each packet."""
+    async def _open(self) -> Pipeline:
+        if self._returning:
+            await asyncio.wait(self._returning)
+        return pipeline.over(await self._pool.get_connection(), self._lost)
+
+    def _opened(self, opening: asyncio.Task[Pipeline]) -> None:
+        self._opening = None
+        error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
+        if error is None:
+            self._pipeline = opening.result() if opening.result().usable else None
+            self._flush()
+            return
+        told = faults.before_sending(error) if isinstance(error, RedisError | OSError) else error
+        while self._waiting:  # nobody waits for another attempt: it would take as long
+            _, future = self._waiting.popleft()
+            if opening.cancelled():
+                future.cancel()
+            elif not future.done():
+                future.set_exception(told)
+
+    def _lost(self, lost: Pipeline) -> None:
+        """Give a connection that failed to the client, which connects it anew when it is needed."""
+        if lost is self._pipeline:
+            self._pipeline = None
+        task = asyncio.get_running_loop().create_task(self._return(lost.connection), name="ratelimit-return")
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _return(self, connection: Any) -> None:
         try:
-            return await self._send(packets)
-        except Exception as error:  # noqa: BLE001 - every waiter has to hear of it
-            return [error] * len(packets)
-
-    async def _send(self, packets: Sequence[bytes]) -> list[Any]:
-        await self._sending.acquire()
-        turn = self._sending
-        connection = None
-        try:
-            try:
-                connection = await self._ready()
-            except (RedisError, OSError) as error:
-                raise faults.before_sending(error) from error
-            # One time limit for the whole batch: one for each reply costs more than reading it.
-            async with asyncio.timeout(connection.socket_timeout):
-                await connection.send_packed_command(b"".join(packets), check_health=False)
-                # Who has sent waits for its turn to read before the next may send: replies come in that order.
-                await self._reading.acquire()
-                turn.release()
-                turn = self._reading
-                return [await _read(connection) for _ in packets]
-        except BaseException as error:
-            given_up = connection is not None and connection is not self._connection
-            await self._drop(connection)
-            if isinstance(error, RedisError | OSError):
-                raise faults.after_sending(error) from error
-            if given_up and isinstance(error, Exception) and not isinstance(error, StoreError):
-                # redis-py says so in ways of its own when somebody else closes what it writes to.
-                raise StoreTimeout("the connection was given up with the batch before this one") from error
-            raise
-        finally:
-            turn.release()
-
-    async def _ready(self) -> Any:
-        """Return the connection; one that the server closed meanwhile is replaced before anything is sent."""
-        connection = self._connection
-        if connection is not None:
-            reader = getattr(connection, "_reader", None)
-            if connection.is_connected and not (reader is not None and reader.at_eof()):
-                return connection
-            await self._drop(connection)
-        self._connection = await self._pool.get_connection()
-        return self._connection
-
-    async def _drop(self, connection: Any) -> None:
-        if connection is not None and connection is self._connection:
-            self._connection = None
             await connection.disconnect(nowait=True)
+        finally:
             await self._pool.release(connection)
 
 
-async def _read(connection: Any) -> Any:
-    # redis-py's own read sets a time limit for each reply; the batch has one. Emulators read in a way of their own.
-    plain = type(connection).read_response is AbstractConnection.read_response
-    try:
-        return await (connection._parser if plain else connection).read_response(disable_decoding=True)
-    except ResponseError as error:
-        return error  # each check fails alone
+def _asked(calls: Sequence[ScriptCall]) -> _Steps:
+    return _sent([call.packet or call.packed(packed) for call in calls], calls)
+
+
+def _sent(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> _Steps:
+    replies = yield packets
+    unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:
+        # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
+        again = yield [packed([calls[at].by_source()]) for at in unknown]
+        for at, reply in zip(unknown, again, strict=True):
+            replies[at] = reply
+    return replies

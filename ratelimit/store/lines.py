@@ -18,13 +18,15 @@ from ratelimit.core.scripts import Command
 
 try:
     import hiredis
-    from hiredis import PushNotification
 except ImportError:
-    hiredis = PushNotification = None  # type: ignore[assignment,misc]
+    hiredis = None  # type: ignore[assignment]
 
 _KEPT = 8
 _RECEIVED = 65_536
-_INCOMPLETE = object()
+INCOMPLETE: Any = object()
+"""What a reader returns when it needs more."""
+PUSHED: Any = getattr(hiredis, "PushNotification", None)
+"""The type of what a reader returns when something came unasked."""
 
 
 def _bytes(argument: str | bytes | float) -> bytes:
@@ -41,16 +43,23 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join(b"".join(_serializer.pack(*command)) for command in commands)
 
 
+def reader_for(connection: Any) -> Any:
+    """Return a reader of the connection's replies that gives texts as bytes; None where there is no hiredis."""
+    parser = getattr(connection, "_parser", None)
+    if hiredis is None or parser is None:
+        return None
+    return hiredis.Reader(protocolError=InvalidResponse, replyError=parser.parse_error, notEnoughData=INCOMPLETE)
+
+
 class Line:
     """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that."""
 
-    __slots__ = ("_parser", "_reader", "_socket", "connection", "keep", "pending")
+    __slots__ = ("_reader", "_socket", "connection", "keep", "pending")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         sock = getattr(connection, "_sock", None)
         self._socket: Any = sock
-        self._parser: Any = getattr(connection, "_parser", None)
         self._reader: Any = None
         # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
         self.keep = type(sock) is socket.socket and hasattr(select, "poll")
@@ -61,11 +70,8 @@ class Line:
         # Of a line that is kept: whether something came unasked, so that it cannot be used, such as the end.
         self.pending = poll.poll
         # Sentinel's connections, for one, look at each reply.
-        reads_plainly = type(connection).read_response is AbstractConnection.read_response
-        if hiredis is not None and self._parser is not None and reads_plainly:
-            self._reader = hiredis.Reader(
-                protocolError=InvalidResponse, replyError=self._parser.parse_error, notEnoughData=_INCOMPLETE
-            )
+        if type(connection).read_response is AbstractConnection.read_response:
+            self._reader = reader_for(connection)
 
     def ask(self, packet: bytes, replies: int) -> list[Any]:
         """Send commands, and return as many replies: texts as bytes, errors in their places.
@@ -78,14 +84,14 @@ class Line:
         self._socket.sendall(packet)
         found = []
         for _ in range(replies):
-            while (reply := self._reader.gets()) is _INCOMPLETE or type(reply) is PushNotification:
-                if reply is _INCOMPLETE:
+            while (reply := self._reader.gets()) is INCOMPLETE or type(reply) is PUSHED:
+                if reply is INCOMPLETE:
                     received = self._socket.recv(_RECEIVED)
                     if not received:
                         raise ConnectionResetError("the server closed the connection")
                     self._reader.feed(received)
                 else:
-                    self._parser.handle_push_response(reply)
+                    self.connection._parser.handle_push_response(reply)
             found.append(reply)
         return found
 
