@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
+import batches
 import exactness
 import growth
 import import_keys
@@ -72,6 +73,13 @@ PARTS = {
         "Requests arrive by a fixed random schedule, whether or not earlier ones are answered, and latency counts from "
         "the moment a request was due: a stall is felt by all who arrive during it. On the tasks of one event loop, "
         "and on four processes that wait for each answer, where a request also waits for the one ahead of it.",
+        long=True,
+    ),
+    "batches": Part(
+        batches,
+        "Size of a batch",
+        "How many checks of an event loop one script call should carry: the more, the cheaper each, and the longer "
+        "everybody else on the server waits for the script. And whether threads should gather their checks as well.",
         long=True,
     ),
     "propagation": Part(

@@ -28,14 +28,14 @@ local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 local DAY_US = 86400000000
 local KEPT_US = 30000000
 
-local request = ARGV[1]
+local call, request = redis.call, ARGV[1]
 if not request or #request < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local now, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
   struct.unpack('<ddddddddddd', request)
 if not (cost >= 0) or cost % 1 ~= 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local under_callers_clock = now > 0
 if not under_callers_clock then
-  local time = redis.call('TIME')
+  local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
 local has_key, catalog_is_fresh, has_shadow, has_alerts, shadow_has_bucket = true, false, false, false, false
@@ -51,10 +51,10 @@ if has_key then
   if has_shadow then own_buckets = own_buckets - 1 end
   if shadow_has_bucket then own_buckets = own_buckets - 1 end
   if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
-  if #ARGV == 2 then
-    own = redis.call('HMGET', KEYS[1], 'r', ARGV[2])
+  if own_buckets == 0 and not has_shadow then
+    own = call('HMGET', KEYS[1], 'r', ARGV[2])
   else
-    own = redis.call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
+    own = call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
   end
   local found = own[1]
   if not found or #found ~= 26 or string.find(request, found, 89, true) ~= 89 then
@@ -88,7 +88,7 @@ if buckets > 0 then
       state, place = own[i + 2], ARGV[i + 2]
     else
       place = KEYS[own_keys + i - own_buckets]
-      state = redis.call('GET', place)
+      state = call('GET', place)
     end
     if state and #state ~= 24 then return redis.error_reply('RATELIMIT CORRUPT ' .. place) end
     states[i] = state
@@ -109,7 +109,7 @@ end
 
 -- 3. Write.
 if plan and own_buckets == 0 and not new_identity and not closed_day and not shadow then
-  redis.call('HSET', KEYS[1], ARGV[2], plan)
+  call('HSET', KEYS[1], ARGV[2], plan)
 elseif own then
   local fields = {}
   if plan then fields[1], fields[2] = ARGV[2], plan end
@@ -124,19 +124,19 @@ elseif own then
   end
   if shadow then fields[#fields + 1], fields[#fields + 2] = ARGV[own_buckets + 3], shadow end
   if shadow_bucket then fields[#fields + 1], fields[#fields + 2] = ARGV[own_buckets + 4], shadow_bucket end
-  if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
+  if #fields > 0 then call('HSET', KEYS[1], unpack(fields)) end
 end
 for i = own_buckets + 1, buckets do
   local key = KEYS[own_keys + i - own_buckets]
   if packed[i] and under_callers_clock then
-    redis.call('SET', key, packed[i])
+    call('SET', key, packed[i])
   elseif packed[i] and fill_us[i] then
     -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
     local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
-    redis.call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)
+    call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)
   elseif packed[i] then
     -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
-    redis.call('SETRANGE', key, '0', packed[i])
+    call('SETRANGE', key, '0', packed[i])
   end
 end
 if has_alerts and not refused and cost > 0 then

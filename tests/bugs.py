@@ -109,7 +109,7 @@ def _keep_a_connection_whose_reply_is_late(store, packet, replies):
 
 
 def _look_once(namespace, _max_age_us, _now_us):
-    return namespace._loaded_us is None
+    return namespace.loaded_us is None
 
 
 CHARGED_AT_ONCE = """\

@@ -228,3 +228,18 @@ def test_an_unknown_outcome_is_not_kept(server, key):
         assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
         proxy.fault = None
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 3
+
+
+def test_lines_to_a_server_that_became_a_replica_are_left(server, key):
+    """The next check connects anew: to the new primary, if a name leads there."""
+    with server.client() as client, server.client() as admin, Limiter(client) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        lines = Lines.of(client.connection_pool)
+        assert len(lines._idle) == 1
+        admin.replicaof("127.0.0.1", "1")
+        try:
+            assert "read only replica" in limiter.check(key, A, GET).cause
+            assert not lines._idle
+        finally:
+            admin.replicaof("NO", "ONE")
+        assert limiter.check(key, A, GET).allowed

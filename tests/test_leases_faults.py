@@ -107,7 +107,7 @@ def test_a_lease_outlives_a_look_at_the_catalogue(backend, clock):
     with replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         units = held(limiter)
-        limiter._state._loaded_us -= 5_000_000
+        limiter._state.loaded_us -= 5_000_000
         sources = [limiter.check(key.value, STAGE, METHOD).source for _ in range(2)]
         assert (sources, held(limiter)) == (["redis", "lease"], units - 1)
 

@@ -15,15 +15,15 @@ from ratelimit.core.scripts import expanded, folder, load
 SCRIPTS = entry_names()
 PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
-GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "_G", "rawget", "select", "unpack", "ipairs"}
+GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "struct", "select", "unpack", "ipairs"}
 GLOBALS |= {"pairs", "type", "tonumber"}
 TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "table.concat(packed)")
 SERVERS_CLOCK = [
-    "local time = redis.call('TIME')",
+    "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
     "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
-    "redis.call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)",
-    "redis.call('SETRANGE', key, '0', packed[i])",
+    "call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)",
+    "call('SETRANGE', key, '0', packed[i])",
 ]
 """The lines of check.lua that run without a caller's clock alone, and so under no vector."""
 INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)

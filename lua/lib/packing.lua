@@ -1,8 +1,7 @@
 -- packing: whole numbers below 2^53 as little-endian IEEE 754 doubles, 8 bytes each: Lua's own numbers as they are.
 --
 -- Servers bring the `struct` library. Where it is missing (some emulators of Redis) plain Lua makes the same bytes.
--- rawget, because servers refuse to look up a global that does not exist.
-local struct = rawget(_G, 'struct')
+local struct = struct
 if not struct then
   local function pack_double(number)
     if number == 0 then return string.rep('\0', 8) end

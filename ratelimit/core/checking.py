@@ -67,10 +67,10 @@ class Checker:
         yield from self.leases.give_back(all_of_it=last)
         yield from self.denials.flush()
 
-    def asked_before(self, key: str | None, stage: str, method: str, cost: int, now_us: int) -> Question | None:
-        """Return the question if the same was asked before and nothing is known that speaks against it; else None.
+    def at_hand(self, key: str | None, stage: str, method: str, cost: int, now_us: int) -> Question | Decision | None:
+        """Return the decision if this process knows it, or the question if the same was asked before.
 
-        That is the usual case, and the quickest: it is put to the script, which knows whether all still
+        That is the usual case, and the quickest: the question is put to the script, which knows whether all still
         holds. A reply in bytes is the answer; any other goes to `go_on`. None goes to `check`.
         """
         try:
@@ -79,8 +79,14 @@ class Checker:
             return None  # no text: `check` says so
         if asked is None or type(cost) is not int or cost <= 0:
             return None
-        state = self._state
-        return asked if asked.book is state.book and not state.needs_look(self._max_age_us, now_us) else None
+        state, cache = self._state, self._cache
+        loaded_us = state.loaded_us  # as `Namespace.needs_look`, without a call for each check
+        if asked.book is not state.book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
+            return None
+        if asked.lease is None and (cache is None or now_us >= cache.latest_us):
+            return asked
+        known = self.known(asked, cost, now_us)
+        return asked if known is None else known
 
     def known(self, asked: Question, cost: int, now_us: int) -> Decision | None:
         """Return the decision if it is known in this process; now is `Namespace.age_us`."""

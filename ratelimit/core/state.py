@@ -31,7 +31,7 @@ class Namespace:
         self.before_refresh: Callable[[], None] = lambda: None
         # A weak reference to what takes the id of a key that changed, or None if anything may have.
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
-        self._loaded_us: int | None = None
+        self.loaded_us: int | None = None
         self._pushes = 0
         self._stored_probes: list[str] = []
 
@@ -62,7 +62,7 @@ class Namespace:
 
     def needs_look(self, max_age_us: int, now_us: int) -> bool:
         """Tell whether the book was last compared with Redis longer than `max_age_us` ago, or never."""
-        loaded_us = self._loaded_us
+        loaded_us = self.loaded_us
         return loaded_us is None or not 0 <= now_us - loaded_us < max_age_us
 
     def heard(self, message: str | None) -> None:
@@ -76,7 +76,7 @@ class Namespace:
             on_change(key_id)
         if key_id is None and message != "keys":
             self._pushes += 1
-            self._loaded_us = None  # the next check compares the book with Redis
+            self.loaded_us = None  # the next check compares the book with Redis
 
     def new_probes(self) -> tuple[str, str] | None:
         """Return what the catalogue says of peppers, and should if keys are now stored under one that it lacks."""
@@ -91,19 +91,19 @@ class Namespace:
         """Tell whether the book is the version that Redis holds."""
         epoch, version = text(reply[0]), text(reply[1])
         current = (epoch or "", version or "0") == (self.book.epoch, str(self.book.version))
-        if current and self._loaded_us is not None:
-            self._loaded_us = self.age_us()
+        if current and self.loaded_us is not None:
+            self.loaded_us = self.age_us()
         return current
 
     def refresh(self) -> Flow[None]:
         """Compare the book with Redis and load it if another version holds."""
         self.before_refresh()
-        before, self._loaded_us = self._loaded_us, self.age_us()  # others need not look meanwhile
+        before, self.loaded_us = self.loaded_us, self.age_us()  # others need not look meanwhile
         try:
             if before is None or not self.is_current((yield [self.version_query()])[0]):
                 yield from self.load()
         except BaseException:
-            self._loaded_us = before
+            self.loaded_us = before
             raise
 
     def load(self, *, for_change: bool = False) -> Flow[PlanBook]:
@@ -115,7 +115,7 @@ class Namespace:
         (reply,) = yield [("HGETALL", self.names.catalog)]
         book = self._parsed(reply)
         if self.book.epoch and not book.epoch:
-            self._loaded_us = None
+            self.loaded_us = None
             if for_change:
                 return book
             raise StoreError(
@@ -125,7 +125,7 @@ class Namespace:
         if (book.epoch, book.version) != (self.book.epoch, self.book.version):
             self.book = book
         # A change that was pushed while the reply was on its way may not be in it.
-        self._loaded_us = self.age_us() if pushes == self._pushes else None
+        self.loaded_us = self.age_us() if pushes == self._pushes else None
         return self.book
 
     def _parsed(self, reply: Any) -> PlanBook:

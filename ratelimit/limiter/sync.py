@@ -92,11 +92,11 @@ class Limiter(Base):
         state, checker, store = self._state, self._checker, self._store
         try:
             now_us = state.age_us()
-            asked = checker.asked_before(key, stage, method, cost, now_us)
+            asked = checker.at_hand(key, stage, method, cost, now_us)
             if asked is None:
                 decision = store.run(checker.check(key, stage, method, cost))
-            elif (known := checker.known(asked, cost, now_us)) is not None:
-                return known
+            elif isinstance(asked, Decision):
+                return asked
             else:
                 if asked.lease is None:
                     reply = store.call(asked.put(state, cost))

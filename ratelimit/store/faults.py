@@ -33,6 +33,14 @@ def without_errors(replies: list[Any]) -> list[Any]:
     return replies
 
 
+def from_a_replica(reply: Any) -> bool:
+    """Tell whether a reply says that the server is no primary: whoever connects anew may be led to the one that is."""
+    # Redis 6.2 wraps what a script's command answered.
+    return isinstance(reply, exceptions.ResponseError) and (
+        isinstance(reply, exceptions.ReadOnlyError) or ": -READONLY " in str(reply)
+    )
+
+
 def before_sending(error: Exception) -> StoreUnavailable:
     """Return our error for a connection that could not be had: nothing was sent."""
     return StoreUnavailable(f"no connection to Redis: {error}")

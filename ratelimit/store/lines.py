@@ -78,21 +78,22 @@ class Line:
 
         Raises what the connection or its socket raises; the line must then be broken off.
         """
-        if self._reader is None:
+        reader = self._reader
+        if reader is None:
             self.connection.send_packed_command((packet,), check_health=False)
             return [self._read_by_redis_py() for _ in range(replies)]
         self._socket.sendall(packet)
-        found = []
-        for _ in range(replies):
-            while (reply := self._reader.gets()) is INCOMPLETE or type(reply) is PUSHED:
-                if reply is INCOMPLETE:
-                    received = self._socket.recv(_RECEIVED)
-                    if not received:
-                        raise ConnectionResetError("the server closed the connection")
-                    self._reader.feed(received)
-                else:
+        found: list[Any] = []
+        while len(found) < replies:
+            received = self._socket.recv(_RECEIVED)
+            if not received:
+                raise ConnectionResetError("the server closed the connection")
+            reader.feed(received)
+            while (reply := reader.gets()) is not INCOMPLETE:
+                if type(reply) is PUSHED:
                     self.connection._parser.handle_push_response(reply)
-            found.append(reply)
+                else:
+                    found.append(reply)
         return found
 
     def _read_by_redis_py(self) -> Any:
@@ -165,6 +166,13 @@ class Lines:
         if self._waiting:
             with contextlib.suppress(IndexError):
                 self._pool.release(self._idle.pop().connection)
+
+    def break_off(self) -> None:
+        """Disconnect all lines that are idle."""
+        while self._idle:
+            line = self._idle.pop()
+            line.break_off()
+            self._pool.release(line.connection)
 
     def close(self) -> None:
         """Give all lines back to the pool."""

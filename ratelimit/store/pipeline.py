@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ratelimit.errors import StoreError, StoreTimeout
 from ratelimit.store import faults
@@ -106,7 +106,7 @@ class Direct(asyncio.Protocol):
                     if first.timer is not None:
                         first.timer.cancel()
                     first.answered(first.replies)
-                    if _from_a_replica(first.replies):
+                    if any(map(faults.from_a_replica, first.replies)):
                         self._fail(faults.after_sending(RedisConnectionError("the server is a replica now")))
                         return
         except RedisError as error:
@@ -193,7 +193,7 @@ class ThroughRedisPy:
                 raise
         else:
             answered(found)
-            if _from_a_replica(found):
+            if any(map(faults.from_a_replica, found)):
                 self.break_off()
 
     async def _ask(self, packet: bytes, replies: int) -> list[Any]:
@@ -218,11 +218,6 @@ class ThroughRedisPy:
         if not self._given_up:
             self._given_up = True
             self._lost(self)
-
-
-def _from_a_replica(replies: list[Any]) -> bool:
-    """Tell whether the server is no primary any more: whoever connects anew may be led to the one that is."""
-    return any(isinstance(reply, ReadOnlyError) for reply in replies)
 
 
 def _told(error: BaseException) -> StoreError:

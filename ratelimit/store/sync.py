@@ -53,6 +53,8 @@ class Store:
             if isinstance(reply, NoScriptError):
                 # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
                 return self._send([call.by_source()])[0]
+            if faults.from_a_replica(reply):
+                self._lines.break_off()
             raise faults.after_sending(reply) from reply
         return reply
 
