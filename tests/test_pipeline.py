@@ -13,6 +13,7 @@ from ratelimit.core.scripts import Script, ScriptCall
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import pipeline
 from ratelimit.store.gather import Gatherer
+from ratelimit.store.lines import push_handler
 
 ECHO = Script("return tonumber(ARGV[1])")
 WRITE = Script("return redis.call('INCR', KEYS[1])")
@@ -143,7 +144,7 @@ async def test_what_is_pushed_is_no_reply(server):
         direct.connection._parser.pubsub_push_handler_func = hear
         direct.data_received(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n")
         assert await asyncio.gather(*futures) == [1, 2]
-        assert heard == [[b"message", b"a", b"b"]]
+        assert heard == ([[b"message", b"a", b"b"]] if push_handler(direct.connection) else [])
         await gatherer.close()
 
 

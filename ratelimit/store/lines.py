@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.connection import AbstractConnection, PythonRespSerializer
@@ -51,6 +51,11 @@ def reader_for(connection: Any) -> Any:
     return hiredis.Reader(protocolError=InvalidResponse, replyError=parser.parse_error, notEnoughData=INCOMPLETE)
 
 
+def push_handler(connection: Any) -> Callable[[Any], Any] | None:
+    """Return what redis-py does with what came unasked; before version 6 it does nothing."""
+    return getattr(connection._parser, "handle_push_response", None)
+
+
 class Line:
     """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that."""
 
@@ -90,10 +95,10 @@ class Line:
                 raise ConnectionResetError("the server closed the connection")
             reader.feed(received)
             while (reply := reader.gets()) is not INCOMPLETE:
-                if type(reply) is PUSHED:
-                    self.connection._parser.handle_push_response(reply)
-                else:
+                if type(reply) is not PUSHED:
                     found.append(reply)
+                elif (handle := push_handler(self.connection)) is not None:
+                    handle(reply)
         return found
 
     def _read_by_redis_py(self) -> Any:

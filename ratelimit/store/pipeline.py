@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ratelimit.errors import StoreError, StoreTimeout
 from ratelimit.store import faults
-from ratelimit.store.lines import INCOMPLETE, PUSHED, reader_for
+from ratelimit.store.lines import INCOMPLETE, PUSHED, push_handler, reader_for
 
 Answered = Callable[[list[Any]], None]
 """Takes a reply for each command: texts as bytes, errors in their places."""
@@ -113,7 +113,10 @@ class Direct(asyncio.Protocol):
             self._fail(faults.after_sending(error))
 
     def _pushed(self, reply: Any) -> None:
-        push = self._loop.create_task(self.connection._parser.handle_push_response(reply))
+        handle = push_handler(self.connection)
+        if handle is None:
+            return
+        push = self._loop.create_task(handle(reply))
         self._pushes.add(push)  # the event loop itself keeps no task alive
         push.add_done_callback(self._pushes.discard)
 
