@@ -19,6 +19,8 @@ from rich.table import Table
 
 SHORT, LONG = 500, 1500
 AT_ONCE = 50
+MORE = 8
+"""Times as many calls where 50 are asked at once: a server's Lua collects garbage once in some scripts, not calls."""
 GATHERED = f"check, {AT_ONCE} at once (asyncio)"
 SPREAD = f"check, {AT_ONCE} at once, of {AT_ONCE} keys (asyncio)"
 TARGETS = {ours.CHECK.name: 58_000, GATHERED: 28_000, SPREAD: 28_000}
@@ -42,9 +44,9 @@ def _at_once(name, calls, keys):
         async with ours.aconnect(url, AMPLE, **options) as call:
             await asyncio.gather(*map(call, callers))  # first looks at the keys, the same in both counts
             right = 0
-            for _ in range(calls // AT_ONCE):
+            for _ in range(MORE * calls // AT_ONCE):
                 right += sum(await asyncio.gather(*(call(callers[at % keys]) for at in range(AT_ONCE))))
-        assert right == calls, f"{name}: {calls - right} of {calls} calls were not admitted"
+        assert right == MORE * calls, f"{name}: {MORE * calls - right} of {MORE * calls} calls were not admitted"
 
     with callgrind.counted() as (url, counted):
         asyncio.run(run(url, ours.enrol(url, AMPLE, keys)))
@@ -62,7 +64,8 @@ def measure(full=False):
         for name, counting in plan:
             tell(name)
             short, long = both.map(counting, (SHORT, LONG))
-            per_check[name] = (long - short) / (LONG - SHORT)
+            more = MORE if name in {GATHERED, SPREAD} else 1
+            per_check[name] = (long - short) / ((LONG - SHORT) * more)
     return {"server": callgrind.SERVER, "version": callgrind.version(), "per_check": per_check}
 
 

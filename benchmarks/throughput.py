@@ -19,7 +19,8 @@ from workers import workers
 LEASED = [ours.LEASED]
 PROCESSES = (1, 2, 4, 8)
 TASKS = 64
-CALLS_PER_TASK = 25
+SECONDS = 0.2
+"""Of each round, for each contender: the same time, not the same calls, which take the quick ones but moments."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,14 @@ def by_setting(runs):
     return found
 
 
-async def _tasks(call, callers):
-    """64 tasks at once, each calling in turn for a caller of its own. Returns checks answered per second, and not."""
-    unanswered = 0
+async def _tasks(call, callers, seconds=SECONDS):
+    """64 tasks at once, each calling in turn for a caller of its own. Returns answers per second, calls, unanswered."""
+    end, calls, unanswered = time.perf_counter() + seconds, 0, 0
 
     async def task(caller):
-        nonlocal unanswered
-        for _ in range(CALLS_PER_TASK):
+        nonlocal calls, unanswered
+        while time.perf_counter() < end:
+            calls += 1
             try:
                 answer = await call(caller)
             except peers.UNANSWERED:
@@ -111,7 +113,7 @@ async def _tasks(call, callers):
 
     start = time.perf_counter()
     await asyncio.gather(*(task(caller) for caller in callers))
-    return (len(callers) * CALLS_PER_TASK - unanswered) / (time.perf_counter() - start), unanswered
+    return (calls - unanswered) / (time.perf_counter() - start), calls, unanswered
 
 
 async def _rounds(server, rounds, tell):
@@ -121,15 +123,16 @@ async def _rounds(server, rounds, tell):
         for name, one in contenders.items():
             callers = one.enrol(server.url, AMPLE, TASKS)
             calls[name] = (await stack.enter_async_context(one.aconnect(server.url, AMPLE)), callers)
-        rates, unanswered = {name: [] for name in calls}, dict.fromkeys(calls, 0)
+        rates, counts = {name: [] for name in calls}, {name: [0, 0] for name in calls}
         for number in range(-1, rounds):  # the first is to warm up
             for name in rotated(calls, number):
                 tell(name)
-                rate, missing = await _tasks(*calls[name])
+                rate, made, missing = await _tasks(*calls[name])
                 if number >= 0:
                     rates[name].append(rate)
-                    unanswered[name] += missing
-    return rates, unanswered
+                    counts[name][0] += made
+                    counts[name][1] += missing
+    return rates, counts
 
 
 def over_tasks(rounds):
@@ -138,15 +141,14 @@ def over_tasks(rounds):
         host.placed_server(host.MAIN, host.placements()[-1]) as server,
         steps("asyncio", (rounds + 1) * (2 + len(LEASED) + len(peers.ASYNC))) as tell,
     ):
-        rates, unanswered = asyncio.run(_rounds(server, rounds, tell))
-    calls = rounds * TASKS * CALLS_PER_TASK
+        rates, counts = asyncio.run(_rounds(server, rounds, tell))
     check = rates[ours.CHECK.name]
     return {
         name: {
             "per_second": spread(found),
             "ratio": ratio(check, found),
-            "calls": calls,
-            "unanswered": unanswered[name],
+            "calls": counts[name][0],
+            "unanswered": counts[name][1],
         }
         for name, found in rates.items()
     }

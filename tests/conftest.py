@@ -10,9 +10,13 @@ from datetime import UTC, datetime
 
 import fakeredis
 import pytest
+import pytest_asyncio
 import servers
+from gathering import echo
 
 from ratelimit import Limiter
+from ratelimit.store import pipeline
+from ratelimit.store.gather import Gatherer
 
 NAMES = list(servers.binaries())
 
@@ -105,3 +109,16 @@ def limiter(backend, clock):
     with Limiter(client, clock=clock) as made:
         yield made
     client.close()
+
+
+@pytest_asyncio.fixture(params=["direct", "through redis-py"])
+async def gatherer(request, server, monkeypatch):
+    """One on a pool of a single connection, by either way of reading."""
+    if request.param != "direct":
+        monkeypatch.setattr(pipeline, "reader_for", lambda _: None)
+    async with server.async_client(max_connections=1) as client:
+        made = Gatherer(client.connection_pool)
+        assert await made.call(echo(1)) == 1
+        yield made
+        await made.close()
+        assert await client.echo("mine") == b"mine"  # the connection came back, and owes nobody a reply

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import redis
+from gathering import echo
 from proxy import Proxy
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
@@ -17,17 +18,12 @@ from ratelimit.store.lines import Lines
 
 A = "petstore/prod"
 GET = "GET /pets"
-ECHO = Script("return tonumber(ARGV[1])")
 FAIL = Script("return redis.call('INCR', KEYS[1])")
 
 
 def a_key(limiter):
     limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(10_000, "DAY"), [A]))
     return limiter.catalog.create_key(plans=["gold"]).value
-
-
-def echo(number):
-    return ScriptCall(ECHO, (), (str(number),))
 
 
 @pytest.fixture(params=["direct", "through redis-py"])

@@ -3,38 +3,17 @@
 import asyncio
 
 import pytest
-import pytest_asyncio
-import redis.asyncio
-from redis.asyncio.retry import Retry
+from gathering import echo
 from redis.asyncio.sentinel import SentinelManagedConnection
-from redis.backoff import NoBackoff
 
 from ratelimit.core.scripts import Script, ScriptCall
-from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.errors import StoreError
 from ratelimit.store import pipeline
 from ratelimit.store.gather import Gatherer
 from ratelimit.store.lines import push_handler
 
-ECHO = Script("return tonumber(ARGV[1])")
 WRITE = Script("return redis.call('INCR', KEYS[1])")
 pytestmark = pytest.mark.asyncio
-
-
-def echo(number):
-    return ScriptCall(ECHO, (), (str(number),))
-
-
-@pytest_asyncio.fixture(params=["direct", "through redis-py"])
-async def gatherer(request, server, monkeypatch):
-    """One on a pool of a single connection, by either way of reading."""
-    if request.param != "direct":
-        monkeypatch.setattr(pipeline, "reader_for", lambda _: None)
-    async with server.async_client(max_connections=1) as client:
-        made = Gatherer(client.connection_pool)
-        assert await made.call(echo(1)) == 1
-        yield made
-        await made.close()
-        assert await client.echo("mine") == b"mine"  # the connection came back, and owes nobody a reply
 
 
 async def test_closing_waits_for_answers(gatherer):
@@ -66,39 +45,39 @@ async def test_closing_while_it_connects(server):
         assert await client.echo("mine") == b"mine"
 
 
-async def test_a_client_that_its_owner_closes(gatherer):
-    """What is on its way is an unknown outcome; what comes later has another connection."""
-    futures = [gatherer.call(echo(number)) for number in range(3)]
-    await asyncio.sleep(0)
-    await gatherer._pool.disconnect()
-    done = await asyncio.gather(*futures, return_exceptions=True)
-    assert {type(error) for error in done} <= {StoreTimeout, int}
-    assert await gatherer.call(echo(4)) == 4
-
-
-async def test_no_connection_to_be_had(server, tmp_path):
-    """All that wait are told so at once: nothing was sent. Later ones try again."""
-    path = tmp_path / "socket"
-    async with redis.asyncio.Redis(unix_socket_path=str(path), retry=Retry(NoBackoff(), 0)) as client:
+@pytest.mark.parametrize("half", [b">2\r\n$3\r\n", b"*"], ids=["a push", "a reply"])
+async def test_half_a_message_is_not_left_to_others(server, half):
+    """The connection is closed instead of given back."""
+    async with server.async_client(max_connections=1) as client:
         gatherer = Gatherer(client.connection_pool)
-        done = await asyncio.gather(*(gatherer.call(echo(number)) for number in range(100)), return_exceptions=True)
-        assert {type(error) for error in done} == {StoreUnavailable}
-        path.symlink_to(server.socket)
-        assert await gatherer.call(echo(5)) == 5
+        assert await gatherer.call(echo(1)) == 1
+        gatherer._pipeline.data_received(half)
         await gatherer.close()
+        assert await client.echo("mine") == b"mine"
 
 
-async def test_who_connects_is_cancelled(server):
-    """As when the event loop ends: who waits is cancelled as well, and does not wait for ever."""
-    async with server.async_client() as client:
-        gatherer = Gatherer(client.connection_pool)
-        future = gatherer.call(echo(1))
-        await asyncio.sleep(0)
-        gatherer._opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await future
-        assert await gatherer.call(echo(2)) == 2
-        await gatherer.close()
+@pytest.mark.parametrize("wish", ["to connect anew", "to authenticate anew"])
+async def test_redis_py_has_its_connection_when_it_wants_it(gatherer, wish):
+    """As at a move of the server, or when a token expires: between two batches, nobody notices."""
+    connection = gatherer._pipeline.connection
+    if wish == "to connect anew":
+        connection.mark_for_reconnect()
+    else:
+        connection._re_auth_token = object()
+    before, released = gatherer._pipeline, []
+    release = gatherer._pool.release
+
+    async def heed(given_back):
+        released.append(given_back)
+        given_back._re_auth_token = None
+        await release(given_back)
+
+    gatherer._pool.release = heed
+    answers = await asyncio.gather(*(gatherer.call(echo(number)) for number in range(100)))
+    gatherer._pool.release = release
+    assert answers == list(range(100))
+    assert released == [connection]
+    assert gatherer._pipeline is not before
 
 
 async def test_a_server_that_became_a_replica_is_left(gatherer, server):

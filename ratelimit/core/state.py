@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
@@ -17,6 +17,26 @@ from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS
 
 Clock = Callable[[], int]
+_T = TypeVar("_T")
+
+
+class _Documents(Generic[_T]):
+    """The documents of one kind in the catalogue. One that stands as it stood at the last look is not parsed again."""
+
+    def __init__(self, prefix: str, parse: Callable[[str, str], _T]) -> None:
+        self._prefix = prefix
+        self._parse = parse
+        self._known: dict[str, tuple[str, _T]] = {}
+
+    def of(self, fields: Mapping[str, str]) -> dict[str, _T]:
+        """Return those of a catalogue, by id."""
+        known, start = self._known, len(self._prefix)
+        texts = {name[start:]: value for name, value in fields.items() if name.startswith(self._prefix)}
+        self._known = {
+            name: known[name] if name in known and known[name][0] == value else (value, self._parse(name, value))
+            for name, value in texts.items()
+        }
+        return {name: parsed for name, (_, parsed) in self._known.items()}
 
 
 class Namespace:
@@ -34,6 +54,8 @@ class Namespace:
         self.loaded_us: int | None = None
         self._pushes = 0
         self._stored_probes: list[str] = []
+        self._plans = _Documents("plan:", document.plan_from_json)
+        self._stages = _Documents("stage:", document.stage_from_json)
 
     def wall_us(self) -> int:
         """Return microseconds since 1970: the injected clock, else this machine's (for first guesses and records)."""
@@ -146,13 +168,11 @@ class Namespace:
                 field="pepper",
             )
         try:
-            plans = {name[5:]: value for name, value in fields.items() if name.startswith("plan:")}
-            stages = {name[6:]: value for name, value in fields.items() if name.startswith("stage:")}
             return PlanBook(
                 fields["epoch"],
                 int(fields["version"]),
-                {name: document.plan_from_json(name, value) for name, value in plans.items()},
-                {name: document.stage_from_json(name, value) for name, value in stages.items()},
+                self._plans.of(fields),
+                self._stages.of(fields),
                 document.throttle_from_json(fields["account"]) if "account" in fields else None,
             )
         except (KeyError, ValueError) as error:

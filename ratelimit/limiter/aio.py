@@ -22,7 +22,11 @@ from ratelimit.store.push import AsyncListener
 
 
 class AsyncLimiter(Base):
-    """The twin of `Limiter` for asyncio: the same arguments, the same answers, awaited."""
+    """The twin of `Limiter` for asyncio: the same arguments, the same answers, awaited.
+
+    Belongs to the event loop in which it is first used. Its client's pool needs room for three connections: for
+    checks, for everything else, and for changes that are pushed.
+    """
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from ratelimit.core.flow import Flow, Request
 from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
-from ratelimit.store import faults
+from ratelimit.store import faults, pipeline
 from ratelimit.store.gather import Gatherer
 
 _T = TypeVar("_T")
@@ -51,7 +51,7 @@ class AsyncStore:
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            connection = await self._pool.get_connection()
+            connection = await pipeline.taken(self._pool)
         except (RedisError, OSError) as error:
             raise faults.before_sending(error) from error
         try:

@@ -8,7 +8,7 @@ from redis import exceptions
 
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 
-CONNECTION_FAULTS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+CONNECTION_FAULTS = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
 """A connection that raised one of these is not used again."""
 
 _NOT_CARRIED_OUT = (

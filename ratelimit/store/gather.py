@@ -17,13 +17,14 @@ from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Any, cast
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import ScriptCall
-from ratelimit.errors import ConfigError, StoreUnavailable
+from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.store import faults, pipeline
-from ratelimit.store.lines import packed
+from ratelimit.store.lines import packed, wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
 
 _MOST_IN_BATCH = 64
@@ -93,9 +94,7 @@ class Gatherer:
         if self._pipeline is not None and self._in_flight:
             self._pipeline.break_off()  # everybody has gone: nobody reads what is still to come
         elif self._pipeline is not None:
-            given_back, self._pipeline = self._pipeline, None
-            given_back.give_back()
-            await self._pool.release(given_back.connection)
+            self._give_back(self._pipeline)
         if self._returning:
             await asyncio.wait(self._returning)
 
@@ -108,8 +107,13 @@ class Gatherer:
         """Send what waits, as far as may be sent now. Called at the end of a tick in which somebody asked."""
         self._awake = False
         while self._waiting and (not self._in_flight or (len(self._waiting) >= _MANY and self._may_overlap())):
-            if self._pipeline is not None and not self._pipeline.usable:
-                self._lost(self._pipeline)
+            found = self._pipeline
+            if found is not None and not found.usable:
+                found.break_off()
+            elif found is not None and wanted_back(found.connection):
+                if self._in_flight:
+                    return  # their answers come first
+                self._give_back(found)
             if self._pipeline is None:
                 self._connect()
                 return
@@ -154,7 +158,7 @@ class Gatherer:
 
     def _put(self, packets: Sequence[bytes], answered: Answered) -> None:
         """Send packets; then `answered` is called with a reply or an error for each."""
-        if self._pipeline is None:
+        if self._pipeline is None or not self._pipeline.usable:
             answered([StoreUnavailable("the connection was lost meanwhile")] * len(packets))
         else:
             self._pipeline.ask(b"".join(packets), len(packets), answered)
@@ -179,6 +183,8 @@ class Gatherer:
         (found,) = yield from _sent([many.packet], [many])
         if isinstance(found, Exception):
             return [found] * len(calls)
+        if not isinstance(found, list) or len(found) != len(calls):
+            return [StoreError("Redis answered to many checks with something else")] * len(calls)
         self._all_usual = ASK_ALONE not in found
         if not self._all_usual:
             alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
@@ -194,36 +200,43 @@ class Gatherer:
     async def _open(self) -> Pipeline:
         if self._returning:
             await asyncio.wait(self._returning)
-        return pipeline.over(await self._pool.get_connection(), self._lost)
+        return pipeline.over(await pipeline.taken(self._pool), self._lost)
 
     def _opened(self, opening: asyncio.Task[Pipeline]) -> None:
         self._opening = None
-        error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
+        error = RedisConnectionError("connecting was cancelled") if opening.cancelled() else opening.exception()
         if error is None:
-            self._pipeline = opening.result() if opening.result().usable else None
-            self._flush()
-            return
+            made = opening.result()
+            if made.usable:
+                self._pipeline = made
+                self._flush()
+                return
+            made.break_off()
+            error = RedisConnectionError("the server closed it at once")
         told = faults.before_sending(error) if isinstance(error, RedisError | OSError) else error
         while self._waiting:  # nobody waits for another attempt: it would take as long
             _, future = self._waiting.popleft()
-            if opening.cancelled():
-                future.cancel()
-            elif not future.done():
+            if not future.done():
                 future.set_exception(told)
 
     def _lost(self, lost: Pipeline) -> None:
         """Give a connection that failed to the client, which connects it anew when it is needed."""
-        if lost is self._pipeline:
+        self._return(lost, disconnected=True)
+
+    def _give_back(self, quiet: Pipeline) -> None:
+        """Give a connection on which nothing is on its way to the client, which may use it as it is."""
+        if quiet.give_back():
+            self._return(quiet)
+        else:
+            quiet.break_off()
+
+    def _return(self, given_back: Pipeline, *, disconnected: bool = False) -> None:
+        if given_back is self._pipeline:
             self._pipeline = None
-        task = asyncio.get_running_loop().create_task(self._return(lost.connection), name="ratelimit-return")
+        returned = pipeline.returned(self._pool, given_back.connection, disconnected=disconnected)
+        task = asyncio.get_running_loop().create_task(returned, name="ratelimit-return")
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
-
-    async def _return(self, connection: Any) -> None:
-        try:
-            await connection.disconnect(nowait=True)
-        finally:
-            await self._pool.release(connection)
 
 
 def _asked(calls: Sequence[ScriptCall]) -> _Steps:

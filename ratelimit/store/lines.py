@@ -46,9 +46,14 @@ def packed(commands: Sequence[Command]) -> bytes:
 def reader_for(connection: Any) -> Any:
     """Return a reader of the connection's replies that gives texts as bytes; None where there is no hiredis."""
     parser = getattr(connection, "_parser", None)
-    if hiredis is None or parser is None:
+    if PUSHED is None or parser is None:  # before 3.2 it does not tell what came unasked
         return None
     return hiredis.Reader(protocolError=InvalidResponse, replyError=parser.parse_error, notEnoughData=INCOMPLETE)
+
+
+def wanted_back(connection: Any) -> bool:
+    """Tell whether redis-py waits for the connection to be released, to connect or to authenticate anew."""
+    return getattr(connection, "_should_reconnect", False) or getattr(connection, "_re_auth_token", None) is not None
 
 
 def push_handler(connection: Any) -> Callable[[Any], Any] | None:
@@ -99,6 +104,8 @@ class Line:
                     found.append(reply)
                 elif (handle := push_handler(self.connection)) is not None:
                     handle(reply)
+        if len(found) > replies:
+            raise InvalidResponse("more replies than commands")
         return found
 
     def _read_by_redis_py(self) -> Any:
@@ -145,10 +152,23 @@ class Lines:
         with self._lock:
             self._waiting += 1
         try:
-            return self._quiet_line() or Line(self._pool.get_connection())
+            return self._quiet_line() or self._line_of_pool()
         finally:
             with self._lock:
                 self._waiting -= 1
+
+    def _line_of_pool(self) -> Line:
+        line = Line(self._pool.get_connection())
+        if line.keep and line.pending(0):
+            # redis-py looks as well, but not where it expects to be told of maintenance.
+            try:
+                line.connection.disconnect()
+                line.connection.connect()
+            except BaseException:
+                self._pool.release(line.connection)
+                raise
+            line = Line(line.connection)
+        return line
 
     def _quiet_line(self) -> Line | None:
         while self._idle:
@@ -164,7 +184,7 @@ class Lines:
 
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if not line.keep or len(self._idle) >= _KEPT:
+        if not line.keep or len(self._idle) >= _KEPT or wanted_back(line.connection):
             self._pool.release(line.connection)
             return
         self._idle.append(line)
@@ -174,12 +194,14 @@ class Lines:
 
     def break_off(self) -> None:
         """Disconnect all lines that are idle."""
-        while self._idle:
-            line = self._idle.pop()
-            line.break_off()
-            self._pool.release(line.connection)
+        with contextlib.suppress(IndexError):  # another thread may be faster
+            while True:
+                line = self._idle.pop()
+                line.break_off()
+                self._pool.release(line.connection)
 
     def close(self) -> None:
         """Give all lines back to the pool."""
-        while self._idle:
-            self._pool.release(self._idle.pop().connection)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._pool.release(self._idle.pop().connection)
