@@ -6,7 +6,7 @@ import pytest
 from promises import METHOD, OTHER, STAGE
 from test_denial_cache import replica
 
-from ratelimit import ConfigError, Limiter, PlanStage, Quota, Throttle, UsagePlan
+from ratelimit import ConfigError, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
 SECOND_US = 1_000_000
 
@@ -123,3 +123,42 @@ def test_an_age_without_end_is_refused(backend):
     """Nothing is remembered for ever."""
     with backend.client() as client, pytest.raises(ConfigError, match="max_age"):
         Limiter(client, max_age=float("inf"))
+
+
+def test_what_is_learnt_of_another_limit_counts_at_once(backend, clock):
+    """A method was refused, again and again; then the quota, by another method: from now on that is the wait."""
+    stages = [PlanStage(STAGE, {METHOD: Throttle("1/10", 1)})]
+    with both(backend, clock, UsagePlan("gold", Throttle(1000, 1000), Quota(3, "DAY"), stages)) as (check, told):
+        assert check(1).allowed
+        assert check(1).retry_after == 10.0
+        assert [told(1), told(1)] == ["denial_cache", "denial_cache"]
+        assert [check(1, OTHER).allowed for _ in range(3)] == [True, True, False]
+        assert [told(1), told(1)] == ["denial_cache", "denial_cache"]
+        assert check(1).retry_after > 10.0
+
+
+def test_what_others_are_told_of_a_shared_limit_counts_at_once(backend, clock):
+    """A key was refused by its own bucket, again and again; then the stage's was empty for another key."""
+    with replica(backend, clock, max_age=10**6) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/10", 1), None, [STAGE]))
+        limiter.catalog.put_stage(Stage(STAGE, Throttle("1/1000", 2)))
+        one, other = (limiter.catalog.create_key(plans=["gold"]).value for _ in range(2))
+        clock.advance_us(1)
+        waits = [limiter.check(key, STAGE, METHOD).retry_after for key in (one, one, one, one, other, other, one, one)]
+        assert waits == [None, 10.0, 10.0, 10.0, None, 1000.0, 1000.0, 1000.0]
+        assert limiter.check(one, STAGE, METHOD).source == "denial_cache"
+
+
+def test_what_was_told_ends_when_it_ends(backend, clock):
+    """A key that was refused ten seconds passes after them, whoever else is refused for longer."""
+    with replica(backend, clock, max_age=10**6) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/10", 1), None, [STAGE]))
+        limiter.catalog.put_plan(UsagePlan("slow", Throttle("1/1000", 1), None, [STAGE]))
+        one, other = (limiter.catalog.create_key(plans=[plan]).value for plan in ("gold", "slow"))
+        clock.advance_us(1)
+        for key in (one, other) * 3:
+            limiter.check(key, STAGE, METHOD)
+        assert limiter.check(one, STAGE, METHOD).source == "denial_cache"
+        clock.advance(10)
+        assert limiter.check(one, STAGE, METHOD).allowed
+        assert limiter.check(other, STAGE, METHOD).source == "denial_cache"

@@ -7,10 +7,10 @@ import pytest
 import test_denial_cache as tests
 import test_denial_cache_exact as exact
 
-from ratelimit.core import checking, denial_cache
+from ratelimit.core import checking, denial_cache, refusals
 
 BUGS = [
-    ("smaller costs refused", "cost < refusal.cost or ", "", tests.test_higher_costs_wait_longer, ()),
+    ("smaller costs refused", "if cost < refusal.cost:", "if False:", tests.test_higher_costs_wait_longer, ()),
     ("higher costs wait no longer", "left_us + more", "left_us", tests.test_higher_costs_wait_longer, ()),
     ("a microsecond too long", "min(self.wait_us, max_age_us)", "min(self.wait_us + 1, max_age_us)",
      tests.test_it_answers_until_the_exact_microsecond, ()),
@@ -35,6 +35,14 @@ BUGS = [
      exact.test_a_clock_that_went_back_voids_what_it_had_said, ()),
     ("keys do not expire", "0 < question.valid_until_us <=", "0 < 0 <=",
      exact.test_a_key_that_expires_is_refused_as_such, ()),
+    ("told again for another cost", "return cost == self.cost and self", "return self",
+     tests.test_higher_costs_wait_longer, ()),
+    ("told again when it is over", "self.from_us <= now_us < self.until_us", "self.from_us <= now_us",
+     exact.test_what_was_told_ends_when_it_ends, ()),
+    ("told again although more is known", "told.own is not own or ", "",
+     exact.test_what_is_learnt_of_another_limit_counts_at_once, ()),
+    ("told again whatever others were told", "told.shared is not shared or ", "",
+     exact.test_what_others_are_told_of_a_shared_limit_counts_at_once, ()),
 ]  # fmt: skip
 
 
@@ -43,12 +51,16 @@ BUGS = [
 )
 def test_a_seeded_bug_is_found(backend, clock, monkeypatch, right, wrong, test, arguments):
     """With the bug the test fails; that it passes without is for the test itself to show."""
-    source = Path(denial_cache.__file__).read_text(encoding="utf-8")
-    if right not in source:
-        raise ValueError(f"{right!r} is not there: adapt the seeded bug")
+    texts = {module: Path(module.__file__).read_text(encoding="utf-8") for module in (denial_cache, refusals)}
+    places = [module for module, source in texts.items() if right in source]
+    if len(places) != 1:
+        raise ValueError(f"{right!r} is in {len(places)} modules: adapt the seeded bug")
     mutated = types.ModuleType("ratelimit.core.mutated")
     monkeypatch.setitem(__import__("sys").modules, mutated.__name__, mutated)
-    exec(compile(source.replace(right, wrong), "mutated", "exec"), vars(mutated))
-    monkeypatch.setattr(checking, "DenialCache", mutated.DenialCache)
+    exec(compile(texts[places[0]].replace(right, wrong), "mutated", "exec"), vars(mutated))
+    user = checking if places == [denial_cache] else denial_cache
+    for name in vars(user).keys() & vars(mutated).keys():
+        if getattr(vars(mutated)[name], "__module__", None) == mutated.__name__:
+            monkeypatch.setattr(user, name, vars(mutated)[name])
     with pytest.raises(AssertionError):
         test(backend, clock, *arguments)

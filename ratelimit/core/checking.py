@@ -99,8 +99,9 @@ class Checker:
         refused = self._cache.answer(asked, cost, now_us)
         if refused is None:
             return None
-        self._count(refused.decision, asked, refused.day)
-        return refused.decision
+        decision, today = refused
+        self._count(decision, asked, today)
+        return decision
 
     def admitted(self, asked: Question, now_us: int) -> None:
         """Note that a request was admitted: what is known of the limits that it was charged to is out of date."""

@@ -7,7 +7,7 @@ meanwhile: such a change is pushed, and lifts what is known here; without the pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from math import inf
@@ -17,98 +17,42 @@ from typing import NamedTuple
 from ratelimit.core import forks
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
+from ratelimit.core.refusals import Refusal, Refusing, best, may_be_all, statuses
 from ratelimit.core.windows import DAY_US
-from ratelimit.core.wire import DENIED, NEVER, Bucket, Call, Limit, Reply
-from ratelimit.decision import Decision, LimitStatus, Reason
+from ratelimit.core.wire import DENIED, NEVER, Bucket, Reply
+from ratelimit.decision import Decision, Reason
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
 _MOST_COSTS = 4
+_NO_END = 2**63
 _THROTTLED, _QUOTA_EXCEEDED = Reason.THROTTLED, Reason.QUOTA_EXCEEDED
-
-
-class Refusal:
-    """What a limit said when it refused. Microseconds; `sent_us` and `until_us` by this process' clock.
-
-    until_us   from then on the limit admits `cost`, or this is too old to go by
-    most       the largest cost for which all other limits of the same request had room; at least `cost`
-    ahead_us   how far the server's clock is ahead of this process'
-    """
-
-    __slots__ = (
-        "ahead_us",
-        "book",
-        "call",
-        "cost",
-        "key_id",
-        "most",
-        "remaining",
-        "reset_us",
-        "sent_us",
-        "until_us",
-        "wait_us",
-    )
-
-    def __init__(
-        self,
-        question: Question,
-        cost: int,
-        most: float,
-        sent_us: int,
-        server_us: int,
-        told: Sequence[int],
-        max_age_us: int,
-    ) -> None:
-        self.book = question.book
-        self.call = question.call
-        self.key_id = question.key_id
-        self.cost = cost
-        self.most = most
-        self.sent_us = sent_us
-        self.ahead_us = server_us - sent_us
-        self.remaining, self.reset_us, self.wait_us = told
-        self.until_us = sent_us + (max_age_us if self.wait_us == NEVER else min(self.wait_us, max_age_us))
-
-    def holds(self, book: object, now_us: int) -> bool:
-        """Tell whether this is something to go by under a book."""
-        return self.book is book and self.sent_us <= now_us < self.until_us
-
-    def wait_at(self, limit: Limit, cost: int, now_us: int) -> int | None:
-        """Return how long a cost at least as large has to wait; None if that cannot be told to the microsecond."""
-        wait_us = self.wait_us
-        if cost == self.cost and wait_us != NEVER:
-            return wait_us - (now_us - self.sent_us)
-        if wait_us == NEVER or cost > limit.most:
-            return NEVER
-        left_us = wait_us - (now_us - self.sent_us)
-        if not isinstance(limit, Bucket):
-            return left_us
-        rate, per = limit.throttle.ratio
-        more, rest = divmod((cost - self.cost) * per, rate)
-        return None if rest else left_us + more
-
-    def reset_at(self, now_us: int) -> int:
-        """Return how long it is until the limit is whole again; NEVER for a rate of 0."""
-        return NEVER if self.reset_us == NEVER else max(0, self.reset_us - (now_us - self.sent_us))
-
-    def remaining_at(self, limit: Limit, now_us: int) -> int:
-        """Return what is left by then, never more than there is."""
-        if not isinstance(limit, Bucket) or self.wait_us == NEVER:
-            return self.remaining
-        rate, per = limit.throttle.ratio
-        level = self.cost * per - (self.wait_us - (now_us - self.sent_us)) * rate
-        return max(self.remaining, level // per)
 
 
 _Known = Mapping[str, tuple[Refusal, ...]]
 """By where a limit's state is kept: what it refused, by cost, the latest first."""
 
 
-class Refused(NamedTuple):
-    """A decision from what is known, and the server's day on which it was made."""
+class Told(NamedTuple):
+    """What was worked out for a question, to be told again: for the same cost, from then on until `until_us`.
 
-    decision: Decision
-    day: int
+    own, shared  what it was worked out from: what is known is replaced and never changed
+    end_us       when the last of the limits that refuse admits, by this process' clock; NEVER if none does
+    """
+
+    own: _Known | None
+    shared: _Known
+    cost: int
+    from_us: int
+    until_us: int
+    reason: Reason
+    limited_by: str
+    end_us: int
+    refusing: Refusing
+
+    def holds(self, cost: int, now_us: int) -> bool:
+        """Tell whether this is still the answer, for a cost."""
+        return cost == self.cost and self.from_us <= now_us < self.until_us
 
 
 class DenialCache:
@@ -168,7 +112,8 @@ class DenialCache:
             self._put(key_id, own, shared)
 
     def _put(self, key_id: str, own: _Known, shared: _Known) -> None:
-        self._shared = shared
+        if shared != self._shared:  # what was told may be told again as long as this is the same
+            self._shared = shared
         if own:
             self._own.put(key_id, own)
         else:
@@ -186,74 +131,60 @@ class DenialCache:
             )
             self._put(question.key_id, own, shared)
 
-    def answer(self, question: Question, cost: int, now_us: int) -> Refused | None:
-        """Return the refusal of a request, None if it has to be asked."""
+    def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
+        """Return the refusal of a request and the server's day on which it is made; None if it has to be asked."""
         own, shared = self._own.get(question.key_id), self._shared
         if not own and not shared:
             return None
-        book, call = question.book, question.call
-        refusing: list[tuple[int, Refusal, int]] = []
-        longest, is_whole = 0, False
-        for at, limit, where in call.places:
-            known = shared if limit.shared else own
-            if not known or (refusals := known.get(where)) is None:
-                continue
-            refusal = refusals[0] if len(refusals) == 1 else _best(refusals, limit, cost, now_us)
-            if cost < refusal.cost or not refusal.holds(book, now_us):
-                continue
-            wait_us = refusal.wait_at(limit, cost, now_us)
-            if wait_us is None:
+        told = question.told
+        if told is None or told.own is not own or told.shared is not shared or not told.holds(cost, now_us):
+            told = _worked_out(question, own, shared, cost, now_us)
+            if told is None:
                 return None
-            # About this very request, the script said which other limits had less room: none.
-            if refusal.call is call and refusal.key_id == question.key_id and cost <= refusal.most:
-                is_whole = True
-            refusing.append((at, refusal, wait_us))
-            if longest != NEVER:
-                longest = wait_us if wait_us == NEVER or wait_us > longest else longest
-        if not refusing or not (is_whole or _may_be_all(refusing, call, cost)):
-            return None
-        at, refusal, _ = refusing[0]
-        limit = call.limits[at]
-        if 0 < question.valid_until_us <= now_us + refusal.ahead_us:
+            question.told = told
+        server_us = now_us + told.refusing[0][1].ahead_us
+        if 0 < question.valid_until_us <= server_us:
             return None  # the key has expired: another answer, which is not for memory to give
         decision = Decision(
-            _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED,
-            limit.name,
-            None if longest == NEVER else longest / MICROSECONDS,
-            partial(_statuses, question, refusing, now_us),
+            told.reason,
+            told.limited_by,
+            None if told.end_us == NEVER else (told.end_us - now_us) / MICROSECONDS,
+            partial(statuses, question, told.refusing, now_us),
             None,
             "denial_cache",
         )
-        return Refused(decision, (now_us + refusal.ahead_us) // DAY_US)
+        return decision, server_us // DAY_US
 
 
-def _best(refusals: Sequence[Refusal], limit: Limit, cost: int, now_us: int) -> Refusal:
-    """Return the refusal that tells most about a cost: of the same one, else one that tells how long it has to wait."""
-    fitting = [refusal for refusal in refusals if refusal.cost <= cost and now_us < refusal.until_us]
-    same = (refusal for refusal in fitting if refusal.cost == cost)
-    telling = (refusal for refusal in fitting if refusal.wait_at(limit, cost, now_us) is not None)
-    return next(same, None) or next(telling, None) or (fitting or refusals)[0]
-
-
-def _may_be_all(refusing: Sequence[tuple[int, Refusal, int]], call: Call, cost: int) -> bool:
-    """Tell whether a refusal of other requests answers this one: of what else it meets, nothing speaks against it."""
-    known = {at for at, _, _ in refusing}
-    if len(known) == len(call.places):
-        return True
-    is_same = any(refusal.cost == cost for _, refusal, _ in refusing)
-    return is_same and all(cost <= limit.most for at, limit, _ in call.places if at not in known)
-
-
-def _statuses(question: Question, refusing: Sequence[tuple[int, Refusal, int]], now_us: int) -> tuple[LimitStatus, ...]:
-    """Return the limits that refuse; of the others nothing is known."""
-    call = question.call
-    return tuple(
-        call.status(
-            at,
-            now_us + refusal.ahead_us,
-            refusal.remaining_at(call.limits[at], now_us),
-            refusal.reset_at(now_us),
-            wait_us,
-        )
-        for at, refusal, wait_us in refusing
-    )
+def _worked_out(question: Question, own: _Known | None, shared: _Known, cost: int, now_us: int) -> Told | None:
+    book, call = question.book, question.call
+    refusing: list[tuple[int, Refusal, int]] = []
+    last_us, is_whole, until_us = 0, False, _NO_END
+    for at, limit, where in call.places:
+        known = shared if limit.shared else own
+        if not known or (refusals := known.get(where)) is None:
+            continue
+        if len(refusals) > 1:
+            until_us = now_us  # which of them tells most depends on the time
+        refusal = refusals[0] if len(refusals) == 1 else best(refusals, limit, cost, now_us)
+        if cost < refusal.cost:
+            continue
+        if not refusal.holds(book, now_us):
+            until_us = now_us
+            continue
+        wait_us = refusal.wait_at(limit, cost, now_us)
+        if wait_us is None:
+            return None
+        # About this very request, the script said which other limits had less room: none.
+        if refusal.call is call and refusal.key_id == question.key_id and cost <= refusal.most:
+            is_whole = True
+        end_us = NEVER if wait_us == NEVER else now_us + wait_us
+        refusing.append((at, refusal, end_us))
+        until_us = min(until_us, refusal.until_us)
+        if last_us != NEVER:
+            last_us = end_us if end_us == NEVER or end_us > last_us else last_us
+    if not refusing or not (is_whole or may_be_all(refusing, call, cost)):
+        return None
+    limit = call.limits[refusing[0][0]]
+    reason = _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED
+    return Told(own, shared, cost, now_us, until_us, reason, limit.name, last_us, refusing)

@@ -13,6 +13,7 @@ from ratelimit.core.state import Namespace
 from ratelimit.model import UsagePlan
 
 if TYPE_CHECKING:
+    from ratelimit.core.denial_cache import Told
     from ratelimit.core.leases import Lease
 
 _NO_STAMP = "-" * 8
@@ -39,6 +40,7 @@ class Question:
         "keys",
         "lease",
         "plan",
+        "told",
         "valid_until_us",
     )
 
@@ -57,6 +59,8 @@ class Question:
         # What `put` returns for cost 1 by the server's clock, as long as the windows of `call` are these.
         self._ready: ScriptCall | None = None
         self._windows: object = None
+        # The last answer from what is known of those who are out.
+        self.told: Told | None = None
 
     def put(self, state: Namespace, cost: int, flags: int = 0) -> ScriptCall:
         """Return the question as it is put to the script."""
