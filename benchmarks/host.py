@@ -35,6 +35,7 @@ _PACKAGES = (
     "hiredis",
     "limits",
     "throttled-py",
+    "upstash-ratelimit",
     "pyrate-limiter",
     "coredis",
     "hdrhistogram",

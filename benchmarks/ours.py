@@ -7,6 +7,7 @@ from functools import partial
 
 import loading
 import redis
+import redis.asyncio
 from contenders import Contender, UnansweredError, exactly
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
@@ -76,6 +77,22 @@ async def aconnect(url, _load, namespace="check", **options):
         yield call
 
 
+@asynccontextmanager
+async def aplain(url, _load):
+    """What a check sends, sent by redis-py's client: EVALSHA of check.lua, without a look at what it answers."""
+    async with AsyncLimiter.from_url(url, namespace="check") as limiter, redis.asyncio.Redis.from_url(url) as client:
+        commands = {}
+
+        async def call(key):
+            if key not in commands:
+                await limiter.check(key, STAGE, METHOD)
+                asked = limiter._checker._asked.get((key, STAGE, METHOD))
+                commands[key] = asked.put(limiter._state, 1).by_hash()
+            return isinstance(await client.execute_command(*commands[key]), bytes)
+
+        yield call
+
+
 def _variant(name, limits, namespace, admits=True, peek=False, options=None, exact=True, **enrolment):
     options = options or {}
     return Contender(
@@ -106,5 +123,8 @@ CACHED = _variant("check, denied, denial cache", DENIED.limits, "cached", admits
 LEASED = _variant("check, leased", CHECK.limits, "leased", exact=False, lease=TERM)
 IN_PROCESS = [CACHED, LEASED]
 """What is answered without a round trip, most of the time: once in a while Redis is asked, and that is included."""
+
+PLAIN = Contender("client, EVALSHA of check.lua", "floor", CHECK.limits, connect, aplain, CHECK.enrol)
+"""What a check alone in its batch is to be as quick as."""
 
 ALL = [CHECK, LAYERS, DENIED, PEEK, *IN_PROCESS]

@@ -17,7 +17,9 @@ import redis
 import redis.asyncio
 import throttled
 import throttled.asyncio
+import upstash_ratelimit
 from contenders import DAY, HOUR, Contender, UnansweredError
+from upstash_ratelimit.utils import now_ms
 
 UNANSWERED = (UnansweredError, redis.RedisError, throttled.exceptions.StoreUnavailableError)
 """What says that there is no decision, of anybody's."""
@@ -115,6 +117,35 @@ async def pyrate_async(url, load):
             yield call
 
 
+_UPSTASH = upstash_ratelimit.TokenBucket.SCRIPT.partition("\n")[2]
+"""Its own, but for the first line: that asks for a right which only Upstash's servers know."""
+
+
+def _upstash(load, script):
+    """A call of the script; what comes of it is what is left, or -1."""
+    interval = load.seconds * 1000
+    return lambda caller, cost=1: script([caller], [load.burst, interval, load.rate, now_ms(), cost])
+
+
+@contextmanager
+def upstash_sync(url, load):
+    """Its client speaks HTTP to Upstash alone, so its script is called by redis-py, as a registered one."""
+    with redis.Redis.from_url(url) as client:
+        ask = _upstash(load, client.register_script(_UPSTASH))
+        yield lambda caller, cost=1: ask(caller, cost)[0] >= 0
+
+
+@asynccontextmanager
+async def upstash_async(url, load):
+    async with redis.asyncio.Redis.from_url(url) as client:
+        ask = _upstash(load, client.register_script(_UPSTASH))
+
+        async def call(caller):
+            return (await ask(caller))[0] >= 0
+
+        yield call
+
+
 @contextmanager
 def both(url, load, first, second):
     """Two limits for each caller, as two calls: what a peer needs for a throttle and a daily quota."""
@@ -191,11 +222,14 @@ THROTTLED_GCRA = Contender(
     bucket=True,
 )
 PYRATE = Contender("pyrate-limiter token bucket", "peer", "one token bucket", pyrate_sync, pyrate_async, bucket=True)
+UPSTASH = Contender(
+    "upstash token bucket, its script", "peer", "one token bucket", upstash_sync, upstash_async, bucket=True
+)
 MAIN = [LIMITS_FIXED, THROTTLED_BUCKET, PYRATE]
-ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_FIXED]
+ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_FIXED, UPSTASH]
 """For asyncio, `limits` takes either client; its documentation prefers coredis. The faster one is what counts."""
 
-ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA]
+ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA, UPSTASH]
 
 # For memory: a throttle and a daily quota for each caller, as the library's plan has.
 TWO_LIMITS = {

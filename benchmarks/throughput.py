@@ -1,26 +1,24 @@
 """Checks per second over 1, 2, 4 and 8 processes, on one key and on many, with exact totals; and 64 asyncio tasks."""
 
-import asyncio
-import time
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 
 import floors
 import host
 import ours
 import peers
-from contenders import AMPLE, exactly
+import tasks
+from contenders import exactly
 from progress import steps
 from report import Figure
 from rich.table import Table
-from rounds import Spread, ratio, rotated, spread
+from rounds import Spread, spread
 from workers import workers
 
 LEASED = [ours.LEASED]
 PROCESSES = (1, 2, 4, 8)
-TASKS = 64
-SECONDS = 0.2
-"""Of each round, for each contender: the same time, not the same calls, which take the quick ones but moments."""
+TASKS = {"tasks": 64, "alone": 1}
+"""Of one event loop: many, whose checks leave together, and one, whose check should not wait for company."""
+IN_EACH = TASKS["tasks"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def settings(full):
     return [
         Setting("one hot key", 1, calls),
         Setting(f"{keys:,} keys", keys, keys),
-        Setting(f"one hot key, {TASKS} tasks in each", 1, 2 * calls, TASKS),
+        Setting(f"one hot key, {IN_EACH} tasks in each", 1, 2 * calls, IN_EACH),
     ]
 
 
@@ -96,78 +94,16 @@ def by_setting(runs):
     return found
 
 
-async def _tasks(call, callers, seconds=SECONDS):
-    """64 tasks at once, each calling in turn for a caller of its own. Returns answers per second, calls, unanswered."""
-    end, calls, unanswered = time.perf_counter() + seconds, 0, 0
-
-    async def task(caller):
-        nonlocal calls, unanswered
-        while time.perf_counter() < end:
-            calls += 1
-            try:
-                answer = await call(caller)
-            except peers.UNANSWERED:
-                unanswered += 1
-            else:
-                assert answer is True, f"{caller} was denied under limits that deny nothing"
-
-    start = time.perf_counter()
-    await asyncio.gather(*(task(caller) for caller in callers))
-    return (calls - unanswered) / (time.perf_counter() - start), calls, unanswered
-
-
-async def _rounds(server, rounds, tell):
-    contenders = {one.name: one for one in (floors.EVALSHA, ours.CHECK, *LEASED, *peers.ASYNC)}
-    async with AsyncExitStack() as stack:
-        calls = {}
-        for name, one in contenders.items():
-            callers = one.enrol(server.url, AMPLE, TASKS)
-            calls[name] = (await stack.enter_async_context(one.aconnect(server.url, AMPLE)), callers)
-        rates, counts = {name: [] for name in calls}, {name: [0, 0] for name in calls}
-        for number in range(-1, rounds):  # the first is to warm up
-            for name in rotated(calls, number):
-                tell(name)
-                rate, made, missing = await _tasks(*calls[name])
-                if number >= 0:
-                    rates[name].append(rate)
-                    counts[name][0] += made
-                    counts[name][1] += missing
-    return rates, counts
-
-
-def over_tasks(rounds):
-    """Paired rounds of all contenders in one process; client and server have a core each where there are two."""
-    with (
-        host.placed_server(host.MAIN, host.placements()[-1]) as server,
-        steps("asyncio", (rounds + 1) * (2 + len(LEASED) + len(peers.ASYNC))) as tell,
-    ):
-        rates, counts = asyncio.run(_rounds(server, rounds, tell))
-    check = rates[ours.CHECK.name]
-    return {
-        name: {
-            "per_second": spread(found),
-            "ratio": ratio(check, found),
-            "calls": counts[name][0],
-            "unanswered": counts[name][1],
-        }
-        for name, found in rates.items()
-    }
-
-
 def measure(full=False):
-    asynchronous = over_tasks(25 if full else 9)
+    gathered = {name: tasks.measure(number, full) for name, number in TASKS.items()}
     with workers(max(PROCESSES)) as crew:
         processes = over_processes(crew, settings(full))
-    return {"tasks": asynchronous, "processes": processes}
+    return {**gathered, "processes": processes}
 
 
 def figures(found):
-    tasks = found["tasks"]
-    fastest = max((one.name for one in peers.ASYNC), key=lambda name: tasks[name]["per_second"][1])
-    what = f"{host.MAIN}: checks per second, {TASKS} tasks in one process"
-    for other, name, target in ((peers.THROTTLED_BUCKET.name,) * 2 + (10,), ("the fastest peer", fastest, 6)):
-        found_ratio = Spread(*tasks[name]["ratio"])
-        yield Figure.of(f"{what} / {other}", found_ratio, better="higher", target=target)
+    for name, number in TASKS.items():
+        yield from tasks.figures(found[name], number)
     inexact = sum(not one["exact"] for one in found["processes"] if one["contender"] == ours.CHECK.name)
     yield Figure(f"{host.MAIN}: runs over processes whose totals were not exact", inexact, "runs", target=0)
     leased = [one for one in found["processes"] if one["contender"] == ours.LEASED.name]
@@ -186,16 +122,8 @@ def figures(found):
 
 
 def tables(found):
-    table = Table(title=f"asyncio, {TASKS} tasks in one process ({host.MAIN})", title_justify="left")
-    table.add_column("contender")
-    for column in ("checks/s", "check / this", "quartiles", "calls", "unanswered"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, one in found["tasks"].items():
-        low, middle, high = one["ratio"]
-        compared = ("", "") if name == ours.CHECK.name else (f"{middle:.2f}x", f"{low:.2f} - {high:.2f}")
-        missing = f"[red]{one['unanswered']:,}" if one["unanswered"] else "0"
-        table.add_row(name, f"{one['per_second'][1]:,.0f}", *compared, f"{one['calls']:,}", missing)
-    yield table
+    for name, number in TASKS.items():
+        yield tasks.table(found[name], number)
     for setting, runs in by_setting(found["processes"]).items():
         title = f"processes on {setting} ({host.MAIN}): checks/s, and the share of its core that the server used"
         title += "; below, with the first look at each key" if runs[0]["first_look_per_second"] else ""

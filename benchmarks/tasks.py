@@ -1,0 +1,101 @@
+"""Checks per second of tasks in one event loop, beside the peers'."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import floors
+import host
+import ours
+import peers
+from contenders import AMPLE
+from progress import steps
+from report import Figure
+from rich.table import Table
+from rounds import Spread, ratio, rotated, spread
+
+CONTENDERS = {one.name: one for one in (floors.EVALSHA, ours.PLAIN, ours.CHECK, ours.LEASED, *peers.ASYNC)}
+SECONDS = 0.2
+"""Of each round, for each contender: the same time, not the same calls, which take the quick ones but moments."""
+
+
+async def at_once(call, callers, seconds=SECONDS):
+    """A task for each caller, each calling again and again. Returns answers per second, calls, unanswered."""
+    end, calls, unanswered = time.perf_counter() + seconds, 0, 0
+
+    async def task(caller):
+        nonlocal calls, unanswered
+        while time.perf_counter() < end:
+            calls += 1
+            try:
+                answer = await call(caller)
+            except peers.UNANSWERED:
+                unanswered += 1
+            else:
+                assert answer is True, f"{caller} was denied under limits that deny nothing"
+
+    start = time.perf_counter()
+    await asyncio.gather(*(task(caller) for caller in callers))
+    return (calls - unanswered) / (time.perf_counter() - start), calls, unanswered
+
+
+async def _rounds(server, tasks, rounds, tell):
+    async with AsyncExitStack() as stack:
+        calls = {}
+        for name, one in CONTENDERS.items():
+            callers = one.enrol(server.url, AMPLE, tasks)
+            calls[name] = (await stack.enter_async_context(one.aconnect(server.url, AMPLE)), callers)
+        rates, counts = {name: [] for name in calls}, {name: [0, 0] for name in calls}
+        for number in range(-1, rounds):  # the first is to warm up
+            for name in rotated(calls, number):
+                tell(name)
+                rate, made, missing = await at_once(*calls[name])
+                if number >= 0:
+                    rates[name].append(rate)
+                    counts[name][0] += made
+                    counts[name][1] += missing
+    return rates, counts
+
+
+def measure(tasks, full=False):
+    """Paired rounds of all contenders in one process; client and server have a core each where there are two."""
+    rounds = 25 if full else 9
+    with (
+        host.placed_server(host.MAIN, host.placements()[-1]) as server,
+        steps(f"asyncio, {tasks}", (rounds + 1) * len(CONTENDERS)) as tell,
+    ):
+        rates, counts = asyncio.run(_rounds(server, tasks, rounds, tell))
+    check = rates[ours.CHECK.name]
+    return {
+        name: {
+            "per_second": spread(found),
+            "ratio": ratio(check, found),
+            "calls": counts[name][0],
+            "unanswered": counts[name][1],
+        }
+        for name, found in rates.items()
+    }
+
+
+def figures(found, tasks):
+    what = f"{host.MAIN}: checks per second, {tasks} {'tasks' if tasks > 1 else 'task'} in one process"
+    fastest = max((one.name for one in peers.ASYNC), key=lambda name: found[name]["per_second"][1])
+    compared = [(peers.THROTTLED_BUCKET.name, peers.THROTTLED_BUCKET.name, 10), ("the fastest peer", fastest, 6)]
+    if tasks == 1:
+        compared = [(ours.PLAIN.name, ours.PLAIN.name, 1)]
+    for other, name, target in compared:
+        yield Figure.of(f"{what} / {other}", Spread(*found[name]["ratio"]), better="higher", target=target)
+
+
+def table(found, tasks):
+    title = f"asyncio, {tasks} {'tasks' if tasks > 1 else 'task'} in one process ({host.MAIN})"
+    made = Table(title=title, title_justify="left")
+    made.add_column("contender")
+    for column in ("checks/s", "check / this", "quartiles", "calls", "unanswered"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for name, one in found.items():
+        low, middle, high = one["ratio"]
+        compared = ("", "") if name == ours.CHECK.name else (f"{middle:.2f}x", f"{low:.2f} - {high:.2f}")
+        missing = f"[red]{one['unanswered']:,}" if one["unanswered"] else "0"
+        made.add_row(name, f"{one['per_second'][1]:,.0f}", *compared, f"{one['calls']:,}", missing)
+    return made
