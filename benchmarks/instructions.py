@@ -86,7 +86,8 @@ def tables(found):
     table.add_column("instructions", justify="right")
     table.add_column("check / this", justify="right")
     for name, count in found["per_check"].items():
-        table.add_row(name, f"{count:,.0f}", f"{check / count:.2f}x" if count else "")
+        counted = round(count)
+        table.add_row(name, f"{counted:,}", f"{check / count:.2f}x" if counted > 0 else "")
     yield table
 
 

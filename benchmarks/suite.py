@@ -42,8 +42,9 @@ PARTS = {
     "throughput": Part(
         throughput,
         "Throughput",
-        "Tasks of one event loop, and processes that share keys. Limits over processes admit exactly the calls that "
-        "are made and not one more. Percentages are the share of its core that the server used: from there on, more "
+        "Tasks of one event loop, many whose checks leave together and one alone, and processes that share keys. "
+        "Limits over processes admit exactly the calls that are made and not one more. Percentages are the share of "
+        "its core that the server used: from there on, more "
         "processes share what one server can do.",
     ),
     "memory": Part(
