@@ -57,7 +57,8 @@ class Watched:
 
     def fail_over(self):
         before = self._admin.sentinel_get_master_addr_by_name(NAME)
-        self._admin.execute_command("SENTINEL", "FAILOVER", NAME)
+        # Refused for as long as the Sentinel has not heard enough of the replica.
+        self._until(lambda: self._admin.execute_command("SENTINEL", "FAILOVER", NAME))
         self._until(lambda: self._admin.sentinel_get_master_addr_by_name(NAME) != before)
 
     def __enter__(self):
