@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
-from ratelimit.cli.output import InputFailure
+from ratelimit.cli.output import InputFailure, show_change
 from ratelimit.model import Throttle
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(s|m|h|d|)", re.ASCII)
 
@@ -83,6 +84,26 @@ def confirm(question: str, *, yes: bool) -> None:
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         click.get_current_context().exit(1)
+
+
+def replacing(
+    what: str,
+    before: _T | None,
+    then: _T,
+    fields: Callable[[_T], dict[str, str]],
+    question: str,
+    *,
+    new: str,
+    yes: bool,
+) -> str:
+    """Show what would change of `what` and ask, if something else holds; return what is to be said when it is done."""
+    if before is None:
+        return f"{new} {what}."
+    if before == then:
+        return f"Nothing changed: {what} holds already."
+    show_change(fields(before), fields(then))
+    confirm(question, yes=yes)
+    return f"Replaced {what}."
 
 
 def is_terminal() -> bool:

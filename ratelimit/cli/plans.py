@@ -142,17 +142,14 @@ def put(
         try:
             before = catalog.get_plan(plan_id)
         except NotFound:
-            before, told = None, "Added plan {}."
-        else:
-            told = "Replaced plan {}." if before != plan else "Nothing changed: plan {} holds already."
-        if before is not None and before != plan:
-            output.show_change(_fields(before), _fields(plan))
-            inputs.confirm(f"Replace plan {plan_id}?", yes=yes)
+            before = None
+        what, question = f"plan {plan_id}", f"Replace plan {plan_id}?"
+        told = inputs.replacing(what, before, plan, _fields, question, new="Added", yes=yes)
         catalog.put_plan(plan, expected=before)
     if as_json:
         output.print_json(as_data(plan))
     else:
-        output.console().print(told.format(plan_id))
+        output.console().print(told)
 
 
 def _stages(stages: tuple[str, ...], methods: _Methods) -> list[PlanStage]:

@@ -56,17 +56,13 @@ def put(
     stage = Stage(stage_id, inputs.throttle(rate, burst), methods)
     with connection.catalog() as catalog:
         before = next((each for each in catalog.stages() if each.id == stage_id), None)
-        told = "Configured stage {}."
-        if before is not None:
-            told = "Replaced stage {}." if before != stage else "Nothing changed: stage {} holds already."
-            if before != stage:
-                output.show_change(_fields(before), _fields(stage))
-                inputs.confirm(f"Replace the configuration of stage {stage_id}?", yes=yes)
+        what, question = f"stage {stage_id}", f"Replace the configuration of stage {stage_id}?"
+        told = inputs.replacing(what, before, stage, _fields, question, new="Configured", yes=yes)
         catalog.put_stage(stage, expected=before)
     if as_json:
         output.print_json(as_data(stage))
     else:
-        output.console().print(told.format(stage_id))
+        output.console().print(told)
 
 
 def _fields(stage: Stage) -> dict[str, str]:
