@@ -26,6 +26,11 @@ class _Asked:
         self.timer = timer
         self.replies: list[Any] = []
 
+    def answer(self, replies: list[Any]) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.answered(replies)
+
 
 class Direct(asyncio.Protocol):
     """Reads what comes by itself: a task that waits for it would have to be woken, through three layers.
@@ -74,9 +79,7 @@ class Direct(asyncio.Protocol):
                 first.replies.append(reply)
                 if len(first.replies) == first.most:
                     del asked[0]
-                    if first.timer is not None:
-                        first.timer.cancel()
-                    first.answered(first.replies)
+                    first.answer(first.replies)
                     if any(map(faults.from_a_replica, first.replies)):
                         self._fail(faults.after_sending(RedisConnectionError("the server is a replica now")))
                         return
@@ -101,9 +104,7 @@ class Direct(asyncio.Protocol):
         self._lost(self)
         while self._asked:
             first = self._asked.popleft()
-            if first.timer is not None:
-                first.timer.cancel()
-            first.answered([error] * first.most)
+            first.answer([error] * first.most)
 
     def eof_received(self) -> None:
         """Fail what was asked; the transport then closes by itself."""
