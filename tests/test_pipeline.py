@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from gathering import echo
+from gathering import echo, gathering
 from redis.asyncio.sentinel import SentinelManagedConnection
 
 from ratelimit.core.scripts import Script, ScriptCall
@@ -96,15 +96,12 @@ async def test_a_server_that_became_a_replica_is_left(gatherer, server):
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(server):
     """Later replies might be taken for others'."""
-    async with server.async_client() as client:
-        gatherer = Gatherer(client.connection_pool)
-        assert await gatherer.call(echo(1)) == 1
+    async with gathering(server) as gatherer:
         gatherer._pipeline.data_received(b"+surprise\r\n")
         assert gatherer._pipeline is None
         assert await gatherer.call(echo(2)) == 2
         gatherer._pipeline.data_received(b"no protocol\r\n")
         assert await gatherer.call(echo(3)) == 3
-        await gatherer.close()
 
 
 async def test_what_is_pushed_is_no_reply(server):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import redis.asyncio
-from gathering import echo
+from gathering import echo, gathering
 from proxy import Proxy
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -128,9 +128,7 @@ async def test_the_end_is_seen_while_a_batch_is_on_its_way(server, monkeypatch):
 async def test_who_asks_is_cancelled(server, monkeypatch):
     """Even before it began, as when the event loop ends: who waits does not wait for ever."""
     monkeypatch.setattr(pipeline, "reader_for", lambda _: None)
-    async with server.async_client() as client:
-        gatherer = Gatherer(client.connection_pool)
-        assert await gatherer.call(echo(0)) == 0
+    async with gathering(server) as gatherer:
         future = gatherer.call(echo(1))
         await asyncio.sleep(0)
         (asking,) = gatherer._pipeline._tasks
@@ -138,19 +136,15 @@ async def test_who_asks_is_cancelled(server, monkeypatch):
         with pytest.raises(StoreTimeout, match="given up"):
             await future
         assert await gatherer.call(echo(2)) == 2
-        await gatherer.close()
 
 
 @pytest.mark.asyncio
 async def test_no_protocol_is_an_unknown_outcome(server):
     """With checks on their way, nobody knows what became of them."""
-    async with server.async_client() as client:
-        gatherer = Gatherer(client.connection_pool)
-        assert await gatherer.call(echo(1)) == 1
+    async with gathering(server) as gatherer:
         future = gatherer.call(echo(2))
         await asyncio.sleep(0)
         gatherer._pipeline.data_received(b"no protocol\r\n")
         with pytest.raises(StoreTimeout):
             await future
         assert await gatherer.call(echo(3)) == 3
-        await gatherer.close()
