@@ -80,7 +80,7 @@ class Decision:
         self.reason = reason
         self.limited_by = limited_by
         self.retry_after = retry_after
-        # A function that makes them: few look at the limits of an admitted request, and they cost as much as the rest.
+        # A function that makes them: few look at them, and they cost as much as the rest.
         self._limits = limits
         self.detail = detail
         self.source = source

@@ -297,7 +297,7 @@ def test_it_cannot_grow_without_end(backend, clock, monkeypatch):
         clock.advance_us(1)
         for value in keys:
             assert [limiter.check(value, STAGE, METHOD).allowed for _ in range(2)] == [True, False]
-        assert len(limiter._checker._cache._own) == 3
+        assert len(limiter._checker.cache._own) == 3
         sources = [limiter.check(value, STAGE, METHOD).source for value in reversed(keys)]
         assert sources == ["denial_cache"] * 3 + ["redis"] * 2
 

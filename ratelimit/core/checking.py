@@ -34,7 +34,8 @@ class Checker:
     def __init__(self, state: Namespace, max_age: float, denial_cache: bool) -> None:
         self._state = state
         self._max_age_us = int(max_age * MICROSECONDS)
-        self._cache = DenialCache(max_age) if denial_cache else None
+        self._remembers_denials = denial_cache
+        self.cache = DenialCache(max_age)
         state.on_change = WeakMethod(self._lift)
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
@@ -57,9 +58,14 @@ class Checker:
             return self._refused("missing", cost)
         if not could_be_value(key):
             return self._refused("unknown", cost)
-        asked = None if cost else self._asked.get((key, stage, method))
-        if asked is not None and asked.book is state.book and (leased := self.known(asked, 0, state.age_us())):
-            return leased
+        asked = self._asked.get((key, stage, method))
+        if asked is not None and asked.lease is not None and asked.book is state.book:
+            leased = asked.lease.spend(cost, state.age_us())
+            if leased is not None:
+                return leased
+            if cost:
+                reply, sent_us = yield from self.leases.check(asked, asked.lease, cost)
+                return (yield from self.go_on(key, stage, method, cost, asked, reply, sent_us))
         return (yield from self.go_on(key, stage, method, cost))
 
     def upkeep(self, *, last: bool = False) -> Flow[None]:
@@ -71,7 +77,7 @@ class Checker:
         """Return the decision if this process knows it, or the question if the same was asked before.
 
         That is the usual case, and the quickest: the question is put to the script, which knows whether all still
-        holds. A reply in bytes is the answer; any other goes to `go_on`. None goes to `check`.
+        holds. A reply in bytes admits, and `cache` has to hear of it; any other goes to `go_on`. None goes to `check`.
         """
         try:
             asked = self._asked.get((key, stage, method))
@@ -79,38 +85,27 @@ class Checker:
             return None  # no text: `check` says so
         if asked is None or type(cost) is not int or cost <= 0:
             return None
-        state, cache = self._state, self._cache
+        state = self._state
         loaded_us = state.loaded_us  # as `Namespace.needs_look`, without a call for each check
         if asked.book is not state.book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
             return None
-        if asked.lease is None and (cache is None or now_us >= cache.latest_us):
-            return asked
-        known = self.known(asked, cost, now_us)
-        return asked if known is None else known
+        if asked.lease is not None:
+            return asked.lease.spend(cost, now_us) if asked.lease.held else None
+        if now_us < self.cache.latest_us and (refused := self._refusal(asked, cost, now_us)) is not None:
+            return refused
+        return asked
 
-    def known(self, asked: Question, cost: int, now_us: int) -> Decision | None:
-        """Return the decision if it is known in this process; now is `Namespace.age_us`."""
-        if asked.lease is not None and asked.lease.held:
-            leased = asked.lease.spend(cost, now_us)
-            if leased is not None:
-                return leased
-        if self._cache is None or now_us >= self._cache.latest_us or not cost:
-            return None
-        refused = self._cache.answer(asked, cost, now_us)
+    def _refusal(self, asked: Question, cost: int, now_us: int) -> Decision | None:
+        """Return the refusal of a request if it is known in this process; now is `Namespace.age_us`."""
+        refused = self.cache.answer(asked, cost, now_us)
         if refused is None:
             return None
         decision, today = refused
         self._count(decision, asked, today)
         return decision
 
-    def admitted(self, asked: Question, now_us: int) -> None:
-        """Note that a request was admitted: what is known of the limits that it was charged to is out of date."""
-        if self._cache is not None and now_us < self._cache.latest_us:
-            self._cache.admitted(asked)
-
     def _lift(self, key_id: str | None) -> None:
-        if self._cache is not None:
-            self._cache.lift(key_id, self._state.age_us())
+        self.cache.lift(key_id, self._state.age_us())
         self.leases.end(key_id)
 
     def _look_at_server(self) -> Flow[None]:
@@ -134,9 +129,9 @@ class Checker:
         call = state.book.call(None, stage, method, state.names)
         asked = Question(state.book, None, None, call, call.shared_keys)
         sent_us = state.age_us()
-        known = self.known(asked, cost, sent_us)
-        if known is not None:
-            return known
+        refused = self._refusal(asked, cost, sent_us) if cost and sent_us < self.cache.latest_us else None
+        if refused is not None:
+            return refused
         reply = yield asked.put(state, cost)
         return (yield from self._answer(asked, reply, cost, sent_us))
 
@@ -210,12 +205,12 @@ class Checker:
         today = day_of(asked.call.time_us(reply))
         if cost and not decision.allowed:
             # What leases give back may admit a key again at any time.
-            if self._cache is not None and asked.lease is None:
-                self._cache.note(asked, reply, cost, sent_us)
+            if self._remembers_denials and asked.lease is None:
+                self.cache.note(asked, reply, cost, sent_us)
             self._count(decision, asked, today)
             return decision
-        if cost:
-            self.admitted(asked, sent_us)
+        if cost and sent_us < self.cache.latest_us:
+            self.cache.admitted(asked)
         if wire.status(reply) == wire.ADMITTED_DAY_OVER:
             yield from self._archive(asked.key_id, today)
         return decision

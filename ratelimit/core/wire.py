@@ -7,6 +7,7 @@ from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
+from ratelimit.core.admitted import Admitted
 from ratelimit.core.validate import EXACT
 from ratelimit.core.windows import DAY_US, two_windows
 from ratelimit.decision import Decision, LimitStatus, Reason
@@ -196,8 +197,7 @@ class Call:
     def decision(self, reply: Reply) -> Decision:
         """Return the decision that a reply of the script stands for."""
         if isinstance(reply, bytes):
-            now_us = int(_NUMBER.unpack_from(reply, self._time_at)[0])
-            return Decision(_ALLOWED, None, None, partial(self._charged, reply, now_us), None, "redis", now_us)
+            return Admitted(self, reply)
         if reply[0] in _COUNTED:
             return Decision(_ALLOWED, limits=partial(self._statuses, reply), time_us=reply[1])
         limited_by, longest = None, 0
@@ -216,9 +216,9 @@ class Call:
             return int(_NUMBER.unpack_from(reply, self._time_at)[0])
         return reply[1]
 
-    def _charged(self, reply: bytes, now_us: int) -> tuple[LimitStatus, ...]:
+    def charged(self, reply: bytes) -> tuple[LimitStatus, ...]:
         """Return what an admitted request left, from the states as they now stand."""
-        numbers: list[int] = []
+        now_us, numbers = self.time_us(reply), list[int]()
         window, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
         at = _STATE.size
         for limit in self.limits:

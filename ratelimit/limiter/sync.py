@@ -10,7 +10,9 @@ import redis
 import redis.asyncio
 
 from ratelimit.catalog import Catalog
+from ratelimit.core.admitted import Admitted
 from ratelimit.core.digest import Peppers
+from ratelimit.core.question import Question
 from ratelimit.core.state import Clock
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
@@ -93,20 +95,18 @@ class Limiter(Base):
         try:
             now_us = state.age_us()
             asked = checker.at_hand(key, stage, method, cost, now_us)
-            if asked is None:
-                decision = store.run(checker.check(key, stage, method, cost))
-            elif isinstance(asked, Decision):
-                return asked
-            else:
-                if asked.lease is None:
-                    reply = store.call(asked.put(state, cost))
-                else:
-                    reply, now_us = store.run(checker.leases.check(asked, asked.lease, cost))
+            if isinstance(asked, Question):
+                reply = store.call(asked.put(state, cost))
                 if isinstance(reply, bytes):
-                    decision = asked.call.decision(reply)
-                    checker.admitted(asked, now_us)
+                    decision: Decision = Admitted(asked.call, reply)
+                    if now_us < checker.cache.latest_us:
+                        checker.cache.admitted(asked)
                 else:
                     decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
+            elif asked is None:
+                decision = store.run(checker.check(key, stage, method, cost))
+            else:
+                return asked
         except StoreError as error:
             return self._failed(error)
         if self._failing:

@@ -93,17 +93,30 @@ class Line:
             self.connection.send_packed_command((packet,), check_health=False)
             return [self._read_by_redis_py() for _ in range(replies)]
         self._socket.sendall(packet)
+        reader.feed(self._socket.recv(_RECEIVED))
+        reply, beyond = reader.gets(), reader.gets()
+        if type(reply) is bytes and beyond is INCOMPLETE and replies == 1:
+            return [reply]  # as almost always
+        return self._read([reply, beyond, *iter(reader.gets, INCOMPLETE)], replies)
+
+    def _read(self, read: list[Any], replies: int) -> list[Any]:
+        """Return so many replies, of what was read and what is still to come."""
         found: list[Any] = []
-        while len(found) < replies:
+        while True:
+            for reply in read:
+                if type(reply) is PUSHED:
+                    handle = push_handler(self.connection)
+                    if handle is not None:
+                        handle(reply)
+                elif reply is not INCOMPLETE:
+                    found.append(reply)
+            if len(found) >= replies:
+                break
             received = self._socket.recv(_RECEIVED)
             if not received:
                 raise ConnectionResetError("the server closed the connection")
-            reader.feed(received)
-            while (reply := reader.gets()) is not INCOMPLETE:
-                if type(reply) is not PUSHED:
-                    found.append(reply)
-                elif (handle := push_handler(self.connection)) is not None:
-                    handle(reply)
+            self._reader.feed(received)
+            read = list(iter(self._reader.gets, INCOMPLETE))
         if len(found) > replies:
             raise InvalidResponse("more replies than commands")
         return found
