@@ -14,7 +14,7 @@ from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import Script, ScriptCall, load
 from ratelimit.store import gather
 from ratelimit.store.gather import Gatherer
-from ratelimit.store.lines import packed
+from ratelimit.store.line import packed
 
 MOST_IN_BATCH = 64
 ROOM = 30

@@ -1,20 +1,16 @@
-"""How checks reach Redis: gathered in asyncio, on lines kept at hand in blocking code."""
+"""How checks of asyncio reach Redis: gathered, on one connection."""
 
 import asyncio
-import os
-import threading
 
 import pytest
-import redis
 from gathering import echo
 from proxy import Proxy
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.core.scripts import Script, ScriptCall
-from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.errors import StoreUnavailable
 from ratelimit.store import gather, pipeline
 from ratelimit.store.gather import Gatherer
-from ratelimit.store.lines import Lines
 
 A = "petstore/prod"
 GET = "GET /pets"
@@ -165,77 +161,3 @@ def test_another_event_loop_is_refused(server, key):
     asyncio.run(first())
     with pytest.raises(ConfigError, match="another event loop"):
         asyncio.run(limiter.check(key, A, GET))
-
-
-def test_lines_that_were_closed_are_replaced(server, key):
-    """A kept line that the server closed is noticed before anything is sent on it."""
-    with server.client() as admin, Limiter.from_url(server.url, deadline=5) as limiter:
-        for _ in range(3):
-            assert limiter.check(key, A, GET).allowed
-            admin.client_kill_filter(_type="normal", skipme=True)
-
-
-def test_more_threads_than_connections(server, key):
-    """Twenty threads on a pool of three connections are all answered."""
-    pool = redis.BlockingConnectionPool(
-        connection_class=redis.UnixDomainSocketConnection, path=server.socket, max_connections=4, timeout=20
-    )
-    with redis.Redis.from_pool(pool) as client, Limiter(client) as limiter:
-        answers = []
-        threads = [
-            threading.Thread(target=lambda: answers.extend(limiter.check(key, A, GET).allowed for _ in range(20)))
-            for _ in range(20)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert answers == [True] * 400
-
-
-def test_a_child_has_lines_of_its_own(server, key):
-    """After a fork, parent and child check at the same time without taking each other's replies."""
-    with Limiter.from_url(server.url, deadline=5) as limiter:
-        assert limiter.check(key, A, GET).allowed
-        child = os.fork()
-        if child == 0:
-            right = all(limiter.check(key, A, GET).allowed for _ in range(50))
-            os._exit(0 if right else 1)
-        assert all(limiter.check(key, A, GET).allowed for _ in range(50))
-        assert os.waitpid(child, 0)[1] == 0
-        assert limiter.peek(key, A, GET).limits[1].remaining == 10_000 - 101
-
-
-def test_limiters_of_one_client_share_few_lines(server, key):
-    """However many limiters a client has, it keeps few connections for them."""
-    with server.client(max_connections=5) as client:
-        limiters = [Limiter(client) for _ in range(30)]
-        for limiter in limiters:
-            limiter._state.before_refresh = lambda: None  # no listeners: they hold a connection each
-            assert limiter.check(key, A, GET).allowed
-        assert len(Lines.of(client.connection_pool)._idle) == 1
-
-
-def test_an_unknown_outcome_is_not_kept(server, key):
-    """A line whose reply is late is closed: the next check gets its own reply."""
-    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.2) as limiter:
-        assert limiter.check(key, A, GET).allowed
-        proxy.fault = "swallow"
-        assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
-        proxy.fault = None
-        assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 3
-
-
-def test_lines_to_a_server_that_became_a_replica_are_left(server, key):
-    """The next check connects anew: to the new primary, if a name leads there."""
-    with server.client() as client, server.client() as admin, Limiter(client) as limiter:
-        assert limiter.check(key, A, GET).allowed
-        lines = Lines.of(client.connection_pool)
-        assert len(lines._idle) == 1
-        admin.replicaof("127.0.0.1", "1")
-        try:
-            assert "read only replica" in limiter.check(key, A, GET).cause
-            assert not lines._idle
-        finally:
-            admin.replicaof("NO", "ONE")
-        assert limiter.check(key, A, GET).allowed

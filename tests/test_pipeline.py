@@ -10,7 +10,7 @@ from ratelimit.core.scripts import Script, ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import pipeline
 from ratelimit.store.gather import Gatherer
-from ratelimit.store.lines import push_handler
+from ratelimit.store.line import push_handler
 
 WRITE = Script("return redis.call('INCR', KEYS[1])")
 pytestmark = pytest.mark.asyncio

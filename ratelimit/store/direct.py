@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from ratelimit.errors import StoreError, StoreTimeout
 from ratelimit.store import faults
-from ratelimit.store.lines import INCOMPLETE, PUSHED, push_handler
+from ratelimit.store.line import INCOMPLETE, PUSHED, push_handler
 
 if TYPE_CHECKING:
     from ratelimit.store.pipeline import Answered, Lost

@@ -24,7 +24,7 @@ from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.store import faults, pipeline
-from ratelimit.store.lines import packed, wanted_back
+from ratelimit.store.line import packed, wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
 
 _MOST_IN_BATCH = 64

@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import RedisError
 
 from ratelimit.store.direct import Direct
-from ratelimit.store.lines import reader_for
+from ratelimit.store.line import reader_for
 from ratelimit.store.through_redis_py import ThroughRedisPy
 
 Answered = Callable[[list[Any]], None]

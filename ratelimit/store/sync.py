@@ -12,9 +12,11 @@ from ratelimit.core.flow import Flow, Request
 from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
-from ratelimit.store.lines import Lines, packed
+from ratelimit.store.line import NothingSentError, packed
+from ratelimit.store.lines import KEPT, Lines
 
 _T = TypeVar("_T")
+_MOST_ENDED = 2 * KEPT
 
 
 class Store:
@@ -62,20 +64,24 @@ class Store:
         return faults.without_errors(self._ask(packed(commands), len(commands)))
 
     def _ask(self, packet: bytes, replies: int) -> list[Any]:
-        try:
-            line = self._lines.take()
-        except (RedisError, OSError) as error:
-            raise faults.before_sending(error) from error
-        try:
-            return line.ask(packet, replies)
-        except (RedisError, OSError) as error:
-            line.break_off()
-            raise faults.after_sending(error) from error
-        except BaseException:
-            line.break_off()  # interrupted
-            raise
-        finally:
-            self._lines.give_back(line)
+        for _ in range(_MOST_ENDED):
+            try:
+                line = self._lines.take()
+            except (RedisError, OSError) as error:
+                raise faults.before_sending(error) from error
+            try:
+                return line.ask(packet, replies)
+            except NothingSentError:
+                line.break_off()  # and so may others have ended that were kept
+            except (RedisError, OSError) as error:
+                line.break_off()
+                raise faults.after_sending(error) from error
+            except BaseException:
+                line.break_off()  # interrupted
+                raise
+            finally:
+                self._lines.give_back(line)
+        raise faults.before_sending(ConnectionResetError("each one that was made was closed at once"))
 
     def close(self) -> None:
         """Give the connections that are kept at hand back to the client."""

@@ -1,0 +1,164 @@
+"""A connection that is asked and answers, without redis-py between where nothing is lost by that."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+from redis.connection import AbstractConnection, PythonRespSerializer
+from redis.exceptions import InvalidResponse, ResponseError
+
+from ratelimit.core.scripts import Command
+
+try:
+    import hiredis
+except ImportError:
+    hiredis = None  # type: ignore[assignment]
+
+_RECEIVED = 65_536
+_TOO_LATE = "timed out"
+INCOMPLETE: Any = object()
+"""What a reader returns when it needs more."""
+PUSHED: Any = getattr(hiredis, "PushNotification", None)
+"""The type of what a reader returns when something came unasked."""
+
+
+def _bytes(argument: str | bytes | float) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
+
+
+_serializer = PythonRespSerializer(_RECEIVED, _bytes)
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """Return commands as they go over the wire."""
+    if hiredis is not None:
+        return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+    return b"".join(b"".join(_serializer.pack(*command)) for command in commands)
+
+
+def reader_for(connection: Any) -> Any:
+    """Return a reader of the connection's replies that gives texts as bytes; None where there is no hiredis."""
+    parser = getattr(connection, "_parser", None)
+    if PUSHED is None or parser is None:  # before 3.2 it does not tell what came unasked
+        return None
+    return hiredis.Reader(protocolError=InvalidResponse, replyError=parser.parse_error, notEnoughData=INCOMPLETE)
+
+
+def wanted_back(connection: Any) -> bool:
+    """Tell whether redis-py waits for the connection to be released, to connect or to authenticate anew."""
+    return getattr(connection, "_should_reconnect", False) or getattr(connection, "_re_auth_token", None) is not None
+
+
+def push_handler(connection: Any) -> Callable[[Any], Any] | None:
+    """Return what redis-py does with what came unasked; before version 6 it does nothing."""
+    return getattr(connection._parser, "handle_push_response", None)
+
+
+class NothingSentError(ConnectionError):
+    """The other end had closed the connection before anything was sent."""
+
+
+class Line:
+    """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that.
+
+    Such a socket does not block: of one with a time limit, Python asks before each call whether it may go on.
+    """
+
+    __slots__ = ("_reader", "_socket", "_timeout", "_timeout_ms", "connection", "keep", "readable", "tells_its_end")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        sock = getattr(connection, "_sock", None)
+        self._socket: Any = sock
+        self._reader: Any = None
+        # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
+        self.keep = type(sock) is socket.socket and hasattr(select, "poll")
+        if type(sock) is not socket.socket or not self.keep:
+            return
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        # Of a line that is kept: whether something comes within milliseconds. What came unasked may be its end.
+        self.readable = poll.poll
+        # Sentinel's connections, for one, look at each reply.
+        if type(connection).read_response is AbstractConnection.read_response:
+            self._reader = reader_for(connection)
+        # Sending to who closed a Unix socket fails. Over TCP it succeeds, and nobody can tell what became of it.
+        self.tells_its_end = self._reader is not None and sock.family == socket.AF_UNIX
+        if self._reader is not None:
+            self._timeout: float | None = sock.gettimeout()
+            self._timeout_ms = None if self._timeout is None else ceil(self._timeout * 1000)
+            sock.settimeout(0)
+
+    def ask(self, packet: bytes, replies: int) -> list[Any]:
+        """Send commands, and return as many replies: texts as bytes, errors in their places.
+
+        Raises NothingSentError, or what the connection or its socket raises; the line must then be broken off.
+        """
+        reader = self._reader
+        if reader is None:
+            self.connection.send_packed_command((packet,), check_health=False)
+            return [self._read_by_redis_py() for _ in range(replies)]
+        sock = self._socket
+        try:
+            sent = sock.send(packet)
+        except ConnectionError as error:
+            raise NothingSentError(*error.args) from error
+        if sent < len(packet):
+            self._send_rest(packet, sent)
+        if not self.readable(self._timeout_ms):
+            raise TimeoutError(_TOO_LATE)
+        reader.feed(sock.recv(_RECEIVED))
+        reply, beyond = reader.gets(), reader.gets()
+        if type(reply) is bytes and beyond is INCOMPLETE and replies == 1:
+            return [reply]  # as almost always
+        return self._read([reply, beyond, *iter(reader.gets, INCOMPLETE)], replies)
+
+    def _send_rest(self, packet: bytes, sent: int) -> None:
+        self._socket.settimeout(self._timeout)
+        self._socket.sendall(memoryview(packet)[sent:])
+        self._socket.settimeout(0)
+
+    def _read(self, read: list[Any], replies: int) -> list[Any]:
+        """Return so many replies, of what was read and what is still to come."""
+        found: list[Any] = []
+        while True:
+            for reply in read:
+                if type(reply) is PUSHED:
+                    handle = push_handler(self.connection)
+                    if handle is not None:
+                        handle(reply)
+                elif reply is not INCOMPLETE:
+                    found.append(reply)
+            if len(found) >= replies:
+                break
+            if not self.readable(self._timeout_ms):
+                raise TimeoutError(_TOO_LATE)
+            received = self._socket.recv(_RECEIVED)
+            if not received:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(received)
+            read = list(iter(self._reader.gets, INCOMPLETE))
+        if len(found) > replies:
+            raise InvalidResponse("more replies than commands")
+        return found
+
+    def _read_by_redis_py(self) -> Any:
+        try:
+            return self.connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error  # every reply must be read before the connection is used again
+
+    def break_off(self) -> None:
+        """Disconnect: a reply that is still to come must not answer the next command."""
+        self.keep = False
+        self.connection.disconnect()
+
+    def to_redis_py(self) -> Any:
+        """Return the connection as redis-py knows it; it must not be asked here any more."""
+        if self._reader is not None and self.connection._sock is self._socket:
+            self._socket.settimeout(self._timeout)
+        return self.connection

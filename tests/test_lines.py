@@ -1,0 +1,167 @@
+"""How checks of blocking code reach Redis: on lines that are kept at hand."""
+
+import os
+import threading
+
+import pytest
+import redis
+from proxy import Proxy
+from sentinels import free_port
+from servers import Server, binaries
+
+from ratelimit import Limiter, Quota, Throttle, UsagePlan
+from ratelimit.errors import StoreTimeout
+from ratelimit.store.line import Line, NothingSentError, packed
+from ratelimit.store.lines import Lines
+
+A = "petstore/prod"
+GET = "GET /pets"
+
+
+def a_key(limiter):
+    limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(10_000, "DAY"), [A]))
+    return limiter.catalog.create_key(plans=["gold"]).value
+
+
+@pytest.fixture
+def key(server):
+    with server.client() as client, Limiter(client) as limiter:
+        yield a_key(limiter)
+
+
+@pytest.fixture(scope="module", params=[*binaries()])
+def both_ways(request):
+    """Yield the URLs of one server: over a Unix socket, and over TCP."""
+    port = free_port()
+    server = Server(request.param, port=port, bind="127.0.0.1")
+    yield server.url, f"redis://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["unix", "tcp"])
+def test_lines_that_were_closed_are_replaced(both_ways, way):
+    """Lines that the server closed while they were idle, all of them, are noticed before anything is sent on one."""
+    with redis.Redis.from_url(both_ways[0]) as admin, Limiter.from_url(both_ways[way], deadline=5) as limiter:
+        key = a_key(limiter)
+        for used in range(1, 4):
+            lines = limiter._store._lines
+            for line in [lines.take() for _ in range(4)]:
+                lines.give_back(line)
+            assert len(lines._idle) == 4
+            assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - used
+            admin.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_server_that_closes_each_line_at_once(server, key, monkeypatch):
+    """The check is told that nothing was sent, after a bounded number of attempts."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        asked = []
+
+        def ended(line, packet, replies):
+            asked.append(line)
+            raise NothingSentError(32, "Broken pipe")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Line, "ask", ended)
+            assert limiter.check(key, A, GET).cause == (
+                "StoreUnavailable: no connection to Redis: each one that was made was closed at once"
+            )
+        assert len(set(asked)) == len(asked) == 16
+        assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 2
+
+
+def test_more_than_a_socket_takes_at_once(server):
+    """A long command is sent as a whole, and its long reply read as a whole."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        long = bytes(range(256)) * 20_000
+        assert limiter._store._send([("ECHO", long), ("ECHO", b"short")]) == [long, b"short"]
+        assert limiter._store._send([("ECHO", f"{n}") for n in range(5)]) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_reply_too_many_answers_no_other_command(server):
+    """The line is closed, and what it was asked last counts as unknown."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        store = limiter._store
+        for extra in (1, 2):
+            with pytest.raises(StoreTimeout, match="more replies than commands"):
+                store._ask(packed([("ECHO", "mine"), *[("ECHO", "nobody's")] * extra]), 1)
+            assert store._send([("ECHO", "next")]) == [b"next"]
+
+
+def test_redis_py_gets_its_connections_back_as_they_were(server, key):
+    """With their time limits, whether they go back one by one or at the end."""
+    with server.client(socket_timeout=1.5) as client, Limiter(client) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        pool, lines = client.connection_pool, Lines.of(client.connection_pool)
+        for line in [lines.take() for _ in range(12)]:
+            lines.give_back(line)
+        limiter.close()
+        limits = [connection._sock.gettimeout() for connection in pool._available_connections if connection._sock]
+        assert (len(limits), set(limits)) == (12, {1.5})
+
+
+def test_more_threads_than_connections(server, key):
+    """Twenty threads on a pool of three connections are all answered."""
+    pool = redis.BlockingConnectionPool(
+        connection_class=redis.UnixDomainSocketConnection, path=server.socket, max_connections=4, timeout=20
+    )
+    with redis.Redis.from_pool(pool) as client, Limiter(client) as limiter:
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.extend(limiter.check(key, A, GET).allowed for _ in range(20)))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [True] * 400
+
+
+def test_a_child_has_lines_of_its_own(server, key):
+    """After a fork, parent and child check at the same time without taking each other's replies."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        child = os.fork()
+        if child == 0:
+            right = all(limiter.check(key, A, GET).allowed for _ in range(50))
+            os._exit(0 if right else 1)
+        assert all(limiter.check(key, A, GET).allowed for _ in range(50))
+        assert os.waitpid(child, 0)[1] == 0
+        assert limiter.peek(key, A, GET).limits[1].remaining == 10_000 - 101
+
+
+def test_limiters_of_one_client_share_few_lines(server, key):
+    """However many limiters a client has, it keeps few connections for them."""
+    with server.client(max_connections=5) as client:
+        limiters = [Limiter(client) for _ in range(30)]
+        for limiter in limiters:
+            limiter._state.before_refresh = lambda: None  # no listeners: they hold a connection each
+            assert limiter.check(key, A, GET).allowed
+        assert len(Lines.of(client.connection_pool)._idle) == 1
+
+
+def test_an_unknown_outcome_is_not_kept(server, key):
+    """A line whose reply is late is closed: the next check gets its own reply."""
+    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.2) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        proxy.fault = "swallow"
+        assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+        proxy.fault = None
+        assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 3
+
+
+def test_lines_to_a_server_that_became_a_replica_are_left(server, key):
+    """The next check connects anew: to the new primary, if a name leads there."""
+    with server.client() as client, server.client() as admin, Limiter(client) as limiter:
+        assert limiter.check(key, A, GET).allowed
+        lines = Lines.of(client.connection_pool)
+        assert len(lines._idle) == 1
+        admin.replicaof("127.0.0.1", "1")
+        try:
+            assert "read only replica" in limiter.check(key, A, GET).cause
+            assert not lines._idle
+        finally:
+            admin.replicaof("NO", "ONE")
+        assert limiter.check(key, A, GET).allowed
