@@ -79,6 +79,12 @@ def test_more_than_a_socket_takes_at_once(server):
         assert limiter._store._send([("ECHO", f"{n}") for n in range(5)]) == [b"0", b"1", b"2", b"3", b"4"]
 
 
+def test_no_command_has_no_answer(server):
+    """Who asks nothing waits for nothing."""
+    with Limiter.from_url(server.url, deadline=5) as limiter:
+        assert limiter._store._send([]) == []
+
+
 def test_a_reply_too_many_answers_no_other_command(server):
     """The line is closed, and what it was asked last counts as unknown."""
     with Limiter.from_url(server.url, deadline=5) as limiter:

@@ -61,6 +61,8 @@ class Store:
         return reply
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []  # no answer is to be waited for
         return faults.without_errors(self._ask(packed(commands), len(commands)))
 
     def _ask(self, packet: bytes, replies: int) -> list[Any]:
