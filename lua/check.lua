@@ -21,14 +21,11 @@
 
 -- @include lib/packing
 
-local KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
-local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
-local NEVER, NO_QUOTA = -1, -1
-local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 local DAY_US = 86400000000
 local KEPT_US = 30000000
 
-local call, request = redis.call, ARGV[1]
+local KEYS, ARGV, call = KEYS, ARGV, redis.call
+local request, key, field = ARGV[1], KEYS[1], ARGV[2]
 if not request or #request < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local now, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
   struct.unpack('<ddddddddddd', request)
@@ -38,27 +35,27 @@ if not under_callers_clock then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local has_key, catalog_is_fresh, has_shadow, has_alerts, shadow_has_bucket = true, false, false, false, false
+local has_key, catalog_is_fresh, has_shadow, has_alerts, shadow_has_bucket = true
 if flags ~= 1 then
   has_key, catalog_is_fresh = flags % 2 == 1, flags % 4 >= 2
   has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags >= 16
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
-local own, own_keys, own_buckets, new_identity = nil, 0, 0, nil
+local own_keys, own_buckets, own, new_identity = 0, 0
 if has_key then
   own_keys, own_buckets = 1, #ARGV - 2
-  if has_shadow then own_buckets = own_buckets - 1 end
-  if shadow_has_bucket then own_buckets = own_buckets - 1 end
-  if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
   if own_buckets == 0 and not has_shadow then
-    own = call('HMGET', KEYS[1], 'r', ARGV[2])
+    own = call('HMGET', key, 'r', field)
   else
-    own = call('HMGET', KEYS[1], 'r', unpack(ARGV, 2))
+    if has_shadow then own_buckets = own_buckets - (shadow_has_bucket and 2 or 1) end
+    if own_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+    own = call('HMGET', key, 'r', unpack(ARGV, 2))
   end
   local found = own[1]
   if not found or #found ~= 26 or string.find(request, found, 89, true) ~= 89 then
     -- epoch (8 bytes) and version (10 digits) of the catalogue, then the stamp of the key's record (8 bytes)
+    local KEY_CHANGED, CATALOG_BEHIND = -1, -2
     local identity = string.sub(request, 89, 114)
     if not found or string.sub(found, 19) ~= string.sub(identity, 19) then return { KEY_CHANGED, now } end
     if string.sub(found, 1, 8) == string.sub(identity, 1, 8) then
@@ -69,15 +66,21 @@ if has_key then
     end
     new_identity = identity
   end
-  if valid_until > 0 and now >= valid_until then return { KEY_EXPIRED, now } end
+  if valid_until > 0 and now >= valid_until then
+    local KEY_EXPIRED = -4
+    return { KEY_EXPIRED, now }
+  end
 end
 local buckets = own_buckets + #KEYS - own_keys
 if has_alerts then buckets = buckets - 1 end
 local shadow_at = 115 + 24 * buckets
-local alerts_at = has_shadow and shadow_at + 56 or shadow_at
-local rest = #request + 1 - alerts_at
-if rest ~= 0 and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
-  return redis.error_reply('RATELIMIT ARGUMENTS')
+local alerts_at = shadow_at
+if has_shadow or #request ~= shadow_at - 1 then
+  if has_shadow then alerts_at = shadow_at + 56 end
+  local rest = #request + 1 - alerts_at
+  if rest ~= 0 and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
+    return redis.error_reply('RATELIMIT ARGUMENTS')
+  end
 end
 local states
 if buckets > 0 then
@@ -109,39 +112,41 @@ end
 
 -- 3. Write.
 if plan and own_buckets == 0 and not new_identity and not closed_day and not shadow then
-  call('HSET', KEYS[1], ARGV[2], plan)
+  call('HSET', key, field, plan)
 elseif own then
   local fields = {}
-  if plan then fields[1], fields[2] = ARGV[2], plan end
+  if plan then fields[1], fields[2] = field, plan end
   for i = 1, own_buckets do
     if packed[i] then fields[#fields + 1], fields[#fields + 2] = ARGV[i + 2], packed[i] end
   end
   if plan and not refused and new_identity then fields[#fields + 1], fields[#fields + 2] = 'r', new_identity end
   if closed_day then
     -- "p:gold" counts; "d:gold:20500" keeps a day that is over, until somebody moves it to the archive.
-    fields[#fields + 1] = string.format('d%s:%.0f', string.sub(ARGV[2], 2), closed_day)
+    fields[#fields + 1] = string.format('d%s:%.0f', string.sub(field, 2), closed_day)
     fields[#fields + 1] = closed_figures
   end
   if shadow then fields[#fields + 1], fields[#fields + 2] = ARGV[own_buckets + 3], shadow end
   if shadow_bucket then fields[#fields + 1], fields[#fields + 2] = ARGV[own_buckets + 4], shadow_bucket end
-  if #fields > 0 then call('HSET', KEYS[1], unpack(fields)) end
+  if #fields > 0 then call('HSET', key, unpack(fields)) end
 end
-for i = own_buckets + 1, buckets do
-  local key = KEYS[own_keys + i - own_buckets]
-  if packed[i] and under_callers_clock then
-    call('SET', key, packed[i])
-  elseif packed[i] and fill_us[i] then
-    -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
-    local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
-    call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)
-  elseif packed[i] then
-    -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
-    call('SETRANGE', key, '0', packed[i])
+if buckets > own_buckets then
+  for i = own_buckets + 1, buckets do
+    local place = KEYS[own_keys + i - own_buckets]
+    if packed[i] and under_callers_clock then
+      call('SET', place, packed[i])
+    elseif packed[i] and fill_us[i] then
+      -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
+      local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
+      call('SET', place, packed[i], 'PX', milliseconds - milliseconds % 1)
+    elseif packed[i] then
+      -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
+      call('SETRANGE', place, '0', packed[i])
+    end
   end
 end
 if has_alerts and not refused and cost > 0 then
   -- @include lib/alerts
-  local field = 'a' .. string.sub(ARGV[2], 2)
-  tell_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, KEYS[#KEYS])
+  local told = 'a' .. string.sub(field, 2)
+  tell_crossed(struct, request, alerts_at, used - cost, used, told, window, quota + granted, now, KEYS[#KEYS])
 end
 return reply

@@ -12,8 +12,7 @@
 
 -- @include lib/packing
 
-local DENIED, ASK_ALONE = 0, -5
-local MOST = 9007199254740991 -- beyond, numbers are not whole any more
+local ASK_ALONE = -5
 local DAY_US = 86400000000
 local KEPT_US = 30000000
 

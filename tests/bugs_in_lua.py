@@ -66,7 +66,7 @@ USUAL = (
         ),
         expiries,
     ),
-    (Lua("usual: a peek is a charge of nothing", "#own[2] == 64 and cost > 0 then", "#own[2] == 64 then"), peek),
+    (Lua("usual: a peek is a charge of nothing", "#stored == 64 and cost > 0 then", "#stored == 64 then"), peek),
     (USUAL_NOT_CHARGED, admission),
     (
         Lua("usual: only one bucket denies", "if cost * new_per > b_level then fits = false end\n", "\n"),

@@ -295,7 +295,10 @@ BUGS = {
     ),
     "usual: told of denials": (
         "  if refused then return reply end\n",
-        "  if refused then refused, used = not has_alerts, used + cost end\n  if refused then return reply end\n",
+        (
+            "  if refused then\n    local _\n    _, _, _, window, used, granted = struct.unpack('<dddddddd', own[2])\n"
+            "    refused, used = not has_alerts, used + cost\n  end\n  if refused then return reply end\n"
+        ),
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (

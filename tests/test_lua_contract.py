@@ -22,8 +22,8 @@ SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
     "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
-    "call('SET', key, packed[i], 'PX', milliseconds - milliseconds % 1)",
-    "call('SETRANGE', key, '0', packed[i])",
+    "call('SET', place, packed[i], 'PX', milliseconds - milliseconds % 1)",
+    "call('SETRANGE', place, '0', packed[i])",
 ]
 """The lines of check.lua that run without a caller's clock alone, and so under no vector."""
 INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)

@@ -5,6 +5,11 @@
 --        fill_us, shadow, shadow_bucket; window, used, granted of the quota; a day of metering that is over:
 --        closed_day, closed_figures
 
+local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
+local WINDOWS_PAST = -3
+local NEVER, NO_QUOTA = -1, -1
+local MOST = 9007199254740991 -- beyond, numbers are not whole any more
+
 if has_shadow then
   local at = own_buckets + 3
   if own[at] and #own[at] ~= 64 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at]) end

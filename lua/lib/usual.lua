@@ -8,14 +8,14 @@
 --
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
 -- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
-if own[2] and #own[2] == 64 and cost > 0 then
-  local per, level, last, day, day_used
-  per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
+local stored = own[2]
+if stored and #stored == 64 and cost > 0 then
+  local per, level, last, its_window, its_used, its_granted, day, day_used = struct.unpack('<dddddddd', stored)
   local from, to = first_day, second_day
   if now >= second_day * DAY_US then from, to = second_day, third_day end
-  local today, left_us, left = now - day * DAY_US, to * DAY_US - now, quota + granted - used
+  local today, left_us, left = now - day * DAY_US, to * DAY_US - now, quota + its_granted - its_used
   local usual = today >= 0 and today < DAY_US
-    and (quota < 0 or window == from * 64 + to - from and now >= from * DAY_US and left_us > 0 and cost <= quota)
+    and (quota < 0 or its_window == from * 64 + to - from and now >= from * DAY_US and left_us > 0 and cost <= quota)
   local fits = quota < 0 or cost <= left
   if plan_per > 0 then
     if per ~= plan_per or now < last or plan_rate == 0 or cost > plan_burst then usual = false end
@@ -51,7 +51,8 @@ if own[2] and #own[2] == 64 and cost > 0 then
   end
 
   if usual and fits then
-    refused = false
+    local MOST = 9007199254740991 -- beyond, numbers are not whole any more
+    refused, window, used, granted = false, its_window, its_used, its_granted
     if quota >= 0 then used = used + cost end
     day_used = day_used + cost
     if day_used > MOST then day_used = MOST end
@@ -68,6 +69,7 @@ if own[2] and #own[2] == 64 and cost > 0 then
       reply = plan .. table.concat(packed)
     end
   elseif usual then
+    local DENIED = 0
     refused, reply = true, { DENIED, now }
     local n = 2
     for i = plan_per > 0 and 0 or 1, buckets do
