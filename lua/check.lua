@@ -99,8 +99,10 @@ if buckets > 0 then
 end
 
 -- 2. Judge.
-local reply, refused, plan, packed, fill_us, shadow, shadow_bucket, window, used, granted, closed_day, closed_figures
+local reply, refused, plan, packed, fill_us, shadow, shadow_bucket, closed_day, closed_figures
 if own and not has_shadow then
+  local possible, today, this_window, window_end, full, price
+  -- @include lib/terms
   -- @include lib/usual
   if refused then return reply end
 end
@@ -144,8 +146,9 @@ if buckets > own_buckets then
     end
   end
 end
-if has_alerts and not refused and cost > 0 then
+if has_alerts and plan and not refused then
   -- @include lib/alerts
+  local _, _, _, window, used, granted = struct.unpack('<dddddd', plan)
   local told = 'a' .. string.sub(field, 2)
   tell_crossed(struct, request, alerts_at, used - cost, used, told, window, quota + granted, now, KEYS[#KEYS])
 end

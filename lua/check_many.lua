@@ -1,8 +1,14 @@
 -- check_many: what check.lua would answer to each of several usual checks, one after the other, in one call.
 --
--- KEYS       of each check: the key's hash, then its shared buckets
--- ARGV[1]    of each check two bytes: how many further buckets its key's hash has, and how many shared ones it meets
--- ARGV[2..]  of each check: its request, and its hash fields, as for check.lua; no shadow, no alerts
+-- Checks often ask alike but for whose key it is: what a question is made of is said once.
+--
+-- KEYS       of each question its shared buckets, then of each check its key's hash
+-- ARGV[1]    of each question two bytes: how many further buckets are in a key's hash, and how many it shares
+-- ARGV[2]    of each check its identity (26 bytes)
+-- ARGV[3]    of each check two bytes: the number of its question, from 1; whether another check here is of the same key,
+--            0 or 1. Empty if all ask the first question, of different keys
+-- ARGV[4..]  of each question its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
+--            the identity any 26 bytes
 -- returns    of each check: the new states, joined                                     admitted
 --                           {0, now_us, for each limit: remaining, reset_us, wait_us}  denied
 --                           -5: nothing is consumed, ask check.lua                     anything else
@@ -16,74 +22,96 @@ local ASK_ALONE = -5
 local DAY_US = 86400000000
 local KEPT_US = 30000000
 
-local call, pcall, byte, find = redis.call, redis.pcall, string.byte, string.find
-local time = call('TIME')
-local server_us = time[1] * 1000000 + time[2]
-local layout, replies = ARGV[1] or '', {}
-local hashes, asked_at, buckets_of, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, {}, nil
-local keys, arguments = 0, 1
-for i = 1, #layout - 1, 2 do
-  local own_buckets, shared_buckets = byte(layout, i, i + 1)
-  keys, arguments = keys + 1 + shared_buckets, arguments + 2 + own_buckets
-  if #(ARGV[arguments - own_buckets - 1] or '') < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
+local questions, identities, numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+local checks, starts, shares, shared_keys, arguments = #identities / 26, {}, {}, 0, 3
+for number = 1, #questions / 2 do
+  local own_buckets, shared_buckets = byte(questions, 2 * number - 1, 2 * number)
+  starts[number], shares[number] = arguments + 1, shared_keys
+  shared_keys, arguments = shared_keys + shared_buckets, arguments + 2 + own_buckets
+  if #(ARGV[starts[number]] or '') < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 end
-if keys ~= #KEYS or arguments ~= #ARGV or #layout % 2 ~= 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
-
-local function write(key)
-  local own, at, further = hashes[key], asked_at[key], buckets_of[key]
-  if further == 0 then
-    call('HSET', key, ARGV[at + 1], own[2])
-  else
-    local fields = { ARGV[at + 1], own[2] }
-    for i = 1, further do fields[2 * i + 1], fields[2 * i + 2] = ARGV[at + 1 + i], own[i + 2] end
-    call('HSET', key, unpack(fields))
-  end
-  changed[key] = nil
+if #questions % 2 ~= 0 or arguments ~= #ARGV or shared_keys + checks ~= #KEYS
+  or numbers ~= '' and #numbers ~= 2 * checks
+then
+  return redis.error_reply('RATELIMIT ARGUMENTS')
 end
 
--- The hash as it stands after the checks before this one. Only what one question read is known of it.
-local function hash_of(key, at, further)
-  local own = hashes[key]
-  if own then
-    local before, same = asked_at[key], buckets_of[key] == further
-    for i = 1, 1 + further do same = same and ARGV[before + i] == ARGV[at + i] end
+-- Of keys that several checks here are of: the hash as it stands after the checks before. Of shared buckets alike.
+local hashes, read_at, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, nil
+
+local function read(key, at, own_buckets)
+  return pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + own_buckets))
+end
+
+local function write(key, own, at)
+  local fields = {}
+  for i = 1, #own - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[at + i], own[i + 1] end
+  call('HSET', key, unpack(fields))
+end
+
+-- Only the fields of one question are known of a hash at a time.
+local function known(key, at, own_buckets)
+  local own, before = hashes[key], read_at[key]
+  if before == at then return own end
+  if own and #own == own_buckets + 2 then
+    local same = true
+    for i = 1, own_buckets + 1 do same = same and ARGV[before + i] == ARGV[at + i] end
     if same then return own end
-    if changed[key] then write(key) end
   end
-  if further == 0 then
-    own = pcall('HMGET', key, 'r', ARGV[at + 1])
-  else
-    own = pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + further))
-  end
-  hashes[key], asked_at[key], buckets_of[key] = own, at, further
+  if changed[key] then write(key, own, before) end
+  own = read(key, at, own_buckets)
+  hashes[key], read_at[key], changed[key] = own, at, nil
   return own
 end
 
-local request, given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
-local key_at, at = 1, 2
-for i = 1, #layout / 2 do
-  local own_buckets, shared_buckets = byte(layout, 2 * i - 1, 2 * i)
-  if ARGV[at] ~= request then
-    request = ARGV[at]
-    given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
-      struct.unpack('<ddddddddddd', request)
+local time = call('TIME')
+local server_us = time[1] * 1000000 + time[2]
+local replies, question, again, at, field, own_buckets, buckets, first_shared, request, now, plain = {}, 0, 0
+local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
+local possible, today, this_window, window_end, full, price
+for i = 1, checks do
+  local number = 1
+  if numbers ~= '' then number, again = byte(numbers, 2 * i - 1, 2 * i) end
+  if number ~= question then
+    question, at, first_shared = number, starts[number], shares[number]
+    if at then
+      own_buckets, buckets = byte(questions, 2 * number - 1, 2 * number)
+      buckets, request, field = own_buckets + buckets, ARGV[at], ARGV[at + 1]
+      given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
+        struct.unpack('<ddddddddddd', request)
+      now = given_us > 0 and given_us or server_us
+      plain = (flags == 1 or flags == 3) and cost % 1 == 0 and #request == 114 + 24 * buckets
+        and (valid_until == 0 or now < valid_until)
+      -- @include lib/terms
+    else
+      own_buckets, buckets, first_shared, plain = 0, 0, 0, false
+    end
   end
-  local now, key, buckets = given_us > 0 and given_us or server_us, KEYS[key_at], own_buckets + shared_buckets
-  local own, reply, in_turn = hash_of(key, at, own_buckets), nil, true
+  local key, in_turn, own, reply = KEYS[shared_keys + i], plain
   if left_out then
     -- Nobody overtakes a check that was left out: who meets a limit of its is left out as well.
-    for k = key_at, key_at + shared_buckets do in_turn = in_turn and not left_out[KEYS[k]] end
+    in_turn = in_turn and not left_out[key]
+    for k = first_shared + 1, first_shared + buckets - own_buckets do in_turn = in_turn and not left_out[KEYS[k]] end
   end
-  if in_turn and own[1] and #own[1] == 26 and find(request, own[1], 89, true) == 89 and (valid_until == 0 or now < valid_until)
-    and (flags == 1 or flags == 3) and cost % 1 == 0 and #request == 114 + 24 * buckets
-  then
+  if in_turn then
+    if again > 0 then
+      own = known(key, at, own_buckets)
+    elseif own_buckets > 0 then
+      own = read(key, at, own_buckets)
+    else
+      own = pcall('HMGET', key, 'r', field)
+    end
+    in_turn = own[1] == sub(identities, 26 * i - 25, 26 * i)
+  end
+  if in_turn then
     local states, sound = nil, true
     if buckets > 0 then
       states = { nil, nil, nil }
       for b = 1, buckets do
         local state = own[b + 2]
         if b > own_buckets then
-          local place = KEYS[key_at + b - own_buckets]
+          local place = KEYS[first_shared + b - own_buckets]
           state = shared[place]
           if state == nil then
             state = pcall('GET', place)
@@ -95,28 +123,39 @@ for i = 1, #layout / 2 do
       end
     end
     if sound then
-      local refused, plan, packed, fill_us, window, used, granted
+      local refused, plan, packed, fill_us
       -- @include lib/usual
       if reply and not refused then
-        own[2], changed[key] = plan, true
-        for b = 1, own_buckets do own[b + 2] = packed[b] end
-        for b = own_buckets + 1, buckets do
-          local place = KEYS[key_at + b - own_buckets]
-          shared[place], charged_at[place] = packed[b], given_us
-          expiry[place] = expiry[place] or fill_us[b]
+        if again > 0 or own_buckets > 0 then
+          own[2] = plan
+          for b = 1, own_buckets do own[b + 2] = packed[b] end
+          if again > 0 then
+            changed[key] = true
+          else
+            write(key, own, at)
+          end
+        else
+          call('HSET', key, field, plan)
+        end
+        if buckets > own_buckets then
+          for b = own_buckets + 1, buckets do
+            local place = KEYS[first_shared + b - own_buckets]
+            shared[place], charged_at[place] = packed[b], given_us
+            expiry[place] = expiry[place] or fill_us[b]
+          end
         end
       end
     end
   end
   if not reply then
     left_out = left_out or {}
-    for k = key_at, key_at + shared_buckets do left_out[KEYS[k]] = true end
+    left_out[key] = true
+    for k = first_shared + 1, first_shared + buckets - own_buckets do left_out[KEYS[k]] = true end
   end
   replies[i] = reply or ASK_ALONE
-  key_at, at = key_at + 1 + shared_buckets, at + 2 + own_buckets
 end
 
-for key in pairs(changed) do write(key) end
+for key in pairs(changed) do write(key, hashes[key], read_at[key]) end
 for place, given in pairs(charged_at) do
   if given > 0 then
     call('SET', place, shared[place])

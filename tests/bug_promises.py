@@ -27,6 +27,10 @@ def at_once(server, clock):
     batches.checks_at_once_are_charged_one_by_one(server, clock)
 
 
+def keys_at_once(server, clock):
+    batches.each_of_many_keys_is_charged(server, clock)
+
+
 def methods_at_once(server, clock):
     batches.methods_of_one_key_count_for_one_quota(server, clock)
 

@@ -150,9 +150,9 @@ BUGS = (
     (
         Lua(
             "expiry moved although denied",
-            "if has_alerts and not refused and cost > 0 then",
+            "if has_alerts and plan and not refused then",
             "if refused and KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "if has_alerts and not refused and cost > 0 then",
+            "if has_alerts and plan and not refused then",
         ),
         expiries,
     ),

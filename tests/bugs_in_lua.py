@@ -7,6 +7,7 @@ from bug_promises import (
     denial_by_the_plan,
     denial_by_the_stage,
     expiries,
+    keys_at_once,
     metering,
     methods_at_once,
     obeying_at_once,
@@ -27,7 +28,7 @@ USUAL_NOT_CHARGED = Lua(
     "local b_level = further[5 * i - 1]",
 )
 USUAL_ONE_TOO_FEW = Lua(
-    "usual: the last unit refused", "local fits = quota < 0 or cost <= left", "local fits = quota < 0 or cost < left"
+    "usual: the last unit refused", "if cost > left then fits = false end", "if cost >= left then fits = false end"
 )
 USUAL_ROUNDED_DOWN = Lua(
     "usual: retry_after rounded down", "(short + -short % rate) / rate", "(short - short % rate) / rate"
@@ -66,23 +67,26 @@ USUAL = (
         ),
         expiries,
     ),
-    (Lua("usual: a peek is a charge of nothing", "#stored == 64 and cost > 0 then", "#stored == 64 then"), peek),
+    (Lua("usual: a peek is a charge of nothing", "possible = cost > 0 and (", "possible = ("), peek),
     (USUAL_NOT_CHARGED, admission),
     (
         Lua("usual: only one bucket denies", "if cost * new_per > b_level then fits = false end\n", "\n"),
         denial_by_the_stage,
     ),
-    (Lua("usual: the last token refused", "cost * plan_per > level", "cost * plan_per >= level"), retry_after),
+    (Lua("usual: the last token refused", "price > level", "price >= level"), retry_after),
     (USUAL_ROUNDED_DOWN, retry_after),
     (USUAL_REFILL_LOST, steady_traffic),
     (USUAL_ONE_TOO_FEW, quota),
-    (Lua("usual: another window ignored", "window == from * 64 + to - from and now >= from", "now >= from"), period),
-    (Lua("usual: a newer day ignored", "today >= 0 and today < DAY_US", "today >= 0"), metering),
+    (Lua("usual: another window ignored", "if window ~= this_window then usual = false end", ""), period),
+    (
+        Lua("usual: a newer day ignored", "fits, left = day == today, true, 0", "fits, left = day <= today, true, 0"),
+        metering,
+    ),
     (
         Lua(
             "usual: a step back ignored",
-            "if per ~= plan_per or now < last or plan_rate",
-            "if per ~= plan_per or plan_rate",
+            "if per ~= plan_per or now < last then",
+            "if per ~= plan_per then",
         ),
         went_back,
     ),
@@ -91,7 +95,7 @@ USUAL = (
         change_of_plan,
     ),
     (
-        Lua("usual: more than full", "if level > plan_burst * plan_per then level = plan_burst * plan_per end\n", "\n"),
+        Lua("usual: more than full", "if level > full then level = full end\n    if price", "if price"),
         steady_traffic,
     ),
     (
@@ -127,15 +131,34 @@ AT_ONCE = (
         ),
         at_once,
     ),
-    (Many("the key's state not carried", "own[2], changed[key] = plan, true", "changed[key] = true"), at_once),
-    (Many("the key's state not written", "for key in pairs(changed) do write(key) end", ""), at_once),
+    (Many("the key's state not carried", "own[2] = plan", ""), at_once),
+    (
+        Many(
+            "the key's state not written", "for key in pairs(changed) do write(key, hashes[key], read_at[key]) end", ""
+        ),
+        at_once,
+    ),
     (Many("denied, but charged", "if reply and not refused then", "if reply then"), at_once),
+    (Many("a key that is met once not written", "call('HSET', key, field, plan)", ""), keys_at_once),
+    (Many("nor with its methods", "            write(key, own, at)\n", ""), keys_at_once),
+    (
+        Many(
+            "all taken for the first question",
+            "if numbers ~= '' then number, again = byte(numbers, 2 * i - 1, 2 * i) end",
+            "",
+        ),
+        methods_at_once,
+    ),
     (
         Many("buckets of methods not carried", "for b = 1, own_buckets do own[b + 2] = packed[b] end", ""),
         methods_at_once,
     ),
     (
-        Many("another question, and what is not yet written is lost", "if changed[key] then write(key) end", ""),
+        Many(
+            "another question, and what is not yet written is lost",
+            "if changed[key] then write(key, own, before) end",
+            "",
+        ),
         methods_at_once,
     ),
     (
@@ -143,8 +166,8 @@ AT_ONCE = (
         methods_at_once,
     ),
     (Many("left out, but overtaken", "in_turn = in_turn and not left_out[KEYS[k]]", "in_turn = in_turn"), overtaking),
-    (Many("only the key's own checks wait", "left_out[KEYS[k]] = true", "left_out[KEYS[key_at]] = true"), overtaking),
-    (Many("identities not compared", "find(request, own[1], 89, true) == 89", "true"), obeying_at_once),
+    (Many("only the key's own checks wait", "left_out[KEYS[k]] = true end", "end"), overtaking),
+    (Many("identities not compared", "own[1] == sub(identities, 26 * i - 25, 26 * i)", "true"), obeying_at_once),
     (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
     (Many("set without an expiry", "elseif expiry[place] then", "elseif false then"), renewal),
     (

@@ -66,6 +66,23 @@ def checks_at_once_are_charged_one_by_one(backend, clock):
             assert remaining(limiter.peek(key, STAGE, METHOD)) == {"plan:gold": 46, "account": 0, "quota:gold": 96}
 
 
+def each_of_many_keys_is_charged(backend, clock):
+    """Keys that are met once in a call, by methods with a bucket and without, are charged as ever."""
+    with replica(backend, clock=clock) as limiter, at_once(backend, clock=clock) as (check, sent):
+        stages = [PlanStage(STAGE, {METHOD: Throttle(SLOW, 20)})]
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle(SLOW, 50), Quota(100, "DAY"), stages))
+        keys = [limiter.catalog.create_key(plans=["gold"]).value for _ in range(3)]
+        for key in keys:
+            for method in (METHOD, OTHER):
+                assert check((key, STAGE, method))[0].allowed
+        for turn in (1, 2, 3):
+            for method, of_method in ((METHOD, {f"plan:gold:{METHOD}": 19 - turn}), (OTHER, {"plan:gold": 49 - turn})):
+                decisions = check(*((key, STAGE, method) for key in keys))
+                assert sent == [1]
+                left = of_method | {"quota:gold": 98 - 2 * turn + (method == METHOD)}
+                assert [remaining(decision) for decision in decisions] == [left] * 3
+
+
 def methods_of_one_key_count_for_one_quota(backend, clock):
     """Checks of one key by several methods in one call, two with buckets of their own, meet one quota."""
     with replica(backend, clock=clock) as limiter, at_once(backend, clock=clock) as (check, sent):

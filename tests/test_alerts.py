@@ -286,19 +286,22 @@ def test_eight_processes_tell_each_percentage_once(server, pool):
 # Seeded bugs
 
 CROSSED, ONCE = "if before < count and after >= count then", "if percent > told_percent then"
+AS_IF_CHARGED = """
+if refused then
+  local per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
+  plan = struct.pack('<dddddddd', per, level, last, window, used + cost, granted, day, day_used)
+end
+"""
 BUGS = {
     "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_told_once),
     "told of denials": (
-        "if has_alerts and not refused and cost > 0 then",
-        "if has_alerts and cost > 0 then used = refused and used + cost or used",
+        "if has_alerts and plan and not refused then",
+        AS_IF_CHARGED + "if has_alerts and plan and cost > 0 then",
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: told of denials": (
         "  if refused then return reply end\n",
-        (
-            "  if refused then\n    local _\n    _, _, _, window, used, granted = struct.unpack('<dddddddd', own[2])\n"
-            "    refused, used = not has_alerts, used + cost\n  end\n  if refused then return reply end\n"
-        ),
+        AS_IF_CHARGED + "if refused and not has_alerts then return reply end\nrefused = false\n",
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (

@@ -1,6 +1,7 @@
 """Checks that leave together: how calls are joined, and that nobody who meets the same limit is overtaken."""
 
 import asyncio
+import gc
 import struct
 from itertools import groupby
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lua_tools import contract
-from vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity
+from vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity, together
 
+from ratelimit.core import batch
 from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import Script, ScriptCall, load
 from ratelimit.store import gather
@@ -40,14 +42,35 @@ def left(reply):
 
 
 def test_calls_are_joined_in_order():
-    """All keys, then the layouts in one text and all arguments: one call of check_many.lua."""
-    one = CheckCall(Script("x"), ("a", "s"), (b"r1", "p:1"), b"\0\1")
-    two = CheckCall(Script("x"), ("b",), (b"r2", "p:2", "b:2"), b"\1\0")
-    many, script = ManyChecks([one, two, one]), load("check_many")
-    told = 5, "a", "s", "b", "a", "s", b"\0\1\1\0\0\1", b"r1", "p:1", b"r2", "p:2", "b:2", b"r1", "p:1"
-    assert many.by_source() == ("EVAL", script.source, *told)
-    assert many.packet == packed([("EVALSHA", script.sha, *told)])
-    assert (one.args, two.keys) == ((b"r1", "p:1"), ("b",))
+    """What checks have in common is said once, as lua/README.md has it, in one call of check_many.lua."""
+    script, limits = load("check_many"), {"a": b"1" * 88, "b": b"2" * 88}
+
+    def call(key, terms, *, shared=("s",), fields=("p:1",), layout=b"\0\1", tail=bytes(24)):
+        request = limits[terms] + f"identity of the key {key:6}".encode() + tail
+        return CheckCall(Script("x"), (key, *shared), (request, *fields), layout)
+
+    one, like_it = call("k1", "a"), call("k2", "a")
+    other = call("k1", "b", shared=(), fields=("p:2", "b:2"), layout=b"\1\0")
+    for calls in ([one], [one, like_it], [one, one], [one, other, one, like_it], [call("k1", "a"), call("k2", "a")]):
+        many = ManyChecks(calls)
+        keys, arguments = together([(each.keys, each.args, each.layout) for each in calls])
+        told = len(keys), *keys, *arguments
+        assert many.by_source() == ("EVAL", script.source, *told)
+        assert many.packet == packed([("EVALSHA", script.sha, *told)])
+    assert one.by_hash()[3:] == ("k1", "s", *one.args)
+
+
+def test_checks_that_are_alike_share_their_terms():
+    """As long as there are such checks: a plan that went leaves nothing behind."""
+    gc.collect()
+    before = len(batch._all_terms)
+    calls = [question(f"k{number}") for number in range(100)] + [question("k1", 2)]
+    many = ManyChecks(calls)
+    assert len(batch._all_terms) == before + 2
+    assert len(many.packet) < 100 * (4 * 26)
+    del calls, many
+    gc.collect()
+    assert len(batch._all_terms) == before
 
 
 def test_a_check_is_a_call_of_its_own_too():

@@ -6,6 +6,7 @@ from batch_worlds import worlds
 from hypothesis import HealthCheck, given, settings
 from lua_tools import PlainServer
 from redis.exceptions import ResponseError
+from vector_bytes import together
 
 from ratelimit.core.scripts import load
 
@@ -14,20 +15,13 @@ PLAIN_NOW = 1_772_625_600_123_456
 """The time of PlainServer."""
 
 
-def layout_and_all(asked):
-    """KEYS and ARGV of the one call."""
-    keys = [key for question in asked for key in question.keys]
-    arguments = [part for question in asked for part in question.arguments]
-    return keys, [b"".join(question.layout for question in asked), *arguments]
-
-
 def one_by_one(ask, asked):
     return [ask("check", question.keys, question.arguments) for question in asked]
 
 
 def at_once(ask, asked):
     """As a gateway does: all in one call, and those that were left out alone, in order."""
-    replies = ask("check_many", *layout_and_all(asked))
+    replies = ask("check_many", *together([(each.keys, each.arguments, each.layout) for each in asked]))
     assert len(replies) == len(asked)
     return [
         ask("check", question.keys, question.arguments) if reply == ASK_ALONE else reply
@@ -115,6 +109,7 @@ def test_by_the_servers_clock_expiries_are_the_same_too(world):
     "promise",
     [
         batches.checks_at_once_are_charged_one_by_one,
+        batches.each_of_many_keys_is_charged,
         batches.methods_of_one_key_count_for_one_quota,
         batches.nobody_is_overtaken,
         batches.checks_at_once_obey,

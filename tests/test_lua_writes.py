@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from lua_tools import PlainServer
-from vector_bytes import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, identity, state
+from vector_bytes import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, identity, state, together
 
 NOW = 1_772_625_600_123_456
 HALF_MINUTE = 1_772_625_600_000_000
@@ -33,6 +33,19 @@ def ask(server, *arguments, keys=(KEY, ACCOUNT)):
     return server.eval([key.encode() for key in keys], list(arguments))
 
 
+def ask_at_once(server, *asked):
+    """Each (KEYS, ARGV, layout) as for check.lua, in one call."""
+    keys, arguments = together(asked)
+    return ask(server, *arguments, keys=keys)
+
+
+def ask_by(script, server, request):
+    """A check of KEY that meets the account's bucket, alone by either script."""
+    if script == "check":
+        return ask(server, request, PLAN.encode())
+    return ask_at_once(server, ((KEY, ACCOUNT), (request, PLAN.encode()), bytes((0, 1))))
+
+
 @pytest.mark.parametrize(
     ("before", "command"),
     [
@@ -49,8 +62,7 @@ def ask(server, *arguments, keys=(KEY, ACCOUNT)):
 def test_an_expiry_is_set_anew_once_in_half_a_minute(before, command, script):
     """If there was none, after the last half minute, or if anything is unusual; else SETRANGE leaves it as it is."""
     server = PlainServer(stored() | ({ACCOUNT.encode(): before} if before else {}), script)
-    layout = [] if script == "check" else [bytes((0, 1))]
-    reply = ask(server, *layout, request(SLOW), PLAN.encode())
+    reply = ask_by(script, server, request(SLOW))
     if reply == [-5]:
         assert written(server) == []
         return
@@ -67,8 +79,7 @@ def test_an_expiry_is_set_anew_once_in_half_a_minute(before, command, script):
 def test_milliseconds_are_rounded_down(script):
     """7 tokens per second and a burst of 1 fill in 142857.1 us: 60142 ms."""
     server = PlainServer(stored(), script)
-    layout = [] if script == "check" else [bytes((0, 1))]
-    ask(server, *layout, request((1, 7, 1_000_000)), PLAN.encode())
+    ask_by(script, server, request((1, 7, 1_000_000)))
     assert written(server)[-1][3:] == (b"PX", 60_142)
 
 
@@ -88,8 +99,7 @@ def test_under_a_callers_clock_there_is_no_expiry(script):
     """Not for a bucket that is there, and not for one that is not."""
     for before in ({}, {ACCOUNT.encode(): bucket(500_000, last=NOW)}):
         server = PlainServer(stored() | before, script)
-        layout = [] if script == "check" else [bytes((0, 1))]
-        ask(server, *layout, request(TEN, now=NOW), PLAN.encode())
+        ask_by(script, server, request(TEN, now=NOW))
         assert written(server)[-1] == ("SET", ACCOUNT.encode(), bucket(400_000, last=NOW))
 
 
@@ -99,8 +109,8 @@ def test_many_checks_read_once_and_write_once():
     shared = {STAGE.encode(): bucket(5_000_000, last=HALF_MINUTE - 1), ACCOUNT.encode(): bucket(5_000_000, last=NOW)}
     server = PlainServer(stored() | {other.encode(): dict(stored()[KEY.encode()])} | shared, "check_many")
     large = (100, 1, 100_000)
-    one = [request(large, large, plan=large), PLAN.encode()]
-    reply = ask(server, bytes((0, 2)) * 10, *one * 10, keys=(KEY, STAGE, ACCOUNT, other, STAGE, ACCOUNT) * 5)
+    one = (request(large, large, plan=large), PLAN.encode()), bytes((0, 2))
+    reply = ask_at_once(server, *[((key, STAGE, ACCOUNT), *one) for key in (KEY, other) * 5])
     assert [len(each) for each in reply] == [64 + 48] * 10
     assert sorted(call[:2] for call in server.calls) == sorted(
         [("TIME",)]
@@ -115,7 +125,7 @@ def test_many_denied_checks_write_nothing():
     """All are denied by an empty bucket: no command that writes is sent."""
     empty = {ACCOUNT.encode(): bucket(0, last=NOW)}
     server = PlainServer(stored() | empty, "check_many")
-    reply = ask(server, bytes((0, 1)) * 3, *[request(TEN), PLAN.encode()] * 3, keys=(KEY, ACCOUNT) * 3)
+    reply = ask_at_once(server, *[((KEY, ACCOUNT), (request(TEN), PLAN.encode()), bytes((0, 1)))] * 3)
     assert reply == [[0, NOW, 5, 0, 0, 0, 500_000, 100_000]] * 3
     assert written(server) == []
 
@@ -123,8 +133,8 @@ def test_many_denied_checks_write_nothing():
 def test_what_a_denied_one_would_have_cost_is_there_for_the_next():
     """Of costs 4, 2 and 1 under a bucket of 5, the first and the last are admitted, and one HSET says so."""
     server = PlainServer(stored(), "check_many")
-    asked = [part for cost in (4, 2, 1) for part in (request(cost=cost), PLAN.encode())]
-    first, second, third = ask(server, bytes(6), *asked, keys=(KEY,) * 3)
+    asked = [((KEY,), (request(cost=cost), PLAN.encode()), bytes(2)) for cost in (4, 2, 1)]
+    first, second, third = ask_at_once(server, *asked)
     assert first == state(100_000, last=NOW, day_used=4)
     assert second == [0, NOW, 1, 400_000, 100_000]
     assert third == state(0, last=NOW, day_used=5)
@@ -136,7 +146,7 @@ def test_buckets_in_the_hash_are_written_with_the_plans_state():
     before = stored()
     before[KEY.encode()][METHOD.encode()] = bucket(500_000, last=NOW)
     server = PlainServer(before, "check_many")
-    ask(server, bytes((1, 0)) * 2, *[request(TEN), PLAN.encode(), METHOD.encode()] * 2, keys=(KEY,) * 2)
+    ask_at_once(server, *[((KEY,), (request(TEN), PLAN.encode(), METHOD.encode()), bytes((1, 0)))] * 2)
     fields = server.state[KEY.encode()]
     assert written(server) == [
         ("HSET", KEY.encode(), PLAN.encode(), fields[PLAN.encode()], METHOD.encode(), fields[METHOD.encode()])
@@ -144,7 +154,11 @@ def test_buckets_in_the_hash_are_written_with_the_plans_state():
     assert fields[METHOD.encode()] == bucket(300_000, last=NOW)
 
 
-GOOD = (bytes((0, 1)), request(TEN), PLAN.encode())
+GOOD = bytes((0, 1)), identity(), b"", request(TEN), PLAN.encode()
+
+
+def but(place, value):
+    return (*GOOD[:place], value, *GOOD[place + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -152,72 +166,87 @@ GOOD = (bytes((0, 1)), request(TEN), PLAN.encode())
     [
         ((), ()),
         ((KEY,), ()),
-        ((), (b"", *GOOD[1:])),
-        ((KEY, ACCOUNT), (b"\x00", *GOOD[1:])),
-        ((KEY, ACCOUNT), (bytes((0, 1, 0)), *GOOD[1:])),
+        ((KEY,), GOOD[1:]),
+        ((KEY, ACCOUNT), but(0, b"")),
+        ((KEY, ACCOUNT), but(0, b"\0")),
+        ((KEY, ACCOUNT), but(0, bytes((0, 1, 0)))),
+        ((KEY, ACCOUNT), but(0, bytes((0, 0)))),
+        ((KEY, ACCOUNT), but(0, bytes((1, 1)))),
+        ((KEY, ACCOUNT), but(1, identity()[:25])),
+        ((KEY, ACCOUNT), but(1, identity() * 2)),
+        ((KEY, ACCOUNT), but(2, bytes((1,)))),
+        ((KEY, ACCOUNT), but(2, bytes((1, 0, 1, 0)))),
+        ((KEY, ACCOUNT), but(3, GOOD[3][:113])),
+        ((KEY, ACCOUNT), GOOD[:4]),
+        ((KEY, ACCOUNT), (*GOOD, METHOD.encode())),
         ((KEY,), GOOD),
         ((KEY, ACCOUNT, STAGE), GOOD),
-        ((KEY, ACCOUNT), GOOD[:2]),
-        ((KEY, ACCOUNT), (*GOOD, METHOD.encode())),
-        ((KEY, ACCOUNT), (bytes((1, 1)), *GOOD[1:])),
-        ((KEY, ACCOUNT), (GOOD[0], GOOD[1][:113], GOOD[2])),
-        ((KEY, ACCOUNT) * 2, (GOOD[0] * 2, *GOOD[1:], b"", GOOD[2])),
-        ((KEY, ACCOUNT), (GOOD[0] * 2, *GOOD[1:])),
     ],
     ids=[
         "nothing",
         "a key alone",
-        "no layout",
-        "half a pair",
-        "a pair and a half",
-        "a key too few",
-        "a key too many",
+        "a list too few",
+        "no question",
+        "half a question",
+        "a question and a half",
+        "a shared bucket fewer than there is",
+        "a field more than there is",
+        "an identity of 25 bytes",
+        "an identity too many",
+        "half a number",
+        "a number too many",
+        "a request of 113 bytes",
         "a field too few",
         "a field too many",
-        "a field fewer than the layout has",
-        "a request of 113 bytes",
-        "an empty request in second place",
-        "a check too few",
+        "a key too few",
+        "a key too many",
     ],
 )
-def test_a_malformed_layout_is_an_error(keys, arguments):
-    """RATELIMIT ARGUMENTS, before anything but the time is asked."""
+def test_what_does_not_fit_together_is_an_error(keys, arguments):
+    """RATELIMIT ARGUMENTS, before anything is asked."""
     server = PlainServer(stored(), "check_many")
     assert ask(server, *arguments, keys=keys) == "RATELIMIT ARGUMENTS"
-    assert server.calls in ([], [("TIME",)])
-    assert len(ask(server, *GOOD)[0]) == 64 + 24
+    assert server.calls == []
+    assert len(ask(server, *GOOD, keys=(ACCOUNT, KEY))[0]) == 64 + 24
+
+
+def test_a_question_that_there_is_not_is_left_out():
+    """So is who is of the same key; others are answered."""
+    server = PlainServer(stored() | {b"other": dict(stored()[KEY.encode()])}, "check_many")
+    numbers = bytes((1, 0, 3, 1, 1, 1, 0, 1))
+    arguments = bytes((0, 0)), identity() * 4, numbers, request(), PLAN.encode()
+    admitted = state(400_000, last=NOW, day_used=1)
+    assert ask(server, *arguments, keys=("other", KEY, KEY, KEY)) == [admitted, -5, -5, -5]
 
 
 def test_having_just_loaded_the_catalogue_is_nothing_unusual():
     """Flag 2 is for check.lua's answer -2, and of no account here."""
     server = PlainServer(stored(), "check_many")
-    assert ask(server, bytes(2), request(flags=3), PLAN.encode(), keys=(KEY,)) == [state(400_000, last=NOW, day_used=1)]
+    asked = (KEY,), (request(flags=3), PLAN.encode()), bytes(2)
+    assert ask_at_once(server, asked) == [state(400_000, last=NOW, day_used=1)]
 
 
 def test_no_checks_are_no_error():
     """An empty list is answered with an empty list."""
-    assert ask(PlainServer({}, "check_many"), b"", keys=()) == []
+    assert ask_at_once(PlainServer({}, "check_many")) == []
 
 
 def test_a_check_that_fails_spoils_no_other():
     """Wrong types, states that are none, requests that are none: each is -5, and the checks beside it are answered."""
     broken = {f"ratelimit:{{{name}}}".encode(): value for name, value in BROKEN.items()}
     shared = {STAGE.encode(): b"not a bucket", ACCOUNT.encode(): {b"a": b"hash"}}
-    keys, arguments, layout = [], [], b""
     good = (KEY,), (request(), PLAN.encode()), bytes(2)
     asked = [good]
-    plain, of_a_method = (GOOD[1][:114], GOOD[2]), (GOOD[1], GOOD[2], METHOD.encode())
+    plain, of_a_method = (request(), PLAN.encode()), (request(TEN), PLAN.encode(), METHOD.encode())
     asked += [
         ((key.decode(),), *((of_a_method, bytes((1, 0))) if b"method" in key else (plain, bytes(2)))) for key in broken
     ]
     sound = [f"ratelimit:{{sound{at}}}" for at in range(len(QUESTIONS))]
     asked += [(((sound[at], *more)), sent, shape) for at, (more, sent, shape) in enumerate(QUESTIONS)]
     asked.append(good)
-    for more, sent, shape in asked:
-        keys, arguments, layout = [*keys, *more], [*arguments, *sent], layout + shape
     state_of = stored() | broken | shared | {name.encode(): dict(stored()[KEY.encode()]) for name in sound}
     server = PlainServer(state_of, "check_many")
-    first, *others, last = ask(server, layout, *arguments, keys=keys)
+    first, *others, last = ask_at_once(server, *asked)
     assert others == [-5] * (len(broken) + len(sound))
     assert (first, last) == (state(400_000, last=NOW, day_used=1), state(300_000, last=NOW, day_used=2))
     assert written(server) == [("HSET", KEY.encode(), PLAN.encode(), last)]

@@ -209,7 +209,7 @@ BUGS = {
         "elseif own then\n  if refused then day_used = day_used + cost end",
     ),
     "usual: requests counted for units": ("day_used = day_used + cost", "day_used = day_used + 1"),
-    "usual: a new day ignored": ("today >= 0 and today < DAY_US", "today >= 0"),
+    "usual: a new day ignored": ("fits, left = day == today, true, 0", "fits, left = day <= today, true, 0"),
     "usual: denials metered": (
         "  if refused then return reply end\n",
         # Its state with as many units more on its day.

@@ -124,3 +124,17 @@ def _hexed_value(value):
     if isinstance(value, bytes):
         return value.hex()
     return {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def together(asked):
+    """KEYS and ARGV of check_many, from (KEYS, ARGV, layout) of each check as it would be asked alone."""
+    hashes, identities, places, questions = [keys[0] for keys, _, _ in asked], b"", [], []
+    for (key, *shared), (request, *fields), layout in asked:
+        question = layout, shared, [request[:88] + bytes(26) + request[114:], *fields]
+        questions += [] if question in questions else [question]
+        identities += request[88:114]
+        places.append((1 + questions.index(question), int(hashes.count(key) > 1)))
+    numbers = b"" if set(places) <= {(1, 0)} else b"".join(map(bytes, places))
+    keys = [key for _, shared, _ in questions for key in shared] + hashes
+    layouts = b"".join(layout for layout, _, _ in questions)
+    return keys, [layouts, identities, numbers, *(part for _, _, sent in questions for part in sent)]

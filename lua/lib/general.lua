@@ -2,8 +2,7 @@
 --
 -- Reads  what check.lua read of the request and of Redis
 -- Leaves reply, refused; the states to be written (nil, or missing in `packed`, where nothing is): plan, packed and
---        fill_us, shadow, shadow_bucket; window, used, granted of the quota; a day of metering that is over:
---        closed_day, closed_figures
+--        fill_us, shadow, shadow_bucket; a day of metering that is over: closed_day, closed_figures
 
 local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 local WINDOWS_PAST = -3
@@ -24,7 +23,7 @@ end
 local charge, asked = cost, cost
 if cost == 0 then asked = 1 end -- cost 0 asks what cost 1 would get
 reply = { ADMITTED, now, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
-local per, level, last, day, day_used, bucket_moved, window_moved
+local per, level, last, window, used, granted, day, day_used, bucket_moved, window_moved
 packed, fill_us = {}, {}
 while true do
   local n = 2

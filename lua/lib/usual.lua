@@ -1,28 +1,28 @@
 -- usual: a passage, not a module: judges a check that meets nothing unusual, in a straight line, and changes nothing.
 --
--- Reads  now, cost, request, own (the key's identity, the plan's state, buckets of methods), buckets, states, and the
---        plan's part of the request
+-- Reads  what lib/terms left, and what it read; request, own (the key's identity, the plan's state, buckets of methods),
+--        buckets, states
 -- Leaves reply: as check.lua returns it, or nil: leave it to lib/general, which knows every case
 --        refused; if it is false: plan, packed: the states to be written; fill_us: of those buckets whose expiry has to
---        be set anew, the time in which they fill; window, used, granted of the quota
+--        be set anew, the time in which they fill
 --
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
 -- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
 local stored = own[2]
-if stored and #stored == 64 and cost > 0 then
-  local per, level, last, its_window, its_used, its_granted, day, day_used = struct.unpack('<dddddddd', stored)
-  local from, to = first_day, second_day
-  if now >= second_day * DAY_US then from, to = second_day, third_day end
-  local today, left_us, left = now - day * DAY_US, to * DAY_US - now, quota + its_granted - its_used
-  local usual = today >= 0 and today < DAY_US
-    and (quota < 0 or its_window == from * 64 + to - from and now >= from * DAY_US and left_us > 0 and cost <= quota)
-  local fits = quota < 0 or cost <= left
+if possible and stored and #stored == 64 then
+  local per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', stored)
+  local usual, fits, left = day == today, true, 0
+  if quota >= 0 then
+    left = quota + granted - used
+    if window ~= this_window then usual = false end
+    if cost > left then fits = false end
+  end
   if plan_per > 0 then
-    if per ~= plan_per or now < last or plan_rate == 0 or cost > plan_burst then usual = false end
+    if per ~= plan_per or now < last then usual = false end
     -- A sum too large to be exact is above what fills the bucket.
     level = level + (now - last) * plan_rate
-    if level > plan_burst * plan_per then level = plan_burst * plan_per end
-    if cost * plan_per > level then fits = false end
+    if level > full then level = full end
+    if price > level then fits = false end
     last = now
   elseif per == 0 then
     if now < last then usual = false end
@@ -52,11 +52,11 @@ if stored and #stored == 64 and cost > 0 then
 
   if usual and fits then
     local MOST = 9007199254740991 -- beyond, numbers are not whole any more
-    refused, window, used, granted = false, its_window, its_used, its_granted
+    refused = false
     if quota >= 0 then used = used + cost end
     day_used = day_used + cost
     if day_used > MOST then day_used = MOST end
-    plan = struct.pack('<dddddddd', per, level - cost * plan_per, last, window, used, granted, day, day_used)
+    plan = struct.pack('<dddddddd', per, level - price, last, window, used, granted, day, day_used)
     reply = plan
     if buckets > 0 then
       packed, fill_us = { nil, nil, nil }, { nil, nil, nil }
@@ -82,6 +82,7 @@ if stored and #stored == 64 and cost > 0 then
       n = n + 3
     end
     if quota >= 0 then
+      local left_us = window_end * DAY_US - now
       if left < 0 then left = 0 end
       reply[n + 1], reply[n + 2], reply[n + 3] = left, left_us, cost > left and left_us or 0
     end

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import cast
+from weakref import WeakValueDictionary
 
 from ratelimit.core.scripts import Command, Script, ScriptCall, load
 
 ASK_ALONE = -5
+_NOBODY = bytes(26)
+"""In place of an identity."""
 
-_Parts = tuple[bytes, bytes, bytes, int, int]
-"""Keys and arguments of a check as they go over the wire, its layout, and how many keys and arguments there are."""
+
+class Terms:
+    """All that is asked by a check but for whose key it is: cost, limits, windows. Checks that are alike share it.
+
+    layout  how many further buckets a key's hash has, and how many shared ones are met: two bytes
+    keys    the shared buckets
+    args    the request, without an identity, and the hash fields
+    """
+
+    __slots__ = ("__weakref__", "args", "keys", "layout", "packed_args", "packed_keys")
+
+    def __init__(self, layout: bytes, keys: tuple[str, ...], args: tuple[str | bytes, ...]) -> None:
+        self.layout, self.keys, self.args = layout, keys, args
+        self.packed_keys, self.packed_args = b"".join(map(_bulk, keys)), b"".join(map(_bulk, args))
+
+    @classmethod
+    def of(cls, layout: bytes, keys: Sequence[str], args: Sequence[str | bytes]) -> Terms:
+        """Return those of a check, the same for all checks that are alike."""
+        known = layout, tuple(keys), tuple(args)
+        found = _all_terms.get(known)
+        return _all_terms.setdefault(known, cls(*known)) if found is None else found
+
+
+_all_terms: WeakValueDictionary[tuple[bytes, tuple[str, ...], tuple[str | bytes, ...]], Terms] = WeakValueDictionary()
+_Parts = tuple[bytes, bytes, Terms]
+"""A key's hash as it goes over the wire, the identity, and the terms of a check."""
 
 
 class CheckCall(ScriptCall):
-    """A call of check.lua that may be asked together with others: it has no shadow, no alerts and a cost.
-
-    layout  how many further buckets its key's hash has, and how many shared ones it meets: two bytes
-    """
+    """A call of check.lua that may be asked together with others: it has no shadow, no alerts and a cost."""
 
     __slots__ = ("layout", "parts")
 
@@ -27,34 +53,50 @@ class CheckCall(ScriptCall):
 
     def packed_parts(self) -> _Parts:
         """Return what `ManyChecks` puts together, and keep it as `parts`."""
-        keys, args = b"".join(map(_bulk, self.keys)), b"".join(map(_bulk, self.args))
-        self.parts = keys, args, self.layout, len(self.keys), len(self.args)
+        (key, *shared), (request, *fields) = self.keys, cast(tuple[bytes, ...], self.args)
+        before, identity, after = request[:88], request[88:114], request[114:]
+        self.parts = _bulk(key), identity, Terms.of(self.layout, shared, (before + _NOBODY + after, *fields))
         return self.parts
 
 
 class ManyChecks:
-    """The one call that asks several checks, in order. Its reply is the list of theirs, or ASK_ALONE in a place.
+    """The one call that asks several checks, in order, of at most 255 terms.
 
-    Who is left out was not carried out, and nobody who meets one of the same limits later in the list was either.
+    Its reply is the list of theirs, or ASK_ALONE in a place. Who is left out was not carried out, and nobody who meets
+    one of the same limits later in the list was either.
 
     packet  the call as it goes over the wire, put together from what its checks keep of themselves
     """
 
-    __slots__ = ("_calls", "packet")
+    __slots__ = ("_calls", "_lists", "_terms", "packet")
 
     def __init__(self, calls: Sequence[CheckCall]) -> None:
-        self._calls = calls
-        keys, args, layouts, many_keys, many_args = zip(
-            *[call.parts or call.packed_parts() for call in calls], strict=True
+        parts = [call.parts or call.packed_parts() for call in calls]
+        hashes, identities, asked = zip(*parts, strict=True)
+        terms = tuple(dict.fromkeys(asked))
+        numbers = b""
+        if len(terms) > 1 or len(set(hashes)) < len(hashes):
+            number, met = {each: at for at, each in enumerate(terms, 1)}, Counter(hashes)
+            numbers = b"".join([bytes((number[each], met[key] > 1)) for key, _, each in parts])
+        self._calls, self._terms = calls, terms
+        self._lists = b"".join([each.layout for each in terms]), b"".join(identities), numbers
+        many_keys = len(calls) + sum([len(each.keys) for each in terms])
+        many = 3 + many_keys + len(self._lists) + sum([len(each.args) for each in terms])
+        self.packet = b"".join(
+            (
+                b"*%d\r\n" % many,
+                *map(_bulk, (b"EVALSHA", load("check_many").sha.encode(), b"%d" % many_keys)),
+                *[each.packed_keys for each in terms],
+                *hashes,
+                *map(_bulk, self._lists),
+                *[each.packed_args for each in terms],
+            )
         )
-        head = (b"EVALSHA", load("check_many").sha.encode(), b"%d" % sum(many_keys))
-        size = b"*%d\r\n" % (len(head) + sum(many_keys) + 1 + sum(many_args))
-        self.packet = b"".join((size, *map(_bulk, head), *keys, _bulk(b"".join(layouts)), *args))
 
     def by_source(self) -> Command:
         """Return the command that runs the script and teaches it to the server."""
-        keys = [key for call in self._calls for key in call.keys]
-        args = [b"".join([call.layout for call in self._calls]), *(arg for call in self._calls for arg in call.args)]
+        keys = [*(key for each in self._terms for key in each.keys), *(call.keys[0] for call in self._calls)]
+        args = [*self._lists, *(arg for each in self._terms for arg in each.args)]
         return ScriptCall(load("check_many"), keys, args).by_source()
 
 
