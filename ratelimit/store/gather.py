@@ -69,11 +69,11 @@ class Gatherer:
 
     def call(self, call: ScriptCall) -> asyncio.Future[Any]:
         """Return the reply to a script call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
+        waiting, loop = self._waiting, self._loop
+        if loop is None or not waiting:  # not each time: Python 3.11 asks the system for the process' id here
+            loop = asyncio.get_running_loop()
             self.belong_to(loop)
         future = loop.create_future()
-        waiting = self._waiting
         if len(waiting) >= _MOST_WAITING:
             told = f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come"
             future.set_exception(StoreUnavailable(told))
