@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from ratelimit.core.flow import Flow, Request
 from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
-from ratelimit.store import faults, pipeline
+from ratelimit.store import faults, pipeline, reads
 from ratelimit.store.gather import Gatherer
 
 _T = TypeVar("_T")
@@ -50,6 +50,9 @@ class AsyncStore:
         return await self._send(request)
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        if reads.few(commands):
+            replies: list[Any] = await self.call(reads.Reads(commands))
+            return replies
         try:
             connection = await pipeline.taken(self._pool)
         except (RedisError, OSError) as error:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice, takewhile
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
@@ -23,9 +23,10 @@ from redis.exceptions import NoScriptError, RedisError
 from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
-from ratelimit.store import faults, pipeline
+from ratelimit.store import faults, pipeline, reads
 from ratelimit.store.line import packed, wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
+from ratelimit.store.reads import Reads, Steps
 
 _MOST_IN_BATCH = 64
 _MOST_IN_FLIGHT = 2
@@ -33,16 +34,15 @@ _MANY = 16
 """When as many wait, they do not wait for the batch that is on its way; twice as many are sent in two halves."""
 _MOST_WAITING = 10_000
 
-_Waiter = tuple[ScriptCall, "asyncio.Future[Any]"]
+_Call = ScriptCall | Reads
+_Waiter = tuple[_Call, "asyncio.Future[Any]"]
 _CALL = itemgetter(0)
-_Steps = Generator[list[bytes], list[Any], list[Any]]
-"""Asks with packets, is told a reply or an error for each, and returns what to answer to each call."""
 
 
 class _Batch:
     __slots__ = ("steps", "waiters")
 
-    def __init__(self, steps: _Steps, waiters: list[_Waiter]) -> None:
+    def __init__(self, steps: Steps, waiters: list[_Waiter]) -> None:
         self.steps = steps
         self.waiters = waiters
 
@@ -67,8 +67,8 @@ class Gatherer:
                 raise ConfigError("was used in another event loop, to which its connections belong", field="client")
             self._loop = loop
 
-    def call(self, call: ScriptCall) -> asyncio.Future[Any]:
-        """Return the reply to a script call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
+    def call(self, call: _Call) -> asyncio.Future[Any]:
+        """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
         waiting, loop = self._waiting, self._loop
         if loop is None or not waiting:  # not each time: Python 3.11 asks the system for the process' id here
             loop = asyncio.get_running_loop()
@@ -175,11 +175,13 @@ class Gatherer:
         if self._waiting:
             self._wake()
 
-    def _steps(self, calls: list[ScriptCall]) -> _Steps:
+    def _steps(self, calls: list[Any]) -> Steps:
         """Ask several checks as one, and alone which that leaves out."""
+        if type(calls[0]) is Reads:
+            return (yield from reads.asked(calls))
         if len(calls) < 2 or type(calls[0]) is not CheckCall:
             return (yield from _asked(calls))
-        many = ManyChecks(cast(list[CheckCall], calls))
+        many = ManyChecks(calls)
         (found,) = yield from _sent([many.packet], [many])
         if isinstance(found, Exception):
             return [found] * len(calls)
@@ -239,11 +241,11 @@ class Gatherer:
         task.add_done_callback(self._returning.discard)
 
 
-def _asked(calls: Sequence[ScriptCall]) -> _Steps:
+def _asked(calls: Sequence[ScriptCall]) -> Steps:
     return _sent([call.packet or call.packed(packed) for call in calls], calls)
 
 
-def _sent(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> _Steps:
+def _sent(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> Steps:
     replies = yield packets
     unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:

@@ -1,0 +1,90 @@
+"""Reads of asyncio that leave together: as many keys as are new at once, over one connection."""
+
+import asyncio
+
+import pytest
+import redis
+from promises import METHOD, STAGE, remaining
+
+from ratelimit import AsyncLimiter, Limiter, StoreError, Throttle, UsagePlan
+from ratelimit.core import state
+from ratelimit.store import reads
+from ratelimit.store.gather import Gatherer
+from ratelimit.store.reads import Reads
+
+NEW = 300
+
+
+@pytest.fixture
+def keys(server):
+    """Keys of one plan; all meet the account's bucket."""
+    with server.client() as client, Limiter(client) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/1000", 10), None, [STAGE]))
+        limiter.catalog.set_account_throttle(Throttle("1/1000", NEW + 100))
+        return [limiter.catalog.create_key(plans=["gold"]).value for _ in range(NEW)]
+
+
+def calls_of(server, command):
+    with server.client() as client:
+        return client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+def small(server):
+    """A client that has a connection for checks, one for pushes and one for all else, and waits for none."""
+    pool = redis.asyncio.ConnectionPool(
+        connection_class=redis.asyncio.UnixDomainSocketConnection, path=server.socket, max_connections=3
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+@pytest.mark.asyncio
+async def test_many_new_keys_at_once(server, keys, monkeypatch):
+    """None waits for a connection of its own, and the catalogue is read a few times and taken in once."""
+    taken_in = []
+    right = state._Documents.of
+    monkeypatch.setattr(state._Documents, "of", lambda *given: taken_in.append(1) or right(*given))
+    async with small(server) as client, AsyncLimiter(client) as limiter:
+        before = calls_of(server, "hgetall")
+        decisions = await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in keys))
+        assert [decision.cause for decision in decisions if not decision.allowed] == []
+        left = sorted(remaining(decision)["account"] for decision in decisions)
+        assert left == list(range(100, NEW + 100))
+        assert len(taken_in) == 2  # plans, and stages
+        assert calls_of(server, "hgetall") - before == 1
+
+
+@pytest.mark.asyncio
+async def test_the_same_is_asked_once(server):
+    """A hundred who want to know the same, in two batches: two commands, and everybody's reply."""
+    async with server.async_client() as client:
+        await client.set("here", "told")
+        gatherer, before = Gatherer(client.connection_pool), calls_of(server, "get")
+        wanted = [Reads([("GET", "here"), ("GET", f"gone{number % 2}")]) for number in range(100)]
+        assert await asyncio.gather(*map(gatherer.call, wanted)) == [[b"told", None]] * 100
+        assert calls_of(server, "get") - before == 2 * 3
+        await gatherer.close()
+
+
+@pytest.mark.asyncio
+async def test_who_reads_what_is_none_fails_alone(server):
+    """Others in the same batch have their replies."""
+    async with server.async_client() as client:
+        await client.hset("hash", "field", "value")
+        gatherer = Gatherer(client.connection_pool)
+        asked = [Reads([("HGETALL", "hash")]), Reads([("GET", "here"), ("GET", "hash")]), Reads([("GET", "here")])]
+        first, second, third = await asyncio.gather(*map(gatherer.call, asked), return_exceptions=True)
+        assert (first, third) == ([{b"field": b"value"}], [None])
+        assert type(second) is StoreError
+        assert "WRONGTYPE" in str(second)
+        await gatherer.close()
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [[], [("HINCRBY", "a", "b", 1)], [("GET", "a"), ("SET", "a", "b")], [("GET", "a")] * 5],
+    ids=["none", "a write", "a read and a write", "many"],
+)
+def test_all_else_has_a_connection_of_its_own(commands):
+    """What writes must be carried out as often as it is asked, and what is long would hold checks up."""
+    assert not reads.few(commands)
+    assert reads.few([("GET", "a"), ("HMGET", "b", "c"), ("HGETALL", "d")])
