@@ -1,6 +1,7 @@
 """How checks of asyncio reach Redis: gathered, on one connection."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from gathering import echo
@@ -161,3 +162,20 @@ def test_another_event_loop_is_refused(server, key):
     asyncio.run(first())
     with pytest.raises(ConfigError, match="another event loop"):
         asyncio.run(limiter.check(key, A, GET))
+
+
+def test_another_event_loop_at_the_same_time_is_refused(server, key):
+    """In another thread, while checks of the first loop wait to be sent: it is told so, and charged nothing."""
+
+    async def main():
+        async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
+            await limiter.check(key, A, GET)
+            asked = [asyncio.ensure_future(limiter.check(key, A, GET)) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert len(limiter._store._gatherer._waiting) == 3
+            with ThreadPoolExecutor(1) as other, pytest.raises(ConfigError, match="another event loop"):
+                other.submit(asyncio.run, limiter.check(key, A, GET)).result()
+            assert all(decision.allowed for decision in await asyncio.gather(*asked))
+            return (await limiter.peek(key, A, GET)).limits[1].remaining
+
+    assert asyncio.run(main()) == 10_000 - 4

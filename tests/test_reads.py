@@ -1,16 +1,17 @@
 """Reads of asyncio that leave together: as many keys as are new at once, over one connection."""
 
 import asyncio
+from datetime import date
 
 import pytest
 import redis
 from promises import METHOD, STAGE, remaining
 
-from ratelimit import AsyncLimiter, Limiter, StoreError, Throttle, UsagePlan
+from ratelimit import AsyncCatalog, AsyncLimiter, Limiter, StoreError, Throttle, UsagePlan
 from ratelimit.core import state
-from ratelimit.store import reads
+from ratelimit.core.flow import Reads
+from ratelimit.core.scripts import ScriptCall
 from ratelimit.store.gather import Gatherer
-from ratelimit.store.reads import Reads
 
 NEW = 300
 
@@ -79,12 +80,26 @@ async def test_who_reads_what_is_none_fails_alone(server):
         await gatherer.close()
 
 
-@pytest.mark.parametrize(
-    "commands",
-    [[], [("HINCRBY", "a", "b", 1)], [("GET", "a"), ("SET", "a", "b")], [("GET", "a")] * 5],
-    ids=["none", "a write", "a read and a write", "many"],
-)
-def test_all_else_has_a_connection_of_its_own(commands):
-    """What writes must be carried out as often as it is asked, and what is long would hold checks up."""
-    assert not reads.few(commands)
-    assert reads.few([("GET", "a"), ("HMGET", "b", "c"), ("HGETALL", "d")])
+@pytest.mark.asyncio
+async def test_a_catalogue_keeps_no_connection(server):
+    """However many are made, reads and scripts give back what they took; also where the client decodes."""
+    async with server.async_client(decode_responses=True, max_connections=2) as client:
+        for number in range(5):
+            catalog = AsyncCatalog(client, namespace=f"n{number}")
+            await catalog.put_plan(UsagePlan("gold", Throttle("1/1000", 10), None, [STAGE]))
+            key = await catalog.create_key(plans=["gold"])
+            assert (await catalog.get_key(key.id)).plans == ("gold",)
+            assert [plan.id for plan in await catalog.plans()] == ["gold"]
+        assert len(client.connection_pool._in_use_connections) == 0
+
+
+@pytest.mark.asyncio
+async def test_what_administrators_read_holds_no_check_up(server, keys):
+    """Reads whose answers may be long have a connection of their own."""
+    async with server.async_client() as client, AsyncLimiter(client) as limiter:
+        await limiter.check(keys[0], STAGE, METHOD)
+        asked = []
+        right = limiter._store._gatherer.call
+        limiter._store.call = lambda call: asked.append(call) or right(call)
+        await limiter.catalog.usage("gold", date(2026, 3, 1), date(2026, 3, 4))
+        assert [type(call) for call in asked if not isinstance(call, ScriptCall)] == [Reads]  # the catalogue itself

@@ -99,8 +99,8 @@ def test_a_client_passed_in_stays_open(server):
 async def test_a_client_passed_in_stays_open_asyncio(server):
     """The same for the twin."""
     with server.client() as admin:
-        async with server.async_client() as client:
-            mine = await client.client_id()
+        async with server.async_client() as client, client.client() as held:
+            mine = await held.client_id()
             async with AsyncLimiter(client) as limiter:
                 await limiter.check(None, *GET_PETS)
             await limiter.aclose()

@@ -38,7 +38,7 @@ class AsyncCatalog(AsyncTransfer):
         ceilings: Ceilings | None = None,
     ) -> None:
         connect.look_at(client, redis.asyncio.Redis)
-        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client))
+        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client, gathers=False))
         if ceilings is not None:
             self.ceilings = ceilings
 

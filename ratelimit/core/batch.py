@@ -42,7 +42,10 @@ _Parts = tuple[bytes, bytes, Terms]
 
 
 class CheckCall(ScriptCall):
-    """A call of check.lua that may be asked together with others: it has no shadow, no alerts and a cost."""
+    """A call of check.lua that may be asked together with others: it has no shadow, no alerts and a cost.
+
+    layout  as of `Terms`
+    """
 
     __slots__ = ("layout", "parts")
 

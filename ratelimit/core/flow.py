@@ -14,7 +14,14 @@ from ratelimit.errors import StoreError
 
 _T = TypeVar("_T")
 
-Request = ScriptCall | Sequence[Command]
+
+class Reads(list[Command]):
+    """A few commands that change nothing and are answered with little: they may leave with those of others."""
+
+    __slots__ = ()
+
+
+Request = ScriptCall | Reads | Sequence[Command]
 """One script, or commands that are sent together and answered by the list of their replies."""
 
 Flow = Generator[Request, Any, _T]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratelimit.core.bounded import Bounded
-from ratelimit.core.flow import Flow, text
+from ratelimit.core.flow import Flow, Reads, text
 from ratelimit.core.question import Found
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import Command
@@ -28,7 +28,7 @@ class KnownKeys:
         queries += [("GET", state.names.digest(digest)) for digest in digests]
         if known is not None:
             queries.append(("GET", state.names.key_record(known.record.id)))
-        version, *replies = yield queries
+        version, *replies = yield Reads(queries)
         if not state.is_current(version):
             yield from state.load()
         self._found.forget(key)
@@ -39,7 +39,7 @@ class KnownKeys:
             if known is not None and key_id == known.record.id:
                 stored = text(replies[-1])
             else:
-                stored = text((yield [("GET", state.names.key_record(key_id))])[0])
+                stored = text((yield Reads([("GET", state.names.key_record(key_id))]))[0])
             record = KeyRecord.from_json(stored) if stored is not None else None
             if record is not None and digest in record.digests:
                 found = Found(record, record.valid_until_us(digest))

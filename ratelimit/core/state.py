@@ -10,7 +10,7 @@ from ratelimit.core import document
 from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers
-from ratelimit.core.flow import Flow, pairs, text
+from ratelimit.core.flow import Flow, Reads, pairs, text
 from ratelimit.core.names import Names
 from ratelimit.core.scripts import Command
 from ratelimit.errors import ConfigError, StoreError
@@ -122,7 +122,7 @@ class Namespace:
         self.before_refresh()
         before, self.loaded_us = self.loaded_us, self.age_us()  # others need not look meanwhile
         try:
-            if before is None or not self.is_current((yield [self.version_query()])[0]):
+            if before is None or not self.is_current((yield Reads([self.version_query()]))[0]):
                 yield from self.load()
         except BaseException:
             self.loaded_us = before
@@ -134,7 +134,7 @@ class Namespace:
         A catalogue that was here and is gone is a fault of the store, unless it is loaded to be made anew.
         """
         pushes = self._pushes
-        (reply,) = yield [("HGETALL", self.names.catalog)]
+        (reply,) = yield Reads([("HGETALL", self.names.catalog)])
         book = self._parsed(reply)
         if self.book.epoch and not book.epoch:
             self.loaded_us = None

@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from ratelimit.core.flow import Flow, Request
+from ratelimit.core.flow import Flow, Reads, Request
 from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
-from ratelimit.store import faults, pipeline, reads
+from ratelimit.store import faults, pipeline
 from ratelimit.store.gather import Gatherer
 
 _T = TypeVar("_T")
 
 
 class AsyncStore:
-    """The twin of `store.sync.Store`. Belongs to the event loop that it is first used in."""
+    """The twin of `store.sync.Store`. Belongs to the event loop that it is first used in.
 
-    def __init__(self, client: Redis) -> None:
+    gathers  whether checks leave together, on a connection that is kept until `close`; else all have one of the pool's
+    """
+
+    def __init__(self, client: Redis, *, gathers: bool = True) -> None:
         self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
+        self._gathers = gathers
         self._gatherer = Gatherer(self._pool)
         self.call = self._gatherer.call
 
@@ -45,14 +49,20 @@ class AsyncStore:
             flow.close()
 
     async def _answer(self, request: Request) -> Any:
-        if isinstance(request, ScriptCall):
+        if self._gathers and isinstance(request, ScriptCall | Reads):
             return await self.call(request)
+        if isinstance(request, ScriptCall):
+            return await self._alone(request)
         return await self._send(request)
 
+    async def _alone(self, call: ScriptCall) -> Any:
+        try:
+            (reply,) = await self._send([call.by_hash()])
+        except NoScriptError:
+            (reply,) = await self._send([call.by_source()])
+        return reply
+
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        if reads.few(commands):
-            replies: list[Any] = await self.call(reads.Reads(commands))
-            return replies
         try:
             connection = await pipeline.taken(self._pool)
         except (RedisError, OSError) as error:
@@ -78,7 +88,7 @@ class AsyncStore:
     @staticmethod
     async def _read(connection: Any) -> Any:
         try:
-            return await connection.read_response()
+            return await connection.read_response(disable_decoding=True)
         except ResponseError as error:
             # Kept in its place: every reply must be read before the connection is used again.
             return error

@@ -1,8 +1,9 @@
 """Checks of one event loop, gathered: all that are asked in one tick leave together on one connection.
 
-Checks that stand together become one call of a script. While the answers of one batch are on their way the next one is
-sent, so that client and server work at the same time, and meanwhile another comes together. So a hundred tasks cost
-a few round trips, no task waits for a connection of its own, and a check that is alone goes out at once.
+Checks that stand together become one call of a script; what checks have to read leaves with them. While the answers of
+one batch are on their way the next one is sent, so that client and server work at the same time, and meanwhile another
+comes together. So a hundred tasks cost a few round trips, no task waits for a connection of its own, and a check that
+is alone goes out at once.
 
 No task stands between: the event loop calls `_flush` at the end of a tick, and the connection calls back with replies.
 """
@@ -21,12 +22,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
+from ratelimit.core.flow import Reads
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.store import faults, pipeline, reads
 from ratelimit.store.line import packed, wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
-from ratelimit.store.reads import Reads, Steps
+from ratelimit.store.reads import Steps
 
 _MOST_IN_BATCH = 64
 _MOST_IN_FLIGHT = 2
@@ -48,7 +50,7 @@ class _Batch:
 
 
 class Gatherer:
-    """Sends script calls in the order in which they were asked, and answers each with its own reply or error."""
+    """Sends script calls and reads in the order in which they were asked, each answered by its own reply or error."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -69,13 +71,13 @@ class Gatherer:
 
     def call(self, call: _Call) -> asyncio.Future[Any]:
         """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
-        waiting, loop = self._waiting, self._loop
-        if loop is None or not waiting:  # not each time: Python 3.11 asks the system for the process' id here
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
             self.belong_to(loop)
         future = loop.create_future()
+        waiting = self._waiting
         if len(waiting) >= _MOST_WAITING:
-            told = f"{_MOST_WAITING} checks are waiting to be sent: Redis is slower than they come"
+            told = f"{_MOST_WAITING} calls are waiting to be sent: Redis is slower than they come"
             future.set_exception(StoreUnavailable(told))
             return future
         waiting.append((call, future))

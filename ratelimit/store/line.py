@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ except ImportError:
 
 _RECEIVED = 65_536
 _TOO_LATE = "timed out"
+_MOST_MS = 2**31 - 1
+"""What `poll` takes: 24 days."""
 INCOMPLETE: Any = object()
 """What a reader returns when it needs more."""
 PUSHED: Any = getattr(hiredis, "PushNotification", None)
@@ -59,7 +62,7 @@ def push_handler(connection: Any) -> Callable[[Any], Any] | None:
 
 
 class NothingSentError(ConnectionError):
-    """The other end had closed the connection before anything was sent."""
+    """The connection had been closed, at the other end or by its client, before anything was sent."""
 
 
 class Line:
@@ -89,9 +92,13 @@ class Line:
         # Sending to who closed a Unix socket fails. Over TCP it succeeds, and nobody can tell what became of it.
         self.tells_its_end = self._reader is not None and sock.family == socket.AF_UNIX
         if self._reader is not None:
-            self._timeout: float | None = sock.gettimeout()
-            self._timeout_ms = None if self._timeout is None else ceil(self._timeout * 1000)
             sock.settimeout(0)
+            self._heed_time_limit()
+
+    def _heed_time_limit(self) -> None:
+        """Take the connection's time limit over: redis-py changes it while a server is being maintained."""
+        self._timeout: float | None = self.connection.socket_timeout
+        self._timeout_ms = None if self._timeout is None else min(ceil(self._timeout * 1000), _MOST_MS)
 
     def ask(self, packet: bytes, replies: int) -> list[Any]:
         """Send commands, and return as many replies: texts as bytes, errors in their places.
@@ -103,10 +110,16 @@ class Line:
             self.connection.send_packed_command((packet,), check_health=False)
             return [self._read_by_redis_py() for _ in range(replies)]
         sock = self._socket
+        if self.connection.socket_timeout != self._timeout:
+            self._heed_time_limit()
         try:
             sent = sock.send(packet)
-        except ConnectionError as error:
-            raise NothingSentError(*error.args) from error
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            if isinstance(error, ConnectionError) or error.errno == errno.EBADF:
+                raise NothingSentError(*error.args) from error
+            raise
         if sent < len(packet):
             self._send_rest(packet, sent)
         if not self.readable(self._timeout_ms):
@@ -160,5 +173,5 @@ class Line:
     def to_redis_py(self) -> Any:
         """Return the connection as redis-py knows it; it must not be asked here any more."""
         if self._reader is not None and self.connection._sock is self._socket:
-            self._socket.settimeout(self._timeout)
+            self._socket.settimeout(self.connection.socket_timeout)
         return self.connection

@@ -10,7 +10,7 @@ from typing import Any
 from ratelimit.core import forks
 from ratelimit.store.line import Line, wanted_back
 
-KEPT = 8
+_KEPT = 8
 
 
 class Lines:
@@ -37,27 +37,35 @@ class Lines:
         self._lock = threading.Lock()
 
     def take(self) -> Line:
-        """Return a line that is not known to have ended; raises as the pool does if there is none to be had."""
+        """Return a line; raises as the pool does if there is none to be had.
+
+        One that does not tell its end by itself is looked at before: it is not known to have ended.
+        """
         try:
             line = self._idle.pop()
         except IndexError:
-            return self._line_after_waiting()
+            return self._line_of_pool(or_kept=True)
         if not line.tells_its_end and line.readable(0):
             self._end(line)
             return self.take()
         return line
 
-    def _line_after_waiting(self) -> Line:
+    def another(self) -> Line:
+        """Return a line that was not kept, in place of one that had ended: others that were kept will have, too."""
+        self.break_off()
+        return self._line_of_pool(or_kept=False)
+
+    def _line_of_pool(self, *, or_kept: bool) -> Line:
         # Who waits says so before looking once more, and who gives back looks for waiters after: one sees the other.
         with self._lock:
             self._waiting += 1
         try:
-            return self.take() if self._idle else self._line_of_pool()
+            return self.take() if or_kept and self._idle else self._made()
         finally:
             with self._lock:
                 self._waiting -= 1
 
-    def _line_of_pool(self) -> Line:
+    def _made(self) -> Line:
         line = Line(self._pool.get_connection())
         if line.keep and line.readable(0):
             # redis-py looks as well, but not where it expects to be told of maintenance.
@@ -72,7 +80,7 @@ class Lines:
 
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if not line.keep or len(self._idle) >= KEPT or wanted_back(line.connection):
+        if not line.keep or len(self._idle) >= _KEPT or wanted_back(line.connection):
             self._pool.release(line.to_redis_py())
             return
         self._idle.append(line)

@@ -13,10 +13,9 @@ from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
 from ratelimit.store.line import NothingSentError, packed
-from ratelimit.store.lines import KEPT, Lines
+from ratelimit.store.lines import Lines
 
 _T = TypeVar("_T")
-_MOST_ENDED = 2 * KEPT
 
 
 class Store:
@@ -65,25 +64,26 @@ class Store:
             return []  # no answer is to be waited for
         return faults.without_errors(self._ask(packed(commands), len(commands)))
 
-    def _ask(self, packet: bytes, replies: int) -> list[Any]:
-        for _ in range(_MOST_ENDED):
-            try:
-                line = self._lines.take()
-            except (RedisError, OSError) as error:
+    def _ask(self, packet: bytes, replies: int, *, again: bool = False) -> list[Any]:
+        try:
+            line = self._lines.another() if again else self._lines.take()
+        except (RedisError, OSError) as error:
+            raise faults.before_sending(error) from error
+        try:
+            return line.ask(packet, replies)
+        except NothingSentError as error:
+            line.break_off()
+            if again:
                 raise faults.before_sending(error) from error
-            try:
-                return line.ask(packet, replies)
-            except NothingSentError:
-                line.break_off()  # and so may others have ended that were kept
-            except (RedisError, OSError) as error:
-                line.break_off()
-                raise faults.after_sending(error) from error
-            except BaseException:
-                line.break_off()  # interrupted
-                raise
-            finally:
-                self._lines.give_back(line)
-        raise faults.before_sending(ConnectionResetError("each one that was made was closed at once"))
+        except (RedisError, OSError) as error:
+            line.break_off()
+            raise faults.after_sending(error) from error
+        except BaseException:
+            line.break_off()  # interrupted
+            raise
+        finally:
+            self._lines.give_back(line)
+        return self._ask(packet, replies, again=True)
 
     def close(self) -> None:
         """Give the connections that are kept at hand back to the client."""
