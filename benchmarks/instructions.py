@@ -23,6 +23,9 @@ MORE = 8
 """Times as many calls where 50 are asked at once: a server's Lua collects garbage once in some scripts, not calls."""
 GATHERED = f"check, {AT_ONCE} at once (asyncio)"
 SPREAD = f"check, {AT_ONCE} at once, of {AT_ONCE} keys (asyncio)"
+LAYERED = f"check, all layers, {AT_ONCE} at once, of {AT_ONCE} keys (asyncio)"
+TOGETHER = {GATHERED: (1, False), SPREAD: (AT_ONCE, False), LAYERED: (AT_ONCE, True)}
+"""Checks asked at once: how many keys, and whether the stage and the account have buckets."""
 TARGETS = {ours.CHECK.name: 58_000, GATHERED: 28_000, SPREAD: 28_000}
 
 
@@ -36,7 +39,7 @@ def _one_by_one(contender, calls):
     return counted[0]
 
 
-def _at_once(name, calls, keys):
+def _at_once(name, calls, keys, layers):
     """Rounds of 50 checks in flight, of one key or of 50."""
 
     async def run(url, callers):
@@ -49,7 +52,7 @@ def _at_once(name, calls, keys):
         assert right == MORE * calls, f"{name}: {MORE * calls - right} of {MORE * calls} calls were not admitted"
 
     with callgrind.counted() as (url, counted):
-        asyncio.run(run(url, ours.enrol(url, AMPLE, keys)))
+        asyncio.run(run(url, ours.enrol(url, AMPLE, keys, layers=layers)))
     return counted[0]
 
 
@@ -58,19 +61,19 @@ def measure(full=False):
         return {"absent": callgrind.ABSENT, "per_check": {}}
     plain = [floors.INCR, floors.EVALSHA, *ours.ALL, *(peers.ALL if full else peers.MAIN)]
     plan = [(one.name, partial(_one_by_one, one)) for one in plain]
-    plan[3:3] = [(name, partial(_at_once, name, keys=keys)) for name, keys in ((GATHERED, 1), (SPREAD, AT_ONCE))]
+    plan[3:3] = [(name, partial(_at_once, name, keys=keys, layers=layers)) for name, (keys, layers) in TOGETHER.items()]
     per_check = {}
     with ThreadPoolExecutor(2) as both, steps("instructions", len(plan)) as tell:
         for name, counting in plan:
             tell(name)
             short, long = both.map(counting, (SHORT, LONG))
-            more = MORE if name in {GATHERED, SPREAD} else 1
+            more = MORE if name in TOGETHER else 1
             per_check[name] = (long - short) / ((LONG - SHORT) * more)
     return {"server": callgrind.SERVER, "version": callgrind.version(), "per_check": per_check}
 
 
 def figures(found):
-    for name in (ours.CHECK.name, GATHERED, SPREAD, ours.LAYERS.name, ours.DENIED.name, ours.PEEK.name):
+    for name in (ours.CHECK.name, *TOGETHER, ours.LAYERS.name, ours.DENIED.name, ours.PEEK.name):
         if name in found["per_check"]:
             what = f"{found['version']}: instructions of the server, {name}"
             yield Figure(what, found["per_check"][name], "", target=TARGETS.get(name))

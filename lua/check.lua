@@ -101,10 +101,18 @@ end
 -- 2. Judge.
 local reply, refused, plan, packed, fill_us, shadow, shadow_bucket, closed_day, closed_figures
 if own and not has_shadow then
-  local possible, today, this_window, window_end, full, price
+  local possible, today, this_window, window_end, full, price, numbers
   -- @include lib/terms
+  if buckets > 0 then
+    local first_held, last_held = 1, buckets
+    -- @include lib/held
+  end
   -- @include lib/usual
   if refused then return reply end
+  if reply and own_buckets > 0 then
+    packed = {}
+    for i = 1, buckets do packed[i] = string.sub(reply, 41 + 24 * i, 64 + 24 * i) end
+  end
 end
 if not reply then
   -- @include lib/token_bucket
@@ -133,16 +141,21 @@ elseif own then
 end
 if buckets > own_buckets then
   for i = own_buckets + 1, buckets do
-    local place = KEYS[own_keys + i - own_buckets]
-    if packed[i] and under_callers_clock then
-      call('SET', place, packed[i])
-    elseif packed[i] and fill_us[i] then
+    local place, state = KEYS[own_keys + i - own_buckets], nil
+    if packed then
+      state = packed[i]
+    else
+      state = string.sub(reply, 41 + 24 * i, 64 + 24 * i)
+    end
+    if state and under_callers_clock then
+      call('SET', place, state)
+    elseif state and fill_us and fill_us[i] then
       -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
       local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
-      call('SET', place, packed[i], 'PX', milliseconds - milliseconds % 1)
-    elseif packed[i] then
+      call('SET', place, state, 'PX', milliseconds - milliseconds % 1)
+    elseif state then
       -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
-      call('SETRANGE', place, '0', packed[i])
+      call('SETRANGE', place, '0', state)
     end
   end
 end

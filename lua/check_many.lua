@@ -23,57 +23,79 @@ local DAY_US = 86400000000
 local KEPT_US = 30000000
 
 local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
-local questions, identities, numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
-local checks, starts, shares, shared_keys, arguments = #identities / 26, {}, {}, 0, 3
+local questions, identities, asked_by = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+local checks, starts, shares, shared_keys, arguments, further = #identities / 26, {}, {}, 0, 3, 0
 for number = 1, #questions / 2 do
   local own_buckets, shared_buckets = byte(questions, 2 * number - 1, 2 * number)
   starts[number], shares[number] = arguments + 1, shared_keys
   shared_keys, arguments = shared_keys + shared_buckets, arguments + 2 + own_buckets
+  further = further + own_buckets + shared_buckets
   if #(ARGV[starts[number]] or '') < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 end
 if #questions % 2 ~= 0 or arguments ~= #ARGV or shared_keys + checks ~= #KEYS
-  or numbers ~= '' and #numbers ~= 2 * checks
+  or asked_by ~= '' and #asked_by ~= 2 * checks
 then
   return redis.error_reply('RATELIMIT ARGUMENTS')
-end
-
--- Of keys that several checks here are of: the hash as it stands after the checks before. Of shared buckets alike.
-local hashes, read_at, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, nil
-
-local function read(key, at, own_buckets)
-  return pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + own_buckets))
-end
-
-local function write(key, own, at)
-  local fields = {}
-  for i = 1, #own - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[at + i], own[i + 1] end
-  call('HSET', key, unpack(fields))
-end
-
--- Only the fields of one question are known of a hash at a time.
-local function known(key, at, own_buckets)
-  local own, before = hashes[key], read_at[key]
-  if before == at then return own end
-  if own and #own == own_buckets + 2 then
-    local same = true
-    for i = 1, own_buckets + 1 do same = same and ARGV[before + i] == ARGV[at + i] end
-    if same then return own end
-  end
-  if changed[key] then write(key, own, before) end
-  own = read(key, at, own_buckets)
-  hashes[key], read_at[key], changed[key] = own, at, nil
-  return own
 end
 
 local time = call('TIME')
 local server_us = time[1] * 1000000 + time[2]
 local replies, question, again, at, field, own_buckets, buckets, first_shared, request, now, plain = {}, 0, 0
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
-local possible, today, this_window, window_end, full, price
+local possible, today, this_window, window_end, full, price, numbers, states, fill_us, charged
+-- Of keys that several checks here are of: the hash as it stands after the checks before. Of shared buckets alike.
+local hashes, read_at, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, nil
+local read, write, known, hold, keep
+
+-- Functions cost as much as a part of a check: they are made if somebody needs them.
+if further > 0 or asked_by ~= '' then
+  function read(key)
+    return pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + own_buckets))
+  end
+
+  function write(key, own, its_at)
+    local fields = {}
+    for i = 1, #own - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[its_at + i], own[i + 1] end
+    call('HSET', key, unpack(fields))
+  end
+
+  -- Only the fields of one question are known of a hash at a time.
+  function known(key)
+    local own, before = hashes[key], read_at[key]
+    if before == at then return own end
+    if own and #own == own_buckets + 2 then
+      local same = true
+      for i = 1, own_buckets + 1 do same = same and ARGV[before + i] == ARGV[at + i] end
+      if same then return own end
+    end
+    if changed[key] then write(key, own, before) end
+    own = read(key)
+    hashes[key], read_at[key], changed[key] = own, at, nil
+    return own
+  end
+
+  function hold(first_held, last_held)
+    possible = true
+    -- @include lib/held
+    return possible
+  end
+
+  -- What the question asked until now left of its shared buckets is there for the next.
+  function keep()
+    for b = own_buckets + 1, buckets do
+      local place = KEYS[first_shared + b - own_buckets]
+      shared[place], charged_at[place] = struct.pack('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us
+      expiry[place] = expiry[place] or fill_us and fill_us[b]
+    end
+    charged = false
+  end
+end
+
 for i = 1, checks do
   local number = 1
-  if numbers ~= '' then number, again = byte(numbers, 2 * i - 1, 2 * i) end
+  if asked_by ~= '' then number, again = byte(asked_by, 2 * i - 1, 2 * i) end
   if number ~= question then
+    if charged then keep() end
     question, at, first_shared = number, starts[number], shares[number]
     if at then
       own_buckets, buckets = byte(questions, 2 * number - 1, 2 * number)
@@ -83,7 +105,21 @@ for i = 1, checks do
       now = given_us > 0 and given_us or server_us
       plain = (flags == 1 or flags == 3) and cost % 1 == 0 and #request == 114 + 24 * buckets
         and (valid_until == 0 or now < valid_until)
-      -- @include lib/terms
+      states, fill_us = { nil, nil, nil }, nil
+      for b = own_buckets + 1, buckets do
+        local place = KEYS[first_shared + b - own_buckets]
+        local state = shared[place]
+        if state == nil then
+          state = pcall('GET', place)
+          shared[place] = state
+        end
+        if state and (type(state) == 'table' or #state ~= 24) then plain = false end
+        states[b] = state
+      end
+      if plain then
+        -- @include lib/terms
+        plain = possible and (buckets == 0 or hold(own_buckets + 1, buckets))
+      end
     else
       own_buckets, buckets, first_shared, plain = 0, 0, 0, false
     end
@@ -96,54 +132,37 @@ for i = 1, checks do
   end
   if in_turn then
     if again > 0 then
-      own = known(key, at, own_buckets)
+      own = known(key)
     elseif own_buckets > 0 then
-      own = read(key, at, own_buckets)
+      own = read(key)
     else
       own = pcall('HMGET', key, 'r', field)
     end
     in_turn = own[1] == sub(identities, 26 * i - 25, 26 * i)
   end
-  if in_turn then
-    local states, sound = nil, true
-    if buckets > 0 then
-      states = { nil, nil, nil }
-      for b = 1, buckets do
-        local state = own[b + 2]
-        if b > own_buckets then
-          local place = KEYS[first_shared + b - own_buckets]
-          state = shared[place]
-          if state == nil then
-            state = pcall('GET', place)
-            shared[place] = state
-          end
-        end
-        if state and (type(state) == 'table' or #state ~= 24) then sound = false end
-        states[b] = state
-      end
+  if in_turn and own_buckets > 0 then
+    for b = 1, own_buckets do
+      local state = own[b + 2]
+      if state and #state ~= 24 then in_turn = false end
+      states[b] = state
     end
-    if sound then
-      local refused, plan, packed, fill_us
-      -- @include lib/usual
-      if reply and not refused then
-        if again > 0 or own_buckets > 0 then
-          own[2] = plan
-          for b = 1, own_buckets do own[b + 2] = packed[b] end
-          if again > 0 then
-            changed[key] = true
-          else
-            write(key, own, at)
-          end
+    in_turn = in_turn and hold(1, own_buckets)
+  end
+  if in_turn then
+    local refused, plan
+    -- @include lib/usual
+    if reply and not refused then
+      charged = buckets > own_buckets
+      if again > 0 or own_buckets > 0 then
+        own[2] = plan
+        for b = 1, own_buckets do own[b + 2] = sub(reply, 41 + 24 * b, 64 + 24 * b) end
+        if again > 0 then
+          changed[key] = true
         else
-          call('HSET', key, field, plan)
+          write(key, own, at)
         end
-        if buckets > own_buckets then
-          for b = own_buckets + 1, buckets do
-            local place = KEYS[first_shared + b - own_buckets]
-            shared[place], charged_at[place] = packed[b], given_us
-            expiry[place] = expiry[place] or fill_us[b]
-          end
-        end
+      else
+        call('HSET', key, field, plan)
       end
     end
   end
@@ -155,6 +174,7 @@ for i = 1, checks do
   replies[i] = reply or ASK_ALONE
 end
 
+if charged then keep() end
 for key in pairs(changed) do write(key, hashes[key], read_at[key]) end
 for place, given in pairs(charged_at) do
   if given > 0 then

@@ -24,8 +24,8 @@ from seeding import Lua, Many
 
 USUAL_NOT_CHARGED = Lua(
     "usual: further buckets not charged",
-    "local b_level = further[5 * i - 1] - cost * new_per",
-    "local b_level = further[5 * i - 1]",
+    "numbers[at - 5] = numbers[at] - numbers[at - 1]",
+    "numbers[at - 5] = numbers[at]",
 )
 USUAL_ONE_TOO_FEW = Lua(
     "usual: the last unit refused", "if cost > left then fits = false end", "if cost >= left then fits = false end"
@@ -43,9 +43,10 @@ USUAL = (
     (
         Lua(
             "usual: charge before judging",
-            "      local at = 5 * i\n",
-            "      if i > own_buckets then redis.call('SET', KEYS[own_keys + i - own_buckets], "
-            "struct.pack('<ddd', new_per, b_level - cost * new_per, now)) end\n      local at = 5 * i\n",
+            "      numbers[at] = held\n",
+            "      numbers[at] = held\n      local place = KEYS[own_keys + at / 7 - own_buckets]\n"
+            "      if at / 7 > own_buckets then redis.call('SET', place, "
+            "struct.pack('<ddd', numbers[at - 6], held - numbers[at - 1], now)) end\n",
         ),
         denial_by_the_plan,
     ),
@@ -70,7 +71,7 @@ USUAL = (
     (Lua("usual: a peek is a charge of nothing", "possible = cost > 0 and (", "possible = ("), peek),
     (USUAL_NOT_CHARGED, admission),
     (
-        Lua("usual: only one bucket denies", "if cost * new_per > b_level then fits = false end\n", "\n"),
+        Lua("usual: only one bucket denies", "if numbers[at - 1] > held then fits = false end\n", "\n"),
         denial_by_the_stage,
     ),
     (Lua("usual: the last token refused", "price > level", "price >= level"), retry_after),
@@ -99,16 +100,14 @@ USUAL = (
         steady_traffic,
     ),
     (
-        Lua(
-            "usual: expiries not renewed", "if further[5 * i] < now - now % KEPT_US then", "if further[5 * i] == 0 then"
-        ),
+        Lua("usual: expiries not renewed", "if last < recent then", "if last == 0 then"),
         renewal,
     ),
     (
         Lua(
             "usual: expiries renewed for a full bucket",
-            "fill_us[i] = further[5 * i - 4] * new_per / rate end",
-            "fill_us[i] = 0 end",
+            "fill_us[i] = numbers[at - 2] / numbers[at - 3]",
+            "fill_us[i] = 0",
         ),
         renewal,
     ),
@@ -120,7 +119,7 @@ AT_ONCE = (
     (
         Many(
             "shared state not carried",
-            "shared[place], charged_at[place] = packed[b], given_us",
+            "shared[place], charged_at[place] = struct.pack('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us",
             "charged_at[place] = given_us",
         ),
         at_once,
@@ -140,17 +139,21 @@ AT_ONCE = (
     ),
     (Many("denied, but charged", "if reply and not refused then", "if reply then"), at_once),
     (Many("a key that is met once not written", "call('HSET', key, field, plan)", ""), keys_at_once),
-    (Many("nor with its methods", "            write(key, own, at)\n", ""), keys_at_once),
+    (Many("nor with its methods", "          write(key, own, at)\n", ""), keys_at_once),
     (
         Many(
             "all taken for the first question",
-            "if numbers ~= '' then number, again = byte(numbers, 2 * i - 1, 2 * i) end",
+            "if asked_by ~= '' then number, again = byte(asked_by, 2 * i - 1, 2 * i) end",
             "",
         ),
         methods_at_once,
     ),
     (
-        Many("buckets of methods not carried", "for b = 1, own_buckets do own[b + 2] = packed[b] end", ""),
+        Many(
+            "buckets of methods not carried",
+            "for b = 1, own_buckets do own[b + 2] = sub(reply, 41 + 24 * b, 64 + 24 * b) end",
+            "",
+        ),
         methods_at_once,
     ),
     (
@@ -176,7 +179,9 @@ AT_ONCE = (
     ),
     (
         Many(
-            "an expiry with every charge", "expiry[place] = expiry[place] or fill_us[b]", "expiry[place] = 1000000000"
+            "an expiry with every charge",
+            "expiry[place] = expiry[place] or fill_us and fill_us[b]",
+            "expiry[place] = 1000000000",
         ),
         renewal,
     ),

@@ -58,8 +58,10 @@ def _checking(proxy, how):
         with asyncio.Runner() as runner:
             limiter = AsyncLimiter.from_url(proxy.url, deadline=DEADLINE)
             limiter._state.before_refresh = lambda: None
-            yield lambda key: runner.run(limiter.check(key, STAGE, METHOD))
-            runner.run(limiter.aclose())
+            try:
+                yield lambda key: runner.run(limiter.check(key, STAGE, METHOD))
+            finally:
+                runner.run(limiter.aclose())
         return
     if how == "from_url":
         limiter = Limiter.from_url(proxy.url, deadline=DEADLINE)
@@ -71,10 +73,12 @@ def _checking(proxy, how):
             limiter = Limiter(client)
         assert "retries 10 times" in str(said[0].message)
     limiter._state.before_refresh = lambda: None
-    yield lambda key: limiter.check(key, STAGE, METHOD)
-    limiter.close()
-    if client is not None:
-        client.close()
+    try:
+        yield lambda key: limiter.check(key, STAGE, METHOD)
+    finally:
+        limiter.close()
+        if client is not None:
+            client.close()
 
 
 def a_batch_is_carried_out_once(server, fault):

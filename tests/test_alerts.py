@@ -305,8 +305,8 @@ BUGS = {
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (
-        "if quota >= 0 then used = used + cost end\n    day_used",
-        "if quota >= 0 then used = used + 1 end\n    day_used",
+        "    used = used + cost\n    if window ~= this_window",
+        "    used = used + 1\n    if window ~= this_window",
         test_a_cost_that_passes_both_tells_both,
     ),
     "windows not told apart": (

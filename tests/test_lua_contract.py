@@ -17,13 +17,13 @@ PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
 GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "struct", "select", "unpack", "ipairs"}
 GLOBALS |= {"pairs", "type", "tonumber"}
-TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "table.concat(packed)")
+TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "struct.pack(")
 SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
     "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
-    "call('SET', place, packed[i], 'PX', milliseconds - milliseconds % 1)",
-    "call('SETRANGE', place, '0', packed[i])",
+    "call('SET', place, state, 'PX', milliseconds - milliseconds % 1)",
+    "call('SETRANGE', place, '0', state)",
 ]
 """The lines of check.lua that run without a caller's clock alone, and so under no vector."""
 INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)

@@ -1,10 +1,9 @@
 -- usual: a passage, not a module: judges a check that meets nothing unusual, in a straight line, and changes nothing.
 --
--- Reads  what lib/terms left, and what it read; request, own (the key's identity, the plan's state, buckets of methods),
---        buckets, states
+-- Reads  what lib/terms and lib/held left, and what they read; own (the key's identity, the plan's state)
 -- Leaves reply: as check.lua returns it, or nil: leave it to lib/general, which knows every case
---        refused; if it is false: plan, packed: the states to be written; fill_us: of those buckets whose expiry has to
---        be set anew, the time in which they fill
+--        refused; if it is false: plan: its state to be written; numbers: level and last as they will be. The reply is all
+--        states, packed
 --
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
 -- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
@@ -14,6 +13,7 @@ if possible and stored and #stored == 64 then
   local usual, fits, left = day == today, true, 0
   if quota >= 0 then
     left = quota + granted - used
+    used = used + cost
     if window ~= this_window then usual = false end
     if cost > left then fits = false end
   end
@@ -30,52 +30,47 @@ if possible and stored and #stored == 64 then
   elseif buckets == 0 then
     usual = false -- nothing in the reply would tell the time
   end
-  local further
   if usual and buckets > 0 then
-    further = { nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
-    for i = 1, buckets do
-      local burst, rate, new_per = struct.unpack('<ddd', request, 91 + 24 * i)
-      local b_level, charged = burst * new_per, 0
-      if states[i] then
-        local b_per, stored, b_last = struct.unpack('<ddd', states[i])
-        charged = b_last
-        if b_per ~= new_per or now < b_last then usual = false end
-        stored = stored + (now - b_last) * rate
-        if stored < b_level then b_level = stored end
-      end
-      if rate == 0 or cost > burst then usual = false end
-      if cost * new_per > b_level then fits = false end
-      local at = 5 * i
-      further[at - 4], further[at - 3], further[at - 2], further[at - 1], further[at] = burst, rate, new_per, b_level, charged
+    for at = 7, 7 * buckets, 7 do
+      local held, charged = numbers[at - 2], numbers[at - 4]
+      local refilled = numbers[at - 5] + (now - charged) * numbers[at - 3]
+      if refilled < held then held = refilled end
+      if now < charged then usual = false end
+      if numbers[at - 1] > held then fits = false end
+      numbers[at] = held
     end
   end
 
   if usual and fits then
-    local MOST = 9007199254740991 -- beyond, numbers are not whole any more
     refused = false
-    if quota >= 0 then used = used + cost end
     day_used = day_used + cost
-    if day_used > MOST then day_used = MOST end
+    if day_used > 9007199254740991 then day_used = 9007199254740991 end -- beyond, numbers are not whole any more
     plan = struct.pack('<dddddddd', per, level - price, last, window, used, granted, day, day_used)
     reply = plan
     if buckets > 0 then
-      packed, fill_us = { nil, nil, nil }, { nil, nil, nil }
-      for i = 1, buckets do
-        local rate, new_per = further[5 * i - 3], further[5 * i - 2]
-        local b_level = further[5 * i - 1] - cost * new_per
-        packed[i] = struct.pack('<ddd', new_per, b_level, now)
-        if further[5 * i] < now - now % KEPT_US then fill_us[i] = further[5 * i - 4] * new_per / rate end
+      for at = 7, 7 * buckets, 7 do
+        numbers[at - 5] = numbers[at] - numbers[at - 1]
+        numbers[at - 4] = now
       end
-      reply = plan .. table.concat(packed)
+      if buckets == 1 then
+        reply = plan .. struct.pack('<ddd', numbers[1], numbers[2], now)
+      elseif buckets == 2 then
+        reply = plan .. struct.pack('<dddddd', numbers[1], numbers[2], now, numbers[8], numbers[9], now)
+      else
+        for at = 1, 7 * buckets, 7 do reply = reply .. struct.pack('<ddd', numbers[at], numbers[at + 1], now) end
+      end
     end
   elseif usual then
     local DENIED = 0
     refused, reply = true, { DENIED, now }
     local n = 2
     for i = plan_per > 0 and 0 or 1, buckets do
-      local burst, rate, new_per, b_level = plan_burst, plan_rate, plan_per, level
-      if i > 0 then burst, rate, new_per, b_level = unpack(further, 5 * i - 4, 5 * i - 1) end
-      local missing, short = burst * new_per - b_level, cost * new_per - b_level
+      local rate, new_per, b_level, missing, short = plan_rate, plan_per, level, full, price
+      if i > 0 then
+        new_per, rate, missing, short = numbers[7 * i - 6], unpack(numbers, 7 * i - 3, 7 * i - 1)
+        b_level = numbers[7 * i]
+      end
+      missing, short = missing - b_level, short - b_level
       if short < 0 then short = 0 end
       reply[n + 1] = (b_level - b_level % new_per) / new_per
       reply[n + 2], reply[n + 3] = (missing + -missing % rate) / rate, (short + -short % rate) / rate

@@ -27,7 +27,7 @@ class AsyncLimiter(Base):
     """The twin of `Limiter` for asyncio: the same arguments, the same answers, awaited.
 
     Belongs to the event loop in which it is first used. Its client's pool needs room for three connections: for
-    checks, for everything else, and for changes that are pushed.
+    checks and what they read, for everything else, and for changes that are pushed.
     """
 
     def __init__(
