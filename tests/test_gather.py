@@ -1,6 +1,8 @@
 """How checks of asyncio reach Redis: gathered, on one connection."""
 
 import asyncio
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -153,6 +155,7 @@ def test_another_event_loop_is_refused(server, key):
     """A limiter belongs to the loop that it was first used in, as its client's connections do; the error says so."""
     client = server.async_client()
     limiter = AsyncLimiter(client)
+    limiter._state.before_refresh = lambda: None  # else each loop's first check looks at the catalogue
 
     async def first():
         assert (await limiter.check(key, A, GET)).allowed
@@ -179,3 +182,27 @@ def test_another_event_loop_at_the_same_time_is_refused(server, key):
             return (await limiter.peek(key, A, GET)).limits[1].remaining
 
     assert asyncio.run(main()) == 10_000 - 4
+
+
+def test_a_child_that_is_forked_in_the_event_loop_is_refused(server, key):
+    """Its parent's loop seems to run in it; what it asked there would never be answered."""
+
+    def in_child(limiter):
+        signal.alarm(5)
+        code = 1
+        try:
+            asyncio.run(limiter.check(key, A, GET))
+        except ConfigError:
+            code = 0
+        finally:
+            os._exit(code)
+
+    async def main():
+        async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
+            limiter._state.before_refresh = lambda: None  # else the child's first check looks at the catalogue
+            await limiter.check(key, A, GET)
+            child = os.fork() or in_child(limiter)
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            return status, (await limiter.check(key, A, GET)).limits[1].remaining
+
+    assert asyncio.run(main()) == (0, 10_000 - 2)

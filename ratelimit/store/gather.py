@@ -16,19 +16,21 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice, takewhile
 from operator import itemgetter
+from threading import get_ident
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
+from ratelimit.core import forks
 from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
 from ratelimit.core.flow import Reads
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
-from ratelimit.store import faults, pipeline, reads
-from ratelimit.store.line import packed, wanted_back
+from ratelimit.store import faults, pipeline, steps
+from ratelimit.store.line import wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
-from ratelimit.store.reads import Steps
+from ratelimit.store.steps import Steps
 
 _MOST_IN_BATCH = 64
 _MOST_IN_FLIGHT = 2
@@ -61,6 +63,12 @@ class Gatherer:
         self._opening: asyncio.Task[Pipeline] | None = None
         self._returning = set[asyncio.Task[None]]()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.start_anew()
+        forks.starts_anew(self)
+
+    def start_anew(self) -> None:
+        """Have a child process look which event loop runs: the parent's seems to run on."""
+        self._thread: int | None = None
 
     def belong_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Refuse any event loop but the first: connections belong to the one in which they were made."""
@@ -68,11 +76,14 @@ class Gatherer:
             if self._loop is not None:
                 raise ConfigError("was used in another event loop, to which its connections belong", field="client")
             self._loop = loop
+        self._thread = get_ident()
 
     def call(self, call: _Call) -> asyncio.Future[Any]:
         """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
+        loop = self._loop
+        # Tells that the running loop is still this one. Python 3.11 asks the system for the process' id to tell which.
+        if loop is None or self._thread != get_ident() or not loop.is_running():
+            loop = asyncio.get_running_loop()
             self.belong_to(loop)
         future = loop.create_future()
         waiting = self._waiting
@@ -180,11 +191,11 @@ class Gatherer:
     def _steps(self, calls: list[Any]) -> Steps:
         """Ask several checks as one, and alone which that leaves out."""
         if type(calls[0]) is Reads:
-            return (yield from reads.asked(calls))
+            return (yield from steps.read(calls))
         if len(calls) < 2 or type(calls[0]) is not CheckCall:
-            return (yield from _asked(calls))
+            return (yield from steps.asked(calls))
         many = ManyChecks(calls)
-        (found,) = yield from _sent([many.packet], [many])
+        (found,) = yield from steps.sent([many.packet], [many])
         if isinstance(found, Exception):
             return [found] * len(calls)
         if not isinstance(found, list) or len(found) != len(calls):
@@ -192,7 +203,7 @@ class Gatherer:
         self._all_usual = ASK_ALONE not in found
         if not self._all_usual:
             alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
-            for at, reply in zip(alone, (yield from _asked([calls[at] for at in alone])), strict=True):
+            for at, reply in zip(alone, (yield from steps.asked([calls[at] for at in alone])), strict=True):
                 found[at] = reply
         return list(found)
 
@@ -241,18 +252,3 @@ class Gatherer:
         task = asyncio.get_running_loop().create_task(returned, name="ratelimit-return")
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
-
-
-def _asked(calls: Sequence[ScriptCall]) -> Steps:
-    return _sent([call.packet or call.packed(packed) for call in calls], calls)
-
-
-def _sent(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> Steps:
-    replies = yield packets
-    unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:
-        # EVAL runs the script and teaches it at once. Whatever becomes of it, the others are answered.
-        again = yield [packed([calls[at].by_source()]) for at in unknown]
-        for at, reply in zip(unknown, again, strict=True):
-            replies[at] = reply
-    return replies
