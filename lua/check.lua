@@ -139,24 +139,22 @@ elseif own then
   if shadow_bucket then fields[#fields + 1], fields[#fields + 2] = ARGV[own_buckets + 4], shadow_bucket end
   if #fields > 0 then call('HSET', key, unpack(fields)) end
 end
-if buckets > own_buckets then
-  for i = own_buckets + 1, buckets do
-    local place, state = KEYS[own_keys + i - own_buckets], nil
-    if packed then
-      state = packed[i]
-    else
-      state = string.sub(reply, 41 + 24 * i, 64 + 24 * i)
-    end
-    if state and under_callers_clock then
-      call('SET', place, state)
-    elseif state and fill_us and fill_us[i] then
-      -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
-      local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
-      call('SET', place, state, 'PX', milliseconds - milliseconds % 1)
-    elseif state then
-      -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
-      call('SETRANGE', place, '0', state)
-    end
+for i = own_buckets + 1, buckets do
+  local place, state = KEYS[own_keys + i - own_buckets], nil
+  if packed then
+    state = packed[i]
+  else
+    state = string.sub(reply, 41 + 24 * i, 64 + 24 * i)
+  end
+  if state and under_callers_clock then
+    call('SET', place, state)
+  elseif state and fill_us and fill_us[i] then
+    -- Kept until it is full again, when no state means the same. Not under a caller's clock: Redis goes by its own.
+    local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000
+    call('SET', place, state, 'PX', milliseconds - milliseconds % 1)
+  elseif state then
+    -- Its expiry was set less than KEPT_US ago: an expiry costs more than all else here.
+    call('SETRANGE', place, '0', state)
   end
 end
 if has_alerts and plan and not refused then
