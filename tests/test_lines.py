@@ -1,7 +1,10 @@
 """How checks of blocking code reach Redis: on lines that are kept at hand."""
 
+import math
 import os
+import signal
 import threading
+from pathlib import Path
 
 import pytest
 import redis
@@ -10,7 +13,7 @@ from sentinels import free_port
 from servers import Server, binaries
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
-from ratelimit.errors import StoreTimeout
+from ratelimit.errors import ConfigError, StoreTimeout
 from ratelimit.store.line import Line, NothingSentError, packed
 from ratelimit.store.lines import Lines
 
@@ -70,14 +73,88 @@ def test_another_time_limit_is_heeded(server, key):
     with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.05) as limiter:
         assert limiter.check(key, A, GET).allowed
         (line,) = limiter._store._lines._idle
-        line.connection.socket_timeout = Proxy.DELAY_S * 10
+        line.connection.update_current_socket_timeout(Proxy.DELAY_S * 10)
         proxy.fault = "delay"
         assert limiter.check(key, A, GET).allowed
-        line.connection.socket_timeout = 0.05
+        line.connection.update_current_socket_timeout(-1)
         assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
-        proxy.fault = None
-    with Limiter.from_url(server.url, deadline=10_000_000) as limiter:  # seconds: more than a poll waits
+
+
+def test_signals_do_not_prolong_a_wait(server, key):
+    """A process that gets signals faster than the deadline passes, as under a profiler, waits no longer for that."""
+    came = []
+
+    def handler(_signal, _frame):
+        came.append(_signal)
+        assert len(came) < 2_000, "still waiting"
+
+    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.05) as limiter:
         assert limiter.check(key, A, GET).allowed
+        proxy.fault = "swallow"
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+        try:
+            assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert came
+
+
+@pytest.mark.parametrize("seconds", [2**31 // 1000, 10**10, math.inf, math.nan])
+def test_no_longer_time_limit_than_there_is(server, seconds):
+    """Python takes more for a wait of some milliseconds, or for none."""
+    with Limiter.from_url(server.url, deadline=2**31 // 1000 - 1) as limiter:
+        assert limiter.check(a_key(limiter), A, GET).allowed
+    with pytest.raises(ConfigError, match=r"deadline: must be seconds above 0, at most 2147482 \(24 days\)"):
+        Limiter.from_url(server.url, deadline=seconds)
+
+
+def test_nothing_is_sent_to_another_file(server):
+    """A number of a descriptor is given to the next file as soon as the client is closed, even during a check."""
+    with server.client() as client:
+        line = Line(client.connection_pool.get_connection())
+        number = line.connection._sock.fileno()
+        line.connection.disconnect()
+        reading, writing = os.pipe()
+        try:
+            assert number in (reading, writing)
+            with pytest.raises(NothingSentError):
+                line.ask(packed([("PING",)]), 1)
+            os.set_blocking(reading, False)
+            with pytest.raises(BlockingIOError):
+                os.read(reading, 1)
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+
+def test_lines_leave_no_descriptor_behind(server):
+    """Whether they go back to redis-py, end, or are a parent's in a child of a fork."""
+
+    def opened():
+        return len([*Path("/dev/fd").iterdir()]) - before
+
+    with server.client() as client:
+        lines = Lines(client.connection_pool)
+        before = len([*Path("/dev/fd").iterdir()])
+
+        def fill():
+            for line in [lines.take() for _ in range(12)]:
+                lines.give_back(line)
+
+        fill()
+        assert opened() == 12 + 8  # a connection each, and the idle lines
+        lines.break_off()
+        assert opened() == 4
+        fill()
+        lines.close()
+        assert opened() == 12
+        fill()
+        lines.start_anew()
+        assert opened() == 12
+        client.connection_pool.disconnect()
+        assert opened() == 0
 
 
 def test_a_server_that_closes_each_line_at_once(server, key, monkeypatch):

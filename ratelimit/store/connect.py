@@ -14,6 +14,8 @@ from redis.retry import Retry
 from ratelimit.errors import ConfigError
 
 CONNECTIONS = 32
+_MOST_S = 2**31 // 1000 - 1
+"""The most that Python waits for a socket: beyond, the milliseconds do not fit, and it waits for less or for ever."""
 
 
 def _options(deadline: float) -> dict[str, Any]:
@@ -29,8 +31,8 @@ def _options(deadline: float) -> dict[str, Any]:
 
 def checked_deadline(deadline: object) -> float:
     """Return the deadline in seconds."""
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline < float("inf"):
-        raise ConfigError(f"must be seconds above 0, not {deadline!r}", field="deadline")
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= _MOST_S:
+        raise ConfigError(f"must be seconds above 0, at most {_MOST_S} (24 days), not {deadline!r}", field="deadline")
     return float(deadline)
 
 

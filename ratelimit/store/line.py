@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from math import ceil
+from os import write
 from typing import Any
 
 from redis.connection import AbstractConnection, PythonRespSerializer
@@ -20,9 +20,6 @@ except ImportError:
     hiredis = None  # type: ignore[assignment]
 
 _RECEIVED = 65_536
-_TOO_LATE = "timed out"
-_MOST_MS = 2**31 - 1
-"""What `poll` takes: 24 days."""
 INCOMPLETE: Any = object()
 """What a reader returns when it needs more."""
 PUSHED: Any = getattr(hiredis, "PushNotification", None)
@@ -53,7 +50,10 @@ def reader_for(connection: Any) -> Any:
 
 def wanted_back(connection: Any) -> bool:
     """Tell whether redis-py waits for the connection to be released, to connect or to authenticate anew."""
-    return getattr(connection, "_should_reconnect", False) or getattr(connection, "_re_auth_token", None) is not None
+    try:
+        return connection._re_auth_token is not None or connection._should_reconnect
+    except AttributeError:  # as in its former versions
+        return False
 
 
 def push_handler(connection: Any) -> Callable[[Any], Any] | None:
@@ -68,22 +68,25 @@ class NothingSentError(ConnectionError):
 class Line:
     """A connection that is asked and answers: on its socket directly where nothing of redis-py's is lost by that.
 
-    Such a socket does not block: of one with a time limit, Python asks before each call whether it may go on.
+    It sends on a descriptor of its own. A socket with a time limit would ask the system first whether it may send; and
+    the number of its descriptor may mean another file as soon as the client is closed, even by another thread.
     """
 
-    __slots__ = ("_reader", "_socket", "_timeout", "_timeout_ms", "connection", "keep", "readable", "tells_its_end")
+    __slots__ = ("_fd", "_reader", "_socket", "connection", "keep", "readable", "tells_its_end")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         sock = getattr(connection, "_sock", None)
         self._socket: Any = sock
         self._reader: Any = None
+        self._fd = -1
         # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
         self.keep = type(sock) is socket.socket and hasattr(select, "poll")
         if type(sock) is not socket.socket or not self.keep:
             return
+        self._fd = os.dup(sock.fileno())
         poll = select.poll()
-        poll.register(sock, select.POLLIN)
+        poll.register(self._fd, select.POLLIN)
         # Of a line that is kept: whether something comes within milliseconds. What came unasked may be its end.
         self.readable = poll.poll
         # Sentinel's connections, for one, look at each reply.
@@ -91,14 +94,6 @@ class Line:
             self._reader = reader_for(connection)
         # Sending to who closed a Unix socket fails. Over TCP it succeeds, and nobody can tell what became of it.
         self.tells_its_end = self._reader is not None and sock.family == socket.AF_UNIX
-        if self._reader is not None:
-            sock.settimeout(0)
-            self._heed_time_limit()
-
-    def _heed_time_limit(self) -> None:
-        """Take the connection's time limit over: redis-py changes it while a server is being maintained."""
-        self._timeout: float | None = self.connection.socket_timeout
-        self._timeout_ms = None if self._timeout is None else min(ceil(self._timeout * 1000), _MOST_MS)
 
     def ask(self, packet: bytes, replies: int) -> list[Any]:
         """Send commands, and return as many replies: texts as bytes, errors in their places.
@@ -110,30 +105,19 @@ class Line:
             self.connection.send_packed_command((packet,), check_health=False)
             return [self._read_by_redis_py() for _ in range(replies)]
         sock = self._socket
-        if self.connection.socket_timeout != self._timeout:
-            self._heed_time_limit()
         try:
-            sent = sock.send(packet)
+            sent = write(self._fd, packet)
         except BlockingIOError:
             sent = 0
-        except OSError as error:
-            if isinstance(error, ConnectionError) or error.errno == errno.EBADF:
-                raise NothingSentError(*error.args) from error
-            raise
+        except ConnectionError as error:
+            raise NothingSentError(*error.args) from error
         if sent < len(packet):
-            self._send_rest(packet, sent)
-        if not self.readable(self._timeout_ms):
-            raise TimeoutError(_TOO_LATE)
+            sock.sendall(memoryview(packet)[sent:])
         reader.feed(sock.recv(_RECEIVED))
-        reply, beyond = reader.gets(), reader.gets()
-        if type(reply) is bytes and beyond is INCOMPLETE and replies == 1:
+        reply = reader.gets()
+        if type(reply) is bytes and replies == 1 and not reader.has_data():
             return [reply]  # as almost always
-        return self._read([reply, beyond, *iter(reader.gets, INCOMPLETE)], replies)
-
-    def _send_rest(self, packet: bytes, sent: int) -> None:
-        self._socket.settimeout(self._timeout)
-        self._socket.sendall(memoryview(packet)[sent:])
-        self._socket.settimeout(0)
+        return self._read([reply, *iter(reader.gets, INCOMPLETE)], replies)
 
     def _read(self, read: list[Any], replies: int) -> list[Any]:
         """Return so many replies, of what was read and what is still to come."""
@@ -148,8 +132,6 @@ class Line:
                     found.append(reply)
             if len(found) >= replies:
                 break
-            if not self.readable(self._timeout_ms):
-                raise TimeoutError(_TOO_LATE)
             received = self._socket.recv(_RECEIVED)
             if not received:
                 raise ConnectionResetError("the server closed the connection")
@@ -170,8 +152,6 @@ class Line:
         self.keep = False
         self.connection.disconnect()
 
-    def to_redis_py(self) -> Any:
-        """Return the connection as redis-py knows it; it must not be asked here any more."""
-        if self._reader is not None and self.connection._sock is self._socket:
-            self._socket.settimeout(self.connection.socket_timeout)
-        return self.connection
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

@@ -81,12 +81,12 @@ class Lines:
     def give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
         if not line.keep or len(self._idle) >= _KEPT or wanted_back(line.connection):
-            self._pool.release(line.to_redis_py())
+            self._pool.release(line.connection)
             return
         self._idle.append(line)
         if self._waiting:
             with contextlib.suppress(IndexError):
-                self._pool.release(self._idle.pop().to_redis_py())
+                self._pool.release(self._idle.pop().connection)
 
     def break_off(self) -> None:
         """Disconnect all lines that are idle."""
@@ -102,4 +102,4 @@ class Lines:
         """Give all lines back to the pool."""
         with contextlib.suppress(IndexError):
             while True:
-                self._pool.release(self._idle.pop().to_redis_py())
+                self._pool.release(self._idle.pop().connection)
