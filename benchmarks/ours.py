@@ -51,19 +51,20 @@ def enrol(url, load, callers, namespace="check", layers=False, used_up=False, le
     return keys
 
 
-def _answer(decision):
+def _denied(decision):
+    """False; raises UnansweredError if there was no answer."""
     if decision.reason is Reason.UNAVAILABLE:
         raise UnansweredError(decision.cause)
-    return decision.allowed
+    return False
 
 
 @contextmanager
 def connect(url, _load, namespace="check", deadline=PATIENT, peek=False, **options):
     with Limiter.from_url(url, namespace=namespace, deadline=deadline, **options) as limiter:
         if peek:
-            yield lambda key: _answer(limiter.peek(key, STAGE, METHOD))
+            yield lambda key: (decision := limiter.peek(key, STAGE, METHOD)).allowed or _denied(decision)
         else:
-            yield lambda key, cost=1: _answer(limiter.check(key, STAGE, METHOD, cost))
+            yield lambda key, cost=1: (decision := limiter.check(key, STAGE, METHOD, cost)).allowed or _denied(decision)
 
 
 @asynccontextmanager
@@ -72,7 +73,8 @@ async def aconnect(url, _load, namespace="check", **options):
     async with AsyncLimiter.from_url(url, namespace=namespace, **options) as limiter:
 
         async def call(key):
-            return _answer(await limiter.check(key, STAGE, METHOD))
+            decision = await limiter.check(key, STAGE, METHOD)
+            return decision.allowed or _denied(decision)
 
         yield call
 

@@ -45,17 +45,17 @@ from ratelimit.admin import keys as key_admin
 from ratelimit.admin import plans as plan_admin
 from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
-from ratelimit.store import faults, gather, sync
+from ratelimit.store import faults, gather, lines
 
 _numbers = count()
-_right_ask, _right_put = sync.Store._ask, gather.Gatherer._put
+_right_ask, _right_put = lines.Lines.ask, gather.Gatherer._put
 
 
-def _ask_again(store, packet, replies):
+def _ask_again(kept, packet, replies):
     try:
-        return _right_ask(store, packet, replies)
+        return _right_ask(kept, packet, replies)
     except StoreTimeout:
-        return _right_ask(store, packet, replies)
+        return _right_ask(kept, packet, replies)
 
 
 def _put_again(gatherer, packets, answered):
@@ -82,8 +82,8 @@ def _replies(connection, replies, **how):
     return found
 
 
-def _ask_as_redis_py_would(store, packet, replies):
-    connection = store._pool.get_connection()
+def _ask_as_redis_py_would(kept, packet, replies):
+    connection = kept._pool.get_connection()
 
     def once():
         connection.send_packed_command((packet,))
@@ -94,18 +94,18 @@ def _ask_as_redis_py_would(store, packet, replies):
     except RedisError as error:
         raise faults.after_sending(error) from error
     finally:
-        store._pool.release(connection)
+        kept._pool.release(connection)
 
 
-def _keep_a_connection_whose_reply_is_late(store, packet, replies):
-    connection = store._pool.get_connection()
+def _keep_a_connection_whose_reply_is_late(kept, packet, replies):
+    connection = kept._pool.get_connection()
     try:
         connection.send_packed_command((packet,))
         return _replies(connection, replies, disconnect_on_error=False)
     except (RedisError, OSError) as error:
         raise faults.after_sending(error) from error
     finally:
-        store._pool.release(connection)
+        kept._pool.release(connection)
 
 
 def _look_once(namespace, _max_age_us, _now_us):
@@ -183,15 +183,15 @@ BUGS = (
     (Lua("whole seconds", "now = time[1] * 1000000 + time[2]", "now = time[1] * 1000000"), skewed_clocks),
     (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
     # 4. Never double
-    (Python("sent again", sync.Store, "_ask", _ask_again), lost_reply),
+    (Python("sent again", lines.Lines, "ask", _ask_again), lost_reply),
     (Python("sent again, asyncio", gather.Gatherer, "_put", _put_again), lost_reply_async),
     (
-        Python("sent with retries", sync.Store, "_ask", _ask_as_redis_py_would),
+        Python("sent with retries", lines.Lines, "ask", _ask_as_redis_py_would),
         reset,
     ),
     (Python("unknown told as not sent", faults, "after_sending", faults.before_sending), lost_reply),
     (
-        Python("late reply left on its connection", sync.Store, "_ask", _keep_a_connection_whose_reply_is_late),
+        Python("late reply left on its connection", lines.Lines, "ask", _keep_a_connection_whose_reply_is_late),
         late_reply,
     ),
     # 5. No lost revocation

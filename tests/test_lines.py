@@ -48,8 +48,8 @@ def test_lines_that_were_closed_are_replaced(both_ways, way):
         key = a_key(limiter)
         for used in range(1, 4):
             lines = limiter._store._lines
-            for line in [lines.take() for _ in range(4)]:
-                lines.give_back(line)
+            for line in [lines._line_of_pool() for _ in range(4)]:
+                lines._give_back(line)
             assert len(lines._idle) == 4
             assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - used
             admin.client_kill_filter(_type="normal", skipme=True)
@@ -62,8 +62,8 @@ def test_lines_that_their_client_closed_are_replaced(both_ways, way):
         key = a_key(limiter)
         for used in range(1, 4):
             lines = limiter._store._lines
-            for line in [lines.take() for _ in range(4)]:
-                lines.give_back(line)
+            for line in [lines._line_of_pool() for _ in range(4)]:
+                lines._give_back(line)
             assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - used
             limiter._to_close.connection_pool.disconnect()
 
@@ -140,8 +140,8 @@ def test_lines_leave_no_descriptor_behind(server):
         before = len([*Path("/dev/fd").iterdir()])
 
         def fill():
-            for line in [lines.take() for _ in range(12)]:
-                lines.give_back(line)
+            for line in [lines._line_of_pool() for _ in range(12)]:
+                lines._give_back(line)
 
         fill()
         assert opened() == 12 + 8  # a connection each, and the idle lines
@@ -196,7 +196,7 @@ def test_a_reply_too_many_answers_no_other_command(server):
         store = limiter._store
         for extra in (1, 2):
             with pytest.raises(StoreTimeout, match="more replies than commands"):
-                store._ask(packed([("ECHO", "mine"), *[("ECHO", "nobody's")] * extra]), 1)
+                store._lines.ask(packed([("ECHO", "mine"), *[("ECHO", "nobody's")] * extra]), 1)
             assert store._send([("ECHO", "next")]) == [b"next"]
 
 
@@ -205,8 +205,8 @@ def test_redis_py_gets_its_connections_back_as_they_were(server, key):
     with server.client(socket_timeout=1.5) as client, Limiter(client) as limiter:
         assert limiter.check(key, A, GET).allowed
         pool, lines = client.connection_pool, Lines.of(client.connection_pool)
-        for line in [lines.take() for _ in range(12)]:
-            lines.give_back(line)
+        for line in [lines._line_of_pool() for _ in range(12)]:
+            lines._give_back(line)
         limiter.close()
         limits = [connection._sock.gettimeout() for connection in pool._available_connections if connection._sock]
         assert (len(limits), set(limits)) == (12, {1.5})

@@ -72,7 +72,7 @@ class Line:
     the number of its descriptor may mean another file as soon as the client is closed, even by another thread.
     """
 
-    __slots__ = ("_fd", "_reader", "_socket", "connection", "keep", "readable", "tells_its_end")
+    __slots__ = ("_fd", "_look", "_reader", "_socket", "connection", "keep", "readable")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -80,6 +80,7 @@ class Line:
         self._socket: Any = sock
         self._reader: Any = None
         self._fd = -1
+        self._look = False
         # Over TLS a socket may be readable for reasons of the protocol, and emulators of Redis have none.
         self.keep = type(sock) is socket.socket and hasattr(select, "poll")
         if type(sock) is not socket.socket or not self.keep:
@@ -93,13 +94,15 @@ class Line:
         if type(connection).read_response is AbstractConnection.read_response:
             self._reader = reader_for(connection)
         # Sending to who closed a Unix socket fails. Over TCP it succeeds, and nobody can tell what became of it.
-        self.tells_its_end = self._reader is not None and sock.family == socket.AF_UNIX
+        self._look = self._reader is None or sock.family != socket.AF_UNIX
 
     def ask(self, packet: bytes, replies: int) -> list[Any]:
         """Send commands, and return as many replies: texts as bytes, errors in their places.
 
         Raises NothingSentError, or what the connection or its socket raises; the line must then be broken off.
         """
+        if self._look and self.readable(0):
+            raise NothingSentError("the server had closed the connection")
         reader = self._reader
         if reader is None:
             self.connection.send_packed_command((packet,), check_health=False)

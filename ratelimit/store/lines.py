@@ -7,8 +7,11 @@ import threading
 from collections import deque
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from ratelimit.core import forks
-from ratelimit.store.line import Line, wanted_back
+from ratelimit.store import faults
+from ratelimit.store.line import Line, NothingSentError, wanted_back
 
 _KEPT = 8
 
@@ -36,31 +39,43 @@ class Lines:
         self._waiting = 0
         self._lock = threading.Lock()
 
-    def take(self) -> Line:
-        """Return a line; raises as the pool does if there is none to be had.
+    def ask(self, packet: bytes, replies: int, *, again: bool = False) -> list[Any]:
+        """Send commands, and return as many replies: texts as bytes, errors in their places.
 
-        One that does not tell its end by itself is looked at before: it is not known to have ended.
+        Raises StoreError, which says whether they may have been carried out. They are sent once: `again` tells that
+        there was an attempt before in which nothing was.
         """
         try:
             line = self._idle.pop()
         except IndexError:
-            return self._line_of_pool(or_kept=True)
-        if not line.tells_its_end and line.readable(0):
-            self._end(line)
-            return self.take()
-        return line
+            line = self._line_of_pool()
+        try:
+            return line.ask(packet, replies)
+        except NothingSentError as error:
+            line.break_off()
+            if again:
+                raise faults.before_sending(error) from error
+        except (RedisError, OSError) as error:
+            line.break_off()
+            raise faults.after_sending(error) from error
+        except BaseException:
+            line.break_off()  # interrupted
+            raise
+        finally:
+            self._give_back(line)
+        self.break_off()  # others that were idle will have ended, too
+        return self.ask(packet, replies, again=True)
 
-    def another(self) -> Line:
-        """Return a line that was not kept, in place of one that had ended: others that were kept will have, too."""
-        self.break_off()
-        return self._line_of_pool(or_kept=False)
-
-    def _line_of_pool(self, *, or_kept: bool) -> Line:
+    def _line_of_pool(self) -> Line:
         # Who waits says so before looking once more, and who gives back looks for waiters after: one sees the other.
         with self._lock:
             self._waiting += 1
         try:
-            return self.take() if or_kept and self._idle else self._made()
+            with contextlib.suppress(IndexError):
+                return self._idle.pop()
+            return self._made()
+        except (RedisError, OSError) as error:
+            raise faults.before_sending(error) from error
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -78,7 +93,7 @@ class Lines:
             line = Line(line.connection)
         return line
 
-    def give_back(self, line: Line) -> None:
+    def _give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
         if not line.keep or len(self._idle) >= _KEPT or wanted_back(line.connection):
             self._pool.release(line.connection)
@@ -92,11 +107,9 @@ class Lines:
         """Disconnect all lines that are idle."""
         with contextlib.suppress(IndexError):  # another thread may be faster
             while True:
-                self._end(self._idle.pop())
-
-    def _end(self, line: Line) -> None:
-        line.break_off()
-        self._pool.release(line.connection)
+                line = self._idle.pop()
+                line.break_off()
+                self._pool.release(line.connection)
 
     def close(self) -> None:
         """Give all lines back to the pool."""

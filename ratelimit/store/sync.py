@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from ratelimit.core.flow import Flow, Request
 from ratelimit.core.scripts import Command, ScriptCall
 from ratelimit.errors import StoreError
 from ratelimit.store import faults
-from ratelimit.store.line import NothingSentError, packed
+from ratelimit.store.line import packed
 from ratelimit.store.lines import Lines
 
 _T = TypeVar("_T")
@@ -22,8 +22,7 @@ class Store:
     """Runs flows on a client's connections. A command is sent once: redis-py's retries are not on this path."""
 
     def __init__(self, client: Redis) -> None:
-        self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
-        self._lines = Lines.of(self._pool)
+        self._lines = Lines.of(client.connection_pool)
 
     def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
@@ -49,7 +48,7 @@ class Store:
 
     def call(self, call: ScriptCall) -> Any:
         """Return the reply to one script."""
-        (reply,) = self._ask(call.packet or call.packed(packed), 1)
+        (reply,) = self._lines.ask(call.packet or call.packed(packed), 1)
         if isinstance(reply, Exception):
             if isinstance(reply, NoScriptError):
                 # Scripts are forgotten by a restart, a failover, SCRIPT FLUSH. EVAL runs it and teaches it at once.
@@ -62,28 +61,7 @@ class Store:
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []  # no answer is to be waited for
-        return faults.without_errors(self._ask(packed(commands), len(commands)))
-
-    def _ask(self, packet: bytes, replies: int, *, again: bool = False) -> list[Any]:
-        try:
-            line = self._lines.another() if again else self._lines.take()
-        except (RedisError, OSError) as error:
-            raise faults.before_sending(error) from error
-        try:
-            return line.ask(packet, replies)
-        except NothingSentError as error:
-            line.break_off()
-            if again:
-                raise faults.before_sending(error) from error
-        except (RedisError, OSError) as error:
-            line.break_off()
-            raise faults.after_sending(error) from error
-        except BaseException:
-            line.break_off()  # interrupted
-            raise
-        finally:
-            self._lines.give_back(line)
-        return self._ask(packet, replies, again=True)
+        return faults.without_errors(self._lines.ask(packed(commands), len(commands)))
 
     def close(self) -> None:
         """Give the connections that are kept at hand back to the client."""
