@@ -74,7 +74,7 @@ def _on(name, tell):
     found = {}
     with host.placed_server(name, host.FREE) as server:
         found[ours.CHECK.name] = _ours(server, lambda by=1: tell(f"{name}: {ours.CHECK.name}", by))
-    for peer, connect in peers.TWO_LIMITS.items():
+    for peer, connect in (peers.SAME_LIMITS | peers.OTHER_LIMITS).items():
         with host.placed_server(name, host.FREE) as server:
             found[peer] = _peer(server, connect, lambda peer=peer: tell(f"{name}: {peer}"))
     return found
@@ -96,7 +96,9 @@ def _stored(keys, tell):
 
 def measure(full=False):
     names, stored = (host.NAMES, 1_000_000) if full else ([host.MAIN], 20_000)
-    with steps("memory", len(names) * CALLERS * (2 + len(peers.TWO_LIMITS)) + stored) as tell:
+    with steps(
+        "memory", len(names) * CALLERS * (2 + len(peers.SAME_LIMITS) + len(peers.OTHER_LIMITS)) + stored
+    ) as tell:
         return {"active": {name: _on(name, tell) for name in names}, "stored": _stored(stored, tell)}
 
 
@@ -106,9 +108,13 @@ def figures(found):
     yield Figure(what, stored["used_memory"], "bytes")
     for name, contenders in found["active"].items():
         mine = contenders[ours.CHECK.name]["state"]
-        least = min(one["state"] for peer, one in contenders.items() if peer != ours.CHECK.name)
         yield Figure(f"{name}: bytes of an active key", mine, "bytes", target=250)
-        yield Figure(f"{name}: bytes of an active key / the smallest peer", mine / least, "x", target=1.0)
+        for which, entered, target in (
+            ("the smallest peer with the same two limits", peers.SAME_LIMITS, 1.0),
+            ("the smallest peer with limits of another kind", peers.OTHER_LIMITS, None),
+        ):
+            least = min(contenders[peer]["state"] for peer in entered)
+            yield Figure(f"{name}: bytes of an active key / {which}", mine / least, "x", target=target)
 
 
 def tables(found):
@@ -116,11 +122,13 @@ def tables(found):
         title = f"bytes in Redis for a caller with a throttle and a daily quota ({name})"
         table = Table(title=title, title_justify="left")
         table.add_column("contender")
+        table.add_column("the same limits")
         for column in ("state, MEMORY USAGE", "Redis keys", f"used_memory, {CALLERS:,} callers", "of it by checks"):
             table.add_column(column, justify="right")
         for contender, one in contenders.items():
             table.add_row(
                 contender,
+                "no" if contender in peers.OTHER_LIMITS else "yes",
                 f"{one['state']:,.0f}",
                 f"{one['keys']}",
                 f"{one['used_memory']:,.0f}",

@@ -94,10 +94,12 @@ class _BucketPerCaller(pyrate_limiter.BucketFactory):
     def get(self, item):
         bucket = self.buckets.get(item.name)
         if bucket is None:
-            store = pyrate_limiter.RedisStateStore(self.client, item.name)
-            bucket = pyrate_limiter.StateBucket(self.rates, algorithm=pyrate_limiter.TokenBucket(), store=store)
-            self.buckets[item.name] = bucket
+            bucket = self.buckets[item.name] = self.new_bucket(item.name)
         return bucket
+
+    def new_bucket(self, name):
+        store = pyrate_limiter.RedisStateStore(self.client, name)
+        return pyrate_limiter.StateBucket(self.rates, algorithm=pyrate_limiter.TokenBucket(), store=store)
 
 
 @contextmanager
@@ -171,8 +173,21 @@ def throttled_daily(url, load):
 
 
 @contextmanager
+def pyrate_daily(url, load):
+    """Its fixed window, which keeps an entry for each unit of the day, for it has no counter."""
+    daily = [pyrate_limiter.Rate(load.window, pyrate_limiter.Duration.DAY)]
+    with redis.Redis.from_url(url) as client:
+        factory = _BucketPerCaller(client, load)
+        factory.new_bucket = lambda name: pyrate_limiter.RedisBucket.init(
+            daily, client, f"{name}:day", algorithm=pyrate_limiter.FixedWindow()
+        )
+        with pyrate_limiter.Limiter(factory) as limiter:
+            yield lambda caller: limiter.try_acquire(caller, blocking=False)
+
+
+@contextmanager
 def pyrate_two_rates(url, load):
-    """It takes several rates on one key; the day's is a bucket too, for it has no counter of constant size."""
+    """It takes several rates on one key; the day's is a bucket too, which refills all day and knows no midnight."""
     with redis.Redis.from_url(url) as client:
         factory = _BucketPerCaller(client, load)
         daily = pyrate_limiter.Rate(load.window, DAY * 1000, burst=load.window)
@@ -232,15 +247,21 @@ ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_F
 ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA, UPSTASH]
 
 # For memory: a throttle and a daily quota for each caller, as the library's plan has.
-TWO_LIMITS = {
+SAME_LIMITS = {
+    "throttled-py: token bucket and fixed window": partial(
+        both, first=partial(throttled_sync, using="token_bucket"), second=throttled_daily
+    ),
+    "pyrate-limiter: token bucket and fixed window": partial(both, first=pyrate_sync, second=pyrate_daily),
+}
+"""A token bucket, and units that are counted until midnight."""
+
+OTHER_LIMITS = {
     "limits: two fixed windows": partial(
         both, first=partial(limits_sync, strategy="fixed window"), second=limits_daily
     ),
     "limits: sliding and fixed window": partial(
         both, first=partial(limits_sync, strategy="sliding window"), second=limits_daily
     ),
-    "throttled-py: token bucket and fixed window": partial(
-        both, first=partial(throttled_sync, using="token_bucket"), second=throttled_daily
-    ),
     "pyrate-limiter: two token buckets": pyrate_two_rates,
 }
+"""The same numbers, but no token bucket, or no quota: they let other requests pass."""
