@@ -101,7 +101,7 @@ end
 -- 2. Judge.
 local reply, refused, plan, packed, fill_us, shadow, shadow_bucket, closed_day, closed_figures
 if own and not has_shadow then
-  local possible, today, this_window, window_end, full, price, numbers
+  local possible, today, this_calendar, window_end, full, price, numbers
   -- @include lib/terms
   if buckets > 0 then
     local first_held, last_held = 1, buckets
@@ -111,7 +111,7 @@ if own and not has_shadow then
   if refused then return reply end
   if reply and own_buckets > 0 then
     packed = {}
-    for i = 1, buckets do packed[i] = string.sub(reply, 41 + 24 * i, 64 + 24 * i) end
+    for i = 1, buckets do packed[i] = string.sub(reply, 33 + 24 * i, 56 + 24 * i) end
   end
 end
 if not reply then
@@ -144,7 +144,7 @@ for i = own_buckets + 1, buckets do
   if packed then
     state = packed[i]
   else
-    state = string.sub(reply, 41 + 24 * i, 64 + 24 * i)
+    state = string.sub(reply, 33 + 24 * i, 56 + 24 * i)
   end
   if state and under_callers_clock then
     call('SET', place, state)
@@ -159,7 +159,8 @@ for i = own_buckets + 1, buckets do
 end
 if has_alerts and plan and not refused then
   -- @include lib/alerts
-  local _, _, _, window, used, granted = struct.unpack('<dddddd', plan)
+  local _, _, _, calendar, used, granted = struct.unpack('<dddddd', plan)
+  local window = (calendar - calendar % 1048576) / 1048576
   local told = 'a' .. string.sub(field, 2)
   tell_crossed(struct, request, alerts_at, used - cost, used, told, window, quota + granted, now, KEYS[#KEYS])
 end

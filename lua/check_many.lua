@@ -42,7 +42,7 @@ local time = call('TIME')
 local server_us = time[1] * 1000000 + time[2]
 local replies, question, again, at, field, own_buckets, buckets, first_shared, request, now, plain = {}, 0, 0
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
-local possible, today, this_window, window_end, full, price, numbers, states, fill_us, charged
+local possible, today, this_calendar, window_end, full, price, numbers, states, fill_us, charged
 -- Of keys that several checks here are of: the hash as it stands after the checks before. Of shared buckets alike.
 local hashes, read_at, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, nil
 local read, write, known, hold, keep
@@ -155,7 +155,7 @@ for i = 1, checks do
       charged = buckets > own_buckets
       if again > 0 or own_buckets > 0 then
         own[2] = plan
-        for b = 1, own_buckets do own[b + 2] = sub(reply, 41 + 24 * b, 64 + 24 * b) end
+        for b = 1, own_buckets do own[b + 2] = sub(reply, 33 + 24 * b, 56 + 24 * b) end
         if again > 0 then
           changed[key] = true
         else

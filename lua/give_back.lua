@@ -48,13 +48,14 @@ end
 
 local own = redis.call('HMGET', KEYS[1], ARGV[4], ARGV[5], unpack(ARGV, 6))
 local own_buckets, fields = #ARGV - 5, {}
-if own[1] and #own[1] == 64 then
-  local p_per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[1])
+if own[1] and #own[1] == 56 then
+  local p_per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[1])
+  local day = calendar % 1048576
   if per > 0 and last < charged then return 1 end
   if same_plans and per > 0 and p_per == per then level = credited(level, burst, rate, per) end
-  if window == its_window then used = math.max(0, used - units) end
+  if (calendar - day) / 1048576 == its_window then used = math.max(0, used - units) end
   if day == its_day then day_used = math.max(0, day_used - units) end
-  fields = { ARGV[4], struct.pack('<dddddddd', p_per, level, last, window, used, granted, day, day_used) }
+  fields = { ARGV[4], struct.pack('<ddddddd', p_per, level, last, calendar, used, granted, day_used) }
 end
 -- A day that is over is in the key's hash until somebody moves it to the archive.
 for i, place in ipairs({ ARGV[5], string.sub(ARGV[5], 3) }) do

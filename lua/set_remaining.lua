@@ -16,7 +16,12 @@ end
 if redis.call('HEXISTS', KEYS[1], 'r') == 0 then return { -1, now } end
 local state = redis.call('HGET', KEYS[1], ARGV[1])
 local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
-if state then per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', state) end
+if state then
+  local calendar
+  per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
+  day = calendar % 1048576
+  window = (calendar - day) / 1048576
+end
 local from, to, goes_on = window_at(window, first_day, second_day, third_day, now)
 if not from then return { -3, now } end
 -- A day that is over ended with what was left then.
@@ -32,6 +37,6 @@ end
 if not goes_on then used = 0 end
 -- What is left is quota + granted - used: granted may be below 0, where less is left than the plan gives.
 granted = remaining + used - quota
-window = from * 64 + to - from
-redis.call('HSET', KEYS[1], ARGV[1], struct.pack('<dddddddd', per, level, last, window, used, granted, day, day_used))
+local calendar = (from * 64 + to - from) * 1048576 + day
+redis.call('HSET', KEYS[1], ARGV[1], struct.pack('<ddddddd', per, level, last, calendar, used, granted, day_used))
 return { 1, now, used }

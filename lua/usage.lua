@@ -12,8 +12,9 @@
 local reply = { 0, 0, 0, 0, 0 }
 local state = redis.call('HGET', KEYS[1], 'p:' .. ARGV[1])
 if state then
-  local _, _, _, window, used, granted, day, day_used = struct.unpack('<dddddddd', state)
-  reply = { window, used, granted, day, day_used }
+  local _, _, _, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
+  local day = calendar % 1048576
+  reply = { (calendar - day) / 1048576, used, granted, day, day_used }
 end
 for i, prefix in ipairs({ 'd:' .. ARGV[1] .. ':', ARGV[1] .. ':' }) do
   local fields = redis.call('HGETALL', KEYS[i])

@@ -6,7 +6,7 @@ Most of what is drawn is usual, so that long stretches of a list are answered to
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from vector_bytes import ACCOUNT, DAY, NOW, PLAN, STAGE, TEN, TODAY, doubles, identity
+from vector_bytes import ACCOUNT, DAY, NOW, PLAN, STAGE, TEN, TODAY, doubles, identity, state
 
 KEYS = tuple(f"ratelimit:{{k{number}}}" for number in range(3))
 SHARED = (STAGE, ACCOUNT)
@@ -46,17 +46,17 @@ def buckets(draw, now, burst, _rate, per):
 def plan_states(draw, now):
     """A state under the plan, None for none."""
     burst, _, per = TEN
-    numbers = [
-        draw(mostly(st.just(per), 0, 0, 400_000)),
-        draw(levels(burst * per)),
-        draw(mostly(st.sampled_from([now, now - 1, now - per]), now + 1, now + 3_000_000, 0)),
-        draw(mostly(st.just(WINDOW), WINDOW - 64, WINDOW + 64, WINDOW + 1, 0)),
-        draw(st.integers(0, 12)),
-        draw(mostly(st.just(0), -1, 3)),
-        draw(mostly(st.just(TODAY), TODAY - 1, TODAY + 1, 0)),
-        draw(mostly(st.integers(0, 9), 2**53 - 2)),
-    ]
-    return draw(mostly(st.just(doubles(*numbers)), None, bytes(63)))
+    numbers = {
+        "per": draw(mostly(st.just(per), 0, 0, 400_000)),
+        "level": draw(levels(burst * per)),
+        "last": draw(mostly(st.sampled_from([now, now - 1, now - per]), now + 1, now + 3_000_000, 0)),
+        "window": draw(mostly(st.just(WINDOW), WINDOW - 64, WINDOW + 64, WINDOW + 1, 0)),
+        "used": draw(st.integers(0, 12)),
+        "granted": draw(mostly(st.just(0), -1, 3)),
+        "day": draw(mostly(st.just(TODAY), TODAY - 1, TODAY + 1, 0)),
+        "day_used": draw(mostly(st.integers(0, 9), 2**53 - 2)),
+    }
+    return draw(mostly(st.just(state(**numbers)), None, bytes(64)))
 
 
 @st.composite

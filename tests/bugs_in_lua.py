@@ -54,8 +54,8 @@ USUAL = (
         Lua(
             "usual: a denial counts",
             "  if refused then return reply end\n",
-            "  if refused then\n    redis.call('HSET', KEYS[1], ARGV[2], struct.pack('<dddddddd', "
-            "struct.unpack('<ddddddd', own[2]), now))\n    return reply\n  end\n",
+            "  if refused then\n    redis.call('HSET', KEYS[1], ARGV[2], "
+            "string.sub(own[2], 1, 48) .. struct.pack('<d', now))\n    return reply\n  end\n",
         ),
         denial_by_the_plan,
     ),
@@ -151,7 +151,7 @@ AT_ONCE = (
     (
         Many(
             "buckets of methods not carried",
-            "for b = 1, own_buckets do own[b + 2] = sub(reply, 41 + 24 * b, 64 + 24 * b) end",
+            "for b = 1, own_buckets do own[b + 2] = sub(reply, 33 + 24 * b, 56 + 24 * b) end",
             "",
         ),
         methods_at_once,

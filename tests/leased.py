@@ -27,5 +27,5 @@ def used(backend, key):
     """What is metered of a key today, and what is left of its quota, by Redis alone."""
     with backend.client() as client:
         (found,) = client.hmget(f"ratelimit:{{{key.id}}}", "p:gold")
-        _, level, _, _, count, _, _, day_used = struct.unpack("<8d", found)
+        _, level, _, _, count, _, day_used = struct.unpack("<7d", found)
     return count, day_used, level

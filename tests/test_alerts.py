@@ -288,8 +288,8 @@ def test_eight_processes_tell_each_percentage_once(server, pool):
 CROSSED, ONCE = "if before < count and after >= count then", "if percent > told_percent then"
 AS_IF_CHARGED = """
 if refused then
-  local per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
-  plan = struct.pack('<dddddddd', per, level, last, window, used + cost, granted, day, day_used)
+  local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[2])
+  plan = struct.pack('<ddddddd', per, level, last, calendar, used + cost, granted, day_used)
 end
 """
 BUGS = {
@@ -305,8 +305,8 @@ BUGS = {
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (
-        "    used = used + cost\n    if window ~= this_window",
-        "    used = used + 1\n    if window ~= this_window",
+        "    used = used + cost\n    if cost > left",
+        "    used = used + 1\n    if cost > left",
         test_a_cost_that_passes_both_tells_both,
     ),
     "windows not told apart": (

@@ -18,7 +18,7 @@ def everything_is_given_back():
 
 
 def the_count_is_not_given_back():
-    return bug("if window == its_window", "if false", "give_back")
+    return bug("if (calendar - day) / 1048576 == its_window", "if false", "give_back")
 
 
 def a_day_that_is_over_keeps_what_was_not_spent():

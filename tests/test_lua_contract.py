@@ -75,7 +75,7 @@ def test_the_contract_names_the_errors_that_the_code_returns(script):
 def test_the_replies_of_check_have_the_arity_of_the_contract():
     """Every status of the header is among the vectors, and each reply is as long as the header says.
 
-    One of joined states has the plan's 64 bytes and 24 for each further bucket; what it means has status 1.
+    One of joined states has the plan's 56 bytes and 24 for each further bucket; what it means has status 1.
     """
     replies = contract("check").replies
     assert replies == {1: (2, 2), 2: (2, 2), 0: (2, 3), 3: (2, 3), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
@@ -84,7 +84,7 @@ def test_the_replies_of_check_have_the_arity_of_the_contract():
     for vector in (vector for vector in VECTORS if "reply" in vector):
         reply = vector.get("means", vector["reply"])
         if "means" in vector:
-            assert len(bytes.fromhex(vector["reply"])) == 64 + 24 * further_buckets(vector), vector["name"]
+            assert len(bytes.fromhex(vector["reply"])) == 56 + 24 * further_buckets(vector), vector["name"]
             assert reply[0] == 1
         head, per_limit = replies[reply[0]]
         assert len(reply) == head + per_limit * limits_of(vector), vector["name"]

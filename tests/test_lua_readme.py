@@ -47,7 +47,7 @@ def test_the_worked_example_runs_as_printed(server):
     assert (ran.stdout, ran.stderr) == (printed, "")
     # The table is what the second reply holds.
     reply = ast.literal_eval(f"b{printed.splitlines()[7]}")
-    assert struct.unpack("<8d", reply) == tuple(map(float, state.splitlines()[1].split()))
+    assert struct.unpack("<7d", reply) == tuple(map(float, state.splitlines()[1].split()))
 
 
 def test_the_example_puts_scripts_together_as_the_code_does():

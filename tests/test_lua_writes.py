@@ -111,7 +111,7 @@ def test_many_checks_read_once_and_write_once():
     large = (100, 1, 100_000)
     one = (request(large, large, plan=large), PLAN.encode()), bytes((0, 2))
     reply = ask_at_once(server, *[((key, STAGE, ACCOUNT), *one) for key in (KEY, other) * 5])
-    assert [len(each) for each in reply] == [64 + 48] * 10
+    assert [len(each) for each in reply] == [56 + 48] * 10
     assert sorted(call[:2] for call in server.calls) == sorted(
         [("TIME",)]
         + [(name, key.encode()) for name in ("HMGET", "HSET") for key in (KEY, other)]
@@ -207,7 +207,7 @@ def test_what_does_not_fit_together_is_an_error(keys, arguments):
     server = PlainServer(stored(), "check_many")
     assert ask(server, *arguments, keys=keys) == "RATELIMIT ARGUMENTS"
     assert server.calls == []
-    assert len(ask(server, *GOOD, keys=(ACCOUNT, KEY))[0]) == 64 + 24
+    assert len(ask(server, *GOOD, keys=(ACCOUNT, KEY))[0]) == 56 + 24
 
 
 def test_a_question_that_there_is_not_is_left_out():

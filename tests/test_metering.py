@@ -87,7 +87,7 @@ def in_raw_states(client, key_ids):
         for name, packed in client.hgetall(f"ratelimit:{{{key_id}}}").items():
             kind, plan_id, *_ = name.decode().split(":") if b":" in name else ("", "")
             if kind == "p":
-                total[key_id, plan_id] += struct.unpack("<8d", packed)[7]
+                total[key_id, plan_id] += struct.unpack("<7d", packed)[6]
             elif kind == "d":
                 total[key_id, plan_id] += struct.unpack("<2d", packed)[0]
         for name, packed in client.hgetall(f"ratelimit:{{{key_id}}}:days").items():
@@ -209,14 +209,15 @@ BUGS = {
         "elseif own then\n  if refused then day_used = day_used + cost end",
     ),
     "usual: requests counted for units": ("day_used = day_used + cost", "day_used = day_used + 1"),
-    "usual: a new day ignored": ("fits, left = day == today, true, 0", "fits, left = day <= today, true, 0"),
+    "usual: a new day ignored": ("left = calendar == this_calendar", "left = calendar <= this_calendar"),
+    "usual: a new day ignored without a quota": ("calendar % 1048576 == today", "calendar % 1048576 <= today"),
     "usual: denials metered": (
         "  if refused then return reply end\n",
         # Its state with as many units more on its day.
         (
             "  if refused then\n"
-            "    local metered = struct.unpack('<d', own[2], 57) + cost\n"
-            "    redis.call('HSET', KEYS[1], ARGV[2], string.sub(own[2], 1, 56) .. struct.pack('<d', metered))\n"
+            "    local metered = struct.unpack('<d', own[2], 49) + cost\n"
+            "    redis.call('HSET', KEYS[1], ARGV[2], string.sub(own[2], 1, 48) .. struct.pack('<d', metered))\n"
             "    return reply\n"
             "  end\n"
         ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 from datetime import date, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from promises import METHOD, STAGE, replica
 from seeded import bug
 
 from ratelimit import AsyncLimiter, ConfigError, NotFound, Quota, UsagePlan
+from ratelimit.core.scripts import load
 
 TODAY, TOMORROW = "2026-03-04", "2026-03-05"
 EPOCH = date(1970, 1, 1)
@@ -354,10 +356,11 @@ def test_setting_leaves_bucket_and_meter(gateway):
     """What is left of the quota is all that changes: the bucket's tokens and the day's use stay."""
     gateway.catalog.put_plan(UsagePlan("gold", TEN_FIVE, DAILY, [A, B]))
     assert use(gateway, 5) == 5
-    before = gateway.hash_of("k1")[b"p:gold"]
+    before = struct.unpack("<7d", gateway.hash_of("k1")[b"p:gold"])
     set_remaining(gateway, 50)
-    after = gateway.hash_of("k1")[b"p:gold"]
-    assert (after[:24], after[48:]) == (before[:24], before[48:])
+    *bucket, calendar, used, granted, day_used = struct.unpack("<7d", gateway.hash_of("k1")[b"p:gold"])
+    assert (*bucket, calendar, used, day_used) == (*before[:5], before[6])
+    assert granted == 50 + 5 - DAILY.limit
     assert gateway.check("k1", GET_PETS).retry_after == 0.1
 
 
@@ -369,6 +372,19 @@ def test_setting_on_a_new_day_leaves_the_day_before(gateway):
     assert days(gateway, TODAY, TOMORROW) == [(30, 70), (0, 50)]
     assert use(gateway, 2) == 2
     assert days(gateway, TODAY, TOMORROW) == [(30, 70), (2, 48)]
+
+
+def test_setting_in_a_new_window_counts_from_there(gateway, backend):
+    """What another window counted does not go on in this one, and the script tells the window and its count."""
+    assert use(gateway, 30) == 30
+    gateway.clock.set("2026-03-05T09:00:00")
+    set_remaining(gateway, 50)
+    assert use(gateway, 2) == 2
+    day = (date.fromisoformat(TOMORROW) - EPOCH).days
+    with backend.client() as client:
+        name = f"ratelimit:{{{gateway.ids['k1']}}}"
+        told = client.eval(load("usage").source, 2, name, f"{name}:days", "gold")
+    assert told[:5] == [day * 64 + 1, 2, -50, day, 2]
 
 
 def test_setting_later_in_a_window_leaves_the_days_before(gateway):

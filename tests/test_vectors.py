@@ -54,18 +54,19 @@ def means(vector):
         return reply
     request, states = bytes.fromhex(vector["argv"][0]), bytes.fromhex(reply)
     plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<4d", request, 32)
-    per, level, last, window, used, granted, _, _ = struct.unpack_from("<8d", states)
-    further = range(0, len(states) - 64, 24)
+    per, level, last, calendar, used, granted, _ = struct.unpack_from("<7d", states)
+    further = range(0, len(states) - 56, 24)
     (now,) = struct.unpack("<d", states[-8:] if further else states[16:24])
     buckets = [(plan_burst, plan_rate, per, level, last)] if plan_per else []
     for at in further:
         burst, rate, _ = struct.unpack_from("<3d", request, 114 + at)
-        buckets.append((burst, rate, *struct.unpack_from("<3d", states, 64 + at)))
+        buckets.append((burst, rate, *struct.unpack_from("<3d", states, 56 + at)))
     numbers = [1, now]
     for burst, rate, bucket_per, bucket_level, bucket_last in buckets:
         assert bucket_last == now
         numbers += [bucket_level // bucket_per, -((bucket_level - burst * bucket_per) // rate)]
     if quota >= 0:
+        window = calendar // 2**20
         end = (window // 64 + window % 64) * 86_400_000_000
         numbers += [quota + granted - used, end - now]
     return numbers

@@ -34,7 +34,7 @@ def bucket(level, *, per=100_000, last=NOW):
 
 def state(level=0, *, per=100_000, last=NOW, window=0, used=0, granted=0, day=TODAY, day_used=0):
     """State of a key under a plan: its bucket, and what it used."""
-    return doubles(per, level, last, window, used, granted, day, day_used)
+    return doubles(per, level, last, window * 2**20 + day, used, granted, day_used)
 
 
 def count(used, *, first=TODAY, days=1, granted=0, last=0, day=TODAY, day_used=0):

@@ -30,8 +30,11 @@ while true do
   refused, bucket_moved, window_moved, closed_day = false, false, false, nil
   per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
   if own and own[2] then
-    if #own[2] ~= 64 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[2]) end
-    per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', own[2])
+    if #own[2] ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[2]) end
+    local calendar
+    per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[2])
+    day = calendar % 1048576
+    window = (calendar - day) / 1048576
   end
 
   -- Token buckets: the plan's own, number 0, is part of its state.
@@ -120,12 +123,12 @@ if cost == 0 then
   if not refused then reply[1] = WOULD_ADMIT end
   packed = {}
 elseif own and not refused then
-  plan = struct.pack('<dddddddd', per, level, last, window, used, granted, day, day_used)
+  plan = struct.pack('<ddddddd', per, level, last, window * 1048576 + day, used, granted, day_used)
 elseif bucket_moved or window_moved then
-  local o_per, o_level, o_last, o_window, o_used, o_granted, o_day, o_day_used = struct.unpack('<dddddddd', own[2])
+  local o_per, o_level, o_last, o_calendar, o_used, o_granted, o_day_used = struct.unpack('<ddddddd', own[2])
   if bucket_moved then o_per, o_level, o_last = per, level, last end
-  if window_moved then o_window = window end
-  plan = struct.pack('<dddddddd', o_per, o_level, o_last, o_window, o_used, o_granted, o_day, o_day_used)
+  if window_moved then o_calendar = window * 1048576 + o_calendar % 1048576 end
+  plan = struct.pack('<ddddddd', o_per, o_level, o_last, o_calendar, o_used, o_granted, o_day_used)
 end
 if closed_day then reply[1] = ADMITTED_DAY_OVER end
 if has_shadow and cost > 0 and not refused then

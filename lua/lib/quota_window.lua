@@ -1,5 +1,6 @@
 -- quota_window: a quota counts in calendar windows of whole days, UTC. A window is one number, first day * 64 + days;
--- another period is so another window. 0 stands for no window yet.
+-- another period is so another window. 0 stands for no window yet. In a plan's state it shares a number with the day of
+-- metering, its calendar: window * 1048576 + day. A number less is what a hash saves, and a check compares.
 --
 -- The caller works out the calendar and sends the first days of three windows in a row; this clock chooses one of the
 -- first two. Returns the window's first day and the day after its last, whether the count in `window` goes on, and

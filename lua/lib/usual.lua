@@ -8,14 +8,15 @@
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
 -- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
 local stored = own[2]
-if possible and stored and #stored == 64 then
-  local per, level, last, window, used, granted, day, day_used = struct.unpack('<dddddddd', stored)
-  local usual, fits, left = day == today, true, 0
+if possible and stored and #stored == 56 then
+  local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', stored)
+  local usual, fits, left = calendar == this_calendar, true, 0
   if quota >= 0 then
     left = quota + granted - used
     used = used + cost
-    if window ~= this_window then usual = false end
     if cost > left then fits = false end
+  else
+    usual = calendar % 1048576 == today
   end
   if plan_per > 0 then
     if per ~= plan_per or now < last then usual = false end
@@ -45,7 +46,7 @@ if possible and stored and #stored == 64 then
     refused = false
     day_used = day_used + cost
     if day_used > 9007199254740991 then day_used = 9007199254740991 end -- beyond, numbers are not whole any more
-    plan = struct.pack('<dddddddd', per, level - price, last, window, used, granted, day, day_used)
+    plan = struct.pack('<ddddddd', per, level - price, last, calendar, used, granted, day_used)
     reply = plan
     if buckets > 0 then
       for at = 7, 7 * buckets, 7 do

@@ -24,7 +24,8 @@ _PLAN = Struct("<7d")
 _BUCKET = Struct("<3d")
 _ALERT = Struct("<2d")
 _NUMBER = Struct("<d")
-_STATE = Struct("<8d")
+_STATE = Struct("<7d")
+_DAYS = 2**20  # a state's calendar: the quota's window times this, and the day of metering
 _PER_AND_LEVEL = Struct("<2d")
 
 Reply = bytes | Sequence[int]
@@ -219,11 +220,11 @@ class Call:
     def charged(self, reply: bytes) -> tuple[LimitStatus, ...]:
         """Return what an admitted request left, from the states as they now stand."""
         now_us, numbers = self.time_us(reply), list[int]()
-        window, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
+        calendar, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
         at = _STATE.size
         for limit in self.limits:
             if isinstance(limit, QuotaCount):
-                stop_us = (window // 64 + window % 64) * DAY_US
+                stop_us = sum(divmod(calendar // _DAYS, 64)) * DAY_US
                 numbers += [limit.quota.limit + granted - used, stop_us - now_us]
                 continue
             where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
