@@ -78,11 +78,9 @@ USUAL = (
     (USUAL_ROUNDED_DOWN, retry_after),
     (USUAL_REFILL_LOST, steady_traffic),
     (USUAL_ONE_TOO_FEW, quota),
-    (Lua("usual: another window ignored", "if window ~= this_window then usual = false end", ""), period),
-    (
-        Lua("usual: a newer day ignored", "fits, left = day == today, true, 0", "fits, left = day <= today, true, 0"),
-        metering,
-    ),
+    (Lua("usual: another window ignored", "calendar == this_calendar", "calendar % 1048576 == today"), period),
+    (Lua("usual: a newer day ignored", "calendar == this_calendar", "calendar <= this_calendar"), metering),
+    (Lua("usual: a newer day ignored, no quota", "calendar % 1048576 == today", "calendar > 0"), metering),
     (
         Lua(
             "usual: a step back ignored",
