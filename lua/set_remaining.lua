@@ -4,6 +4,7 @@
 -- ARGV[1]    hash field of the plan's state
 -- ARGV[2]    now_us (0: the server's clock), quota, first days of three windows, remaining (6 doubles)
 -- returns    {1, now_us, used}, {-1, now_us} if there is no such key, {-3, now_us} if the windows are past
+-- errors     RATELIMIT CORRUPT <field>
 
 -- @include lib/packing
 -- @include lib/quota_window
@@ -17,6 +18,7 @@ if redis.call('HEXISTS', KEYS[1], 'r') == 0 then return { -1, now } end
 local state = redis.call('HGET', KEYS[1], ARGV[1])
 local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
 if state then
+  if #state ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1]) end
   local calendar
   per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
   day = calendar % 1048576

@@ -4,14 +4,17 @@
 -- KEYS[2]    archive of its closed days
 -- ARGV[1]    plan id
 -- returns    {window, used, granted, day, day_used, and for each closed day: day, used, balance}, numbers 0 if unknown
+-- errors     RATELIMIT CORRUPT <field>
 --
 -- A balance is what was left of the quota when the day ended, -1 for a plan without one.
 
 -- @include lib/packing
 
 local reply = { 0, 0, 0, 0, 0 }
-local state = redis.call('HGET', KEYS[1], 'p:' .. ARGV[1])
+local field = 'p:' .. ARGV[1]
+local state = redis.call('HGET', KEYS[1], field)
 if state then
+  if #state ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. field) end
   local _, _, _, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
   local day = calendar % 1048576
   reply = { (calendar - day) / 1048576, used, granted, day, day_used }

@@ -51,11 +51,11 @@ _numbers = count()
 _right_ask, _right_put = lines.Lines.ask, gather.Gatherer._put
 
 
-def _ask_again(kept, packet, replies):
+def _ask_again(kept, packet, replies, **again):
     try:
-        return _right_ask(kept, packet, replies)
+        return _right_ask(kept, packet, replies, **again)
     except StoreTimeout:
-        return _right_ask(kept, packet, replies)
+        return _right_ask(kept, packet, replies, **again)
 
 
 def _put_again(gatherer, packets, answered):
@@ -82,7 +82,7 @@ def _replies(connection, replies, **how):
     return found
 
 
-def _ask_as_redis_py_would(kept, packet, replies):
+def _ask_as_redis_py_would(kept, packet, replies, **_again):
     connection = kept._pool.get_connection()
 
     def once():
@@ -97,7 +97,7 @@ def _ask_as_redis_py_would(kept, packet, replies):
         kept._pool.release(connection)
 
 
-def _keep_a_connection_whose_reply_is_late(kept, packet, replies):
+def _keep_a_connection_whose_reply_is_late(kept, packet, replies, **_again):
     connection = kept._pool.get_connection()
     try:
         connection.send_packed_command((packet,))

@@ -1,10 +1,11 @@
 """How checks of blocking code reach Redis: on lines that are kept at hand."""
 
+import errno
 import math
 import os
 import signal
+import socket
 import threading
-from pathlib import Path
 
 import pytest
 import redis
@@ -13,7 +14,7 @@ from sentinels import free_port
 from servers import Server, binaries
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
-from ratelimit.errors import ConfigError, StoreTimeout
+from ratelimit.errors import ConfigError, StoreTimeout, StoreUnavailable
 from ratelimit.store.line import Line, NothingSentError, packed
 from ratelimit.store.lines import Lines
 
@@ -70,7 +71,7 @@ def test_lines_that_their_client_closed_are_replaced(both_ways, way):
 
 def test_another_time_limit_is_heeded(server, key):
     """redis-py allows more time while a server is being maintained, and less again after it."""
-    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.05) as limiter:
+    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.3) as limiter:
         assert limiter.check(key, A, GET).allowed
         (line,) = limiter._store._lines._idle
         line.connection.update_current_socket_timeout(Proxy.DELAY_S * 10)
@@ -88,7 +89,7 @@ def test_signals_do_not_prolong_a_wait(server, key):
         came.append(_signal)
         assert len(came) < 2_000, "still waiting"
 
-    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.05) as limiter:
+    with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.3) as limiter:
         assert limiter.check(key, A, GET).allowed
         proxy.fault = "swallow"
         before = signal.signal(signal.SIGALRM, handler)
@@ -129,32 +130,40 @@ def test_nothing_is_sent_to_another_file(server):
             os.close(writing)
 
 
-def test_lines_leave_no_descriptor_behind(server):
+def test_lines_leave_no_descriptor_behind(server, monkeypatch):
     """Whether they go back to redis-py, end, or are a parent's in a child of a fork."""
+    opened, dup, close = set(), os.dup, os.close
 
-    def opened():
-        return len([*Path("/dev/fd").iterdir()]) - before
+    def counted(number):
+        opened.add(duplicate := dup(number))
+        return duplicate
 
+    def discounted(number):
+        opened.discard(number)
+        close(number)
+
+    monkeypatch.setattr(os, "dup", counted)
+    monkeypatch.setattr(os, "close", discounted)
     with server.client() as client:
         lines = Lines(client.connection_pool)
-        before = len([*Path("/dev/fd").iterdir()])
 
         def fill():
             for line in [lines._line_of_pool() for _ in range(12)]:
                 lines._give_back(line)
 
         fill()
-        assert opened() == 12 + 8  # a connection each, and the idle lines
+        assert len(opened) == 8  # the idle ones
+        held = [*lines._idle]  # as an error that somebody keeps may hold them
         lines.break_off()
-        assert opened() == 4
+        assert (len(opened), len(held)) == (0, 8)
         fill()
+        assert len(opened) == 8
         lines.close()
-        assert opened() == 12
+        assert not opened
         fill()
+        assert len(opened) == 8
         lines.start_anew()
-        assert opened() == 12
-        client.connection_pool.disconnect()
-        assert opened() == 0
+        assert not opened
 
 
 def test_a_server_that_closes_each_line_at_once(server, key, monkeypatch):
@@ -174,6 +183,79 @@ def test_a_server_that_closes_each_line_at_once(server, key, monkeypatch):
             )
         assert len(set(asked)) == len(asked) == 2
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 2
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["unix", "tcp"])
+def test_the_second_attempt_is_on_a_new_line(both_ways, way):
+    """Of lines that the server closed, another thread may give one back while a check looks for another."""
+    with redis.Redis.from_url(both_ways[0]) as admin, Limiter.from_url(both_ways[way], deadline=5) as limiter:
+        lines, store = limiter._store._lines, limiter._store
+        mine, anothers = lines._line_of_pool(), lines._line_of_pool()
+        lines._give_back(mine)
+        admin.client_kill_filter(_type="normal", skipme=True)
+        break_off = lines.break_off
+
+        def break_off_meanwhile():
+            break_off()
+            lines._give_back(anothers)
+
+        lines.break_off = break_off_meanwhile
+        assert store._send([("ECHO", "mine")]) == [b"mine"]
+
+
+def test_a_shortage_of_descriptors_ends(server, monkeypatch):
+    """A connection to which none is left goes back to the pool, which has no other here."""
+    with server.client(max_connections=1) as client:
+        lines = Lines(client.connection_pool)
+
+        def none_left(_number):
+            raise OSError(errno.EMFILE, "none is left")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "dup", none_left)
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable, match="none is left"):
+                    lines.ask(packed([("PING",)]), 1)
+        assert lines.ask(packed([("ECHO", "mine")]), 1) == [b"mine"]
+
+
+def test_the_beginning_of_a_reply_too_many_ends_the_line():
+    """Its rest would else be what the next command is answered with."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    connection = redis.UnixDomainSocketConnection(path="none")
+    connection._sock = ours
+    line = Line(connection)
+    theirs.settimeout(5)
+    with theirs:
+        theirs.sendall(b"$4\r\nmine\r\n$8\r\nnobody")
+        assert line.ask(b"asked", 1) == [b"mine"]
+        assert (theirs.recv(100), theirs.recv(100), line.keep) == (b"asked", b"", False)
+
+
+class Interrupt(BaseException):
+    """As KeyboardInterrupt, which would end the tests."""
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["unix", "tcp"])
+def test_who_is_interrupted_leaves_no_reply_behind(both_ways, way):
+    """A check that a signal ended, in the midst of its wait, had its line closed: the next gets its own reply."""
+
+    def interrupt(_signal, _frame):
+        raise Interrupt
+
+    with redis.Redis.from_url(both_ways[0]) as admin, Limiter.from_url(both_ways[way], deadline=5) as limiter:
+        store = limiter._store
+        assert store._send([("ECHO", "first")]) == [b"first"]
+        admin.client_pause(300)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(Interrupt):
+                store._send([("ECHO", "mine")])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert store._send([("ECHO", "next")]) == [b"next"]
 
 
 def test_more_than_a_socket_takes_at_once(server):

@@ -17,7 +17,7 @@ PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
 GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "struct", "select", "unpack", "ipairs"}
 GLOBALS |= {"pairs", "type", "tonumber"}
-TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "struct.pack(")
+TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "field)", "struct.pack(")
 SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from promises import METHOD, STAGE, replica
 from seeded import bug
 
-from ratelimit import AsyncLimiter, ConfigError, NotFound, Quota, UsagePlan
+from ratelimit import AsyncLimiter, ConfigError, NotFound, Quota, StoreError, UsagePlan
 from ratelimit.core.scripts import load
 
 TODAY, TOMORROW = "2026-03-04", "2026-03-05"
@@ -385,6 +385,27 @@ def test_setting_in_a_new_window_counts_from_there(gateway, backend):
         name = f"ratelimit:{{{gateway.ids['k1']}}}"
         told = client.eval(load("usage").source, 2, name, f"{name}:days", "gold")
     assert told[:5] == [day * 64 + 1, 2, -50, day, 2]
+
+
+def test_setting_by_a_clock_that_went_back_leaves_the_day(gateway):
+    """Days never go back: what was metered tomorrow stays tomorrow's."""
+    gateway.clock.set("2026-03-05T09:00:00")
+    assert use(gateway, 30) == 30
+    gateway.clock.set("2026-03-04T09:00:00")
+    set_remaining(gateway, 50)
+    *_, calendar, used, granted, day_used = struct.unpack("<7d", gateway.hash_of("k1")[b"p:gold"])
+    assert (calendar % 2**20, used, granted, day_used) == ((date(2026, 3, 5) - EPOCH).days, 30, -20, 30)
+
+
+def test_a_state_of_another_length_is_told(gateway, backend):
+    """As by a check: it may be of another version, and is neither read nor written."""
+    with backend.client() as client:
+        name = f"ratelimit:{{{gateway.ids['k1']}}}"
+        client.hset(name, "p:gold", bytes(64))
+        for asked in (days, lambda gateway: set_remaining(gateway, 50)):
+            with pytest.raises(StoreError, match="RATELIMIT CORRUPT p:gold"):
+                asked(gateway)
+        assert client.hget(name, "p:gold") == bytes(64)
 
 
 def test_setting_later_in_a_window_leaves_the_days_before(gateway):

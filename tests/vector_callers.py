@@ -137,12 +137,12 @@ CALLERS = [
 
 FAULTS = [
     case(
-        "corrupt: the plan's state has 63 bytes",
-        "64 are due; the account's bucket was not charged",
+        "corrupt: the plan's state has 64 bytes",
+        "56 are due; the account's bucket was not charged",
         "RATELIMIT CORRUPT p:gold",
         plan=TEN,
         shared=[(ACCOUNT, *TEN)],
-        before={PLAN: bytes(63)},
+        before={PLAN: bytes(64)},
     ),
     case(
         "corrupt: a method's bucket has 32 bytes",

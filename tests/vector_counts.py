@@ -203,6 +203,13 @@ COUNTS = [
         before={PLAN: count(0, first=0, days=0, day=TODAY - 1, day_used=9)},
         writes={PLAN: count(0, first=0, days=0, day_used=1), "d:gold:20515": doubles(9, -1)},
     ),
+    case(
+        "metering: what a quota used is kept while the plan has none, and days go by",
+        "used stays 30 of its month; the day before is over with 7, and had no balance",
+        [2, NOW],
+        before={PLAN: count(30, first=TODAY - 3, days=31, day=TODAY - 1, day_used=7)},
+        writes={PLAN: count(30, first=TODAY - 3, days=31, day_used=1), "d:gold:20515": doubles(7, -1)},
+    ),
     usual(
         "metering: what a quota used is kept while the plan has none",
         "used stays 30 of its window, the day goes from 30 to 31",

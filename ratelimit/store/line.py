@@ -142,6 +142,8 @@ class Line:
             read = list(iter(self._reader.gets, INCOMPLETE))
         if len(found) > replies:
             raise InvalidResponse("more replies than commands")
+        if self._reader.has_data():
+            self.break_off()  # the beginning of what nobody asked for: its rest must not begin the next reply
         return found
 
     def _read_by_redis_py(self) -> Any:
@@ -154,7 +156,11 @@ class Line:
         """Disconnect: a reply that is still to come must not answer the next command."""
         self.keep = False
         self.connection.disconnect()
+        self._close()
 
-    def __del__(self) -> None:
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+            self._fd = -1
+
+    __del__ = _close

@@ -46,7 +46,8 @@ class Lines:
         there was an attempt before in which nothing was.
         """
         try:
-            line = self._idle.pop()
+            # Of lines that were kept, another thread may just have given back one that has ended as well.
+            line = self._line_of_pool(or_kept=False) if again else self._idle.pop()
         except IndexError:
             line = self._line_of_pool()
         try:
@@ -66,13 +67,14 @@ class Lines:
         self.break_off()  # others that were idle will have ended, too
         return self.ask(packet, replies, again=True)
 
-    def _line_of_pool(self) -> Line:
+    def _line_of_pool(self, *, or_kept: bool = True) -> Line:
         # Who waits says so before looking once more, and who gives back looks for waiters after: one sees the other.
         with self._lock:
             self._waiting += 1
         try:
-            with contextlib.suppress(IndexError):
-                return self._idle.pop()
+            if or_kept:
+                with contextlib.suppress(IndexError):
+                    return self._idle.pop()
             return self._made()
         except (RedisError, OSError) as error:
             raise faults.before_sending(error) from error
@@ -81,16 +83,17 @@ class Lines:
                 self._waiting -= 1
 
     def _made(self) -> Line:
-        line = Line(self._pool.get_connection())
-        if line.keep and line.readable(0):
-            # redis-py looks as well, but not where it expects to be told of maintenance.
-            try:
-                line.connection.disconnect()
-                line.connection.connect()
-            except BaseException:
-                self._pool.release(line.connection)
-                raise
-            line = Line(line.connection)
+        connection = self._pool.get_connection()
+        try:
+            line = Line(connection)
+            if line.keep and line.readable(0):
+                # redis-py looks as well, but not where it expects to be told of maintenance.
+                line.break_off()
+                connection.connect()
+                line = Line(connection)
+        except BaseException:
+            self._pool.release(connection)
+            raise
         return line
 
     def _give_back(self, line: Line) -> None:
