@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from ratelimit.core import wire
 from ratelimit.core.batch import CheckCall
@@ -26,6 +26,7 @@ class Found(NamedTuple):
     valid_until_us: int
 
 
+@final
 class Question:
     """A request, as the script is asked about it; all but time and cost. Holds as long as `book` is in force."""
 

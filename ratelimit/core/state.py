@@ -39,6 +39,10 @@ class _Documents(Generic[_T]):
         return {name: parsed for name, (_, parsed) in self._known.items()}
 
 
+def _monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
 class Namespace:
     """Shared by a limiter and its catalogue, so that a change made through one is seen by the other at once."""
 
@@ -46,6 +50,8 @@ class Namespace:
         self.names = Names(namespace)
         self.digest = Digester(pepper)
         self.clock = clock
+        # The time by which this process tells how old things are: the injected clock, else a monotonic one.
+        self.age_us: Clock = clock or _monotonic_us
         self.book = PlanBook()
         self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
@@ -77,10 +83,6 @@ class Namespace:
             return now_us
         seconds, microseconds = (yield [("TIME",)])[0]
         return int(seconds) * MICROSECONDS + int(microseconds)
-
-    def age_us(self) -> int:
-        """Return the time by which this process tells how old things are: the injected clock, else a monotonic one."""
-        return self.clock() if self.clock else time.monotonic_ns() // 1000
 
     def needs_look(self, max_age_us: int, now_us: int) -> bool:
         """Tell whether the book was last compared with Redis longer than `max_age_us` ago, or never."""

@@ -72,9 +72,9 @@ class AsyncLimiter(Base):
         try:
             now_us = state.age_us()
             asked = checker.at_hand(key, stage, method, cost, now_us)
-            if isinstance(asked, Question):
+            if type(asked) is Question:
                 reply = await store.call(asked.put(state, cost))
-                if isinstance(reply, bytes):
+                if type(reply) is bytes:
                     decision: Decision = Admitted(asked.call, reply)
                     if now_us < checker.cache.latest_us:
                         checker.cache.admitted(asked)
