@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack
 
 import callgrind
+import growth_script
 import host
 import redis
 from growth_points import KEYS, points
@@ -102,8 +103,9 @@ def measure(full=False):
     counting = callgrind.VALGRIND and callgrind.CONTROL
     # Loading a million keys under valgrind takes minutes, and what the server does for each is the same.
     counted = [p for p in chosen if p.keys <= 10**5 and (full or p.series != "plans" or p.work in {1, 1000})]
+    server = {"absent": None, "instructions_of": callgrind.version()} if counting else {"absent": callgrind.ABSENT}
     rounds, found = 24 if full else 8, {}
-    total = len(chosen) * (rounds + 2) + (len(counted) if counting else 0)
+    total = len(chosen) * (rounds + 2) + (len(counted) + 1 if counting else 0)
     with steps("growth", total) as tell:
         for series, what in SERIES.items():
             mine = [point for point in chosen if point.series == series]
@@ -122,7 +124,9 @@ def measure(full=False):
         for point in counted if counting else ():
             tell(f"{point.label} {SERIES[point.series]}: instructions")
             found[point]["instructions"] = _instructions(point)
-    server = {"absent": None, "instructions_of": callgrind.version()} if counting else {"absent": callgrind.ABSENT}
+        if counting:
+            tell("the script alone: instructions")
+            server["script"] = growth_script.measure()
     return {**server, "rounds": rounds, "points": list(found.values())}
 
 
@@ -172,6 +176,16 @@ def tables(found):
         yield table
     if found["absent"]:
         yield f"[yellow]{found['absent']}"
+        return
+    table = Table(title=f"cost as work grows: limits judged by check.lua alone ({found['instructions_of']})")
+    table.title_justify = "left"
+    for column in ("limits of a usual check", "instructions of the server", "more than with one limit less"):
+        table.add_column(column, justify="right")
+    before = None
+    for count, spent in found["script"]:
+        table.add_row(f"{count}", f"{spent:,.0f}", "" if before is None else f"{spent - before:+,.0f}")
+        before = spent
+    yield table
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import host
 import loading
 import ours
-import peers
+import peers_two_limits
 from contenders import AMPLE
 from progress import steps
 from report import Figure
@@ -74,7 +74,7 @@ def _on(name, tell):
     found = {}
     with host.placed_server(name, host.FREE) as server:
         found[ours.CHECK.name] = _ours(server, lambda by=1: tell(f"{name}: {ours.CHECK.name}", by))
-    for peer, connect in (peers.SAME_LIMITS | peers.OTHER_LIMITS).items():
+    for peer, connect in peers_two_limits.ALL.items():
         with host.placed_server(name, host.FREE) as server:
             found[peer] = _peer(server, connect, lambda peer=peer: tell(f"{name}: {peer}"))
     return found
@@ -96,9 +96,7 @@ def _stored(keys, tell):
 
 def measure(full=False):
     names, stored = (host.NAMES, 1_000_000) if full else ([host.MAIN], 20_000)
-    with steps(
-        "memory", len(names) * CALLERS * (2 + len(peers.SAME_LIMITS) + len(peers.OTHER_LIMITS)) + stored
-    ) as tell:
+    with steps("memory", len(names) * CALLERS * (2 + len(peers_two_limits.ALL)) + stored) as tell:
         return {"active": {name: _on(name, tell) for name in names}, "stored": _stored(stored, tell)}
 
 
@@ -110,8 +108,8 @@ def figures(found):
         mine = contenders[ours.CHECK.name]["state"]
         yield Figure(f"{name}: bytes of an active key", mine, "bytes", target=250)
         for which, entered, target in (
-            ("the smallest peer with the same two limits", peers.SAME_LIMITS, 1.0),
-            ("the smallest peer with limits of another kind", peers.OTHER_LIMITS, None),
+            ("the smallest peer with the same two limits", peers_two_limits.SAME_LIMITS, 1.0),
+            ("the smallest peer with limits of another kind", peers_two_limits.OTHER_LIMITS, None),
         ):
             least = min(contenders[peer]["state"] for peer in entered)
             yield Figure(f"{name}: bytes of an active key / {which}", mine / least, "x", target=target)
@@ -128,7 +126,7 @@ def tables(found):
         for contender, one in contenders.items():
             table.add_row(
                 contender,
-                "no" if contender in peers.OTHER_LIMITS else "yes",
+                "no" if contender in peers_two_limits.OTHER_LIMITS else "yes",
                 f"{one['state']:,.0f}",
                 f"{one['keys']}",
                 f"{one['used_memory']:,.0f}",

@@ -18,7 +18,7 @@ import redis.asyncio
 import throttled
 import throttled.asyncio
 import upstash_ratelimit
-from contenders import DAY, HOUR, Contender, UnansweredError
+from contenders import HOUR, Contender, UnansweredError
 from upstash_ratelimit.utils import now_ms
 
 UNANSWERED = (UnansweredError, redis.RedisError, throttled.exceptions.StoreUnavailableError)
@@ -79,7 +79,7 @@ async def throttled_async(url, load, using):
     await store._backend.get_client().connection_pool.disconnect()
 
 
-class _BucketPerCaller(pyrate_limiter.BucketFactory):
+class BucketPerCaller(pyrate_limiter.BucketFactory):
     """The routing that its README shows, with the store that it shows for Redis."""
 
     def __init__(self, client, load):
@@ -104,14 +104,14 @@ class _BucketPerCaller(pyrate_limiter.BucketFactory):
 
 @contextmanager
 def pyrate_sync(url, load):
-    with redis.Redis.from_url(url) as client, pyrate_limiter.Limiter(_BucketPerCaller(client, load)) as limiter:
+    with redis.Redis.from_url(url) as client, pyrate_limiter.Limiter(BucketPerCaller(client, load)) as limiter:
         yield lambda caller, cost=1: limiter.try_acquire(caller, cost, blocking=False)
 
 
 @asynccontextmanager
 async def pyrate_async(url, load):
     async with redis.asyncio.Redis.from_url(url) as client:
-        with pyrate_limiter.Limiter(_BucketPerCaller(client, load)) as limiter:
+        with pyrate_limiter.Limiter(BucketPerCaller(client, load)) as limiter:
 
             async def call(caller):
                 return await limiter.try_acquire_async(caller, blocking=False)
@@ -146,54 +146,6 @@ async def upstash_async(url, load):
             return (await ask(caller))[0] >= 0
 
         yield call
-
-
-@contextmanager
-def both(url, load, first, second):
-    """Two limits for each caller, as two calls: what a peer needs for a throttle and a daily quota."""
-    with first(url, load) as throttle, second(url, load) as quota:
-        yield lambda caller: throttle(caller) and quota(caller)
-
-
-@contextmanager
-def limits_daily(url, load):
-    storage = limits.storage.storage_from_string(f"redis+{url}")
-    limiter, item = limits.strategies.FixedWindowRateLimiter(storage), limits.RateLimitItemPerDay(load.window)
-    yield lambda caller: limiter.hit(item, caller)
-    storage.storage.close()
-
-
-@contextmanager
-def throttled_daily(url, load):
-    store = throttled.store.RedisStore(server=url)
-    quota = throttled.rate_limiter.per_day(load.window)
-    throttle = throttled.Throttled(using="fixed_window", quota=quota, store=store)
-    yield lambda caller: not throttle.limit(caller).limited
-    store._backend.get_client().connection_pool.disconnect()
-
-
-@contextmanager
-def pyrate_daily(url, load):
-    """Its fixed window, which keeps an entry for each unit of the day, for it has no counter."""
-    daily = [pyrate_limiter.Rate(load.window, pyrate_limiter.Duration.DAY)]
-    with redis.Redis.from_url(url) as client:
-        factory = _BucketPerCaller(client, load)
-        factory.new_bucket = lambda name: pyrate_limiter.RedisBucket.init(
-            daily, client, f"{name}:day", algorithm=pyrate_limiter.FixedWindow()
-        )
-        with pyrate_limiter.Limiter(factory) as limiter:
-            yield lambda caller: limiter.try_acquire(caller, blocking=False)
-
-
-@contextmanager
-def pyrate_two_rates(url, load):
-    """It takes several rates on one key; the day's is a bucket too, which refills all day and knows no midnight."""
-    with redis.Redis.from_url(url) as client:
-        factory = _BucketPerCaller(client, load)
-        daily = pyrate_limiter.Rate(load.window, DAY * 1000, burst=load.window)
-        factory.rates = [*factory.rates, daily]
-        with pyrate_limiter.Limiter(factory) as limiter:
-            yield lambda caller: limiter.try_acquire(caller, blocking=False)
 
 
 LIMITS_FIXED = Contender(
@@ -245,23 +197,3 @@ ASYNC = [*MAIN, *([LIMITS_COREDIS] if find_spec("coredis") else []), THROTTLED_F
 """For asyncio, `limits` takes either client; its documentation prefers coredis. The faster one is what counts."""
 
 ALL = [*MAIN, LIMITS_SLIDING, THROTTLED_FIXED, THROTTLED_GCRA, UPSTASH]
-
-# For memory: a throttle and a daily quota for each caller, as the library's plan has.
-SAME_LIMITS = {
-    "throttled-py: token bucket and fixed window": partial(
-        both, first=partial(throttled_sync, using="token_bucket"), second=throttled_daily
-    ),
-    "pyrate-limiter: token bucket and fixed window": partial(both, first=pyrate_sync, second=pyrate_daily),
-}
-"""A token bucket, and units that are counted until midnight."""
-
-OTHER_LIMITS = {
-    "limits: two fixed windows": partial(
-        both, first=partial(limits_sync, strategy="fixed window"), second=limits_daily
-    ),
-    "limits: sliding and fixed window": partial(
-        both, first=partial(limits_sync, strategy="sliding window"), second=limits_daily
-    ),
-    "pyrate-limiter: two token buckets": pyrate_two_rates,
-}
-"""The same numbers, but no token bucket, or no quota: they let other requests pass."""

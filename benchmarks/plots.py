@@ -141,6 +141,10 @@ def growths(plt, result):
                 axes.plot([p["work"] for p in its], values, marker="o", color=colour, label=growth.KINDS[kind])
             axes.set_xscale("linear" if series == "limits" else "log")
         grid[0][column].set_yscale("log")
+        if counted and series == "limits":
+            line = zip(*result["growth"]["script"], strict=True)
+            grid[1][column].plot(*line, linestyle=":", marker=".", color=SHADES[-1], label="check.lua alone")
+            grid[1][column].legend(fontsize=7, frameon=False)
         if counted:
             grid[1][column].set_ylim(bottom=0)
     grid[0][0].set_ylabel("CPU of the client, µs (log)")

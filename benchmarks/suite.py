@@ -66,7 +66,7 @@ PARTS = {
         "connects and loads the catalogue), the first check of a key in a process, and later ones. Of one check at "
         "most six limits are judged, which is all that the model has: the plan's bucket (or the method's in its "
         "place), the stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which "
-        "never refuse.",
+        "never refuse. The script takes more, and is asked by hand, too: from 1 limit to 8.",
     ),
     "tail": Part(
         tail,

@@ -65,7 +65,7 @@ def test_numbers_come_from_the_result(result):
     """Another value in the result is another value in the document, and nothing else changes."""
     one, other = result(160), result(161)
     assert [(a, b) for a, b in zip(one.splitlines(), other.splitlines(), strict=True) if a != b] == [
-        ("| check | 160 | 3 | 700 | 200 |", "| check | 161 | 3 | 700 | 200 |")
+        ("| check | yes | 160 | 3 | 700 | 200 |", "| check | yes | 161 | 3 | 700 | 200 |")
     ]
 
 
