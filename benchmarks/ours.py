@@ -79,6 +79,11 @@ async def aconnect(url, _load, namespace="check", **options):
         yield call
 
 
+def question(limiter, key):
+    """What a check of the key asks, as the limiter has kept it: it must have checked or peeked before."""
+    return limiter._checker._asked.get((key, STAGE, METHOD)).put(limiter._state, 1)
+
+
 @asynccontextmanager
 async def aplain(url, _load):
     """What a check sends, sent by redis-py's client: EVALSHA of check.lua, without a look at what it answers."""
@@ -87,9 +92,8 @@ async def aplain(url, _load):
 
         async def call(key):
             if key not in commands:
-                await limiter.check(key, STAGE, METHOD)
-                asked = limiter._checker._asked.get((key, STAGE, METHOD))
-                commands[key] = asked.put(limiter._state, 1).by_hash()
+                await limiter.peek(key, STAGE, METHOD)
+                commands[key] = question(limiter, key).by_hash()
             return isinstance(await client.execute_command(*commands[key]), bytes)
 
         yield call

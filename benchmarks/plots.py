@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import full_server
 import growth
 import ours
 import tail
@@ -71,19 +72,27 @@ def latency(plt, result):
 def processes(plt, result):
     settings = throughput.by_setting(result["throughput"]["processes"])
     names = list(dict.fromkeys(run["contender"] for runs in settings.values() for run in runs))
-    figure, row = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.6), squeeze=False)
-    for axes, (setting, runs) in zip(row[0], settings.items(), strict=True):
+    panels = len(settings) + 1
+    figure, row = plt.subplots(1, panels, figsize=(3.6 * panels, 3.6), squeeze=False)
+    for axes, (setting, runs) in zip(row[0], settings.items(), strict=False):
         for name, style in zip(names, _styles(names), strict=True):
             mine = [run for run in runs if run["contender"] == name]
             if mine:
                 x, y = zip(*((run["processes"], run["per_second"][1]) for run in mine), strict=True)
                 axes.plot(x, y, marker="o", label=name, **style)
         axes.set_title(setting, loc="left")
+    filled = row[0][-1]
+    for (name, runs), shade in zip(full_server.lines(result["throughput"]["full_server"]), SHADES, strict=False):
+        x, y = zip(*((run["processes"], run["per_second"][1]) for run in runs), strict=True)
+        filled.plot(x, y, marker="o", label=name, color=shade)
+    filled.set_title("a full server, prepared checks", loc="left")
+    for axes in row[0]:
         axes.set_xticks(throughput.PROCESSES)
         axes.set_xlabel("processes")
         axes.set_ylim(bottom=0)
     row[0][0].set_ylabel("checks per second")
-    row[0][0].legend(fontsize=7, frameon=False)
+    for axes in (row[0][0], filled):
+        axes.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
 

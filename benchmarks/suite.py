@@ -44,8 +44,8 @@ PARTS = {
         "Throughput",
         "Tasks of one event loop, many whose checks leave together and one alone, and processes that share keys. "
         "Limits over processes admit exactly the calls that are made and not one more. Percentages are the share of "
-        "its core that the server used: from there on, more "
-        "processes share what one server can do.",
+        "its core that the server used. A check costs its client as much as its server, so the last table has clients "
+        "that send prepared checks: there the server is full, and more processes share what it can do.",
     ),
     "memory": Part(
         memory,

@@ -1,8 +1,9 @@
-"""Checks per second over 1, 2, 4 and 8 processes, on one key and on many, with exact totals; and 64 asyncio tasks."""
+"""Checks per second: of asyncio tasks, of 1, 2, 4 and 8 processes with exact totals, and of a server that is full."""
 
 from dataclasses import asdict, dataclass
 
 import floors
+import full_server
 import host
 import ours
 import peers
@@ -98,7 +99,7 @@ def measure(full=False):
     gathered = {name: tasks.measure(number, full) for name, number in TASKS.items()}
     with workers(max(PROCESSES)) as crew:
         processes = over_processes(crew, settings(full))
-    return {**gathered, "processes": processes}
+    return {**gathered, "processes": processes, "full_server": full_server.measure(full)}
 
 
 def figures(found):
@@ -119,6 +120,7 @@ def figures(found):
         yield Figure.of(f"{what}: most checks per second", best, "/s", "higher")
         compared = Spread(best.low / peer.high, best.middle / peer.middle, best.high / peer.low)
         yield Figure.of(f"{what}: most checks per second / the fastest peer", compared, better="higher")
+    yield from full_server.figures(found["full_server"])
 
 
 def tables(found):
@@ -139,6 +141,7 @@ def tables(found):
             if mine[0]["first_look_per_second"]:
                 table.add_row("  first looks", *(f"{run['first_look_per_second']:,.0f}" for run in mine), "")
         yield table
+    yield from full_server.tables(found["full_server"])
 
 
 def _totals(runs):
