@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ratelimit import ConfigError, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.core import document
+from ratelimit.core.stored import Outline
 
 FULL = """
 [account]
@@ -212,6 +214,7 @@ def plans(draw):
         draw(st.sampled_from(["key", "key_method"])),
         draw(st.lists(st.integers(1, 100), max_size=3)) if quota else (),
         draw(st.none() | st.just("other")),
+        draw(st.sampled_from([0, 0.5])),
     )
 
 
@@ -219,7 +222,9 @@ def plans(draw):
 @settings(deadline=None)
 def test_a_plan_survives_redis(plan):
     """What is written as JSON reads back as the same plan."""
-    assert document.plan_from_json(plan.id, document.plan_json(plan)) == plan
+    text = document.plan_json(plan)
+    assert document.plan_from_json(plan.id, text) == plan
+    assert document.plan_outline(plan.id, text) == Outline.of_plan(plan)
 
 
 METHOD_MODELS = st.builds(
@@ -232,7 +237,9 @@ METHOD_MODELS = st.builds(
 def test_a_stage_survives_redis(stage_id, throttle, methods):
     """What is written as JSON reads back as the same stage."""
     stage = Stage(stage_id, throttle, methods)
-    assert document.stage_from_json(stage_id, document.stage_json(stage)) == stage
+    text = document.stage_json(stage)
+    assert document.stage_from_json(stage_id, text) == stage
+    assert document.stage_outline(stage_id, text) == Outline.of_stage(stage)
 
 
 @given(THROTTLES)
@@ -253,4 +260,4 @@ def toml(value):
 def test_a_plan_survives_a_plan_file(plan):
     """The JSON in Redis has the structure of the plan file: as TOML it says the same plan."""
     text = f'[plans]\n"{plan.id}" = {toml(json.loads(document.plan_json(plan)))}'
-    assert document.document_from(tomllib.loads(text, parse_float=str)).plans == {plan.id: plan}
+    assert document.document_from(tomllib.loads(text, parse_float=Decimal)).plans == {plan.id: plan}

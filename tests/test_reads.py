@@ -42,8 +42,8 @@ def small(server):
 async def test_many_new_keys_at_once(server, keys, monkeypatch):
     """None waits for a connection of its own, and the catalogue is read a few times and taken in once."""
     taken_in = []
-    right = state._Documents.of
-    monkeypatch.setattr(state._Documents, "of", lambda *given: taken_in.append(1) or right(*given))
+    right = state.Stored
+    monkeypatch.setattr(state, "Stored", lambda *given: taken_in.append(1) or right(*given))
     async with small(server) as client, AsyncLimiter(client) as limiter:
         before = calls_of(server, "hgetall")
         decisions = await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in keys))

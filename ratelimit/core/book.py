@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.names import OTHERS, Names, method_field, plan_field, shadow_field
+from ratelimit.core.stored import Outline, Stored
 from ratelimit.core.wire import Bucket, Call, Limit, PlanPart, QuotaCount, Shadow
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 
+_T = TypeVar("_T")
 _NO_STAGE = Method()
 _MOST_CALLS = 50_000
 
@@ -23,21 +27,21 @@ class PlanBook:
     plans: Mapping[str, UsagePlan] = field(default_factory=FrozenMap)
     stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
     account: Throttle | None = None
+    _opened: Mapping[str, Outline] = field(init=False, repr=False, compare=False)
     _listed: dict[str, frozenset[str]] = field(init=False, repr=False, compare=False)
-    _opened: dict[str, dict[str, UsagePlan]] = field(init=False, repr=False, compare=False)
     has_leases: bool = field(init=False, repr=False, compare=False)
     _calls: Bounded[tuple[str | None, str, str], Call] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        listed: dict[str, set[str]] = {stage.id: set(stage.methods) for stage in self.stages.values()}
-        for plan in self.plans.values():
-            for opened in plan.stages:
-                listed.setdefault(opened.stage, set()).update(opened.throttles)
+        opened = _outlines(self.plans, Outline.of_plan)
+        listed: dict[str, set[str]] = {}
+        for outline in chain(_outlines(self.stages, Outline.of_stage).values(), opened.values()):
+            for stage, methods in outline.listed.items():
+                listed.setdefault(stage, set()).update(methods)
+        object.__setattr__(self, "_opened", opened)
         object.__setattr__(self, "_listed", {stage: frozenset(methods) for stage, methods in listed.items()})
-        opened_by = {plan.id: {opened.stage: plan for opened in plan.stages} for plan in self.plans.values()}
-        object.__setattr__(self, "_opened", opened_by)
+        object.__setattr__(self, "has_leases", any(outline.leases for outline in opened.values()))
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
-        object.__setattr__(self, "has_leases", any(plan.lease for plan in self.plans.values()))
 
     @property
     def identity(self) -> str:
@@ -56,9 +60,8 @@ class PlanBook:
     def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
         """Return the one of a key's plans that opens the stage."""
         for plan_id in plan_ids:
-            plan = self._opened.get(plan_id, {}).get(stage_id)
-            if plan is not None:
-                return plan
+            if plan_id in self._opened and stage_id in self._opened[plan_id].listed:
+                return self.plans[plan_id]
         return None
 
     def call(self, plan: UsagePlan | None, stage_id: str, method: str, names: Names) -> Call:
@@ -87,7 +90,7 @@ class PlanBook:
         return Call(limits, plan_field(plan.id), shadow, plan.alerts, names.alerts)
 
     def _shadow(self, plan: UsagePlan | None, stage_id: str, method: str) -> Shadow | None:
-        if plan is None or stage_id not in self._opened[plan.id]:
+        if plan is None or stage_id not in self._opened[plan.id].listed:
             return None
         bucket = _plan_bucket(plan, plan.throttle, stage_id, method) if plan.throttle else None
         places = [plan_field(plan.id)] + ([bucket.place] if bucket and bucket.place else [])
@@ -106,6 +109,12 @@ class PlanBook:
             yield Bucket("account", self.account, names.account, shared=True)
         if plan is not None and plan.quota is not None:
             yield QuotaCount(f"quota:{plan.id}", plan.quota)
+
+
+def _outlines(documents: Mapping[str, _T], outline: Callable[[_T], Outline]) -> Mapping[str, Outline]:
+    if isinstance(documents, Stored):
+        return documents.outlines
+    return {name: outline(document) for name, document in documents.items()}
 
 
 def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str) -> Bucket:

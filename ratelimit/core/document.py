@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ratelimit.core.stored import Outline
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 from ratelimit.model import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
@@ -99,6 +100,25 @@ def plan_from_json(plan_id: str, text: str) -> UsagePlan:
 def stage_from_json(stage_id: str, text: str) -> Stage:
     """Return the stage that Redis keeps as JSON."""
     return stage_from(stage_id, json.loads(text))
+
+
+def plan_outline(plan_id: str, text: str) -> Outline:
+    """Return the outline of the plan that Redis keeps as JSON, without a look at its numbers."""
+    data = json.loads(text)
+    try:
+        listed = {stage: frozenset(table["throttles"]) for stage, table in data["stages"].items()}
+        return Outline(listed, bool(data.get("lease")))
+    except (AttributeError, LookupError, TypeError):  # written in another way than `plan_json` does, or wrong
+        return Outline.of_plan(plan_from(plan_id, data))
+
+
+def stage_outline(stage_id: str, text: str) -> Outline:
+    """Return the outline of the stage that Redis keeps as JSON."""
+    data = json.loads(text)
+    try:
+        return Outline({stage_id: frozenset(data["methods"])})
+    except (LookupError, TypeError):
+        return Outline.of_stage(stage_from(stage_id, data))
 
 
 def throttle_from_json(text: str) -> Throttle:

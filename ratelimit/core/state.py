@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from ratelimit.core import document
 from ratelimit.core.book import PlanBook
@@ -13,30 +14,12 @@ from ratelimit.core.digest import Digester, Peppers
 from ratelimit.core.flow import Flow, Reads, pairs, text
 from ratelimit.core.names import Names
 from ratelimit.core.scripts import Command
+from ratelimit.core.stored import Outline, Stored
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.model import MICROSECONDS
+from ratelimit.model import MICROSECONDS, Stage, UsagePlan
 
 Clock = Callable[[], int]
 _T = TypeVar("_T")
-
-
-class _Documents(Generic[_T]):
-    """The documents of one kind in the catalogue. One that stands as it stood at the last look is not parsed again."""
-
-    def __init__(self, prefix: str, parse: Callable[[str, str], _T]) -> None:
-        self._prefix = prefix
-        self._parse = parse
-        self._known: dict[str, tuple[str, _T]] = {}
-
-    def of(self, fields: Mapping[str, str]) -> dict[str, _T]:
-        """Return those of a catalogue, by id."""
-        known, start = self._known, len(self._prefix)
-        texts = {name[start:]: value for name, value in fields.items() if name.startswith(self._prefix)}
-        self._known = {
-            name: known[name] if name in known and known[name][0] == value else (value, self._parse(name, value))
-            for name, value in texts.items()
-        }
-        return {name: parsed for name, (_, parsed) in self._known.items()}
 
 
 def _monotonic_us() -> int:
@@ -60,8 +43,8 @@ class Namespace:
         self.loaded_us: int | None = None
         self._pushes = 0
         self._stored_probes: list[str] = []
-        self._plans = _Documents("plan:", document.plan_from_json)
-        self._stages = _Documents("stage:", document.stage_from_json)
+        self._plans: Stored[UsagePlan] | None = None
+        self._stages: Stored[Stage] | None = None
 
     def wall_us(self) -> int:
         """Return microseconds since 1970: the injected clock, else this machine's (for first guesses and records)."""
@@ -169,13 +152,36 @@ class Namespace:
                 "would be unknown. Pass the pepper that the catalogue was made with",
                 field="pepper",
             )
+        self._plans = plans = self._stored("plan", fields, document.plan_from_json, document.plan_outline, self._plans)
+        self._stages = stages = self._stored(
+            "stage", fields, document.stage_from_json, document.stage_outline, self._stages
+        )
         try:
             return PlanBook(
                 fields["epoch"],
                 int(fields["version"]),
-                self._plans.of(fields),
-                self._stages.of(fields),
+                plans,
+                stages,
                 document.throttle_from_json(fields["account"]) if "account" in fields else None,
             )
         except (KeyError, ValueError) as error:
             raise StoreError(f"{unreadable}: {error}") from None
+
+    def _stored(
+        self,
+        kind: str,
+        fields: Mapping[str, str],
+        parse: Callable[[str, str], _T],
+        outline: Callable[[str, str], Outline],
+        before: Stored[_T] | None,
+    ) -> Stored[_T]:
+        start, told = f"{kind}:", f"the catalogue {self.names.catalog!r} in Redis cannot be read: {kind}"
+        texts = {name[len(start) :]: value for name, value in fields.items() if name.startswith(start)}
+        return Stored(texts, partial(_read, parse, told), partial(_read, outline, told), before)
+
+
+def _read(make: Callable[[str, str], _T], told: str, name: str, text: str) -> _T:
+    try:
+        return make(name, text)
+    except ValueError as error:
+        raise StoreError(f"{told} {name!r}: {error}") from None
