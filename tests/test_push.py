@@ -16,6 +16,7 @@ from seeded import bug
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Stage, Throttle, UsagePlan
 from ratelimit.core.state import Namespace
+from ratelimit.store import push
 
 CHANNEL = b"ratelimit:changes"
 REPLICAS, ROUNDS = 4, 20
@@ -306,6 +307,22 @@ def the_twin_hears(server, client, catalog, key, seconds=PATIENCE):
 def test_the_twin_hears_and_reconnects(server, admin):
     """A task of the event loop listens, and does so again when its connection was killed."""
     the_twin_hears(server, *admin)
+
+
+@pytest.mark.parametrize("hears", [listeners_reconnect, the_twin_hears], ids=["thread", "task"])
+def test_listeners_survive_what_nobody_expects(hears, server, admin, monkeypatch):
+    """An exception of any kind while listening, as of a client's own connection class, ends one connection at most."""
+    right, raised = push._said, []
+
+    def said(message):
+        if not raised:
+            raised.append(message)
+            raise RuntimeError("not expected")
+        return right(message)
+
+    monkeypatch.setattr(push, "_said", said)
+    hears(server, *admin)
+    assert raised
 
 
 def test_the_twin_catches_up(server, admin, clock):

@@ -119,7 +119,7 @@ class AsyncListener:
 
     async def _listen(self) -> None:
         while not self._stopped:
-            with contextlib.suppress(RedisError, OSError, ValueError):
+            with contextlib.suppress(Exception):  # as above
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
                     while not self._stopped:
