@@ -15,6 +15,7 @@ from ratelimit import (
     Quota,
     Reason,
     Stage,
+    StoreUnavailable,
     Throttle,
     UsagePlan,
 )
@@ -198,13 +199,17 @@ async def test_twins_tell_of_the_same_faults(backend, clock):
 
 
 @pytest.mark.asyncio
-async def test_twins_without_a_server(tmp_path):
-    """Nobody listening is UNAVAILABLE for both, because nothing was sent."""
-    url = f"unix://{tmp_path / 'nobody'}"
+@pytest.mark.parametrize("url", ["unix:///nobody/here", f"redis://{'a' * 64}"], ids=["nobody there", "no such name"])
+async def test_twins_without_a_server(url):
+    """Nobody listening is UNAVAILABLE for both, because nothing was sent; so for a name that cannot be one."""
     with Limiter.from_url(url) as limiter:
         decision = limiter.check(VALUE, *GET_PETS)
+        with pytest.raises(StoreUnavailable):
+            limiter.catalog.plans()
     async with AsyncLimiter.from_url(url) as twin:
         other = await twin.check(VALUE, *GET_PETS)
+        with pytest.raises(StoreUnavailable):
+            await twin.catalog.plans()
     for each in (decision, other):
         assert outcome(each) == Outcome(Reason.UNAVAILABLE.value)
         assert each.cause.startswith("StoreUnavailable: no connection to Redis: ")

@@ -76,7 +76,7 @@ class Lines:
                 with contextlib.suppress(IndexError):
                     return self._idle.pop()
             return self._made()
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever a client's own way of connecting raises, there is no connection
             raise faults.before_sending(error) from error
         finally:
             with self._lock:
