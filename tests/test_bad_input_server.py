@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 from conftest import NAMES
-from gateway import assert_unavailable, snapshot, tokens_left, with_state
+from gateway import GET_PETS, assert_unavailable, snapshot, tokens_left, with_state
 from servers import Server
 
-from ratelimit import Limiter, StoreError
+from ratelimit import Limiter, StoreError, StoreUnavailable
 
 
 @pytest.mark.parametrize("denied", ["eval evalsha", "evalsha", "eval", "hmget", "get"])
@@ -53,6 +53,34 @@ def stop(server):
 def start(server, *options):
     server.process = subprocess.Popen([*server.process.args, *options], stdout=subprocess.DEVNULL)
     server._wait()
+
+
+NO_WRITES = {
+    "full": (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0), "maxmemory"),
+    "a replica": (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"), "read only replica"),
+    "alone": (
+        ("CONFIG", "SET", "min-replicas-to-write", 1),
+        ("CONFIG", "SET", "min-replicas-to-write", 0),
+        "good replicas",
+    ),
+}
+
+
+@pytest.mark.parametrize("state", NO_WRITES)
+def test_a_server_that_takes_no_writes(state, own_server, clock):
+    """Checks are 503 and known not to be counted, on each server; changes of the catalogue fail alike."""
+    begin, end, told = NO_WRITES[state]
+    with own_server.client() as client, Limiter(client, clock=clock) as limiter:
+        gateway = with_state(limiter, client, clock)
+        before = snapshot(client)
+        client.execute_command(*begin)
+        assert_unavailable(gateway, "StoreUnavailable: Redis refused the command: ", told, peek=False)
+        assert gateway.peek("k1", GET_PETS).allowed
+        with pytest.raises(StoreUnavailable, match=told):
+            gateway.catalog.create_key()
+        client.execute_command(*end)
+        assert snapshot(client) == before
+        assert tokens_left(gateway) == 3
 
 
 def test_a_server_without_eval(own_server, clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from redis import exceptions
@@ -21,6 +22,8 @@ _NOT_CARRIED_OUT = (
     exceptions.NoPermissionError,
 )
 _NOT_CARRIED_OUT_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNKNOWN COMMAND", "NOAUTH", "WRONGPASS")
+_BY_A_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
+"""Redis 6.2 wraps what the first write of a script was answered; newer servers tell it as it is."""
 
 
 def without_errors(replies: list[Any]) -> list[Any]:
@@ -33,12 +36,15 @@ def without_errors(replies: list[Any]) -> list[Any]:
     return replies
 
 
+def _of_first_write(error: Any) -> str:
+    """Return the code of Redis 6.2 for what it would not let a script write, "" for anything else."""
+    told = _BY_A_SCRIPT.search(str(error)) if isinstance(error, exceptions.ResponseError) else None
+    return told[1] if told else ""
+
+
 def from_a_replica(reply: Any) -> bool:
     """Tell whether a reply says that the server is no primary: whoever connects anew may be led to the one that is."""
-    # Redis 6.2 wraps what a script's command answered.
-    return isinstance(reply, exceptions.ResponseError) and (
-        isinstance(reply, exceptions.ReadOnlyError) or ": -READONLY " in str(reply)
-    )
+    return isinstance(reply, exceptions.ReadOnlyError) or _of_first_write(reply) == "READONLY"
 
 
 def before_sending(error: Exception) -> StoreUnavailable:
@@ -49,7 +55,8 @@ def before_sending(error: Exception) -> StoreUnavailable:
 def after_sending(error: Exception) -> StoreError:
     """Return our error for a command that was sent and failed."""
     told = str(error) or type(error).__name__
-    if isinstance(error, _NOT_CARRIED_OUT) or told.upper().startswith(_NOT_CARRIED_OUT_CODES):
+    refused = isinstance(error, _NOT_CARRIED_OUT) or told.upper().startswith(_NOT_CARRIED_OUT_CODES)
+    if refused or _of_first_write(error):
         return StoreUnavailable(f"Redis refused the command: {told}")
     if isinstance(error, CONNECTION_FAULTS):
         return StoreTimeout(f"the connection failed before the answer came: {told}")
