@@ -2,9 +2,10 @@
 --
 -- Reads  now, cost, buckets, and the plan's and the buckets' part of the request
 -- Leaves possible: nothing about the request itself is unusual (see lib/usual); today: the day; this_calendar: the
---        quota's window and the day as states have them; window_end: the day after the window; full, price: levels of the plan's full bucket and of
---        the cost; numbers: of each further bucket seven, P, level, last, rate, full, price, held: P and rate as they are
---        asked for, full and price as for the plan, level and last are for lib/held, held for lib/usual
+--        quota's window and the day, as states have them; window_end: the day after the window; full, price: levels of
+--        the plan's full bucket and of the cost; numbers: of each further bucket seven, P, level, last, rate, full,
+--        price, held: P and rate as they are asked for, full and price as for the plan; level and last are for
+--        lib/held, held for lib/usual
 today = (now - now % DAY_US) / DAY_US
 local from
 from, window_end = first_day, second_day

@@ -2,8 +2,8 @@
 --
 -- Reads  what lib/terms and lib/held left, and what they read; own (the key's identity, the plan's state)
 -- Leaves reply: as check.lua returns it, or nil: leave it to lib/general, which knows every case
---        refused; if it is false: plan: its state to be written; numbers: level and last as they will be. The reply is all
---        states, packed
+--        refused; if it is false: plan: its state to be written; numbers: level and last as they will be. The reply is
+--        all states, packed
 --
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
 -- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
