@@ -3,9 +3,9 @@
 -- Checks often ask alike but for whose key it is: what a question is made of is said once.
 --
 -- KEYS       of each question its shared buckets, then of each check its key's hash
--- ARGV[1]    of each question two bytes: how many further buckets are in a key's hash, and how many shared ones it has
--- ARGV[2]    of each check its identity (26 bytes)
 -- ARGV[1]    of each question two bytes: how many further buckets a key's hash has, and how many shared ones are met
+-- ARGV[2]    of each check its identity (26 bytes)
+-- ARGV[3]    of each check two bytes: the number of its question, from 1; whether another check here is of its key,
 --            0 or 1. Empty if all ask the first question, of different keys
 -- ARGV[4..]  of each question its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
 --            the identity any 26 bytes

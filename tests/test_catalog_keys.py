@@ -100,6 +100,11 @@ def test_a_value_opens_one_key(catalog, client):
         ({"tags": {"": "a"}}, ConfigError, "tags: has an entry without a name"),
         ({"tags": {"team": 5}}, ConfigError, "tags.team: must be text, not 5"),
         ({"tags": {str(i): "" for i in range(51)}}, ConfigError, "tags: has 51 entries, at most 50"),
+        (
+            {"expires": 5},
+            TypeError,
+            "got an unexpected keyword argument 'expires': besides enabled and name there are exp",
+        ),
     ],
     ids=lambda item: str(item)[:30],
 )
@@ -109,6 +114,35 @@ def test_what_cannot_be_said_of_a_key_is_refused(catalog, client, given, error, 
     with pytest.raises(error) as caught:
         catalog.create_key(**given)
     assert str(caught.value).startswith(told)
+    assert held(client) == before
+
+
+def test_a_misspelt_change_changes_nothing_and_says_so(catalog, client):
+    """Who means to disable a key must not believe that it is disabled."""
+    key = catalog.create_key()
+    before = held(client)
+    for wrong in ({"enable": False}, {"plans": []}, {"expire_at": 5, "name": "x"}):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(wrong))}'"):
+            catalog.update_key(key.id, **wrong)
+    assert held(client) == before
+
+
+def test_what_no_caller_should_pass_is_refused(catalog, client):
+    """As input, with the field; nothing is written."""
+    key = catalog.create_key()
+    before = held(client)
+    for call, told in (
+        (lambda: catalog.rotate_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
+        (lambda: catalog.delete_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
+        (lambda: catalog.delete_stage([]), "stage_id: no stage [] is configured"),
+        (lambda: catalog.keys(5), "prefix: must be text, not 5"),
+        (lambda: catalog.usage("gold", "9999-12-01", "9999-12-31"), "start: must be a day from 1970 to 2199"),
+        (lambda: catalog.usage("gold", "1969-12-31", "1970-01-01"), "start: must be a day from 1970 to 2199"),
+        (lambda: Catalog(client, pepper="\ud800"), "pepper: holds half a character"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert str(caught.value).startswith(told)
     assert held(client) == before
 
 

@@ -164,6 +164,9 @@ BAD = [
     ('[stages."a/b".methods."GET /".throttle]\nrate = 1', 'stages."a/b".methods."GET /".throttle.burst', "is missing"),
     ("[account]\nrate = 1", "account.burst", "is missing: add it"),
     ("account = 5", "account", "must be a table, not 5"),
+    ("[plans.gold.throttle]\nrate = 1e99999999999999999999\nburst = 1", "", "a number whose exponent is too large"),
+    ('[plans]\ngold = {lease = "1", quota = ' + "[" * 3000, "", ""),  # deeper than Python goes
+    (f"[plans.gold]\nlease = 1{'0' * 400}", "plans.gold.lease", "must be 0 (none) or 0.001 to 1.0 seconds"),
     ("[plans.gold\n", "", "is not TOML: "),
     ("[plans.gold]\n[plans.gold]", "", "is not TOML: "),
     (f"[account]\nrate = 1\nburst = {'1' * 5000}", "", ""),  # more digits than Python reads

@@ -1,20 +1,15 @@
 """Leases while plans change, clocks are set back, processes fork and threads meet: nothing is minted, nothing hangs."""
 
-import os
-import signal
 import threading
-import time
-import weakref
-from unittest.mock import patch
 
 import pytest
+from forked import forks_are_not_noticed, in_a_child
 from leased import TERM_S, gold_key, replica, used
 from promises import METHOD, OTHER, STAGE
 from seeded import bug
 from test_leases import warm
 
 from ratelimit import Catalog, Quota, Stage, Throttle, UsagePlan
-from ratelimit.core import forks
 
 
 def held(limiter):
@@ -164,24 +159,6 @@ def test_no_grant_is_overlooked_by_a_thread_that_finds_nothing_held(backend, clo
     assert count == day_used
 
 
-def in_a_child(act):
-    """Run `act` in a forked child; None if it had to be killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if act() else 1)
-        finally:
-            os._exit(2)
-    deadline = time.monotonic() + 5
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return None
-        time.sleep(0.01)
-    return os.waitstatus_to_exitcode(ended[1])
-
-
 def test_a_fork_while_another_thread_notes_a_lease(server, clock):
     """The child has locks of its own: that thread does not exist there, and would never let go."""
     key = gold_key(server, clock)
@@ -224,15 +201,6 @@ def test_a_lease_is_spent_once_by_all_threads(server, clock):
         for thread in threads:
             thread.join()
         assert (sum(spent), lease.held) == (units, 0)
-
-
-class Nobody(weakref.WeakSet):
-    def add(self, _):
-        pass
-
-
-def forks_are_not_noticed():
-    return patch.object(forks, "_everywhere", Nobody())
 
 
 def catalogues_never_change():

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from unittest.mock import patch
 
 import pytest
+from forked import forks_are_not_noticed, in_a_child
 from promises_of_replicas import wait_for
 from pushed import METHOD, SEEN, STAGE, watch
 from redis.client import PubSub
@@ -260,6 +261,25 @@ def test_a_limiter_that_is_forgotten_is_let_go(server, admin):
         del limiter
         gc.collect()
         wait_for(lambda: threads() == [])
+
+
+def child_of_one_that_starts_to_listen(server, key):
+    with Limiter.from_url(server.url, deadline=10.0) as limiter:
+        with limiter._listener._lock, limiter._listener._stopped._cond:
+            ended = in_a_child(lambda: burst(limiter, key) == 100)
+        assert burst(limiter, key) == 100
+    return ended
+
+
+def test_a_fork_while_another_thread_starts_to_listen(server, admin):
+    """The child has locks of its own: that thread does not exist there, and would never let go."""
+    assert child_of_one_that_starts_to_listen(server, admin[-1]) == 0
+
+
+def test_locks_that_a_child_takes_over_are_noticed(on_valkey):
+    server, *admin = on_valkey
+    with forks_are_not_noticed():
+        assert child_of_one_that_starts_to_listen(server, admin[-1]) is None
 
 
 # The twin

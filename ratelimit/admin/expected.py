@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final
 
 from ratelimit.core.records import KeyRecord
-from ratelimit.errors import Conflict
+from ratelimit.errors import ConfigError, Conflict
 from ratelimit.model import ApiKey
 
 
@@ -30,4 +30,6 @@ def refuse_other(found: object, expected: object, what: str, field: str) -> None
 def refuse_changed(record: KeyRecord, expected: ApiKey | None) -> None:
     """Raise Conflict if a key is no longer what `expected` was read of; None expects nothing."""
     if expected is not None:
+        if not isinstance(expected, ApiKey):
+            raise ConfigError(f"must be the ApiKey that was read, not {type(expected).__name__}", field="expected")
         refuse_other(record.stamp, expected.revision, f"key {record.id!r}", "key_id")

@@ -22,7 +22,11 @@ class About(TypedDict, total=False):
 
 
 def about_fields(about: About) -> dict[str, Any]:
-    """Return the fields of a record for what is given."""
+    """Return the fields of a record for what is given. Raises TypeError for names that are none, as any call does."""
+    for name in about:
+        if name not in About.__annotations__:
+            known = ", ".join(About.__annotations__)
+            raise TypeError(f"got an unexpected keyword argument {name!r}: besides enabled and name there are {known}")
     checked: dict[str, Any] = {}
     if "expires_at" in about:
         checked["expires_us"] = _expiry(about["expires_at"])

@@ -40,6 +40,7 @@ class KeyLists:
 
     def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Flow[Page]:
         """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
+        validate.label(prefix, "prefix")
         validate.whole(limit, "limit", least=1, below=_PAGE + 1)
         score, last = _position(position)
         found, seen = list[ApiKey](), 0

@@ -69,7 +69,7 @@ class PlanAdmin:
         """Remove a stage's configuration; plans that name the stage go on opening it."""
 
         def change(book: PlanBook) -> PlanBook:
-            if stage_id not in book.stages:
+            if not isinstance(stage_id, str) or stage_id not in book.stages:
                 raise NotFound(f"no stage {validate.shown(stage_id)} is configured", field="stage_id")
             refuse_other(book.stages[stage_id], expected, f"stage {stage_id!r}", "stage_id")
             return replace(book, stages={name: stage for name, stage in book.stages.items() if name != stage_id})

@@ -20,6 +20,7 @@ from ratelimit.errors import ConfigError, NotFound, StoreError
 from ratelimit.model import Quota, UsagePlan
 
 _PAGE = 500
+_NO_DAY = date(2200, 1, 1).toordinal() - EPOCH_ORDINAL
 _GRANT = Struct("<6d")
 
 
@@ -197,9 +198,12 @@ def _days(start: date | str, end: date | str) -> tuple[int, int]:
 def _day(value: date | str, name: str) -> int:
     try:
         moment = date.fromisoformat(value) if isinstance(value, str) else value
-        return moment.toordinal() - EPOCH_ORDINAL
+        day = moment.toordinal() - EPOCH_ORDINAL
     except (ValueError, AttributeError):
         raise ConfigError(f"must be a day, YYYY-MM-DD, not {validate.shown(value)}", field=name) from None
+    if not 0 <= day < _NO_DAY:
+        raise ConfigError(f"must be a day from 1970 to 2199, not {validate.shown(value)}", field=name)
+    return day
 
 
 def _date(day: int) -> date:

@@ -81,7 +81,10 @@ class Digester:
             raise ConfigError(
                 "must be text, bytes, None, or a list of texts or bytes, the newest first", field="pepper"
             )
-        self._peppers = [item.encode() if isinstance(item, str) else item or b"" for item in given]
+        try:
+            self._peppers = [item.encode() if isinstance(item, str) else item or b"" for item in given]
+        except UnicodeEncodeError:  # whose text would show it
+            raise ConfigError("holds half a character (a lone surrogate): pass it as bytes", field="pepper") from None
 
     def __call__(self, value: str) -> str:
         """Return the digest of a key value under the newest pepper."""

@@ -40,6 +40,10 @@ def read(path: str | Path) -> Document:
         raise ConfigError(f"cannot be read: {told}", field=str(path)) from None
     except ValueError as error:  # also for a number of thousands of digits
         raise ConfigError(f"is not TOML: {error}", field=str(path)) from None
+    except ArithmeticError:
+        raise ConfigError("holds a number whose exponent is too large", field=str(path)) from None
+    except RecursionError:
+        raise ConfigError("is nested too deeply", field=str(path)) from None
     try:
         return document_from(data)
     except ConfigError as error:

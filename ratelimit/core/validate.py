@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 
 from ratelimit.errors import ConfigError, NotFound
@@ -18,6 +19,7 @@ MIN_LEASE, MAX_LEASE = 0.001, 1.0
 _MOST_TAGS = 50
 _SHORTEST_VALUE = 20
 _LARGEST_EXPONENT = 1000
+_EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}/[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
@@ -67,13 +69,9 @@ def rate(value: object, field: str) -> Fraction:
 
 def _refuse_huge_exponent(value: object) -> None:
     """Raise OverflowError for a decimal such as 1e400000000: as a fraction it would fill the memory."""
-    if not isinstance(value, str | Decimal):
-        return
-    try:
-        exponent = Decimal(value).as_tuple().exponent
-    except InvalidOperation:
-        return  # a text such as "1/3", or none
-    if isinstance(exponent, int) and abs(exponent) > _LARGEST_EXPONENT:
+    written = _EXPONENT.search(str(value)) if isinstance(value, str | Decimal) else None
+    # `Decimal` itself gives up on exponents of twenty digits. Of thousands of digits `int` raises ValueError.
+    if written is not None and abs(int(written[1])) > _LARGEST_EXPONENT:
         raise OverflowError
 
 
@@ -167,8 +165,10 @@ def percentages(value: object, *, has_quota: bool) -> tuple[int, ...]:
 
 def lease(value: object) -> float:
     """Return the term of a lease in seconds, 0 for none."""
-    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    seconds = float(value) if isinstance(value, int | float | Decimal) and is_number else -1.0
+    seconds = -1.0
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError, ValueError):  # as of a whole number beyond all floats
+            seconds = float(value)
     if seconds != 0 and not MIN_LEASE <= seconds <= MAX_LEASE:
         raise ConfigError(f"must be 0 (none) or {MIN_LEASE} to {MAX_LEASE} seconds, not {shown(value)}", field="lease")
     return seconds

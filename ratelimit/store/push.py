@@ -18,6 +18,8 @@ import redis
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from ratelimit.core import forks
+
 _PATIENCE = 1.0
 _PAUSE = 0.5
 
@@ -44,11 +46,19 @@ class Listener:
         self._channel = channel
         self._changed = weakref.WeakMethod(changed)
         self._tick = weakref.WeakMethod(tick)
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
         self._pubsub: Any = None
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._stopped = threading.Event()
+        self.start_anew()
+        forks.starts_anew(self)
+
+    def start_anew(self) -> None:
+        """Make the locks anew: another thread of the parent may have held them at the fork."""
+        stopped = self._stopped.is_set()
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        if stopped:
+            self._stopped.set()
 
     def start(self) -> None:
         """Listen from now on; does nothing if this process listens already. After a fork, the child starts anew."""
