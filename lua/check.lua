@@ -58,10 +58,10 @@ if has_key then
     local KEY_CHANGED, CATALOG_BEHIND = -1, -2
     local identity = string.sub(request, 89, 114)
     if not found or string.sub(found, 19) ~= string.sub(identity, 19) then return { KEY_CHANGED, now } end
-    if string.sub(found, 1, 8) == string.sub(identity, 1, 8) then
-      if string.sub(found, 9, 18) > string.sub(identity, 9, 18) then return { CATALOG_BEHIND, now } end
-    elseif not catalog_is_fresh then
-      -- Another life of the catalogue: only a caller that has just loaded it (flag 2) knows which one holds.
+    local is_newer = string.sub(found, 9, 18) > string.sub(identity, 9, 18)
+    if not catalog_is_fresh and (is_newer or string.sub(found, 1, 8) ~= string.sub(identity, 1, 8)) then
+      -- Or what the key was charged under is gone, with another life of the catalogue or with what a server lost. Only
+      -- a caller that was told so under this identity, and then found nothing newer (flag 2), knows.
       return { CATALOG_BEHIND, now }
     end
     new_identity = identity

@@ -68,12 +68,13 @@ CALLERS = [
         before={"r": identity(10)},
     ),
     case(
-        "catalogue behind: having just loaded it is no excuse within one epoch",
-        "flags 3, but 8 > 7",
-        [-2, NOW],
+        "catalogue behind: but the caller was told so and found nothing newer",
+        "flags 3: a server lost version 8; admitted, and 7 is noted",
+        ADMITTED,
         plan=TEN,
         flags=3,
         before={"r": identity(8)},
+        writes={"r": identity(7), **CHARGED},
     ),
     case(
         "catalogue behind: told before the expiry",
@@ -108,7 +109,7 @@ CALLERS = [
         version=1,
     ),
     case(
-        "epoch: a caller that has just looked knows which one holds",
+        "epoch: a caller that was told so and found nothing newer knows which one holds",
         "flags 3: admitted, and the new epoch is noted, though its version is lower",
         ADMITTED,
         plan=TEN,

@@ -165,7 +165,7 @@ STRAIGHT = [
         writes={PLAN: state(0, per=1_000_000, day_used=1), ACCOUNT: slow(0)},
     ),
     usual(
-        "usual: the caller has just loaded the catalogue, the version is the one that is known",
+        "usual: the caller found nothing newer, and the version is the one that is known",
         "flags 3; nothing is noted",
         [1, NOW, 4, 100_000],
         plan=TEN,

@@ -137,8 +137,7 @@ class PlanAdmin:
         catalog = self._names.catalog
         if not old.epoch:
             changed += ["epoch", generated_token(), "pepper", self._state.digest.probes[0]]
-        if changed:
-            commit.do("HSET", catalog, *changed)
+        commit.do("HSET", catalog, *changed, "stamp", generated_token())
         if gone:
             commit.do("HDEL", catalog, *gone)
         for plan_id in old.plans.keys() - new.plans.keys():

@@ -27,6 +27,7 @@ class PlanBook:
     plans: Mapping[str, UsagePlan] = field(default_factory=FrozenMap)
     stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
     account: Throttle | None = None
+    stamp: str = ""
     _opened: Mapping[str, Outline] = field(init=False, repr=False, compare=False)
     _listed: dict[str, frozenset[str]] = field(init=False, repr=False, compare=False)
     has_leases: bool = field(init=False, repr=False, compare=False)
@@ -42,6 +43,11 @@ class PlanBook:
         object.__setattr__(self, "_listed", {stage: frozenset(methods) for stage, methods in listed.items()})
         object.__setattr__(self, "has_leases", any(outline.leases for outline in opened.values()))
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
+
+    @property
+    def edition(self) -> tuple[str, str, str]:
+        """Epoch, version and stamp: a version that a server lost may be given again, to something else."""
+        return self.epoch, str(self.version), self.stamp
 
     @property
     def identity(self) -> str:

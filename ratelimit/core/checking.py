@@ -151,7 +151,7 @@ class Checker:
         """
         state = self._state
         found = self._known.get(key)
-        just_looked = fresh_book = False
+        just_looked = nothing_newer = False
         for _ in range(_MOST_LOOKS):
             if reply is None or asked is None:
                 asked = self._question(key, found, stage, method)
@@ -163,7 +163,7 @@ class Checker:
                     just_looked = True
                     continue
                 sent_us = state.age_us()
-                reply = yield asked.put(state, cost, wire.CATALOG_FRESH if fresh_book else 0)
+                reply = yield asked.put(state, cost, wire.CATALOG_FRESH if nothing_newer else 0)
             status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, method), asked)
@@ -173,8 +173,8 @@ class Checker:
                 expires_us = found.record.expires_us
                 return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", cost)
             if status == wire.CATALOG_BEHIND:
-                yield from state.load()
-                fresh_book = True
+                # A key that was charged under something newer, and nothing newer there now: a server lost it.
+                nothing_newer = (yield from state.load()) is asked.book
             elif status == wire.WINDOWS_PAST:
                 asked.call.move_windows(now_us)
             else:

@@ -41,7 +41,7 @@ class Namespace:
         # A weak reference to what takes the id of a key that changed, or None if anything may have.
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self.loaded_us: int | None = None
-        self._pushes = 0
+        self._pushes = self._loads = 0
         self._stored_probes: list[str] = []
         self._plans: Stored[UsagePlan] | None = None
         self._stages: Stored[Stage] | None = None
@@ -92,12 +92,12 @@ class Namespace:
 
     def version_query(self) -> Command:
         """Return the command whose reply `is_current` takes."""
-        return ("HMGET", self.names.catalog, "epoch", "version")
+        return ("HMGET", self.names.catalog, "epoch", "version", "stamp")
 
     def is_current(self, reply: list[bytes | str | None]) -> bool:
         """Tell whether the book is the version that Redis holds."""
-        epoch, version = text(reply[0]), text(reply[1])
-        current = (epoch or "", version or "0") == (self.book.epoch, str(self.book.version))
+        epoch, version, stamp = text(reply[0]), text(reply[1]), text(reply[2])
+        current = (epoch or "", version or "0", stamp or "") == self.book.edition
         if current and self.loaded_us is not None:
             self.loaded_us = self.age_us()
         return current
@@ -105,21 +105,25 @@ class Namespace:
     def refresh(self) -> Flow[None]:
         """Compare the book with Redis and load it if another version holds."""
         self.before_refresh()
-        before, self.loaded_us = self.loaded_us, self.age_us()  # others need not look meanwhile
+        before, is_first = self.loaded_us, not self._loads
+        if not is_first:
+            self.loaded_us = self.age_us()  # others go by the book that there is meanwhile
         try:
             if before is None or not self.is_current((yield Reads([self.version_query()]))[0]):
-                yield from self.load()
+                yield from self.load(or_others=is_first)
         except BaseException:
             self.loaded_us = before
             raise
 
-    def load(self, *, for_change: bool = False) -> Flow[PlanBook]:
-        """Load the book, whatever version is known.
+    def load(self, *, for_change: bool = False, or_others: bool = False) -> Flow[PlanBook]:
+        """Load the book, whatever version is known; `or_others`: or go by what others have loaded meanwhile.
 
         A catalogue that was here and is gone is a fault of the store, unless it is loaded to be made anew.
         """
-        pushes = self._pushes
+        pushes, loads = self._pushes, self._loads
         (reply,) = yield Reads([("HGETALL", self.names.catalog)])
+        if or_others and loads != self._loads:
+            return self.book
         book = self._parsed(reply)
         if self.book.epoch and not book.epoch:
             self.loaded_us = None
@@ -129,8 +133,9 @@ class Namespace:
                 f"the catalogue {self.names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
                 "restore it or apply the plan file again"
             )
-        if (book.epoch, book.version) != (self.book.epoch, self.book.version):
+        if book.edition != self.book.edition:
             self.book = book
+        self._loads += 1
         # A change that was pushed while the reply was on its way may not be in it.
         self.loaded_us = self.age_us() if pushes == self._pushes else None
         return self.book
@@ -159,10 +164,11 @@ class Namespace:
         try:
             return PlanBook(
                 fields["epoch"],
-                int(fields["version"]),
+                _version(fields["version"]),
                 plans,
                 stages,
                 document.throttle_from_json(fields["account"]) if "account" in fields else None,
+                fields.get("stamp", ""),
             )
         except (KeyError, ValueError) as error:
             raise StoreError(f"{unreadable}: {error}") from None
@@ -178,6 +184,13 @@ class Namespace:
         start, told = f"{kind}:", f"the catalogue {self.names.catalog!r} in Redis cannot be read: {kind}"
         texts = {name[len(start) :]: value for name, value in fields.items() if name.startswith(start)}
         return Stored(texts, partial(_read, parse, told), partial(_read, outline, told), before)
+
+
+def _version(text: str) -> int:
+    version = int(text)
+    if not 0 <= version < 10**10:  # identities have ten digits for it
+        raise ValueError(f"the version {text} is none")
+    return version
 
 
 def _read(make: Callable[[str, str], _T], told: str, name: str, text: str) -> _T:
