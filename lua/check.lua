@@ -35,9 +35,9 @@ if not under_callers_clock then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local has_key, catalog_is_fresh, has_shadow, has_alerts, shadow_has_bucket = true
+local has_key, nothing_newer, has_shadow, has_alerts, shadow_has_bucket = true
 if flags ~= 1 then
-  has_key, catalog_is_fresh = flags % 2 == 1, flags % 4 >= 2
+  has_key, nothing_newer = flags % 2 == 1, flags % 4 >= 2
   has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags >= 16
 end
 
@@ -59,7 +59,7 @@ if has_key then
     local identity = string.sub(request, 89, 114)
     if not found or string.sub(found, 19) ~= string.sub(identity, 19) then return { KEY_CHANGED, now } end
     local is_newer = string.sub(found, 9, 18) > string.sub(identity, 9, 18)
-    if not catalog_is_fresh and (is_newer or string.sub(found, 1, 8) ~= string.sub(identity, 1, 8)) then
+    if not nothing_newer and (is_newer or string.sub(found, 1, 8) ~= string.sub(identity, 1, 8)) then
       -- Or what the key was charged under is gone, with another life of the catalogue or with what a server lost. Only
       -- a caller that was told so under this identity, and then found nothing newer (flag 2), knows.
       return { CATALOG_BEHIND, now }

@@ -163,7 +163,7 @@ class Checker:
                     just_looked = True
                     continue
                 sent_us = state.age_us()
-                reply = yield asked.put(state, cost, wire.CATALOG_FRESH if nothing_newer else 0)
+                reply = yield asked.put(state, cost, wire.NOTHING_NEWER if nothing_newer else 0)
             status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, method), asked)
