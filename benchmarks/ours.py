@@ -81,7 +81,7 @@ async def aconnect(url, _load, namespace="check", **options):
 
 def question(limiter, key):
     """What a check of the key asks, as the limiter has kept it: it must have checked or peeked before."""
-    return limiter._checker._asked.get((key, STAGE, METHOD)).put(limiter._state, 1)
+    return limiter._checker.asked(key, STAGE, METHOD).put(limiter._state, 1)
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from ratelimit import AsyncLimiter, Catalog, Limiter, Method, PlanStage, Quota, 
 from ratelimit.core import denial_cache
 
 ELSEWHERE = "orders/prod"
-FOR_EVER = float("inf")
 TIGHT = UsagePlan("gold", Throttle(10, 5), Quota(100, "DAY"), [STAGE, ELSEWHERE])
 
 
@@ -112,7 +111,7 @@ def test_the_longest_wait_of_several_limits(backend, clock):
 
 
 def test_a_limit_answers_for_all_who_meet_it(backend, clock):
-    """The plan's bucket for all methods and stages of the key; not for another key."""
+    """The plan's bucket for all methods that meet the same limits; elsewhere others may refuse as well: it is asked."""
     with emptied(backend, clock, max_age=60) as (limiter, check, _):
         other = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance(10)
@@ -120,20 +119,32 @@ def test_a_limit_answers_for_all_who_meet_it(backend, clock):
             assert check(method=method, stage=stage)[1]
         assert check(2)[1]
         assert check() == ("redis", False, 0.1)
-        assert [check(method=OTHER)[0], check(stage=ELSEWHERE)[0]] == ["denial_cache"] * 2
+        assert check(method=OTHER)[0] == "denial_cache"
+        assert [check(stage=ELSEWHERE)[0] for _ in range(2)] == ["redis", "denial_cache"]
         assert check(value=other)[:2] == ("redis", True)
         assert check(value=other)[:2] == ("redis", True)
 
 
-def test_a_shared_limit_answers_for_all_keys(backend, clock):
-    """Whoever meets the stage's empty bucket is refused, whichever key was refused first."""
+def test_what_is_known_of_one_key_is_not_told_another(backend, clock):
+    """Two keys of one plan, one of them out: the other one is let in."""
+    with emptied(backend, clock, UsagePlan("gold", Throttle(10, 5), None, [STAGE])) as (limiter, check, _):
+        other = limiter.catalog.create_key(plans=["gold"]).value
+        clock.advance_us(1)
+        assert [check()[0] for _ in range(2)] == ["redis", "denial_cache"]
+        assert check(value=other)[:2] == ("redis", True)
+        assert check(value=other)[:2] == ("redis", True)
+
+
+def test_a_shared_limit_answers_for_each_key_once_it_was_asked(backend, clock):
+    """Whoever meets the stage's empty bucket is refused, but limits of the key's own may refuse for longer."""
     with emptied(backend, clock, stage=Stage(STAGE, Throttle(1, 7))) as (limiter, check, _):
         other = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance_us(1)
         assert check(value=other)[1]
         assert check(value=other)[1]
         assert check(value=other)[:2] == ("redis", False)
-        assert limiter.check(check.__defaults__[3], STAGE, METHOD).source == "denial_cache"
+        one = check.__defaults__[3]
+        assert [limiter.check(one, STAGE, METHOD).source for _ in range(2)] == ["redis", "denial_cache"]
 
 
 def test_what_leases_give_back_to_a_shared_limit_admits_at_once(backend, clock):
@@ -328,7 +339,7 @@ STEPS = st.one_of(
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, max_size=40))
 def test_it_says_what_redis_would_say(backend, steps):
-    """With pushes delivered, it refuses nobody whom the script would admit, and lets nobody wait longer."""
+    """With pushes delivered, it refuses nobody whom the script would admit, and says all that the script would say."""
     clock = FakeClock()
     with backend.client() as client:
         client.flushall()
@@ -347,7 +358,8 @@ def test_it_says_what_redis_would_say(backend, steps):
                     if decision.source == "denial_cache":
                         said = asks.check(keys[which].value, STAGE, method, cost)
                         assert not said.allowed
-                        assert (decision.retry_after or FOR_EVER) <= (said.retry_after or FOR_EVER)
+                        for part in ("reason", "limited_by", "retry_after"):
+                            assert getattr(decision, part) == getattr(said, part)
                 elif name == "step":
                     clock.advance_us(about[0])
                 elif name == "plan":

@@ -126,15 +126,38 @@ def test_an_age_without_end_is_refused(backend):
 
 
 def test_what_is_learnt_of_another_limit_counts_at_once(backend, clock):
-    """A method was refused, again and again; then the quota, by another method: from now on that is the wait."""
+    """A method was refused, again and again; then the quota, which others used up: from now on that is the wait."""
     stages = [PlanStage(STAGE, {METHOD: Throttle("1/10", 1)})]
-    with both(backend, clock, UsagePlan("gold", Throttle(1000, 1000), Quota(3, "DAY"), stages)) as (check, told):
+    with replica(backend, clock, max_age=10**6) as knows, replica(backend, clock, denial_cache=False) as others:
+        others.catalog.put_plan(UsagePlan("gold", Throttle(1000, 1000), Quota(3, "DAY"), stages))
+        key = others.catalog.create_key(plans=["gold"]).value
+        assert [knows.check(key, STAGE, METHOD).retry_after for _ in range(3)] == [None, 10.0, 10.0]
+        assert [others.check(key, STAGE, OTHER).allowed for _ in range(2)] == [True, True]
+        assert knows.check(key, STAGE, OTHER).limited_by == "quota:gold"
+        known, said = knows.check(key, STAGE, METHOD), others.check(key, STAGE, METHOD)
+        assert (known.source, known.retry_after) == ("denial_cache", said.retry_after)
+        assert known.retry_after > 10.0
+
+
+def test_what_had_room_and_has_less_now_is_asked(backend, clock):
+    """A method was refused by its bucket, when one unit of the quota was left; another method took that one."""
+    stages = [PlanStage(STAGE, {METHOD: Throttle("1/10", 1)})]
+    with both(backend, clock, UsagePlan("gold", Throttle(1000, 1000), Quota(2, "DAY"), stages)) as (check, told):
         assert check(1).allowed
         assert check(1).retry_after == 10.0
-        assert [told(1), told(1)] == ["denial_cache", "denial_cache"]
-        assert [check(1, OTHER).allowed for _ in range(3)] == [True, True, False]
-        assert [told(1), told(1)] == ["denial_cache", "denial_cache"]
+        assert check(1, OTHER).allowed
+        assert [told(1), told(1)] == ["redis", "denial_cache"]
         assert check(1).retry_after > 10.0
+
+
+def test_a_limit_that_refused_another_method_is_no_answer_where_others_are_met(backend, clock):
+    """The quota is out, as another method was told; this one's own bucket is empty for longer, as Redis alone knows."""
+    stages = [PlanStage(STAGE, {METHOD: Throttle("1/90000", 1)})]
+    with both(backend, clock, UsagePlan("gold", Throttle(1000, 1000), Quota(2, "DAY"), stages)) as (check, told):
+        assert check(1).allowed
+        assert [check(1, OTHER).allowed for _ in range(2)] == [True, False]
+        assert [told(1), told(1)] == ["redis", "denial_cache"]
+        assert check(1).limited_by == f"plan:gold:{METHOD}"
 
 
 def test_what_others_are_told_of_a_shared_limit_counts_at_once(backend, clock):

@@ -126,7 +126,7 @@ def test_a_change_ends_also_a_lease_that_is_being_asked_for(backend, clock):
 def grown(limiter, clock, key):
     """The question of a hot key whose lease was just used up."""
     warm(limiter, clock, key, 30)
-    question = limiter._checker._asked.get((key.value, STAGE, METHOD))
+    question = limiter._checker.asked(key.value, STAGE, METHOD)
     while question.lease.held:
         assert limiter.check(key.value, STAGE, METHOD).source == "lease"
         clock.advance_us(100)

@@ -133,7 +133,7 @@ def capacity_of(book: PlanBook, active_keys: Mapping[str, int], new_plan: str | 
 
 def _everywhere(book: PlanBook, keys: Mapping[str, int]) -> tuple[Figures, dict[str, Figures]]:
     every = list(routes(book))
-    by_stage: dict[str, list[Route]] = {stage: [] for stage in sorted(book._listed)}
+    by_stage: dict[str, list[Route]] = {stage: [] for stage in sorted(book.methods_of)}
     for route in every:
         by_stage[route.stage].append(route)
     return _figures(book, keys, every), {stage: _figures(book, keys, some) for stage, some in by_stage.items()}

@@ -116,7 +116,7 @@ def _counted(book: PlanBook) -> dict[Count, int]:
             place = f'plans.{plan.id}.stages."{opened.stage}".throttles'
             found[Count("methods_per_stage", who, "method throttles", place)] = len(opened.throttles)
     stages, paths = dict[str, set[str]](), dict[str, set[str]]()
-    for stage, methods in book._listed.items():
+    for stage, methods in book.methods_of.items():
         api = stage.partition("/")[0]
         stages.setdefault(api, set()).add(stage)
         paths.setdefault(api, set()).update(_paths(methods))

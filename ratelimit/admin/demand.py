@@ -113,10 +113,10 @@ def routes(book: PlanBook) -> Iterator[Route]:
     Methods of a stage whose limits are of the same sizes, whichever the plan, are one way: what is alike can be evened
     out, and so n buckets of them let through what one of n times the size does.
     """
-    for stage in sorted(book._listed):
+    for stage in sorted(book.methods_of):
         plans = [plan for plan in book.plans.values() if plan.stage(stage)]
         alike: dict[tuple[bool, object], list[str]] = {}
-        for method in (*sorted(book._listed[stage]), OTHERS):
+        for method in (*sorted(book.methods_of[stage]), OTHERS):
             needs_key = book.method(stage, method).key_required
             limits = (book._limits(plan, stage, method, _NAMES) for plan in (plans if needs_key else [None]))
             alike.setdefault((needs_key, tuple(tuple(map(_size, each)) for each in limits)), []).append(method)

@@ -53,7 +53,7 @@ def opened_by(key: ApiKey, book: PlanBook, state: Namespace) -> Iterator[OpenSta
     for plan_id in key.plans:
         plan = book.plans.get(plan_id)
         for opened in plan.stages if plan else ():
-            methods = (*sorted(book._listed[opened.stage]), OTHERS)
+            methods = (*sorted(book.methods_of[opened.stage]), OTHERS)
             found = {method: _open_method(plan, opened.stage, method, book, state) for method in methods}
             yield OpenStage(opened.stage, plan_id, FrozenMap(found))
 

@@ -20,7 +20,10 @@ _MOST_CALLS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class PlanBook:
-    """Immutable: another version of the catalogue is another book. `epoch` is empty where no catalogue exists."""
+    """Immutable: another version of the catalogue is another book. `epoch` is empty where no catalogue exists.
+
+    methods_of  of each stage that somebody configured, the methods that have buckets of their own in it
+    """
 
     epoch: str = ""
     version: int = 0
@@ -29,7 +32,7 @@ class PlanBook:
     account: Throttle | None = None
     stamp: str = ""
     _opened: Mapping[str, Outline] = field(init=False, repr=False, compare=False)
-    _listed: dict[str, frozenset[str]] = field(init=False, repr=False, compare=False)
+    methods_of: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
     has_leases: bool = field(init=False, repr=False, compare=False)
     _calls: Bounded[tuple[str | None, str, str], Call] = field(init=False, repr=False, compare=False)
 
@@ -40,7 +43,7 @@ class PlanBook:
             for stage, methods in outline.listed.items():
                 listed.setdefault(stage, set()).update(methods)
         object.__setattr__(self, "_opened", opened)
-        object.__setattr__(self, "_listed", {stage: frozenset(methods) for stage, methods in listed.items()})
+        object.__setattr__(self, "methods_of", {stage: frozenset(methods) for stage, methods in listed.items()})
         object.__setattr__(self, "has_leases", any(outline.leases for outline in opened.values()))
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
 
@@ -61,7 +64,11 @@ class PlanBook:
 
     def listed(self, stage_id: str) -> frozenset[str]:
         """Return the methods that have buckets of their own in a stage."""
-        return self._listed.get(stage_id, frozenset())
+        return self.methods_of.get(stage_id, frozenset())
+
+    def placed(self, stage_id: str, method: str) -> str:
+        """Return the method by whose limits a request goes: itself, or what stands for all that nobody lists."""
+        return method if method in self.listed(stage_id) else OTHERS
 
     def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
         """Return the one of a key's plans that opens the stage."""
@@ -76,11 +83,9 @@ class PlanBook:
         Nothing is made from a caller's text: a method that nobody lists stands for all such methods of the stage,
         and a stage that nobody configured has no limits of its own.
         """
-        listed = self._listed.get(stage_id)
-        if listed is None:
-            stage_id = method = OTHERS
-        elif method not in listed:
-            method = OTHERS
+        method = self.placed(stage_id, method)
+        if stage_id not in self.methods_of:
+            stage_id = OTHERS
         at = (plan.id if plan else None, stage_id, method)
         found = self._calls.get(at)
         if found is None:

@@ -15,6 +15,7 @@ from ratelimit.core.digest import could_be_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.known_keys import MOST_KEYS, KnownKeys
 from ratelimit.core.leases import Lease, Leases
+from ratelimit.core.names import OTHERS
 from ratelimit.core.question import Found, Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
@@ -58,7 +59,7 @@ class Checker:
             return self._refused("missing", cost)
         if not could_be_value(key):
             return self._refused("unknown", cost)
-        asked = self._asked.get((key, stage, method))
+        asked = self.asked(key, stage, method)
         if asked is not None and asked.lease is not None and asked.book is state.book:
             leased = asked.lease.spend(cost, state.age_us())
             if leased is not None:
@@ -79,21 +80,27 @@ class Checker:
         That is the usual case, and the quickest: the question is put to the script, which knows whether all still
         holds. A reply in bytes admits, and `cache` has to hear of it; any other goes to `go_on`. None goes to `check`.
         """
+        state = self._state
+        book = state.book
         try:
-            asked = self._asked.get((key, stage, method))
+            listed = book.methods_of.get(stage)  # as `asked`, without a call for each check
+            asked = self._asked.get((key, stage, OTHERS if listed is None or method not in listed else method))
         except TypeError:
             return None  # no text: `check` says so
         if asked is None or type(cost) is not int or cost <= 0:
             return None
-        state = self._state
-        loaded_us = state.loaded_us  # as `Namespace.needs_look`, without a call for each check
-        if asked.book is not state.book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
+        loaded_us = state.loaded_us  # as `Namespace.needs_look`
+        if asked.book is not book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
             return None
         if asked.lease is not None:
             return asked.lease.spend(cost, now_us) if asked.lease.held else None
         if now_us < self.cache.latest_us and (refused := self._refusal(asked, cost, now_us)) is not None:
             return refused
         return asked
+
+    def asked(self, key: str, stage: str, method: str) -> Question | None:
+        """Return what was asked before, of this method or of another that nobody lists either."""
+        return self._asked.get((key, stage, self._state.book.placed(stage, method)))
 
     def _refusal(self, asked: Question, cost: int, now_us: int) -> Decision | None:
         """Return the refusal of a request if it is known in this process; now is `Namespace.age_us`."""
@@ -166,7 +173,7 @@ class Checker:
                 reply = yield asked.put(state, cost, wire.NOTHING_NEWER if nothing_newer else 0)
             status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
-                self._asked.put((key, stage, method), asked)
+                self._asked.put((key, stage, self._state.book.placed(stage, method)), asked)
                 return (yield from self._answer(asked, reply, cost, sent_us))
             reply = None
             if status == wire.KEY_EXPIRED and found is not None:
@@ -186,7 +193,7 @@ class Checker:
         if found is None or not found.record.enabled:
             return None
         book, names = self._state.book, self._state.names
-        before = self._asked.get((key, stage, method))
+        before = self.asked(key, stage, method)
         if before is not None and before.book is book and before.found is found:
             return before  # with the lease that it may hold
         plan = book.plan_for(found.record.plans, stage)

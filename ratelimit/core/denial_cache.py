@@ -7,7 +7,7 @@ meanwhile: such a change is pushed, and lifts what is known here; without the pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from itertools import islice
 from math import inf
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ratelimit.core import forks
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
-from ratelimit.core.refusals import Refusal, Refusing, best, may_be_all, statuses
+from ratelimit.core.refusals import Refusal, Refusing, best, statuses
 from ratelimit.core.windows import DAY_US
 from ratelimit.core.wire import DENIED, NEVER, Bucket, Reply
 from ratelimit.decision import Decision, Reason
@@ -120,16 +120,20 @@ class DenialCache:
             self._own.forget(key_id)
 
     def admitted(self, question: Question) -> None:
-        """Forget what limits refused that have less left now: they refuse it for longer."""
-        if not self._own.get(question.key_id) and not self._shared:
+        """Forget what was refused to requests that meet a limit which has less left now.
+
+        That limit refuses for longer if it did, and may refuse as well if it had room.
+        """
+        key_id, call = question.key_id, question.call
+        if not self._own.get(key_id) and not self._shared:
             return
-        met = {where for _, _, where in question.call.places}
+        met = {where for _, _, where in call.places}
         with self._lock:
             own, shared = (
-                {where: kept for where, kept in known.items() if where not in met}
-                for known in (self._own.get(question.key_id) or {}, self._shared)
+                {where: kept for where, kept in known.items() if not any(_meets(one, key_id, met) for one in kept)}
+                for known in (self._own.get(key_id) or {}, self._shared)
             )
-            self._put(question.key_id, own, shared)
+            self._put(key_id, own, shared)
 
     def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
         """Return the refusal of a request and the server's day on which it is made; None if it has to be asked."""
@@ -154,6 +158,11 @@ class DenialCache:
             "denial_cache",
         )
         return decision, server_us // DAY_US
+
+
+def _meets(refusal: Refusal, key_id: str, met: Collection[str]) -> bool:
+    """Tell whether a refused request meets one of these limits; limits of its own are those of its key."""
+    return any(where in met and (limit.shared or refusal.key_id == key_id) for _, limit, where in refusal.call.places)
 
 
 def _worked_out(question: Question, own: _Known | None, shared: _Known, cost: int, now_us: int) -> Told | None:
@@ -183,7 +192,7 @@ def _worked_out(question: Question, own: _Known | None, shared: _Known, cost: in
         until_us = min(until_us, refusal.until_us)
         if last_us != NEVER:
             last_us = end_us if end_us == NEVER or end_us > last_us else last_us
-    if not refusing or not (is_whole or may_be_all(refusing, call, cost)):
+    if not refusing or not (is_whole or len(refusing) == len(call.places)):
         return None
     limit = call.limits[refusing[0][0]]
     reason = _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratelimit.core.question import Question
-from ratelimit.core.wire import NEVER, Bucket, Call, Limit
+from ratelimit.core.wire import NEVER, Bucket, Limit
 from ratelimit.decision import LimitStatus
 
 
@@ -92,15 +92,6 @@ def best(refusals: Sequence[Refusal], limit: Limit, cost: int, now_us: int) -> R
     same = (refusal for refusal in fitting if refusal.cost == cost)
     telling = (refusal for refusal in fitting if refusal.wait_at(limit, cost, now_us) is not None)
     return next(same, None) or next(telling, None) or (fitting or refusals)[0]
-
-
-def may_be_all(refusing: Refusing, call: Call, cost: int) -> bool:
-    """Tell whether a refusal of other requests answers this one: of what else it meets, nothing speaks against it."""
-    known = {at for at, _, _ in refusing}
-    if len(known) == len(call.places):
-        return True
-    is_same = any(refusal.cost == cost for _, refusal, _ in refusing)
-    return is_same and all(cost <= limit.most for at, limit, _ in call.places if at not in known)
 
 
 def statuses(question: Question, refusing: Refusing, now_us: int) -> tuple[LimitStatus, ...]:
