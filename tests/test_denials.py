@@ -27,6 +27,7 @@ from ratelimit import (
 )
 from ratelimit.core import denials
 from ratelimit.core.names import Names
+from ratelimit.store import faults
 
 TODAY, TOMORROW = "2026-03-04", "2026-03-05"
 DAY, NEXT_DAY = "ratelimit:denials:20516", "ratelimit:denials:20517"
@@ -340,6 +341,42 @@ def test_what_was_carried_out_in_part_is_not_sent_twice(server, clock):
         for _ in range(3):
             limiter._tick()
         assert counted(admin) == {f"gold|{key.id}|THROTTLED": 3}
+
+
+def a_flush_that_fills_the_server_is_told_once(server, clock):
+    many = 2000
+    with refusing(server, clock) as (limiter, _), server.client() as client:
+        for number in range(many):
+            limiter._checker.denials.add(20_516, "gold", f"key{number}", "THROTTLED")
+        day = limiter._state.names.denials(20_516)
+        used = client.info("memory")["used_memory"]
+        try:
+            for room in range(0, 4_000_000, 50_000):
+                client.config_set("maxmemory", used + room)
+                limiter._tick()
+                if client.exists(day):
+                    break
+            assert 0 < client.hlen(day) < many
+        finally:
+            client.config_set("maxmemory", 0)
+        limiter._tick()
+        assert counted(client, day) == {f"gold|key{number}|THROTTLED": 1 for number in range(many)}
+
+
+def test_a_flush_that_fills_the_server_is_told_once(server, clock):
+    """Some sums are added, then Redis is out of memory: those that were not are kept, and those alone."""
+    a_flush_that_fills_the_server_is_told_once(server, clock)
+
+
+def test_that_all_is_told_again_is_noticed(server, clock):
+    """A flush that takes one refused sum for all of them counts twice."""
+
+    def all_or_nothing(commands, replies):
+        failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        return replies if failed is None else [faults.after_sending(failed)] * len(replies)
+
+    with patch.object(faults, "replies_to", all_or_nothing), pytest.raises(AssertionError):
+        a_flush_that_fills_the_server_is_told_once(server, clock)
 
 
 def test_a_failing_flush_fails_no_check(server, clock):

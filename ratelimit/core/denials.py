@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 
 from ratelimit.core import forks
-from ratelimit.core.flow import Flow
+from ratelimit.core.flow import Each, Flow
 from ratelimit.core.names import Names
 from ratelimit.errors import StoreUnavailable
 
@@ -49,13 +49,14 @@ class Denials:
             return
         days = {day: self._names.denials(day) for day, *_ in counts}
         try:
-            yield [
+            replies = yield Each(
                 ("HINCRBY", days[day], f"{plan_id}|{key_id}|{reason}", requests)
                 for (day, plan_id, key_id, reason), requests in counts.items()
-            ]
-        except StoreUnavailable:
-            with self._lock:
-                for entry, requests in counts.items():
+            )
+        except StoreUnavailable as error:
+            replies = [error] * len(counts)
+        with self._lock:
+            for (entry, requests), reply in zip(counts.items(), replies, strict=True):
+                if isinstance(reply, StoreUnavailable):
                     self._count(entry, requests)
-            return
         yield [("EXPIRE", name, _KEPT_S) for name in days.values()]

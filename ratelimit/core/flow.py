@@ -21,6 +21,12 @@ class Reads(list[Command]):
     __slots__ = ()
 
 
+class Each(list[Command]):
+    """Commands whose replies are told each, a StoreError in its place: some may be carried out and others not."""
+
+    __slots__ = ()
+
+
 Request = ScriptCall | Reads | Sequence[Command]
 """One script, or commands that are sent together and answered by the list of their replies."""
 

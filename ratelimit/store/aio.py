@@ -79,7 +79,7 @@ class AsyncStore:
             raise
         finally:
             await self._pool.release(connection)
-        return faults.without_errors(replies)
+        return faults.replies_to(commands, replies)
 
     async def close(self) -> None:
         """Give the connection that is kept at hand back to the client."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from redis import exceptions
 
+from ratelimit.core.flow import Each
+from ratelimit.core.scripts import Command
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 
 CONNECTION_FAULTS = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
@@ -26,8 +29,10 @@ _BY_A_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps what the first write of a script was answered; newer servers tell it as it is."""
 
 
-def without_errors(replies: list[Any]) -> list[Any]:
-    """Return the replies to commands that were sent together; raise if one of them is an error."""
+def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    """Return the replies to commands that were sent together; raise if one is an error and not each is to be told."""
+    if isinstance(commands, Each):
+        return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, exceptions.NoScriptError):
             raise reply

@@ -61,7 +61,7 @@ class Store:
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []  # no answer is to be waited for
-        return faults.without_errors(self._lines.ask(packed(commands), len(commands)))
+        return faults.replies_to(commands, self._lines.ask(packed(commands), len(commands)))
 
     def close(self) -> None:
         """Give the connections that are kept at hand back to the client."""
