@@ -37,6 +37,26 @@ def test_two_plans_may_open_one_stage_as_long_as_no_key_is_in_both(catalog):
     assert catalog.plans() == [GOLD, rival]
 
 
+def test_only_plans_with_keys_that_come_to_open_a_stage_are_compared(server):
+    """Many plans of one stage: a new one is compared with none, one with keys that comes to open it with each."""
+    with server.client() as client:
+        catalog = Catalog(client)
+        for number in range(20):
+            catalog.put_plan(UsagePlan(f"plan{number}", TEN, None, ["petstore/prod"]))
+            catalog.create_key(plans=[f"plan{number}"])
+        catalog.put_plan(SILVER)
+        catalog.create_key(plans=["silver"])
+        before = compared(client)
+        catalog.put_plan(UsagePlan("plan7", TEN, None, ["petstore/prod", "petstore/dev"]))
+        assert compared(client) == before
+        catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/test", "petstore/prod"]))
+        assert compared(client) == before + 20
+
+
+def compared(client):
+    return client.info("commandstats").get("cmdstat_sinter", {"calls": 0})["calls"]
+
+
 def test_a_plan_cannot_come_to_share_a_stage_with_another_plan_of_its_keys(catalog, client):
     """Conflict from the plan's side: names the key, both plans and the stage, and writes nothing."""
     catalog.put_plan(GOLD)

@@ -358,3 +358,15 @@ def test_lines_to_a_server_that_became_a_replica_are_left(server, key):
         finally:
             admin.replicaof("NO", "ONE")
         assert limiter.check(key, A, GET).allowed
+
+
+@pytest.mark.parametrize(("connections", "kept"), [(1, 1), (4, 1), (8, 2), (31, 7), (32, 8), (1000, 8)])
+def test_of_a_small_pool_little_is_kept(server, key, connections, kept):
+    """A fourth of the client's connections at most: the application may use the client as well."""
+    with server.client(max_connections=connections) as client:
+        lines = Lines(client.connection_pool)
+        taken = [lines._line_of_pool() for _ in range(min(connections, 12))]
+        for line in taken:
+            lines._give_back(line)
+        assert len(lines._idle) == kept
+        lines.close()

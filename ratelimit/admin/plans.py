@@ -11,7 +11,7 @@ from ratelimit.admin.ceilings import refuse_beyond
 from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
 from ratelimit.admin.expected import ANYTHING, Expectation, refuse_other
 from ratelimit.core import document, validate
-from ratelimit.core.book import PlanBook, overlaps
+from ratelimit.core.book import PlanBook
 from ratelimit.core.digest import generated_token
 from ratelimit.core.flow import Flow, text, texts
 from ratelimit.core.names import OTHERS
@@ -171,17 +171,31 @@ class PlanAdmin:
                 )
 
     def _refuse_double_plans(self, old: PlanBook, new: PlanBook) -> Flow[None]:
-        """One plan per key and stage: where two plans come to open the same stage, no key may be in both."""
-        known = {(one.id, other.id, stage) for one, other, stage in overlaps(old.plans.values())}
-        pairs = [pair for pair in overlaps(new.plans.values()) if (pair[0].id, pair[1].id, pair[2]) not in known]
-        if not pairs:
-            return
-        shared = yield [
-            ("SINTER", self._names.plan_keys(one.id), self._names.plan_keys(other.id)) for one, other, _ in pairs
-        ]
+        """One plan per key and stage: where a plan comes to open a stage, no key of it may be in another one there."""
+        gained = {plan.id: _gained(old, plan) for plan in new.plans.values()}
+        gained = {plan_id: stages for plan_id, stages in gained.items() if stages}
+        sizes = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gained]
+        by_stage: dict[str, list[str]] = {}
+        for (plan_id, stages), size in zip(gained.items(), sizes, strict=True):
+            for stage in stages if size else ():
+                by_stage.setdefault(stage, []).append(plan_id)
+        pairs = {
+            (*sorted((plan_id, other.id)), opened.stage): None
+            for other in new.plans.values()
+            for opened in other.stages
+            for plan_id in by_stage.get(opened.stage, ())
+            if plan_id != other.id
+        }
+        shared = yield [("SINTER", self._names.plan_keys(one), self._names.plan_keys(other)) for one, other, _ in pairs]
         for (one, other, stage), ids in zip(pairs, shared, strict=True):
             if ids:
-                raise two_plans(min(texts(list(ids))), one.id, other.id, stage)
+                raise two_plans(min(texts(list(ids))), one, other, stage)
+
+
+def _gained(old: PlanBook, plan: UsagePlan) -> set[str]:
+    """Return the stages that a plan did not open before."""
+    before = old.plans.get(plan.id)
+    return {opened.stage for opened in plan.stages} - {opened.stage for opened in (before.stages if before else ())}
 
 
 def _refuse_lost_shadows(old: PlanBook, new: PlanBook) -> None:

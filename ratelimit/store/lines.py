@@ -14,6 +14,8 @@ from ratelimit.store import faults
 from ratelimit.store.line import Line, NothingSentError, wanted_back
 
 _KEPT = 8
+_SHARE = 4
+"""Of a client's pool, a fourth is kept at most: the application may use the client as well."""
 
 
 class Lines:
@@ -30,6 +32,7 @@ class Lines:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._most = min(_KEPT, max(1, pool.max_connections // _SHARE))
         self.start_anew()
         forks.starts_anew(self)
 
@@ -98,7 +101,7 @@ class Lines:
 
     def _give_back(self, line: Line) -> None:
         """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if not line.keep or len(self._idle) >= _KEPT or wanted_back(line.connection):
+        if not line.keep or len(self._idle) >= self._most or wanted_back(line.connection):
             self._pool.release(line.connection)
             return
         self._idle.append(line)
