@@ -4,12 +4,13 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from promises import snapshot
 
-from ratelimit import Limiter, Method, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Limiter, Method, Quota, Stage, Throttle, UsagePlan
 from ratelimit.cli.app import app
 
 STAGE = "petstore/prod"
@@ -277,4 +278,72 @@ class TestUnreachable:
         result = run("check", "--url", url, *self.REQUEST)
         assert result.exit_code == 3
         assert "hunter2" not in result.output
-        assert f"running at {server.url}?" in result.stderr
+        assert "Check the user and the password" in result.stderr
+        assert f"The server is {server.url}." in result.stderr
+
+    def test_what_a_user_may_not_do_is_told_as_that(self, server):
+        """Nobody is asked whether a server runs that has just answered."""
+        with server.client() as admin:
+            admin.acl_setuser("little", enabled=True, nopass=True, keys="*", commands=["+ping", "+hgetall"], reset=True)
+            try:
+                url = server.url.replace("unix://", "unix://little:any@")
+                result = run("plans", "put", "gold", "--stage", STAGE, "--yes", "--url", url)
+            finally:
+                admin.acl_deluser("little")
+        assert result.exit_code == 3
+        assert "lua/README.md says what an administrator needs" in result.stderr
+        assert "Is a server running" not in result.stderr
+
+
+VALUE = "rl_live_" + "a1B2c3D4e5F6" * 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (VALUE,),
+        ("plans", "show", VALUE),
+        ("plans", "put", VALUE, "--alert", VALUE),
+        ("keys", "list", VALUE),
+        ("keys", "list", "--position", VALUE),
+        ("keys", "show", VALUE),
+        ("keys", "create", "x", "--plan", VALUE),
+        ("keys", "add", VALUE, VALUE),
+        ("keys", "move", "k123456789", VALUE, "gold"),
+        ("keys", "import", VALUE),
+        ("usage", VALUE),
+        ("usage", "set-remaining", VALUE, "gold", "10"),
+        ("stages", "delete", VALUE, "--yes"),
+        ("check", VALUE, STAGE),
+        ("check", "x", VALUE, "GET /pets"),
+        ("check", "x", STAGE, VALUE),
+    ],
+    ids=" ".join,
+)
+def test_a_key_value_in_a_wrong_place_is_not_shown(command, server):
+    """Whatever it was taken for: a plan, a command, a file. The command fails and says what was wrong without it."""
+    result = run(*command, RATELIMIT_URL=server.url)
+    assert result.exit_code == 2
+    assert VALUE not in result.output + result.stderr
+    assert result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full on this system")
+@pytest.mark.parametrize("command", [("keys", "create", "x"), ("keys", "list", "--all", "--json"), ("keys", "export")])
+def test_output_that_cannot_be_written(command, server):
+    """One line and exit code 3; of a key whose value is lost by that, what to do."""
+    with server.client() as client:
+        Catalog(client).create_key("one")
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "ratelimit", *command, "--url", server.url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert ran.returncode == 3
+    assert "Traceback" not in ran.stderr
+    assert "could not be written" in ran.stderr
+    assert ("Give it another: `ratelimit keys rotate " in ran.stderr) == ("create" in command)

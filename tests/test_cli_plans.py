@@ -1,5 +1,6 @@
 """`ratelimit plans`, `stages` and `account`: on every real server."""
 
+import dataclasses
 import json
 
 import pytest
@@ -18,10 +19,11 @@ GOLD = UsagePlan(
     "key_method",
     [50, 80],
     "silver",
+    0.5,
 )
 PUT = ["put", "gold", "--name", "Gold", "--rate", "1/3", "--burst", "5", "--quota", "100", "--period", "week",
        "--offset", "1", "--method", STAGE, "GET /pets", "2", "3", "--stage", "toys/prod", "--scope", "key_method",
-       "--alert", "50", "--alert", "80", "--shadow", "silver"]  # fmt: skip
+       "--alert", "50", "--alert", "80", "--shadow", "silver", "--lease", "0.5"]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ class TestPut:
         assert {opened.stage: opened.throttles for opened in stored.stages} == {
             opened.stage: opened.throttles for opened in GOLD.stages
         }
-        for part in ("throttle", "quota", "name", "throttle_scope", "alerts", "shadow"):
+        for part in {field.name for field in dataclasses.fields(UsagePlan)} - {"stages"}:
             assert getattr(stored, part) == getattr(GOLD, part)
         again = command("plans", *PUT)
         assert (again.exit_code, again.stdout) == (0, "Nothing changed: plan gold holds already.\n")
@@ -90,6 +92,7 @@ class TestPut:
         shown = cells(asked.stderr)
         assert ["throttle", "1/3/s,", "burst", "5", "9/s,", "burst", "5"] in shown
         assert ["quota", "100", "a", "week", "from", "Monday", "unlimited"] in shown
+        assert ["lease", "0.5", "s"] in shown
         assert catalog.get_plan("gold") == GOLD
         assert command(*arguments, stdin="y\n").exit_code == 0
         assert catalog.get_plan("gold") == UsagePlan("gold", Throttle(9, 5), stages=[STAGE])

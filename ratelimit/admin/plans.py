@@ -163,12 +163,13 @@ class PlanAdmin:
         if not gone:
             return
         counts = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gone]
-        for plan_id, count in zip(gone, counts, strict=True):
-            if count:
-                raise Conflict(
-                    f"plan {plan_id!r} still has {count} key{'s' if count > 1 else ''}: move or delete them first",
-                    field="plan_id",
-                )
+        told = [
+            f"plan {plan_id!r} still has {count} key{'s' if count > 1 else ''}"
+            for plan_id, count in zip(gone, counts, strict=True)
+            if count
+        ]
+        if told:
+            raise Conflict(f"{', '.join(told)}: move or delete them first", field="plan_id")
 
     def _refuse_double_plans(self, old: PlanBook, new: PlanBook) -> Flow[None]:
         """One plan per key and stage: where a plan comes to open a stage, no key of it may be in another one there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
@@ -22,6 +23,7 @@ from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
 from ratelimit.cli.usage import usage
 from ratelimit.cli.watch import watch
+from ratelimit.core.validate import without_values
 from ratelimit.errors import ConfigError, NotFound, StoreError
 
 _LISTS = {"plan_id": "plans list", "key_id": "keys list", "stage_id": "stages list"}
@@ -36,9 +38,19 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ConfigError as error:
             look = _LISTS.get(error.field) if isinstance(error, NotFound) else None
-            raise InputFailure(f"{error}\nSee `ratelimit {look}`." if look else str(error)) from None
+            told = without_values(str(error))
+            raise InputFailure(f"{told}\nSee `ratelimit {look}`." if look else told) from None
         except StoreError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
+        except click.UsageError as error:
+            told = error.format_message()
+            if without_values(told) == told:
+                raise
+            raise click.UsageError(without_values(told), ctx=error.ctx) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads the output has enough
+                raise
+            raise StoreFailure(f"the output could not be written: {error.strerror or error}") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

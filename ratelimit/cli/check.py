@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ratelimit.cli import output
 from ratelimit.cli.connection import Connection, connection_options
+from ratelimit.core import validate
 from ratelimit.decision import Decision, Reason
 
 KEY = "RATELIMIT_KEY"
@@ -82,6 +83,8 @@ def _request(arguments: tuple[str, ...]) -> tuple[str | None, str, str]:
     if len(arguments) not in {2, 3}:
         raise click.UsageError('give [KEY] STAGE METHOD, such as: - petstore/prod "GET /pets"')
     *first, stage, method = arguments
+    validate.stage_id(stage, "STAGE")
+    validate.method_name(method, "METHOD")
     key = first[0] if first else os.environ.get(KEY)
     if key == "-":
         key = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")

@@ -22,6 +22,18 @@ from ratelimit.limiter import Limiter, Options
 from ratelimit.model import MICROSECONDS
 
 PEPPER = "RATELIMIT_PEPPER"
+_PERMISSIONS = (
+    "This user may not do that, and what it may do of it may have been done. lua/README.md says what an administrator "
+    "needs (Permissions); look at what holds now, then repeat the command as such a user."
+)
+_INSTEAD = {
+    "no permissions to": _PERMISSIONS,
+    "can't run this command": _PERMISSIONS,
+    "username-password": "Check the user and the password in RATELIMIT_URL; percent-encode what is special in a URL.",
+    "Authentication required": "Put the password into RATELIMIT_URL: redis://:PASSWORD@host:port/0.",
+    "DB index is out of range": "The number at the end of the URL is a database's: the server has fewer.",
+}
+"""What to do about what a server said, where it is not its absence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,9 @@ class Connection:
     def fault(self, cause: str) -> StoreFailure:
         """Return the error that ends a command whose server failed."""
         remedy = f"Is a server running at {self.shown_url}? Name another one by --url or RATELIMIT_URL."
+        for told, instead in _INSTEAD.items():
+            if told in cause:
+                remedy = f"{instead} The server is {self.shown_url}."
         return StoreFailure(f"{cause}\n{remedy}")
 
     @property

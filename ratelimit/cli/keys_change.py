@@ -11,7 +11,7 @@ from ratelimit.admin.key_fields import About
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options, server_time
 from ratelimit.cli.keys import as_data, keys, show_key, titled
-from ratelimit.cli.output import InputFailure
+from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.errors import Conflict
 from ratelimit.model import ApiKey
 
@@ -51,12 +51,18 @@ def _about(
 
 def _show_new(key: ApiKey, told: str, *, generated: bool, as_json: bool) -> None:
     """Print a key with its new value, unless its owner has chosen that, and so knows it."""
-    if as_json:
-        output.print_json({**as_data(key), "value": key.value if generated else None})
-    else:
-        output.console().print(told)
-        if generated:
-            click.echo(f"value  {key.value}")
+    try:
+        if as_json:
+            output.print_json({**as_data(key), "value": key.value if generated else None})
+        else:
+            output.console().print(told)
+            if generated:
+                click.echo(f"value  {key.value}")
+    except OSError as error:
+        if not generated:
+            raise
+        lost = f"{told}\nIts value could not be written: {error.strerror or error}."
+        raise StoreFailure(f"{lost} Give it another: `ratelimit keys rotate {key.id}`.") from None
     if generated:
         output.console(stderr=True).print(_SHOWN_ONCE, style="yellow")
 

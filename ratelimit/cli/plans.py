@@ -44,6 +44,7 @@ def _fields(plan: UsagePlan) -> dict[str, str]:
         "methods": "\n".join(methods),
         "alerts": ", ".join(f"{percent}%" for percent in plan.alerts),
         "shadow": plan.shadow or "",
+        "lease": f"{plan.lease:g} s" if plan.lease else "",
     }
 
 
@@ -107,6 +108,7 @@ def show(connection: Connection, plan_id: str, as_json: bool) -> None:
 )
 @click.option("--alert", "alerts", type=int, multiple=True, metavar="PERCENT", help="A share of the quota; repeat it.")
 @click.option("--shadow", metavar="PLAN", help="A plan that is tried out on what this one admits.")
+@click.option("--lease", type=float, default=0, metavar="SECONDS", help="For which replicas prepay units of hot keys.")
 @inputs.yes_option
 @inputs.json_option
 @connection_options
@@ -124,6 +126,7 @@ def put(
     scope: str,
     alerts: tuple[int, ...],
     shadow: str | None,
+    lease: float,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -137,7 +140,7 @@ def put(
         raise click.UsageError("--offset is about a quota: give --quota and --period")
     limit = None if quota is None or period is None else Quota(quota, period.upper(), offset)  # type: ignore[arg-type]
     throttle = inputs.throttle(rate, burst)
-    plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), name, scope, alerts, shadow)  # type: ignore[arg-type]
+    plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), name, scope, alerts, shadow, lease)  # type: ignore[arg-type]
     with connection.catalog() as catalog:
         try:
             before = catalog.get_plan(plan_id)

@@ -54,6 +54,7 @@ def shadow(connection: Connection, plan_id: str, top: int, as_json: bool) -> Non
         share = f"{100 * counts.denied / counts.seen:.1f}%"
         cells = (counts.key_id, names[counts.key_id], *(f"{figure:,}" for figure in figures), share)
         table.add_row(*cells, style="yellow" if counts.denied else "")
+    output.keep_whole(table, "key")
     console.print(table)
     if len(found) > top:
         console.print(f"{output.count(len(found) - top, 'more key')} (see --top).", style="dim")

@@ -169,6 +169,7 @@ class _View:
             style = "red" if row.left == 0 else "yellow" if row.denied else ""
             table.add_row(row.key_id, self._name(row.key_id), row.plan_id, *cells, style=style)
         self._before = today
+        output.keep_whole(table, "key")
         return Group(*_summary(today), table if today.rows else Text("No key was used today."))
 
     def _name(self, key_id: str) -> str:

@@ -11,12 +11,13 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any
 
+from ratelimit.core import validate
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_ALPHABET = string.digits + string.ascii_lowercase
-GENERATED_VALUE = r"\brl_live_[0-9A-Za-z]{36}\b"
+GENERATED_VALUE = rf"\b{validate.GENERATED_VALUE}\b"
 """What secret scanners may look for: a generated key value."""
 _VALUE = re.compile(r"[!-~]{20,128}")
 _DIGEST_BYTES = 16

@@ -27,12 +27,22 @@ _METHOD = re.compile(r"[A-Z]{1,32} /[!-)+-~]{0,255}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
 
 
+GENERATED_VALUE = r"rl_live_[0-9A-Za-z]{36}"
+"""A key value as it is generated."""
+
+
+def without_values(text: str) -> str:
+    """Return a text in which no generated key value can be read: somebody may have taken one for an id or a name."""
+    return re.sub(GENERATED_VALUE, "rl_live_... (an API key's value)", text)
+
+
 def shown(value: object) -> str:
-    """Show `value` in an error message: its repr, cut to a readable length."""
+    """Show `value` in an error message: its repr, cut to a readable length, and no key's value."""
     try:
         text = str(value) if isinstance(value, Decimal) else repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    text = without_values(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
