@@ -10,10 +10,22 @@ import io
 import pytest
 import redis
 from conftest import FakeClock
+from promises import snapshot
 from promises_of_replicas import wait_for
 from test_cli import run
 
-from ratelimit import Catalog, Ceilings, Limiter, Method, RateLimitError, Stage, Throttle, UsagePlan
+from ratelimit import (
+    Catalog,
+    Ceilings,
+    Limiter,
+    Method,
+    RateLimitError,
+    Stage,
+    StoreError,
+    StoreUnavailable,
+    Throttle,
+    UsagePlan,
+)
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
@@ -210,6 +222,26 @@ def test_an_administrator_needs_no_less(server, root, plan_file, command):
     url = url_of(server, root, "admin", [other for other in ADMIN if other != command])
     as_admin(url, plan_file, go_on=True)
     assert command in refused(root)
+
+
+@pytest.mark.parametrize("command", ["publish", "sadd", "hset"])
+def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command):
+    """Refused before the first write, in the server's words. Redis 6.2 alone cannot tell beforehand."""
+    plan = UsagePlan("gold", Throttle(1, 3), None, [STAGE])
+    key = (Catalog(root).put_plan(plan), Catalog(root).create_key())[1]
+    url = url_of(server, root, "admin", [other for other in ADMIN if other != command])
+    before = snapshot(server)
+    with Limiter.from_url(url, deadline=5) as limiter:
+        for change in (
+            lambda: limiter.catalog.add_key_to_plan(key.id, "gold"),
+            lambda: limiter.catalog.create_key("other", plans=["gold"]),
+        ):
+            with pytest.raises(StoreError) as caught:
+                change()
+            if server.name != "redis6":
+                assert type(caught.value) is StoreUnavailable
+                assert "permission" in str(caught.value)
+                assert snapshot(server) == before
 
 
 def as_watcher(server, root, commands):

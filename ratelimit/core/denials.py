@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from threading import Lock
 
 from ratelimit.core import forks
@@ -55,8 +56,9 @@ class Denials:
             )
         except StoreUnavailable as error:
             replies = [error] * len(counts)
+        refused = [isinstance(reply, StoreUnavailable) for reply in replies]
         with self._lock:
-            for (entry, requests), reply in zip(counts.items(), replies, strict=True):
-                if isinstance(reply, StoreUnavailable):
-                    self._count(entry, requests)
-        yield [("EXPIRE", name, _KEPT_S) for name in days.values()]
+            for entry, requests in compress(counts.items(), refused):
+                self._count(entry, requests)
+        if not all(refused):
+            yield [("EXPIRE", name, _KEPT_S) for name in days.values()]
