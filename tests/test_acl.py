@@ -22,7 +22,6 @@ from ratelimit import (
     RateLimitError,
     Stage,
     StoreError,
-    StoreUnavailable,
     Throttle,
     UsagePlan,
 )
@@ -236,11 +235,9 @@ def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command
             lambda: limiter.catalog.add_key_to_plan(key.id, "gold"),
             lambda: limiter.catalog.create_key("other", plans=["gold"]),
         ):
-            with pytest.raises(StoreError) as caught:
+            with pytest.raises(StoreError, match=r"can't run this command|no permissions to run"):
                 change()
             if server.name != "redis6":
-                assert type(caught.value) is StoreUnavailable
-                assert "permission" in str(caught.value)
                 assert snapshot(server) == before
 
 
