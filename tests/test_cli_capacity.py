@@ -123,6 +123,7 @@ class TestImportAws:
         """The second time all keys exist; the values of the callers work, and none is printed."""
         first, again = command("import-aws", folder), command("import-aws", folder)
         assert "3 made, 0 existed." in " ".join(first.stdout.split())
+        assert "--json tells which key of AWS became which" in " ".join(first.stdout.split())
         assert "0 made, 3 existed." in " ".join(again.stdout.split())
         assert {plan.id: plan for plan in catalog.plans()} == {plan.id: plan for plan in samples.EXPECTED_PLANS}
         assert len(catalog.keys()) == 3

@@ -119,6 +119,11 @@ class TestCreate:
         assert len(catalog.keys()) == 2
         assert [allowed(OWN), allowed(f"{OWN}2")] == [True, True]
 
+    def test_a_key_that_has_expired_already_is_told_so(self, keys):
+        """A wrong year is an easy mistake; a moment that is to come is not warned of."""
+        assert "It has expired already" in keys("create", "Acme", "--expires", "2020-01-01").stderr
+        assert "expired" not in keys("create", "Acme", "--expires", "2190-01-01").stderr
+
     def test_a_key_in_no_plan_is_told_so(self, keys):
         """What to do next, where a key opens nothing yet."""
         assert "plans: none yet (see `ratelimit keys add`)." in keys("create", "Acme").stdout

@@ -109,6 +109,8 @@ def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
         console.print(f"Would be carried over: {', '.join(parts)}. Nothing was stored (dry run).")
     else:
         console.print(f"Carried over: {', '.join(parts)}: {report.created:,} made, {report.updated:,} existed.")
+        if report.ids:
+            console.print("Keys have ids of their own here: --json tells which key of AWS became which.", style="dim")
     notes = found.notes if report is None else report.notes
     if notes:
         were = "it was" if len(notes) == 1 else "they were"

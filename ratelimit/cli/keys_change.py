@@ -15,6 +15,7 @@ from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.errors import Conflict
 from ratelimit.model import ApiKey
 
+_OVER = "It has expired already, and is refused: see `ratelimit keys update --expires`."
 _SHOWN_ONCE = "The value is shown this once and stored nowhere: keep it now."
 
 
@@ -99,8 +100,11 @@ def create(
     value = inputs.own_value(value_from)
     with connection.catalog() as catalog:
         key = catalog.create_key(name, value, plans, not disabled, **about)
+        is_over = key.expires_at is not None and key.expires_at <= server_time(catalog)
     told = f"Made key {titled(key)}, plans: {', '.join(key.plans) or 'none yet (see `ratelimit keys add`)'}."
     _show_new(key, told, generated=value is None, as_json=as_json)
+    if is_over:
+        output.console(stderr=True).print(_OVER, style="yellow")
 
 
 @keys.command(short_help="Give a key a new value, and show it once.")
