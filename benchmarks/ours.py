@@ -92,7 +92,7 @@ async def aplain(url, _load):
 
         async def call(key):
             if key not in commands:
-                await limiter.peek(key, STAGE, METHOD)
+                await limiter.check(key, STAGE, METHOD)  # the first one of a key is answered in another way
                 commands[key] = question(limiter, key).by_hash()
             return isinstance(await client.execute_command(*commands[key]), bytes)
 

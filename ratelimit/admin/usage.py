@@ -92,7 +92,8 @@ class UsageAdmin:
 
     def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Flow[None]:
         """Set what is left of a key's quota in the current window."""
-        validate.whole(remaining, "remaining")
+        # With what is used already it has to be exact as well.
+        validate.whole(remaining, "remaining", below=validate.EXACT // 2)
         plan = existing_plan((yield from self._state.load()), plan_id)
         if plan.quota is None:
             raise ConfigError(f"plan {plan_id!r} has no quota: there is nothing to set", field="plan_id")
