@@ -30,6 +30,10 @@ _LISTS = {"plan_id": "plans list", "key_id": "keys list", "stage_id": "stages li
 """Where to look for an id that was not found: the field that an error names -> a command."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of systems that take no more output. (EPIPE is for click: whoever reads has enough.)"""
+
+
 class _Group(click.Group):
     """Turns the package's errors into messages and exit codes: nobody sees a traceback for bad input."""
 
@@ -48,9 +52,9 @@ class _Group(click.Group):
                 raise
             raise click.UsageError(without_values(told), ctx=error.ctx) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever reads the output has enough
+            if error.errno not in _FULL:
                 raise
-            raise StoreFailure(f"the output could not be written: {error.strerror or error}") from None
+            raise StoreFailure(f"the output could not be written: {error.strerror}") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
