@@ -42,6 +42,7 @@ class Namespace:
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self.loaded_us: int | None = None
         self._pushes = self._loads = 0
+        self._is_asked_for = False
         self._stored_probes: list[str] = []
         self._plans: Stored[UsagePlan] | None = None
         self._stages: Stored[Stage] | None = None
@@ -108,6 +109,12 @@ class Namespace:
         before, is_first = self.loaded_us, not self._loads
         if not is_first:
             self.loaded_us = self.age_us()  # others go by the book that there is meanwhile
+        elif self._is_asked_for:
+            # Somebody has asked for the first book. Where replies come in order, it is here before this small one.
+            yield Reads([self.version_query()])
+            if self._loads:
+                return
+        self._is_asked_for = True
         try:
             if before is None or not self.is_current((yield Reads([self.version_query()]))[0]):
                 yield from self.load(or_others=is_first)
