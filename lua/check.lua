@@ -10,12 +10,14 @@
 -- ARGV[3..]  hash fields of the further buckets in the key's hash; if flag 4 is set, the shadow's state; if flag 16
 --            is set, the shadow's bucket of the method
 -- returns    the new states of the plan and of each further bucket, joined    admitted, and nothing was unusual
--- returns    {1 | 2, now_us, for each limit: remaining, reset_us}            admitted; 2: and a day of metering is over
--- returns    {0 | 3, now_us, for each limit: remaining, reset_us, wait_us}   denied; 3: cost 0, would be admitted
--- returns    {-1 | -2 | -3 | -4, now_us}                                     look again; nothing is consumed
+-- returns    {1 | 2, now_us, limits}         admitted; 2: and a day of metering is over
+-- returns    {0 | 3, now_us, limits}         denied; 3: would be admitted, and nothing was to be consumed
+-- returns    {-1 | -2 | -3 | -4, now_us}     look again; nothing is consumed
 -- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
 --
--- Limits are in the order: the plan's bucket, further buckets, the quota. lua/README.md is the contract in full.
+-- Limits are in the order: the plan's bucket, further buckets, the quota. `limits` are two doubles for each, as it stands
+-- now: of a bucket level (in units of 1/per) and last_us, of the quota what is left and the end of its window.
+-- lua/README.md is the contract in full.
 -- Everything is read and judged before anything is written. Flat and with few functions on purpose: closures, growing
 -- tables, numbers in replies and further ARGV are what the time of a script goes into.
 
@@ -35,10 +37,12 @@ if not under_callers_clock then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local has_key, nothing_newer, has_shadow, has_alerts, shadow_has_bucket = true
+local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket = true, cost == 0
 if flags ~= 1 then
-  has_key, nothing_newer = flags % 2 == 1, flags % 4 >= 2
-  has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags >= 16
+  -- Who does not know a flag must not decide without what it says. 32 is kept for callers without a stored key.
+  if not (flags >= 0 and flags % 64 < 32 and flags < 128) then return redis.error_reply('RATELIMIT ARGUMENTS') end
+  has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags >= 64
+  has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
@@ -100,7 +104,7 @@ end
 
 -- 2. Judge.
 local reply, refused, plan, packed, fill_us, shadow, shadow_bucket, closed_day, closed_figures
-if own and not has_shadow then
+if own and not has_shadow and not peeks then
   local possible, today, this_calendar, window_end, full, price, numbers
   -- @include lib/terms
   if buckets > 0 then

@@ -9,9 +9,9 @@
 --            0 or 1. Empty if all ask the first question, of different keys
 -- ARGV[4..]  of each question its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
 --            the identity any 26 bytes
--- returns    of each check: the new states, joined                                     admitted
---                           {0, now_us, for each limit: remaining, reset_us, wait_us}  denied
---                           -5: nothing is consumed, ask check.lua                     anything else
+-- returns    of each check: the new states, joined                     admitted
+--                           {0, now_us, limits}, as check.lua says     denied
+--                           -5: nothing is consumed, ask check.lua     anything else
 -- errors     RATELIMIT ARGUMENTS
 --
 -- What several checks share is read once and written once. A check that cannot be answered here spoils no other.

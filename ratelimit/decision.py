@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratelimit.core import headers as _headers
 from ratelimit.errors import RateLimited
@@ -27,6 +27,7 @@ _STATUS = {
     Reason.QUOTA_EXCEEDED: 429,
     Reason.UNAVAILABLE: 503,
 }
+_PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 _DEGRADED = frozenset({"local", "fail_open", "fail_closed"})
 
 
@@ -58,8 +59,8 @@ class Decision:
     limited_by   name of the first limit that refused, in the order plan, stage, account, quota
     retry_after  seconds until the same check would pass if nobody else consumed: exact to the microsecond. None
                  when allowed, or when waiting cannot help
-    limits       a `LimitStatus` of every limit that was evaluated
-    source       "redis" unless another part answered
+    limits       a `LimitStatus` of every limit of the request, wherever the answer was made
+    source       "redis" unless another part answered: "denial_cache", "lease", "fail_closed"
     time_us      the server's time of the decision, microseconds since 1970; None if no script ran
     cause        of UNAVAILABLE: what went wrong
     """
@@ -89,7 +90,7 @@ class Decision:
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
-        """A `LimitStatus` of every limit that was evaluated, in the order plan, stage, account, quota."""
+        """A `LimitStatus` of every limit of the request, in the order plan, stage, account, quota."""
         limits = self._limits
         if not isinstance(limits, tuple):
             limits = self._limits = limits()
@@ -137,6 +138,43 @@ class Decision:
         Retry-After is in whole seconds, rounded up (RFC 9110).
         """
         return _headers.fields(self)
+
+    def problem(self) -> dict[str, Any] | None:
+        """Return what the body of an answer says (application/problem+json, RFC 9457); None if the request is allowed.
+
+        A dict of `type`, `title` and `status`, ready for JSON; where limits deny, with `violated-policies`, their names
+        as in RateLimit-Policy. The types of 429 and 503 are those of draft-ietf-httpapi-ratelimit-headers-11. Of a key
+        that is not accepted it says no more than 403: why is for logs, not for callers.
+        """
+        if self.allowed:
+            return None
+        if self.reason is Reason.INVALID_KEY:
+            return {"type": "about:blank", "title": "Forbidden", "status": self.status}
+        if self.reason is Reason.UNAVAILABLE:
+            title = "The request cannot be decided on at present"
+            return {"type": f"{_PROBLEMS}temporary-reduced-capacity", "title": title, "status": self.status}
+        return {
+            "type": f"{_PROBLEMS}quota-exceeded",
+            "title": "The request exceeds what its caller may use",
+            "status": self.status,
+            "violated-policies": [limit.name for limit in self.limits if limit.retry_after != 0],
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the decision for a log: plain values, ready for JSON. Times are in seconds, `time_us` aside."""
+        return {
+            "allowed": self.allowed,
+            "reason": self.reason.value,
+            "status": self.status,
+            "detail": self.detail,
+            "limited_by": self.limited_by,
+            "retry_after": self.retry_after,
+            "limits": [limit._asdict() for limit in self.limits],
+            "source": self.source,
+            "degraded": self.degraded,
+            "time_us": self.time_us,
+            "cause": self.cause,
+        }
 
     def raise_for_limit(self) -> None:
         """Raise `RateLimited` unless the request is allowed."""

@@ -44,31 +44,53 @@ def answer(client, source, vector):
         reply = client.eval(source, len(vector["keys"]), *vector["keys"], *arguments)
     except ResponseError as error:
         return {"error": str(error)}
-    return {"reply": reply.hex() if isinstance(reply, bytes) else reply}
+    return {"reply": _hexed(reply)}
+
+
+def _hexed(reply):
+    if isinstance(reply, list):
+        return list(map(_hexed, reply))
+    return reply.hex() if isinstance(reply, bytes) else reply
 
 
 def means(vector):
-    """What a reply says, by lua/README.md: an array as it is; of joined states, what an array would have said."""
+    """What a reply says, by lua/README.md: status, time, and of each limit remaining, reset, and the wait if denied."""
     reply = vector["reply"]
-    if isinstance(reply, list):
+    if isinstance(reply, list) and len(reply) == 2:
         return reply
-    request, states = bytes.fromhex(vector["argv"][0]), bytes.fromhex(reply)
-    plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<4d", request, 32)
-    per, level, last, calendar, used, granted, _ = struct.unpack_from("<7d", states)
-    further = range(0, len(states) - 56, 24)
-    (now,) = struct.unpack("<d", states[-8:] if further else states[16:24])
-    buckets = [(plan_burst, plan_rate, per, level, last)] if plan_per else []
-    for at in further:
-        burst, rate, _ = struct.unpack_from("<3d", request, 114 + at)
-        buckets.append((burst, rate, *struct.unpack_from("<3d", states, 56 + at)))
-    numbers = [1, now]
-    for burst, rate, bucket_per, bucket_level, bucket_last in buckets:
-        assert bucket_last == now
-        numbers += [bucket_level // bucket_per, -((bucket_level - burst * bucket_per) // rate)]
-    if quota >= 0:
+    request = bytes.fromhex(vector["argv"][0])
+    cost, _, flags, plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<7d", request, 8)
+    alerts, has_shadow = flags % 16 >= 8, flags % 8 >= 4
+    shared = len(vector["keys"]) - flags % 2 - alerts
+    own = len(vector["argv"]) - 2 - has_shadow * (1 + (flags % 32 >= 16)) if flags % 2 else 0
+    rules = [(plan_burst, plan_rate, plan_per)] * (plan_per > 0)
+    rules += [struct.unpack_from("<3d", request, 114 + 24 * at) for at in range(int(own + shared))]
+    if isinstance(reply, str):
+        states = bytes.fromhex(reply)
+        calendar, used, granted = struct.unpack_from("<3d", states, 24)
         window = calendar // 2**20
-        end = (window // 64 + window % 64) * 86_400_000_000
-        numbers += [quota + granted - used, end - now]
+        buckets = [states[8:24]] * (plan_per > 0) + [states[at + 8 : at + 24] for at in range(56, len(states), 24)]
+        limits = [struct.unpack("<dd", bucket) for bucket in buckets]
+        status, (now,) = 1, struct.unpack("<d", states[-8:] if len(states) > 56 else states[16:24])
+        limits += [(quota + granted - used, (window // 64 + window % 64) * 86_400_000_000)]
+    else:
+        status, now, packed = reply
+        limits = list(struct.iter_unpack("<dd", bytes.fromhex(packed)))
+    numbers = [status, now]
+    for (burst, rate, per), (level, last) in zip(rules, limits, strict=False):
+        if rate:
+            numbers += [level // per, last - now - (level - burst * per) // rate]
+        else:
+            numbers += [0, -1]
+        if status in {0, 3}:
+            short = max(cost, 1) * per - level
+            never = not rate or cost > burst
+            numbers += [-1 if never else last - now - -short // rate if short > 0 else 0]
+    if quota >= 0:
+        left, end = limits[-1]
+        numbers += [left, end - now]
+        if status in {0, 3}:
+            numbers += [0 if max(cost, 1) <= left else -1 if cost > quota else end - now]
     return numbers
 
 
@@ -83,8 +105,8 @@ def test_a_vector_holds(backend, vector):
 
 
 @pytest.mark.parametrize("vector", [vector for vector in VECTORS if "means" in vector], ids=lambda each: each["name"])
-def test_joined_states_say_as_much_as_an_array(vector):
-    """Read as lua/README.md says, the states of an admitted check give time, remaining and reset of each limit."""
+def test_a_reply_says_what_it_means(vector):
+    """Read as lua/README.md says, a reply gives time, remaining and reset of each limit, and the wait if it denies."""
     assert means(vector) == vector["means"]
 
 

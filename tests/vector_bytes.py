@@ -72,8 +72,9 @@ def case(
     alerts         (percentage, count from which it is reached)
     before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
                    takes one away. The hash starts with the identity of version 7
-    reply          a list, or a text for an error
-    is_usual       the reply is one text, the new states joined, and `reply` what a client has to read out of it
+    reply          what a client has to read out of the reply: status, time, and of each limit remaining and reset, of one
+                   that was not admitted the wait as well; or a text for an error
+    is_usual       the reply is one text, the new states joined
     who            the identity that is sent, where it differs
     """
     has_key = flags % 2 == 1
@@ -88,6 +89,10 @@ def case(
     held = _changed(start, writes or {})
     sent_keys = [KEY] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts)
     answer = {"error" if isinstance(reply, str) else "reply": reply}
+    if isinstance(reply, list) and reply[0] >= 0:
+        limits = [("", *plan)] * (plan[2] > 0) + [*own, *shared]
+        told = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0)
+        answer = {"reply": [*reply[:2], told.hex()], "means": reply}
     if is_usual:
         states = [held[KEY][field] for field in fields] + [held[place] for place, *_ in shared]
         answer = {"reply": b"".join(states).hex(), "means": reply}
@@ -103,6 +108,43 @@ def case(
 
 
 usual = partial(case, is_usual=True)
+
+
+def limits_now(held, buckets, quota, now, charge):
+    """What a reply says of each limit: of a bucket level and last_us, of the quota what is left and its window's end."""
+    own = held.get(KEY, {})
+    its_plan = own.get(PLAN) or state(per=0, last=0, day=0)
+    numbers = []
+    for place, burst, rate, per in buckets:
+        stored = its_plan[:24] if not place else own.get(place) or held.get(place)
+        level, last = _bucket_now(stored, burst, rate, per, now)
+        numbers += [level - charge * per, last]
+    if quota[0] >= 0:
+        left, end = _quota_now(its_plan, *quota, now)
+        numbers += [max(0, left - charge), end]
+    return doubles(*numbers)
+
+
+def _bucket_now(stored, burst, rate, per, now):
+    its_per, level, last = map(int, struct.unpack("<3d", stored)) if stored else (0, 0, 0)
+    full = burst * per
+    if its_per == 0:
+        return full, now
+    level = min(full, level * per // its_per)
+    if now >= last:
+        return min(full, level + (now - last) * rate), now
+    return level, now if last - now > 2_000_000 else last
+
+
+def _quota_now(stored, limit, first, second, third, now):
+    calendar, used, granted = map(int, struct.unpack("<7d", stored)[3:6])
+    started, days = divmod(calendar // 2**20, 64)
+    start, end = (first, second) if now < second * DAY else (second, third)
+    if 0 < started * DAY - now <= 2_000_000:
+        start, end = started, started + days
+    elif now >= started * DAY and (started, days) != (start, end - start):
+        used, granted = 0, 0
+    return limit + granted - used, end * DAY
 
 
 def _changed(held, changes):

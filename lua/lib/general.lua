@@ -6,15 +6,44 @@
 
 local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 local WINDOWS_PAST = -3
-local NEVER, NO_QUOTA = -1, -1
+local NO_QUOTA = -1
 local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 
+-- Whether a state holds numbers that a script can have written. One with NaN is false in every comparison.
+local function are_sound(...)
+  for _, number in ipairs({ ... }) do
+    if not (number % 1 == 0 and number >= -MOST and number <= MOST) then return false end
+  end
+  return true
+end
+
+local function is_bucket(state)
+  local its_per, its_level, its_last = struct.unpack('<ddd', state)
+  return are_sound(its_per, its_level, its_last) and its_per > 0
+end
+
+local function corrupt(place) return redis.error_reply('RATELIMIT CORRUPT ' .. place) end
+
+if own and own[2] then
+  if #own[2] ~= 56 then return corrupt(field) end
+  local its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used = struct.unpack('<ddddddd', own[2])
+  if not are_sound(its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used)
+    or its_per < 0 or calendar < 0 or its_used < 0 or its_day_used < 0
+  then
+    return corrupt(field)
+  end
+end
+for i = 1, buckets do
+  if states[i] and not is_bucket(states[i]) then
+    if i <= own_buckets then return corrupt(ARGV[i + 2]) end
+    return corrupt(KEYS[own_keys + i - own_buckets])
+  end
+end
 if has_shadow then
   local at = own_buckets + 3
-  if own[at] and #own[at] ~= 64 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at]) end
-  if shadow_has_bucket and own[at + 1] and #own[at + 1] ~= 24 then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[at + 1])
-  end
+  local state, its_bucket = own[at], shadow_has_bucket and own[at + 1]
+  if state and (#state ~= 64 or not are_sound(struct.unpack('<dddddddd', state))) then return corrupt(ARGV[at]) end
+  if its_bucket and (#its_bucket ~= 24 or not is_bucket(its_bucket)) then return corrupt(ARGV[at + 1]) end
   local its_quota, its_first, _, its_third = struct.unpack('<dddd', request, shadow_at + 24)
   if its_quota >= 0 and (now < its_first * DAY_US or now >= its_third * DAY_US) then return { WINDOWS_PAST, now } end
 end
@@ -22,15 +51,16 @@ end
 -- Judge every limit as if each were charged `charge` units; if one refuses, once more without a charge.
 local charge, asked = cost, cost
 if cost == 0 then asked = 1 end -- cost 0 asks what cost 1 would get
-reply = { ADMITTED, now, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+if peeks then charge = 0 end
+reply = { ADMITTED, now }
+local told = {} -- of each limit two numbers, as the reply has them
 local per, level, last, window, used, granted, day, day_used, bucket_moved, window_moved
 packed, fill_us = {}, {}
 while true do
-  local n = 2
+  local n = 0
   refused, bucket_moved, window_moved, closed_day = false, false, false, nil
   per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
   if own and own[2] then
-    if #own[2] ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[2]) end
     local calendar
     per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[2])
     day = calendar % 1048576
@@ -49,19 +79,10 @@ while true do
       if states[i] then b_per, b_level, b_last = struct.unpack('<ddd', states[i]) end
     end
     b_level, b_last, b_moved = bucket_at(b_per, b_level, b_last, burst, rate, new_per, now)
-    local wait, remaining, reset = 0, 0, NEVER
-    if rate == 0 or asked > burst then
-      wait, refused = NEVER, true
-    elseif asked * new_per > b_level then
-      local missing = asked * new_per - b_level
-      wait, refused = b_last - now + (missing + -missing % rate) / rate, true
-    end
+    if not (rate > 0 and asked <= burst and asked * new_per <= b_level) then refused = true end
     b_level = b_level - charge * new_per
-    if rate > 0 then
-      local missing = burst * new_per - b_level
-      remaining = (b_level - b_level % new_per) / new_per
-      reset = b_last - now + (missing + -missing % rate) / rate
-    end
+    told[n + 1], told[n + 2] = b_level, b_last
+    n = n + 2
     if i == 0 then
       per, level, last, bucket_moved = new_per, b_level, b_last, b_moved
     elseif charge > 0 or b_moved then
@@ -69,12 +90,6 @@ while true do
       fill_us[i] = rate > 0 and burst * new_per / rate or 0
     else
       packed[i] = nil
-    end
-    reply[n + 1], reply[n + 2] = remaining, reset
-    n = n + 2
-    if charge == 0 then
-      n = n + 1
-      reply[n] = wait
     end
   end
 
@@ -87,16 +102,12 @@ while true do
     if not from then return { WINDOWS_PAST, now } end
     window = from * 64 + to - from
     if not goes_on then used, granted = 0, 0 end
-    local wait, left = 0, quota + granted - used
-    if asked > left then
-      refused = true
-      wait = to * DAY_US - now
-      if asked > quota then wait = NEVER end
-    end
+    local left = quota + granted - used
+    if not (asked <= left) then refused = true end
     left = left - charge
     if left < 0 then left = 0 end
-    reply[n + 1], reply[n + 2] = left, to * DAY_US - now
-    if charge == 0 then reply[n + 3] = wait end
+    told[n + 1], told[n + 2] = left, to * DAY_US
+    n = n + 2
   end
 
   -- Metering. Days only roll forward; the figures of one that is over are kept in a field of their own.
@@ -118,8 +129,10 @@ while true do
   charge = 0
 end
 
--- What is to be written: everything if admitted; if denied, only what was re-anchored; nothing for cost 0.
-if cost == 0 then
+reply[3] = struct.pack('<' .. string.rep('d', #told), unpack(told))
+
+-- What is to be written: everything if admitted; if denied, only what was re-anchored; nothing where none is consumed.
+if peeks then
   if not refused then reply[1] = WOULD_ADMIT end
   packed = {}
 elseif own and not refused then
@@ -131,7 +144,7 @@ elseif bucket_moved or window_moved then
   plan = struct.pack('<ddddddd', o_per, o_level, o_last, o_calendar, o_used, o_granted, o_day_used)
 end
 if closed_day then reply[1] = ADMITTED_DAY_OVER end
-if has_shadow and cost > 0 and not refused then
+if has_shadow and not peeks and not refused then
   -- @include lib/shadow
   local at, method_state = own_buckets + 3, nil
   if shadow_has_bucket then method_state = own[at + 1] end

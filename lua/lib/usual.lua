@@ -6,15 +6,19 @@
 --        all states, packed
 --
 -- Unusual are: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a question without
--- a cost, one that can never be admitted. The arithmetic is that of token_bucket and quota_window without those cases.
+-- a cost, one that can never be admitted, numbers that no script wrote. The arithmetic is that of token_bucket and
+-- quota_window without those cases. Comparisons say what admits: one with a number that is none (NaN) is false.
 local stored = own[2]
 if possible and stored and #stored == 56 then
   local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', stored)
   local usual, fits, left = calendar == this_calendar, true, 0
+  -- What is not finite or not whole shows in the sum, and what is far out of range (2^56) does.
+  local sum = per + level + last + calendar + used + granted + day_used
+  if not (sum - sum == 0 and sum % 1 == 0 and sum < 72057594037927936 and used >= 0) then usual = false end
   if quota >= 0 then
     left = quota + granted - used
     used = used + cost
-    if cost > left then fits = false end
+    if not (cost <= left) then fits = false end
   else
     usual = calendar % 1048576 == today
   end
@@ -23,7 +27,7 @@ if possible and stored and #stored == 56 then
     -- A sum too large to be exact is above what fills the bucket.
     level = level + (now - last) * plan_rate
     if level > full then level = full end
-    if price > level then fits = false end
+    if not (price <= level) then fits = false end
     last = now
   elseif per == 0 then
     if now < last then usual = false end
@@ -37,7 +41,7 @@ if possible and stored and #stored == 56 then
       local refilled = numbers[at - 5] + (now - charged) * numbers[at - 3]
       if refilled < held then held = refilled end
       if now < charged then usual = false end
-      if numbers[at - 1] > held then fits = false end
+      if not (numbers[at - 1] <= held) then fits = false end
       numbers[at] = held
     end
   end
@@ -63,24 +67,17 @@ if possible and stored and #stored == 56 then
     end
   elseif usual then
     local DENIED = 0
-    refused, reply = true, { DENIED, now }
-    local n = 2
-    for i = plan_per > 0 and 0 or 1, buckets do
-      local rate, new_per, b_level, missing, short = plan_rate, plan_per, level, full, price
-      if i > 0 then
-        new_per, rate, missing, short = numbers[7 * i - 6], unpack(numbers, 7 * i - 3, 7 * i - 1)
-        b_level = numbers[7 * i]
-      end
-      missing, short = missing - b_level, short - b_level
-      if short < 0 then short = 0 end
-      reply[n + 1] = (b_level - b_level % new_per) / new_per
-      reply[n + 2], reply[n + 3] = (missing + -missing % rate) / rate, (short + -short % rate) / rate
-      n = n + 3
+    local states, n = {}, 0
+    if plan_per > 0 then states[1], states[2], n = level, now, 2 end
+    for at = 7, 7 * buckets, 7 do
+      states[n + 1], states[n + 2] = numbers[at], now
+      n = n + 2
     end
     if quota >= 0 then
-      local left_us = window_end * DAY_US - now
       if left < 0 then left = 0 end
-      reply[n + 1], reply[n + 2], reply[n + 3] = left, left_us, cost > left and left_us or 0
+      states[n + 1], states[n + 2] = left, window_end * DAY_US
+      n = n + 2
     end
+    refused, reply = true, { DENIED, now, struct.pack('<' .. string.rep('d', n), unpack(states)) }
   end
 end

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import click
 from rich.text import Text
@@ -26,7 +25,7 @@ _STYLE = {Reason.ALLOWED: "bold green", Reason.UNAVAILABLE: "bold red"}
 
 @click.command(short_help="Decide one request.")
 @click.argument("arguments", nargs=-1, metavar="[KEY] STAGE METHOD")
-@click.option("--cost", type=click.IntRange(min=0), help="Units to consume from each limit; 1 unless given.")
+@click.option("--cost", type=click.IntRange(min=0), default=1, help="Units to consume from each limit; 1 unless given.")
 @click.option("--peek", is_flag=True, help="Show what the answer would be, and consume nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
 @connection_options
@@ -35,7 +34,7 @@ def check(
     ctx: click.Context,
     connection: Connection,
     arguments: tuple[str, ...],
-    cost: int | None,
+    cost: int,
     peek: bool,
     as_json: bool,
 ) -> None:
@@ -46,37 +45,16 @@ def check(
 
     Exit codes: 0 allowed, 1 refused, 2 wrong usage, 3 Redis failed.
     """
-    if peek and cost is not None:
-        raise click.UsageError("--peek asks about a cost of 1: give one of --peek and --cost")
     key, stage, method = _request(arguments)
-    units = 0 if peek else 1 if cost is None else cost
     with connection.limiter() as limiter:
-        decision = limiter.check(key, stage, method, units)
+        decision = (limiter.peek if peek else limiter.check)(key, stage, method, cost)
     if as_json:
-        output.print_json(as_data(decision))
+        output.print_json(decision.as_dict() | {"headers": decision.headers()})
     elif decision.reason is not Reason.UNAVAILABLE:
         _show(decision)
     if decision.reason is Reason.UNAVAILABLE:
         raise connection.fault(decision.cause or "Redis did not answer")
     ctx.exit(0 if decision.allowed else 1)
-
-
-def as_data(decision: Decision) -> dict[str, Any]:
-    """Return a decision as JSON shows it: the names of the attributes, times in seconds unless they end in _us."""
-    return {
-        "allowed": decision.allowed,
-        "reason": decision.reason.value,
-        "status": decision.status,
-        "detail": decision.detail,
-        "limited_by": decision.limited_by,
-        "retry_after": decision.retry_after,
-        "limits": [limit._asdict() for limit in decision.limits],
-        "source": decision.source,
-        "degraded": decision.degraded,
-        "time_us": decision.time_us,
-        "cause": decision.cause,
-        "headers": decision.headers(),
-    }
 
 
 def _request(arguments: tuple[str, ...]) -> tuple[str | None, str, str]:

@@ -35,8 +35,7 @@ class Checker:
     def __init__(self, state: Namespace, max_age: float, denial_cache: bool) -> None:
         self._state = state
         self._max_age_us = int(max_age * MICROSECONDS)
-        self._remembers_denials = denial_cache
-        self.cache = DenialCache(max_age)
+        self.cache = DenialCache(max_age, clock=state.age_us, is_injected=state.clock is not None, is_on=denial_cache)
         state.on_change = WeakMethod(self._lift)
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)
@@ -44,30 +43,32 @@ class Checker:
         self.denials = Denials(state.names)
         self._server_seen = False
 
-    def check(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
-        """Decide one request of `cost` units; cost 0 tells what cost 1 would get, and consumes nothing."""
+    def check(self, key: str | None, stage: str, method: str, cost: int, *, peek: bool = False) -> Flow[Decision]:
+        """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
         validate.cost(cost)
         _must_be_texts(key, stage, method)
+        if cost == 0:
+            cost, peek = 1, True
         state = self._state
         if state.needs_look(self._max_age_us, state.age_us()):
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
         if not state.book.method(stage, method).key_required:
-            return (yield from self._open_check(stage, method, cost))
+            return (yield from self._open_check(stage, method, cost, peek=peek))
         if not key:
-            return self._refused("missing", cost)
+            return self._refused("missing", peek=peek)
         if not could_be_value(key):
-            return self._refused("unknown", cost)
+            return self._refused("unknown", peek=peek)
         asked = self.asked(key, stage, method)
         if asked is not None and asked.lease is not None and asked.book is state.book:
-            leased = asked.lease.spend(cost, state.age_us())
+            leased = asked.lease.spend(cost, state.age_us(), peek=peek)
             if leased is not None:
                 return leased
-            if cost:
-                reply, sent_us = yield from self.leases.check(asked, asked.lease, cost)
-                return (yield from self.go_on(key, stage, method, cost, asked, reply, sent_us))
-        return (yield from self.go_on(key, stage, method, cost))
+            if not peek:
+                reply = yield from self.leases.check(asked, asked.lease, cost, self._send)
+                return (yield from self.go_on(key, stage, method, cost, asked, reply))
+        return (yield from self.go_on(key, stage, method, cost, peek=peek))
 
     def upkeep(self, *, last: bool = False) -> Flow[None]:
         """Do what is to be done now and then, or at the end: tell denials, give back what leases ended with."""
@@ -78,7 +79,7 @@ class Checker:
         """Return the decision if this process knows it, or the question if the same was asked before.
 
         That is the usual case, and the quickest: the question is put to the script, which knows whether all still
-        holds. A reply in bytes admits, and `cache` has to hear of it; any other goes to `go_on`. None goes to `check`.
+        holds. A reply in bytes admits; any other goes to `go_on`. None goes to `check`.
         """
         state = self._state
         book = state.book
@@ -94,7 +95,7 @@ class Checker:
             return None
         if asked.lease is not None:
             return asked.lease.spend(cost, now_us) if asked.lease.held else None
-        if now_us < self.cache.latest_us and (refused := self._refusal(asked, cost, now_us)) is not None:
+        if self.cache.keeps and (refused := self._refusal(asked, cost, now_us)) is not None:
             return refused
         return asked
 
@@ -112,7 +113,7 @@ class Checker:
         return decision
 
     def _lift(self, key_id: str | None) -> None:
-        self.cache.lift(key_id, self._state.age_us())
+        self.cache.forget(key_id)
         self.leases.end(key_id)
 
     def _look_at_server(self) -> Flow[None]:
@@ -130,17 +131,31 @@ class Checker:
                 policy[1],
             )
 
-    def _open_check(self, stage: str, method: str, cost: int) -> Flow[Decision]:
+    def _open_check(self, stage: str, method: str, cost: int, *, peek: bool) -> Flow[Decision]:
         """A method that needs no key: only the limits that all callers share."""
         state = self._state
         call = state.book.call(None, stage, method, state.names)
         asked = Question(state.book, None, None, call, call.shared_keys)
-        sent_us = state.age_us()
-        refused = self._refusal(asked, cost, sent_us) if cost and sent_us < self.cache.latest_us else None
-        if refused is not None:
+        if self.cache.keeps and not peek and (refused := self._refusal(asked, cost, state.age_us())) is not None:
             return refused
-        reply = yield asked.put(state, cost)
-        return (yield from self._answer(asked, reply, cost, sent_us))
+        reply = yield from self._send(asked, cost, wire.PEEK if peek else 0)
+        return (yield from self._answer(asked, reply, cost, peek=peek))
+
+    def _send(self, asked: Question, cost: int, flags: int = 0) -> Flow[wire.Reply]:
+        """Put a question to the script, and keep what its reply says of limits."""
+        state, cache = self._state, self.cache
+        if flags & wire.PEEK:
+            reply: wire.Reply = yield asked.put(state, cost, flags)
+            return reply
+        sent_us = state.age_us()
+        places = cache.take(asked, sent_us) if cache.keeps else None
+        try:
+            reply = yield asked.put(state, cost, flags)
+        except BaseException:
+            cache.lose(asked)
+            raise
+        cache.note(asked, places, reply, sent_us)
+        return reply
 
     def go_on(
         self,
@@ -150,11 +165,12 @@ class Checker:
         cost: int,
         asked: Question | None = None,
         reply: wire.Reply | None = None,
-        sent_us: int = 0,
+        *,
+        peek: bool = False,
     ) -> Flow[Decision]:
         """Decide by what is known of the key, and look again as often as the script finds it outdated.
 
-        `asked` and `reply` are a question that was asked already, at `sent_us`, and what the script said to it.
+        `asked` and `reply` are a question that was asked already, and what the script said to it.
         """
         state = self._state
         found = self._known.get(key)
@@ -164,21 +180,21 @@ class Checker:
                 asked = self._question(key, found, stage, method)
                 if asked is None:
                     if just_looked:
-                        return self._refused(self._why_not(found), cost)
+                        return self._refused(self._why_not(found), peek=peek)
                     # A refusal is never given from memory: the key may have been changed this very moment.
                     found = yield from self._known.look_up(key, found)
                     just_looked = True
                     continue
-                sent_us = state.age_us()
-                reply = yield asked.put(state, cost, wire.NOTHING_NEWER if nothing_newer else 0)
+                flags = (wire.NOTHING_NEWER if nothing_newer else 0) | (wire.PEEK if peek else 0)
+                reply = yield from self._send(asked, cost, flags)
             status, now_us = wire.status(reply), asked.call.time_us(reply)
             if status >= wire.DENIED:
                 self._asked.put((key, stage, self._state.book.placed(stage, method)), asked)
-                return (yield from self._answer(asked, reply, cost, sent_us))
+                return (yield from self._answer(asked, reply, cost, peek=peek))
             reply = None
             if status == wire.KEY_EXPIRED and found is not None:
                 expires_us = found.record.expires_us
-                return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", cost)
+                return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", peek=peek)
             if status == wire.CATALOG_BEHIND:
                 # A key that was charged under something newer, and nothing newer there now: a server lost it.
                 nothing_newer = (yield from state.load()) is asked.book
@@ -206,19 +222,14 @@ class Checker:
             question.lease = Lease(plan.lease)
         return question
 
-    def _answer(self, asked: Question, reply: wire.Reply, cost: int, sent_us: int) -> Flow[Decision]:
+    def _answer(self, asked: Question, reply: wire.Reply, cost: int, *, peek: bool) -> Flow[Decision]:
         """Return the decision of a reply, and do what it leaves to do besides."""
-        decision = asked.call.decision(reply)
+        decision = asked.call.decision(reply, cost)
         today = day_of(asked.call.time_us(reply))
-        if cost and not decision.allowed:
-            # What leases give back may admit a key again at any time.
-            if self._remembers_denials and asked.lease is None:
-                self.cache.note(asked, reply, cost, sent_us)
-            self._count(decision, asked, today)
-            return decision
-        if cost and sent_us < self.cache.latest_us:
-            self.cache.admitted(asked)
-        if wire.status(reply) == wire.ADMITTED_DAY_OVER:
+        if not decision.allowed:
+            if not peek:
+                self._count(decision, asked, today)
+        elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
             yield from self._archive(asked.key_id, today)
         return decision
 
@@ -237,8 +248,8 @@ class Checker:
             return "unknown"
         return "no_plan_for_stage" if found.record.enabled else "disabled"
 
-    def _refused(self, detail: str, cost: int) -> Decision:
-        if cost:
+    def _refused(self, detail: str, *, peek: bool) -> Decision:
+        if not peek:
             self.denials.add(day_of(self._state.wall_us()), "", "", detail)
         return Decision(Reason.INVALID_KEY, detail=detail)
 

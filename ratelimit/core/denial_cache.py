@@ -1,199 +1,269 @@
-"""Who is known to be out: refused in this process until the exact moment at which the limit admits again.
+"""Who is known to be out is refused in this process: by the last states seen, and the script's own arithmetic.
 
-Kept per limit: what the plan's bucket refused to one request holds for all that meet this bucket, and what a limit that
-all callers share refused to one holds for all. Nobody is refused whom Redis would admit, unless somebody raised a limit
-meanwhile: such a change is pushed, and lifts what is known here; without the push it lives `max_age` at most.
+Every reply that judged a check tells how the limits of the request stand. What a limit had at some time it refills in a
+known way, and others can only take from it: what would not admit a request then, does not admit it now. Who raises a
+limit says so on the channel of changes, and what is known is dropped; without that message it lives `max_age`.
+
+Nobody is refused whom Redis would admit. In one process, under a clock of its own, every answer is the script's.
+
+Nothing is kept until a first check is denied: processes that deny nobody spend no time here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable
 from functools import partial
-from itertools import islice
-from math import inf
 from threading import Lock
-from typing import NamedTuple
 
 from ratelimit.core import forks
+from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
-from ratelimit.core.refusals import Refusal, Refusing, best, statuses
 from ratelimit.core.windows import DAY_US
-from ratelimit.core.wire import DENIED, NEVER, Bucket, Reply
-from ratelimit.decision import Decision, Reason
+from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, NEVER, Call, Reply, State, StateAt, status
+from ratelimit.decision import Decision
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
-_MOST_COSTS = 4
-_NO_END = 2**63
-_THROTTLED, _QUOTA_EXCEEDED = Reason.THROTTLED, Reason.QUOTA_EXCEEDED
+_MOST_NOTES = 16
+_JUDGED = frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})
+
+_Note = tuple[Call, Reply, int, int]
+"""A reply as it came: the limits it is about, the reply, the server's time in it, this process' clock at sending."""
+
+_Seen = tuple[State, int, int]
+"""A state of a shared limit; the server's time of the reply, and this process' clock at sending."""
 
 
-_Known = Mapping[str, tuple[Refusal, ...]]
-"""By where a limit's state is kept: what it refused, by cost, the latest first."""
+class KeyPlace:
+    """What is known of one key: the last replies, of different limits. Each shows that the script judged the key."""
+
+    __slots__ = ("notes",)
+
+    def __init__(self) -> None:
+        self.notes: tuple[_Note, ...] = ()
 
 
-class Told(NamedTuple):
-    """What was worked out for a question, to be told again: for the same cost, from then on until `until_us`.
+class SharedPlace:
+    """What is known of the limits that all callers share, by where their states are kept."""
 
-    own, shared  what it was worked out from: what is known is replaced and never changed
-    end_us       when the last of the limits that refuse admits, by this process' clock; NEVER if none does
-    """
+    __slots__ = ("seen",)
 
-    own: _Known | None
-    shared: _Known
-    cost: int
-    from_us: int
-    until_us: int
-    reason: Reason
-    limited_by: str
-    end_us: int
-    refusing: Refusing
+    def __init__(self) -> None:
+        self.seen: dict[str, _Seen] = {}
 
-    def holds(self, cost: int, now_us: int) -> bool:
-        """Tell whether this is still the answer, for a cost."""
-        return cost == self.cost and self.from_us <= now_us < self.until_us
+
+Places = tuple[KeyPlace | None, SharedPlace]
+"""Where the reply to a check belongs, taken along when it is sent. A place that was dropped meanwhile is nobody's."""
 
 
 class DenialCache:
-    """The refusals of a process, for at most 100,000 keys. Safe between threads."""
+    """The last states seen by a process, for at most 100,000 keys. Safe between threads.
 
-    def __init__(self, max_age: float) -> None:
+    keeps  whether anything is kept: from a first denial on, until there was none for twice `max_age`
+    """
+
+    def __init__(self, max_age: float, *, clock: Callable[[], int], is_injected: bool, is_on: bool) -> None:
         self._max_age_us = int(max_age * MICROSECONDS)
+        self._clock = clock
+        self._is_injected = is_injected
+        self._is_on = is_on
         self.start_anew()
         forks.starts_anew(self)
-        # By where a limit's state is kept: of each key's own limits, and of those that all callers share.
-        # What is in here is replaced and never changed: it is read without the lock.
-        self._own: Bounded[str, _Known] = Bounded(_MOST_KEYS)
-        self._shared: _Known = {}
-        self._lifted_us = -1
-        self.latest_us = 0
-        """When the last of them ends: from then on nobody is known to be out."""
+        self.keeps = False
+        self._until_us = self._seen_us = 0
+        self._book: PlanBook | None = None
+        self._drop_all()
 
     def start_anew(self) -> None:
         """Make the lock anew; what is known holds in a child process as well."""
         self._lock = Lock()
 
-    def lift(self, key_id: str | None, now_us: int) -> None:
-        """Forget what is known of a key, of everything if it is None: somebody said that it changed."""
+    def _drop_all(self) -> None:
+        self._own: Bounded[str, KeyPlace] = Bounded(_MOST_KEYS)
+        self._shared = SharedPlace()
+
+    def forget(self, key_id: str | None) -> None:
+        """Drop what is known of a key, or of everything if it is None: somebody said that it changed."""
         with self._lock:
-            self._lifted_us = max(self._lifted_us, now_us)  # nor is kept what was asked before and is answered only now
             if key_id is None:
-                self._own, self._shared = Bounded(_MOST_KEYS), {}
+                self._drop_all()
             else:
                 self._own.forget(key_id)
 
-    def note(self, question: Question, reply: Reply, cost: int, sent_us: int) -> None:
-        """Remember which limits refused a cost, asked at `sent_us`."""
-        if isinstance(reply, bytes) or reply[0] != DENIED:
-            return
-        book, key_id = question.book, question.key_id
-        room = (left for left, wait_us in zip(reply[2::3], reply[4::3], strict=True) if not wait_us)
-        most = min(room, default=inf)
+    def take(self, question: Question, now_us: int) -> Places | None:
+        """Return the places in which the reply to a check belongs that is sent now; None where nothing is kept."""
         with self._lock:
-            # What was refused later than this is void: the clock went back, and limits may have been re-anchored.
-            own, shared = (
-                {where: kept for where, kept in known.items() if kept[0].sent_us <= sent_us and kept[0].book is book}
-                for known in (self._own.get(key_id) or {}, self._shared)
-            )
-            for at, limit in enumerate(question.call.limits):
-                told = reply[2 + 3 * at : 5 + 3 * at]
-                if not told[2] or sent_us <= self._lifted_us:
-                    continue
-                if limit.shared and book.has_leases:
-                    continue  # what leases of other keys give back may admit at any time
-                known = shared if limit.shared else own
-                refusal = Refusal(question, cost, most, sent_us, reply[1], told, self._max_age_us)
-                self.latest_us = max(self.latest_us, refusal.until_us)
-                # Of other costs, too: how long they wait may depend on a fraction that only a reply of theirs tells.
-                before = known.get(limit.where, ())
-                others = (kept for kept in before if kept.cost != cost and kept.holds(book, sent_us))
-                known[limit.where] = refusal, *islice(others, _MOST_COSTS - 1)
-            self._put(key_id, own, shared)
+            if not self._is_kept(question, now_us):
+                return None
+            key_id = question.key_id
+            own = self._own.get(key_id) if key_id else None
+            if own is None and key_id:
+                own = KeyPlace()
+                self._own.put(key_id, own)
+            return own, self._shared
 
-    def _put(self, key_id: str, own: _Known, shared: _Known) -> None:
-        if shared != self._shared:  # what was told may be told again as long as this is the same
-            self._shared = shared
-        if own:
-            self._own.put(key_id, own)
-        else:
-            self._own.forget(key_id)
+    def _is_kept(self, question: Question, now_us: int) -> bool:
+        """Tell whether something is kept under the question's book. To be asked under the lock."""
+        if self._book is not question.book:
+            self._book = question.book
+            self._drop_all()
+        self._see(now_us)
+        if now_us >= self._until_us:
+            self.keeps = False
+        return self.keeps
 
-    def admitted(self, question: Question) -> None:
-        """Forget what was refused to requests that meet a limit which has less left now.
+    def _see(self, now_us: int) -> None:
+        if now_us < self._seen_us:
+            # The clock went back: what is known is of the future, and limits may be re-anchored.
+            self._drop_all()
+            self._until_us = now_us + 2 * self._max_age_us
+        self._seen_us = now_us
 
-        That limit refuses for longer if it did, and may refuse as well if it had room.
-        """
-        key_id, call = question.key_id, question.call
-        if not self._own.get(key_id) and not self._shared:
-            return
-        met = {where for _, _, where in call.places}
+    def lose(self, question: Question) -> None:
+        """Drop what a check met that may have been charged, and whose reply says nothing."""
         with self._lock:
-            own, shared = (
-                {where: kept for where, kept in known.items() if not any(_meets(one, key_id, met) for one in kept)}
-                for known in (self._own.get(key_id) or {}, self._shared)
-            )
-            self._put(key_id, own, shared)
+            self._lose(question, own=True, shared=True)
+
+    def _lose(self, question: Question, *, own: bool, shared: bool) -> None:
+        if own and question.key_id:
+            self._own.forget(question.key_id)
+        if shared and question.call.shares:
+            self._shared = SharedPlace()
+
+    def note(self, question: Question, places: Places | None, reply: Reply, sent_us: int) -> None:
+        """Keep what the reply to a check says that was sent at `sent_us` and had a cost."""
+        code = status(reply)
+        if code not in _JUDGED:
+            return
+        now_us = self._clock()
+        with self._lock:
+            if code == DENIED:
+                self._was_denied(now_us)
+            if not self.keeps:
+                return
+            self._see(now_us)
+            own, shared = places or (None, None)
+            is_late = not 0 <= now_us - sent_us < self._max_age_us
+            is_own_lost = is_late or own is None or self._own.get(question.key_id) is not own
+            is_shared_lost = is_late or self._shared is not shared
+            if is_late or code != DENIED:  # what is charged and not kept would make the rest untrue
+                self._lose(question, own=is_own_lost, shared=is_shared_lost)
+            if is_late:
+                return
+            call = question.call
+            server_us = call.time_us(reply)
+            if own is not None and not is_own_lost:
+                self._note_own(own, (call, reply, server_us, sent_us), now_us)
+            if shared is not None and not is_shared_lost and call.shares:
+                self._note_shared(shared, call, reply, server_us, sent_us, now_us)
+
+    def _was_denied(self, now_us: int) -> None:
+        if not self._is_on:
+            return
+        if not self.keeps:
+            # Only replies to what is sent from now on: an earlier check may be charged, and answered later.
+            self._drop_all()
+            self._seen_us = now_us
+            self.keeps = True
+        self._until_us = now_us + 2 * self._max_age_us
+
+    def _is_old(self, sent_us: int, now_us: int) -> bool:
+        return not 0 <= now_us - sent_us < self._max_age_us
+
+    def _note_own(self, place: KeyPlace, note: _Note, now_us: int) -> None:
+        call, reply, server_us, _ = note
+        states = call.states(reply)  # a reply that cannot be read is not kept
+        kept = list[_Note]()
+        for before in place.notes:
+            if self._is_old(before[3], now_us):
+                continue
+            if before[0] is call:
+                if before[2] > server_us or (before[2] == server_us and call.states(before[1]) <= states):
+                    return  # of the same limits something later is known, or something lower
+                continue
+            kept.append(before)
+        if len(kept) >= _MOST_NOTES:
+            # The oldest go, all of one time: what is left must be the latest of each limit that it tells.
+            oldest_us = min(each[2] for each in kept)
+            kept = [each for each in kept if each[2] > oldest_us]
+            if server_us <= oldest_us:
+                place.notes = tuple(kept)
+                return
+        place.notes = (note, *kept)
+
+    def _note_shared(
+        self, place: SharedPlace, call: Call, reply: Reply, server_us: int, sent_us: int, now_us: int
+    ) -> None:
+        seen = dict(place.seen)
+        for (_, limit, where), state in zip(call.places, call.states(reply), strict=True):
+            if not limit.shared:
+                continue
+            before = seen.get(where)
+            if before is None or self._is_old(before[2], now_us) or (server_us, before[0]) > (before[1], state):
+                seen[where] = state, server_us, sent_us
+        place.seen = seen
 
     def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
         """Return the refusal of a request and the server's day on which it is made; None if it has to be asked."""
-        own, shared = self._own.get(question.key_id), self._shared
-        if not own and not shared:
+        if now_us < self._seen_us or now_us >= self._until_us or self._book is not question.book:
+            return None  # `take` sees to that
+        if question.lease is not None:
+            return None  # what leases give back may admit the key at any time
+        own = self._own.get(question.key_id)
+        states = self._known(question, own.notes if own is not None else (), now_us)
+        if states is None:
             return None
-        told = question.told
-        if told is None or told.own is not own or told.shared is not shared or not told.holds(cost, now_us):
-            told = _worked_out(question, own, shared, cost, now_us)
-            if told is None:
+        call = question.call
+        latest_us = max([server_us for _, _, server_us in states], default=0)
+        if 0 < question.valid_until_us <= latest_us:
+            return None
+        denial = call.denial(states, cost)
+        if denial is None or (question.book.has_leases and not _denies_alone(call, states, cost)):
+            return None
+        reason, limited_by, wait_us = denial
+        retry_after = None if wait_us == NEVER else wait_us / MICROSECONDS
+        limits = partial(call.statuses, states, cost)
+        return Decision(reason, limited_by, retry_after, limits, None, "denial_cache"), latest_us // DAY_US
+
+    def _known(self, question: Question, notes: tuple[_Note, ...], now_us: int) -> list[StateAt] | None:
+        """Return the state of every limit and the server's time now; None if one is not known or a window has ended."""
+        call, oldest_us = question.call, now_us - self._max_age_us
+        notes = tuple([note for note in notes if oldest_us < note[3] <= now_us])
+        if question.key_id and not notes:
+            return None  # the script did not judge this key
+        told = [note[0].states(note[1]) for note in notes]
+        shared = self._shared.seen
+        found = list[StateAt]()
+        for at, limit, where in call.places:
+            seen = shared.get(where) if limit.shared else _latest(call, at, where, notes, told)
+            if seen is None:
                 return None
-            question.told = told
-        server_us = now_us + told.refusing[0][1].ahead_us
-        if 0 < question.valid_until_us <= server_us:
-            return None  # the key has expired: another answer, which is not for memory to give
-        decision = Decision(
-            told.reason,
-            told.limited_by,
-            None if told.end_us == NEVER else (told.end_us - now_us) / MICROSECONDS,
-            partial(statuses, question, told.refusing, now_us),
-            None,
-            "denial_cache",
-        )
-        return decision, server_us // DAY_US
+            (first, second), server_us, sent_us = seen
+            if not oldest_us < sent_us <= now_us:
+                return None
+            server_us = now_us if self._is_injected else server_us + now_us - sent_us
+            if not call.rules[at].is_bucket and second <= server_us:
+                return None  # the quota's window has ended
+            found.append((first, second, server_us))
+        return found
 
 
-def _meets(refusal: Refusal, key_id: str, met: Collection[str]) -> bool:
-    """Tell whether a refused request meets one of these limits; limits of its own are those of its key."""
-    return any(where in met and (limit.shared or refusal.key_id == key_id) for _, limit, where in refusal.call.places)
-
-
-def _worked_out(question: Question, own: _Known | None, shared: _Known, cost: int, now_us: int) -> Told | None:
-    book, call = question.book, question.call
-    refusing: list[tuple[int, Refusal, int]] = []
-    last_us, is_whole, until_us = 0, False, _NO_END
-    for at, limit, where in call.places:
-        known = shared if limit.shared else own
-        if not known or (refusals := known.get(where)) is None:
-            continue
-        if len(refusals) > 1:
-            until_us = now_us  # which of them tells most depends on the time
-        refusal = refusals[0] if len(refusals) == 1 else best(refusals, limit, cost, now_us)
-        if cost < refusal.cost:
-            continue
-        if not refusal.holds(book, now_us):
-            until_us = now_us
-            continue
-        wait_us = refusal.wait_at(limit, cost, now_us)
-        if wait_us is None:
-            return None
-        # About this very request, the script said which other limits had less room: none.
-        if refusal.call is call and refusal.key_id == question.key_id and cost <= refusal.most:
-            is_whole = True
-        end_us = NEVER if wait_us == NEVER else now_us + wait_us
-        refusing.append((at, refusal, end_us))
-        until_us = min(until_us, refusal.until_us)
-        if last_us != NEVER:
-            last_us = end_us if end_us == NEVER or end_us > last_us else last_us
-    if not refusing or not (is_whole or len(refusing) == len(call.places)):
+def _latest(call: Call, at: int, where: str, notes: tuple[_Note, ...], told: list[list[State]]) -> _Seen | None:
+    """Return the latest state of a key's own limit, at equal times the lowest, from notes and what they tell."""
+    if len(notes) == 1 and notes[0][0] is call:
+        return told[0][at], notes[0][2], notes[0][3]
+    found = [
+        (note[2], states[index], note[3])
+        for note, states in zip(notes, told, strict=True)
+        if (index := note[0].own_at.get(where)) is not None
+    ]
+    if not found:
         return None
-    limit = call.limits[refusing[0][0]]
-    reason = _THROTTLED if isinstance(limit, Bucket) else _QUOTA_EXCEEDED
-    return Told(own, shared, cost, now_us, until_us, reason, limit.name, last_us, refusing)
+    server_us, state, sent_us = min(found, key=lambda each: (-each[0], each[1]))
+    return state, server_us, sent_us
+
+
+def _denies_alone(call: Call, states: list[StateAt], cost: int) -> bool:
+    """Tell whether only a key's own limits deny. What leases of other keys give back may raise a shared one."""
+    return all(not limit.shared or not call.rules[at].wait_us(states[at], cost) for at, limit, _ in call.places)

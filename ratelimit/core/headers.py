@@ -33,28 +33,23 @@ def _policy(limit: LimitStatus) -> str:
 
 
 def _state(limit: LimitStatus) -> str:
-    seconds = _no_more_until(limit)
+    seconds = _more_after(limit)
     until = "" if seconds is None else f";t={_integer(_seconds_up(seconds))}"
     return f"{_string(limit.name)};r={_integer(limit.remaining)}{until}"
 
 
-def _no_more_until(limit: LimitStatus) -> float | None:
-    """Return for how long no more than `remaining` can be used: seconds, None if for ever.
+def _more_after(limit: LimitStatus) -> float | None:
+    """Return the seconds until more than `remaining` can be used; None if that is never.
 
-    A limit that refuses: until it admits. One with nothing left: until its next token. Else until it is full again.
+    Of a quota until its next window, of a bucket until its next token: 0 if it is full.
     """
     if limit.limit == 0 or limit.reset_after is None:
         return None
-    if limit.retry_after is None:
+    if limit.name.startswith("quota:") or limit.window is None or limit.remaining >= limit.limit:
         return limit.reset_after
-    if limit.retry_after > 0:
-        return limit.retry_after
-    is_bucket = not limit.name.startswith("quota:")
-    if limit.remaining == 0 and is_bucket and limit.window is not None:
-        # In whole microseconds, and not one too early: the other tokens take a whole number or a little more.
-        others_us = floor(limit.window * 1e6 * (limit.limit - 1) / limit.limit + 1e-4)
-        return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
-    return limit.reset_after
+    # In whole microseconds, and not one too early: the tokens after the next take a whole number or a little more.
+    others_us = floor(limit.window * 1e6 * (limit.limit - limit.remaining - 1) / limit.limit + 1e-4)
+    return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
 
 
 def _seconds_up(seconds: float) -> int:

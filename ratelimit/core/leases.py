@@ -9,7 +9,7 @@ may have changed: without the charge it would have been cut to its new burst.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct
 from threading import Lock
@@ -33,6 +33,9 @@ _SHARE = 8
 _ALLOWED = Reason.ALLOWED
 _NO_WINDOW = -1
 _HEAD = Struct("<9d")
+
+Send = Callable[[Question, int], Flow[Reply]]
+"""Puts a question of a cost to the script."""
 
 
 class Unspent(NamedTuple):
@@ -83,17 +86,17 @@ class Lease:
         # Units that were asked for since the last grant, which tell the rate.
         self._seen, self._since_us = 0, 0
 
-    def spend(self, cost: int, now_us: int) -> Decision | None:
-        """Admit a request from what is held; None if that is not enough. Cost 0 asks what cost 1 would get."""
+    def spend(self, cost: int, now_us: int, *, peek: bool = False) -> Decision | None:
+        """Admit a request from what is held, and take it off unless it is only asked about; None if not enough is."""
         with self._lock:
-            left = self.held - (cost or 1)
+            left = self.held - cost
             if left < 0 or not self._starts_us <= now_us < self._ends_us:
                 return None
-            if cost:
+            if peek:
+                left = self.held
+            else:
                 self.held = left
                 self._seen += cost
-            else:
-                left += 1
             limits = self._limits
         return Decision(_ALLOWED, None, None, partial(_with, limits, left), None, "lease")
 
@@ -116,7 +119,7 @@ class Lease:
     def grant(self, question: Question, units: int, cost: int, reply: Reply, sent_us: int) -> None:
         """Hold what was admitted beyond `cost`, and learn how much there is to ask for next time."""
         call = question.call
-        server_us, limits = call.time_us(reply), call.decision(reply).limits
+        server_us, limits = call.time_us(reply), call.decision(reply, units).limits
         # The server judged after `sent_us`: counted from there, all of these end rather too early than too late.
         lasts = [self._term_us, DAY_US - server_us % DAY_US]
         lasts += [question.valid_until_us - server_us] if question.valid_until_us else []
@@ -161,21 +164,21 @@ class Leases:
         self._holding: dict[Lease, Question] = {}
         self._ended_us: int | None = None
 
-    def check(self, question: Question, lease: Lease, cost: int) -> Flow[tuple[Reply, int]]:
-        """Ask for a request that nothing held could pay, and for a lease if that pays. Return the reply and when asked.
+    def check(self, question: Question, lease: Lease, cost: int, send: Send) -> Flow[Reply]:
+        """Ask for a request that nothing held could pay, and for a lease if that pays.
 
-        The reply is that to `cost` alone, or to more where that was admitted.
+        Return the reply: to `cost` alone, or to more where that was admitted.
         """
         state = self._state
         yield from self._give_back(question, lease)
         sent_us = state.age_us()
         units, may_hold = lease.wanted(cost, sent_us)
         try:
-            reply = yield question.put(state, units)
+            reply = yield from send(question, units)
             if units > cost and status(reply) == DENIED:
                 # More than there is: what matters is the request.
                 units, sent_us = cost, state.age_us()
-                reply = yield question.put(state, units)
+                reply = yield from send(question, units)
         except BaseException:
             if may_hold:
                 lease.asked_in_vain()
@@ -191,7 +194,7 @@ class Leases:
                 overtaken = self._ended_us is not None and sent_us <= self._ended_us
             if overtaken:
                 lease.end()  # by a change, which may be later than the answer
-        return reply, sent_us
+        return reply
 
     def end(self, key_id: str | None) -> None:
         """Spend no more of what is held for a key, or for any if it is None."""

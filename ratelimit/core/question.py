@@ -13,7 +13,6 @@ from ratelimit.core.state import Namespace
 from ratelimit.model import UsagePlan
 
 if TYPE_CHECKING:
-    from ratelimit.core.denial_cache import Told
     from ratelimit.core.leases import Lease
 
 _NO_STAMP = "-" * 8
@@ -41,7 +40,6 @@ class Question:
         "keys",
         "lease",
         "plan",
-        "told",
         "valid_until_us",
     )
 
@@ -60,8 +58,6 @@ class Question:
         # What `put` returns for cost 1 by the server's clock, as long as the windows of `call` are these.
         self._ready: ScriptCall | None = None
         self._windows: object = None
-        # The last answer from what is known of those who are out.
-        self.told: Told | None = None
 
     def put(self, state: Namespace, cost: int, flags: int = 0) -> ScriptCall:
         """Return the question as it is put to the script."""
@@ -77,7 +73,7 @@ class Question:
             guess=state.wall_us,
         )
         args: tuple[str | bytes, ...] = (packed, *call.fields)
-        if call.layout is not None and cost:
+        if call.layout is not None and not flags & wire.PEEK:
             put: ScriptCall = CheckCall(load("check"), self.keys, args, call.layout)
         else:
             put = ScriptCall(load("check"), self.keys, args)

@@ -73,13 +73,20 @@ class AsyncLimiter(Base):
             now_us = state.age_us()
             asked = checker.at_hand(key, stage, method, cost, now_us)
             if type(asked) is Question:
-                reply = await store.call(asked.put(state, cost))
+                cache = checker.cache
+                places = cache.take(asked, now_us) if cache.keeps else None
+                try:
+                    reply = await store.call(asked.put(state, cost))
+                except BaseException:
+                    cache.lose(asked)
+                    raise
                 if type(reply) is bytes:
                     decision: Decision = Admitted(asked.call, reply)
-                    if now_us < checker.cache.latest_us:
-                        checker.cache.admitted(asked)
+                    if cache.keeps:
+                        cache.note(asked, places, reply, now_us)
                 else:
-                    decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
+                    cache.note(asked, places, reply, now_us)
+                    decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
             elif asked is None:
                 decision = await store.run(checker.check(key, stage, method, cost))
             else:
@@ -90,9 +97,12 @@ class AsyncLimiter(Base):
             self._succeeded()
         return decision
 
-    async def peek(self, key: str | None, stage: str, method: str) -> Decision:
+    async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
-        return await self.check(key, stage, method, cost=0)
+        try:
+            return await self._store.run(self._checker.check(key, stage, method, cost, peek=True))
+        except StoreError as error:
+            return self._failed(error)
 
     async def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):

@@ -86,7 +86,7 @@ class Limiter(Base):
         key     the API key's value as the caller sent it; None or "" if none was sent
         stage   "<api>/<stage>", such as "petstore/prod"
         method  "<VERB> <path>" as configured, such as "GET /pets/{id}"
-        cost    units to consume from each limit, a whole number >= 0; 0 is `peek`
+        cost    units to consume from each limit, a whole number >= 0; 0 is `peek` for a cost of 1
 
         Never raises for a failing Redis: the decision then says UNAVAILABLE. Raises TypeError or ValueError for a
         cost that is none, TypeError for a key, stage or method that is no text, ConfigError for a wrong pepper.
@@ -96,13 +96,20 @@ class Limiter(Base):
             now_us = state.age_us()
             asked = checker.at_hand(key, stage, method, cost, now_us)
             if type(asked) is Question:
-                reply = store.call(asked.put(state, cost))
+                cache = checker.cache
+                places = cache.take(asked, now_us) if cache.keeps else None
+                try:
+                    reply = store.call(asked.put(state, cost))
+                except BaseException:
+                    cache.lose(asked)
+                    raise
                 if type(reply) is bytes:
                     decision: Decision = Admitted(asked.call, reply)
-                    if now_us < checker.cache.latest_us:
-                        checker.cache.admitted(asked)
+                    if cache.keeps:
+                        cache.note(asked, places, reply, now_us)
                 else:
-                    decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply, now_us))
+                    cache.note(asked, places, reply, now_us)
+                    decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
             elif asked is None:
                 decision = store.run(checker.check(key, stage, method, cost))
             else:
@@ -113,9 +120,12 @@ class Limiter(Base):
             self._succeeded()
         return decision
 
-    def peek(self, key: str | None, stage: str, method: str) -> Decision:
-        """Return what `check` would answer now to a request of cost 1, and consume nothing."""
-        return self.check(key, stage, method, cost=0)
+    def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+        """Return what `check` would answer now, and consume nothing. Takes and raises what `check` does."""
+        try:
+            return self._store.run(self._checker.check(key, stage, method, cost, peek=True))
+        except StoreError as error:
+            return self._failed(error)
 
     def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):
