@@ -15,8 +15,8 @@
 -- returns    {-1 | -2 | -3 | -4, now_us}     look again; nothing is consumed
 -- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
 --
--- Limits are in the order: the plan's bucket, further buckets, the quota. `limits` are two doubles for each, as it stands
--- now: of a bucket level (in units of 1/per) and last_us, of the quota what is left and the end of its window.
+-- Limits are in the order: the plan's bucket, further buckets, the quota. `limits` are two doubles for each, as it
+-- stands now: of a bucket level (in units of 1/per) and last_us, of the quota what is left and its window's end in us.
 -- lua/README.md is the contract in full.
 -- Everything is read and judged before anything is written. Flat and with few functions on purpose: closures, growing
 -- tables, numbers in replies and further ARGV are what the time of a script goes into.
@@ -30,7 +30,7 @@ local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local request, key, field = ARGV[1], KEYS[1], ARGV[2]
 if not request or #request < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local now, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
-  struct.unpack('<ddddddddddd', request)
+  unpack_doubles('<ddddddddddd', request)
 if not (cost >= 0) or cost % 1 ~= 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local under_callers_clock = now > 0
 if not under_callers_clock then
@@ -163,7 +163,7 @@ for i = own_buckets + 1, buckets do
 end
 if has_alerts and plan and not refused then
   -- @include lib/alerts
-  local _, _, _, calendar, used, granted = struct.unpack('<dddddd', plan)
+  local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', plan)
   local window = (calendar - calendar % 1048576) / 1048576
   local told = 'a' .. string.sub(field, 2)
   tell_crossed(struct, request, alerts_at, used - cost, used, told, window, quota + granted, now, KEYS[#KEYS])

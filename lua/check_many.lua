@@ -84,7 +84,7 @@ if further > 0 or asked_by ~= '' then
   function keep()
     for b = own_buckets + 1, buckets do
       local place = KEYS[first_shared + b - own_buckets]
-      shared[place], charged_at[place] = struct.pack('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us
+      shared[place], charged_at[place] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us
       expiry[place] = expiry[place] or fill_us and fill_us[b]
     end
     charged = false
@@ -101,7 +101,7 @@ for i = 1, checks do
       own_buckets, buckets = byte(questions, 2 * number - 1, 2 * number)
       buckets, request, field = own_buckets + buckets, ARGV[at], ARGV[at + 1]
       given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
-        struct.unpack('<ddddddddddd', request)
+        unpack_doubles('<ddddddddddd', request)
       now = given_us > 0 and given_us or server_us
       plain = (flags == 1 or flags == 3) and cost % 1 == 0 and #request == 114 + 24 * buckets
         and (valid_until == 0 or now < valid_until)

@@ -23,6 +23,13 @@ class Contract:
     errors: set[str]
 
 
+def hexed(reply):
+    """A reply as lua/vectors.json writes it."""
+    if isinstance(reply, list):
+        return list(map(hexed, reply))
+    return reply.hex() if isinstance(reply, bytes) else reply
+
+
 def entry_names():
     return sorted(path.stem for path in folder().glob("*.lua"))
 

@@ -7,7 +7,7 @@ import struct
 
 import lua_tools
 import pytest
-from lua_tools import PlainServer, code, contract, entry_names, executable_lines, global_accesses, source
+from lua_tools import PlainServer, code, contract, entry_names, executable_lines, global_accesses, hexed, source
 
 import ratelimit
 from ratelimit.core.scripts import expanded, folder, load
@@ -17,7 +17,7 @@ PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
 GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "struct", "select", "unpack", "ipairs"}
 GLOBALS |= {"pairs", "type", "tonumber"}
-TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "place)", "field)", "struct.pack(")
+TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "string.rep(", "place)", "field)", "struct.pack(", "pack_doubles(")
 SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
@@ -43,7 +43,7 @@ def test_a_file_starts_with_its_name_and_purpose():
 def further_buckets(vector):
     """How many buckets a request of the vectors meets besides the plan's own."""
     (flags,) = struct.unpack_from("<d", bytes.fromhex(vector["argv"][0]), 24)
-    has_key, has_alerts, shadow_fields = flags % 2, flags % 16 // 8, flags % 8 // 4 + flags // 16
+    has_key, has_alerts, shadow_fields = flags % 2, flags % 16 // 8, flags % 8 // 4 + flags % 32 // 16
     own = len(vector["argv"]) - 2 - shadow_fields if has_key else 0
     return int(own + len(vector["keys"]) - has_key - has_alerts)
 
@@ -75,19 +75,23 @@ def test_the_contract_names_the_errors_that_the_code_returns(script):
 def test_the_replies_of_check_have_the_arity_of_the_contract():
     """Every status of the header is among the vectors, and each reply is as long as the header says.
 
-    One of joined states has the plan's 56 bytes and 24 for each further bucket; what it means has status 1.
+    One of joined states has the plan's 56 bytes and 24 for each further bucket; one that tells of limits 16 for each.
     """
     replies = contract("check").replies
-    assert replies == {1: (2, 2), 2: (2, 2), 0: (2, 3), 3: (2, 3), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
+    assert replies == {**dict.fromkeys(range(4), (3, 0)), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
     assert contract("check_many").replies == {0: replies[0]}
     seen = set()
     for vector in (vector for vector in VECTORS if "reply" in vector):
-        reply = vector.get("means", vector["reply"])
+        reply = vector["reply"]
+        if isinstance(reply, str):
+            assert len(bytes.fromhex(reply)) == 56 + 24 * further_buckets(vector), vector["name"]
+            assert vector["means"][0] == 1
+            continue
+        assert len(reply) == replies[reply[0]][0], vector["name"]
         if "means" in vector:
-            assert len(bytes.fromhex(vector["reply"])) == 56 + 24 * further_buckets(vector), vector["name"]
-            assert reply[0] == 1
-        head, per_limit = replies[reply[0]]
-        assert len(reply) == head + per_limit * limits_of(vector), vector["name"]
+            assert len(bytes.fromhex(reply[2])) == 16 * limits_of(vector), vector["name"]
+            per_limit = 3 if reply[0] in {0, 3} else 2
+            assert len(vector["means"]) == 2 + per_limit * limits_of(vector), vector["name"]
         seen.add(reply[0])
     assert seen == set(replies)
 
@@ -199,7 +203,7 @@ def test_check_touches_no_key_that_it_was_not_given(vector):
     server = PlainServer(plain_state(vector["before"]))
     keys = [key.encode() for key in vector["keys"]]
     reply = server.eval(keys, [bytes.fromhex(part) for part in vector["argv"]])
-    assert (reply.hex() if isinstance(reply, bytes) else reply) == vector.get("reply", vector.get("error"))
+    assert hexed(reply) == vector.get("reply", vector.get("error"))
     assert server.state == plain_state(vector["after"])
     assert {key for _, key, *_ in server.calls} <= set(keys)
     assert {command for command, *_ in server.calls} <= {"HMGET", "HSET", "HGET", "GET", "SET", "XADD"}

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import vectors
+from lua_tools import hexed
 from redis.exceptions import ResponseError
 
 from ratelimit.core.scripts import folder, load
@@ -44,13 +45,7 @@ def answer(client, source, vector):
         reply = client.eval(source, len(vector["keys"]), *vector["keys"], *arguments)
     except ResponseError as error:
         return {"error": str(error)}
-    return {"reply": _hexed(reply)}
-
-
-def _hexed(reply):
-    if isinstance(reply, list):
-        return list(map(_hexed, reply))
-    return reply.hex() if isinstance(reply, bytes) else reply
+    return {"reply": hexed(reply)}
 
 
 def means(vector):
@@ -113,6 +108,11 @@ def test_a_reply_says_what_it_means(vector):
 def test_the_file_is_what_its_maker_makes():
     """lua/vectors.json is the output of tests/vectors.py, so a change of one without the other fails."""
     assert vectors.text() == STORED
+
+
+def test_it_names_the_scripts():
+    """By `sha1` a client finds that what it puts together is what was meant: the hash of what is sent."""
+    assert json.loads(STORED)["sha1"] == {path.stem: load(path.stem).sha for path in folder().glob("*.lua")}
 
 
 def test_every_vector_has_a_name_of_its_own():

@@ -5,7 +5,7 @@ when full and one token is 100 000 of them. Replies are status, now, and for eac
 nothing was charged, wait. What is charged also counts for its day.
 """
 
-from vector_bytes import DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state, usual
+from vector_bytes import ACCOUNT, DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state, usual
 
 HALF = DAY // 2
 LARGE = 9007 * 10**12
@@ -134,6 +134,50 @@ BUCKETS = [
 ]
 
 PEEKS = [
+    case(
+        "flag 64: what a cost of 3 would get, where it would be admitted",
+        "400000 units are 4 tokens, and stay; 7 of 100 used",
+        [3, NOW, 4, 100_000, 0, 93, HALF, 0],
+        plan=TEN,
+        quota=DAILY,
+        cost=3,
+        flags=65,
+        before={PLAN: state(400_000, window=TODAY * 64 + 1, used=7)},
+    ),
+    case(
+        "flag 64: denied where that cost would be, for as long",
+        "3 tokens of 100000, 100000 units there: 200000 us",
+        [0, NOW, 1, 400_000, 200_000],
+        plan=TEN,
+        cost=3,
+        flags=65,
+        before={PLAN: state(100_000)},
+    ),
+    case(
+        "flag 64: a cost above the burst",
+        "6 of 5 is never admitted",
+        [0, NOW, 5, 0, -1],
+        plan=TEN,
+        cost=6,
+        flags=65,
+    ),
+    case(
+        "flag 64: a step back of the clock is told, and not written",
+        "3 s behind: the level counts from now on; 100000 units, 4 tokens short of full",
+        [0, NOW, 1, 400_000, 100_000],
+        plan=TEN,
+        cost=2,
+        flags=65,
+        before={PLAN: state(100_000, last=NOW + 3_000_000)},
+    ),
+    case(
+        "flag 64: without a key",
+        "a shared bucket alone, which is left as it is",
+        [3, NOW, 5, 0, 0],
+        shared=[(ACCOUNT, *TEN)],
+        cost=5,
+        flags=64,
+    ),
     case(
         "cost 0: status 3, where cost 1 would be admitted, and nothing is written",
         "a full bucket, shown full; not even the newer version is noted",

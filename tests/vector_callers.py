@@ -1,6 +1,20 @@
 """Test vectors of callers that are not up to date, and of what is no state and no request; as vector_buckets.py."""
 
-from vector_bytes import ACCOUNT, DAILY, KEY, METHOD, NOW, PLAN, TEN, case, doubles, identity, state
+from vector_bytes import (
+    ACCOUNT,
+    DAILY,
+    KEY,
+    METHOD,
+    NOW,
+    PLAN,
+    TEN,
+    TODAY,
+    bucket,
+    case,
+    doubles,
+    identity,
+    state,
+)
 
 ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
@@ -136,7 +150,68 @@ CALLERS = [
     ),
 ]
 
+NAN, INFINITY = float("nan"), float("inf")
+WINDOW = TODAY * 64 + 1
+UNSOUND = {
+    "no number in the level": (PLAN, state(NAN)),
+    "an endless level": (PLAN, state(INFINITY)),
+    "half a unit": (PLAN, state(100_000.5)),
+    "a time that is no number": (PLAN, state(100_000, last=NAN)),
+    "an endless grant": (PLAN, state(500_000, window=WINDOW, granted=INFINITY)),
+    "a grant out of range": (PLAN, state(500_000, window=WINDOW, granted=1e300)),
+    "fewer than no units used": (PLAN, state(500_000, window=WINDOW, used=-1)),
+    "no number of units used": (PLAN, state(500_000, window=WINDOW, used=NAN)),
+    "a window that is no number": (PLAN, state(500_000, window=NAN)),
+    "a negative P": (PLAN, state(500_000, per=-100_000)),
+    "no number in a method's bucket": (METHOD, bucket(NAN)),
+    "an endless level in a method's bucket": (METHOD, bucket(INFINITY)),
+    "no P in a method's bucket": (METHOD, bucket(500_000, per=0)),
+    "no number in a shared bucket": (ACCOUNT, bucket(NAN)),
+    "half a unit in a shared bucket": (ACCOUNT, bucket(0.5)),
+    "a level out of range in a shared bucket": (ACCOUNT, bucket(1e300)),
+    "an endless time in a shared bucket": (ACCOUNT, bucket(500_000, last=INFINITY)),
+}
+"""Numbers that no script writes: what holds them, by what is wrong."""
+
 FAULTS = [
+    *(
+        case(
+            f"corrupt: {what}",
+            "numbers of states are whole, and below 2^53: nobody is judged by others",
+            f"RATELIMIT CORRUPT {place}",
+            plan=TEN,
+            quota=DAILY,
+            own=[(METHOD, *TEN)],
+            shared=[(ACCOUNT, *TEN)],
+            before={PLAN: state(500_000, window=WINDOW), place: held},
+        )
+        for what, (place, held) in UNSOUND.items()
+    ),
+    *(
+        case(
+            f"corrupt: {what}, of a request that asks only",
+            "flag 64",
+            f"RATELIMIT CORRUPT {place}",
+            plan=TEN,
+            quota=DAILY,
+            flags=65,
+            before={place: held},
+        )
+        for what, (place, held) in UNSOUND.items()
+        if place == PLAN
+    ),
+    case(
+        "arguments: a flag that is not known",
+        "32 is kept for callers without a stored key: who does not know it must not decide",
+        ARGUMENTS,
+        argv=[doubles(NOW, 1, 0, 33, *TEN, *DAILY) + identity(), b"p:gold"],
+    ),
+    case(
+        "arguments: a flag beyond those that there are",
+        "128",
+        ARGUMENTS,
+        argv=[doubles(NOW, 1, 0, 129, *TEN, *DAILY) + identity(), b"p:gold"],
+    ),
     case(
         "corrupt: the plan's state has 64 bytes",
         "56 are due; the account's bucket was not charged",

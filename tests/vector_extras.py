@@ -158,6 +158,22 @@ SHADOWS = [
         before={SHADOW: bytes(63)},
     ),
     case(
+        "shadow: corrupt, no number in its state",
+        "numbers of states are whole, and below 2^53; the plan was not charged",
+        "RATELIMIT CORRUPT s:p:next",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW),
+        before={SHADOW: shadow(float("nan"), per=1_000_000, seen=1)},
+    ),
+    case(
+        "shadow: corrupt, an endless level in its method's bucket",
+        "the plan was not charged",
+        "RATELIMIT CORRUPT s:b:next:petstore/prod:GET /pets",
+        plan=TEN,
+        shadow=(*TWO, *NO_QUOTA, SHADOW, SHADOW_METHOD),
+        before={SHADOW_METHOD: bucket(float("inf"))},
+    ),
+    case(
         "shadow: corrupt, its method's bucket has 25 bytes",
         "24 are due; the plan was not charged",
         "RATELIMIT CORRUPT s:b:next:petstore/prod:GET /pets",

@@ -4,8 +4,11 @@ Nothing of the package is used and no script is run: every expected number in th
 worked out on paper, and its `why` shows how. So the file can contradict the code.
 """
 
+import hashlib
 import json
+import re
 import sys
+from pathlib import Path
 
 from vector_buckets import BUCKETS, PEEKS
 from vector_callers import CALLERS, FAULTS
@@ -23,8 +26,24 @@ ABOUT = (
     "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` is what "
     "has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 wait_us too. Keys and hash fields are text; argv and values are "
     "hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; else it is "
-    "a string. Made by tests/vectors.py."
+    "a string. `sha1` names each script's text as "
+    "it is sent. Made by tests/vectors.py."
 )
+
+
+LUA = Path(__file__).parent.parent / "lua"
+
+
+def assembled(name):
+    """A script as lua/README.md says that it is sent."""
+    text = (LUA / f"{name}.lua").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^ *-- @include (\S+)$", lambda match: assembled(match[1]), text)
+
+
+def hashes():
+    """The SHA-1 of each script as it is sent."""
+    names = sorted(path.stem for path in LUA.glob("*.lua"))
+    return {name: hashlib.sha1(assembled(name).encode(), usedforsecurity=False).hexdigest() for name in names}
 
 
 def text():
@@ -34,7 +53,9 @@ def text():
         for vector in CASES
     ]
     body = ",\n".join(parts)
-    return f'{{\n "about": {json.dumps(ABOUT)},\n "script": "check",\n "vectors": [\n{body}\n ]\n}}\n'
+    sha1 = ",\n".join(f"  {json.dumps(name)}: {json.dumps(sha)}" for name, sha in hashes().items())
+    head = f'"about": {json.dumps(ABOUT)},\n "script": "check",\n "sha1": {{\n{sha1}\n }}'
+    return f'{{\n {head},\n "vectors": [\n{body}\n ]\n}}\n'
 
 
 if __name__ == "__main__":

@@ -9,26 +9,23 @@ local WINDOWS_PAST = -3
 local NO_QUOTA = -1
 local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 
--- Whether a state holds numbers that a script can have written. One with NaN is false in every comparison.
-local function are_sound(...)
-  for _, number in ipairs({ ... }) do
-    if not (number % 1 == 0 and number >= -MOST and number <= MOST) then return false end
-  end
-  return true
-end
+-- A state that holds what no script can have written judges nobody. What is not whole shows in the sum; what is not a
+-- number, or out of range, in comparisons that say what is right.
+local function corrupt(place) return redis.error_reply('RATELIMIT CORRUPT ' .. place) end
 
 local function is_bucket(state)
-  local its_per, its_level, its_last = struct.unpack('<ddd', state)
-  return are_sound(its_per, its_level, its_last) and its_per > 0
+  local b_per, b_level, b_last = struct.unpack('<ddd', state)
+  return (b_per + b_level + b_last) % 1 == 0 and b_per > 0 and b_per <= MOST and b_level >= -MOST and b_level <= MOST
+    and b_last >= -MOST and b_last <= MOST
 end
-
-local function corrupt(place) return redis.error_reply('RATELIMIT CORRUPT ' .. place) end
 
 if own and own[2] then
   if #own[2] ~= 56 then return corrupt(field) end
-  local its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used = struct.unpack('<ddddddd', own[2])
-  if not are_sound(its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used)
-    or its_per < 0 or calendar < 0 or its_used < 0 or its_day_used < 0
+  local p_per, p_level, p_last, calendar, p_used, p_granted, p_day_used = struct.unpack('<ddddddd', own[2])
+  local sum = p_per + p_level + p_last + calendar + p_used + p_granted + p_day_used
+  if not (sum % 1 == 0 and p_per >= 0 and p_per <= MOST and p_level >= -MOST and p_level <= MOST
+    and p_last >= -MOST and p_last <= MOST and calendar >= 0 and calendar <= MOST and p_used >= 0 and p_used <= MOST
+    and p_granted >= -MOST and p_granted <= MOST and p_day_used >= 0 and p_day_used <= MOST)
   then
     return corrupt(field)
   end
@@ -42,7 +39,14 @@ end
 if has_shadow then
   local at = own_buckets + 3
   local state, its_bucket = own[at], shadow_has_bucket and own[at + 1]
-  if state and (#state ~= 64 or not are_sound(struct.unpack('<dddddddd', state))) then return corrupt(ARGV[at]) end
+  if state then
+    if #state ~= 64 then return corrupt(ARGV[at]) end
+    for _, number in ipairs({ struct.unpack('<dddddddd', state) }) do
+      if not (number % 1 == 0 and number >= -MOST and number <= MOST) then
+        return corrupt(ARGV[at])
+      end
+    end
+  end
   if its_bucket and (#its_bucket ~= 24 or not is_bucket(its_bucket)) then return corrupt(ARGV[at + 1]) end
   local its_quota, its_first, _, its_third = struct.unpack('<dddd', request, shadow_at + 24)
   if its_quota >= 0 and (now < its_first * DAY_US or now >= its_third * DAY_US) then return { WINDOWS_PAST, now } end
@@ -52,12 +56,13 @@ end
 local charge, asked = cost, cost
 if cost == 0 then asked = 1 end -- cost 0 asks what cost 1 would get
 if peeks then charge = 0 end
-reply = { ADMITTED, now }
-local told = {} -- of each limit two numbers, as the reply has them
+reply = { ADMITTED, now, nil }
+local told = { nil, nil, nil, nil, nil, nil, nil, nil } -- of each limit two numbers, as the reply has them
+local n
 local per, level, last, window, used, granted, day, day_used, bucket_moved, window_moved
 packed, fill_us = {}, {}
 while true do
-  local n = 0
+  n = 0
   refused, bucket_moved, window_moved, closed_day = false, false, false, nil
   per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
   if own and own[2] then
@@ -129,7 +134,7 @@ while true do
   charge = 0
 end
 
-reply[3] = struct.pack('<' .. string.rep('d', #told), unpack(told))
+reply[3] = struct.pack('<' .. string.rep('d', n), unpack(told, 1, n))
 
 -- What is to be written: everything if admitted; if denied, only what was re-anchored; nothing where none is consumed.
 if peeks then

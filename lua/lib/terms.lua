@@ -17,7 +17,7 @@ possible = cost > 0 and (quota < 0 or today >= from and today < window_end and c
 if buckets > 0 then
   numbers = { nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for i = 1, buckets do
-    local burst, rate, new_per = struct.unpack('<ddd', request, 91 + 24 * i)
+    local burst, rate, new_per = unpack_doubles('<ddd', request, 91 + 24 * i)
     local at = 7 * i
     numbers[at - 6] = new_per
     numbers[at - 3] = rate

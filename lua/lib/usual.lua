@@ -10,11 +10,11 @@
 -- quota_window without those cases. Comparisons say what admits: one with a number that is none (NaN) is false.
 local stored = own[2]
 if possible and stored and #stored == 56 then
-  local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', stored)
+  local per, level, last, calendar, used, granted, day_used = unpack_doubles('<ddddddd', stored)
   local usual, fits, left = calendar == this_calendar, true, 0
-  -- What is not finite or not whole shows in the sum, and what is far out of range (2^56) does.
-  local sum = per + level + last + calendar + used + granted + day_used
-  if not (sum - sum == 0 and sum % 1 == 0 and sum < 72057594037927936 and used >= 0) then usual = false end
+  -- A number that is not finite or not whole shows in the sum, and one far out of range does (beyond 2^56).
+  local sum = level + last + used + granted + day_used
+  if not (sum % 1 == 0 and sum < 72057594037927936 and used >= 0) then usual = false end
   if quota >= 0 then
     left = quota + granted - used
     used = used + cost
@@ -50,7 +50,7 @@ if possible and stored and #stored == 56 then
     refused = false
     day_used = day_used + cost
     if day_used > 9007199254740991 then day_used = 9007199254740991 end -- beyond, numbers are not whole any more
-    plan = struct.pack('<ddddddd', per, level - price, last, calendar, used, granted, day_used)
+    plan = pack_doubles('<ddddddd', per, level - price, last, calendar, used, granted, day_used)
     reply = plan
     if buckets > 0 then
       for at = 7, 7 * buckets, 7 do
@@ -58,26 +58,29 @@ if possible and stored and #stored == 56 then
         numbers[at - 4] = now
       end
       if buckets == 1 then
-        reply = plan .. struct.pack('<ddd', numbers[1], numbers[2], now)
+        reply = plan .. pack_doubles('<ddd', numbers[1], numbers[2], now)
       elseif buckets == 2 then
-        reply = plan .. struct.pack('<dddddd', numbers[1], numbers[2], now, numbers[8], numbers[9], now)
+        reply = plan .. pack_doubles('<dddddd', numbers[1], numbers[2], now, numbers[8], numbers[9], now)
       else
-        for at = 1, 7 * buckets, 7 do reply = reply .. struct.pack('<ddd', numbers[at], numbers[at + 1], now) end
+        for at = 1, 7 * buckets, 7 do reply = reply .. pack_doubles('<ddd', numbers[at], numbers[at + 1], now) end
       end
     end
   elseif usual then
     local DENIED = 0
-    local states, n = {}, 0
-    if plan_per > 0 then states[1], states[2], n = level, now, 2 end
+    local told = { nil, nil, nil, nil, nil, nil, nil, nil }
+    local n = 0
+    if plan_per > 0 then told[1], told[2], n = level, now, 2 end
     for at = 7, 7 * buckets, 7 do
-      states[n + 1], states[n + 2] = numbers[at], now
+      told[n + 1], told[n + 2] = numbers[at], now
       n = n + 2
     end
     if quota >= 0 then
       if left < 0 then left = 0 end
-      states[n + 1], states[n + 2] = left, window_end * DAY_US
+      told[n + 1], told[n + 2] = left, window_end * DAY_US
       n = n + 2
     end
-    refused, reply = true, { DENIED, now, struct.pack('<' .. string.rep('d', n), unpack(states)) }
+    local format = string.sub('<dddddddddddddddd', 1, n + 1)
+    if n > 16 then format = '<' .. string.rep('d', n) end
+    refused, reply = true, { DENIED, now, pack_doubles(format, unpack(told, 1, n)) }
   end
 end
