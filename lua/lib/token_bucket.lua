@@ -12,7 +12,7 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
   local full = burst * per
   if old_per == 0 then return full, now, false end
   if old_per ~= per then
-    -- The plan got another `per`: floor(level * per / old_per), so that nothing is minted. The plain product could
+    -- The plan got another `per`: floor(level * per / old_per), rounded down. The plain product could
     -- pass 2^53, so whole tokens are converted at once and the rest bit by bit (old_per is below 2^53 / 3).
     local tokens = math.floor(level / old_per)
     if tokens >= burst then

@@ -112,7 +112,7 @@ def _tokens_at(state: _Tokens | None, throttle: Throttle, now_us: int) -> _Token
     burst = Fraction(throttle.burst)
     if state is None:
         return _Tokens(burst, now_us)
-    # A bucket counts in whole units of 1/P token: another plan's P rounds down, and mints nothing.
+    # A bucket counts in whole units of 1/P token: another plan's P rounds down.
     per = _per_us(throttle).denominator
     level = min(burst, Fraction(floor(state.level * per), per))
     elapsed = now_us - state.last_us
