@@ -19,6 +19,8 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     UNAVAILABLE = "UNAVAILABLE"
 
+    __hash__ = str.__hash__  # that of enumerations is Python's, and decisions are counted by their reason
+
 
 _STATUS = {
     Reason.ALLOWED: 200,

@@ -1,12 +1,14 @@
 """HTTP fields of decisions, read back with a parser of Structured Fields that is not ours."""
 
+import json
+
 import http_sf
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ratelimit import Limiter, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
+from ratelimit import Decision, Limiter, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
 
 STAGE, METHOD = "a/prod", "GET /pets"
 LARGEST_INTEGER = 999_999_999_999_999
@@ -167,8 +169,9 @@ def test_retry_after_is_the_truth_rounded_up(rate, burst, cost, wait_us, limiter
 
 UNTIL = [
     # What is consumed: (microseconds to wait before, cost). Then `remaining`, and the truth that `t` rounds up.
-    ("refuses, until it admits", Throttle(10, 5), [(0, 5), (0, 1)], 0, 100_000),
-    ("refuses a larger cost, until it admits that", Throttle(1, 5), [(0, 4), (0, 3)], 1, 2_000_000),
+    ("refuses, until the next token", Throttle(10, 5), [(0, 5), (0, 1)], 0, 100_000),
+    ("refuses a larger cost, until the next token", Throttle(1, 5), [(0, 4), (0, 3)], 1, 1_000_000),
+    ("refuses what it never admits, until the next token", Throttle(1, 5), [(0, 4), (0, 6)], 1, 1_000_000),
     ("nothing left, until the next token", Throttle(0.1, 1), [(0, 1)], 0, 10_000_000),
     ("nothing left of many, until the next token", Throttle("1/7", 5), [(0, 5)], 0, 7_000_000),
     ("nothing left, and part of a token", Throttle("0.5", 3), [(0, 3), (2_500_000, 1)], 0, 1_500_000),
@@ -179,7 +182,9 @@ UNTIL = [
         0,
         1_000_001,
     ),
-    ("some left, until full", Throttle(1, 5), [(0, 2)], 3, 2_000_000),
+    ("some left, until the next token", Throttle(1, 5), [(0, 2)], 3, 1_000_000),
+    ("some left, and most of a token", Throttle("1/10", 5), [(0, 2), (9_000_000, 1)], 2, 1_000_000),
+    ("all but one left, until full", Throttle("1/10", 5), [(0, 1)], 4, 10_000_000),
     ("full", Throttle(1, 5), [(0, 1), (1_000_000, 0)], 5, 0),
 ]
 
@@ -187,18 +192,136 @@ UNTIL = [
 @pytest.mark.parametrize(
     ("throttle", "consumed", "left", "until_us"), [u[1:] for u in UNTIL], ids=[u[0] for u in UNTIL]
 )
-def test_t_tells_for_how_long_no_more_can_be_used(throttle, consumed, left, until_us, limiter, clock):
-    """`t` is until a refusing bucket admits, else until an empty one has a token, else until it is full: rounded up."""
+def test_t_tells_when_there_is_more(throttle, consumed, left, until_us, limiter, clock):
+    """`t` is until the bucket has a token more than `r`, rounded up; 1 us before there are as many as `r` says."""
     key = a_key(limiter, throttle)
     for wait_us, cost in consumed:
         clock.advance_us(wait_us)
         decision = limiter.check(key, STAGE, METHOD, cost)
     assert fields(decision)[0] == [("plan:gold", {"r": left, "t": -(-until_us // 1_000_000)})]
-    if left == 0:
+    if left < throttle.burst:
         clock.advance_us(until_us - 1)
-        assert limiter.peek(key, STAGE, METHOD).limits[0].remaining == 0
+        assert limiter.peek(key, STAGE, METHOD).limits[0].remaining == left
         clock.advance_us(1)
-        assert limiter.peek(key, STAGE, METHOD).limits[0].remaining == 1
+        assert limiter.peek(key, STAGE, METHOD).limits[0].remaining == left + 1
+
+
+def test_t_is_the_same_whatever_is_left(limiter):
+    """A token each ten seconds: whoever has four, three, two, one or none has one more in ten seconds."""
+    key = a_key(limiter, Throttle("1/10", 5))
+    told = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(6)]
+    assert told == [[("plan:gold", {"r": left, "t": 10})] for left in (4, 3, 2, 1, 0, 0)]
+
+
+def test_t_of_a_quota_is_the_end_of_its_window(limiter):
+    """Half a day, whatever is left of it, and when nothing is."""
+    key = a_key(limiter, quota=Quota(2, "DAY"))
+    told = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(3)]
+    assert told == [[("quota:gold", {"r": left, "t": 43_200})] for left in (1, 0, 0)]
+
+
+@pytest.mark.parametrize("lease", [0, 1.0])
+def test_the_policy_is_the_same_for_all_decisions_about_a_request(lease, backend, clock):
+    """Admitted as a first and as a usual request, leased, denied by Redis and from memory, only asked about."""
+    client = backend.client()
+    with Limiter(client, clock=clock) as limiter:
+        limiter._state.before_refresh = lambda: None
+        stage = Stage(STAGE, Throttle(1000, 4000), {METHOD: Method(Throttle(1000, 3000))})
+        limiter.catalog.put_stage(stage)
+        limiter.catalog.set_account_throttle(Throttle("1/7", 2000))
+        plan = UsagePlan("gold", Throttle("1/10", 1000), Quota(10_000, "MONTH"), [STAGE], lease=lease)
+        limiter.catalog.put_plan(plan)
+        key = limiter.catalog.create_key(plans=["gold"]).value
+        policies, sources = set(), set()
+        for _ in range(30):
+            clock.advance_us(1000)
+            for decision in (limiter.check(key, STAGE, METHOD), limiter.peek(key, STAGE, METHOD, 3)):
+                policies.add(decision.headers()["RateLimit-Policy"])
+                sources.add((decision.source, decision.allowed))
+        for cost in (1001, 900, 900, 900, 900, 20_000):
+            decision = limiter.check(key, STAGE, METHOD, cost)
+            policies.add(decision.headers()["RateLimit-Policy"])
+            sources.add((decision.source, decision.allowed))
+            assert [limit.name for limit in decision.limits] == [
+                "plan:gold",
+                f"stage:{STAGE}:{METHOD}",
+                "account",
+                "quota:gold",
+            ]
+        assert len(policies) == 1
+        wanted = {("redis", True), ("redis", False)}
+        assert sources == wanted | ({("lease", True)} if lease else {("denial_cache", False)})
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "cost", "violated"),
+    [
+        ({"throttle": Throttle(10, 5)}, 6, ["plan:gold"]),
+        ({"throttle": Throttle(10, 9), "quota": Quota(5, "DAY")}, 6, ["quota:gold"]),
+        ({"throttle": Throttle(10, 5), "quota": Quota(5, "DAY")}, 6, ["plan:gold", "quota:gold"]),
+    ],
+)
+def test_a_problem_names_what_was_violated(limits, cost, violated, limiter):
+    """As the draft's problem type has it, from Redis and from memory; ready for JSON."""
+    key = a_key(limiter, **limits)
+    assert limiter.check(key, STAGE, METHOD).problem() is None
+    for _ in range(3):
+        problem = json.loads(json.dumps(limiter.check(key, STAGE, METHOD, cost).problem()))
+        assert problem == {
+            "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            "title": "The request exceeds what its caller may use",
+            "status": 429,
+            "violated-policies": violated,
+        }
+
+
+def test_a_problem_says_nothing_of_why_a_key_is_not_accepted(limiter):
+    """One answer for all: 403."""
+    limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1), None, ["other/prod"]))
+    key = limiter.catalog.create_key(plans=["gold"]).value
+    problems = [limiter.check(one, STAGE, METHOD).problem() for one in (None, "no-key-of-this-namespace", key)]
+    assert problems == [{"type": "about:blank", "title": "Forbidden", "status": 403}] * 3
+
+
+def test_a_problem_of_a_store_that_does_not_answer():
+    """503, with the draft's type for less capacity than usual."""
+    problem = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="StoreTimeout").problem()
+    assert problem == {
+        "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+        "title": "The request cannot be decided on at present",
+        "status": 503,
+    }
+
+
+def test_a_decision_as_a_dict(limiter):
+    """Plain values for a log, without a key's value."""
+    key = a_key(limiter, Throttle(10, 5))
+    limiter.check(key, STAGE, METHOD, 5)
+    told = limiter.check(key, STAGE, METHOD).as_dict()
+    assert key not in json.dumps(told)
+    assert told == {
+        "allowed": False,
+        "reason": "THROTTLED",
+        "status": 429,
+        "detail": None,
+        "limited_by": "plan:gold",
+        "retry_after": 0.1,
+        "limits": [
+            {
+                "name": "plan:gold",
+                "limit": 5,
+                "remaining": 0,
+                "reset_after": 0.5,
+                "retry_after": 0.1,
+                "window": 0.5,
+            }
+        ],
+        "source": "redis",
+        "degraded": False,
+        "time_us": 1_772_625_600_000_000,
+        "cause": None,
+    }
 
 
 @pytest.mark.parametrize(

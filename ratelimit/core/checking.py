@@ -19,7 +19,7 @@ from ratelimit.core.names import OTHERS
 from ratelimit.core.question import Found, Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
-from ratelimit.core.windows import DAYS_KEPT, day_of
+from ratelimit.core.windows import DAY_US, DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
@@ -108,8 +108,8 @@ class Checker:
         refused = self.cache.answer(asked, cost, now_us)
         if refused is None:
             return None
-        decision, today = refused
-        self._count(decision, asked, today)
+        decision, server_us = refused
+        self.denials.add(server_us // DAY_US, asked.plan_id, asked.key_id, decision.reason)
         return decision
 
     def _lift(self, key_id: str | None) -> None:
@@ -222,6 +222,14 @@ class Checker:
             question.lease = Lease(plan.lease)
         return question
 
+    def denied(self, asked: Question, reply: wire.Reply, cost: int) -> Decision | None:
+        """Return the decision of a reply that denies, as quickly as can be; None of any other."""
+        if wire.status(reply) != wire.DENIED:
+            return None
+        decision = asked.call.decision(reply, cost)
+        self._count(decision, asked, day_of(asked.call.time_us(reply)))
+        return decision
+
     def _answer(self, asked: Question, reply: wire.Reply, cost: int, *, peek: bool) -> Flow[Decision]:
         """Return the decision of a reply, and do what it leaves to do besides."""
         decision = asked.call.decision(reply, cost)
@@ -234,7 +242,7 @@ class Checker:
         return decision
 
     def _count(self, decision: Decision, asked: Question, today: int) -> None:
-        self.denials.add(today, asked.plan.id if asked.plan else "", asked.key_id, decision.reason)
+        self.denials.add(today, asked.plan_id, asked.key_id, decision.reason)
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""

@@ -12,15 +12,14 @@ Nothing is kept until a first check is denied: processes that deny nobody spend 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from threading import Lock
+from typing import NamedTuple
 
 from ratelimit.core import forks
 from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
-from ratelimit.core.windows import DAY_US
-from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, NEVER, Call, Reply, State, StateAt, status
+from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, Call, Numbers, Reply, status
 from ratelimit.decision import Decision
 from ratelimit.model import MICROSECONDS
 
@@ -28,20 +27,25 @@ _MOST_KEYS = 100_000
 _MOST_NOTES = 16
 _JUDGED = frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})
 
-_Note = tuple[Call, Reply, int, int]
-"""A reply as it came: the limits it is about, the reply, the server's time in it, this process' clock at sending."""
+_Note = tuple[Call, int, int, bytes, bool, bytes]
+"""A reply: the limits that it is about; the server's time in it; this process' clock at sending; what it says; whether
+that is as it came, all states joined, and not yet two numbers of each limit; the identity that was judged."""
 
-_Seen = tuple[State, int, int]
-"""A state of a shared limit; the server's time of the reply, and this process' clock at sending."""
+_Seen = tuple[float, float, int, int]
+"""The two numbers of a shared limit; the server's time of the reply, and this process' clock at sending."""
 
 
 class KeyPlace:
-    """What is known of one key: the last replies, of different limits. Each shows that the script judged the key."""
+    """What is known of one key: the last replies, of different limits. Each shows that the script judged the key.
 
-    __slots__ = ("notes",)
+    is_out  whether the last one denied: else the next check is likely admitted, and it is not worked out whether it is
+    """
+
+    __slots__ = ("is_out", "notes")
 
     def __init__(self) -> None:
         self.notes: tuple[_Note, ...] = ()
+        self.is_out = False
 
 
 class SharedPlace:
@@ -55,6 +59,26 @@ class SharedPlace:
 
 Places = tuple[KeyPlace | None, SharedPlace]
 """Where the reply to a check belongs, taken along when it is sent. A place that was dropped meanwhile is nobody's."""
+
+
+class Denial(NamedTuple):
+    """What was worked out from what is known: it holds as long as that is the very same, for the cost, in that time.
+
+    notes, seen     what it was worked out from: what is known is replaced, never changed
+    from_us, until_us  by this process' clock
+    ahead_us        how far the server's clock is ahead of it
+    first, end_us   the limit that denies first, and the server's time from which on none does
+    """
+
+    notes: tuple[_Note, ...]
+    seen: dict[str, _Seen]
+    cost: int
+    from_us: int
+    until_us: float
+    ahead_us: int
+    numbers: Numbers
+    first: int
+    end_us: float
 
 
 class DenialCache:
@@ -115,6 +139,8 @@ class DenialCache:
 
     def _see(self, now_us: int) -> None:
         if now_us < self._seen_us:
+            if not self._is_injected:
+                return  # a monotonic clock: another thread looked at it later, and was here first
             # The clock went back: what is known is of the future, and limits may be re-anchored.
             self._drop_all()
             self._until_us = now_us + 2 * self._max_age_us
@@ -136,6 +162,8 @@ class DenialCache:
         code = status(reply)
         if code not in _JUDGED:
             return
+        if not isinstance(reply, bytes):
+            question.call.numbers(reply)  # what cannot be read is no reply
         now_us = self._clock()
         with self._lock:
             if code == DENIED:
@@ -154,9 +182,11 @@ class DenialCache:
             call = question.call
             server_us = call.time_us(reply)
             if own is not None and not is_own_lost:
-                self._note_own(own, (call, reply, server_us, sent_us), now_us)
+                own.is_out = code == DENIED
+                kept = (reply, True) if isinstance(reply, bytes) else (reply[2], False)
+                self._note_own(own, (call, server_us, sent_us, *kept, question.identity), now_us)
             if shared is not None and not is_shared_lost and call.shares:
-                self._note_shared(shared, call, reply, server_us, sent_us, now_us)
+                self._note_shared(shared, call, call.numbers(reply), server_us, sent_us, now_us)
 
     def _was_denied(self, now_us: int) -> None:
         if not self._is_on:
@@ -172,98 +202,141 @@ class DenialCache:
         return not 0 <= now_us - sent_us < self._max_age_us
 
     def _note_own(self, place: KeyPlace, note: _Note, now_us: int) -> None:
-        call, reply, server_us, _ = note
-        states = call.states(reply)  # a reply that cannot be read is not kept
+        call, server_us, *_ = note
+        notes = place.notes
+        if not notes or (len(notes) == 1 and notes[0][0] is call and notes[0][1] < server_us):
+            place.notes = (note,)
+            return
         kept = list[_Note]()
-        for before in place.notes:
-            if self._is_old(before[3], now_us):
+        for before in notes:
+            if self._is_old(before[2], now_us):
                 continue
             if before[0] is call:
-                if before[2] > server_us or (before[2] == server_us and call.states(before[1]) <= states):
+                if before[1] > server_us or (before[1] == server_us and _numbers(before) <= _numbers(note)):
                     return  # of the same limits something later is known, or something lower
                 continue
             kept.append(before)
         if len(kept) >= _MOST_NOTES:
             # The oldest go, all of one time: what is left must be the latest of each limit that it tells.
-            oldest_us = min(each[2] for each in kept)
-            kept = [each for each in kept if each[2] > oldest_us]
+            oldest_us = min(each[1] for each in kept)
+            kept = [each for each in kept if each[1] > oldest_us]
             if server_us <= oldest_us:
                 place.notes = tuple(kept)
                 return
         place.notes = (note, *kept)
 
     def _note_shared(
-        self, place: SharedPlace, call: Call, reply: Reply, server_us: int, sent_us: int, now_us: int
+        self, place: SharedPlace, call: Call, numbers: Numbers, server_us: int, sent_us: int, now_us: int
     ) -> None:
         seen = dict(place.seen)
-        for (_, limit, where), state in zip(call.places, call.states(reply), strict=True):
+        for at, limit, where in call.places:
             if not limit.shared:
                 continue
-            before = seen.get(where)
-            if before is None or self._is_old(before[2], now_us) or (server_us, before[0]) > (before[1], state):
-                seen[where] = state, server_us, sent_us
+            before, level = seen.get(where), numbers[2 * at]
+            if before is None or self._is_old(before[3], now_us) or (server_us, before[0]) > (before[2], level):
+                seen[where] = level, numbers[2 * at + 1], server_us, sent_us
         place.seen = seen
 
     def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
-        """Return the refusal of a request and the server's day on which it is made; None if it has to be asked."""
-        if now_us < self._seen_us or now_us >= self._until_us or self._book is not question.book:
-            return None  # `take` sees to that
-        if question.lease is not None:
+        """Return the refusal of a request and the server's time at which it is made; None if it has to be asked."""
+        if question.lease is not None or self._book is not question.book:
             return None  # what leases give back may admit the key at any time
+        if now_us >= self._until_us or (self._is_injected and now_us < self._seen_us):
+            return None  # `take` sees to that
         own = self._own.get(question.key_id)
-        states = self._known(question, own.notes if own is not None else (), now_us)
-        if states is None:
+        if own is not None and not own.is_out:
             return None
+        notes, seen = () if own is None else own.notes, self._shared.seen
+        denial = question.denial
+        if (
+            denial is None
+            or denial.notes is not notes
+            or denial.seen is not seen
+            or denial.cost != cost
+            or not denial.from_us <= now_us < denial.until_us
+        ):
+            denial = question.denial = self._worked_out(question, notes, seen, cost, now_us)
+            if denial is None:
+                return None
+        _, _, _, _, _, ahead_us, numbers, first, end_us = denial
+        server_us = now_us + ahead_us
+        decision = question.call.denied(first, end_us - server_us, numbers, server_us, cost, None, "denial_cache")
+        return decision, server_us
+
+    def _worked_out(
+        self, question: Question, notes: tuple[_Note, ...], seen: dict[str, _Seen], cost: int, now_us: int
+    ) -> Denial | None:
+        known = self._known(question, notes, seen, now_us)
+        if known is None:
+            return None
+        call, (numbers, ahead_us, fresh_until_us) = question.call, known
+        server_us = now_us + ahead_us
+        denial = call.denial(numbers, server_us, cost)
+        if denial is None or (
+            call.shares and question.book.has_leases and not _denies_alone(call, numbers, server_us, cost)
+        ):
+            return None
+        first, its_end_us, end_us = denial
+        ends_us = [its_end_us]  # then another limit is the first, or none
+        if question.valid_until_us:
+            ends_us.append(question.valid_until_us)
+        if call.plan.quota is not None:
+            ends_us.append(numbers[-1])  # the quota's window ends
+        until_us = min(*ends_us, fresh_until_us + ahead_us) - ahead_us
+        if now_us >= until_us:
+            return None
+        return Denial(notes, seen, cost, now_us, until_us, ahead_us, numbers, first, end_us)
+
+    def _known(
+        self, question: Question, notes: tuple[_Note, ...], shared: dict[str, _Seen], now_us: int
+    ) -> tuple[Numbers, int, int] | None:
+        """Return what all limits said, how far the server's clock is ahead, and until when one may go by it.
+
+        None if anything is missing. Each reply has a time of its own: the quota's is what all are put to.
+        """
         call = question.call
-        latest_us = max([server_us for _, _, server_us in states], default=0)
-        if 0 < question.valid_until_us <= latest_us:
-            return None
-        denial = call.denial(states, cost)
-        if denial is None or (question.book.has_leases and not _denies_alone(call, states, cost)):
-            return None
-        reason, limited_by, wait_us = denial
-        retry_after = None if wait_us == NEVER else wait_us / MICROSECONDS
-        limits = partial(call.statuses, states, cost)
-        return Decision(reason, limited_by, retry_after, limits, None, "denial_cache"), latest_us // DAY_US
-
-    def _known(self, question: Question, notes: tuple[_Note, ...], now_us: int) -> list[StateAt] | None:
-        """Return the state of every limit and the server's time now; None if one is not known or a window has ended."""
-        call, oldest_us = question.call, now_us - self._max_age_us
-        notes = tuple([note for note in notes if oldest_us < note[3] <= now_us])
-        if question.key_id and not notes:
-            return None  # the script did not judge this key
-        told = [note[0].states(note[1]) for note in notes]
-        shared = self._shared.seen
-        found = list[StateAt]()
+        notes = tuple([note for note in notes if not self._is_old(note[2], now_us)])
+        if question.key_id and question.identity not in [note[5] for note in notes]:
+            return None  # the script did not judge this key as it is now
+        found: list[_Seen] = []
         for at, limit, where in call.places:
-            seen = shared.get(where) if limit.shared else _latest(call, at, where, notes, told)
-            if seen is None:
+            seen = shared.get(where) if limit.shared else _latest(call, at, where, notes)
+            if seen is None or self._is_old(seen[3], now_us):
                 return None
-            (first, second), server_us, sent_us = seen
-            if not oldest_us < sent_us <= now_us:
-                return None
-            server_us = now_us if self._is_injected else server_us + now_us - sent_us
-            if not call.rules[at].is_bucket and second <= server_us:
-                return None  # the quota's window has ended
-            found.append((first, second, server_us))
-        return found
+            found.append(seen)
+        if not found:
+            return None
+        aheads_us = [0 if self._is_injected else server_us - sent_us for _, _, server_us, sent_us in found]
+        ahead_us = aheads_us[-1]  # a quota is the last of the limits
+        numbers: list[float] = []
+        for (level, last_us, *_), its_ahead_us in zip(found, aheads_us, strict=True):
+            numbers += (level, last_us + ahead_us - its_ahead_us)
+        sent_us = min(sent_us for *_, sent_us in found)
+        if question.key_id:
+            sent_us = min(sent_us, max(note[2] for note in notes if note[5] == question.identity))
+        return tuple(numbers), ahead_us, sent_us + self._max_age_us
 
 
-def _latest(call: Call, at: int, where: str, notes: tuple[_Note, ...], told: list[list[State]]) -> _Seen | None:
-    """Return the latest state of a key's own limit, at equal times the lowest, from notes and what they tell."""
-    if len(notes) == 1 and notes[0][0] is call:
-        return told[0][at], notes[0][2], notes[0][3]
-    found = [
-        (note[2], states[index], note[3])
-        for note, states in zip(notes, told, strict=True)
-        if (index := note[0].own_at.get(where)) is not None
-    ]
-    if not found:
-        return None
-    server_us, state, sent_us = min(found, key=lambda each: (-each[0], each[1]))
-    return state, server_us, sent_us
+def _numbers(note: _Note) -> Numbers:
+    call, _, _, kept, is_joined, _ = note
+    numbers: Numbers = call.unpack(call.packed(kept) if is_joined else kept)
+    return numbers
 
 
-def _denies_alone(call: Call, states: list[StateAt], cost: int) -> bool:
+def _latest(call: Call, at: int, where: str, notes: tuple[_Note, ...]) -> _Seen | None:
+    """Return the latest that notes say of a key's own limit, at equal times the lowest."""
+    best: _Seen | None = None
+    for note in notes:
+        index = at if note[0] is call else note[0].own_at.get(where)
+        if index is None or (best is not None and note[1] < best[2]):
+            continue
+        level, last_us = _numbers(note)[2 * index : 2 * index + 2]
+        if best is None or (note[1], best[0]) > (best[2], level):
+            best = level, last_us, note[1], note[2]
+    return best
+
+
+def _denies_alone(call: Call, numbers: Numbers, now_us: int, cost: int) -> bool:
     """Tell whether only a key's own limits deny. What leases of other keys give back may raise a shared one."""
-    return all(not limit.shared or not call.rules[at].wait_us(states[at], cost) for at, limit, _ in call.places)
+    admits_us = call.admits_us(numbers, cost)
+    return not any(limit.shared and us > now_us for us, limit in zip(admits_us, call.limits, strict=True))

@@ -31,10 +31,11 @@ class Denials:
         """Count one refused request."""
         entry = day, plan_id, key_id, reason
         with self._lock:
-            if entry in self._counts:
-                self._counts[entry] += 1
-            else:
+            counted = self._counts.get(entry)
+            if counted is None:
                 self._count(entry, 1)
+            else:
+                self._counts[entry] = counted + 1
 
     def _count(self, entry: tuple[int, str, str, str], requests: int) -> None:
         if len(self._counts) >= _MOST_ENTRIES and entry not in self._counts:

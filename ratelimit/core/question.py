@@ -13,6 +13,7 @@ from ratelimit.core.state import Namespace
 from ratelimit.model import UsagePlan
 
 if TYPE_CHECKING:
+    from ratelimit.core.denial_cache import Denial
     from ratelimit.core.leases import Lease
 
 _NO_STAMP = "-" * 8
@@ -34,12 +35,14 @@ class Question:
         "_windows",
         "book",
         "call",
+        "denial",
         "found",
         "identity",
         "key_id",
         "keys",
         "lease",
         "plan",
+        "plan_id",
         "valid_until_us",
     )
 
@@ -50,11 +53,13 @@ class Question:
         self.found = found
         self.key_id = found.record.id if found else ""
         self.plan = plan
+        self.plan_id = plan.id if plan else ""
         self.lease: Lease | None = None
         self.call = call
         self.keys = keys
         self.identity = f"{book.identity}{found.record.stamp if found else _NO_STAMP}".encode()
         self.valid_until_us = found.valid_until_us if found else 0
+        self.denial: Denial | None = None
         # What `put` returns for cost 1 by the server's clock, as long as the windows of `call` are these.
         self._ready: ScriptCall | None = None
         self._windows: object = None

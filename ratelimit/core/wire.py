@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 from ratelimit.core.admitted import Admitted
@@ -23,7 +24,7 @@ KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
 HAS_KEY, NOTHING_NEWER, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET, PEEK = 1, 2, 4, 8, 16, 64
 _COUNTED = (ADMITTED, ADMITTED_DAY_OVER)
 _ALLOWED = Reason.ALLOWED
-NEVER = _NO_QUOTA = -1
+_NO_QUOTA = -1
 _REQUEST = struct.Struct("<4d")
 _PLAN = struct.Struct("<7d")
 _BUCKET = struct.Struct("<3d")
@@ -31,16 +32,14 @@ _ALERT = struct.Struct("<2d")
 _NUMBER = struct.Struct("<d")
 _STATE = struct.Struct("<7d")
 _DAYS = 2**20  # a state's calendar: the quota's window times this, and the day of metering
-_LEVEL_AND_LAST = struct.Struct("<2d")
+_LIMIT = struct.Struct("<2d")
 
 Reply = bytes | list[Any]
 """What check.lua answers: the states as they now stand if nothing was unusual, else status, time and limits."""
 
-State = tuple[int, int]
-"""A limit at the time of a reply: of a bucket its level and last_us, of a quota what is left and its window's end."""
-
-StateAt = tuple[int, int, int]
-"""A state, and the server's time at which it is asked about: never before the time of its reply."""
+Numbers = tuple[float, ...]
+"""Two of each limit, as they stand at the time of a reply: a bucket's level and last_us, what is left of a quota and
+the end of its window. Whole numbers below 2^53, which floats hold exactly."""
 
 
 def status(reply: Reply) -> int:
@@ -119,40 +118,22 @@ class Rule(NamedTuple):
         rate, per = limit.throttle.ratio
         return cls(True, limit.throttle.burst, rate, per, limit.throttle.burst * per)  # noqa: FBT003 - a record
 
-    def wait_us(self, state: StateAt, cost: int) -> int:
-        """Return microseconds until the limit admits a cost: 0 now, NEVER."""
-        is_bucket, most, rate, per, _ = self
-        level, last_us, now_us = state
-        if not is_bucket:
-            return 0 if cost <= level else NEVER if cost > most else last_us - now_us
-        if rate == 0 or cost > most:
-            return NEVER
-        missing = cost * per - level
-        elapsed = now_us - last_us
-        if elapsed > 0:
-            missing -= elapsed * rate
-            # A full bucket admits whatever it can hold: more than that has been answered above.
-            return 0 if missing <= 0 else -(-missing // rate)
-        # The clock is behind the state, which holds as it is until that time.
-        return 0 if missing <= 0 else -(-missing // rate) - elapsed
-
-    def remaining(self, state: StateAt) -> int:
+    def remaining(self, level: float, last_us: float, now_us: float) -> int:
         """Return whole tokens or units left; none in a bucket that never fills, for it admits nothing."""
         if not self.is_bucket:
-            return state[0]
-        return self._level(state) // self.per if self.rate else 0
+            return int(level)
+        return int(self._refilled(level, last_us, now_us) // self.per) if self.rate else 0
 
-    def reset_us(self, state: StateAt) -> int:
-        """Return microseconds until the bucket is full or the quota's window ends; NEVER for a rate of 0."""
-        _, last_us, now_us = state
+    def reset_us(self, level: float, last_us: float, now_us: float) -> float:
+        """Return microseconds until the bucket is full or the quota's window ends; inf for a rate of 0."""
         if not self.is_bucket:
             return last_us - now_us
         if not self.rate:
-            return NEVER
-        return max(0, last_us - now_us) - (self._level(state) - self.full) // self.rate
+            return inf
+        return max(0, last_us - now_us) - (self._refilled(level, last_us, now_us) - self.full) // self.rate
 
-    def _level(self, state: StateAt) -> int:
-        level, last_us, now_us = state
+    def _refilled(self, level: float, last_us: float, now_us: float) -> float:
+        # A sum too large to be exact is above what fills the bucket.
         return min(self.full, level + max(0, now_us - last_us) * self.rate)
 
 
@@ -184,6 +165,7 @@ class Call:
     rules       the same, as numbers
     own_at      of those that a key has for itself, the index by `where`
     shares      whether there are others
+    unpack      returns `Numbers` from bytes
     plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     alerts      percentages of the quota that are told when reached
     stream      Redis key of the stream on which they are told
@@ -192,8 +174,8 @@ class Call:
     __slots__ = (
         "_known_window",
         "_names",
+        "_reasons",
         "_shadow",
-        "_states",
         "_tail",
         "_time_at",
         "fields",
@@ -208,6 +190,7 @@ class Call:
         "rules",
         "shared_keys",
         "shares",
+        "unpack",
         "windows",
     )
 
@@ -252,7 +235,10 @@ class Call:
         self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
         self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
-        self._states = struct.Struct(f"<{2 * len(self.limits)}d")
+        self.unpack = struct.Struct(f"<{2 * len(self.limits)}d").unpack
+        self._reasons = tuple(
+            Reason.THROTTLED if isinstance(limit, Bucket) else Reason.QUOTA_EXCEEDED for limit in limits
+        )
         self.rules = tuple(map(Rule.of, self.limits))
         self._names = tuple(
             (limit.name, limit.throttle.burst, limit.window, None)
@@ -283,30 +269,56 @@ class Call:
         """Return the decision that a reply of the script to a request of `cost` stands for."""
         if isinstance(reply, bytes):
             return Admitted(self, reply)
-        now_us = reply[1]
-        states = [(*state, now_us) for state in self.states(reply)]
+        numbers, now_us = self.numbers(reply), reply[1]
         if reply[0] != DENIED:
-            return Decision(_ALLOWED, limits=partial(self.statuses, states), time_us=now_us)
-        denial = self.denial(states, cost)
+            return Decision(_ALLOWED, limits=partial(self.statuses, numbers, now_us), time_us=now_us)
+        denial = self.denial(numbers, now_us, cost)
         if denial is None:
-            raise StoreError("Redis denied a check that the limits it told admit")
-        reason, limited_by, wait_us = denial
-        return Decision(reason, limited_by, _seconds(wait_us), partial(self.statuses, states, cost), time_us=now_us)
+            raise StoreError("Redis denied a check that all limits of its answer admit")
+        first, _, end_us = denial
+        return self.denied(first, end_us - now_us, numbers, now_us, cost, now_us, "redis")
 
-    def denial(self, states: Sequence[StateAt], cost: int) -> tuple[Reason, str, int] | None:
-        """Return why a cost is denied, by which limit first, and how long it has to wait; None if all limits admit."""
-        first, longest = None, 0
-        for at, (rule, state) in enumerate(zip(self.rules, states, strict=True)):
-            wait_us = rule.wait_us(state, cost)
-            if wait_us:
-                if first is None:
-                    first = at
-                if longest != NEVER:
-                    longest = wait_us if wait_us == NEVER or wait_us > longest else longest
-        if first is None:
-            return None
-        reason = Reason.THROTTLED if self.rules[first].is_bucket else Reason.QUOTA_EXCEEDED
-        return reason, self.limits[first].name, longest
+    def admits_us(self, numbers: Numbers, cost: int) -> list[float]:
+        """Return the server's time from which on each limit admits a cost: 0 at any time, inf at none.
+
+        At whatever time one asks, it is the same, as long as nobody else takes from the limit.
+        """
+        found: list[float] = []
+        at = 0
+        for is_bucket, most, rate, per, _ in self.rules:
+            level = numbers[at]
+            if cost > most or (is_bucket and not rate):
+                found.append(0 if cost <= level and not is_bucket else inf)
+            elif not is_bucket:
+                found.append(0 if cost <= level else numbers[at + 1])
+            else:
+                missing = cost * per - level
+                found.append(numbers[at + 1] - -missing // rate if missing > 0 else 0)
+            at += 2
+        return found
+
+    def denial(self, numbers: Numbers, now_us: float, cost: int) -> tuple[int, float, float] | None:
+        """Return the first limit that denies, until when it does, and from when on none does; None if all admit."""
+        now_us = float(now_us)  # Python compares floats with ints of such a size in a slow way
+        admits_us = self.admits_us(numbers, cost)
+        for at, us in enumerate(admits_us):
+            if us > now_us:
+                return at, us, max(admits_us)
+        return None
+
+    def denied(
+        self, first: int, wait_us: float, numbers: Numbers, now_us: int, cost: int, time_us: int | None, source: str
+    ) -> Decision:
+        """Return the decision of a request that a limit denies first, and all admit after a wait; inf for never."""
+        return Decision(
+            self._reasons[first],
+            self._names[first][0],
+            None if wait_us == inf else wait_us / MICROSECONDS,
+            partial(self.statuses, numbers, now_us, cost),
+            None,
+            source,
+            time_us,
+        )
 
     def time_us(self, reply: Reply) -> int:
         """Return the server's time of a reply, in microseconds since 1970."""
@@ -317,41 +329,50 @@ class Call:
 
     def charged(self, reply: bytes) -> tuple[LimitStatus, ...]:
         """Return what an admitted request left, from the states as they now stand."""
-        now_us = self.time_us(reply)
-        return self.statuses([(*state, now_us) for state in self.states(reply)])
+        return self.statuses(self.numbers(reply), self.time_us(reply))
 
-    def states(self, reply: Reply) -> list[State]:
+    def numbers(self, reply: Reply) -> Numbers:
         """Return what a reply that judged says of each limit."""
+        if isinstance(reply, bytes):
+            return self.unpack(self.packed(reply))
         try:
-            if not isinstance(reply, bytes):
-                numbers = list(map(int, self._states.unpack(reply[2])))
-                return list(zip(numbers[::2], numbers[1::2], strict=True))
-            calendar, used, granted = map(int, _STATE.unpack_from(reply)[3:6])
-            end_us = sum(divmod(calendar // _DAYS, 64)) * DAY_US
-            found, at = list[State](), _STATE.size
-            for limit in self.limits:
-                if isinstance(limit, QuotaCount):
-                    found.append((limit.quota.limit + granted - used, end_us))
-                    continue
-                where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
-                level, last_us = _LEVEL_AND_LAST.unpack_from(reply, where + 8)
-                found.append((int(level), int(last_us)))
-        except (struct.error, TypeError, ValueError, OverflowError, IndexError):
-            raise StoreError("Redis answered to a check with states that cannot be read") from None
-        return found
+            numbers: Numbers = self.unpack(reply[2])
+        except (struct.error, TypeError, IndexError):
+            numbers = (inf,)
+        if not isfinite(sum(numbers)):
+            raise StoreError("Redis answered to a check with limits that cannot be read")
+        return numbers
 
-    def statuses(self, states: Sequence[StateAt], cost: int = 0) -> tuple[LimitStatus, ...]:
+    def packed(self, reply: Reply) -> bytes:
+        """Return what a reply that judged says of each limit, in bytes: 16 for each."""
+        if not isinstance(reply, bytes):
+            packed: bytes = reply[2]
+            return packed
+        parts: list[bytes] = []
+        at = _STATE.size
+        for limit in self.limits:
+            if isinstance(limit, QuotaCount):
+                calendar, used, granted = _STATE.unpack_from(reply)[3:6]
+                end_us = sum(divmod(calendar // _DAYS, 64)) * DAY_US
+                parts.append(_LIMIT.pack(limit.quota.limit + granted - used, end_us))
+                continue
+            where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
+            parts.append(reply[where + 8 : where + 24])
+        return b"".join(parts)
+
+    def statuses(self, numbers: Numbers, now_us: float, cost: int = 0) -> tuple[LimitStatus, ...]:
         """Return what each limit says; of a request that was denied with the wait of its `cost`."""
-        return tuple(
-            self._status(at, rule, state, cost) for at, (rule, state) in enumerate(zip(self.rules, states, strict=True))
-        )
-
-    def _status(self, at: int, rule: Rule, state: StateAt, cost: int) -> LimitStatus:
-        name, most, window, quota = self._names[at]
-        if quota is not None:
-            window = self._window_until(quota, state[1])
-        wait_us = rule.wait_us(state, cost) if cost else 0
-        return LimitStatus(name, most, rule.remaining(state), _seconds(rule.reset_us(state)), _seconds(wait_us), window)
+        admits_us = self.admits_us(numbers, cost) if cost else [0.0] * len(self.rules)
+        found: list[LimitStatus] = []
+        at = 0
+        for rule, admits, (name, most, window, quota) in zip(self.rules, admits_us, self._names, strict=True):
+            level, last_us = numbers[at], numbers[at + 1]
+            at += 2
+            length = window if quota is None else self._window_until(quota, int(last_us))
+            left, reset_us = rule.remaining(level, last_us, now_us), rule.reset_us(level, last_us, now_us)
+            wait_us = max(0.0, admits - now_us)
+            found.append(LimitStatus(name, most, left, _seconds(reset_us), _seconds(wait_us), length))
+        return tuple(found)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:
         """Return the length in seconds of the quota's window that ends at `stop_us`."""
@@ -363,5 +384,5 @@ class Call:
         return length
 
 
-def _seconds(us: int) -> float | None:
-    return None if us == NEVER else us / MICROSECONDS
+def _seconds(us: float) -> float | None:
+    return None if us == inf else us / MICROSECONDS

@@ -86,7 +86,11 @@ class AsyncLimiter(Base):
                         cache.note(asked, places, reply, now_us)
                 else:
                     cache.note(asked, places, reply, now_us)
-                    decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    denied = checker.denied(asked, reply, cost)
+                    if denied is None:
+                        decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    else:
+                        decision = denied
             elif asked is None:
                 decision = await store.run(checker.check(key, stage, method, cost))
             else:

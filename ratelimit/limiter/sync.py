@@ -109,7 +109,11 @@ class Limiter(Base):
                         cache.note(asked, places, reply, now_us)
                 else:
                     cache.note(asked, places, reply, now_us)
-                    decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    denied = checker.denied(asked, reply, cost)
+                    if denied is None:
+                        decision = store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
+                    else:
+                        decision = denied
             elif asked is None:
                 decision = store.run(checker.check(key, stage, method, cost))
             else:
