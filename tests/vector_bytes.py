@@ -72,7 +72,7 @@ def case(
     alerts         (percentage, count from which it is reached)
     before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
                    takes one away. The hash starts with the identity of version 7
-    reply          what a client has to read out of the reply: status, time, and of each limit remaining and reset, of one
+    reply          what a client reads out of the reply: status, time, and of each limit remaining and reset, of one
                    that was not admitted the wait as well; or a text for an error
     is_usual       the reply is one text, the new states joined
     who            the identity that is sent, where it differs
@@ -111,7 +111,7 @@ usual = partial(case, is_usual=True)
 
 
 def limits_now(held, buckets, quota, now, charge):
-    """What a reply says of each limit: of a bucket level and last_us, of the quota what is left and its window's end."""
+    """What a reply says of each limit: of a bucket level and last_us, of the quota what is left and its end."""
     own = held.get(KEY, {})
     its_plan = own.get(PLAN) or state(per=0, last=0, day=0)
     numbers = []

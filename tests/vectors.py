@@ -23,9 +23,9 @@ CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL
 ABOUT = (
     "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
-    "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` is "
-    "what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 wait_us "
-    "too. Keys and hash fields are text; argv and values are "
+    "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` "
+    "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 "
+    "wait_us too. Keys and hash fields are text; argv and values are "
     "hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; else it is "
     "a string. `sha1` names each script's text as "
     "it is sent. Made by tests/vectors.py."
