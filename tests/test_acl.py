@@ -102,7 +102,8 @@ def root(server):
 
 def url_of(server, root, user, commands):
     """Let `user` do what is listed, with names of the namespace alone; return its URL."""
-    confined = ["reset", "on", ">secret", "~ratelimit:*", "resetchannels", "&ratelimit:changes", "-@all"]
+    confined = ["reset", "on", ">secret", "~ratelimit:*", "~{ratelimit}:*", "resetchannels"]
+    confined += ["&ratelimit:changes", "-@all"]
     root.execute_command("ACL", "SETUSER", user, *confined, *(f"+{command}" for command in commands))
     root.acl_log_reset()
     return f"unix://{user}:secret@{server.socket}"

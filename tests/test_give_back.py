@@ -7,7 +7,7 @@ from seeded import bug
 
 from ratelimit.core.scripts import load
 
-HASH, DAYS, CATALOG, SHARED = "ns:{k1}", "ns:{k1}:days", "ns:catalog", "ns:account"
+HASH, DAYS, CATALOG, SHARED = "ns:{k1}", "ns:{k1}:days", "{ns}:catalog", "ns:account"
 P, R, BURST = 1_000_000, 3, 100  # 3 tokens a second
 DAY = 20_516
 CHARGED = DAY * 86_400_000_000 + 40_000_000_000

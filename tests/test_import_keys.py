@@ -143,8 +143,8 @@ def test_an_existing_value_is_overwritten(catalog, client):
     assert (report.created, report.updated, report.warnings) == (1, 1, ())
     assert stored(catalog, report) == [("new", False, ("other3",), "about"), ("b", True, (), "")]
     assert catalog.get_key(key.id).created_at == key.created_at
-    assert client.smembers("ratelimit:plan:other3:keys") == {key.id.encode()}
-    assert client.exists("ratelimit:plan:gold01:keys") == 0
+    assert client.smembers("{ratelimit}:plan:other3:keys") == {key.id.encode()}
+    assert client.exists("{ratelimit}:plan:gold01:keys") == 0
 
 
 def test_what_a_row_does_not_say_stays(catalog, client):
@@ -160,7 +160,7 @@ def test_what_a_row_does_not_say_stays(catalog, client):
         report = catalog.import_keys(file(text))
         assert report.ids == (key.id,)
         assert catalog.get_key(key.id) == replace(key, name="new")
-    assert client.smembers("ratelimit:plan:gold01:keys") == {key.id.encode()}
+    assert client.smembers("{ratelimit}:plan:gold01:keys") == {key.id.encode()}
 
 
 @pytest.mark.parametrize("between", [0, 64, 200])
@@ -203,7 +203,7 @@ def test_imported_keys_are_stored_as_created_ones(blocking, client, clock):
     made = blocking.create_key("alpha", ALPHA, ["gold01"], enabled=False, description="d")
     expected = made_equal(client, made.id)
     blocking.delete_key(made.id)
-    client.hset("ratelimit:catalog", "members", 0)
+    client.hset("{ratelimit}:catalog", "members", 0)
     text = f"Key,Name,Enabled,UsagePlanIds,Description\n{ALPHA},alpha,false,gold01,d\n"
     (key_id,) = blocking.import_keys(file(text)).ids
     assert made_equal(client, key_id) == expected

@@ -152,6 +152,7 @@ def test_the_names_are_the_codes():
         names.denials("<day>"),
         names.digest("<digest>"),
         names.plan_keys("<plan id>"),
+        names.plan_past("<plan id>"),
         names.stage_bucket("<stage id>", "<method>"),
         plan_field("<plan id>"),
         method_field("<plan id>", "<stage id>", "<method>"),

@@ -134,7 +134,7 @@ def test_what_stays_as_it_is_is_not_pushed(admin):
     with client.pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(CHANNEL)
         heard.get_message(timeout=1)
-        version = int(client.hget("ratelimit:catalog", "version"))
+        version = int(client.hget("{ratelimit}:catalog", "version"))
         catalog.put_plan(plan(100))
         catalog.put_plan(plan(50))
         message = heard.get_message(timeout=2)

@@ -8,13 +8,20 @@ OTHERS = "*"
 """Stands for every method of a stage that nobody lists."""
 
 
+_IN_A_METHOD = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+
+
 class Names:
-    """The names of one namespace. Ids hold no ':' and methods come last, so no two things share a name."""
+    """The names of one namespace. Ids hold no ':' and methods come last, so no two things share a name.
+
+    On a cluster what stands in braces, the hash tag, chooses the server: the whole catalogue has one tag, each API
+    key another, and no other name has one.
+    """
 
     def __init__(self, namespace: str) -> None:
         self.namespace = validate.namespace(namespace)
-        self.catalog = f"{namespace}:catalog"
-        self.keys = f"{namespace}:keys"
+        self.catalog = f"{{{namespace}}}:catalog"
+        self.keys = f"{{{namespace}}}:keys"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
@@ -41,15 +48,15 @@ class Names:
 
     def plan_keys(self, plan_id: str) -> str:
         """The ids of the keys of a plan."""
-        return f"{self.namespace}:plan:{plan_id}:keys"
+        return f"{{{self.namespace}}}:plan:{plan_id}:keys"
 
     def plan_past(self, plan_id: str) -> str:
         """The keys that have left a plan: id -> the day on which it last did, since 1970."""
-        return f"{self.namespace}:plan:{plan_id}:past"
+        return f"{{{self.namespace}}}:plan:{plan_id}:past"
 
     def stage_bucket(self, stage_id: str, method: str) -> str:
         """The bucket that all callers of a method share."""
-        return f"{self.namespace}:stage:{stage_id}:{method}"
+        return f"{self.namespace}:stage:{stage_id}:{method.translate(_IN_A_METHOD)}"
 
 
 def plan_field(plan_id: str) -> str:
