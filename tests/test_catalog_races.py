@@ -4,6 +4,7 @@ Each round sets a scene, lets threads go at once, each with a connection of its 
 """
 
 import json
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -63,7 +64,8 @@ def broken(client):
         for key in client.keys("{ratelimit}:plan:*:keys")
         for member in client.smembers(key)
     }
-    index = {key.decode().split(":")[2]: client.get(key).decode() for key in client.keys("ratelimit:digest:*")}
+    claims = {key.decode().split(":")[2]: client.get(key).decode() for key in client.keys("ratelimit:digest:*")}
+    index = {digest: claim.partition(":")[0] for digest, claim in claims.items()}
     pairs = [pair for record in records for pair in combinations(record["plans"], 2)]
     rules = {
         "a key is in no plan that is gone": {plan for plan, _ in joined} <= set(stages),
@@ -71,6 +73,7 @@ def broken(client):
         "the sets of keys are those of the records": sets == joined,
         "the index of digests is that of the records": index
         == {digest: record["id"] for record in records for digest in record["digests"]},
+        "each claim of a value has a token": all(re.fullmatch(r"\w+:[\w-]{8}", claim) for claim in claims.values()),
         "the list of keys is that of the records": {key.decode() for key in client.zrange("{ratelimit}:keys", 0, -1)}
         == ids,
         "each hash goes by its record": {
@@ -216,4 +219,4 @@ def test_broken_rules_are_seen(server):
         client.set("ratelimit:digest:none", key.id)
         client.hset(f"ratelimit:{{{key.id}}}", "r", "epoch--10000000001stamp--1")
         client.hdel("{ratelimit}:catalog", "plan:gold")
-        assert len(broken(client)) == 5
+        assert len(broken(client)) == 6

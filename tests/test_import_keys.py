@@ -192,8 +192,10 @@ def made_equal(client, key_id):
     """All that Redis holds, without what is random in one key: its id, its digest and its stamp."""
     record = json.loads(client.get(f"ratelimit:{{{key_id}}}:record"))
     (digest,) = record["digests"]
+    token = client.get(f"ratelimit:digest:{digest}").decode().partition(":")[2]
     found = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
-    for random, stands_for in ((key_id, "<id>"), (digest, "<digest>"), (record["stamp"], "<stamp>")):
+    told = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
+    for random, stands_for in told.items():
         found = found.replace(random, stands_for)
     return found
 

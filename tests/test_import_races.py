@@ -45,10 +45,10 @@ def test_round_trips(blocking):
     load, *rest = watched.requests
     first, second = rest[:3], rest[3:]
     assert load == [("HGETALL", "{ratelimit}:catalog")]
-    assert first == 3 * [[("HMGET", "{ratelimit}:catalog", "epoch", "version", "stamp")]]
+    assert first == 3 * [[("HMGET", "{ratelimit}:catalog", "epoch", "version", "stamp", "schema")]]
     assert [(len(look), look[0][0], len(look[0])) for look in second[::2]] == [(1, "MGET", n + 1) for n in (64, 64, 22)]
     scripts = [[len(json.loads(part)) for part in call.args] for call in second[1::2]]
-    assert scripts == [[2 * n + 1, 3 * n + 4] for n in (64, 64, 22)]
+    assert scripts == [[2 * n + 2, 3 * n + 4] for n in (64, 64, 22)]
 
 
 def test_a_new_pepper_is_noted_once(client):

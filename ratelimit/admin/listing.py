@@ -60,9 +60,9 @@ class KeyLists:
                 if len(found) == limit:
                     return Page(found, f"{score}:{last}")
                 score, last = made, key_id
-                key = KeyRecord.from_json(item).api_key() if item is not None else None
-                if key is not None and key.name.startswith(prefix):
-                    found.append(key)
+                record = KeyRecord.from_json(item, key_id) if item is not None else None
+                if record is not None and record.is_live and record.name.startswith(prefix):
+                    found.append(record.api_key())
 
 
 def _position(position: str | None) -> tuple[str, str | None]:

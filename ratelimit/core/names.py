@@ -21,6 +21,7 @@ class Names:
     def __init__(self, namespace: str) -> None:
         self.namespace = validate.namespace(namespace)
         self.catalog = f"{{{namespace}}}:catalog"
+        self.catalog_of_schema_1 = f"{namespace}:catalog"
         self.keys = f"{{{namespace}}}:keys"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
