@@ -21,7 +21,7 @@ local function stamped(key, stamp, identity, joins)
   if is_lost or joins == '1' and not is_newer(found, identity) then
     found = identity
   end
-  return { 'HSET', key, 'r', string.sub(found, 1, 18) .. stamp }
+  return { 'HSET', key, 'r', string.sub(found, 1, 18) .. string.sub(stamp, 1, 8) }
 end
 
 for i, guard in ipairs(cjson.decode(ARGV[1])) do

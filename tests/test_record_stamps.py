@@ -4,11 +4,13 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import pytest
 from keyfiles import Watched, once
+from seeded import bug
 
-from ratelimit import Catalog, Limiter, Quota, Throttle, UsagePlan
+from ratelimit import Catalog, Conflict, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.core.scripts import load
 
 STAGE, METHOD = "a/prod", "GET /pets"
@@ -170,7 +172,11 @@ STEPS = (
 def work(server, key, step):
     with server.client() as own:
         for turn in range(60):
-            step(Catalog(own), key, turn)
+            done = False
+            while not done:
+                with suppress(Conflict):  # the others changed it sixteen times meanwhile
+                    step(Catalog(own), key, turn)
+                    done = True
 
 
 def check_until(done, server):
@@ -196,3 +202,22 @@ def test_r_never_falls_in_a_race(server, busy):
     assert [future.exception() for future in (*background, *workers)] == [None] * 5
     assert len(set(seen)) > 1
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "case"),
+    [
+        ("not is_newer(found, identity)", "true", (f"{EPOCH}0000000006", 1, f"{EPOCH}0000000006")),
+        ("joins == '1' and", "", (f"{EPOCH}0000000004", 0, f"{EPOCH}0000000004")),
+        ("not found or #found ~= 26", "not found", ("x" * 25, 0, f"{EPOCH}0000000005")),
+        (
+            "string.sub(found, 1, 8) == string.sub(identity, 1, 8) and",
+            "",
+            ("zother-10000000006", 1, f"{EPOCH}0000000005"),
+        ),
+    ],
+)
+def test_a_seeded_bug_is_found(right, wrong, case, client):
+    """With the bug the test of the operation fails."""
+    with bug(right, wrong, "commit"), pytest.raises(AssertionError):
+        test_the_operation_of_commit(*case, client)
