@@ -242,6 +242,7 @@ def test_a_clock_that_is_none(value, gateway):
         ("p:gold", struct.pack("<7d", 1, 1, 1, 1, float("inf"), 1, 1)),
         ("p:gold", b"short"),
     ],
+    ids=ascii,
 )
 @pytest.mark.timeout(10)
 def test_no_state_makes_usage_hang(field, value, gateway):

@@ -234,9 +234,11 @@ def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> Scri
     packed += call.further_packed
     fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
     names = state.names
-    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), names.catalog)
-    keys_of_all = (each.place for each in shared)
-    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.epoch, str(book.version), *fields))
+    keys = (names.key_hash(question.key_id), names.key_days(question.key_id))
+    # Others may have charged a shared bucket under a newer catalogue: `r` of this key tells nothing of that.
+    is_current = book is state.book and state.loaded_us is not None
+    keys_of_all = (each.place for each in shared) if is_current else ()
+    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.identity, *fields))
 
 
 def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
