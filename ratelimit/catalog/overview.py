@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratelimit.admin.aws import AwsAdmin, AwsExport, AwsReport
 from ratelimit.admin.capacity import Capacity, CapacityAdmin
 from ratelimit.admin.ceilings import checked
+from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.opens import KeyOpens, OpenStage
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.state import Namespace
@@ -50,6 +51,14 @@ class Overview(_Bound):
         """
         return self._run(self._opens.opens(key_id))
 
+    def load_scripts(self) -> dict[str, str]:
+        """Give the server the scripts that gateways call, and return the SHA-1 of each by its name.
+
+        For gateways whose user may not send scripts (EVAL). To be repeated after a restart or a failover of the server,
+        and before another version of this package is rolled out.
+        """
+        return self._run(load_scripts())
+
     def import_aws(self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key") -> AwsReport:
         """Store what was read of AWS API Gateway with `ratelimit.admin.aws.read_export` or `fetch_live`.
 
@@ -78,6 +87,10 @@ class AsyncOverview(_Bound):
     async def opens(self, key_id: str) -> list[OpenStage]:
         """As `Catalog.opens`."""
         return await self._run(self._opens.opens(key_id))
+
+    async def load_scripts(self) -> dict[str, str]:
+        """As `Catalog.load_scripts`."""
+        return await self._run(load_scripts())
 
     async def import_aws(
         self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key"

@@ -19,6 +19,7 @@ from ratelimit.cli.keys import keys
 from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.cli.plans import plans
 from ratelimit.cli.replay import replay
+from ratelimit.cli.scripts import scripts
 from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
 from ratelimit.cli.usage import usage
@@ -83,6 +84,7 @@ _COMMANDS = (
     keys,
     plans,
     replay,
+    scripts,
     stages,
     top,
     usage,

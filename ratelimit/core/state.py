@@ -164,7 +164,7 @@ class Namespace:
         """Raise StoreError if an empty catalogue is none: its keys are under their names of schema 1, or were lost."""
         old = self.names.catalog_of_schema_1
         try:
-            (epoch,) = yield Reads([("HGET", old, "epoch")])
+            ((epoch,),) = yield Reads([("HMGET", old, "epoch")])
         except StoreError as error:
             if "WRONGTYPE" not in str(error):
                 raise
