@@ -26,7 +26,7 @@ class KeyLists:
     """Lists of the API keys of one namespace."""
 
     def __init__(self, state: Namespace) -> None:
-        self._names = state.names
+        self._state, self._names = state, state.names
 
     def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
         """Return all keys whose name starts with `prefix`, the newest first."""
@@ -48,6 +48,8 @@ class KeyLists:
             # `seen` passes over keys made in the same microsecond, when there are more of them than fit one reply.
             bounds = (score, "-inf", "WITHSCORES", "LIMIT", seen, _PAGE)
             entries = scored((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
+            if not entries and seen == 0:
+                yield from self._state.load()  # no key at all, or those of another schema?
             if not entries:
                 return Page(found, None)
             seen = seen + len(entries) if entries[-1][1] == score else 0

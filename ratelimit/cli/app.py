@@ -22,6 +22,7 @@ from ratelimit.cli.replay import replay
 from ratelimit.cli.scripts import scripts
 from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
+from ratelimit.cli.upgrade import upgrade
 from ratelimit.cli.usage import usage
 from ratelimit.cli.watch import watch
 from ratelimit.core.validate import without_values
@@ -87,6 +88,7 @@ _COMMANDS = (
     scripts,
     stages,
     top,
+    upgrade,
     usage,
     watch,
 )

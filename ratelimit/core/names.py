@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ratelimit.core import validate
 
 OTHERS = "*"
@@ -21,7 +23,6 @@ class Names:
     def __init__(self, namespace: str) -> None:
         self.namespace = validate.namespace(namespace)
         self.catalog = f"{{{namespace}}}:catalog"
-        self.catalog_of_schema_1 = f"{namespace}:catalog"
         self.keys = f"{{{namespace}}}:keys"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
@@ -58,6 +59,33 @@ class Names:
     def stage_bucket(self, stage_id: str, method: str) -> str:
         """The bucket that all callers of a method share."""
         return f"{self.namespace}:stage:{stage_id}:{method.translate(_IN_A_METHOD)}"
+
+
+class FormerNames:
+    """Names of schema 1, where they were others. For the upgrade alone."""
+
+    def __init__(self, names: Names) -> None:
+        self._names, self._start = names, f"{names.namespace}:"
+        self.catalog = f"{self._start}catalog"
+
+    def renamed(self, name: str) -> str | None:
+        """Return what a name of schema 1 has become; None for those that stayed, and for the catalogue's."""
+        kind, _, rest = name.removeprefix(self._start).partition(":")
+        if name == f"{self._start}keys":
+            return self._names.keys
+        if kind == "plan" and rest.endswith((":keys", ":past")):
+            return f"{{{self._names.namespace}}}:plan:{rest}"
+        if kind == "stage":
+            stage_id, _, method = rest.partition(":")
+            place = self._names.stage_bucket(stage_id, method)
+            return place if place != name else None
+        return None
+
+    def renames(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Return pairs of an old and a new name, in an order in which no name is taken before it is free."""
+        # A name that is a new one as well is longer than the one that becomes it.
+        pairs = [(name, self.renamed(name)) for name in sorted(names, key=len, reverse=True)]
+        return [(old, new) for old, new in pairs if new is not None]
 
 
 def plan_field(plan_id: str) -> str:

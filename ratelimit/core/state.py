@@ -12,7 +12,7 @@ from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers, generated_token
 from ratelimit.core.flow import Flow, Reads, pairs, text
-from ratelimit.core.names import Names
+from ratelimit.core.names import FormerNames, Names
 from ratelimit.core.scripts import Command
 from ratelimit.core.stored import Outline, Stored
 from ratelimit.errors import ConfigError, StoreError
@@ -162,7 +162,7 @@ class Namespace:
 
     def _refuse_schema_1(self, *, for_change: bool) -> Flow[None]:
         """Raise StoreError if an empty catalogue is none: its keys are under their names of schema 1, or were lost."""
-        old = self.names.catalog_of_schema_1
+        old = FormerNames(self.names).catalog
         try:
             ((epoch,),) = yield Reads([("HMGET", old, "epoch")])
         except StoreError as error:
