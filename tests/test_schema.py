@@ -9,7 +9,7 @@ from gateway import GET_PETS, OK, VALUES, Gateway, outcome, snapshot
 
 from ratelimit import Catalog, ConfigError, Limiter, StoreError, Throttle, UsagePlan
 from ratelimit.core import unknown_fields
-from ratelimit.core.state import SCHEMA
+from ratelimit.core.schema import SCHEMA
 
 CATALOG, OLD = "{ratelimit}:catalog", "ratelimit:catalog"
 

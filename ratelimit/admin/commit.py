@@ -13,8 +13,9 @@ import json
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook
 from ratelimit.core.records import KeyRecord
+from ratelimit.core.schema import SCHEMA
 from ratelimit.core.scripts import ScriptCall, load
-from ratelimit.core.state import SCHEMA, Namespace
+from ratelimit.core.state import Namespace
 from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
 

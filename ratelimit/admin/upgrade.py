@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ratelimit.admin.commit import MOST_TRIES, Commit, too_busy
+from ratelimit.core import schema
 from ratelimit.core.flow import Flow, pairs, text, texts
 from ratelimit.core.names import FormerNames
 from ratelimit.core.records import new_claim
@@ -47,7 +48,7 @@ class UpgradeAdmin:
             (reply,) = yield [("HGETALL", self._names.catalog)]
             fields = pairs(reply)
             if fields:
-                self._state._refuse_other_schema(fields.get("schema"))
+                schema.refuse_other(self._names, fields.get("schema"))
                 renamed, is_marked = 0, "upgrading" in fields
                 if dry_run:
                     return UpgradeReport(is_marked, 0, (yield from self._found())[1] if is_marked else 0)
@@ -74,7 +75,7 @@ class UpgradeAdmin:
         renames = self._former.renames(names)
         if dry_run:
             return UpgradeReport(is_needed=True, renamed=len(renames) + 1, claims=claims)
-        keys = [self._former.catalog, self._names.catalog, *(name for pair in renames for name in pair)]
+        keys = [self._names.former_catalog, self._names.catalog, *(name for pair in renames for name in pair)]
         args = (version, members or "", self._names.changes)
         is_done, renamed = yield ScriptCall(load("upgrade"), keys, args)
         self._state.heard(None)
@@ -82,14 +83,11 @@ class UpgradeAdmin:
 
     def _revision(self) -> Flow[tuple[str | None, str | None]]:
         try:
-            ((version, members),) = yield [("HMGET", self._former.catalog, "version", "members")]
+            ((version, members),) = yield [("HMGET", self._names.former_catalog, "version", "members")]
         except StoreError as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            raise StoreError(
-                f"{self._former.catalog!r} was upgraded, and the catalogue {self._names.catalog!r} is gone: Redis lost "
-                "data; restore it or apply the plan file again"
-            ) from None
+            raise schema.gone(self._names) from None  # it was upgraded already
         return text(version), text(members)
 
     def _found(self) -> Flow[tuple[list[str], int]]:

@@ -6,7 +6,7 @@ import click
 
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options
-from ratelimit.core.state import SCHEMA
+from ratelimit.core.schema import SCHEMA
 
 
 @click.command(short_help="Bring what a former version stored to this version's schema.")

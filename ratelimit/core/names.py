@@ -23,6 +23,7 @@ class Names:
     def __init__(self, namespace: str) -> None:
         self.namespace = validate.namespace(namespace)
         self.catalog = f"{{{namespace}}}:catalog"
+        self.former_catalog = f"{namespace}:catalog"
         self.keys = f"{{{namespace}}}:keys"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
@@ -66,7 +67,6 @@ class FormerNames:
 
     def __init__(self, names: Names) -> None:
         self._names, self._start = names, f"{names.namespace}:"
-        self.catalog = f"{self._start}catalog"
 
     def renamed(self, name: str) -> str | None:
         """Return what a name of schema 1 has become; None for those that stayed, and for the catalogue's."""

@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from ratelimit.core import document, validate
+from ratelimit.core import document, schema, validate
 from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import Digester, Peppers, generated_token
 from ratelimit.core.flow import Flow, Reads, pairs, text
-from ratelimit.core.names import FormerNames, Names
+from ratelimit.core.names import Names
+from ratelimit.core.schema import SCHEMA
 from ratelimit.core.scripts import Command
 from ratelimit.core.stored import Outline, Stored
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS, Stage, UsagePlan
-
-SCHEMA = 2
-"""Of what is in Redis. A field whose neglect would admit more raises it; other additions do not."""
 
 Clock = Callable[[], int]
 _T = TypeVar("_T")
@@ -45,7 +43,7 @@ class Namespace:
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self.loaded_us: int | None = None
         self._pushes = self._loads = 0
-        self._is_asked_for = False
+        self._is_asked_for = self._is_refreshed = False
         self._stored_probes: list[str] = []
         self._plans: Stored[UsagePlan] | None = None
         self._stages: Stored[Stage] | None = None
@@ -76,9 +74,12 @@ class Namespace:
         return int(seconds) * MICROSECONDS + int(microseconds)
 
     def needs_look(self, max_age_us: int, now_us: int) -> bool:
-        """Tell whether the book was last compared with Redis longer than `max_age_us` ago, or never."""
+        """Tell whether the book was last compared with Redis longer than `max_age_us` ago, or never.
+
+        What the catalogue of this process loaded does not count until checks have begun: nobody listens before that.
+        """
         loaded_us = self.loaded_us
-        return loaded_us is None or not 0 <= now_us - loaded_us < max_age_us
+        return loaded_us is None or not self._is_refreshed or not 0 <= now_us - loaded_us < max_age_us
 
     def heard(self, message: str | None) -> None:
         """Take in what was said on the channel of changes; None if something may have been said that was not heard.
@@ -114,6 +115,7 @@ class Namespace:
     def refresh(self) -> Flow[None]:
         """Compare the book with Redis and load it if another version holds."""
         self.before_refresh()
+        self._is_refreshed = True
         before, is_first = self.loaded_us, not self._loads
         if not is_first:
             self.loaded_us = self.age_us()  # others go by the book that there is meanwhile
@@ -146,7 +148,7 @@ class Namespace:
             self.loaded_us = None
             if for_change:
                 return book
-            raise self._gone()
+            raise schema.gone(self.names)
         if book.edition != self.book.edition:
             self.book = book
         self._loads += 1
@@ -154,43 +156,22 @@ class Namespace:
         self.loaded_us = self.age_us() if pushes == self._pushes else None
         return self.book
 
-    def _gone(self) -> StoreError:
-        return StoreError(
-            f"the catalogue {self.names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
-            "restore it or apply the plan file again"
-        )
-
     def _refuse_schema_1(self, *, for_change: bool) -> Flow[None]:
         """Raise StoreError if an empty catalogue is none: its keys are under their names of schema 1, or were lost."""
-        old = FormerNames(self.names).catalog
         try:
-            ((epoch,),) = yield Reads([("HMGET", old, "epoch")])
+            ((epoch,),) = yield Reads([("HMGET", self.names.former_catalog, "epoch")])
         except StoreError as error:
             if "WRONGTYPE" not in str(error):
                 raise
             if not for_change:
-                raise self._gone() from None  # what an upgrade left there says that there was one
+                raise schema.gone(self.names) from None  # what an upgrade left there says that there was one
             return
         if epoch is not None:
-            raise StoreError(
-                f"the catalogue {old!r} is of schema 1, and this version knows schema {SCHEMA} alone: run "
-                "`ratelimit upgrade`"
-            )
+            raise schema.of_schema_1(self.names)
 
     def first_fields(self) -> list[str]:
         """Return what a catalogue is begun with: fields and texts, in turn."""
         return ["schema", str(SCHEMA), "epoch", generated_token(), "pepper", self.digest.probes[0]]
-
-    def _refuse_other_schema(self, found: str | None) -> None:
-        if found == str(SCHEMA):
-            return
-        what = f"the catalogue {self.names.catalog!r}"
-        if found is None:
-            raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
-        raise StoreError(
-            f"{what} is of schema {validate.shown(found)}, and this version knows schema {SCHEMA} alone: upgrade this "
-            "installation; nothing was decided or changed by it"
-        )
 
     def _parsed(self, reply: Any) -> PlanBook:
         unreadable = f"the catalogue {self.names.catalog!r} in Redis cannot be read"
@@ -200,7 +181,7 @@ class Namespace:
             raise StoreError(f"{unreadable}: {error}") from None
         if not fields:
             return PlanBook()
-        self._refuse_other_schema(fields.get("schema"))
+        schema.refuse_other(self.names, fields.get("schema"))
         self._stored_probes = fields.get("pepper", "").split()
         if not self._stored_probes:
             raise StoreError(f"{unreadable}: it has lost its 'pepper'")
