@@ -68,7 +68,8 @@ def _with_record(entry: Entry, records: dict[str, tuple[KeyRecord, str]]) -> Ent
     for digest, claim in zip(entry.digests, entry.claims, strict=True):
         record, stored = records.get(claimed_by(claim or ""), (None, ""))
         if record is not None and digest in record.digests and record.state != "tombstone":
-            return entry._replace(record=record, stored=stored, is_current=not record.digests[digest])
+            is_current = record.is_live and not record.digests[digest]
+            return entry._replace(record=record, stored=stored, is_current=is_current)
     return entry
 
 
