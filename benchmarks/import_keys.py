@@ -102,7 +102,7 @@ def _stored(client, namespace, keys, before):
         sizes = [client.memory_usage(name, samples=0) for name, _ in zip(found, range(SAMPLE), strict=False)]
         parts[part] = sum(sizes) / len(sizes)
     parts["lists"] = sum(
-        client.memory_usage(f"{namespace}:{name}", samples=0) or 0
+        client.memory_usage(f"{{{namespace}}}:{name}", samples=0) or 0
         for name in ("keys", *(f"plan:{plan}:keys" for plan in PLANS))
     )
     parts["lists"] /= keys

@@ -45,7 +45,7 @@ def load_keys(client, namespace, keys, plan_of, batch="", progress=None):
                 its_digest = digest(value(number, batch))
                 record = KeyRecord(key_id, "", True, (plan,), {its_digest: 0}, created_us, 0, stamp)  # noqa: FBT003
                 strings[names.key_record(key_id)] = record.json()
-                strings[names.digest(its_digest)] = key_id
+                strings[names.digest(its_digest)] = f"{key_id}:{stamp}"
                 members[key_id] = created_us
                 joined.setdefault(plan, []).append(key_id)
                 pipe.hset(names.key_hash(key_id), "r", book + stamp)

@@ -89,7 +89,7 @@ def _stored(keys, tell):
         name, digest = f"check:{{{0:010}}}", f"check:digest:{Digester(None)(loading.value(0))}"
         parts = {"hash": name, "record": f"{name}:record", "index": digest}
         sizes = {part: client.memory_usage(key, samples=0) for part, key in parts.items()}
-        lists = sum(client.memory_usage(key, samples=0) for key in ("check:keys", "check:plan:gold:keys"))
+        lists = sum(client.memory_usage(key, samples=0) for key in ("{check}:keys", "{check}:plan:gold:keys"))
         sizes["lists"] = lists / keys
         return {"keys": keys, "used_memory": (_used(client) - before) / keys, "parts": sizes}
 

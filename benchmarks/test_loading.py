@@ -48,8 +48,8 @@ def test_each_loaded_key_opens_its_plan(server):
         loading.load_plans(client, "ratelimit", PLANS)
         for batch, keys in (("a", 1500), ("b", 1000)):
             loading.load_keys(client, "ratelimit", keys, lambda number: PLANS[number % 2].id, batch)
-        assert client.zcard("ratelimit:keys") == 2500
-        assert client.scard("ratelimit:plan:gold:keys") == 1250
+        assert client.zcard("{ratelimit}:keys") == 2500
+        assert client.scard("{ratelimit}:plan:gold:keys") == 1250
         with Limiter(client, deadline=5.0) as limiter:
             for batch, number, plan in (("a", 0, "gold"), ("a", 1499, "silver"), ("b", 999, "silver")):
                 decision = limiter.check(loading.value(number, batch), STAGE, "GET /pets")

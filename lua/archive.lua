@@ -14,7 +14,8 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   end
 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-  if tonumber(string.match(field, '%d+$')) < tonumber(ARGV[1]) then
+  local day = string.match(field, ':(%d+)$') -- anything else is not ours
+  if day and tonumber(day) < tonumber(ARGV[1]) then
     redis.call('HDEL', KEYS[2], field)
     forgotten = forgotten + 1
   end

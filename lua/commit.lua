@@ -2,10 +2,27 @@
 --
 -- KEYS[1..]  every key that the guards and commands name
 -- ARGV[1]    guards, JSON: [[key index, hash field or null, expected text or null for absent], ...]
--- ARGV[2]    commands, JSON: [[command, key index or 0 for none, argument, ...], ...]
+-- ARGV[2]    commands, JSON: [[command, key index or 0 for none, argument, ...], ...]; STAMP is none of the server's
 -- returns    {1, 0} applied, or {0, guard} with the first guard that failed and nothing written
 --
 -- Optimistic concurrency for administrators: read, decide, commit; start over when a guard fails.
+
+local function is_newer(found, identity)
+  return string.sub(found, 1, 8) == string.sub(identity, 1, 8) and string.sub(found, 9, 18) > string.sub(identity, 9, 18)
+end
+
+-- STAMP writes the field `r` of a key's hash: the stamp of the record that holds from now on. Arguments: the stamp; epoch
+-- and version of the catalogue that this commit rests on; 1 if the key joins a plan. Only then does `r` take over the
+-- version, and within an epoch only a greater one: whoever goes by an older catalogue would not know the plan. Otherwise
+-- `r` keeps what the key was last charged under. One that is missing was lost with the hash.
+local function stamped(key, stamp, identity, joins)
+  local found = redis.call('HGET', key, 'r')
+  local is_lost = not found or #found ~= 26
+  if is_lost or joins == '1' and not is_newer(found, identity) then
+    found = identity
+  end
+  return { 'HSET', key, 'r', string.sub(found, 1, 18) .. string.sub(stamp, 1, 8) }
+end
 
 for i, guard in ipairs(cjson.decode(ARGV[1])) do
   local key, field, expected = KEYS[guard[1]], guard[2], guard[3]
@@ -20,9 +37,13 @@ for i, guard in ipairs(cjson.decode(ARGV[1])) do
 end
 
 local commands = cjson.decode(ARGV[2])
-for _, command in ipairs(commands) do
+for i, command in ipairs(commands) do
   local index = table.remove(command, 2)
   if index > 0 then table.insert(command, 2, KEYS[index]) end
+  if command[1] == 'STAMP' then
+    command = stamped(unpack(command, 2))
+    commands[i] = command
+  end
   -- A user who may not do all of it is refused before the first write, in the server's own words. Redis 6.2 cannot tell
   -- beforehand: there it ends half way.
   if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(command)) then return redis.pcall(unpack(command)) end

@@ -21,6 +21,8 @@ if state then
   if #state ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1]) end
   local calendar
   per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
+  local sum = per + level + last + calendar + used + granted + day_used
+  if sum - sum ~= 0 or sum % 1 ~= 0 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1]) end
   day = calendar % 1048576
   window = (calendar - day) / 1048576
 end

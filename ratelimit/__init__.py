@@ -6,6 +6,7 @@ from ratelimit.admin.importing import ImportReport
 from ratelimit.admin.listing import Page
 from ratelimit.admin.opens import OpenMethod, OpenStage
 from ratelimit.admin.shadows import ShadowCounts
+from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
 from ratelimit.core.ceilings import Ceilings
@@ -54,6 +55,7 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "Throttle",
+    "UpgradeReport",
     "Usage",
     "UsagePlan",
 ]

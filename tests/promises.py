@@ -53,7 +53,7 @@ def snapshot(backend):
 
 def _content(client, key):
     # The DUMP of a hash as large as the catalogue tells an order, too, which reading it may change.
-    return client.hgetall(key) if key == b"ratelimit:catalog" else client.dump(key)
+    return client.hgetall(key) if key == b"{ratelimit}:catalog" else client.dump(key)
 
 
 def _expires_ms(client, key):

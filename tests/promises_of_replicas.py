@@ -189,7 +189,7 @@ def another_life_of_the_catalogue_is_noticed(backend, clock):
             change(here.catalog)
         assert there.check(key.value, STAGE, METHOD).allowed
         with backend.client() as client:
-            client.delete("ratelimit:catalog")
+            client.delete("{ratelimit}:catalog")
             Catalog(client, clock=clock).put_plan(UsagePlan("gold", Throttle(1, 3), Quota(100, "DAY"), [STAGE]))
         with replica(backend, clock=clock) as fresh:
             assert capacities(fresh.check(key.value, STAGE, METHOD)) == [3, 100]

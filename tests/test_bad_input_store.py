@@ -10,7 +10,7 @@ from gateway import GET_PETS, VALUES, A, assert_unavailable, snapshot, tokens_le
 
 from ratelimit import Catalog, ConfigError, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
-CATALOG, ACCOUNT, SHARED = "ratelimit:catalog", "ratelimit:account", "ratelimit:stage:a/prod:GET /pets"
+CATALOG, ACCOUNT, SHARED = "{ratelimit}:catalog", "ratelimit:account", "ratelimit:stage:a/prod:GET /pets"
 NOT_UTF8 = b"\xff\xfe"
 
 

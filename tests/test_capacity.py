@@ -257,7 +257,7 @@ def test_keys_are_counted_page_by_page(server):
             for number in range(1200):
                 key_id = f"k{number:09}"
                 pipeline.set(f"ratelimit:{{{key_id}}}:record", record.replace(made.id, key_id))
-                pipeline.zadd("ratelimit:keys", {key_id: number + 1})
+                pipeline.zadd("{ratelimit}:keys", {key_id: number + 1})
             pipeline.execute()
         client.config_resetstat()
         assert catalog.capacity().active_keys == {"gold": 1201}

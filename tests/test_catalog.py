@@ -35,7 +35,7 @@ def catalog(client, clock):
 
 
 def version(client):
-    return int(client.hget("ratelimit:catalog", "version"))
+    return int(client.hget("{ratelimit}:catalog", "version"))
 
 
 def test_plans_are_put_read_and_deleted(catalog):
@@ -181,7 +181,7 @@ def test_namespaces_know_nothing_of_each_other(client, clock):
     assert other.plans() == []
     value = "the-same-value-in-two-namespaces"
     assert one.create_key(value=value).id != other.create_key(value=value).id
-    assert client.hget("one:catalog", "epoch") != client.hget("other:catalog", "epoch")
+    assert client.hget("{one}:catalog", "epoch") != client.hget("{other}:catalog", "epoch")
 
 
 def test_a_wrong_pepper_is_noticed_before_anything_is_written(client, clock):
@@ -226,6 +226,6 @@ def test_a_catalogue_that_vanished_is_a_fault(catalog, client, clock):
     """Who knew it says that data was lost; who did not sees an empty namespace."""
     catalog.put_plan(GOLD)
     client.flushall()
-    with pytest.raises(StoreError, match=r"^the catalogue 'ratelimit:catalog' was here and is gone"):
+    with pytest.raises(StoreError, match=r"^the catalogue '\{ratelimit\}:catalog' was here and is gone"):
         catalog.plans()
     assert Catalog(client, clock=clock).plans() == []

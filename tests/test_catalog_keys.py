@@ -242,9 +242,9 @@ def test_a_key_joins_and_leaves_plans(catalog, client):
     made = catalog.create_key()
     assert catalog.add_key_to_plan(made.id, "gold").plans == ("gold",)
     assert catalog.add_key_to_plan(made.id, "silver").plans == ("gold", "silver")
-    assert client.smembers("ratelimit:plan:gold:keys") == {made.id.encode()}
+    assert client.smembers("{ratelimit}:plan:gold:keys") == {made.id.encode()}
     assert catalog.remove_key_from_plan(made.id, "gold").plans == ("silver",)
-    assert client.smembers("ratelimit:plan:gold:keys") == set()
+    assert client.smembers("{ratelimit}:plan:gold:keys") == set()
     assert catalog.get_key(made.id).plans == ("silver",)
 
 
@@ -308,7 +308,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
     moved = catalog.move_key(made.id, "gold", "silver")
     assert moved == catalog.get_key(made.id)
     assert moved.plans == ("silver", "toys")
-    members = {plan: client.smembers(f"ratelimit:plan:{plan}:keys") for plan in ("gold", "silver", "toys")}
+    members = {plan: client.smembers(f"{{ratelimit}}:plan:{plan}:keys") for plan in ("gold", "silver", "toys")}
     assert members == {"gold": set(), "silver": {made.id.encode()}, "toys": {made.id.encode()}}
 
 

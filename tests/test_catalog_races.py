@@ -4,6 +4,7 @@ Each round sets a scene, lets threads go at once, each with a connection of its 
 """
 
 import json
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -52,7 +53,7 @@ def at_once(*calls):
 
 def broken(client):
     """Every rule that the stored catalogue breaks."""
-    fields = {name.decode(): text for name, text in client.hgetall("ratelimit:catalog").items()}
+    fields = {name.decode(): text for name, text in client.hgetall("{ratelimit}:catalog").items()}
     stages = {name[5:]: set(json.loads(text)["stages"]) for name, text in fields.items() if name.startswith("plan:")}
     records = [json.loads(client.get(key)) for key in client.keys("ratelimit:{*}:record")]
     ids = {record["id"] for record in records}
@@ -60,10 +61,11 @@ def broken(client):
     hashes = {f"ratelimit:{{{record['id']}}}": record["stamp"] for record in records}
     sets = {
         (key.decode().split(":")[2], member.decode())
-        for key in client.keys("ratelimit:plan:*:keys")
+        for key in client.keys("{ratelimit}:plan:*:keys")
         for member in client.smembers(key)
     }
-    index = {key.decode().split(":")[2]: client.get(key).decode() for key in client.keys("ratelimit:digest:*")}
+    claims = {key.decode().split(":")[2]: client.get(key).decode() for key in client.keys("ratelimit:digest:*")}
+    index = {digest: claim.partition(":")[0] for digest, claim in claims.items()}
     pairs = [pair for record in records for pair in combinations(record["plans"], 2)]
     rules = {
         "a key is in no plan that is gone": {plan for plan, _ in joined} <= set(stages),
@@ -71,7 +73,8 @@ def broken(client):
         "the sets of keys are those of the records": sets == joined,
         "the index of digests is that of the records": index
         == {digest: record["id"] for record in records for digest in record["digests"]},
-        "the list of keys is that of the records": {key.decode() for key in client.zrange("ratelimit:keys", 0, -1)}
+        "each claim of a value has a token": all(re.fullmatch(r"\w+:[\w-]{8}", claim) for claim in claims.values()),
+        "the list of keys is that of the records": {key.decode() for key in client.zrange("{ratelimit}:keys", 0, -1)}
         == ids,
         "each hash goes by its record": {
             key.decode(): client.hget(key, "r")[18:].decode() for key in client.keys("ratelimit:{*}")
@@ -142,7 +145,7 @@ def test_a_key_goes_while_it_is_changed(server):
         )
         assert deleted is None
         assert {type(item).__name__ for item in changed} <= {"ApiKey", "NotFound"}
-        assert client.keys("*") == [b"ratelimit:catalog"]
+        assert client.keys("*") == [b"{ratelimit}:catalog"]
 
 
 def test_a_key_is_changed_in_three_ways(server):
@@ -178,7 +181,7 @@ def test_an_empty_namespace_is_begun_twice(server):
         results = at_once(partial(one.put_plan, GOLD), other.create_key)
         assert kinds(results) == ["done", "done"]
         assert third.plans() == [GOLD]
-        assert client.zcard("ratelimit:keys") == 1
+        assert client.zcard("{ratelimit}:keys") == 1
         assert broken(client) == []
 
 
@@ -189,7 +192,7 @@ def test_plans_are_put_at_once(server):
         results = at_once(*(partial(admin.put_plan, plan) for admin, plan in zip(admins, plans, strict=True)))
         assert kinds(results) == ["done"] * 3
         assert admins[0].plans() == plans
-        assert client.hget("ratelimit:catalog", "version") == b"3"
+        assert client.hget("{ratelimit}:catalog", "version") == b"3"
 
 
 def test_a_plan_file_is_applied_while_a_key_is_made(server, tmp_path):
@@ -211,9 +214,9 @@ def test_broken_rules_are_seen(server):
         one.put_plan(GOLD)
         key = one.create_key(plans=["gold"])
         assert broken(client) == []
-        client.srem("ratelimit:plan:gold:keys", key.id)
-        client.zadd("ratelimit:keys", {"nobody": 1})
+        client.srem("{ratelimit}:plan:gold:keys", key.id)
+        client.zadd("{ratelimit}:keys", {"nobody": 1})
         client.set("ratelimit:digest:none", key.id)
         client.hset(f"ratelimit:{{{key.id}}}", "r", "epoch--10000000001stamp--1")
-        client.hdel("ratelimit:catalog", "plan:gold")
-        assert len(broken(client)) == 5
+        client.hdel("{ratelimit}:catalog", "plan:gold")
+        assert len(broken(client)) == 6

@@ -102,7 +102,7 @@ class TestCeilings:
                 watched.requests.clear()
                 watched.catalog.create_key()
                 asked[ceilings.keys] = len(watched.requests)
-                assert client.hexists("ratelimit:catalog", "made") == (ceilings.keys is not None)
+                assert client.hexists("{ratelimit}:catalog", "made") == (ceilings.keys is not None)
             assert asked[9] == asked[None] + 1
 
 

@@ -7,7 +7,7 @@ from seeded import bug
 
 from ratelimit.core.scripts import load
 
-HASH, DAYS, CATALOG, SHARED = "ns:{k1}", "ns:{k1}:days", "ns:catalog", "ns:account"
+HASH, DAYS, SHARED = "ns:{k1}", "ns:{k1}:days", "ns:account"
 P, R, BURST = 1_000_000, 3, 100  # 3 tokens a second
 DAY = 20_516
 CHARGED = DAY * 86_400_000_000 + 40_000_000_000
@@ -28,19 +28,18 @@ def bucket(**other):
 @pytest.fixture
 def redis(backend):
     with backend.client() as client:
-        client.hset(CATALOG, mapping={"epoch": "epoch--1", "version": "7"})
-        client.hset(HASH, mapping={"p:gold": state(), "b:gold:m": bucket(), "r": "identity"})
+        client.hset(HASH, mapping={"p:gold": state(), "b:gold:m": bucket(), "r": "epoch--10000000007stamp--1"})
         client.set(SHARED, bucket())
         yield client
 
 
-def give_back(redis, units=20, after_us=1_000_000, waited_us=None, epoch="epoch--1", version="7"):
+def give_back(redis, units=20, after_us=1_000_000, waited_us=None, identity="epoch--10000000007", shared=(SHARED,)):
     """Give units back, `after_us` after the charge by the server and `waited_us` by the caller."""
     now, waited = CHARGED + after_us, after_us if waited_us is None else waited_us
     head = struct.pack("<9d", now, units, CHARGED, waited, BURST, R, P, WINDOW, DAY)
     further = struct.pack("<6d", BURST, R, P, BURST, R, P)
-    fields = (epoch, version, "p:gold", f"d:gold:{DAY}", "b:gold:m")
-    keys = (HASH, DAYS, CATALOG, SHARED)
+    fields = (identity, "p:gold", f"d:gold:{DAY}", "b:gold:m")
+    keys = (HASH, DAYS, *shared)
     assert redis.eval(load("give_back").source, len(keys), *keys, head + further, *fields) == 1
 
 
@@ -85,12 +84,30 @@ def test_the_longer_of_two_times_counts(redis, after_us, waited_us):
     assert levels(redis) == [27 * P] * 3
 
 
-@pytest.mark.parametrize("other", [{"epoch": "epoch--2"}, {"version": "8"}, {"version": "70"}])
-def test_no_bucket_gets_anything_once_the_catalogue_changed(redis, other):
+@pytest.mark.parametrize("since", ["epoch--2", "00000008", "short", None], ids=repr)
+def test_no_bucket_gets_anything_once_the_catalogue_changed(redis, since):
     """Without the charge, a smaller burst might have cut what there was; a count is not cut, and gets all."""
-    give_back(redis, **other)
+    if since is None:
+        redis.hdel(HASH, "r")
+    else:
+        told = {"epoch--2": "epoch--20000000007stamp--1", "00000008": "epoch--10000000008stamp--1"}
+        redis.hset(HASH, "r", told.get(since, since))
+    give_back(redis)
     assert levels(redis) == [10 * P] * 3
     assert counts(redis) == (30, 30)
+
+
+def test_a_new_stamp_alone_changes_no_plans(redis):
+    """A record that was changed since, as by another name, keeps what is given back."""
+    redis.hset(HASH, "r", "epoch--10000000007stamp--2")
+    give_back(redis)
+    assert levels(redis) == [27 * P] * 3
+
+
+def test_a_shared_bucket_that_is_not_named_gets_nothing(redis):
+    """By a caller who knows that the catalogue changed since: others may have charged it under that."""
+    give_back(redis, shared=())
+    assert levels(redis) == [27 * P, 27 * P, 10 * P]
 
 
 def test_a_bucket_of_another_per_gets_nothing(redis):
@@ -161,7 +178,12 @@ def test_an_expiry_stays(redis):
 @pytest.mark.parametrize(
     ("right", "wrong", "test", "arguments"),
     [
-        ("catalog[2] == ARGV[3]", "true", test_no_bucket_gets_anything_once_the_catalogue_changed, ({"version": "8"},)),
+        (
+            "string.sub(own[1], 1, 18) == ARGV[2]",
+            "true",
+            test_no_bucket_gets_anything_once_the_catalogue_changed,
+            ("00000008",),
+        ),
         ("math.max(now - charged, waited)", "now - charged", test_the_longer_of_two_times_counts, (500_000, 1_000_000)),
         ("math.max(now - charged, waited)", "waited", test_the_longer_of_two_times_counts, (1_000_000, 0)),
         ("per > 0 and last < charged", "false", test_a_state_from_before_the_charge_gets_nothing, ()),

@@ -143,8 +143,8 @@ def test_an_existing_value_is_overwritten(catalog, client):
     assert (report.created, report.updated, report.warnings) == (1, 1, ())
     assert stored(catalog, report) == [("new", False, ("other3",), "about"), ("b", True, (), "")]
     assert catalog.get_key(key.id).created_at == key.created_at
-    assert client.smembers("ratelimit:plan:other3:keys") == {key.id.encode()}
-    assert client.exists("ratelimit:plan:gold01:keys") == 0
+    assert client.smembers("{ratelimit}:plan:other3:keys") == {key.id.encode()}
+    assert client.exists("{ratelimit}:plan:gold01:keys") == 0
 
 
 def test_what_a_row_does_not_say_stays(catalog, client):
@@ -160,7 +160,7 @@ def test_what_a_row_does_not_say_stays(catalog, client):
         report = catalog.import_keys(file(text))
         assert report.ids == (key.id,)
         assert catalog.get_key(key.id) == replace(key, name="new")
-    assert client.smembers("ratelimit:plan:gold01:keys") == {key.id.encode()}
+    assert client.smembers("{ratelimit}:plan:gold01:keys") == {key.id.encode()}
 
 
 @pytest.mark.parametrize("between", [0, 64, 200])
@@ -192,8 +192,10 @@ def made_equal(client, key_id):
     """All that Redis holds, without what is random in one key: its id, its digest and its stamp."""
     record = json.loads(client.get(f"ratelimit:{{{key_id}}}:record"))
     (digest,) = record["digests"]
+    token = client.get(f"ratelimit:digest:{digest}").decode().partition(":")[2]
     found = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
-    for random, stands_for in ((key_id, "<id>"), (digest, "<digest>"), (record["stamp"], "<stamp>")):
+    told = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
+    for random, stands_for in told.items():
         found = found.replace(random, stands_for)
     return found
 
@@ -203,7 +205,7 @@ def test_imported_keys_are_stored_as_created_ones(blocking, client, clock):
     made = blocking.create_key("alpha", ALPHA, ["gold01"], enabled=False, description="d")
     expected = made_equal(client, made.id)
     blocking.delete_key(made.id)
-    client.hset("ratelimit:catalog", "members", 0)
+    client.hset("{ratelimit}:catalog", "members", 0)
     text = f"Key,Name,Enabled,UsagePlanIds,Description\n{ALPHA},alpha,false,gold01,d\n"
     (key_id,) = blocking.import_keys(file(text)).ids
     assert made_equal(client, key_id) == expected

@@ -44,11 +44,11 @@ def test_round_trips(blocking):
     blocking.import_keys(file(MANY))
     load, *rest = watched.requests
     first, second = rest[:3], rest[3:]
-    assert load == [("HGETALL", "ratelimit:catalog")]
-    assert first == 3 * [[("HMGET", "ratelimit:catalog", "epoch", "version", "stamp")]]
+    assert load == [("HGETALL", "{ratelimit}:catalog")]
+    assert first == 3 * [[("HMGET", "{ratelimit}:catalog", "epoch", "version", "stamp", "schema")]]
     assert [(len(look), look[0][0], len(look[0])) for look in second[::2]] == [(1, "MGET", n + 1) for n in (64, 64, 22)]
     scripts = [[len(json.loads(part)) for part in call.args] for call in second[1::2]]
-    assert scripts == [[2 * n + 1, 3 * n + 4] for n in (64, 64, 22)]
+    assert scripts == [[2 * n + 2, 3 * n + 4] for n in (64, 64, 22)]
 
 
 def test_a_new_pepper_is_noted_once(client):
@@ -77,7 +77,7 @@ def test_another_makes_a_key_of_the_same_value(blocking, rival, client):
     assert report.ids[100] == made[0].id
     assert (report.created, report.updated, len(report.ids)) == (149, 1, 150)
     assert stored(blocking, report)[100] == ("tenant 100", True, ("gold01",), "")
-    assert client.zcard("ratelimit:keys") == 150
+    assert client.zcard("{ratelimit}:keys") == 150
 
 
 def test_another_changes_a_key(blocking, rival):
@@ -97,7 +97,7 @@ def test_another_deletes_a_key(blocking, rival, client):
     report = blocking.import_keys(file(MANY))
     assert key.id not in report.ids
     assert (report.created, report.updated) == (150, 0)
-    assert client.scard("ratelimit:plan:gold01:keys") == 150
+    assert client.scard("{ratelimit}:plan:gold01:keys") == 150
 
 
 def test_another_changes_plans(blocking, rival, client):
@@ -124,7 +124,7 @@ def test_others_who_never_rest(blocking, rival, client):
     Watched(blocking, lambda number: rival.put_plan(UsagePlan(f"p{number}")) if number > 1 else None)
     with pytest.raises(Conflict, match="others changed the catalogue 16 times meanwhile"):
         blocking.import_keys(file(MANY))
-    assert client.zcard("ratelimit:keys") == 64
+    assert client.zcard("{ratelimit}:keys") == 64
     report = rival.import_keys(file(MANY))
     assert (report.created, report.updated) == (86, 64)
 
@@ -138,10 +138,10 @@ def test_an_interrupted_import_is_repeated(catalog, client):
 
     with pytest.raises(KeyboardInterrupt):
         catalog.import_keys(file(MANY), progress=interrupt)
-    assert client.zcard("ratelimit:keys") == 128
+    assert client.zcard("{ratelimit}:keys") == 128
     report = catalog.import_keys(file(MANY))
     assert (report.created, report.updated, len(report.ids)) == (22, 128, 150)
-    assert client.scard("ratelimit:plan:gold01:keys") == 150
+    assert client.scard("{ratelimit}:plan:gold01:keys") == 150
 
 
 def test_an_error_of_redis_says_how_far_the_import_went(server, clock):
@@ -155,7 +155,7 @@ def test_an_error_of_redis_says_how_far_the_import_went(server, clock):
         finally:
             client.config_set("maxmemory", 0)
         assert caught.value.__notes__ == ["the first 64 rows of the file are done; import it again to go on"]
-        assert client.zcard("ratelimit:keys") == 64
+        assert client.zcard("{ratelimit}:keys") == 64
         report = catalog.import_keys(file(MANY))
         assert (report.created, report.updated) == (86, 64)
 
@@ -179,7 +179,7 @@ def test_two_import_the_same_file_at_once(server):
             thread.join(20)
         assert reports[0].ids == reports[1].ids
         assert sum(report.created for report in reports) == 300
-        assert (client.zcard("ratelimit:keys"), client.scard("ratelimit:plan:gold01:keys")) == (300, 300)
+        assert (client.zcard("{ratelimit}:keys"), client.scard("{ratelimit}:plan:gold01:keys")) == (300, 300)
         assert len(client.keys("ratelimit:digest:*")) == 300
 
 

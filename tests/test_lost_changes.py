@@ -7,7 +7,7 @@ from ratelimit import Catalog, Limiter, Throttle, UsagePlan
 from ratelimit.core.book import PlanBook
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CATALOG = "ratelimit:catalog"
+CATALOG = "{ratelimit}:catalog"
 
 
 def plan(burst):

@@ -67,6 +67,9 @@ def test_the_example_puts_scripts_together_as_the_code_does():
 def permitted(server):
     """The server with the users of "Permissions", and a client as any of them."""
     lines = block("text", section("Permissions")).splitlines()
+    if server.name == "redis6":
+        gateway = block("text", section("Permissions").split("**Redis 6.2**")[1])
+        lines = [gateway.strip(), *(line for line in lines if " gateway " not in line)]
     with server.client() as root:
         for line in lines:
             root.execute_command(*line.split())
@@ -152,6 +155,7 @@ def test_the_names_are_the_codes():
         names.denials("<day>"),
         names.digest("<digest>"),
         names.plan_keys("<plan id>"),
+        names.plan_past("<plan id>"),
         names.stage_bucket("<stage id>", "<method>"),
         plan_field("<plan id>"),
         method_field("<plan id>", "<stage id>", "<method>"),

@@ -50,7 +50,7 @@ def ask(limiter, key):
 
 
 def probes(client):
-    return client.hget("ratelimit:catalog", "pepper").decode().split()
+    return client.hget("{ratelimit}:catalog", "pepper").decode().split()
 
 
 def index(client):
@@ -217,7 +217,7 @@ def test_two_administrators_lose_no_probe(backend, clock, client, old_key):
 
         made = []
         one._store.run(delayed(one.catalog._keys.create_key(plans=["gold"])))
-    assert len(client.smembers("ratelimit:plan:gold:keys")) == 1 + 1 + len(made)
+    assert len(client.smembers("{ratelimit}:plan:gold:keys")) == 1 + 1 + len(made)
     assert set(probes(client)) == {probe("one"), probe("other"), probe(OLD)}
 
 

@@ -128,13 +128,24 @@ def test_a_change_through_its_own_catalogue_needs_no_push(server, admin, clock):
             assert burst(limiter, key) == number
 
 
+def test_a_limiter_whose_catalogue_came_first_is_pushed_to(server, admin):
+    """What the catalogue has loaded is fresh, yet nobody listens: the first check begins with that."""
+    client, catalog, key = admin
+    with Limiter.from_url(server.url, deadline=10.0, max_age=FOREVER) as limiter:
+        limiter.catalog.plans()
+        assert burst(limiter, key) == 100
+        wait_for(lambda: client.pubsub_numsub(CHANNEL)[0][1] == 1)
+        catalog.put_plan(plan(7))
+        wait_for(lambda: burst(limiter, key) == 7)
+
+
 def test_what_stays_as_it_is_is_not_pushed(admin):
     """A plan that is put again as it was makes no version and no noise; a change is told with its version."""
     client, catalog, _ = admin
     with client.pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(CHANNEL)
         heard.get_message(timeout=1)
-        version = int(client.hget("ratelimit:catalog", "version"))
+        version = int(client.hget("{ratelimit}:catalog", "version"))
         catalog.put_plan(plan(100))
         catalog.put_plan(plan(50))
         message = heard.get_message(timeout=2)

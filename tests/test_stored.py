@@ -9,7 +9,7 @@ from ratelimit.core import document, state
 from ratelimit.core.stored import Outline
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CATALOG = "ratelimit:catalog"
+CATALOG = "{ratelimit}:catalog"
 
 
 def test_only_plans_that_are_met_are_parsed(backend, clock, monkeypatch):

@@ -122,7 +122,7 @@ def test_trap_28_no_key_without_expiry_but_the_catalogue_and_api_keys(backend):
         found = {name.decode() for name in client.scan_iter() if client.ttl(name) == -1}
         (digest,) = (name for name in found if name.startswith("ratelimit:digest:"))
         of_the_key = {f"ratelimit:{{{key.id}}}", f"ratelimit:{{{key.id}}}:record", digest}
-        of_the_catalogue = {"ratelimit:catalog", "ratelimit:keys", "ratelimit:plan:gold:keys"}
+        of_the_catalogue = {"{ratelimit}:catalog", "{ratelimit}:keys", "{ratelimit}:plan:gold:keys"}
         assert found == of_the_key | of_the_catalogue
 
 

@@ -236,9 +236,9 @@ def test_a_key_that_left_long_ago_is_forgotten(gateway, backend):
     gateway.clock.set("2026-06-03T00:00:00")
     listed(gateway)
     with backend.client(decode_responses=True) as client:
-        assert list(client.hgetall("ratelimit:plan:gold:past")) == [gateway.ids["k2"]]
+        assert list(client.hgetall("{ratelimit}:plan:gold:past")) == [gateway.ids["k2"]]
         gateway.catalog.delete_plan("gold")
-        assert client.exists("ratelimit:plan:gold:past") == 0
+        assert client.exists("{ratelimit}:plan:gold:past") == 0
 
 
 def test_a_key_that_an_import_moved_is_listed_still(gateway):

@@ -3,6 +3,7 @@
 Two revisions guard against administrators who race. `version`, the catalogue's, moves with every change of plans,
 stages and the account throttle. `members` moves whenever a key joins a plan. A change of plans is guarded by both,
 a key's joining by `version` and its own record, so that no order of the two can put a key into two plans of one stage.
+All other changes of a key are guarded by its own record alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook
+from ratelimit.core.records import KeyRecord
+from ratelimit.core.schema import SCHEMA
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.errors import Conflict, NotFound
@@ -46,6 +49,22 @@ class Commit:
     def call(self) -> ScriptCall:
         """Return the script call that commits."""
         return ScriptCall(load("commit"), tuple(self._keys), (json.dumps(self._guards), json.dumps(self._commands)))
+
+
+def begin(state: Namespace, book: PlanBook) -> Commit:
+    """Return a commit that rests on the schema of `book`: an upgrade may come between reading and writing."""
+    commit = Commit()
+    commit.expect(state.names.catalog, "schema", str(SCHEMA) if book.epoch else None)
+    return commit
+
+
+def stamp_record(commit: Commit, state: Namespace, book: PlanBook, record: KeyRecord, *, joins: bool) -> None:
+    """Write a record, and its stamp into the key's hash; `joins`: it has a plan that it did not have before.
+
+    Then the hash takes over the version of the catalogue as well: nobody may go by one that does not have the plan.
+    """
+    commit.do("SET", state.names.key_record(record.id), record.json())
+    commit.do("STAMP", state.names.key_hash(record.id), record.stamp, book.identity, int(joins))
 
 
 def tell_new_pepper(commit: Commit, state: Namespace) -> bool:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ratelimit.admin.ceilings import Room, no_room, take_room
-from ratelimit.admin.commit import Commit, tell_new_pepper
+from ratelimit.admin.commit import begin, stamp_record, tell_new_pepper
 from ratelimit.admin.csv_keys import Row
 from ratelimit.core.book import PlanBook
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.digest import generated_id, generated_token
 from ratelimit.core.flow import Flow, text
-from ratelimit.core.records import KeyRecord
+from ratelimit.core.records import KeyRecord, claimed_by, new_claim
 from ratelimit.core.scripts import ScriptCall
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import day_of
 
 
 class Entry(NamedTuple):
-    """A row and what Redis knows of its value: the id found under each digest, and the key it opens or opened."""
+    """A row and what Redis knows of its value: who claims each digest, and the key it opens or opened.
+
+    claims  entries of the index as they were read: a dead one is replaced if it is this one still
+    """
 
     row: Row
     digests: Sequence[str]
-    ids: Sequence[str | None]
+    claims: Sequence[str | None]
     record: KeyRecord | None = None
     stored: str = ""
     is_current: bool = True
@@ -46,14 +49,14 @@ def looked_up(state: Namespace, rows: Sequence[Row]) -> Flow[list[Entry]]:
     names = state.names
     digests = [state.digest.all(row.value) for row in rows]
     (found,) = yield [("MGET", *(names.digest(digest) for one in digests for digest in one))]
-    ids = map(text, found)
-    entries = [Entry(row, one, [next(ids) for _ in one]) for row, one in zip(rows, digests, strict=True)]
-    known = list(dict.fromkeys(key_id for entry in entries for key_id in entry.ids if key_id))
+    claims = map(text, found)
+    entries = [Entry(row, one, [next(claims) for _ in one]) for row, one in zip(rows, digests, strict=True)]
+    known = list(dict.fromkeys(claimed_by(claim) for entry in entries for claim in entry.claims if claim))
     if not known:
         return entries
     (found,) = yield [("MGET", *map(names.key_record, known))]
     records = {
-        key_id: (KeyRecord.from_json(stored), stored)
+        key_id: (KeyRecord.from_json(stored, key_id), stored)
         for key_id, stored in zip(known, map(text, found), strict=True)
         if stored is not None
     }
@@ -61,16 +64,20 @@ def looked_up(state: Namespace, rows: Sequence[Row]) -> Flow[list[Entry]]:
 
 
 def _with_record(entry: Entry, records: dict[str, tuple[KeyRecord, str]]) -> Entry:
-    """Add the record of the key that the value opens. An index entry without one is nobody's, and is taken over."""
-    for digest, key_id in zip(entry.digests, entry.ids, strict=True):
-        record, stored = records.get(key_id or "", (None, ""))
-        if record is not None and digest in record.digests:
-            return entry._replace(record=record, stored=stored, is_current=not record.digests[digest])
+    """Add the record of the key that the value opens. A claim that no record bears out is dead, and is taken over."""
+    for digest, claim in zip(entry.digests, entry.claims, strict=True):
+        record, stored = records.get(claimed_by(claim or ""), (None, ""))
+        if record is not None and digest in record.digests and record.state != "tombstone":
+            is_current = record.is_live and not record.digests[digest]
+            return entry._replace(record=record, stored=stored, is_current=is_current)
     return entry
 
 
 def judged(entry: Entry, book: PlanBook, ceilings: Ceilings) -> Verdict:
     """Tell what becomes of a row under this book. A plan that cannot be joined is dropped, not the whole row."""
+    if entry.record is not None and not entry.record.is_live:
+        problem = f"Key is being given to key {entry.record.id!r} by somebody else: import again in a minute"
+        return Verdict(is_good=False, problems=[problem])
     if entry.record is not None and not entry.is_current:
         problem = f"Key is a value that key {entry.record.id!r} had before it was rotated"
         return Verdict(is_good=False, problems=[f"{problem}: give the new one, or remove the line"])
@@ -131,8 +138,9 @@ class Changes:
 
     def __init__(self, state: Namespace, book: PlanBook, room: Room) -> None:
         self._state, self._names, self._book, self._room = state, state.names, book, room
-        self._commit = Commit()
+        self._commit = begin(state, book)
         self._is_empty = True
+        self._rests_on_plans = False
         self._made: list[str | int] = []
         self._joined: dict[str, list[str]] = {}
         self._left: dict[str, list[str]] = {}
@@ -157,11 +165,12 @@ class Changes:
             generated_token(),
             row.description or "",
         )
-        for each, key_id in zip(entry.digests, entry.ids, strict=True):
-            self._commit.expect(self._names.digest(each), None, key_id)
+        for each, claim in zip(entry.digests, entry.claims, strict=True):
+            self._commit.expect(self._names.digest(each), None, claim)
         self._commit.expect(self._names.key_record(record.id), None, None)
-        self._commit.do("SET", self._names.digest(digest), record.id)
+        self._commit.do("SET", self._names.digest(digest), new_claim(record.id))
         self._made += (created_us, record.id)
+        self._rests_on_plans = True
         self._write(record, joined=plans)
         return record.id
 
@@ -178,13 +187,14 @@ class Changes:
         if new == record:
             return
         self._commit.expect(self._names.key_record(record.id), None, stored)
+        # Whether a plan was dropped from the row is for the plans to say as well.
+        self._rests_on_plans |= bool(row.plans)
         self._write(replace(new, stamp=generated_token()), joined=after - before, left=before - after)
 
-    def _write(self, record: KeyRecord, joined: Iterable[str] = (), left: Iterable[str] = ()) -> None:
+    def _write(self, record: KeyRecord, joined: Collection[str] = (), left: Iterable[str] = ()) -> None:
         """Write a record together with what its hash goes by, as `KeyAdmin` does for one."""
         self._is_empty = False
-        self._commit.do("SET", self._names.key_record(record.id), record.json())
-        self._commit.do("HSET", self._names.key_hash(record.id), "r", f"{self._book.identity}{record.stamp}")
+        stamp_record(self._commit, self._state, self._book, record, joins=bool(joined))
         for plan_id in joined:
             self._joined.setdefault(plan_id, []).append(record.id)
         for plan_id in left:
@@ -195,8 +205,8 @@ class Changes:
         if self._is_empty:
             return None
         commit, names = self._commit, self._names
-        # The hashes must not fall back to an older version than a replica may have applied to them meanwhile.
-        commit.expect(names.catalog, "version", str(self._book.version))
+        if self._rests_on_plans or self._joined:
+            commit.expect(names.catalog, "version", str(self._book.version))
         if self._made:
             commit.do("ZADD", names.keys, *self._made)
             take_room(commit, self._state, self._room)

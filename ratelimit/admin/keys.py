@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Unpack
 
 from ratelimit.admin.ceilings import refuse_keys_beyond, refuse_plans_of_key, room_for_keys, take_room, tries
-from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, tell_new_pepper, too_busy, two_plans
+from ratelimit.admin.claims import claim_value, release
+from ratelimit.admin.commit import MOST_TRIES, Commit, begin, existing_plan, stamp_record, too_busy, two_plans
 from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
@@ -55,12 +56,13 @@ class KeyAdmin:
             refuse_keys_beyond(self._state, room)
             book = yield from self._ensure_book()
             self._refuse_plans("", (), record.plans, book)
-            commit = Commit()
+            commit = begin(self._state, book)
             take_room(commit, self._state, room)
-            yield from self._claim_value(commit, value, record.id)
+            yield from claim_value(commit, self._state, book, value, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
-            self._write_record(commit, record, book, joined=record.plans)
+            self._rest_on_version(commit, book)
+            self._write_record(commit, book, record, joined=record.plans)
             if (yield from self._carried_out(commit, record.id)):
                 return record.api_key(value)
         raise too_busy(tries(self._state))
@@ -82,27 +84,14 @@ class KeyAdmin:
             kept = {old: min(until or ends_us, ends_us) for old, until in record.digests.items()}
             kept = {old: until for old, until in kept.items() if until > now_us}
             new = replace(record, digests={digest: 0, **kept}, stamp=generated_token())
-            commit = Commit()
+            commit = begin(self._state, book)
             commit.expect(self._names.key_record(key_id), None, stored)
-            yield from self._claim_value(commit, value, key_id)
-            for old in record.digests:
-                if old not in kept:
-                    commit.do("UNLINK", self._names.digest(old))
-            self._write_record(commit, new, book)
+            yield from release(commit, self._state, key_id, [old for old in record.digests if old not in new.digests])
+            yield from claim_value(commit, self._state, book, value, key_id)
+            self._write_record(commit, book, new)
             if (yield from self._carried_out(commit, key_id)):
                 return new.api_key(value)
         raise too_busy()
-
-    def _claim_value(self, commit: Commit, value: str, key_id: str) -> Flow[None]:
-        """Have the commit make `value` open `key_id`; raise Conflict if it opens a key already."""
-        replies = yield [("GET", self._names.digest(digest)) for digest in self._state.digest.all(value)]
-        for taken in map(text, replies):
-            if taken is not None:
-                raise Conflict(f"a key with this value exists already, its id is {taken!r}", field="value")
-        index = self._names.digest(self._state.digest(value))
-        commit.expect(index, None, None)
-        commit.do("SET", index, key_id)
-        tell_new_pepper(commit, self._state)
 
     def get_key(self, key_id: str) -> Flow[ApiKey]:
         """Return a key, without its value."""
@@ -159,14 +148,14 @@ class KeyAdmin:
     def delete_key(self, key_id: str, expected: ApiKey | None = None) -> Flow[None]:
         """Delete a key and all that was counted for it."""
         for _ in range(MOST_TRIES):
+            book = yield from self._state.load()
             record, stored = yield from self._record(key_id)
             refuse_changed(record, expected)
-            commit = Commit()
+            commit = begin(self._state, book)
             commit.expect(self._names.key_record(key_id), None, stored)
             for name in (self._names.key_record, self._names.key_hash, self._names.key_days):
                 commit.do("UNLINK", name(key_id))
-            for digest in record.digests:
-                commit.do("UNLINK", self._names.digest(digest))
+            yield from release(commit, self._state, key_id, record.digests)
             for plan_id in record.plans:
                 commit.do("SREM", self._names.plan_keys(plan_id), key_id)
             commit.do("ZREM", self._names.keys, key_id)
@@ -179,29 +168,32 @@ class KeyAdmin:
             record, stored = yield from self._record(key_id)
             book = yield from self._state.load()
             new = replace(change(record, book), stamp=generated_token())
-            commit = Commit()
+            commit = begin(self._state, book)
             commit.expect(self._names.key_record(key_id), None, stored)
             joined = [plan for plan in new.plans if plan not in record.plans]
             left = [plan for plan in record.plans if plan not in new.plans]
-            self._write_record(commit, new, book, joined=joined, left=left)
+            if joined:
+                self._rest_on_version(commit, book)
+            self._write_record(commit, book, new, joined=joined, left=left)
             if (yield from self._carried_out(commit, key_id)):
                 return new.api_key()
         raise too_busy()
 
+    def _rest_on_version(self, commit: Commit, book: PlanBook) -> None:
+        """Have the commit fail if the plans changed meanwhile: what a key joins has to be as it was looked at."""
+        commit.expect(self._names.catalog, "version", str(book.version))
+
     def _write_record(
         self,
         commit: Commit,
-        record: KeyRecord,
         book: PlanBook,
+        record: KeyRecord,
         *,
-        joined: Iterable[str] = (),
+        joined: Sequence[str] = (),
         left: Iterable[str] = (),
     ) -> None:
         """Write a record together with what its hash goes by, and the memberships that change."""
-        commit.do("SET", self._names.key_record(record.id), record.json())
-        commit.do("HSET", self._names.key_hash(record.id), "r", f"{book.identity}{record.stamp}")
-        # The hash must not fall back to an older version than a replica may have applied to it meanwhile.
-        commit.expect(self._names.catalog, "version", str(book.version))
+        stamp_record(commit, self._state, book, record, joins=bool(joined))
         for plan_id in left:
             commit.do("SREM", self._names.plan_keys(plan_id), record.id)
             commit.do("HSET", self._names.plan_past(plan_id), record.id, day_of(self._state.wall_us()))
@@ -222,18 +214,18 @@ class KeyAdmin:
         """Return a key's record and its text in Redis."""
         validate.key_id(key_id)
         stored = text((yield [("GET", self._names.key_record(key_id))])[0])
-        if stored is None:
+        record = None if stored is None else KeyRecord.from_json(stored, key_id)
+        if stored is None or record is None or not record.is_live:
             raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
-        return KeyRecord.from_json(stored), stored
+        return record, stored
 
     def _ensure_book(self) -> Flow[PlanBook]:
         """Load the book; an empty namespace gets its epoch and pepper with the first key."""
         book = yield from self._state.load(for_change=True)
         if not book.epoch:
-            commit = Commit()
+            commit = begin(self._state, book)
             commit.expect(self._names.catalog, "version", None)
-            first = ("epoch", generated_token(), "pepper", self._state.digest.probes[0], "version", 1)
-            commit.do("HSET", self._names.catalog, *first)
+            commit.do("HSET", self._names.catalog, *self._state.first_fields(), "version", 1)
             yield commit.call()
             book = yield from self._state.load()
         return book

@@ -26,7 +26,7 @@ class KeyLists:
     """Lists of the API keys of one namespace."""
 
     def __init__(self, state: Namespace) -> None:
-        self._names = state.names
+        self._state, self._names = state, state.names
 
     def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
         """Return all keys whose name starts with `prefix`, the newest first."""
@@ -48,6 +48,8 @@ class KeyLists:
             # `seen` passes over keys made in the same microsecond, when there are more of them than fit one reply.
             bounds = (score, "-inf", "WITHSCORES", "LIMIT", seen, _PAGE)
             entries = scored((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
+            if not entries and seen == 0:
+                yield from self._state.load()  # no key at all, or those of another schema?
             if not entries:
                 return Page(found, None)
             seen = seen + len(entries) if entries[-1][1] == score else 0
@@ -60,9 +62,9 @@ class KeyLists:
                 if len(found) == limit:
                     return Page(found, f"{score}:{last}")
                 score, last = made, key_id
-                key = KeyRecord.from_json(item).api_key() if item is not None else None
-                if key is not None and key.name.startswith(prefix):
-                    found.append(key)
+                record = KeyRecord.from_json(item, key_id) if item is not None else None
+                if record is not None and record.is_live and record.name.startswith(prefix):
+                    found.append(record.api_key())
 
 
 def _position(position: str | None) -> tuple[str, str | None]:

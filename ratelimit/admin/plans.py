@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ratelimit.admin.applied import ApplyReport, report
 from ratelimit.admin.ceilings import refuse_beyond
-from ratelimit.admin.commit import MOST_TRIES, Commit, existing_plan, too_busy, two_plans
+from ratelimit.admin.commit import MOST_TRIES, Commit, begin, existing_plan, too_busy, two_plans
 from ratelimit.admin.expected import ANYTHING, Expectation, refuse_other
 from ratelimit.core import document, validate
 from ratelimit.core.book import PlanBook
@@ -118,7 +118,7 @@ class PlanAdmin:
             yield from self._refuse_double_plans(old, new)
             if dry_run:
                 return report(old, new)
-            commit = Commit()
+            commit = begin(self._state, old)
             commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
             commit.expect(self._names.catalog, "members", text(members))
             if self._write_book(commit, old, new) and (yield commit.call())[0] != 1:
@@ -136,7 +136,7 @@ class PlanAdmin:
             return False
         catalog = self._names.catalog
         if not old.epoch:
-            changed += ["epoch", generated_token(), "pepper", self._state.digest.probes[0]]
+            changed += self._state.first_fields()
         commit.do("HSET", catalog, *changed, "stamp", generated_token())
         if gone:
             commit.do("HDEL", catalog, *gone)

@@ -10,8 +10,9 @@ from struct import Struct
 
 from ratelimit.admin.commit import Commit, existing_plan
 from ratelimit.core import validate
-from ratelimit.core.flow import Flow, pairs, texts
+from ratelimit.core.flow import Flow, pairs, text, texts
 from ratelimit.core.names import plan_field
+from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
@@ -75,17 +76,18 @@ class UsageAdmin:
             validate.identifier(position, "position")
         left = [member for member in members if position is None or member > position]
         page = left[:limit]
+        live = page if key_id is not None else (yield from self._live(page))
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
         replies = yield [
-            ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in page
+            ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in live
         ]
         items = {
             member: list(_by_day(plan.quota, reply, first, last, today))
-            for member, reply in zip(page, replies, strict=True)
+            for member, reply in zip(live, replies, strict=True)
         }
-        denied = yield from self._denied(plan_id, page, first, last)
+        denied = yield from self._denied(plan_id, live, first, last)
         following = page[-1] if page and len(left) > limit else None
-        for member in past.intersection(page):
+        for member in past.intersection(live):
             if not any(used for used, _ in items[member]) and not any(denied[member]):
                 del items[member], denied[member]
         return Usage(plan_id, _date(first), _date(last), items, denied, following)
@@ -113,10 +115,17 @@ class UsageAdmin:
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
 
     def _existing(self, key_id: str) -> Flow[str]:
-        (record,) = yield [("GET", self._names.key_record(validate.key_id(key_id)))]
-        if record is None:
+        if not (yield from self._live([validate.key_id(key_id)])):
             raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
         return key_id
+
+    def _live(self, key_ids: list[str]) -> Flow[list[str]]:
+        """Return those of these that are keys: the lists of a plan may name one that is being made, or was deleted."""
+        if not key_ids:
+            return []
+        (stored,) = yield [("MGET", *map(self._names.key_record, key_ids))]
+        found = zip(key_ids, map(text, stored), strict=True)
+        return [key_id for key_id, item in found if item is not None and KeyRecord.from_json(item, key_id).is_live]
 
     def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Flow[None]:
         validate.key_id(key_id)
@@ -156,8 +165,9 @@ class UsageAdmin:
         denied = {member: [dict[str, int]() for _ in replies] for member in page}
         for at, reply in enumerate(replies):
             for name, count in pairs(reply).items():
-                plan, member, reason = name.split("|")
-                if plan == plan_id and member in denied:
+                plan, _, rest = name.partition("|")
+                member, _, reason = rest.partition("|")
+                if plan == plan_id and member in denied and reason and count.isdecimal():
                     denied[member][at][reason] = int(count)
         return denied
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ratelimit.admin.aws import AwsAdmin, AwsExport, AwsReport
 from ratelimit.admin.capacity import Capacity, CapacityAdmin
 from ratelimit.admin.ceilings import checked
+from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.opens import KeyOpens, OpenStage
+from ratelimit.admin.upgrade import UpgradeAdmin, UpgradeReport
 from ratelimit.core.ceilings import Ceilings
 from ratelimit.core.state import Namespace
 from ratelimit.model import Scope
@@ -34,6 +38,7 @@ class Overview(_Bound):
     def _bind(self, state: Namespace, store: Store) -> None:
         self._state, self._run = state, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
+        self._upgrade = UpgradeAdmin(state)
 
     def capacity(self, new_plan: str | None = None) -> Capacity:
         """Return what all active keys together may send: rate, burst, and the most of a second and of a day.
@@ -49,6 +54,24 @@ class Overview(_Bound):
         None while the key is disabled or expired. Raises NotFound.
         """
         return self._run(self._opens.opens(key_id))
+
+    def load_scripts(self) -> dict[str, str]:
+        """Give the server the scripts that gateways call, and return the SHA-1 of each by its name.
+
+        For gateways whose user may not send scripts (EVAL). To be repeated after a restart or a failover of the server,
+        and before another version of this package is rolled out.
+        """
+        return self._run(load_scripts())
+
+    def upgrade(self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None) -> UpgradeReport:
+        """Bring what a former version stored to this version's schema; with `dry_run` tell what that would be.
+
+        progress  called with the number of entries of the index done so far
+
+        Stop administrators first. Gateways of the former version answer 503 from the first step on. All that is counted
+        stays. An upgrade that was interrupted is simply repeated; one that is not needed changes nothing.
+        """
+        return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
     def import_aws(self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key") -> AwsReport:
         """Store what was read of AWS API Gateway with `ratelimit.admin.aws.read_export` or `fetch_live`.
@@ -70,6 +93,7 @@ class AsyncOverview(_Bound):
     def _bind(self, state: Namespace, store: AsyncStore) -> None:
         self._state, self._run = state, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
+        self._upgrade = UpgradeAdmin(state)
 
     async def capacity(self, new_plan: str | None = None) -> Capacity:
         """As `Catalog.capacity`."""
@@ -78,6 +102,14 @@ class AsyncOverview(_Bound):
     async def opens(self, key_id: str) -> list[OpenStage]:
         """As `Catalog.opens`."""
         return await self._run(self._opens.opens(key_id))
+
+    async def load_scripts(self) -> dict[str, str]:
+        """As `Catalog.load_scripts`."""
+        return await self._run(load_scripts())
+
+    async def upgrade(self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None) -> UpgradeReport:
+        """As `Catalog.upgrade`."""
+        return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
     async def import_aws(
         self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key"

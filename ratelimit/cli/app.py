@@ -19,8 +19,10 @@ from ratelimit.cli.keys import keys
 from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.cli.plans import plans
 from ratelimit.cli.replay import replay
+from ratelimit.cli.scripts import scripts
 from ratelimit.cli.stages import account, stages
 from ratelimit.cli.top import top
+from ratelimit.cli.upgrade import upgrade
 from ratelimit.cli.usage import usage
 from ratelimit.cli.watch import watch
 from ratelimit.core.validate import without_values
@@ -83,8 +85,10 @@ _COMMANDS = (
     keys,
     plans,
     replay,
+    scripts,
     stages,
     top,
+    upgrade,
     usage,
     watch,
 )

@@ -9,15 +9,32 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from ratelimit.core import unknown_fields
 from ratelimit.core.stored import Outline
+from ratelimit.core.unknown_fields import EACH, Table
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 from ratelimit.model import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 
 _T = TypeVar("_T")
-Table = Mapping[str, Any]
+
+_THROTTLE: Table = {"rate": None, "burst": None}
+_QUOTA: Table = {"limit": None, "period": None, "offset": None}
+_PLAN_STAGE: Table = {"throttles": {EACH: _THROTTLE}}
+_PLAN: Table = {
+    "name": None,
+    "throttle": _THROTTLE,
+    "quota": _QUOTA,
+    "throttle_scope": None,
+    "stages": {EACH: _PLAN_STAGE},
+    "alerts": None,
+    "shadow": None,
+    "lease": None,
+}
+_METHOD: Table = {"throttle": _THROTTLE, "key_required": None}
+_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ def document_from(data: Table) -> Document:
 def plan_from(plan_id: str, data: object) -> UsagePlan:
     """Return the plan that a table stands for."""
     table = _table(data)
-    _known(table, ("name", "throttle", "quota", "throttle_scope", "stages", "alerts", "shadow", "lease"))
+    _known(table, _PLAN)
     stages = table.get("stages", [])
     if isinstance(stages, Mapping):
         opened = [_at(f"stages.{_quoted(name)}", _plan_stage_from, name, item) for name, item in stages.items()]
@@ -87,7 +104,7 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
 def stage_from(stage_id: str, data: object) -> Stage:
     """Return the stage that a table stands for."""
     table = _table(data)
-    _known(table, ("throttle", "methods"))
+    _known(table, _STAGE)
     methods = _table(table.get("methods", {}), "methods")
     return Stage(
         stage_id,
@@ -98,12 +115,12 @@ def stage_from(stage_id: str, data: object) -> Stage:
 
 def plan_from_json(plan_id: str, text: str) -> UsagePlan:
     """Return the plan that Redis keeps as JSON."""
-    return plan_from(plan_id, json.loads(text))
+    return plan_from(plan_id, unknown_fields.without("a plan", json.loads(text), _PLAN))
 
 
 def stage_from_json(stage_id: str, text: str) -> Stage:
     """Return the stage that Redis keeps as JSON."""
-    return stage_from(stage_id, json.loads(text))
+    return stage_from(stage_id, unknown_fields.without("a stage", json.loads(text), _STAGE))
 
 
 def plan_outline(plan_id: str, text: str) -> Outline:
@@ -113,7 +130,7 @@ def plan_outline(plan_id: str, text: str) -> Outline:
         listed = {stage: frozenset(table["throttles"]) for stage, table in data["stages"].items()}
         return Outline(listed, bool(data.get("lease")))
     except (AttributeError, LookupError, TypeError):  # written in another way than `plan_json` does, or wrong
-        return Outline.of_plan(plan_from(plan_id, data))
+        return Outline.of_plan(plan_from(plan_id, unknown_fields.without("a plan", data, _PLAN)))
 
 
 def stage_outline(stage_id: str, text: str) -> Outline:
@@ -122,17 +139,17 @@ def stage_outline(stage_id: str, text: str) -> Outline:
     try:
         return Outline({stage_id: frozenset(data["methods"])})
     except (LookupError, TypeError):
-        return Outline.of_stage(stage_from(stage_id, data))
+        return Outline.of_stage(stage_from(stage_id, unknown_fields.without("a stage", data, _STAGE)))
 
 
 def throttle_from_json(text: str) -> Throttle:
     """Return the throttle that Redis keeps as JSON."""
-    return _throttle_from(json.loads(text))
+    return _throttle_from(unknown_fields.without("a throttle", json.loads(text), _THROTTLE))
 
 
 def _plan_stage_from(stage_id: str, data: object) -> PlanStage:
     table = _table(data)
-    _known(table, ("throttles",))
+    _known(table, _PLAN_STAGE)
     throttles = _table(table.get("throttles", {}), "throttles")
     return PlanStage(
         stage_id,
@@ -142,19 +159,19 @@ def _plan_stage_from(stage_id: str, data: object) -> PlanStage:
 
 def _method_from(data: object) -> Method:
     table = _table(data)
-    _known(table, ("throttle", "key_required"))
+    _known(table, _METHOD)
     return Method(_optional(table, "throttle", _throttle_from), table.get("key_required", True))
 
 
 def _throttle_from(data: object) -> Throttle:
     table = _table(data)
-    _known(table, ("rate", "burst"), required=("rate", "burst"))
+    _known(table, _THROTTLE, required=("rate", "burst"))
     return Throttle(table["rate"], table["burst"])
 
 
 def _quota_from(data: object) -> Quota:
     table = _table(data)
-    _known(table, ("limit", "period", "offset"), required=("limit", "period"))
+    _known(table, _QUOTA, required=("limit", "period"))
     return Quota(table["limit"], table["period"], table.get("offset", 0))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.flow import Flow, Reads, text
 from ratelimit.core.question import Found
-from ratelimit.core.records import KeyRecord
+from ratelimit.core.records import KeyRecord, claimed_by
 from ratelimit.core.scripts import Command
 from ratelimit.core.state import Namespace
 
@@ -33,15 +33,16 @@ class KnownKeys:
             yield from state.load()
         self._found.forget(key)
         for digest, reply in zip(digests, replies, strict=False):
-            key_id = text(reply)
-            if key_id is None:
+            claim = text(reply)
+            if claim is None:
                 continue
+            key_id = claimed_by(claim)
             if known is not None and key_id == known.record.id:
                 stored = text(replies[-1])
             else:
                 stored = text((yield Reads([("GET", state.names.key_record(key_id))]))[0])
-            record = KeyRecord.from_json(stored) if stored is not None else None
-            if record is not None and digest in record.digests:
+            record = KeyRecord.from_json(stored, key_id) if stored is not None else None
+            if record is not None and record.is_live and digest in record.digests:
                 found = Found(record, record.valid_until_us(digest))
                 self._found.put(key, found)
                 return found

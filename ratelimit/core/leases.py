@@ -16,7 +16,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from ratelimit.core import forks
-from ratelimit.core.flow import Flow
+from ratelimit.core.book import PlanBook
+from ratelimit.core.flow import Flow, Reads
 from ratelimit.core.names import closed_day_field
 from ratelimit.core.question import Question
 from ratelimit.core.scripts import ScriptCall, load
@@ -222,10 +223,21 @@ class Leases:
                 self._holding.pop(lease, None)
         if unspent is not None:
             with contextlib.suppress(StoreError):  # sent once: what was lost on the way is lost
-                yield _giving_back(question, unspent, self._state)
+                is_current = yield from _is_current(question.book, self._state)
+                yield _giving_back(question, unspent, self._state, is_current=is_current)
 
 
-def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> ScriptCall:
+def _is_current(book: PlanBook, state: Namespace) -> Flow[bool]:
+    """Tell whether no other catalogue is known of: others may have charged a shared bucket under it.
+
+    What this key itself was charged under, the script sees.
+    """
+    if book is not state.book or state.loaded_us is not None:
+        return book is state.book
+    return state.is_current((yield Reads([state.version_query()]))[0])
+
+
+def _giving_back(question: Question, unspent: Unspent, state: Namespace, *, is_current: bool) -> ScriptCall:
     call, book, (units, charged_us, waited_us) = question.call, question.book, unspent
     own = [bucket for bucket in call.further if not bucket.shared]
     shared = [bucket for bucket in call.further if bucket.shared]
@@ -237,9 +249,9 @@ def _giving_back(question: Question, unspent: Unspent, state: Namespace) -> Scri
     packed += call.further_packed
     fields = (call.fields[0], closed_day_field(call.fields[0], day_of(charged_us)), *(each.place for each in own))
     names = state.names
-    keys = (names.key_hash(question.key_id), names.key_days(question.key_id), names.catalog)
-    keys_of_all = (each.place for each in shared)
-    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.epoch, str(book.version), *fields))
+    keys = (names.key_hash(question.key_id), names.key_days(question.key_id))
+    keys_of_all = (each.place for each in shared) if is_current else ()
+    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.identity, *fields))
 
 
 def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:

@@ -25,6 +25,7 @@ _NOT_CARRIED_OUT = (
     exceptions.NoPermissionError,
 )
 _NOT_CARRIED_OUT_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNKNOWN COMMAND", "NOAUTH", "WRONGPASS")
+_MAY_NOT_SEND_SCRIPTS = re.compile(r"the 'eval' command", re.IGNORECASE)
 _BY_A_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps what the first write of a script was answered; newer servers tell it as it is."""
 
@@ -60,6 +61,8 @@ def before_sending(error: Exception) -> StoreUnavailable:
 def after_sending(error: Exception) -> StoreError:
     """Return our error for a command that was sent and failed."""
     told = str(error) or type(error).__name__
+    if isinstance(error, exceptions.NoPermissionError) and _MAY_NOT_SEND_SCRIPTS.search(told):
+        told += " (the server does not know the script, and this user may not send it: run `ratelimit scripts load`)"
     refused = isinstance(error, _NOT_CARRIED_OUT) or told.upper().startswith(_NOT_CARRIED_OUT_CODES)
     if refused or _of_first_write(error):
         return StoreUnavailable(f"Redis refused the command: {told}")

@@ -1,0 +1,15 @@
+"""The scripts that a gateway calls, given to the server by an administrator: then the gateway's user needs no EVAL."""
+
+from __future__ import annotations
+
+from ratelimit.core.flow import Flow
+from ratelimit.core.scripts import load
+
+CALLED = ("check", "check_many", "give_back", "archive")
+"""By a gateway; all others are an administrator's."""
+
+
+def load_scripts() -> Flow[dict[str, str]]:
+    """Teach the server all that a gateway calls; return the SHA-1 of each by its name."""
+    yield [("SCRIPT", "LOAD", load(name).source) for name in CALLED]
+    return {name: load(name).sha for name in CALLED}
