@@ -28,9 +28,9 @@ from ratelimit import (
 from ratelimit.core.scripts import folder
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CHECKING = ["eval", "evalsha", "time", "get", "set", "setrange", "hmget", "hset", "hgetall"]
+CHECKING = ["eval", "evalsha", "time", "get", "mget", "set", "setrange", "hget", "hmget", "hset", "hgetall"]
 """A check, and what it looks up when it meets a change."""
-AFTER_CHECKING = ["hget", "hkeys", "hdel", "hincrby", "expire", "xadd"]
+AFTER_CHECKING = ["hkeys", "hdel", "hincrby", "expire", "xadd"]
 """Days of metering moved to the archive, refusals flushed in sums, alerts."""
 LISTENING = ["subscribe"]
 """Pushed changes."""

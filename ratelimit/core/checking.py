@@ -12,11 +12,12 @@ from ratelimit.core.bounded import Bounded
 from ratelimit.core.denial_cache import DenialCache
 from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
-from ratelimit.core.flow import Flow, text
+from ratelimit.core.flow import Flow, TooManyLookUpsError, text
+from ratelimit.core.found import Found
 from ratelimit.core.known_keys import MOST_KEYS, KnownKeys
 from ratelimit.core.leases import Lease, Leases
 from ratelimit.core.names import OTHERS
-from ratelimit.core.question import Found, Question
+from ratelimit.core.question import Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAYS_KEPT, day_of
@@ -57,10 +58,11 @@ class Checker:
             return (yield from self._open_check(stage, method, cost))
         if not key:
             return self._refused("missing", cost)
-        if not could_be_value(key):
+        if not could_be_value(key) or self._known.is_absent(key, state.age_us()):
             return self._refused("unknown", cost)
-        asked = self.asked(key, stage, method)
-        if asked is not None and asked.lease is not None and asked.book is state.book:
+        known = self._known.get(key)
+        asked = None if known is None else self.asked(key, stage, method)
+        if asked is not None and asked.lease and asked.book is state.book and asked.found is known:
             leased = asked.lease.spend(cost, state.age_us())
             if leased is not None:
                 return leased
@@ -92,6 +94,8 @@ class Checker:
         loaded_us = state.loaded_us  # as `Namespace.needs_look`
         if asked.book is not book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
             return None
+        if asked.found is not None and not asked.found.is_current:
+            return None
         if asked.lease is not None:
             return asked.lease.spend(cost, now_us) if asked.lease.held else None
         if now_us < self.cache.latest_us and (refused := self._refusal(asked, cost, now_us)) is not None:
@@ -114,6 +118,7 @@ class Checker:
     def _lift(self, key_id: str | None) -> None:
         self.cache.lift(key_id, self._state.age_us())
         self.leases.end(key_id)
+        self._known.changed(key_id)
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -164,9 +169,13 @@ class Checker:
                 asked = self._question(key, found, stage, method)
                 if asked is None:
                     if just_looked:
-                        return self._refused(self._why_not(found), cost)
+                        return self._refused(self._closed(found) or "no_plan_for_stage", cost)
                     # A refusal is never given from memory: the key may have been changed this very moment.
-                    found = yield from self._known.look_up(key, found)
+                    look = self._known.confirm(key, found) if found else self._known.look_up(key, None)
+                    try:
+                        found = yield from look
+                    except TooManyLookUpsError as error:
+                        return unavailable(error)  # the limiter would say that Redis does not answer
                     just_looked = True
                     continue
                 sent_us = state.age_us()
@@ -176,9 +185,9 @@ class Checker:
                 self._asked.put((key, stage, self._state.book.placed(stage, method)), asked)
                 return (yield from self._answer(asked, reply, cost, sent_us))
             reply = None
-            if status == wire.KEY_EXPIRED and found is not None:
-                expires_us = found.record.expires_us
-                return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", cost)
+            if status == wire.KEY_EXPIRED and asked.found is not None:
+                self._asked.forget((key, stage, state.book.placed(stage, method)))
+                return self._refused(asked.found.end(now_us, state.age_us()), cost)
             if status == wire.CATALOG_BEHIND:
                 # A key that was charged under something newer, and nothing newer there now: a server lost it.
                 nothing_newer = (yield from state.load()) is asked.book
@@ -190,7 +199,7 @@ class Checker:
 
     def _question(self, key: str, found: Found | None, stage: str, method: str) -> Question | None:
         """Return what to ask of the script, None if the key does not open the stage as far as is known."""
-        if found is None or not found.record.enabled:
+        if found is None or self._closed(found):
             return None
         book, names = self._state.book, self._state.names
         before = self.asked(key, stage, method)
@@ -231,11 +240,8 @@ class Checker:
         with contextlib.suppress(StoreError):  # the next day's end will move them too
             yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
-    @staticmethod
-    def _why_not(found: Found | None) -> str:
-        if found is None:
-            return "unknown"
-        return "no_plan_for_stage" if found.record.enabled else "disabled"
+    def _closed(self, found: Found | None) -> str | None:
+        return "unknown" if found is None else found.closed(self._state.age_us(), self._max_age_us)
 
     def _refused(self, detail: str, cost: int) -> Decision:
         if cost:

@@ -59,6 +59,11 @@ class KeyRecord:
             raise StoreError(f"a key's record in Redis cannot be read ({', '.join(wrong)})")
         return record
 
+    @property
+    def is_live(self) -> bool:
+        """Whether values may open the key at all."""
+        return True
+
     def valid_until_us(self, digest: str) -> int:
         """Return the time from which on this digest does not open the key, 0 for never."""
         ends = [end for end in (self.expires_us, self.digests[digest]) if end]
