@@ -90,11 +90,19 @@ async def _at_once(limiter, values):
     return statuses
 
 
-SHAPES = {"300 tasks in turn": _in_turn, "all at once": _at_once}
+IN_TURN = f"{TASKS} tasks in turn"
+SHAPES = {IN_TURN: _in_turn, "all at once": _at_once}
+
+
+async def idle_at_once(tasks):
+    """Return the seconds that as many tasks take which wait for the next turn of the event loop and do nothing."""
+    began = time.perf_counter()
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(tasks)))
+    return time.perf_counter() - began
 
 
 async def flood(limiter, shape, met_keys, new_keys, values, quiet_s):
-    """Have good callers ask alone for a while, then during a flood. Return what they saw, and what the flood was told."""
+    """Have good callers ask alone for a while, then during a flood. Return what they and the flood were told."""
     met = Met(limiter, met_keys)
     await asyncio.sleep(0.2)  # to warm up
     met.take()
@@ -108,9 +116,11 @@ async def flood(limiter, shape, met_keys, new_keys, values, quiet_s):
     asking.cancel()
     waits = await asking
     await met.end()
+    idle = await idle_at_once(len(values))
     answered = [wait for wait in waits if wait is not None]
     return {
         "seconds": seconds,
+        "idle_seconds": idle,
         "alone": before,
         "flooded": during,
         "statuses": statuses,

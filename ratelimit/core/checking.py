@@ -22,7 +22,7 @@ from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
-from ratelimit.errors import StoreError
+from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.model import MICROSECONDS
 
 log = logging.getLogger("ratelimit")
@@ -175,7 +175,7 @@ class Checker:
                     try:
                         found = yield from look
                     except TooManyLookUpsError as error:
-                        return unavailable(error)  # the limiter would say that Redis does not answer
+                        return unavailable(StoreUnavailable(str(error)))  # no warning that Redis does not answer
                     just_looked = True
                     continue
                 sent_us = state.age_us()
