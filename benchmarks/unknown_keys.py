@@ -189,7 +189,8 @@ def tables(found):
             slowest = "" if one["new_ms"] is None else f"{one['new_ms']:,.0f}"
             new = slowest, f"{one['new_refused']} of {one['new_asked']}"
             told = [f"{one['statuses'].get(status, one['statuses'].get(str(status), 0)):,}" for status in (403, 503)]
-            table.add_row(shape, f"{one['seconds']:.1f}", *alone, *flooded, f"{one['flooded']['refused']}", *new, *told)
+            seconds = f"{one['seconds']:.1f}", f"{one['idle_seconds']:.1f}"
+            table.add_row(shape, *seconds, *alone, *flooded, f"{one['flooded']['refused']}", *new, *told)
     yield table
     table = Table(title=f"one request, blocking, on the server's core ({host.MAIN})", title_justify="left")
     table.add_column("request with")

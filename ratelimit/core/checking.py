@@ -48,9 +48,10 @@ class Checker:
     def check(self, key: str | None, stage: str, method: str, cost: int) -> Flow[Decision]:
         """Decide one request of `cost` units; cost 0 tells what cost 1 would get, and consumes nothing."""
         validate.cost(cost)
-        _must_be_texts(key, stage, method)
+        validate.texts(key, stage, method)
         state = self._state
-        if state.needs_look(self._max_age_us, state.age_us()):
+        now_us = state.age_us()
+        if state.needs_look(self._max_age_us, now_us):
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
@@ -58,7 +59,7 @@ class Checker:
             return (yield from self._open_check(stage, method, cost))
         if not key:
             return self._refused("missing", cost)
-        if not could_be_value(key) or self._known.is_absent(key, state.age_us()):
+        if not could_be_value(key) or self._known.is_absent(key, now_us):
             return self._refused("unknown", cost)
         known = self._known.get(key)
         asked = None if known is None else self.asked(key, stage, method)
@@ -247,12 +248,6 @@ class Checker:
         if cost:
             self.denials.add(day_of(self._state.wall_us()), "", "", detail)
         return Decision(Reason.INVALID_KEY, detail=detail)
-
-
-def _must_be_texts(key: object, stage: object, method: object) -> None:
-    for name, value in (("key", key), ("stage", stage), ("method", method)):
-        if not isinstance(value, str) and not (name == "key" and value is None):
-            raise TypeError(f"{name} must be text, not {type(value).__name__}")
 
 
 def unavailable(error: StoreError) -> Decision:
