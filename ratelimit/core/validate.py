@@ -191,3 +191,12 @@ def cost(value: object) -> int:
     if value < 0:
         raise ValueError(f"cost must be a whole number >= 0, not {shown(value)}")
     return value
+
+
+def texts(key: object, stage: object, method: object) -> None:
+    """Refuse a request whose parts are no texts; a key may be None."""
+    if type(key) is type(stage) is type(method) is str:
+        return  # as almost always
+    for name, value in (("key", key), ("stage", stage), ("method", method)):
+        if not isinstance(value, str) and not (name == "key" and value is None):
+            raise TypeError(f"{name} must be text, not {type(value).__name__}")

@@ -37,7 +37,10 @@ class AsyncStore:
             request = next(flow)
             while True:
                 try:
-                    reply = await self._answer(request)
+                    if self._gathers and isinstance(request, ScriptCall | Reads):
+                        reply = await self.call(request)
+                    else:
+                        reply = await self._answer(request)
                 except StoreError as error:
                     request = flow.throw(error)
                 else:
@@ -49,8 +52,6 @@ class AsyncStore:
             flow.close()
 
     async def _answer(self, request: Request) -> Any:
-        if self._gathers and isinstance(request, ScriptCall | Reads):
-            return await self.call(request)
         if isinstance(request, ScriptCall):
             return await self._alone(request)
         return await self._send(request)
