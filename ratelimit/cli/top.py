@@ -69,7 +69,7 @@ class Today:
 @click.option("--limit", type=click.IntRange(1), default=15, show_default=True, help="How many keys to list.")
 @click.option(
     "--every",
-    type=click.FloatRange(0.1),
+    type=inputs.Seconds(0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

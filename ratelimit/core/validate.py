@@ -19,6 +19,7 @@ MIN_LEASE, MAX_LEASE = 0.001, 1.0
 _MOST_TAGS = 50
 _SHORTEST_VALUE = 20
 _LARGEST_EXPONENT = 1000
+_MOST_DIGITS = 400
 _EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
@@ -42,6 +43,8 @@ def shown(value: object) -> str:
         text = str(value) if isinstance(value, Decimal) else repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    except RecursionError:
+        return "something nested too deeply"
     text = without_values(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -67,6 +70,7 @@ def rate(value: object, field: str) -> Fraction:
     remedy = "write tokens per second as a number >= 0, such as 10, 0.5 or '1/3'"
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction | Decimal):
         raise ConfigError(f"must be a rate, not {shown(value)}: {remedy}", field=field)
+    _refuse_many_digits(value, field)
     try:
         _refuse_huge_exponent(value)
         exact = Fraction(repr(float(value)) if isinstance(value, float) else value)
@@ -75,6 +79,22 @@ def rate(value: object, field: str) -> Fraction:
     if exact < 0:
         raise ConfigError(f"must not be negative, got {shown(value)}: {remedy}", field=field)
     return exact
+
+
+def _refuse_many_digits(value: float | str | Fraction | Decimal, field: str) -> None:
+    """Raise ConfigError for a number that takes long to compute with: none of so many digits could be counted."""
+    if isinstance(value, str):
+        digits = len(value)
+    elif isinstance(value, Decimal):
+        digits = len(value.as_tuple().digits)
+    else:
+        digits = 0 if isinstance(value, float) else _digits(max(abs(value.numerator), value.denominator))
+    if digits > _MOST_DIGITS:
+        raise ConfigError(f"must be written with {_MOST_DIGITS} characters at most: give fewer digits", field=field)
+
+
+def _digits(number: int) -> int:
+    return number.bit_length() * 30_103 // 100_000
 
 
 def _refuse_huge_exponent(value: object) -> None:
