@@ -232,22 +232,64 @@ class Stage:
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
+class _Valued:
+    """Keeps a key's value where nothing looks that goes through the fields of a dataclass."""
+
+    __slots__ = ("_value",)
+    _value: str | None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ApiKey(_Valued):
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
+
+    No copy of a key has the value: none made by `pickle`, `copy`, `dataclasses.replace` or `asdict`, and no repr.
 
     `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused. `description`,
     `owner` and `tags` are for people and for billing; no decision depends on them. `revision` moves with every change.
     """
 
     id: str
-    name: str = ""
-    enabled: bool = True
-    plans: tuple[str, ...] = ()
-    created_at: float = 0.0
-    expires_at: float | None = None
-    description: str = ""
-    owner: str = ""
-    tags: Mapping[str, str] = field(default_factory=FrozenMap)
-    value: str | None = field(default=None, repr=False, compare=False)
-    revision: str = field(default="", repr=False, compare=False)
+    name: str
+    enabled: bool
+    plans: tuple[str, ...]
+    created_at: float
+    expires_at: float | None
+    description: str
+    owner: str
+    tags: Mapping[str, str]
+    revision: str = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the contract's name
+        name: str = "",
+        enabled: bool = True,
+        plans: tuple[str, ...] = (),
+        created_at: float = 0.0,
+        expires_at: float | None = None,
+        description: str = "",
+        owner: str = "",
+        tags: Mapping[str, str] = FrozenMap(),
+        value: str | None = None,
+        revision: str = "",
+    ) -> None:
+        for name_, given in (
+            ("id", id),
+            ("name", name),
+            ("enabled", enabled),
+            ("plans", plans),
+            ("created_at", created_at),
+            ("expires_at", expires_at),
+            ("description", description),
+            ("owner", owner),
+            ("tags", tags),
+            ("revision", revision),
+            ("_value", value),
+        ):
+            object.__setattr__(self, name_, given)
+
+    @property
+    def value(self) -> str | None:
+        """What callers send, this once; None for a key that was read, and for a copy."""
+        return getattr(self, "_value", None)

@@ -12,7 +12,7 @@ from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
-from ratelimit.core.digest import generated_id, generated_token, generated_value, own_value
+from ratelimit.core.digest import Secret, generated_id, generated_token, generated_value, own_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
@@ -38,13 +38,14 @@ class KeyAdmin:
         **about: Unpack[About],
     ) -> Flow[ApiKey]:
         """Make a key, with a generated value unless one is given."""
-        value = generated_value() if value is None else own_value(value)
+        secret = Secret(generated_value() if value is None else own_value(value))
+        del value
         draft = KeyRecord(
             generated_id(),
             validate.label(name, "name"),
             validate.flag(enabled, "enabled"),
             plan_ids(plans),
-            {self._state.digest(value): 0},
+            {self._state.digest(secret.value): 0},
             self._state.wall_us(),
             0,
             generated_token(),
@@ -57,12 +58,12 @@ class KeyAdmin:
             self._refuse_plans("", (), record.plans, book)
             commit = Commit()
             take_room(commit, self._state, room)
-            yield from self._claim_value(commit, value, record.id)
+            yield from self._claim_value(commit, secret, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
             self._write_record(commit, record, book, joined=record.plans)
             if (yield from self._carried_out(commit, record.id)):
-                return record.api_key(value)
+                return record.api_key(secret.value)
         raise too_busy(tries(self._state))
 
     def rotate_key(
@@ -71,8 +72,9 @@ class KeyAdmin:
         """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
             raise ConfigError(f"must be seconds >= 0 and below 2^31, not {validate.shown(grace_s)}", field="grace_s")
-        value = generated_value() if value is None else own_value(value)
-        digest = self._state.digest(value)
+        secret = Secret(generated_value() if value is None else own_value(value))
+        del value
+        digest = self._state.digest(secret.value)
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
             refuse_changed(record, expected)
@@ -84,22 +86,22 @@ class KeyAdmin:
             new = replace(record, digests={digest: 0, **kept}, stamp=generated_token())
             commit = Commit()
             commit.expect(self._names.key_record(key_id), None, stored)
-            yield from self._claim_value(commit, value, key_id)
+            yield from self._claim_value(commit, secret, key_id)
             for old in record.digests:
                 if old not in kept:
                     commit.do("UNLINK", self._names.digest(old))
             self._write_record(commit, new, book)
             if (yield from self._carried_out(commit, key_id)):
-                return new.api_key(value)
+                return new.api_key(secret.value)
         raise too_busy()
 
-    def _claim_value(self, commit: Commit, value: str, key_id: str) -> Flow[None]:
-        """Have the commit make `value` open `key_id`; raise Conflict if it opens a key already."""
-        replies = yield [("GET", self._names.digest(digest)) for digest in self._state.digest.all(value)]
+    def _claim_value(self, commit: Commit, secret: Secret, key_id: str) -> Flow[None]:
+        """Have the commit make the value open `key_id`; raise Conflict if it opens a key already."""
+        replies = yield [("GET", self._names.digest(digest)) for digest in self._state.digest.all(secret.value)]
         for taken in map(text, replies):
             if taken is not None:
                 raise Conflict(f"a key with this value exists already, its id is {taken!r}", field="value")
-        index = self._names.digest(self._state.digest(value))
+        index = self._names.digest(self._state.digest(secret.value))
         commit.expect(index, None, None)
         commit.do("SET", index, key_id)
         tell_new_pepper(commit, self._state)

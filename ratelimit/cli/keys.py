@@ -39,7 +39,7 @@ def as_data(key: ApiKey) -> dict[str, Any]:
 
 def titled(key: ApiKey) -> str:
     """Return what messages call a key: its id, and its name if it has one."""
-    return f"{key.id} ({output.plain(key.name)})" if key.name else key.id
+    return output.plain(f"{key.id} ({key.name})" if key.name else key.id)
 
 
 def name_of(catalog: Catalog, key_id: str) -> str:
@@ -104,7 +104,7 @@ def list_keys(
     for key in found:
         state = _state(key, now)
         created, expires = (output.day(moment).partition(" ")[0] for moment in (key.created_at, key.expires_at))
-        cells = (key.id, output.plain(key.name), state, ", ".join(key.plans), created, expires)
+        cells = (*map(output.plain, (key.id, key.name)), state, output.plain(", ".join(key.plans)), created, expires)
         table.add_row(*cells, style="" if state == "enabled" else "dim")
     output.keep_whole(table, "id", "created", "expires")
     console.print(table)

@@ -116,6 +116,7 @@ def one_of(value: object, choices: Iterable[str], field: str) -> str:
 def _matching(value: object, pattern: re.Pattern[str], field: str, remedy: str) -> str:
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise ConfigError(f"cannot be {shown(value)}: {remedy}", field=field)
+    _refuse_value(value, field)
     return value
 
 
@@ -151,14 +152,25 @@ def namespace(value: object, field: str = "namespace") -> str:
     return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ ~ -, a letter or digit first")
 
 
+def printable(text: str) -> str:
+    """Return a text that others wrote as it may be shown: what a terminal would obey is spelled out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _refuse_value(text: str, field: str) -> None:
+    if re.search(GENERATED_VALUE, text):
+        raise ConfigError("holds an API key's value, which is stored nowhere: take it out", field=field)
+
+
 def label(value: object, field: str, most: int = 1024) -> str:
-    """Return a free text for people: printable, at most `most` characters, may be empty."""
+    """Return a free text for people: printable, at most `most` characters, no key's value in it; may be empty."""
     if not isinstance(value, str):
         raise ConfigError(f"must be text, not {shown(value)}", field=field)
     if len(value) > most:
         raise ConfigError(f"has {len(value)} characters, at most {most} are stored", field=field)
     if any(not char.isprintable() for char in value):
         raise ConfigError(f"holds control characters ({shown(value)}): remove them", field=field)
+    _refuse_value(value, field)
     return value
 
 
@@ -172,7 +184,8 @@ def tags(value: object, field: str = "tags") -> dict[str, str]:
     for name, text in value.items():
         if not name:
             raise ConfigError("has an entry without a name: name it", field=field)
-        checked[label(name, field, most=128)] = label(text, f"{field}.{name}", most=256)
+        tag = label(name, field, most=128)
+        checked[tag] = label(text, f"{field}.{tag}", most=256)
     return checked
 
 
