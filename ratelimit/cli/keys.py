@@ -9,7 +9,7 @@ import click
 from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options, server_time
-from ratelimit.errors import NotFound
+from ratelimit.errors import ConfigError
 from ratelimit.model import ApiKey
 
 
@@ -43,10 +43,10 @@ def titled(key: ApiKey) -> str:
 
 
 def name_of(catalog: Catalog, key_id: str) -> str:
-    """Return the name of a key as it may be shown, "" if the key is gone."""
+    """Return the name of a key as it may be shown, "" if the key is gone, or its id is garbage."""
     try:
         return output.plain(catalog.get_key(key_id).name)
-    except NotFound:
+    except ConfigError:
         return ""
 
 
