@@ -14,23 +14,27 @@ SECRET = "S3cr3tPw"
 REQUEST = ("tenantUnknownKey00000001", "petstore/prod", "GET /pets")
 A_HOST = "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
 A_SOCKET = "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
+AN_AT = "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
 WRONG = [
     # url, what is said of it
     (f"redis://:{SECRET}#tail@host", "it holds a #"),
     (f"redis://:{SECRET}@host/0#{SECRET}", "it holds a #"),
-    (f"unix://user:{SECRET}/x@/run/redis.sock", A_SOCKET),
-    (f"unix://user:x@/{SECRET}@/run/redis.sock", "an @ stands behind a /: it is none of the path, or must be written"),
+    (f"unix://user:{SECRET}/x@/run/redis.sock", AN_AT),
+    (f"unix://{SECRET}/run/redis.sock", A_SOCKET),
+    (f"unix://user:x@/{SECRET}@/run/redis.sock", AN_AT),
     (f"unix://:{SECRET}@", "it names no socket"),
     (f"unix://:{SECRET}@/run/%1b[31m.sock", "the path of the socket holds a control character"),
     (f"redis://h/{SECRET}", "behind the / must stand the number of a database"),
-    (f"redis://:x@h/{SECRET}@h", "behind the / must stand the number of a database"),
+    (f"redis://:x@h/{SECRET}@h", AN_AT),
+    (f"redis://:@{SECRET}?client_name=x@h", AN_AT),
+    (f"redis://:@{SECRET}/?x@h", AN_AT),
     (f"redis://user:{SECRET}", A_HOST),
     (f"redis://user:{SECRET}@h:port", A_HOST),
     (f"redis://user:{SECRET}@h:0", A_HOST),
     (f"redis://user:{SECRET}@h:65536", A_HOST),
     (f"redis://user:{SECRET}%40host:1", A_HOST),
     (f"redis://{SECRET}%40host:1", A_HOST),
-    (f"redis://:{SECRET}/x@h", A_HOST),
+    (f"redis://:{SECRET}/x@h", AN_AT),
     (f"redis://:{SECRET}@a..b", "its host is no name that can be resolved"),
     (f"redis://:[{SECRET}@h", "redis-py cannot read it"),
     (f"redis://:℀{SECRET}@h", "redis-py cannot read it"),
@@ -38,7 +42,7 @@ WRONG = [
     (f"redis://:{SECRET}\udc80@h", "it holds a control character, or half a character"),
     (f"http://:{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
     (f"{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
-    (f"redis://:?{SECRET}@h", "it has an option that is not known here; known are db, username"),
+    (f"redis://:?{SECRET}@h", AN_AT),
     (f"redis://h?{SECRET}=1", "it has an option that is not known here; known are db, username"),
     (f"redis://h?retry={SECRET}", "it has an option that is not known here; known are db, username"),
     ("redis://h?retry=1", "it has an option that is not known here; known are db, username"),

@@ -102,18 +102,16 @@ def _problem(url: str) -> str | None:
         return "it holds a #" if begins else "it does not begin with redis://, rediss:// or unix://"
     scheme, user, place, path, options = match.groups()
     path = path or ""
-    if scheme == "unix":
-        problem = _problem_of_socket(place, path, has_user=user is not None)
-    else:
-        problem = _problem_of_place(place, path)
+    # So whatever a password holds that ends it too early: no part of it can be taken for a host, a path or an option.
+    if "@" in (options or "") or ("@" in path and (scheme != "unix" or place or user is not None)):
+        return "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
+    problem = _problem_of_socket(place, path) if scheme == "unix" else _problem_of_place(place, path)
     return problem or _problem_of_options(options or "", scheme)
 
 
-def _problem_of_socket(place: str, path: str, *, has_user: bool) -> str | None:
+def _problem_of_socket(place: str, path: str) -> str | None:
     if place:
         return "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
-    if has_user and "@" in path:
-        return "an @ stands behind a /: it is none of the path, or must be written %40"
     if not path.strip("/"):
         return "it names no socket"
     return None if unquote(path).isprintable() else "the path of the socket holds a control character"
