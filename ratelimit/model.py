@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 from ratelimit.core import validate
+from ratelimit.core.frozen import FrozenMap as FrozenMap  # noqa: PLC0414 - others have it from here
+from ratelimit.core.frozen import Valued
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
 Period = Literal["DAY", "WEEK", "MONTH"]
 Scope = Literal["key", "key_method"]
-_V = TypeVar("_V")
 
 MICROSECONDS = 1_000_000
-
-
-class FrozenMap(Mapping[str, _V], Generic[_V]):
-    """A mapping that is hashable, picklable and never changes."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, _V] | Iterable[tuple[str, _V]] = ()) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> _V:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
 
 
 def _mapping(value: object, name: str) -> Mapping[object, object]:
@@ -232,15 +209,8 @@ class Stage:
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
-class _Valued:
-    """Keeps a key's value where nothing looks that goes through the fields of a dataclass."""
-
-    __slots__ = ("_value",)
-    _value: str | None
-
-
 @dataclass(frozen=True, slots=True, init=False)
-class ApiKey(_Valued):
+class ApiKey(Valued):
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
 
     No copy of a key has the value: none made by `pickle`, `copy`, `dataclasses.replace` or `asdict`, and no repr.
@@ -274,19 +244,9 @@ class ApiKey(_Valued):
         value: str | None = None,
         revision: str = "",
     ) -> None:
-        for name_, given in (
-            ("id", id),
-            ("name", name),
-            ("enabled", enabled),
-            ("plans", plans),
-            ("created_at", created_at),
-            ("expires_at", expires_at),
-            ("description", description),
-            ("owner", owner),
-            ("tags", tags),
-            ("revision", revision),
-            ("_value", value),
-        ):
+        object.__setattr__(self, "_value", value)
+        fields = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
+        for name_, given in zip(self.__dataclass_fields__, fields, strict=True):
             object.__setattr__(self, name_, given)
 
     @property

@@ -35,7 +35,6 @@ WRONG = [
     (f"redis://user:{SECRET}%40host:1", A_HOST),
     (f"redis://{SECRET}%40host:1", A_HOST),
     (f"redis://:{SECRET}/x@h", AN_AT),
-    (f"redis://:{SECRET}@a..b", "its host is no name that can be resolved"),
     (f"redis://:[{SECRET}@h", "redis-py cannot read it"),
     (f"redis://:℀{SECRET}@h", "redis-py cannot read it"),
     (f"redis://:{SECRET}\t@h", "it holds a control character, or half a character"),
@@ -132,12 +131,14 @@ def all_that_is_told(url):
     return "\n".join(told)
 
 
-@pytest.mark.parametrize("url", [f"redis://:{SECRET}@host.invalid", f"unix://user:{SECRET}@/nowhere/no.sock"])
+@pytest.mark.parametrize(
+    "url", [f"redis://:{SECRET}@host.invalid", f"redis://:{SECRET}@host..", f"unix://user:{SECRET}@/nowhere/no.sock"]
+)
 def test_a_server_that_cannot_be_reached(url, caplog):
     """Says where it was looked for, not with what."""
     told = all_that_is_told(url)
     assert SECRET not in told + caplog.text
-    assert ("host.invalid" if "host" in url else "/nowhere/no.sock") in told
+    assert ("host." if "host" in url else "/nowhere/no.sock") in told
 
 
 def test_a_password_that_is_wrong(server, caplog):

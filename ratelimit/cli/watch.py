@@ -114,7 +114,7 @@ def _client(connection: Connection) -> Iterator[Redis]:
     client = connect.client_from_url(connection.url, connect.checked_deadline(connection.deadline) + _PATIENCE)
     try:
         yield client
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, UnicodeError) as error:  # the last of a host that can be no name
         failure = faults.after_sending(error)
         raise connection.fault(f"{type(failure).__name__}: {failure}") from None
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ratelimit.core.files import read_whole
+from ratelimit.core.files import read_whole, refuse_costly
 from ratelimit.core.stored import Outline
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
@@ -20,18 +19,6 @@ from ratelimit.model import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 
 MOST_BYTES = 2**21
 """Size of a plan file: enough for thousands of plans."""
-MOST_PARTS = 8
-"""Of a name with dots: `plans.gold.stages."a/b".throttles."GET /".rate` has seven."""
-MOST_DEPTH = 16
-
-# Strings and comments, within which nothing counts; and what does count outside of them.
-_TOKEN = re.compile(
-    r"""
-    \"{3} (?: [^"\\]++ | \\. | "{1,2}(?!") )*+ \"{3,5} | '{3} .*? '{3,5} |
-    " (?: [^"\\\n]++ | \\. )*+ " | ' [^'\n]*+ ' | \# [^\n]*+ | [.=,\[\]{}\n]
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 _T = TypeVar("_T")
 Table = Mapping[str, Any]
 
@@ -49,7 +36,7 @@ def read(path: str | Path) -> Document:
     """Return the plan file at `path` (TOML). Raises ConfigError with the path of the field inside the file."""
     try:
         text = read_whole(path, MOST_BYTES).decode()
-        _refuse_costly(text, str(path))
+        refuse_costly(text, str(path))
         # Numbers are taken as they are written: 0.1 is one tenth.
         data = tomllib.loads(text, parse_float=Decimal)
     except UnicodeDecodeError as error:
@@ -64,27 +51,6 @@ def read(path: str | Path) -> Document:
         return document_from(data)
     except ConfigError as error:
         raise type(error)(str(error), field=str(path)) from None
-
-
-def _refuse_costly(text: str, path: str) -> None:
-    """Raise ConfigError for what would cost the parser of TOML many times the size of the file in memory."""
-    depth = dots = 0
-    line = 1
-    for match in _TOKEN.finditer(text):
-        mark = match[0]
-        if mark == ".":
-            dots += 1
-        elif mark in "=,[]{}\n":
-            dots = 0
-            depth += (mark in "[{") - (mark in "]}")
-        problem = None
-        if dots >= MOST_PARTS:
-            problem = f"a name of more than {MOST_PARTS} parts"
-        elif depth > MOST_DEPTH:
-            problem = f"more than {MOST_DEPTH} open brackets"
-        if problem is not None:
-            raise ConfigError(f"line {line} has {problem}: no plan file needs that", field=path)
-        line += mark.count("\n")
 
 
 def document_from(data: Table) -> Document:

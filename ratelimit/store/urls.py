@@ -121,19 +121,9 @@ def _problem_of_place(place: str, path: str) -> str | None:
     match = _PLACE.fullmatch(place)
     if match is None or not 1 <= int(match[2] or "1") <= 65_535:
         return "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
-    if not match[1].startswith("[") and not _can_be_resolved(match[1]):
-        return "its host is no name that can be resolved"
     if _DATABASE.fullmatch(path) is None:
         return "behind the / must stand the number of a database"
     return None
-
-
-def _can_be_resolved(host: str) -> bool:
-    try:
-        host.encode("idna")
-    except UnicodeError:  # a label that is empty or too long
-        return False
-    return True
 
 
 def _problem_of_options(options: str, scheme: str) -> str | None:
