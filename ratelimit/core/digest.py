@@ -52,6 +52,18 @@ def generated_token() -> str:
     return secrets.token_urlsafe(6)
 
 
+class Secret:
+    """A key's value on its way. Tracebacks that show local variables show its repr, which does not tell it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
 def own_value(value: object) -> str:
     """Return a key value chosen by its owner. The error never shows it."""
     if not isinstance(value, str) or _VALUE.fullmatch(value) is None:
