@@ -96,8 +96,8 @@ def test_a_day_far_away_costs_nothing(quota, days):
 @pytest.mark.parametrize("day", ["-99999999999", "1e3", "", "9" * 5000, "soon", "٣"])
 def test_a_day_on_which_a_key_left_that_is_none(gateway, day):
     """Told with the name in Redis and the id of the key."""
-    gateway.client.hset("ratelimit:plan:gold:past", "gone", day)
-    with pytest.raises(StoreError, match=r"'ratelimit:plan:gold:past' in Redis cannot be read: key 'gone' left on '"):
+    gateway.client.hset("{ratelimit}:plan:gold:past", "gone", day)
+    with pytest.raises(StoreError, match=r"'{ratelimit}:plan:gold:past' in Redis cannot be read: key 'gone' left on '"):
         usage(gateway)
 
 

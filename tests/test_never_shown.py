@@ -215,8 +215,8 @@ class TestTerminals:
         with server.client() as client:
             record = json.loads(client.get(f"ratelimit:{{{key.id}}}:record"))
             client.set(f"ratelimit:{{{odd_id}}}:record", json.dumps({**record, "id": odd_id, "owner": f"o{ESCAPE}"}))
-            client.zadd("ratelimit:keys", {odd_id: 1})
-            client.sadd("ratelimit:plan:gold:keys", odd_id)
+            client.zadd("{ratelimit}:keys", {odd_id: 1})
+            client.sadd("{ratelimit}:plan:gold:keys", odd_id)
             today = day_of(client.time()[0] * 1_000_000)
             client.hset(f"ratelimit:denials:{today}", f"gold|{odd_id}|THROTTLED", 3)
         return odd_id
