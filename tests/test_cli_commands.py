@@ -47,9 +47,9 @@ def test_all_commands_are_here():
     """The names that the documentation gives; `ratelimit` itself shows its families."""
     assert {path[0] for path in LEAVES} == {
         "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
-        "stages", "top", "usage", "watch",
+        "scripts", "stages", "top", "upgrade", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 39
+    assert len(LEAVES) == 41
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -132,7 +132,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 52
+    assert len(EXAMPLES) == 57
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))
