@@ -87,7 +87,8 @@ class KnownKeys:
                 yield from self._catch_up(found, text(stored[1]) or "")
                 return found
         with self._lock:
-            self._forget(key)
+            if known is not None:
+                self._forget(key)
             if changes == self._changes and not any(entries):
                 self._absent.put(key, asked_us)
         return None

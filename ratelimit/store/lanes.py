@@ -70,21 +70,23 @@ class LookUpLane(Lane):
     are alike, and a caller who comes after it finds room.
     """
 
-    __slots__ = ("_told",)
+    __slots__ = ("_refusal", "_told")
 
     def __init__(self, most_waiting: int) -> None:
         super().__init__(most_waiting)
+        self._refusal = (
+            f"{most_waiting} look-ups of keys are waiting to be sent: more unknown keys come than can be read"
+        )
         self._told = False
 
     def no_room(self) -> Exception | None:
         """As of `Lane`."""
-        told = f"{self.most_waiting} look-ups of keys are waiting to be sent: more unknown keys come than can be read"
         if not self._told:
             self._told = True
-            log.warning("%s; until there are fewer, those that have waited longest are refused with 503", told)
+            log.warning("%s; until there are fewer, those that have waited longest are refused with 503", self._refusal)
         _, future = self.waiting.popleft()
         if not future.done():
-            future.set_exception(TooManyLookUpsError(told))
+            future.set_exception(TooManyLookUpsError(self._refusal))
         return None
 
     def take(self, most: int) -> list[Waiter]:

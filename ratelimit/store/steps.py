@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -21,12 +22,12 @@ def read(reads: Sequence[Reads]) -> Steps:
     """Ask each command once, however many callers want to know: after a restart many keys are new at once."""
     commands = list(dict.fromkeys(command for each in reads for command in each))
     replies = dict(zip(commands, (yield [packed([command]) for command in commands]), strict=True))
-    return [_first_error(found) or found for found in ([replies[command] for command in each] for each in reads)]
+    return _of_each(reads, replies)
 
 
 def look_up(lookups: Sequence[LookUps]) -> Steps:
     """As `read`, and all that is to be read by MGET by a single one."""
-    commands = list(dict.fromkeys([command for each in lookups for command in each]))
+    commands = list(dict.fromkeys(chain.from_iterable(lookups)))
     others = [command for command in commands if command[0] != "MGET"]
     wanted = list(dict.fromkeys([name for command in commands if command[0] == "MGET" for name in command[1:]]))
     together: list[Command] = [*others, ("MGET", *wanted)] if wanted else others
@@ -39,14 +40,15 @@ def look_up(lookups: Sequence[LookUps]) -> Steps:
         for command in commands:
             if command[0] == "MGET":
                 replies[command] = [value_of[name] for name in command[1:]] if values is None else values
-    return [_first_error(found) or found for found in ([replies[command] for command in each] for each in lookups)]
+    return _of_each(lookups, replies)
 
 
-def _first_error(replies: list[Any]) -> Exception | None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            return reply
-    return None
+def _of_each(reads: Sequence[Reads], replies: dict[Command, Any]) -> list[Any]:
+    """Return what each of them is answered: its replies, or the first error among them."""
+    found: list[Any] = [[replies[command] for command in each] for each in reads]
+    if not any(isinstance(reply, Exception) for reply in replies.values()):
+        return found
+    return [next((reply for reply in each if isinstance(reply, Exception)), each) for each in found]
 
 
 def check(calls: Sequence[Any], all_usual: Callable[[bool], None]) -> Steps:
