@@ -28,8 +28,9 @@ _MOST_KEYS = 100_000
 _MOST_NOTES = 16
 _JUDGED = frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})
 
-_Note = tuple[Call, Reply, int, int]
-"""A reply as it came: the limits it is about, the reply, the server's time in it, this process' clock at sending."""
+_Note = tuple[Call, Reply, int, int, bytes]
+"""A reply as it came: the limits it is about, the reply, the server's time in it, this process' clock at sending, and
+the identity of what was judged: the catalogue and the key's record."""
 
 _Seen = tuple[State, int, int]
 """A state of a shared limit; the server's time of the reply, and this process' clock at sending."""
@@ -154,7 +155,7 @@ class DenialCache:
             call = question.call
             server_us = call.time_us(reply)
             if own is not None and not is_own_lost:
-                self._note_own(own, (call, reply, server_us, sent_us), now_us)
+                self._note_own(own, (call, reply, server_us, sent_us, question.identity), now_us)
             if shared is not None and not is_shared_lost and call.shares:
                 self._note_shared(shared, call, reply, server_us, sent_us, now_us)
 
@@ -172,7 +173,7 @@ class DenialCache:
         return not 0 <= now_us - sent_us < self._max_age_us
 
     def _note_own(self, place: KeyPlace, note: _Note, now_us: int) -> None:
-        call, reply, server_us, _ = note
+        call, reply, server_us, *_ = note
         states = call.states(reply)  # a reply that cannot be read is not kept
         kept = list[_Note]()
         for before in place.notes:
@@ -230,8 +231,8 @@ class DenialCache:
         """Return the state of every limit and the server's time now; None if one is not known or a window has ended."""
         call, oldest_us = question.call, now_us - self._max_age_us
         notes = tuple([note for note in notes if oldest_us < note[3] <= now_us])
-        if question.key_id and not notes:
-            return None  # the script did not judge this key
+        if question.key_id and question.identity not in [note[4] for note in notes]:
+            return None  # the script did not judge this key, as it is now
         told = [note[0].states(note[1]) for note in notes]
         shared = self._shared.seen
         found = list[StateAt]()
