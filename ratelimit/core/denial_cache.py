@@ -116,6 +116,8 @@ class DenialCache:
 
     def _see(self, now_us: int) -> None:
         if now_us < self._seen_us:
+            if not self._is_injected:
+                return  # no clock went back: another thread looked at it later, and was here first
             # The clock went back: what is known is of the future, and limits may be re-anchored.
             self._drop_all()
             self._until_us = now_us + 2 * self._max_age_us
