@@ -66,6 +66,12 @@ def both(backend, clock, *plans, stage=None, account=None, expires_us=None, **op
         yield Both(knows, asks, key)
 
 
+def by_two_clocks(limiter, own):
+    """Have a limiter tell ages by a clock of its own, as without an injected one: its other clock is the server's."""
+    limiter._state.age_us = limiter._checker.cache._clock = own
+    limiter._checker.cache._is_injected = False
+
+
 class Both:
     """See `both`."""
 
