@@ -89,7 +89,9 @@ class Both:
 
     def send(self, cost=1, method=METHOD, stage=STAGE, key=None):
         """A check that is on its way."""
-        return Sent(self.knows, (key or self.key).value, stage, method, cost)
+        sent = Sent(self.knows, (key or self.key).value, stage, method, cost)
+        assert not sent.is_over, "answered without Redis"
+        return sent
 
 
 class Sent:
@@ -100,7 +102,16 @@ class Sent:
         self._flow = limiter._checker.check(*request)
         self._call = self._up_to_a_script(partial(next, self._flow))
         self._reply = None
-        assert self._call is not None, "answered without Redis"
+
+    @property
+    def is_over(self):
+        """Whether it has its decision."""
+        return self._call is None
+
+    @property
+    def is_carried_out(self):
+        """Whether its reply may arrive."""
+        return self._reply is not None
 
     def _up_to_a_script(self, step):
         """Go on until a script is to be run; None at the end. What has to be looked up before is read at once."""
@@ -120,8 +131,9 @@ class Sent:
 
     def arrived(self):
         """Have its reply arrive: the decision, or None if more is to be asked. It was carried out before."""
-        self._call = self._up_to_a_script(partial(self._flow.send, self._reply))
-        return self.decision if self._call is None else None
+        reply, self._reply = self._reply, None
+        self._call = self._up_to_a_script(partial(self._flow.send, reply))
+        return self.decision if self.is_over else None
 
     def failed(self, error):
         """Have it fail, wherever it is."""
