@@ -9,6 +9,7 @@ import test_denial_cache as tests
 import test_denial_cache_exact as exact
 import test_denial_cache_pushes as pushes
 import test_denial_cache_traces as traces
+import test_states_exhaustively as states
 
 from ratelimit.core import checking, denial_cache, wire
 from ratelimit.limiter import aio, sync
@@ -51,7 +52,26 @@ TRACES = [
 ]  # fmt: skip
 """Each trace, and what takes the rule out that it needs: several texts where another rule covers it as well."""
 
+
+def buckets(server, _clock):
+    states.test_buckets(server, "plan")
+
+
 BUGS = [
+    ("smaller costs refused", wire, buckets, ("missing = cost * per - level", "missing = most * per - level")),
+    ("no end of a step back", wire, buckets,
+     ("return 0 if missing <= 0 else -(-missing // rate) - elapsed",
+      "return 0 if missing <= 0 else -(-missing // rate)")),
+    ("refilled behind its time", wire, buckets,
+     ("level + max(0, now_us - last_us) * self.rate", "level + (now_us - last_us) * self.rate")),
+    ("full a microsecond too early", wire, buckets,
+     ("- (self._level(state) - self.full) // self.rate", "+ (self.full - self._level(state)) // self.rate")),
+    ("full before its time", wire, buckets, ("return max(0, last_us - now_us) - (", "return 0 - (")),
+    ("above the burst it is a matter of time", wire, buckets, ("if rate == 0 or cost > most:", "if rate == 0:")),
+    ("above the quota it is a matter of time", wire, lambda server, _: states.test_quotas(server),
+     ("NEVER if cost > most else last_us - now_us", "last_us - now_us")),
+    ("one limit is enough", wire, lambda server, _: states.test_several_limits(server),
+     ("longest = wait_us if wait_us == NEVER or wait_us > longest else longest", "longest = longest or wait_us")),
     ("a microsecond too long", wire, tests.test_it_answers_until_the_exact_microsecond,
      ("return 0 if missing <= 0 else -(-missing // rate)\n        # The",
       "return 0 if missing < 0 else -(-missing // rate) or 1\n        # The")),
