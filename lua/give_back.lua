@@ -17,9 +17,11 @@
 -- A bucket gets back only what it has not refilled since the charge: without the charge it might have been full by now.
 -- It gets nothing if the catalogue changed: without the charge, a smaller burst might have cut what there was. Nor does
 -- a state from before the charge: the server lost the charge, or its clock was set back. What another window or the
--- deletion of the key made meaningless is not given back, and nothing is created. Send it once: twice would mint.
+-- deletion of the key made meaningless is not given back, and nothing is created. A state that no script can have written
+-- stays as it is. Send it once: twice would mint.
 
 -- @include lib/packing
+-- @include lib/sound
 
 local request = ARGV[1]
 local now, units, charged, waited, burst, rate, per, its_window, its_day = struct.unpack('<ddddddddd', request)
@@ -42,13 +44,13 @@ local function further(i, state)
   if not same_plans or not state or #state ~= 24 then return nil end
   local its_burst, its_rate, its_per = struct.unpack('<ddd', request, 49 + 24 * i)
   local stored, level, last = struct.unpack('<ddd', state)
-  if stored ~= its_per or last < charged then return nil end
+  if stored ~= its_per or last < charged or not are_sound(level, last) then return nil end
   return struct.pack('<ddd', stored, credited(level, its_burst, its_rate, its_per), last)
 end
 
 local own = redis.call('HMGET', KEYS[1], ARGV[4], ARGV[5], unpack(ARGV, 6))
 local own_buckets, fields = #ARGV - 5, {}
-if own[1] and #own[1] == 56 then
+if own[1] and #own[1] == 56 and is_plan_state(struct.unpack('<ddddddd', own[1])) then
   local p_per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[1])
   local day = calendar % 1048576
   if per > 0 and last < charged then return 1 end
@@ -63,8 +65,10 @@ for i, place in ipairs({ ARGV[5], string.sub(ARGV[5], 3) }) do
   if i == 2 then closed = redis.call('HGET', KEYS[2], place) end
   if closed and #closed == 16 then
     local day_used, balance = struct.unpack('<dd', closed)
-    if balance >= 0 then balance = balance + units end
-    redis.call('HSET', KEYS[i], place, struct.pack('<dd', math.max(0, day_used - units), balance))
+    if are_sound(day_used, balance) and day_used >= 0 then
+      if balance >= 0 then balance = balance + units end
+      redis.call('HSET', KEYS[i], place, struct.pack('<dd', math.max(0, day_used - units), balance))
+    end
   end
 end
 for i = 1, own_buckets do

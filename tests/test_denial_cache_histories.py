@@ -11,7 +11,7 @@ from math import inf
 import pytest
 from cached import ABOVE, Sent, by_two_clocks, said
 from conftest import FakeClock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from promises import METHOD, OTHER, STAGE
 
@@ -31,6 +31,7 @@ def bounded(examples):
         max_examples=int(EXAMPLES or examples),
         derandomize=EXAMPLES is None,
         database=None,
+        phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

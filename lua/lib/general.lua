@@ -9,14 +9,7 @@ local WINDOWS_PAST = -3
 local NO_QUOTA = -1
 local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 
--- Whether a state holds numbers that a script can have written. One with NaN is false in every comparison.
-local function are_sound(...)
-  for _, number in ipairs({ ... }) do
-    if not (number % 1 == 0 and number >= -MOST and number <= MOST) then return false end
-  end
-  return true
-end
-
+-- @include lib/sound
 local function is_bucket(state)
   local its_per, its_level, its_last = struct.unpack('<ddd', state)
   return are_sound(its_per, its_level, its_last) and its_per > 0
@@ -26,12 +19,7 @@ local function corrupt(place) return redis.error_reply('RATELIMIT CORRUPT ' .. p
 
 if own and own[2] then
   if #own[2] ~= 56 then return corrupt(field) end
-  local its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used = struct.unpack('<ddddddd', own[2])
-  if not are_sound(its_per, its_level, its_last, calendar, its_used, its_granted, its_day_used)
-    or its_per < 0 or calendar < 0 or its_used < 0 or its_day_used < 0
-  then
-    return corrupt(field)
-  end
+  if not is_plan_state(struct.unpack('<ddddddd', own[2])) then return corrupt(field) end
 end
 for i = 1, buckets do
   if states[i] and not is_bucket(states[i]) then
