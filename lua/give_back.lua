@@ -13,12 +13,14 @@
 -- returns    1
 --
 -- A bucket gets back only what it has not refilled since the charge: without the charge it might have been full by now.
--- It gets nothing if the key was charged under another catalogue since: without the charge, a smaller burst might have cut
--- what there was. (What was not charged is cut by the next charge, with what is given back.) Nor does a state from before
--- the charge: the server lost the charge, or its clock was set back. What another window or the deletion of the key made
--- meaningless is not given back, and nothing is created. Send it once: twice would mint.
+-- It gets nothing if the key was charged under another catalogue since: without the charge, a smaller burst might have
+-- cut what there was. (What was not charged is cut by the next charge, with what is given back.) Nor does a state from
+-- before the charge: the server lost the charge, or its clock was set back. What another window or the deletion of the key
+-- made meaningless is not given back, and nothing is created. A state that no script can have written stays as it is. Send
+-- it once: twice would mint.
 
 -- @include lib/packing
+-- @include lib/sound
 
 local request = ARGV[1]
 local now, units, charged, waited, burst, rate, per, its_window, its_day = struct.unpack('<ddddddddd', request)
@@ -41,12 +43,12 @@ local function further(i, state)
   if not same_plans or not state or #state ~= 24 then return nil end
   local its_burst, its_rate, its_per = struct.unpack('<ddd', request, 49 + 24 * i)
   local stored, level, last = struct.unpack('<ddd', state)
-  if stored ~= its_per or last < charged then return nil end
+  if stored ~= its_per or last < charged or not is_bucket(stored, level, last) then return nil end
   return struct.pack('<ddd', stored, credited(level, its_burst, its_rate, its_per), last)
 end
 
 local own_buckets, fields = #ARGV - 4, {}
-if own[2] and #own[2] == 56 then
+if own[2] and #own[2] == 56 and is_plan_state(struct.unpack('<ddddddd', own[2])) then
   local p_per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[2])
   local day = calendar % 1048576
   if per > 0 and last < charged then return 1 end
@@ -61,8 +63,10 @@ for i, place in ipairs({ ARGV[4], string.sub(ARGV[4], 3) }) do
   if i == 2 then closed = redis.call('HGET', KEYS[2], place) end
   if closed and #closed == 16 then
     local day_used, balance = struct.unpack('<dd', closed)
-    if balance >= 0 then balance = balance + units end
-    redis.call('HSET', KEYS[i], place, struct.pack('<dd', math.max(0, day_used - units), balance))
+    if are_sound(day_used, balance) and day_used >= 0 then
+      if balance >= 0 then balance = balance + units end
+      redis.call('HSET', KEYS[i], place, struct.pack('<dd', math.max(0, day_used - units), balance))
+    end
   end
 end
 for i = 1, own_buckets do

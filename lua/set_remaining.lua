@@ -8,6 +8,7 @@
 
 -- @include lib/packing
 -- @include lib/quota_window
+-- @include lib/sound
 
 local now, quota, first_day, second_day, third_day, remaining = struct.unpack('<dddddd', ARGV[2])
 if now == 0 then
@@ -18,11 +19,11 @@ if redis.call('HEXISTS', KEYS[1], 'r') == 0 then return { -1, now } end
 local state = redis.call('HGET', KEYS[1], ARGV[1])
 local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
 if state then
-  if #state ~= 56 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1]) end
+  if #state ~= 56 or not is_plan_state(struct.unpack('<ddddddd', state)) then
+    return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1])
+  end
   local calendar
   per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
-  local sum = per + level + last + calendar + used + granted + day_used
-  if sum - sum ~= 0 or sum % 1 ~= 0 then return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1]) end
   day = calendar % 1048576
   window = (calendar - day) / 1048576
 end

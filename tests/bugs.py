@@ -3,6 +3,7 @@
 import asyncio
 import time
 from itertools import count
+from math import inf
 
 from bug_promises import (
     admission,
@@ -42,7 +43,7 @@ from bug_promises import (
     usage,
     went_back,
 )
-from bugs_in_lua import AT_ONCE, USUAL, USUAL_NOT_CHARGED, USUAL_ONE_TOO_FEW, USUAL_REFILL_LOST, USUAL_ROUNDED_DOWN
+from bugs_in_lua import AT_ONCE, USUAL, USUAL_NOT_CHARGED, USUAL_ONE_TOO_FEW, USUAL_REFILL_LOST
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -55,10 +56,12 @@ from ratelimit.core.flow import TooManyLookUpsError
 from ratelimit.core.known_keys import KnownKeys
 from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
+from ratelimit.core.wire import Call
 from ratelimit.store import faults, gather, lanes, lines, steps
 
 _numbers = count()
 _right_ask, _right_put, _right_check = lines.Lines.ask, gather.Gatherer._put, steps.check
+_right_admits = Call.admits_us
 
 
 def _ask_again(kept, packet, replies, **again):
@@ -164,6 +167,15 @@ def _one_lane(gatherer, pool):
     )
 
 
+def _wait_rounded_down(call, numbers, cost):
+    """Of buckets, by the units that are missing over those of a microsecond, without what is left over."""
+    admits_us = _right_admits(call, numbers, cost)
+    for at, rule in enumerate(call.rules):
+        if rule.is_bucket and 0 < admits_us[at] < inf:
+            admits_us[at] = numbers[2 * at + 1] + (cost * rule.per - numbers[2 * at]) // rule.rate
+    return admits_us
+
+
 def _look_once(namespace, _max_age_us, _now_us):
     return namespace.loaded_us is None
 
@@ -172,17 +184,14 @@ CHARGED_AT_ONCE = """\
     if i > own_buckets and charge > 0 then
       redis.call('SET', KEYS[own_keys + i - own_buckets], struct.pack('<ddd', new_per, b_level, b_last))
     end
-    reply[n + 1], reply[n + 2] = remaining, reset
+    told[n + 1], told[n + 2] = b_level, b_last
+    n = n + 2
 """
 
 COMMIT_ALTHOUGH_DENIED = Lua("commit although denied", "if own and not refused then\n", "if own then\n")
 NOT_CHARGED = Lua("shared buckets not charged", "elseif charge > 0 or b_moved then", "elseif b_moved then")
-ONE_TOO_FEW = Lua("the last unit refused", "if asked > left then", "if asked >= left then")
-ROUNDED_DOWN = Lua(
-    "retry_after rounded down",
-    "wait, refused = b_last - now + (missing + -missing % rate) / rate, true",
-    "wait, refused = b_last - now + (missing - missing % rate) / rate, true",
-)
+ONE_TOO_FEW = Lua("the last unit refused", "if not (asked <= left) then", "if not (asked < left) then")
+ROUNDED_DOWN = Python("retry_after rounded down", Call, "admits_us", _wait_rounded_down)
 MINTED = Lua("a change of plan rounds up", "level = tokens * per + quotient", "level = tokens * per + quotient + 1")
 REFILL_LOST = Lua(
     "refill rounded to whole tokens",
@@ -197,8 +206,8 @@ BUGS = (
     (
         Lua(
             "charge before judging",
-            "    reply[n + 1], reply[n + 2] = remaining, reset\n    n = n + 2\n",
-            CHARGED_AT_ONCE + "    n = n + 2\n",
+            "    told[n + 1], told[n + 2] = b_level, b_last\n    n = n + 2\n",
+            CHARGED_AT_ONCE,
         ),
         denial_by_the_plan,
     ),
@@ -216,7 +225,7 @@ BUGS = (
     (NOT_CHARGED, admission),
     (Lua("re-anchoring not written", "elseif bucket_moved or window_moved then", "elseif false then"), step_back),
     # 2. Exact
-    (Lua("the last token refused", "asked * new_per > b_level then", "asked * new_per >= b_level then"), retry_after),
+    (Lua("the last token refused", "asked * new_per <= b_level", "asked * new_per < b_level"), retry_after),
     (ROUNDED_DOWN, retry_after),
     (REFILL_LOST, steady_traffic),
     (ONE_TOO_FEW, quota),
@@ -294,7 +303,6 @@ FOUND_BY_THE_MACHINE = (
     REFILL_LOST,
     USUAL_NOT_CHARGED,
     USUAL_ONE_TOO_FEW,
-    USUAL_ROUNDED_DOWN,
     USUAL_REFILL_LOST,
     ANSWERS_EXCHANGED,
 )

@@ -27,12 +27,7 @@ USUAL_NOT_CHARGED = Lua(
     "numbers[at - 5] = numbers[at] - numbers[at - 1]",
     "numbers[at - 5] = numbers[at]",
 )
-USUAL_ONE_TOO_FEW = Lua(
-    "usual: the last unit refused", "if cost > left then fits = false end", "if cost >= left then fits = false end"
-)
-USUAL_ROUNDED_DOWN = Lua(
-    "usual: retry_after rounded down", "(short + -short % rate) / rate", "(short - short % rate) / rate"
-)
+USUAL_ONE_TOO_FEW = Lua("usual: the last unit refused", "if not (cost <= left) then", "if not (cost < left) then")
 USUAL_REFILL_LOST = Lua(
     "usual: refill rounded to whole tokens",
     "level = level + (now - last) * plan_rate\n",
@@ -68,14 +63,16 @@ USUAL = (
         ),
         expiries,
     ),
-    (Lua("usual: a peek is a charge of nothing", "possible = cost > 0 and (", "possible = ("), peek),
+    (
+        Lua("usual: a peek charges", "if own and not has_shadow and not peeks then", "if own and not has_shadow then"),
+        peek,
+    ),
     (USUAL_NOT_CHARGED, admission),
     (
-        Lua("usual: only one bucket denies", "if numbers[at - 1] > held then fits = false end\n", "\n"),
+        Lua("usual: only one bucket denies", "if not (numbers[at - 1] <= held) then fits = false end\n", "\n"),
         denial_by_the_stage,
     ),
-    (Lua("usual: the last token refused", "price > level", "price >= level"), retry_after),
-    (USUAL_ROUNDED_DOWN, retry_after),
+    (Lua("usual: the last token refused", "price <= level", "price < level"), retry_after),
     (USUAL_REFILL_LOST, steady_traffic),
     (USUAL_ONE_TOO_FEW, quota),
     (Lua("usual: another window ignored", "calendar == this_calendar", "calendar % 1048576 == today"), period),
@@ -94,7 +91,7 @@ USUAL = (
         change_of_plan,
     ),
     (
-        Lua("usual: more than full", "if level > full then level = full end\n    if price", "if price"),
+        Lua("usual: more than full", "if level > full then level = full end\n    if not (price", "if not (price"),
         steady_traffic,
     ),
     (

@@ -152,7 +152,11 @@ def a_peek_writes_nothing(backend, clock):
         before = snapshot(backend)
         assert limiter.peek(key, STAGE, method).allowed
         assert snapshot(backend) == before
-        assert [limiter.check(key, STAGE, method).allowed for _ in range(3)] == [True, True, False]
+        assert limiter.check(key, STAGE, method).allowed
+        before = snapshot(backend)
+        assert [limiter.peek(key, STAGE, method, cost).allowed for cost in (1, 2)] == [True, False]
+        assert snapshot(backend) == before
+        assert [limiter.check(key, STAGE, method).allowed for _ in range(2)] == [True, False]
         before = snapshot(backend)
         for step in (0, 1, 86_400_000_000, -172_800_000_000):
             clock.advance_us(step)

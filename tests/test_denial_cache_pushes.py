@@ -4,7 +4,8 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
-from promises import METHOD, STAGE, replica
+from cached import ABOVE, both, replica, turn_on
+from promises import METHOD, STAGE
 from promises_of_replicas import FOREVER, wait_for
 
 from ratelimit import (
@@ -23,13 +24,12 @@ MAX_AGE_US = 5_000_000
 
 @contextmanager
 def caching(backend, clock, *plans, **options):
-    """A replica with a denial cache that hears no pushes, and a key of each plan."""
-    with replica(backend, clock=clock, denial_cache=True, **options) as limiter:
-        clock.advance_us(-2)  # nothing is kept that is asked for at the moment of a change
+    """A replica that keeps what it is told and hears no pushes, and a key of each plan."""
+    with replica(backend, clock, **options) as limiter:
         for plan in plans:
             limiter.catalog.put_plan(plan)
         keys = [limiter.catalog.create_key(plans=[plan.id]) for plan in plans]
-        clock.advance_us(2)
+        turn_on(limiter, keys[0].value, STAGE, METHOD)
         yield limiter, *keys
 
 
@@ -41,47 +41,63 @@ def ask(limiter, key, cost=1, method=METHOD, stage=STAGE):
     return limiter.check(key.value, stage, method, cost)
 
 
-def told(decision):
-    """What a caller goes by, and who answered."""
-    return decision.source, decision.limited_by, decision.retry_after
-
-
 def out(limiter, key, costs=(1,), cost=1):
-    """Use what is there, and be refused by Redis."""
+    """Use what is there, as Redis says, and be refused, as is then known."""
     for each in costs:
         assert ask(limiter, key, each).allowed
+    if not costs:
+        assert not ask(limiter, key, cost).allowed
     refused = ask(limiter, key, cost)
-    assert (refused.allowed, refused.source) == (False, "redis")
+    assert (refused.allowed, refused.source) == (False, "denial_cache")
     return refused
 
 
 # What is answered
 
 
-def scripts_run(client):
+def commands_run(client):
+    """How many commands a server has carried out, but for those that ask it this."""
     stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha", "get", "hmget"))
+    return {
+        name: told["calls"] for name, told in stats.items() if name not in {"cmdstat_info", "cmdstat_client|setinfo"}
+    }
 
 
-def test_no_round_trip_while_out(server, clock):
-    """A hundred checks of a key that is out send nothing to the server: both twins."""
-    with caching(server, clock, gold(Throttle(0, 0))) as (limiter, key), server.client() as client:
-        out(limiter, key, [])
-        before = scripts_run(client)
-        assert [ask(limiter, key).source for _ in range(100)] == ["denial_cache"] * 100
-        assert scripts_run(client) == before
+def test_an_abuser_costs_no_round_trip(server, clock):
+    """A hundred checks of a key that is out, of any cost, send nothing to the server: both twins.
+
+    Before that Redis is asked three times: what is admitted, what is denied first, and what is kept.
+    """
+    with caching(server, clock, gold(Throttle("1/1000", 2))) as (limiter, key), server.client() as client:
+        assert ask(limiter, key, 2).allowed
+        before = commands_run(client)
+        assert [ask(limiter, key, 1 + turn % 3).source for turn in range(100)] == ["denial_cache"] * 100
+        assert commands_run(client) == before
 
         async def twin():
             async with server.async_client() as own, AsyncLimiter(own, clock=clock) as limiter:
                 limiter._state.before_refresh = lambda: None
-                assert (await limiter.check(key.value, STAGE, METHOD)).source == "redis"
-                before = scripts_run(client)
-                answers = [await limiter.check(key.value, STAGE, METHOD) for _ in range(100)]
-                assert [answer.source for answer in answers] == ["denial_cache"] * 100
-                assert scripts_run(client) == before
+                request = key.value, STAGE, METHOD
+                assert [(await limiter.check(*request)).source for _ in range(2)] == ["redis", "redis"]
+                before = commands_run(client)
+                answers = [await limiter.check(*request, 1 + turn % 3) for turn in range(100)]
+                together = await asyncio.gather(*[limiter.check(*request) for _ in range(100)])
+                assert [answer.source for answer in answers + together] == ["denial_cache"] * 200
+                assert commands_run(client) == before
 
-        clock.advance_us(1)
         asyncio.run(twin())
+
+
+def test_an_abuser_asks_once_in_max_age(backend, clock):
+    """A minute of ten checks a second: Redis is asked every five seconds, and no more often."""
+    with both(backend, clock, gold(Throttle("1/1000", 2)), max_age=5.0) as world:
+        assert world.check(2).allowed
+        sources = []
+        for _ in range(600):
+            clock.advance_us(100_000)
+            sources.append(world.check().source)
+        assert sources.count("redis") == 12
+        assert sources[:49] == ["denial_cache"] * 49
 
 
 # What lifts it
@@ -129,6 +145,8 @@ def test_a_push_lifts_it(server, tmp_path, change):
             with server.client() as one, Limiter(one, max_age=FOREVER, deadline=5) as limiter:
                 async with server.async_client() as two, AsyncLimiter(two, max_age=FOREVER, deadline=5) as twin:
                     request = key.value, STAGE, METHOD
+                    turn_on(limiter, *request)
+                    assert not (await twin.check(*request, ABOVE)).allowed
                     limiter.check(*request)
                     await twin.check(*request)
                     await asyncio.to_thread(wait_for, listening)
@@ -147,8 +165,6 @@ def test_its_own_catalogue_needs_no_push(backend, clock, tmp_path, change):
     """What was changed through a limiter's own catalogue holds at its very next check."""
     with caching(backend, clock, OUT, SILVER) as (limiter, key, _):
         out(limiter, key, [])
-        assert ask(limiter, key).source == "denial_cache"
-        clock.advance_us(1)
         CHANGES[change](limiter.catalog, key, tmp_path)
         assert ask(limiter, key).source == "redis"
 
@@ -160,7 +176,6 @@ def test_an_upgrade_is_served_at_once(backend, clock):
         out(limiter, key)
         limiter.catalog.set_remaining("gold", key.id, 1)
         assert ask(limiter, key).allowed
-        clock.advance_us(1)
         out(limiter, key, [])
         limiter.catalog.move_key(key.id, "gold", "larger")
         assert ask(limiter, key).allowed
@@ -170,7 +185,6 @@ def test_what_is_heard_of_keys_loads_no_plans(backend, clock):
     """ "key:<id>" lifts one key, "keys" all; a version, or a gap, has the book compared as well."""
     with caching(backend, clock, gold(Throttle(0, 0))) as (limiter, key):
         state, other = limiter._state, limiter.catalog.create_key(plans=["gold"])
-        clock.advance_us(1)
         for message, asked, looks in (
             (f"key:{key.id}", (True, False), False),
             ("keys", (True, True), False),
@@ -180,10 +194,8 @@ def test_what_is_heard_of_keys_loads_no_plans(backend, clock):
             for each in (key, other):
                 ask(limiter, each)
                 assert ask(limiter, each).source == "denial_cache"
-            clock.advance_us(1)
             state.heard(message)
             assert state.needs_look(MAX_AGE_US, clock()) is looks
-            clock.advance_us(1)
             assert tuple(ask(limiter, each).source == "redis" for each in (key, other)) == asked
 
 
@@ -199,11 +211,48 @@ def test_a_late_denial_is_not_kept(backend, clock):
             limiter._state.heard(f"key:{key.id}")
             return reply
 
-        ask(limiter, key)
         limiter._state.heard(f"key:{key.id}")
-        clock.advance_us(1)
         limiter._store.call = overtaken
         assert ask(limiter, key).source == "redis"
         limiter._store.call = call
-        clock.advance_us(1)
         assert [ask(limiter, key).source for _ in range(2)] == ["redis", "denial_cache"]
+
+
+def disabled(catalog, key):
+    catalog.update_key(key.id, enabled=False)
+
+
+def deleted(catalog, key):
+    catalog.delete_key(key.id)
+
+
+def without_a_plan(catalog, key):
+    catalog.remove_key_from_plan(key.id, "gold")
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"), [(disabled, "disabled"), (deleted, "unknown"), (without_a_plan, "no_plan_for_stage")]
+)
+def test_a_key_that_opens_nothing_is_refused_as_such(backend, clock, change, detail):
+    """Finding B, trace 6. Its next check says 403, while what all share is out: once the change was heard of."""
+    with both(backend, clock, gold(), account=Throttle("1/1000", 2)) as world:
+        other = world.catalog.create_key(plans=["gold"])
+        assert world.check(2).allowed
+        assert [world.told(), world.told(key=other), world.told(key=other)] == ["denial_cache", "redis", "denial_cache"]
+        change(world.asks.catalog, world.key)
+        assert world.check().status == 429
+        world.knows._state.heard(f"key:{world.key.id}")
+        assert [(each.status, each.detail) for each in (world.check(), world.check())] == [(403, detail)] * 2
+        assert world.told(key=other) == "denial_cache"
+
+
+def test_a_key_is_open_again_at_once(backend, clock):
+    """Disabled while its bucket is out, and enabled again: what the script says holds, each time."""
+    with both(backend, clock, gold(Throttle("1/10", 1)), account=Throttle("1/1000", 9)) as world:
+        assert world.check().allowed
+        for _ in range(2):
+            assert world.told() == "denial_cache"
+            disabled(world.catalog, world.key)
+            assert [world.check().detail for _ in range(2)] == ["disabled"] * 2
+            world.catalog.update_key(world.key.id, enabled=True)
+            assert [world.told(), world.told()] == ["redis", "denial_cache"]

@@ -7,31 +7,16 @@
 local DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
 local WINDOWS_PAST = -3
 local NO_QUOTA = -1
-local MOST = 9007199254740991 -- beyond, numbers are not whole any more
 
--- A state that holds what no script can have written judges nobody. What is not whole shows in the sum; what is not a
--- number, or out of range, in comparisons that say what is right.
+-- @include lib/sound
+
 local function corrupt(place) return redis.error_reply('RATELIMIT CORRUPT ' .. place) end
 
-local function is_bucket(state)
-  local b_per, b_level, b_last = struct.unpack('<ddd', state)
-  return (b_per + b_level + b_last) % 1 == 0 and b_per > 0 and b_per <= MOST and b_level >= -MOST and b_level <= MOST
-    and b_last >= -MOST and b_last <= MOST
-end
-
 if own and own[2] then
-  if #own[2] ~= 56 then return corrupt(field) end
-  local p_per, p_level, p_last, calendar, p_used, p_granted, p_day_used = struct.unpack('<ddddddd', own[2])
-  local sum = p_per + p_level + p_last + calendar + p_used + p_granted + p_day_used
-  if not (sum % 1 == 0 and p_per >= 0 and p_per <= MOST and p_level >= -MOST and p_level <= MOST
-    and p_last >= -MOST and p_last <= MOST and calendar >= 0 and calendar <= MOST and p_used >= 0 and p_used <= MOST
-    and p_granted >= -MOST and p_granted <= MOST and p_day_used >= 0 and p_day_used <= MOST)
-  then
-    return corrupt(field)
-  end
+  if #own[2] ~= 56 or not is_plan_state(struct.unpack('<ddddddd', own[2])) then return corrupt(field) end
 end
 for i = 1, buckets do
-  if states[i] and not is_bucket(states[i]) then
+  if states[i] and not is_bucket(struct.unpack('<ddd', states[i])) then
     if i <= own_buckets then return corrupt(ARGV[i + 2]) end
     return corrupt(KEYS[own_keys + i - own_buckets])
   end
@@ -39,15 +24,10 @@ end
 if has_shadow then
   local at = own_buckets + 3
   local state, its_bucket = own[at], shadow_has_bucket and own[at + 1]
-  if state then
-    if #state ~= 64 then return corrupt(ARGV[at]) end
-    for _, number in ipairs({ struct.unpack('<dddddddd', state) }) do
-      if not (number % 1 == 0 and number >= -MOST and number <= MOST) then
-        return corrupt(ARGV[at])
-      end
-    end
+  if state and (#state ~= 64 or not are_sound(struct.unpack('<dddddddd', state))) then return corrupt(ARGV[at]) end
+  if its_bucket and (#its_bucket ~= 24 or not is_bucket(struct.unpack('<ddd', its_bucket))) then
+    return corrupt(ARGV[at + 1])
   end
-  if its_bucket and (#its_bucket ~= 24 or not is_bucket(its_bucket)) then return corrupt(ARGV[at + 1]) end
   local its_quota, its_first, _, its_third = struct.unpack('<dddd', request, shadow_at + 24)
   if its_quota >= 0 and (now < its_first * DAY_US or now >= its_third * DAY_US) then return { WINDOWS_PAST, now } end
 end

@@ -10,7 +10,7 @@ for i = first_held, last_held do
   local per, level, last = numbers[at - 6], numbers[at - 2], 0 -- no state means full
   if state then per, level, last = unpack_doubles('<ddd', state) end
   local sum = level + last
-  if per ~= numbers[at - 6] or not (sum % 1 == 0 and sum < 72057594037927936) then
+  if not (per == numbers[at - 6] and sum % 1 == 0 and sum >= 0 and sum < 72057594037927936) then
     possible = false
   end
   numbers[at - 5] = level

@@ -12,15 +12,16 @@ local stored = own[2]
 if possible and stored and #stored == 56 then
   local per, level, last, calendar, used, granted, day_used = unpack_doubles('<ddddddd', stored)
   local usual, fits, left = calendar == this_calendar, true, 0
-  -- A number that is not finite or not whole shows in the sum, and one far out of range does (beyond 2^56).
-  local sum = level + last + used + granted + day_used
-  if not (sum % 1 == 0 and sum < 72057594037927936 and used >= 0) then usual = false end
+  if quota < 0 then usual = calendar % 1048576 == today and calendar >= 0 end
+  -- A number that is none, not finite or not whole shows in the sum, and one far out of range does (beyond 2^56).
+  local sum = per + level + last + used + granted + day_used
+  if not (sum % 1 == 0 and sum >= 0 and sum < 72057594037927936 and per >= 0 and used >= 0 and day_used >= 0) then
+    usual = false
+  end
   if quota >= 0 then
     left = quota + granted - used
     used = used + cost
     if not (cost <= left) then fits = false end
-  else
-    usual = calendar % 1048576 == today
   end
   if plan_per > 0 then
     if per ~= plan_per or now < last then usual = false end
@@ -39,7 +40,7 @@ if possible and stored and #stored == 56 then
     for at = 7, 7 * buckets, 7 do
       local held, charged = numbers[at - 2], numbers[at - 4]
       local refilled = numbers[at - 5] + (now - charged) * numbers[at - 3]
-      if refilled < held then held = refilled end
+      if not (refilled >= held) then held = refilled end
       if now < charged then usual = false end
       if not (numbers[at - 1] <= held) then fits = false end
       numbers[at] = held

@@ -27,25 +27,22 @@ _MOST_KEYS = 100_000
 _MOST_NOTES = 16
 _JUDGED = frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})
 
-_Note = tuple[Call, int, int, bytes, bool, bytes]
+_Note = tuple[Call, int, int, bytes, bool, bytes, float]
 """A reply: the limits that it is about; the server's time in it; this process' clock at sending; what it says; whether
-that is as it came, all states joined, and not yet two numbers of each limit; the identity that was judged."""
+that is as it came, all states joined, and not yet two numbers of each limit; the identity that was judged; and the
+largest cost that it left room for, to see quickly that a request is not denied: -1 where that is to be worked out."""
 
 _Seen = tuple[float, float, int, int]
 """The two numbers of a shared limit; the server's time of the reply, and this process' clock at sending."""
 
 
 class KeyPlace:
-    """What is known of one key: the last replies, of different limits. Each shows that the script judged the key.
+    """What is known of one key: the last replies, of different limits. Each shows that the script judged the key."""
 
-    is_out  whether the last one denied: else the next check is likely admitted, and it is not worked out whether it is
-    """
-
-    __slots__ = ("is_out", "notes")
+    __slots__ = ("notes",)
 
     def __init__(self) -> None:
         self.notes: tuple[_Note, ...] = ()
-        self.is_out = False
 
 
 class SharedPlace:
@@ -182,9 +179,9 @@ class DenialCache:
             call = question.call
             server_us = call.time_us(reply)
             if own is not None and not is_own_lost:
-                own.is_out = code == DENIED
-                kept = (reply, True) if isinstance(reply, bytes) else (reply[2], False)
-                self._note_own(own, (call, server_us, sent_us, *kept, question.identity), now_us)
+                is_joined = isinstance(reply, bytes)
+                kept, room = (reply, call.room(reply)) if isinstance(reply, bytes) else (reply[2], -1)
+                self._note_own(own, (call, server_us, sent_us, kept, is_joined, question.identity, room), now_us)
             if shared is not None and not is_shared_lost and call.shares:
                 self._note_shared(shared, call, call.numbers(reply), server_us, sent_us, now_us)
 
@@ -244,9 +241,9 @@ class DenialCache:
         if now_us >= self._until_us or (self._is_injected and now_us < self._seen_us):
             return None  # `take` sees to that
         own = self._own.get(question.key_id)
-        if own is not None and not own.is_out:
-            return None
         notes, seen = () if own is None else own.notes, self._shared.seen
+        if len(notes) == 1 and notes[0][0] is question.call and _has_room(notes[0], seen, cost):
+            return None
         denial = question.denial
         if (
             denial is None
@@ -318,9 +315,20 @@ class DenialCache:
 
 
 def _numbers(note: _Note) -> Numbers:
-    call, _, _, kept, is_joined, _ = note
+    call, _, _, kept, is_joined, *_ = note
     numbers: Numbers = call.unpack(call.packed(kept) if is_joined else kept)
     return numbers
+
+
+def _has_room(note: _Note, seen: dict[str, _Seen], cost: int) -> bool:
+    """Tell whether what a key's own reply and others say of shared limits leaves room for a cost."""
+    if cost > note[6]:
+        return False
+    for where, per in note[0].shared_pers:
+        shared = seen.get(where)
+        if shared is None or shared[0] < cost * per:
+            return False
+    return True
 
 
 def _latest(call: Call, at: int, where: str, notes: tuple[_Note, ...]) -> _Seen | None:

@@ -165,6 +165,7 @@ class Call:
     rules       the same, as numbers
     own_at      of those that a key has for itself, the index by `where`
     shares      whether there are others
+    shared_pers  of those, P by `where`
     unpack      returns `Numbers` from bytes
     plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     alerts      percentages of the quota that are told when reached
@@ -175,6 +176,7 @@ class Call:
         "_known_window",
         "_names",
         "_reasons",
+        "_room_at",
         "_shadow",
         "_tail",
         "_time_at",
@@ -189,6 +191,7 @@ class Call:
         "plan",
         "rules",
         "shared_keys",
+        "shared_pers",
         "shares",
         "unpack",
         "windows",
@@ -235,6 +238,13 @@ class Call:
         self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
         self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
+        self.shared_pers = tuple(
+            (where, limit.throttle.ratio[1])
+            for _, limit, where in self.places
+            if isinstance(limit, Bucket) and limit.shared
+        )
+        places = iter(range(_STATE.size + 8, _STATE.size + 8 + _BUCKET.size * len(further), _BUCKET.size))
+        self._room_at = tuple((next(places) if each.place else 8, each.throttle.ratio[1]) for each in buckets)
         self.unpack = struct.Struct(f"<{2 * len(self.limits)}d").unpack
         self._reasons = tuple(
             Reason.THROTTLED if isinstance(limit, Bucket) else Reason.QUOTA_EXCEEDED for limit in limits
@@ -359,6 +369,17 @@ class Call:
             where, at = (at, at + _BUCKET.size) if limit.place else (0, at)
             parts.append(reply[where + 8 : where + 24])
         return b"".join(parts)
+
+    def room(self, reply: bytes) -> float:
+        """Return the largest cost that an admitted request left room for, by all joined states."""
+        room = inf
+        for at, per in self._room_at:
+            left = _NUMBER.unpack_from(reply, at)[0] // per
+            room = min(room, left)
+        if self.plan.quota is not None:
+            used, granted = _LIMIT.unpack_from(reply, 32)
+            room = min(room, self.plan.quota.limit + granted - used)
+        return room
 
     def statuses(self, numbers: Numbers, now_us: float, cost: int = 0) -> tuple[LimitStatus, ...]:
         """Return what each limit says; of a request that was denied with the wait of its `cost`."""
