@@ -114,7 +114,7 @@ AT_ONCE = (
     (
         Many(
             "shared state not carried",
-            "shared[place], charged_at[place] = struct.pack('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us",
+            "shared[place], charged_at[place] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us",
             "charged_at[place] = given_us",
         ),
         at_once,

@@ -35,9 +35,7 @@ def question(name, cost=1, kind=CheckCall):
 
 def left(reply):
     """What is left of the shared bucket, by either form of a reply."""
-    if isinstance(reply, list):
-        return reply[2]
-    level, _ = struct.unpack("<2d", reply[-16:])
+    level, _ = struct.unpack("<2d", (reply[2] if isinstance(reply, list) else reply)[-16:])
     return level // BUCKET[2]
 
 

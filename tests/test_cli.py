@@ -128,6 +128,16 @@ class TestCheck:
         assert check(key.value, STAGE, "GET /pets", *asking).exit_code == 0
         assert snapshot(server) == before
 
+    def test_any_cost_can_be_asked_about(self, check, key, server):
+        """--peek --cost says what a cost would get: here more than is left, and less."""
+        check(key.value, STAGE, "GET /pets", "--cost", "2")
+        before = snapshot(server)
+        refused = check(key.value, STAGE, "GET /pets", "--peek", "--cost", "2")
+        assert refused.exit_code == 1
+        assert refused.stdout.startswith("THROTTLED  HTTP 429  by plan:gold")
+        assert check(key.value, STAGE, "GET /pets", "--peek", "--cost", "1").exit_code == 0
+        assert snapshot(server) == before
+
     def test_the_cost_is_consumed(self, check, key):
         """--cost 2 takes two units of each limit."""
         told = json.loads(check(key.value, STAGE, "GET /pets", "--cost", "2", "--json").stdout)
@@ -232,7 +242,6 @@ class TestCheck:
             (["one", "two", "three", "four"], "give [KEY] STAGE METHOD"),
             (["k", STAGE, "GET /", "--cost", "-1"], "'--cost'"),
             (["k", STAGE, "GET /", "--cost", "1.5"], "'--cost'"),
-            (["k", STAGE, "GET /", "--peek", "--cost", "1"], "give one of --peek and --cost"),
             (["k", STAGE, "GET /", "--url", "http://localhost"], "url: cannot be used"),
             (["k", STAGE, "GET /", "--url", "redis://localhost:port"], "url: cannot be used"),
             (["k", STAGE, "GET /", "--url", "redis://localhost/0?nonsense=1"], "url: cannot be used"),
