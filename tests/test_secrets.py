@@ -72,7 +72,9 @@ def test_redis_holds_no_value(server):
 @pytest.mark.parametrize("name", list(binaries()))
 def test_files_hold_no_value(name):
     """Neither the snapshot nor the append-only file nor the server's own log shows one."""
-    server = Server(name, appendonly="yes", rdbcompression="no", loglevel="debug", aof_use_rdb_preamble="no")
+    server = Server(
+        name, appendonly="yes", appendfsync="always", rdbcompression="no", loglevel="debug", aof_use_rdb_preamble="no"
+    )
     try:
         with gateway(server.url) as (_, secrets), server.client() as client:
             client.set("mark", MARK)
