@@ -1,9 +1,10 @@
 # Every target makes what it needs: an environment in .venv, servers from wheels. No system package is required.
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-full clean
+.PHONY: help demo test fuzz lint bench bench-full clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
+
+fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
+	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check .

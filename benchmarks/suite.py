@@ -13,6 +13,7 @@ import memory
 import propagation
 import tail
 import throughput
+import unknown_keys
 
 
 class Part(NamedTuple):
@@ -88,6 +89,16 @@ PARTS = {
         "How soon a change is in force",
         "From the commit of a changed plan to the last decision by the old one, on replicas that are told by the push "
         "alone.",
+        long=True,
+    ),
+    "unknown_keys": Part(
+        unknown_keys,
+        "Unknown keys",
+        "What callers without a good key cost those who have one: requests per second by the share of keys that do not "
+        "exist, all of them distinct and well-formed; a flood of them, sent by tasks that wait for each answer, and "
+        "asked all at once; and the CPU time of a request that is refused. What is asked all at once stops the event "
+        "loop of its process until so many tasks have begun, and nobody is answered meanwhile: how long tasks that "
+        "do nothing take for that is shown beside it.",
         long=True,
     ),
     "import_keys": Part(

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 from ratelimit.core import validate
+from ratelimit.core.frozen import FrozenMap as FrozenMap  # noqa: PLC0414 - others have it from here
+from ratelimit.core.frozen import Valued
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
 Period = Literal["DAY", "WEEK", "MONTH"]
 Scope = Literal["key", "key_method"]
-_V = TypeVar("_V")
 
 MICROSECONDS = 1_000_000
-
-
-class FrozenMap(Mapping[str, _V], Generic[_V]):
-    """A mapping that is hashable, picklable and never changes."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, _V] | Iterable[tuple[str, _V]] = ()) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> _V:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
 
 
 def _mapping(value: object, name: str) -> Mapping[object, object]:
@@ -232,22 +209,47 @@ class Stage:
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
+@dataclass(frozen=True, slots=True, init=False)
+class ApiKey(Valued):
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
+
+    No copy of a key has the value: none made by `pickle`, `copy`, `dataclasses.replace` or `asdict`, and no repr.
 
     `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused. `description`,
     `owner` and `tags` are for people and for billing; no decision depends on them. `revision` moves with every change.
     """
 
     id: str
-    name: str = ""
-    enabled: bool = True
-    plans: tuple[str, ...] = ()
-    created_at: float = 0.0
-    expires_at: float | None = None
-    description: str = ""
-    owner: str = ""
-    tags: Mapping[str, str] = field(default_factory=FrozenMap)
-    value: str | None = field(default=None, repr=False, compare=False)
-    revision: str = field(default="", repr=False, compare=False)
+    name: str
+    enabled: bool
+    plans: tuple[str, ...]
+    created_at: float
+    expires_at: float | None
+    description: str
+    owner: str
+    tags: Mapping[str, str]
+    revision: str = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the contract's name
+        name: str = "",
+        enabled: bool = True,
+        plans: tuple[str, ...] = (),
+        created_at: float = 0.0,
+        expires_at: float | None = None,
+        description: str = "",
+        owner: str = "",
+        tags: Mapping[str, str] = FrozenMap(),
+        value: str | None = None,
+        revision: str = "",
+    ) -> None:
+        object.__setattr__(self, "_value", value)
+        fields = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
+        for name_, given in zip(self.__dataclass_fields__, fields, strict=True):
+            object.__setattr__(self, name_, given)
+
+    @property
+    def value(self) -> str | None:
+        """What callers send, this once; None for a key that was read, and for a copy."""
+        return getattr(self, "_value", None)

@@ -4,6 +4,7 @@ import promises
 import promises_of_administrators as administrators
 import promises_of_batches as batches
 import promises_of_connections as connections
+import promises_of_lookups as lookups
 import promises_of_replicas as replicas
 
 
@@ -149,3 +150,35 @@ def shown(server, _clock):
 
 def usage(server, clock):
     administrators.the_usage_of_a_plan_is_all_that_it_admitted(server, clock)
+
+
+def new_key_pushed(server, clock):
+    lookups.a_new_key_is_known_by_its_push(server, clock)
+
+
+def new_key_not_pushed(server, clock):
+    lookups.a_new_key_is_known_within_a_second(server, clock)
+
+
+def look_up_overtaken(server, clock):
+    lookups.a_look_up_that_a_push_overtook_is_not_kept(server, clock)
+
+
+def closed_keys(server, clock):
+    lookups.what_is_closed_is_never_remembered(server, clock)
+
+
+def stamp_put_back(server, clock):
+    lookups.a_stamp_put_back_opens_nothing(server, clock)
+
+
+def record_overtaken(server, clock):
+    lookups.a_record_that_a_push_overtook_is_not_kept(server, clock)
+
+
+def newer_catalogue(server, clock):
+    lookups.a_newer_catalogue_is_loaded_before_a_refusal(server, clock)
+
+
+def flood(server, _clock):
+    lookups.a_flood_refuses_no_key_that_was_met(server)

@@ -10,6 +10,7 @@ from bug_promises import (
     ceiling,
     change_of_plan,
     clocks_days_apart,
+    closed_keys,
     denial,
     denial_by_the_plan,
     disabling,
@@ -17,18 +18,25 @@ from bug_promises import (
     expiring,
     expiry_of_keys,
     flapping,
+    flood,
     late_reply,
+    look_up_overtaken,
     lost_push,
     lost_reply,
     lost_reply_async,
     metering,
+    new_key_not_pushed,
+    new_key_pushed,
+    newer_catalogue,
     older_version,
     peek,
     quota,
+    record_overtaken,
     reset,
     retry_after,
     shown,
     skewed_clocks,
+    stamp_put_back,
     steady_traffic,
     step_back,
     usage,
@@ -43,12 +51,14 @@ from seeding import Lua, Python
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
 from ratelimit.admin import plans as plan_admin
+from ratelimit.core.flow import TooManyLookUpsError
+from ratelimit.core.known_keys import KnownKeys
 from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
-from ratelimit.store import faults, gather, lines
+from ratelimit.store import faults, gather, lanes, lines, steps
 
 _numbers = count()
-_right_ask, _right_put = lines.Lines.ask, gather.Gatherer._put
+_right_ask, _right_put, _right_check = lines.Lines.ask, gather.Gatherer._put, steps.check
 
 
 def _ask_again(kept, packet, replies, **again):
@@ -68,8 +78,8 @@ def _put_again(gatherer, packets, answered):
     _right_put(gatherer, packets, again)
 
 
-def _answer_each_other(gatherer, packets, answered):
-    _right_put(gatherer, packets, lambda replies: answered(replies[::-1]))
+def _answer_each_other(calls, all_usual):
+    return (yield from _right_check(calls, all_usual))[::-1]
 
 
 def _replies(connection, replies, **how):
@@ -108,6 +118,52 @@ def _keep_a_connection_whose_reply_is_late(kept, packet, replies, **_again):
         kept._pool.release(connection)
 
 
+def _forget_what_is_absent_alone(known, _key_id):
+    known._changes += 1
+    known._absent.start_anew()
+    known._absent._entries.clear()
+
+
+def _forget_records_alone(known, key_id):
+    known._changes += 1
+    for value in known._values.get(key_id or "", ()):
+        known._forget(value)
+
+
+def _forget_what_is_there_alone(known, key_id):
+    _forget_what_is_absent_alone(known, key_id)
+    _forget_records_alone(known, key_id)
+    known._changes -= 2
+
+
+def _never_ask_again(known, key, found):
+    yield from ()
+    return found
+
+
+def _remember_for_ever(known, key, _now_us):
+    return known._absent.get(key) is not None
+
+
+def _catch_up_with_nothing(*_):
+    yield from ()
+
+
+def _refuse_who_comes_last(lane):
+    return TooManyLookUpsError(f"{lane.most_waiting} are waiting")
+
+
+_right_init = gather.Gatherer.__init__
+
+
+def _one_lane(gatherer, pool):
+    _right_init(gatherer, pool)
+    gatherer._lane_of = {}
+    gatherer._steps = lambda _, calls: (
+        steps.look_up(calls) if isinstance(calls[0], list) else steps.check(calls, lambda _: None)
+    )
+
+
 def _look_once(namespace, _max_age_us, _now_us):
     return namespace.loaded_us is None
 
@@ -133,7 +189,7 @@ REFILL_LOST = Lua(
     "return level + elapsed * rate, now, false",
     "return level + math.floor(elapsed * rate / per) * per, now, false",
 )
-ANSWERS_EXCHANGED = Python("answers exchanged among tasks", gather.Gatherer, "_put", _answer_each_other)
+ANSWERS_EXCHANGED = Python("answers exchanged among tasks", steps, "check", _answer_each_other)
 
 BUGS = (
     # 1. All or nothing
@@ -211,6 +267,16 @@ BUGS = (
     (Lua("lives not told apart", "string.sub(found, 1, 8) ~= string.sub(identity, 1, 8)", "false"), another_life),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
     (Python("never looked again", Namespace, "needs_look", _look_once), lost_push),
+    (Python("a push drops no record", KnownKeys, "changed", _forget_what_is_absent_alone), stamp_put_back),
+    (Python("a record overtaken by a push kept", KnownKeys, "changed", _forget_what_is_there_alone), record_overtaken),
+    (Python("closed keys refused from memory", KnownKeys, "confirm", _never_ask_again), closed_keys),
+    (Python("an older catalogue gone by", KnownKeys, "_catch_up", _catch_up_with_nothing), newer_catalogue),
+    # Values that no key has
+    (Python("a push leaves them absent", KnownKeys, "changed", _forget_records_alone), new_key_pushed),
+    (Python("absent for ever", KnownKeys, "is_absent", _remember_for_ever), new_key_not_pushed),
+    (Python("absence overtaken by a push kept", KnownKeys, "changed", _forget_what_is_there_alone), look_up_overtaken),
+    (Python("who comes last refused", lanes.LookUpLane, "no_room", _refuse_who_comes_last), flood),
+    (Python("one queue for all", gather.Gatherer, "__init__", _one_lane), flood),
     # Administrators at the same moment
     (Python("keys not counted", key_admin, "refuse_keys_beyond", lambda *_: None), ceiling),
     (Python("count of keys not guarded", key_admin, "take_room", lambda *_: None), ceiling),

@@ -119,17 +119,17 @@ def checks_at_once_obey(backend, clock):
     """A key that is disabled elsewhere, or expires, is refused in the very next call, and the others are answered."""
     with replica(backend, clock=clock) as limiter, at_once(backend, clock=clock, max_age=1e9) as (check, _):
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(SLOW, 50), None, [STAGE]))
-        kept = limiter.catalog.create_key(plans=["gold"])
+        alive, kept = (limiter.catalog.create_key(plans=["gold"]) for _ in range(2))
         ended = limiter.catalog.create_key(plans=["gold"], expires_at=clock() / 1_000_000 + 10)
-        for key in (kept, ended):
+        for key in (alive, kept, ended):
             assert check((key.value, STAGE, METHOD))[0].allowed
-        both = [(key.value, STAGE, METHOD) for key in (kept, ended)]
+        asked = [(key.value, STAGE, METHOD) for key in (alive, kept, ended)]
         clock.advance(9)
-        assert [decision.allowed for decision in check(*both)] == [True, True]
+        assert [decision.detail for decision in check(*asked)] == [None, None, None]
         clock.advance(1)
-        assert [decision.detail for decision in check(*both)] == [None, "disabled"]
+        assert [decision.detail for decision in check(*asked)] == [None, None, "disabled"]
         limiter.catalog.update_key(kept.id, enabled=False)
-        assert [decision.detail for decision in check(*both)] == ["disabled", "disabled"]
+        assert [decision.detail for decision in check(*asked)] == [None, "disabled", "disabled"]
 
 
 def an_expiry_outlasts_the_way_to_full(backend):

@@ -26,7 +26,7 @@ def binaries():
 
 
 class Server:
-    """One running server. `options` are configuration directives, as on its command line."""
+    """One running server. `options` are configuration directives, as on its command line; a tuple is several words."""
 
     def __init__(self, name, **options):
         self.name = name
@@ -34,7 +34,10 @@ class Server:
         self.folder = Path(self._folder.name)
         self.socket = str(self.folder / "redis.sock")
         settings = {"port": 0, "unixsocket": self.socket, "dir": self.folder, "save": "", **options}
-        arguments = [part for item in settings.items() for part in (f"--{item[0].replace('_', '-')}", str(item[1]))]
+        arguments = list[str]()
+        for option, value in settings.items():
+            values = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{option.replace('_', '-')}", *map(str, values)]
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen([binaries()[name], *arguments], stdout=log, stderr=log)
         self._wait()

@@ -34,9 +34,9 @@ from ratelimit.core.digest import Digester
 from ratelimit.core.scripts import folder, load
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-CHECKING = ["eval", "evalsha", "time", "get", "set", "setrange", "hmget", "hset", "hgetall"]
+CHECKING = ["eval", "evalsha", "time", "get", "mget", "set", "setrange", "hget", "hmget", "hset", "hgetall"]
 """A check, and what it looks up when it meets a change."""
-AFTER_CHECKING = ["hget", "hkeys", "hdel", "xadd"]
+AFTER_CHECKING = ["hkeys", "hdel", "xadd"]
 """Days of metering moved to the archive, alerts."""
 FLUSHING = ["hincrby", "expire"]
 """Refusals flushed in sums: of no use on any other key."""

@@ -93,9 +93,9 @@ def test_batches_keep_the_order(kinds):
             if kind.islower():
                 future.cancel()
             call = question(place) if kind in "Cc" else question(place, 0, ScriptCall)
-            gatherer._waiting.append((call, future))
-        while gatherer._waiting:
-            found.append([call for call, _ in gatherer._next()])
+            gatherer._scripts.waiting.append((call, future))
+        while gatherer._scripts.waiting:
+            found.append([call for call, _ in gatherer._next(gatherer._scripts)])
         return found
 
     taken = asyncio.run(batches())

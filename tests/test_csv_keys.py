@@ -318,13 +318,17 @@ def test_exported_lines():
     )
 
 
-@given(st.sampled_from("=+-@\t\rx'"), st.text(st.characters(codec="utf-8"), max_size=9))
+@given(st.sampled_from("=+-@＝＋－＠\t\r\nx'"), st.text(st.characters(codec="utf-8"), max_size=9))  # noqa: RUF001
 def test_no_exported_cell_is_a_formula(first, rest):
-    """Cells that begin with = + - @ TAB or CR get a single quote before them, all others stay as they are."""
+    """Cells that begin with = + - @, wide or not, or a control character get a single quote before them.
+
+    All others stay as they are, but for what no terminal could show.
+    """
     text = first + rest
     line = exported([ApiKey("a", text, description=text, owner=text)])
     _, name, description, _, _, owner, *_ = next(csv.reader(io.StringIO(line, newline="")))
-    assert name == description == owner == (text if first in "x'" else f"'{text}")
+    assert name == description == owner == validate.printable(text if first in "x'" else f"'{text}")
+    assert name.isprintable()
 
 
 def test_an_exported_file_is_no_file_to_import():

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import run
+from test_embedded import is_running, pid_of
 
 from ratelimit import Decision, LimitStatus, Reason
 from ratelimit.cli import demo as demo_command
@@ -94,16 +96,23 @@ class TestRun:
 
     @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes in /proc, which Linux has")
     def test_an_interrupt_leaves_nothing_behind(self):
-        """Ctrl-C in the middle: no replica, no server and no traceback remains."""
+        """Ctrl-C in the middle: no replica, no server, no folder and no traceback remains."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.interrupt(Path(folder))
+            assert list(Path(folder).iterdir()) == []
+
+    def interrupt(self, folder):
         process = subprocess.Popen(
             [*COMMAND, "--seconds", "60", "--replicas", "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": str(folder)},
         )
         assert process.stdout.readline().startswith("2 gateway replicas")
-        assert "valkey-server" in alive_in_group(process.pid)
+        (socket,) = folder.glob("ratelimit-*/valkey.sock")
+        server = pid_of(str(socket))
         time.sleep(1)  # let the replicas come up, or be interrupted while they do
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -112,6 +121,7 @@ class TestRun:
         while alive_in_group(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert alive_in_group(process.pid) == []
+        assert not is_running(server)
 
 
 @pytest.fixture

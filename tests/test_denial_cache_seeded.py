@@ -20,8 +20,6 @@ BUGS = [
     ("stages share buckets", "limit.where", "limit.name", tests.test_buckets_of_one_method_in_two_stages_are_two, ()),
     ("leases forgotten", "book.has_leases", "False",
      tests.test_what_leases_give_back_to_a_shared_limit_admits_at_once, ()),
-    ("a push lifts nothing", "self._own.forget(key_id)", "pass", tests.test_a_push_lifts_it,
-     (tests.raised, "key:{}")),
     ("another plan lifts nothing", "self._own, self._shared = Bounded(_MOST_KEYS), {}\n            else",
      "pass\n            else", tests.test_what_may_be_anything_lifts_everything, ("keys",)),
     ("late denials are kept", "sent_us <= self._lifted_us", "sent_us < 0",

@@ -55,7 +55,7 @@ def what_a_push_ends_is_spent():
         (days_never_end, tests.test_a_lease_ends_with_its_day_and_window, ("2026-03-04T23:59:59.990000",)),
         (a_term_lasts_for_ever, tests.test_a_lease_ends_after_its_term, ()),
         (nearly_all_that_is_left_is_leased, tests.test_near_the_limit_checks_are_exact, ()),
-        (a_push_is_not_heard, tests.test_a_push_ends_a_lease, ("key",)),
+        (a_push_is_not_heard, tests.test_a_push_ends_a_lease, ("keys",)),
         (what_a_push_ends_is_spent, tests.test_a_push_ends_a_lease, ("keys",)),
     ],
     ids=lambda part: getattr(part, "__name__", ""),

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import run
+from test_embedded import pid_of
 
 from ratelimit import Limiter
 from ratelimit.cli import replay as replay_command
@@ -278,13 +280,13 @@ class TestFaults:
                 super().__init__()
                 servers.append(self)
                 if not after:
-                    self._server._process.kill()
+                    os.kill(pid_of(self.socket), signal.SIGKILL)
 
         honest, calls = Limiter.check, iter(range(100))
 
         def killing(self, *arguments):
             if after and next(calls) == after:
-                servers[0]._server._process.kill()
+                os.kill(pid_of(servers[0].socket), signal.SIGKILL)
             return honest(self, *arguments)
 
         monkeypatch.setattr(replay_command, "EmbeddedServer", Watched)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 
 from ratelimit.core.flow import text
-from ratelimit.core.windows import EPOCH_ORDINAL
+from ratelimit.core.windows import DAY_US, EPOCH_ORDINAL
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
+
+_END_US = (date.max.toordinal() - EPOCH_ORDINAL) * DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Alert:
     at: float
 
 
+def _moment_us(text: str) -> int:
+    if not 0 <= (time_us := int(text)) < _END_US:
+        raise ValueError("no time")
+    return time_us
+
+
 def alert_from(fields: Mapping[bytes, bytes] | Mapping[str, str]) -> Alert:
     """Return the alert that the fields of one entry of the stream are, as redis-py returns them.
 
@@ -45,7 +53,7 @@ def alert_from(fields: Mapping[bytes, bytes] | Mapping[str, str]) -> Alert:
             int(told["used"]),
             int(told["limit"]),
             date.fromordinal(int(told["window_day"]) + EPOCH_ORDINAL),
-            int(told["time_us"]) / MICROSECONDS,
+            _moment_us(told["time_us"]) / MICROSECONDS,
         )
     except (KeyError, ValueError, OverflowError) as error:
         raise StoreError(f"an entry of the stream of alerts cannot be read ({error!r})") from None

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, NamedTuple
 
 from ratelimit.core.digest import could_be_value
+from ratelimit.core.validate import printable, without_values
 from ratelimit.errors import ConfigError
 from ratelimit.model import MICROSECONDS, ApiKey
 
@@ -26,6 +27,7 @@ _MOST_NAME = 1024
 _MOST_DESCRIPTION = 125_000
 _KNOWN = ("key", "name", "description", "enabled", "usageplanids")
 _FLAGS = {"": None, "true": True, "false": False}
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")  # noqa: RUF001 - full-width ones count as well
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Possessive: a doubled quote is never taken for a closing one, and a bad line costs one pass.
 _CELL = re.compile(
@@ -193,6 +195,8 @@ def _problems(value: str, name: str, description: str, enabled: str) -> Iterator
             yield f"{title} has {len(text):,} characters: shorten it to {most:,}"
         if not text.isprintable():
             yield f"{title} holds control characters: remove them"
+        if without_values(text) != text:
+            yield f"{title} holds an API key's value, which is stored nowhere: take it out"
     if enabled not in _FLAGS:
         yield "Enabled must be true or false, or empty: correct it"
 
@@ -241,8 +245,11 @@ def _quoted(text: str) -> str:
 
 
 def unevaluated(text: str) -> str:
-    """Return a text so that no spreadsheet takes it for a formula: a single quote before it says that it is text."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Return a text so that no spreadsheet takes it for a formula: a single quote before it says that it is text.
+
+    Nor does a terminal obey it: what cannot be printed, and only garbage in Redis can hold, is spelled out.
+    """
+    return printable(f"'{text}" if text.startswith(_FORMULAS) else text)
 
 
 def _moment(seconds: float | None) -> str:

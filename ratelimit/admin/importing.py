@@ -23,13 +23,16 @@ from ratelimit.admin.listing import KeyLists
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook
 from ratelimit.core.flow import Flow
-from ratelimit.errors import StoreError
+from ratelimit.errors import ConfigError, StoreError
 
 Progress = Callable[[int], None]
 Batch = list[csv_keys.Row | csv_keys.ImportWarning]
 
 MOST_BYTES = 2**28
 """Size of a file, unless the caller says otherwise: enough for a million rows and more."""
+
+MOST_BAD_LINES = 100_000
+"""Each is remembered with what is wrong with it."""
 
 _BATCH = 64
 """Rows committed by one script: some 200 commands, which occupy the server for a millisecond or two."""
@@ -74,9 +77,13 @@ def import_keys(
                 yield breath
             stream = cast("BinaryIO", copy)
         csv_files.refuse_larger(stream, name, max_bytes)
-        start = stream.tell()
+        start, bad = stream.tell(), 0
         yield from state.load()
         for batch in _batches(stream, name):
+            bad += sum(isinstance(item, csv_keys.ImportWarning) for item in batch)
+            if bad > MOST_BAD_LINES:
+                problem = f"has more than {MOST_BAD_LINES:,} lines that are no keys: is it the right file?"
+                raise ConfigError(problem, field=name)
             if fail_on_warnings:
                 yield from work.inspect(batch)
             else:

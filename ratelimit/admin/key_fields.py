@@ -57,4 +57,9 @@ def _expiry(expires_at: float | None) -> int:
     if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or not 0 < expires_at < 2**33:
         remedy = "seconds since 1970, as time.time() counts them, or None"
         raise ConfigError(f"must be {remedy}, not {validate.shown(expires_at)}", field="expires_at")
-    return round(expires_at * MICROSECONDS)
+    expires_us = round(expires_at * MICROSECONDS)
+    if not expires_us:  # which stands for never
+        raise ConfigError(
+            f"must be at least a microsecond after 1970, not {validate.shown(expires_at)}", field="expires_at"
+        )
+    return expires_us

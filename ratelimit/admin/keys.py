@@ -13,7 +13,7 @@ from ratelimit.admin.expected import refuse_changed
 from ratelimit.admin.key_fields import About, about_fields, plan_ids
 from ratelimit.core import validate
 from ratelimit.core.book import PlanBook, overlaps
-from ratelimit.core.digest import generated_id, generated_token, generated_value, own_value
+from ratelimit.core.digest import Secret, generated_id, generated_token, generated_value, own_value
 from ratelimit.core.flow import Flow, text
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.state import Namespace
@@ -39,13 +39,14 @@ class KeyAdmin:
         **about: Unpack[About],
     ) -> Flow[ApiKey]:
         """Make a key, with a generated value unless one is given."""
-        value = generated_value() if value is None else own_value(value)
+        secret = Secret(generated_value() if value is None else own_value(value))
+        del value
         draft = KeyRecord(
             generated_id(),
             validate.label(name, "name"),
             validate.flag(enabled, "enabled"),
             plan_ids(plans),
-            {self._state.digest(value): 0},
+            {self._state.digest(secret.value): 0},
             self._state.wall_us(),
             0,
             generated_token(),
@@ -58,13 +59,13 @@ class KeyAdmin:
             self._refuse_plans("", (), record.plans, book)
             commit = begin(self._state, book)
             take_room(commit, self._state, room)
-            yield from claim_value(commit, self._state, book, value, record.id)
+            yield from claim_value(commit, self._state, book, secret.value, record.id)
             commit.expect(self._names.key_record(record.id), None, None)
             commit.do("ZADD", self._names.keys, record.created_us, record.id)
             self._rest_on_version(commit, book)
             self._write_record(commit, book, record, joined=record.plans)
             if (yield from self._carried_out(commit, record.id)):
-                return record.api_key(value)
+                return record.api_key(secret.value)
         raise too_busy(tries(self._state))
 
     def rotate_key(
@@ -73,8 +74,9 @@ class KeyAdmin:
         """Give a key a new value; the old one works for `grace_s` seconds more, on the same budget."""
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < 2**31:
             raise ConfigError(f"must be seconds >= 0 and below 2^31, not {validate.shown(grace_s)}", field="grace_s")
-        value = generated_value() if value is None else own_value(value)
-        digest = self._state.digest(value)
+        secret = Secret(generated_value() if value is None else own_value(value))
+        del value
+        digest = self._state.digest(secret.value)
         for _ in range(MOST_TRIES):
             record, stored = yield from self._record(key_id)
             refuse_changed(record, expected)
@@ -87,10 +89,10 @@ class KeyAdmin:
             commit = begin(self._state, book)
             commit.expect(self._names.key_record(key_id), None, stored)
             yield from release(commit, self._state, key_id, [old for old in record.digests if old not in new.digests])
-            yield from claim_value(commit, self._state, book, value, key_id)
+            yield from claim_value(commit, self._state, book, secret.value, key_id)
             self._write_record(commit, book, new)
             if (yield from self._carried_out(commit, key_id)):
-                return new.api_key(value)
+                return new.api_key(secret.value)
         raise too_busy()
 
     def get_key(self, key_id: str) -> Flow[ApiKey]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -10,7 +11,8 @@ from struct import Struct
 
 from ratelimit.admin.commit import Commit, existing_plan
 from ratelimit.core import validate
-from ratelimit.core.flow import Flow, pairs, text, texts
+from ratelimit.core.denials import denials_of_day
+from ratelimit.core.flow import Each, Flow, pairs, text, texts
 from ratelimit.core.names import plan_field
 from ratelimit.core.records import KeyRecord
 from ratelimit.core.scripts import ScriptCall, load
@@ -23,6 +25,7 @@ from ratelimit.model import Quota, UsagePlan
 _PAGE = 500
 _NO_DAY = date(2200, 1, 1).toordinal() - EPOCH_ORDINAL
 _GRANT = Struct("<6d")
+_DAY = re.compile("[0-9]{1,6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,12 @@ class UsageAdmin:
         page = left[:limit]
         live = page if key_id is not None else (yield from self._live(page))
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
-        replies = yield [
+        replies = yield Each(
             ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in live
-        ]
+        )
+        for member, reply in zip(live, replies, strict=True):
+            if isinstance(reply, StoreError):
+                raise type(reply)(f"what key {validate.shown_id(member)} used cannot be read: {reply}")
         items = {
             member: list(_by_day(plan.quota, reply, first, last, today))
             for member, reply in zip(live, replies, strict=True)
@@ -139,12 +145,23 @@ class UsageAdmin:
             ("SMEMBERS", self._names.plan_keys(plan_id)),
             ("HGETALL", self._names.plan_past(plan_id)),
         ]
-        left = pairs(gone)
-        yield from self._forget(plan_id, {key_id: day for key_id, day in left.items() if int(day) < today - DAYS_KEPT})
+        texts_left = pairs(gone)
+        left = {key_id: self._day_left(plan_id, key_id, day) for key_id, day in texts_left.items()}
+        old = {key_id: texts_left[key_id] for key_id, day in left.items() if day < today - DAYS_KEPT}
+        yield from self._forget(plan_id, old)
         present = set(texts(list(members)))
         # Whose clock told the day on which it left may have been a little behind.
-        past = {key_id for key_id, day in left.items() if int(day) >= first - 1} - present
+        past = {key_id for key_id, day in left.items() if day >= first - 1} - present
         return sorted(present | past), past
+
+    def _day_left(self, plan_id: str, key_id: str, day: str) -> int:
+        if _DAY.fullmatch(day) is None:
+            name = self._names.plan_past(plan_id)
+            raise StoreError(
+                f"{name!r} in Redis cannot be read: key {validate.shown_id(key_id)} left on {validate.shown(day)}, "
+                "which is no day since 1970"
+            )
+        return int(day)
 
     def _forget(self, plan_id: str, left: Mapping[str, str]) -> Flow[None]:
         """Forget keys that left so long ago that nothing is known of them: some at a time, unless they left again."""
@@ -160,15 +177,14 @@ class UsageAdmin:
     def _denied(
         self, plan_id: str, page: Sequence[str], first: int, last: int
     ) -> Flow[dict[str, list[dict[str, int]]]]:
-        """Return what the clients counted of refusals. A day's field is `<plan>|<key>|<reason>`."""
-        replies = yield [("HGETALL", self._names.denials(day)) for day in range(first, last + 1)]
+        """Return what the clients counted of refusals."""
+        names = [self._names.denials(day) for day in range(first, last + 1)]
+        replies = yield [("HGETALL", name) for name in names]
         denied = {member: [dict[str, int]() for _ in replies] for member in page}
-        for at, reply in enumerate(replies):
-            for name, count in pairs(reply).items():
-                plan, _, rest = name.partition("|")
-                member, _, reason = rest.partition("|")
-                if plan == plan_id and member in denied and reason and count.isdecimal():
-                    denied[member][at][reason] = int(count)
+        for at, (name, reply) in enumerate(zip(names, replies, strict=True)):
+            for plan, member, reason, requests in denials_of_day(name, reply):
+                if plan == plan_id and member in denied:
+                    denied[member][at][reason] = requests
         return denied
 
 
@@ -186,7 +202,7 @@ def _by_day(
     if day:
         known[day] = (day_used, max(0, quota.limit + granted - window_used))
     balance, balance_of = quota.limit, None
-    for at in range(min([first, *known]), last + 1):
+    for at in range(max(0, two_windows(quota, first * DAY_US)[0]), last + 1):
         start = two_windows(quota, at * DAY_US)[0]
         if start != balance_of:
             balance, balance_of = quota.limit, start

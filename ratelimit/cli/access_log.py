@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ratelimit.errors import ConfigError
 
@@ -19,12 +19,17 @@ _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 # host ident user [day/month/year:hour:minute:second zone] "request" status bytes; what follows is not needed.
 # The host is visible ASCII only: it is printed, and must not bring control codes along.
 _LINE = re.compile(
-    r"([!-~]{1,255}) \S+ .+? "
+    r"([!-~]{1,255}) \S++ .+? "
     r"\[(\d\d)/([A-Z][a-z][a-z])/(19[7-9]\d|2\d{3}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
-    r'"([A-Z][A-Z_-]*) ((?:[^"\\]|\\.)+?)(?: HTTP/[0-9.]+)?" '
+    r'"([A-Z][A-Z_-]*+) ((?:[^"\\]++|\\.)++)" '
     r"\d{3} (?:\d+|-)(?:\s|$)",
     re.ASCII,
 )
+_PROTOCOL = re.compile(r"(?<=.) HTTP/[0-9.]+\Z")
+MOST_LINE_BYTES = 2**17
+"""Servers take requests of 32 kB and headers of 8 kB at most, unless they are told otherwise."""
+MOST_LINES = 20_000_000
+"""About 2 GB of memory, if each is a request."""
 
 
 class Request(NamedTuple):
@@ -53,7 +58,8 @@ class Log:
 def read(path: str, on_bytes: Callable[[int], None]) -> Log:
     """Read the log at `path`, "-" for standard input; calls `on_bytes` with the bytes read so far.
 
-    Raises ConfigError for what cannot be read, and for a log without a single request.
+    Raises ConfigError for what cannot be read, for a line or a log that is too long, and for a log without a single
+    request.
     """
     log = Log()
     try:
@@ -61,8 +67,8 @@ def read(path: str, on_bytes: Callable[[int], None]) -> Log:
             packed = file.peek(2)[:2] == _GZIP
             if path.endswith(".gz") and not packed:
                 raise ConfigError("is not gzip, although its name ends in .gz", field=path)
-            lines = gzip.GzipFile(fileobj=file) if packed else file
-            _fill(log, lines, lambda: on_bytes(file.tell()) if file.seekable() else None)
+            unpacked: BinaryIO = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
+            _fill(log, _lines(unpacked, path), lambda: on_bytes(file.tell()) if file.seekable() else None)
     except EOFError:
         told = f"its gzip data ends after {log.lines} lines: fetch it again, or unpack what is there"
         raise ConfigError(f"is cut off: {told}", field=path) from None
@@ -76,6 +82,18 @@ def read(path: str, on_bytes: Callable[[int], None]) -> Log:
         raise ConfigError(told if log.lines else "is empty", field=path)
     log.requests.sort(key=attrgetter("second"))
     return log
+
+
+def _lines(file: BinaryIO, path: str) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(MOST_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MOST_LINE_BYTES:
+            told = f"is longer than {MOST_LINE_BYTES:,} bytes: this is no access log, or its line ends are missing"
+            raise ConfigError(told, field=f"{path}, line {number}")
+        if number > MOST_LINES:
+            raise ConfigError(f"has more than {MOST_LINES:,} lines, the most that is read: divide it", field=path)
+        yield line
 
 
 def _fill(log: Log, lines: Iterable[bytes], on_progress: Callable[[], None]) -> None:
@@ -109,4 +127,5 @@ def parsed(line: bytes) -> Request | None:
         return None
     offset = (int(zone_hours) * 60 + int(zone_minutes)) * 60
     utc = int(local.timestamp()) + (offset if sign == "-" else -offset)
-    return Request(utc, client, f"{verb} {target.partition('?')[0]}") if utc > 0 else None
+    path = _PROTOCOL.sub("", target).partition("?")[0]
+    return Request(utc, client, f"{verb} {path}") if utc > 0 else None

@@ -16,7 +16,7 @@ from ratelimit.cli.completion import completion
 from ratelimit.cli.demo import demo
 from ratelimit.cli.import_aws import import_aws
 from ratelimit.cli.keys import keys
-from ratelimit.cli.output import InputFailure, StoreFailure
+from ratelimit.cli.output import InputFailure, StoreFailure, lines
 from ratelimit.cli.plans import plans
 from ratelimit.cli.replay import replay
 from ratelimit.cli.scripts import scripts
@@ -39,6 +39,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 class _Group(click.Group):
     """Turns the package's errors into messages and exit codes: nobody sees a traceback for bad input."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _shown(error) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -49,14 +57,18 @@ class _Group(click.Group):
         except StoreError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
         except click.UsageError as error:
-            told = error.format_message()
-            if without_values(told) == told:
-                raise
-            raise click.UsageError(without_values(told), ctx=error.ctx) from None
+            raise _shown(error) from None
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             raise StoreFailure(f"the output could not be written: {error.strerror}") from None
+
+
+def _shown(error: click.UsageError) -> click.UsageError:
+    """Return the error, without key values and without what a terminal would obey."""
+    told = error.format_message()
+    shown = lines(without_values(told))
+    return error if shown == told else click.UsageError(shown, ctx=error.ctx)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

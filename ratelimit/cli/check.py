@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 from rich.text import Text
 
-from ratelimit.cli import output
+from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.core import validate
 from ratelimit.decision import Decision, Reason
@@ -65,7 +64,7 @@ def _request(arguments: tuple[str, ...]) -> tuple[str | None, str, str]:
     validate.method_name(method, "METHOD")
     key = first[0] if first else os.environ.get(KEY)
     if key == "-":
-        key = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")
+        key = inputs.line_of_stdin()
     return key, stage, method
 
 

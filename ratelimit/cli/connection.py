@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import wraps
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -20,6 +19,7 @@ from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
 from ratelimit.model import MICROSECONDS
+from ratelimit.store import urls
 
 PEPPER = "RATELIMIT_PEPPER"
 _PERMISSIONS = (
@@ -40,7 +40,7 @@ _INSTEAD = {
 class Connection:
     """What the options said. The pepper comes from the environment alone: command lines can be seen by others."""
 
-    url: str
+    url: str = field(repr=False)
     namespace: str
     deadline: float
 
@@ -74,9 +74,8 @@ class Connection:
 
     @property
     def shown_url(self) -> str:
-        """The URL without the password that it may hold."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """The URL without the password that it may hold: where the server is."""
+        return urls.shown_url(self.url)
 
 
 def server_day(limiter: Limiter) -> date:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
-from math import isnan
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from ratelimit.cli import audit, output
+from ratelimit.cli import audit, inputs, output
 from ratelimit.cli.audit import Audit
 from ratelimit.cli.traffic import ReplicaLost, Shot, Traffic, drive
 from ratelimit.core.document import Document, read
@@ -26,7 +25,7 @@ DEADLINE = 2.0
 
 @click.command(short_help="Show replicas that share a server, and prove them exact.")
 @click.option("--replicas", type=click.IntRange(1, 64), default=4, show_default=True, help="How many, each a process.")
-@click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), help="Length of the traffic; 3 unless given.")
+@click.option("--seconds", type=inputs.Seconds(most=3600, min_open=True), help="Length of the traffic; 3 unless given.")
 @click.option(
     "--requests", type=click.IntRange(1, 10_000_000), help="Instead of --seconds: requests of all replicas together."
 )
@@ -39,8 +38,6 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
     """
     if seconds is not None and requests is not None:
         raise click.UsageError("give one of --seconds and --requests")
-    if seconds is not None and isnan(seconds):
-        raise click.BadParameter("must be a number", param_hint="--seconds")
     console = output.console()
     with as_file(files("ratelimit.cli") / "demo_plans.toml") as path, EmbeddedServer() as server:
         document = read(path)

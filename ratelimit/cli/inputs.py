@@ -6,8 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from math import inf
+from datetime import UTC, date, datetime
+from math import inf, isnan
 from typing import Any, TypeVar
 
 import click
@@ -20,6 +20,9 @@ _T = TypeVar("_T")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,10}(?:\.\d{1,6})?)(s|m|h|d|)", re.ASCII)
 
+_MOST_LINE = 1024
+
+MOST_SECONDS = 10**6
 NEVER = inf
 """The moment that never comes."""
 
@@ -33,6 +36,31 @@ def duration(text: str) -> float:
     if match is None:
         raise click.BadParameter(f"{text!r} is no duration: write seconds, or 15m, 24h, 7d")
     return float(match[1]) * _UNITS[match[2]]
+
+
+class Seconds(click.FloatRange):
+    """Seconds, at most as many as a clock can wait for; "nan" and "inf" are none."""
+
+    def __init__(self, least: float = 0, most: float = MOST_SECONDS, *, min_open: bool = False) -> None:
+        super().__init__(least, most, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a number."""
+        seconds = super().convert(value, param, ctx)
+        if isnan(seconds):  # which is not out of any range
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+def day(text: str) -> date:
+    """Return a day on which something can have been used: YYYY-MM-DD, from 1970 to 2199."""
+    try:
+        read = date.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no day: write YYYY-MM-DD") from None
+    if not 1970 <= read.year < 2200:
+        raise click.BadParameter(f"{text!r} is no day from 1970 to 2199")
+    return read
 
 
 def moment(text: str) -> float:
@@ -125,6 +153,16 @@ def throttle(rate: str | None, burst: int | None) -> Throttle | None:
     return None if rate is None or burst is None else Throttle(rate, burst)
 
 
+def line_of_stdin() -> str:
+    """Return the first line of standard input; no more than a key's value may have is read of an endless one."""
+    line = sys.stdin.buffer.readline(_MOST_LINE + 1)
+    if len(line) > _MOST_LINE:
+        raise click.UsageError(
+            f"the first line of standard input is longer than {_MOST_LINE:,} bytes: no key's value is"
+        )
+    return line.decode(errors="replace").rstrip("\r\n")
+
+
 def value_option(command: _F) -> _F:
     """Add --value-from to a command, for `own_value`. Values are no arguments: command lines can be seen by others."""
     return click.option(
@@ -143,7 +181,7 @@ def own_value(value_from: str | None) -> str | None:
     elif is_terminal():
         value = click.prompt("Value of the key", hide_input=True, err=True)
     else:
-        value = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")
+        value = line_of_stdin()
     if not value:
         where = f"{NEW_VALUE} is not set" if value_from == "env" else "standard input is empty"
         raise click.UsageError(f"no value for the key: {where}")

@@ -9,7 +9,7 @@ import click
 from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options, server_time
-from ratelimit.errors import NotFound
+from ratelimit.errors import ConfigError
 from ratelimit.model import ApiKey
 
 
@@ -39,14 +39,14 @@ def as_data(key: ApiKey) -> dict[str, Any]:
 
 def titled(key: ApiKey) -> str:
     """Return what messages call a key: its id, and its name if it has one."""
-    return f"{key.id} ({output.plain(key.name)})" if key.name else key.id
+    return output.plain(f"{key.id} ({key.name})" if key.name else key.id)
 
 
 def name_of(catalog: Catalog, key_id: str) -> str:
-    """Return the name of a key as it may be shown, "" if the key is gone."""
+    """Return the name of a key as it may be shown, "" if the key is gone, or its id is garbage."""
     try:
         return output.plain(catalog.get_key(key_id).name)
-    except NotFound:
+    except ConfigError:
         return ""
 
 
@@ -104,7 +104,7 @@ def list_keys(
     for key in found:
         state = _state(key, now)
         created, expires = (output.day(moment).partition(" ")[0] for moment in (key.created_at, key.expires_at))
-        cells = (key.id, output.plain(key.name), state, ", ".join(key.plans), created, expires)
+        cells = (*map(output.plain, (key.id, key.name)), state, output.plain(", ".join(key.plans)), created, expires)
         table.add_row(*cells, style="" if state == "enabled" else "dim")
     output.keep_whole(table, "id", "created", "expires")
     console.print(table)

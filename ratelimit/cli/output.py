@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import click
 from rich import box
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ratelimit.core.validate import printable
 from ratelimit.model import MICROSECONDS, Quota, Throttle
 
 _USUAL = 24
@@ -22,26 +24,52 @@ _USUAL = 24
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
 
-class InputFailure(click.ClickException):
+plain = printable
+
+
+def lines(text: str) -> str:
+    """Return what `plain` makes of each line."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+class _Failure(click.ClickException):
+    def format_message(self) -> str:
+        """Return the message. What a server or a file said may be in it."""
+        return lines(super().format_message())
+
+
+class InputFailure(_Failure):
     """Ends a command whose input cannot be accepted."""
 
     exit_code = 2
 
 
-class StoreFailure(click.ClickException):
+class StoreFailure(_Failure):
     """Ends a command whose server did not do what it was asked."""
 
     exit_code = 3
 
 
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts are those of `lines`."""
+        super().print(*(lines(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+class _Table(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; its texts are those of `lines`."""
+        super().add_row(*(lines(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that takes every text as it is: ids, addresses and paths are no markup."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    """Return a console that takes every text as it is: ids, addresses and paths are no markup, and no commands."""
+    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """Return an empty table; the columns in `numbers` are aligned to the right."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
         if column in numbers:
             made.add_column(column, justify="right", no_wrap=True)
@@ -58,11 +86,6 @@ def keep_whole(table: Table, *columns: str) -> None:
             column.no_wrap = max(map(len, lines), default=0) <= _USUAL
 
 
-def plain(text: str) -> str:
-    """Return a text that others wrote as it may be shown: what a terminal would obey is spelled out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def show_fields(fields: dict[str, str], *, styles: dict[str, str] | None = None) -> None:
     """Print names and texts beside each other; what is empty is left out."""
     grid = Table.grid(padding=(0, 2))
@@ -70,7 +93,7 @@ def show_fields(fields: dict[str, str], *, styles: dict[str, str] | None = None)
     grid.add_column(overflow="fold")
     for name, text in fields.items():
         if text:
-            grid.add_row(name, Text(text, style=(styles or {}).get(name, "")))
+            grid.add_row(name, Text(lines(text), style=(styles or {}).get(name, "")))
     console().print(grid)
 
 

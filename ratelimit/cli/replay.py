@@ -87,7 +87,7 @@ def _read(access_log: str) -> Log:
     path = Path(access_log)
     size = path.stat().st_size if path.is_file() else None
     with output.progress() as progress:
-        task = progress.add_task("Reading", total=size, note=access_log)
+        task = progress.add_task("Reading", total=size, note=output.plain(access_log))
         return read(access_log, lambda done: progress.update(task, completed=done))
 
 

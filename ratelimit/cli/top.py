@@ -17,7 +17,8 @@ from ratelimit.catalog import Catalog
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options, server_day
 from ratelimit.cli.keys import name_of
-from ratelimit.core.flow import Flow, pairs
+from ratelimit.core.denials import denials_of_day
+from ratelimit.core.flow import Flow
 from ratelimit.core.windows import EPOCH_ORDINAL
 from ratelimit.decision import Reason
 from ratelimit.errors import NotFound
@@ -68,7 +69,7 @@ class Today:
 @click.option("--limit", type=click.IntRange(1), default=15, show_default=True, help="How many keys to list.")
 @click.option(
     "--every",
-    type=click.FloatRange(0.1),
+    type=inputs.Seconds(0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -141,10 +142,9 @@ def _rows(catalog: Catalog, plan_id: str, day: date) -> Iterator[Row]:
 def _strangers(name: str) -> Flow[Counter[str]]:
     (reply,) = yield [("HGETALL", name)]
     found = Counter[str]()
-    for denied, count in pairs(reply).items():
-        _, key_id, reason = denied.split("|")
+    for _, key_id, reason, requests in denials_of_day(name, reply):
         if not key_id:
-            found[reason] += int(count)
+            found[reason] += requests
     return found
 
 

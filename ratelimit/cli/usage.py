@@ -15,6 +15,7 @@ from ratelimit.cli.keys import titled
 from ratelimit.core.windows import DAYS_KEPT
 
 _DAYS = 14
+_FIRST = date(1970, 1, 1)
 
 
 class _WithDefault(click.Group):
@@ -31,17 +32,10 @@ def usage() -> None:
     """Show what the keys of a plan used, day by day: `usage PLAN` is short for `usage show PLAN`."""
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no day: write YYYY-MM-DD") from None
-
-
 @usage.command(short_help="What the keys of a plan used.")
 @click.argument("plan_id")
-@click.option("--from", "start", type=_day, metavar="DAY", help="The first day; 14 days up to --to unless given.")
-@click.option("--to", "end", type=_day, metavar="DAY", help="The last day; today (UTC) unless given.")
+@click.option("--from", "start", type=inputs.day, metavar="DAY", help="The first day; 14 days up to --to unless given.")
+@click.option("--to", "end", type=inputs.day, metavar="DAY", help="The last day; today (UTC) unless given.")
 @click.option("--key", "key_id", metavar="KEY_ID", help="One key alone.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print a line for each key and day as CSV.")
 @inputs.json_option
@@ -67,7 +61,7 @@ def show(
         key = None if key_id is None else catalog.get_key(key_id)
         today = server_day(limiter)
         end = end or today
-        start = start or end - timedelta(days=_DAYS - 1)
+        start = start or max(_FIRST, end - timedelta(days=_DAYS - 1))
         pages = _pages(catalog, plan_id, start, end, key_id)
         if as_csv:
             known = catalog.keys() if key is None else [key]

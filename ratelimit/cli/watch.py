@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from ratelimit.admin.alerts import Alert, alert_from
 from ratelimit.cli import inputs, output
 from ratelimit.cli.connection import Connection, connection_options
+from ratelimit.core import validate
 from ratelimit.core.flow import text
 from ratelimit.core.names import Names
 from ratelimit.errors import StoreError
@@ -35,7 +36,7 @@ _Entry = tuple[bytes, dict[bytes, bytes] | None]
 @click.option("--group", metavar="NAME", help="Read as a member of this consumer group: each alert goes to one member.")
 @click.option("--consumer", metavar="NAME", help="Which member; the name of this machine unless given.")
 @click.option("--count", type=click.IntRange(1), help="End after so many alerts.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after so many seconds.")
+@click.option("--seconds", type=inputs.Seconds(min_open=True), help="End after so many seconds.")
 @inputs.json_option
 @connection_options
 def watch(
@@ -55,6 +56,8 @@ def watch(
     """
     if consumer is not None and group is None:
         raise click.UsageError("--consumer is a member of a group: give --group")
+    for option, name in (("--group", group), ("--consumer", consumer)):
+        validate.label("" if name is None else name, option, most=256)
     stream = Names(connection.namespace).alerts
     try:
         with _client(connection) as client:
@@ -111,7 +114,7 @@ def _client(connection: Connection) -> Iterator[Redis]:
     client = connect.client_from_url(connection.url, connect.checked_deadline(connection.deadline) + _PATIENCE)
     try:
         yield client
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, UnicodeError) as error:  # the last of a host that can be no name
         failure = faults.after_sending(error)
         raise connection.fault(f"{type(failure).__name__}: {failure}") from None
     finally:

@@ -12,16 +12,17 @@ from ratelimit.core.bounded import Bounded
 from ratelimit.core.denial_cache import DenialCache
 from ratelimit.core.denials import Denials
 from ratelimit.core.digest import could_be_value
-from ratelimit.core.flow import Flow, text
+from ratelimit.core.flow import Flow, TooManyLookUpsError, text
+from ratelimit.core.found import Found
 from ratelimit.core.known_keys import MOST_KEYS, KnownKeys
 from ratelimit.core.leases import Lease, Leases
 from ratelimit.core.names import OTHERS
-from ratelimit.core.question import Found, Question
+from ratelimit.core.question import Question
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.core.windows import DAY_US, DAYS_KEPT, day_of
 from ratelimit.decision import Decision, Reason
-from ratelimit.errors import StoreError
+from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.model import MICROSECONDS
 
 log = logging.getLogger("ratelimit")
@@ -46,11 +47,12 @@ class Checker:
     def check(self, key: str | None, stage: str, method: str, cost: int, *, peek: bool = False) -> Flow[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
         validate.cost(cost)
-        _must_be_texts(key, stage, method)
+        validate.texts(key, stage, method)
         if cost == 0:
             cost, peek = 1, True
         state = self._state
-        if state.needs_look(self._max_age_us, state.age_us()):
+        now_us = state.age_us()
+        if state.needs_look(self._max_age_us, now_us):
             yield from state.refresh()
             if not self._server_seen:
                 yield from self._look_at_server()
@@ -58,10 +60,11 @@ class Checker:
             return (yield from self._open_check(stage, method, cost, peek=peek))
         if not key:
             return self._refused("missing", peek=peek)
-        if not could_be_value(key):
+        if not could_be_value(key) or self._known.is_absent(key, now_us):
             return self._refused("unknown", peek=peek)
-        asked = self.asked(key, stage, method)
-        if asked is not None and asked.lease is not None and asked.book is state.book:
+        known = self._known.get(key)
+        asked = None if known is None else self.asked(key, stage, method)
+        if asked is not None and asked.lease and asked.book is state.book and asked.found is known:
             leased = asked.lease.spend(cost, state.age_us(), peek=peek)
             if leased is not None:
                 return leased
@@ -93,6 +96,8 @@ class Checker:
         loaded_us = state.loaded_us  # as `Namespace.needs_look`
         if asked.book is not book or loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
             return None
+        if asked.found is not None and not asked.found.is_current:
+            return None
         if asked.lease is not None:
             return asked.lease.spend(cost, now_us) if asked.lease.held else None
         if self.cache.keeps and (refused := self._refusal(asked, cost, now_us)) is not None:
@@ -115,6 +120,7 @@ class Checker:
     def _lift(self, key_id: str | None) -> None:
         self.cache.forget(key_id)
         self.leases.end(key_id)
+        self._known.changed(key_id)
 
     def _look_at_server(self) -> Flow[None]:
         """Warn, once, of a server that may throw counts and keys away."""
@@ -180,9 +186,13 @@ class Checker:
                 asked = self._question(key, found, stage, method)
                 if asked is None:
                     if just_looked:
-                        return self._refused(self._why_not(found), peek=peek)
+                        return self._refused(self._closed(found) or "no_plan_for_stage", peek=peek)
                     # A refusal is never given from memory: the key may have been changed this very moment.
-                    found = yield from self._known.look_up(key, found)
+                    look = self._known.confirm(key, found) if found else self._known.look_up(key, None)
+                    try:
+                        found = yield from look
+                    except TooManyLookUpsError as error:
+                        return unavailable(StoreUnavailable(str(error)))  # no warning that Redis does not answer
                     just_looked = True
                     continue
                 flags = (wire.NOTHING_NEWER if nothing_newer else 0) | (wire.PEEK if peek else 0)
@@ -192,9 +202,9 @@ class Checker:
                 self._asked.put((key, stage, self._state.book.placed(stage, method)), asked)
                 return (yield from self._answer(asked, reply, cost, peek=peek))
             reply = None
-            if status == wire.KEY_EXPIRED and found is not None:
-                expires_us = found.record.expires_us
-                return self._refused("disabled" if expires_us and now_us >= expires_us else "unknown", peek=peek)
+            if status == wire.KEY_EXPIRED and asked.found is not None:
+                self._asked.forget((key, stage, state.book.placed(stage, method)))
+                return self._refused(asked.found.end(now_us, state.age_us()), peek=peek)
             if status == wire.CATALOG_BEHIND:
                 # A key that was charged under something newer, and nothing newer there now: a server lost it.
                 nothing_newer = (yield from state.load()) is asked.book
@@ -206,7 +216,7 @@ class Checker:
 
     def _question(self, key: str, found: Found | None, stage: str, method: str) -> Question | None:
         """Return what to ask of the script, None if the key does not open the stage as far as is known."""
-        if found is None or not found.record.enabled:
+        if found is None or self._closed(found):
             return None
         book, names = self._state.book, self._state.names
         before = self.asked(key, stage, method)
@@ -250,22 +260,13 @@ class Checker:
         with contextlib.suppress(StoreError):  # the next day's end will move them too
             yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
-    @staticmethod
-    def _why_not(found: Found | None) -> str:
-        if found is None:
-            return "unknown"
-        return "no_plan_for_stage" if found.record.enabled else "disabled"
+    def _closed(self, found: Found | None) -> str | None:
+        return "unknown" if found is None else found.closed(self._state.age_us(), self._max_age_us)
 
     def _refused(self, detail: str, *, peek: bool) -> Decision:
         if not peek:
             self.denials.add(day_of(self._state.wall_us()), "", "", detail)
         return Decision(Reason.INVALID_KEY, detail=detail)
-
-
-def _must_be_texts(key: object, stage: object, method: object) -> None:
-    for name, value in (("key", key), ("stage", stage), ("method", method)):
-        if not isinstance(value, str) and not (name == "key" and value is None):
-            raise TypeError(f"{name} must be text, not {type(value).__name__}")
 
 
 def unavailable(error: StoreError) -> Decision:

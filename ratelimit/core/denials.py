@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from itertools import compress
 from threading import Lock
+from typing import Any
 
 from ratelimit.core import forks
-from ratelimit.core.flow import Each, Flow
+from ratelimit.core.flow import Each, Flow, pairs
 from ratelimit.core.names import Names
-from ratelimit.errors import StoreUnavailable
+from ratelimit.core.validate import shown
+from ratelimit.errors import StoreError, StoreUnavailable
 
 _KEPT_S = 91 * 86_400
 _MOST_ENTRIES = 10_000
+_COUNT = re.compile("-?[0-9]{1,19}")
+
+
+def denials_of_day(name: str, reply: Any) -> Iterator[tuple[str, str, str, int]]:
+    """Yield plan, key, reason and requests from the hash of this name; fields that are named otherwise are passed over.
+
+    The plan and the key are "" where they are not known. Raises StoreError for a count that is no number.
+    """
+    for entry, count in pairs(reply).items():
+        if _COUNT.fullmatch(count) is None:
+            raise StoreError(f"{name!r} in Redis cannot be read: {shown(entry)} is {shown(count)}, and no count")
+        if len(parts := entry.split("|")) == 3:
+            plan_id, key_id, reason = parts
+            yield plan_id, key_id, reason, int(count)
 
 
 class Denials:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ratelimit.core import unknown_fields
+from ratelimit.core.files import read_whole, refuse_costly
 from ratelimit.core.stored import Outline
 from ratelimit.core.unknown_fields import EACH, Table
 from ratelimit.core.validate import shown
 from ratelimit.errors import ConfigError
 from ratelimit.model import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 
+MOST_BYTES = 2**21
+"""Size of a plan file: enough for thousands of plans."""
 _T = TypeVar("_T")
 
 _THROTTLE: Table = {"rate": None, "burst": None}
@@ -49,18 +52,18 @@ class Document:
 def read(path: str | Path) -> Document:
     """Return the plan file at `path` (TOML). Raises ConfigError with the path of the field inside the file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_whole(path, MOST_BYTES).decode()
+        refuse_costly(text, str(path))
         # Numbers are taken as they are written: 0.1 is one tenth.
         data = tomllib.loads(text, parse_float=Decimal)
-    except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot be read: {told}", field=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot be read: {error}", field=str(path)) from None
+    except ConfigError:
+        raise
     except ValueError as error:  # also for a number of thousands of digits
         raise ConfigError(f"is not TOML: {error}", field=str(path)) from None
     except ArithmeticError:
         raise ConfigError("holds a number whose exponent is too large", field=str(path)) from None
-    except RecursionError:
-        raise ConfigError("is nested too deeply", field=str(path)) from None
     try:
         return document_from(data)
     except ConfigError as error:

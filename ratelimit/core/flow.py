@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ratelimit.core.scripts import Command, ScriptCall
-from ratelimit.errors import StoreError
+from ratelimit.errors import StoreError, StoreUnavailable
 
 _T = TypeVar("_T")
 
@@ -19,6 +19,19 @@ class Reads(list[Command]):
     """A few commands that change nothing and are answered with little: they may leave with those of others."""
 
     __slots__ = ()
+
+
+class LookUps(Reads):
+    """Reads that anybody can cause, with any text for a key: may be refused with TooManyLookUpsError, others never.
+
+    What several read by MGET may be asked by one.
+    """
+
+    __slots__ = ()
+
+
+class TooManyLookUpsError(StoreUnavailable):
+    """More look-ups are waiting than may wait; nothing is wrong with Redis."""
 
 
 class Each(list[Command]):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 from ratelimit.core import wire
 from ratelimit.core.batch import CheckCall
 from ratelimit.core.book import PlanBook
-from ratelimit.core.records import KeyRecord
+from ratelimit.core.found import Found
 from ratelimit.core.scripts import ScriptCall, load
 from ratelimit.core.state import Namespace
 from ratelimit.model import UsagePlan
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from ratelimit.core.leases import Lease
 
 _NO_STAMP = "-" * 8
-
-
-class Found(NamedTuple):
-    """A key as a value opened it; `valid_until_us` is when this value ceases to, 0 for never."""
-
-    record: KeyRecord
-    valid_until_us: int
 
 
 @final

@@ -19,6 +19,7 @@ MIN_LEASE, MAX_LEASE = 0.001, 1.0
 _MOST_TAGS = 50
 _SHORTEST_VALUE = 20
 _LARGEST_EXPONENT = 1000
+_MOST_DIGITS = 400
 _EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
@@ -42,6 +43,8 @@ def shown(value: object) -> str:
         text = str(value) if isinstance(value, Decimal) else repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    except RecursionError:
+        return "something nested too deeply"
     text = without_values(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -67,6 +70,7 @@ def rate(value: object, field: str) -> Fraction:
     remedy = "write tokens per second as a number >= 0, such as 10, 0.5 or '1/3'"
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction | Decimal):
         raise ConfigError(f"must be a rate, not {shown(value)}: {remedy}", field=field)
+    _refuse_many_digits(value, field)
     try:
         _refuse_huge_exponent(value)
         exact = Fraction(repr(float(value)) if isinstance(value, float) else value)
@@ -75,6 +79,22 @@ def rate(value: object, field: str) -> Fraction:
     if exact < 0:
         raise ConfigError(f"must not be negative, got {shown(value)}: {remedy}", field=field)
     return exact
+
+
+def _refuse_many_digits(value: float | str | Fraction | Decimal, field: str) -> None:
+    """Raise ConfigError for a number that takes long to compute with: none of so many digits could be counted."""
+    if isinstance(value, str):
+        digits = len(value)
+    elif isinstance(value, Decimal):
+        digits = len(value.as_tuple().digits)
+    else:
+        digits = 0 if isinstance(value, float) else _digits(max(abs(value.numerator), value.denominator))
+    if digits > _MOST_DIGITS:
+        raise ConfigError(f"must be written with {_MOST_DIGITS} characters at most: give fewer digits", field=field)
+
+
+def _digits(number: int) -> int:
+    return number.bit_length() * 30_103 // 100_000
 
 
 def _refuse_huge_exponent(value: object) -> None:
@@ -96,6 +116,7 @@ def one_of(value: object, choices: Iterable[str], field: str) -> str:
 def _matching(value: object, pattern: re.Pattern[str], field: str, remedy: str) -> str:
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise ConfigError(f"cannot be {shown(value)}: {remedy}", field=field)
+    _refuse_value(value, field)
     return value
 
 
@@ -131,14 +152,25 @@ def namespace(value: object, field: str = "namespace") -> str:
     return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ ~ -, a letter or digit first")
 
 
+def printable(text: str) -> str:
+    """Return a text that others wrote as it may be shown: what a terminal would obey is spelled out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _refuse_value(text: str, field: str) -> None:
+    if re.search(GENERATED_VALUE, text):
+        raise ConfigError("holds an API key's value, which is stored nowhere: take it out", field=field)
+
+
 def label(value: object, field: str, most: int = 1024) -> str:
-    """Return a free text for people: printable, at most `most` characters, may be empty."""
+    """Return a free text for people: printable, at most `most` characters, no key's value in it; may be empty."""
     if not isinstance(value, str):
         raise ConfigError(f"must be text, not {shown(value)}", field=field)
     if len(value) > most:
         raise ConfigError(f"has {len(value)} characters, at most {most} are stored", field=field)
     if any(not char.isprintable() for char in value):
         raise ConfigError(f"holds control characters ({shown(value)}): remove them", field=field)
+    _refuse_value(value, field)
     return value
 
 
@@ -152,7 +184,8 @@ def tags(value: object, field: str = "tags") -> dict[str, str]:
     for name, text in value.items():
         if not name:
             raise ConfigError("has an entry without a name: name it", field=field)
-        checked[label(name, field, most=128)] = label(text, f"{field}.{name}", most=256)
+        tag = label(name, field, most=128)
+        checked[tag] = label(text, f"{field}.{tag}", most=256)
     return checked
 
 
@@ -191,3 +224,12 @@ def cost(value: object) -> int:
     if value < 0:
         raise ValueError(f"cost must be a whole number >= 0, not {shown(value)}")
     return value
+
+
+def texts(key: object, stage: object, method: object) -> None:
+    """Refuse a request whose parts are no texts; a key may be None."""
+    if type(key) is type(stage) is type(method) is str:
+        return  # as almost always
+    for name, value in (("key", key), ("stage", stage), ("method", method)):
+        if not isinstance(value, str) and not (name == "key" and value is None):
+            raise TypeError(f"{name} must be text, not {type(value).__name__}")

@@ -61,7 +61,8 @@ class Limiter(Base):
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
         """Return a limiter with a client of its own, made to be safe: no retries, short timeouts, a pool that waits.
 
-        `url` is redis://, rediss:// or unix://, with options as redis-py reads them.
+        `url` is redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them. Raises
+        ConfigError, which shows nothing of it, for what cannot be used.
         """
         client = connect.client_from_url(url, options.get("deadline", DEADLINE))
         limiter = cls(client, **options)
@@ -72,7 +73,8 @@ class Limiter(Base):
     def embedded(cls, **options: Unpack[Options]) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does: to try things out, and for tests.
 
-        Needs the extra `embedded`. Its `url` lets other processes of this machine share the server.
+        The server ends with this process at the latest, however that ends. Needs the extra `embedded`. Its `url` lets
+        other processes of this machine share the server.
         """
         server = EmbeddedServer()
         options.setdefault("deadline", EMBEDDED_DEADLINE)

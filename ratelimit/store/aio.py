@@ -16,6 +16,7 @@ from ratelimit.store import faults, pipeline
 from ratelimit.store.gather import Gatherer
 
 _T = TypeVar("_T")
+_GATHERED = (ScriptCall, Reads)
 
 
 class AsyncStore:
@@ -33,11 +34,13 @@ class AsyncStore:
     async def run(self, flow: Flow[_T]) -> _T:
         """Answer what the flow asks until it returns."""
         try:
-            self._gatherer.belong_to(asyncio.get_running_loop())
             request = next(flow)
             while True:
                 try:
-                    reply = await self._answer(request)
+                    if self._gathers and isinstance(request, _GATHERED):
+                        reply = await self.call(request)
+                    else:
+                        reply = await self._answer(request)
                 except StoreError as error:
                     request = flow.throw(error)
                 else:
@@ -49,8 +52,7 @@ class AsyncStore:
             flow.close()
 
     async def _answer(self, request: Request) -> Any:
-        if self._gathers and isinstance(request, ScriptCall | Reads):
-            return await self.call(request)
+        self._gatherer.belong_to(asyncio.get_running_loop())
         if isinstance(request, ScriptCall):
             return await self._alone(request)
         return await self._send(request)

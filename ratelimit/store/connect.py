@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ratelimit.errors import ConfigError
+from ratelimit.store.urls import MOST_S, checked_url, unusable
 
 CONNECTIONS = 32
-_MOST_S = 2**31 // 1000 - 1
-"""The most that Python waits for a socket: beyond, the milliseconds do not fit, and it waits for less or for ever."""
 
 
 def _options(deadline: float) -> dict[str, Any]:
@@ -31,31 +32,39 @@ def _options(deadline: float) -> dict[str, Any]:
 
 def checked_deadline(deadline: object) -> float:
     """Return the deadline in seconds."""
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= _MOST_S:
-        raise ConfigError(f"must be seconds above 0, at most {_MOST_S} (24 days), not {deadline!r}", field="deadline")
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MOST_S:
+        raise ConfigError(f"must be seconds above 0, at most {MOST_S} (24 days), not {deadline!r}", field="deadline")
     return float(deadline)
 
 
 def client_from_url(url: str, deadline: float) -> redis.Redis:
     """Return a client for `url` (redis://, rediss://, unix://) that never sends a command twice."""
     options = {**_options(checked_deadline(deadline)), "retry": Retry(NoBackoff(), 0)}
-    try:
-        pool = redis.BlockingConnectionPool.from_url(url, **options)
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but finds options that do not exist
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"cannot be used: {error}", field="url") from None
-    return redis.Redis.from_pool(pool)
+    return redis.Redis.from_pool(_pool(redis.BlockingConnectionPool.from_url, url, options))
 
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     """The twin of `client_from_url`."""
     options = {**_options(checked_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
+    return redis.asyncio.Redis.from_pool(_pool(redis.asyncio.BlockingConnectionPool.from_url, url, options))
+
+
+def _pool(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
+    checked_url(url)
+    pool = _made(make, url, options)
+    if pool is None:
+        raise unusable("redis-py cannot read it")
+    return pool
+
+
+def _made(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
+    """Return a pool, None where redis-py refuses. Its error may show the URL, so that none goes along with ours."""
     try:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
-        pool.connection_class(**pool.connection_kwargs)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"cannot be used: {error}", field="url") from None
-    return redis.asyncio.Redis.from_pool(pool)
+        pool = make(url, **options)
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but looks at its options
+    except (ValueError, TypeError, AttributeError, RedisError, OSError):
+        return None
+    return pool
 
 
 def look_at(client: object, kind: type) -> None:

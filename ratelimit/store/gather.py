@@ -1,9 +1,9 @@
 """Checks of one event loop, gathered: all that are asked in one tick leave together on one connection.
 
-Checks that stand together become one call of a script; what checks have to read leaves with them. While the answers of
-one batch are on their way the next one is sent, so that client and server work at the same time, and meanwhile another
-comes together. So a hundred tasks cost a few round trips, no task waits for a connection of its own, and a check that
-is alone goes out at once.
+Checks that stand together become one call of a script; what checks have to read leaves beside them. While the answers
+of one batch are on their way the next one is sent, so that client and server work at the same time, and meanwhile
+another comes together. So a hundred tasks cost a few round trips, no task waits for a connection of its own, and a
+check that is alone goes out at once.
 
 No task stands between: the event loop calls `_flush` at the end of a tick, and the connection calls back with replies.
 """
@@ -11,11 +11,8 @@ No task stands between: the event loop calls `_flush` at the end of a tick, and 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from itertools import islice, takewhile
-from operator import itemgetter
 from threading import get_ident
 from typing import Any
 
@@ -23,11 +20,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ratelimit.core import forks
-from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
-from ratelimit.core.flow import Reads
-from ratelimit.core.scripts import ScriptCall
-from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
+from ratelimit.core.flow import LookUps, Reads
+from ratelimit.errors import ConfigError, StoreUnavailable
 from ratelimit.store import faults, pipeline, steps
+from ratelimit.store.lanes import CALL, Batch, Call, Lane, LookUpLane, Waiter
 from ratelimit.store.line import wanted_back
 from ratelimit.store.pipeline import Answered, Pipeline
 from ratelimit.store.steps import Steps
@@ -37,27 +33,24 @@ _MOST_IN_FLIGHT = 2
 _MANY = 16
 """When as many wait, they do not wait for the batch that is on its way; twice as many are sent in two halves."""
 _MOST_WAITING = 10_000
-
-_Call = ScriptCall | Reads
-_Waiter = tuple[_Call, "asyncio.Future[Any]"]
-_CALL = itemgetter(0)
-
-
-class _Batch:
-    __slots__ = ("steps", "waiters")
-
-    def __init__(self, steps: Steps, waiters: list[_Waiter]) -> None:
-        self.steps = steps
-        self.waiters = waiters
+_MOST_LOOKED_UP = 256
+"""In one command, so that it does not hold the server up for longer than a batch of checks does."""
+_BESIDE_CHECKS = 32
+"""While there are checks as well: to answer a look-up takes this process longer than to answer a check."""
 
 
 class Gatherer:
-    """Sends script calls and reads in the order in which they were asked, each answered by its own reply or error."""
+    """Sends script calls and reads in the order in which they were asked, each answered by its own reply or error.
+
+    Reads and look-ups change nothing: they do not wait for the checks that were asked before them.
+    """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._waiting: deque[_Waiter] = deque()
-        self._in_flight = set[_Batch]()
+        self._scripts, self._reads = Lane(_MOST_WAITING), Lane(_MOST_WAITING)
+        self._lookups = LookUpLane(_MOST_WAITING)
+        self._lanes = self._scripts, self._reads, self._lookups
+        self._lane_of: dict[type, Lane] = {Reads: self._reads, LookUps: self._lookups}
         self._all_usual = self._awake = False
         self._pipeline: Pipeline | None = None
         self._opening: asyncio.Task[Pipeline] | None = None
@@ -78,7 +71,7 @@ class Gatherer:
             self._loop = loop
         self._thread = get_ident()
 
-    def call(self, call: _Call) -> asyncio.Future[Any]:
+    def call(self, call: Call) -> asyncio.Future[Any]:
         """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
         loop = self._loop
         # Tells that the running loop is still this one. Python 3.11 asks the system for the process' id to tell which.
@@ -86,25 +79,24 @@ class Gatherer:
             loop = asyncio.get_running_loop()
             self.belong_to(loop)
         future = loop.create_future()
-        waiting = self._waiting
-        if len(waiting) >= _MOST_WAITING:
-            told = f"{_MOST_WAITING} calls are waiting to be sent: Redis is slower than they come"
-            future.set_exception(StoreUnavailable(told))
+        lane = self._lane_of.get(type(call)) or self._scripts
+        waiting = lane.waiting
+        if len(waiting) >= lane.most_waiting and (error := lane.no_room()) is not None:
+            future.set_exception(error)
             return future
         waiting.append((call, future))
-        if not self._awake and (not self._in_flight or len(waiting) == _MANY):
+        if not self._awake and (not lane.in_flight or len(waiting) == _MANY):
             self._wake()
         return future
 
     async def close(self) -> None:
         """Give the connection back to the client, once everybody is answered."""
-        batches = [self._waiting, *(batch.waiters for batch in self._in_flight)]
-        pending: list[asyncio.Future[Any]] = [future for batch in batches for _, future in batch if not future.done()]
+        pending: list[asyncio.Future[Any]] = [future for lane in self._lanes for future in lane.pending()]
         if self._opening is not None:
             pending.append(self._opening)
         if pending:
             await asyncio.wait(pending)
-        if self._pipeline is not None and self._in_flight:
+        if self._pipeline is not None and self._is_asking():
             self._pipeline.break_off()  # everybody has gone: nobody reads what is still to come
         elif self._pipeline is not None:
             self._give_back(self._pipeline)
@@ -116,58 +108,83 @@ class Gatherer:
             self._awake = True
             self._loop.call_soon(self._flush)
 
+    def _is_asking(self) -> bool:
+        return any(lane.in_flight for lane in self._lanes)
+
     def _flush(self) -> None:
         """Send what waits, as far as may be sent now. Called at the end of a tick in which somebody asked."""
         self._awake = False
-        while self._waiting and (not self._in_flight or (len(self._waiting) >= _MANY and self._may_overlap())):
+        while lanes := [lane for lane in self._lanes if lane.waiting and self._may_leave(lane)]:
             found = self._pipeline
             if found is not None and not found.usable:
                 found.break_off()
             elif found is not None and wanted_back(found.connection):
-                if self._in_flight:
+                if self._is_asking():
                     return  # their answers come first
                 self._give_back(found)
             if self._pipeline is None:
                 self._connect()
                 return
-            if waiters := self._next():
-                batch = _Batch(self._steps(list(map(_CALL, waiters))), waiters)
-                self._in_flight.add(batch)
-                self._go_on(batch, None)
+            self._begin([(lane, waiters) for lane in lanes if (waiters := self._next(lane))])
+
+    def _may_leave(self, lane: Lane) -> bool:
+        if lane is not self._scripts:
+            return len(lane.in_flight) < _MOST_IN_FLIGHT
+        return not lane.in_flight or (len(lane.waiting) >= _MANY and self._may_overlap())
 
     def _may_overlap(self) -> bool:
-        """Tell whether a batch may be sent before the one before it is answered.
+        """Tell whether a batch of checks may be sent before the one before it is answered.
 
         Not after one that left checks out, as happens when keys are new or plans changed: they are asked again first.
         """
-        return self._all_usual and len(self._in_flight) < _MOST_IN_FLIGHT
+        return self._all_usual and len(self._scripts.in_flight) < _MOST_IN_FLIGHT
 
-    def _next(self) -> list[_Waiter]:
-        """Take the first of those that wait, and who can go with it: checks with checks, everything else with its like.
+    def _next(self, lane: Lane) -> list[Waiter]:
+        """Take who leaves next: of scripts checks with checks, everything else with its like.
 
         So nobody is overtaken, unless by a batch that was on its way already when this one left somebody out.
         """
-        waiting = self._waiting
-        most = len(waiting)
-        if most >= 2 * _MANY and not self._in_flight and self._may_overlap():
-            most = (most + 1) // 2
-        taken = list(islice(waiting, min(most, _MOST_IN_BATCH)))
-        if len(set(map(type, map(_CALL, taken)))) > 1:
-            kind = type(taken[0][0])
-            taken = list(takewhile(lambda waiter: type(waiter[0]) is kind, taken))
-        for _ in taken:
-            waiting.popleft()
-        return [waiter for waiter in taken if not waiter[1].done()]
+        scripts, most = self._scripts, _MOST_IN_BATCH
+        if lane is self._lookups:
+            most = _BESIDE_CHECKS if scripts.waiting or scripts.in_flight else _MOST_LOOKED_UP
+        elif lane is scripts:
+            waiting = len(lane.waiting)
+            if waiting >= 2 * _MANY and not lane.in_flight and self._may_overlap():
+                most = min(most, (waiting + 1) // 2)
+        return lane.take(most)
 
-    def _go_on(self, batch: _Batch, replies: list[Any] | None) -> None:
+    def _begin(self, taken: list[tuple[Lane, list[Waiter]]]) -> None:
+        """Send what was taken, all of it as one."""
+        batches = [Batch(lane, self._steps(lane, list(map(CALL, waiters))), waiters) for lane, waiters in taken]
+        for batch in batches:
+            batch.lane.in_flight.add(batch)
+        self._send([(batch, packets) for batch in batches if (packets := self._step(batch, None))])
+
+    def _send(self, asked: list[tuple[Batch, list[bytes]]]) -> None:
+        if asked:
+            packets = asked[0][1] if len(asked) == 1 else [packet for _, each in asked for packet in each]
+            self._put(packets, partial(self._go_on, [(batch, len(each)) for batch, each in asked]))
+
+    def _go_on(self, asked: list[tuple[Batch, int]], replies: list[Any]) -> None:
+        """Hand out the replies to batches that were sent as one, and send what is to be asked next."""
+        at, again = 0, []
+        for batch, many in asked:
+            if packets := self._step(batch, replies[at : at + many]):
+                again.append((batch, packets))
+            at += many
+        self._send(again)
+        if any(lane.waiting for lane in self._lanes):
+            self._wake()
+
+    def _step(self, batch: Batch, replies: list[Any] | None) -> list[bytes]:
+        """Return what is to be sent next; nothing if the batch is answered."""
         try:
-            packets = batch.steps.send(replies)  # type: ignore[arg-type] # None to begin with
+            return batch.steps.send(replies)  # type: ignore[arg-type] # None to begin with
         except StopIteration as finished:
             self._answer(batch, finished.value)
         except Exception as error:  # noqa: BLE001 - every waiter has to hear of it, and those that wait still be served
             self._answer(batch, [error] * len(batch.waiters))
-        else:
-            self._put(packets, partial(self._go_on, batch))
+        return []
 
     def _put(self, packets: Sequence[bytes], answered: Answered) -> None:
         """Send packets; then `answered` is called with a reply or an error for each."""
@@ -176,8 +193,8 @@ class Gatherer:
         else:
             self._pipeline.ask(b"".join(packets), len(packets), answered)
 
-    def _answer(self, batch: _Batch, replies: list[Any]) -> None:
-        self._in_flight.discard(batch)
+    def _answer(self, batch: Batch, replies: list[Any]) -> None:
+        batch.lane.in_flight.discard(batch)
         for (_, future), reply in zip(batch.waiters, replies, strict=True):
             if future.done():
                 continue
@@ -185,27 +202,11 @@ class Gatherer:
                 future.set_exception(faults.after_sending(reply) if isinstance(reply, RedisError) else reply)
             else:
                 future.set_result(reply)
-        if self._waiting:
-            self._wake()
 
-    def _steps(self, calls: list[Any]) -> Steps:
-        """Ask several checks as one, and alone which that leaves out."""
-        if type(calls[0]) is Reads:
-            return (yield from steps.read(calls))
-        if len(calls) < 2 or type(calls[0]) is not CheckCall:
-            return (yield from steps.asked(calls))
-        many = ManyChecks(calls)
-        (found,) = yield from steps.sent([many.packet], [many])
-        if isinstance(found, Exception):
-            return [found] * len(calls)
-        if not isinstance(found, list) or len(found) != len(calls):
-            return [StoreError("Redis answered to many checks with something else")] * len(calls)
-        self._all_usual = ASK_ALONE not in found
-        if not self._all_usual:
-            alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE]
-            for at, reply in zip(alone, (yield from steps.asked([calls[at] for at in alone])), strict=True):
-                found[at] = reply
-        return list(found)
+    def _steps(self, lane: Lane, calls: list[Any]) -> Steps:
+        if lane is self._scripts:
+            return steps.check(calls, partial(setattr, self, "_all_usual"))
+        return steps.read(calls) if lane is self._reads else steps.look_up(calls)
 
     def _connect(self) -> None:
         if self._opening is None:
@@ -229,10 +230,11 @@ class Gatherer:
             made.break_off()
             error = RedisConnectionError("the server closed it at once")
         told = faults.before_sending(error) if isinstance(error, RedisError | OSError) else error
-        while self._waiting:  # nobody waits for another attempt: it would take as long
-            _, future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(told)
+        for lane in self._lanes:
+            while lane.waiting:  # nobody waits for another attempt: it would take as long
+                _, future = lane.waiting.popleft()
+                if not future.done():
+                    future.set_exception(told)
 
     def _lost(self, lost: Pipeline) -> None:
         """Give a connection that failed to the client, which connects it anew when it is needed."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from ratelimit.core.batch import ManyChecks
-from ratelimit.core.flow import Reads
-from ratelimit.core.scripts import ScriptCall
+from ratelimit.core.batch import ASK_ALONE, CheckCall, ManyChecks
+from ratelimit.core.flow import LookUps, Reads
+from ratelimit.core.scripts import Command, ScriptCall
+from ratelimit.errors import StoreError
 from ratelimit.store.line import packed
 
 Steps = Generator[list[bytes], list[Any], list[Any]]
@@ -20,11 +22,51 @@ def read(reads: Sequence[Reads]) -> Steps:
     """Ask each command once, however many callers want to know: after a restart many keys are new at once."""
     commands = list(dict.fromkeys(command for each in reads for command in each))
     replies = dict(zip(commands, (yield [packed([command]) for command in commands]), strict=True))
-    return [_first_error(found) or found for found in ([replies[command] for command in each] for each in reads)]
+    return _of_each(reads, replies)
 
 
-def _first_error(replies: list[Any]) -> Exception | None:
-    return next((reply for reply in replies if isinstance(reply, Exception)), None)
+def look_up(lookups: Sequence[LookUps]) -> Steps:
+    """As `read`, and all that is to be read by MGET by a single one."""
+    commands = list(dict.fromkeys(chain.from_iterable(lookups)))
+    others = [command for command in commands if command[0] != "MGET"]
+    wanted = list(dict.fromkeys([name for command in commands if command[0] == "MGET" for name in command[1:]]))
+    together: list[Command] = [*others, ("MGET", *wanted)] if wanted else others
+    replies = dict(zip(together, (yield [packed([command]) for command in together]), strict=True))
+    if wanted:
+        values = replies[together[-1]]
+        if isinstance(values, list):
+            value_of = dict(zip(wanted, values, strict=True))
+            values = None
+        for command in commands:
+            if command[0] == "MGET":
+                replies[command] = [value_of[name] for name in command[1:]] if values is None else values
+    return _of_each(lookups, replies)
+
+
+def _of_each(reads: Sequence[Reads], replies: dict[Command, Any]) -> list[Any]:
+    """Return what each of them is answered: its replies, or the first error among them."""
+    found: list[Any] = [[replies[command] for command in each] for each in reads]
+    if not any(isinstance(reply, Exception) for reply in replies.values()):
+        return found
+    return [next((reply for reply in each if isinstance(reply, Exception)), each) for each in found]
+
+
+def check(calls: Sequence[Any], all_usual: Callable[[bool], None]) -> Steps:
+    """Ask several checks as one, and alone which that leaves out; `all_usual` is told whether there were none."""
+    if len(calls) < 2 or type(calls[0]) is not CheckCall:
+        return (yield from asked(calls))
+    many = ManyChecks(calls)
+    (found,) = yield from sent([many.packet], [many])
+    if isinstance(found, Exception):
+        return [found] * len(calls)
+    if not isinstance(found, list) or len(found) != len(calls):
+        return [StoreError("Redis answered to many checks with something else")] * len(calls)
+    alone = [at for at, reply in enumerate(found) if reply == ASK_ALONE] if ASK_ALONE in found else []
+    all_usual(not alone)
+    if alone:
+        for at, reply in zip(alone, (yield from asked([calls[at] for at in alone])), strict=True):
+            found[at] = reply
+    return list(found)
 
 
 def asked(calls: Sequence[ScriptCall]) -> Steps:

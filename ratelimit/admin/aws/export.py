@@ -17,14 +17,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ratelimit.admin.aws.shapes import KINDS, AwsExport, Note, Output, Owned, Record, opened_stages, output, parsed
+from ratelimit.core.files import read_whole
 from ratelimit.errors import ConfigError
 
 _PAGE = 500
 """Things a page: the most that AWS gives, as it answers few calls a second."""
+
+MOST_BYTES = 2**26
+"""Size of a file: some 100,000 keys. Longer lists come in pages, which may be files of their own."""
+_MOST_FILES = 10_000
 
 _Lists = dict[str, dict[str, Record]]
 
@@ -40,20 +46,18 @@ def read_export(source: str | Path | Iterable[str | Path]) -> AwsExport:
 def _outputs(source: str | Path | Iterable[str | Path]) -> Iterator[Output]:
     if isinstance(source, str | Path):
         folder = Path(source)
-        named = sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]
+        named = sorted(islice(folder.rglob("*.json"), _MOST_FILES + 1)) if folder.is_dir() else [folder]
         if not named:
             raise ConfigError(
                 "holds no *.json: name the folder with what `aws apigateway get-...` printed", field=str(source)
             )
+        if len(named) > _MOST_FILES:
+            raise ConfigError(f"holds more than {_MOST_FILES:,} *.json: is it the right folder?", field=str(source))
     else:
         folder, named = Path(), [Path(item) for item in source]
     for path in named:
         where = str(path.relative_to(folder)) if folder.is_dir() and path.is_relative_to(folder) else str(path)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}", field=where) from None
-        yield parsed(data, where)
+        yield parsed(read_whole(path, MOST_BYTES, name=where), where)
 
 
 def fetch_live(client: Any) -> AwsExport:

@@ -50,10 +50,10 @@ def _microseconds(moment: object) -> int:
         if isinstance(moment, str):
             moment = datetime.fromisoformat(moment)
         seconds = moment.timestamp() if isinstance(moment, datetime) else moment
-        exact = round(Decimal(str(seconds)) * MICROSECONDS)
+        exact = Decimal(str(seconds)) * MICROSECONDS
+        return round(exact) if 0 < exact < EXACT - 1 else 0  # rounded, 1e999990 has a million digits
     except (ValueError, ArithmeticError):
         return 0
-    return exact if 0 < exact < EXACT else 0
 
 
 class KeyConversion:

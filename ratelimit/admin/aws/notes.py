@@ -64,6 +64,9 @@ class Notes:
         clean = "".join(char if char.isprintable() else " " for char in text)
         if clean != text:
             self.note(where, f"its {member} has blanks here in place of control characters")
+        if validate.without_values(clean) != clean:
+            clean = validate.without_values(clean)
+            self.note(where, f"its {member} held an API key's value, which is taken out")
         if len(clean) > most:
             self.note(where, f"its {member} is cut to {most} characters")
         return clean[:most]

@@ -120,6 +120,9 @@ KINDS = {
     "account": Kind("get-account", {"throttleSettings": _THROTTLE}, ()),
 }
 
+_MOST_DEPTH = 32
+"""Of what is not looked at: AWS nests a handful."""
+
 _MARKS = {
     "stageName": "stages",
     "path": "resources",
@@ -151,7 +154,7 @@ def parsed(data: bytes, where: str) -> Output:
     try:
         # Numbers are taken as they are written: 0.1 is one tenth.
         document = json.loads(data, parse_float=Decimal, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         problem = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
     else:
         return output(document, where)
@@ -215,9 +218,16 @@ def _shaped(value: object, shape: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"must be a list, not {_type_of(value)}", field=where)
         return tuple(_shaped(item, shape[0], f"{where}[{at}]") for at, item in enumerate(value))
+    if shape is object and _is_deep(value, _MOST_DEPTH):
+        raise ConfigError(f"is nested more than {_MOST_DEPTH} deep: export it again", field=where)
     if not isinstance(value, shape) or (isinstance(value, bool) and shape not in (bool, object)):
         raise ConfigError(f"has the wrong type, {_type_of(value)}: export it again", field=where)
     return value
+
+
+def _is_deep(value: object, most: int) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return not most or any(_is_deep(part, most - 1) for part in parts)
 
 
 def opened_stages(plans: Iterable[Record]) -> Iterator[Record]:

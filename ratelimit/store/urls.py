@@ -1,0 +1,138 @@
+"""The URL of a server, checked before redis-py reads it.
+
+What a parser of URLs, or redis-py, says of one may show a part of the password. Our messages show nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import parse_qsl, unquote
+
+from ratelimit.errors import ConfigError
+
+MOST_S = 2**31 // 1000 - 1
+"""The most that Python waits for a socket: beyond, the milliseconds do not fit, and it waits for less or for ever."""
+
+_ACCEPTED = (
+    "write redis://USER:PASSWORD@HOST:PORT/DB, rediss:// likewise, or unix://USER:PASSWORD@/SOCKET?db=DB, and "
+    "percent-encode what is special in a user or password (/ as %2F, ? as %3F, # as %23, @ as %40)"
+)
+_URL = re.compile(r"(rediss?|unix)://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
+_PLACE = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
+_DATABASE = re.compile(r"/?|/[0-9]{1,9}/?")
+
+
+def _whole(least: int, most: int) -> Callable[[str], bool]:
+    return lambda text: text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most
+
+
+def _seconds(text: str) -> bool:
+    try:
+        return 0 < float(text) <= MOST_S
+    except ValueError:
+        return False
+
+
+def _one_of(*choices: str) -> Callable[[str], bool]:
+    return lambda text: text.casefold() in choices
+
+
+_FLAG = ("true or false", _one_of("true", "false", "yes", "no", "1", "0"))
+_SECONDS = (f"seconds above 0, at most {MOST_S}", _seconds)
+_TEXT = ("a text", str.isprintable)
+_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "db": ("a whole number", _whole(0, 10**9)),
+    "username": _TEXT,
+    "password": ("a text", lambda _: True),
+    "client_name": ("a text without blanks", lambda text: text.isprintable() and " " not in text),
+    "protocol": ("2 or 3", _one_of("2", "3")),
+    "max_connections": ("a whole number from 1 to 65535", _whole(1, 65_535)),
+    "timeout": _SECONDS,
+    "socket_timeout": _SECONDS,
+    "socket_connect_timeout": _SECONDS,
+    "socket_keepalive": _FLAG,
+    "health_check_interval": ("whole seconds", _whole(0, MOST_S)),
+    "decode_responses": _FLAG,
+}
+_TLS_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "ssl_ca_certs": _TEXT,
+    "ssl_ca_path": _TEXT,
+    "ssl_certfile": _TEXT,
+    "ssl_keyfile": _TEXT,
+    "ssl_password": _TEXT,
+    "ssl_ciphers": _TEXT,
+    "ssl_cert_reqs": ("none, optional or required", _one_of("none", "optional", "required")),
+    "ssl_check_hostname": _FLAG,
+    "ssl_min_version": ("771 (TLS 1.2) or 772 (1.3)", _one_of("771", "772")),
+}
+
+
+def checked_url(url: object) -> str:
+    """Return the URL of a server; raise ConfigError, which shows none of it, unless it says where one is."""
+    if not isinstance(url, str):
+        raise ConfigError(f"must be text, not of the type {type(url).__name__}", field="url")
+    problem = _problem(url)
+    if problem is not None:
+        raise unusable(problem)
+    return url
+
+
+def unusable(problem: str) -> ConfigError:
+    """Return the error for a URL."""
+    return ConfigError(f"cannot be used: {problem}; {_ACCEPTED}", field="url")
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown: where the server is, without user, password and options."""
+    match = _URL.fullmatch(url)
+    if match is None or _problem(url) is not None:
+        return "the URL that was given"
+    scheme, _, place, path, _ = match.groups()
+    return f"{scheme}://{place}{path or ''}"
+
+
+def _problem(url: str) -> str | None:
+    """Return what is wrong with a URL in words of our own, None if nothing is."""
+    if not url.isprintable():
+        return "it holds a control character, or half a character"
+    match = _URL.fullmatch(url)
+    if match is None:
+        begins = re.match("(rediss?|unix)://", url) is not None
+        return "it holds a #" if begins else "it does not begin with redis://, rediss:// or unix://"
+    scheme, user, place, path, options = match.groups()
+    path = path or ""
+    # So whatever a password holds that ends it too early: no part of it can be taken for a host, a path or an option.
+    if "@" in (options or "") or ("@" in path and (scheme != "unix" or place or user is not None)):
+        return "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
+    problem = _problem_of_socket(place, path) if scheme == "unix" else _problem_of_place(place, path)
+    return problem or _problem_of_options(options or "", scheme)
+
+
+def _problem_of_socket(place: str, path: str) -> str | None:
+    if place:
+        return "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
+    if not path.strip("/"):
+        return "it names no socket"
+    return None if unquote(path).isprintable() else "the path of the socket holds a control character"
+
+
+def _problem_of_place(place: str, path: str) -> str | None:
+    match = _PLACE.fullmatch(place)
+    if match is None or not 1 <= int(match[2] or "1") <= 65_535:
+        return "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
+    if _DATABASE.fullmatch(path) is None:
+        return "behind the / must stand the number of a database"
+    return None
+
+
+def _problem_of_options(options: str, scheme: str) -> str | None:
+    known = {**_OPTIONS, **_TLS_OPTIONS} if scheme == "rediss" else _OPTIONS
+    for name, text in parse_qsl(options, keep_blank_values=True):
+        if name not in known:
+            only = " (its options ssl_... are for rediss:// alone)" if name in _TLS_OPTIONS else ""
+            return f"it has an option that is not known here{only}; known are {', '.join(known)}"
+        accepted, is_accepted = known[name]
+        if not is_accepted(text):
+            return f"its option {name} must be {accepted}"
+    return None
