@@ -257,6 +257,6 @@ def test_no_state_makes_usage_hang(field, value, gateway):
 @pytest.mark.parametrize("field", ["x", "gold|k1", "gold|k1|a|b", "|||", "gold||"])
 def test_no_sum_of_denials_makes_usage_fail(field, gateway):
     """What has another form is passed over."""
-    gateway.client.hset("ratelimit:denials:20516", mapping={field: "x", f"gold|{gateway.ids['k1']}|THROTTLED": 7})
+    gateway.client.hset("ratelimit:denials:20516", mapping={field: "1", f"gold|{gateway.ids['k1']}|THROTTLED": 7})
     usage = gateway.catalog.usage("gold", "2026-03-04", "2026-03-04")
     assert usage.denied[gateway.ids["k1"]] == [{"THROTTLED": 7}]
