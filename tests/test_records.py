@@ -252,3 +252,11 @@ def test_no_state_makes_usage_hang(field, value, gateway):
         gateway.catalog.usage("gold", "2026-03-04", "2026-03-04", gateway.ids["k1"])
     except StoreError as error:
         assert f"RATELIMIT CORRUPT {field}" in str(error)  # noqa: PT017 - either is right, another error is not
+
+
+@pytest.mark.parametrize("field", ["x", "gold|k1", "gold|k1|a|b", "|||", "gold||"])
+def test_no_sum_of_denials_makes_usage_fail(field, gateway):
+    """What has another form is passed over."""
+    gateway.client.hset("ratelimit:denials:20516", mapping={field: "1", f"gold|{gateway.ids['k1']}|THROTTLED": 7})
+    usage = gateway.catalog.usage("gold", "2026-03-04", "2026-03-04")
+    assert usage.denied[gateway.ids["k1"]] == [{"THROTTLED": 7}]
