@@ -35,7 +35,7 @@ _MANY = 16
 _MOST_WAITING = 10_000
 _MOST_LOOKED_UP = 256
 """In one command, so that it does not hold the server up for longer than a batch of checks does."""
-_BESIDE_CHECKS = 32
+_BESIDE_CHECKS = 16
 """While there are checks as well: to answer a look-up takes this process longer than to answer a check."""
 
 
