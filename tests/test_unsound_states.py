@@ -268,7 +268,7 @@ NEGATIVE = (
 
 @pytest.mark.parametrize(("right", "wrong", "name"), NEGATIVE, ids=[each[2] for each in NEGATIVE])
 def test_comparisons_say_what_admits(server, right, wrong, name):
-    """Were no sums looked at, a number that is none would deny all the same; by a comparison of what denies, it admits."""
+    """Were no sums looked at, a number that is none would deny all the same; a comparison of what denies admits it."""
     world, place, at = {
         "used": ("quota", (KEY, PLAN), 4),
         "level": ("bucket", (KEY, PLAN), 1),
