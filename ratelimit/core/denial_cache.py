@@ -22,6 +22,7 @@ from ratelimit.core.question import Question
 from ratelimit.core.windows import DAY_US
 from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, NEVER, Call, Reply, State, StateAt, status
 from ratelimit.decision import Decision
+from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
@@ -136,6 +137,13 @@ class DenialCache:
 
     def note(self, question: Question, places: Places | None, reply: Reply, sent_us: int) -> None:
         """Keep what the reply to a check says that was sent at `sent_us` and had a cost."""
+        try:
+            self._note(question, places, reply, sent_us)
+        except StoreError:  # it cannot be read: what was charged, nobody knows
+            self.lose(question)
+            raise
+
+    def _note(self, question: Question, places: Places | None, reply: Reply, sent_us: int) -> None:
         code = status(reply)
         if code not in _JUDGED:
             return

@@ -311,7 +311,10 @@ class Call:
     def time_us(self, reply: Reply) -> int:
         """Return the server's time of a reply, in microseconds since 1970."""
         if isinstance(reply, bytes):
-            return int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            try:
+                return int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            except (struct.error, ValueError, OverflowError):
+                raise StoreError("Redis answered to a check with a time that cannot be read") from None
         now_us: int = reply[1]
         return now_us
 
