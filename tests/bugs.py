@@ -52,11 +52,13 @@ from seeding import Lua, Python
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
 from ratelimit.admin import plans as plan_admin
+from ratelimit.core import denial_cache
+from ratelimit.core.denial_cache import DenialCache
 from ratelimit.core.flow import TooManyLookUpsError
 from ratelimit.core.known_keys import KnownKeys
 from ratelimit.core.names import Names
 from ratelimit.core.state import Namespace
-from ratelimit.core.wire import Call
+from ratelimit.core.wire import DENIED, Call
 from ratelimit.store import faults, gather, lanes, lines, steps
 
 _numbers = count()
@@ -305,4 +307,6 @@ FOUND_BY_THE_MACHINE = (
     USUAL_ONE_TOO_FEW,
     USUAL_REFILL_LOST,
     ANSWERS_EXCHANGED,
+    Python("admitted replies not kept", denial_cache, "_JUDGED", frozenset({DENIED})),
+    Python("pushes lift no denial", DenialCache, "forget", lambda *_: None),
 )

@@ -2,7 +2,7 @@
 
 The model is `ratelimit.core.reference` for the limits; for keys, plans and usage it is what the machine was told to do.
 It never asks Redis. Two replicas take turns, a third one is asked by several tasks at once. One shares its state with
-the catalogue that is changed, the others have to notice.
+the catalogue that is changed, the others have to notice; these know denials. In some runs one is asked everything.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from machine_inputs import (
     STAGES,
     TOLERATED,
     Key,
+    costs,
     few_costs,
     memberships,
     methods,
@@ -49,6 +50,10 @@ class LimiterMachine(Modelled):
         self.put_stage("petstore/prod", Throttle("3/2", 7), {"GET /pets": Throttle(2, 6), "GET /health": None})
         self.set_account_throttle(Throttle(3, 15))
 
+    @initialize(alone=st.sampled_from((None, "blocking", "asyncio")))
+    def who_is_asked(self, alone):
+        self.alone = alone
+
     # Keys
 
     @initialize(target=keys)
@@ -70,12 +75,14 @@ class LimiterMachine(Modelled):
             if plan not in key.plans:
                 self.catalog.add_key_to_plan(key.id, plan)
         key.plans = plans
+        self._key_changed(key)
 
     @rule(key=keys, enabled=mostly, ahead=st.sampled_from((None,) * 6 + (0, 1, 1_000_000, DAY_US)))
     def switch_key(self, key, enabled, ahead):
         if not key.deleted:
             key.enabled, key.expires_us = enabled, None if ahead is None else self.now_us + ahead
             self.catalog.update_key(key.id, enabled=enabled, expires_at=seconds(key.expires_us))
+            self._key_changed(key)
 
     @rule(key=keys, again=mostly)
     def delete_key(self, key, again):
@@ -83,6 +90,7 @@ class LimiterMachine(Modelled):
         if not key.deleted:
             self.catalog.delete_key(key.id)
             self.reference.forget(key.id)
+            self._key_changed(key)
             key.deleted = True
             key.values = dict.fromkeys(key.values, -1)
         if again and key.deleted:
@@ -105,6 +113,7 @@ class LimiterMachine(Modelled):
                 if 0 < key.values[value] <= self.now_us:
                     key.values[value] = -1  # taken away for good, whatever the clock does
             key.values[self.catalog.rotate_key(key.id, grace_s=grace_s).value] = 0
+            self._key_changed(key)
 
     # Plans, stages, account
 
@@ -155,17 +164,17 @@ class LimiterMachine(Modelled):
 
     @rule(step=st.sampled_from(LARGE_STEPS) | st.sampled_from(TOLERATED + NOT_TOLERATED).map(neg))
     def step(self, step):
-        self.now_us += step
+        self._move_to(self.now_us + step)
 
     @rule(plan_id=plan_ids, end=st.booleans(), off=st.sampled_from((-1, 0, 1)))
     def go_to_edge_of_window(self, plan_id, end, off):
         quota = self.plans[plan_id].quota or Quota(1, "DAY")
-        self.now_us = two_windows(quota, self.now_us)[end] * DAY_US + off
+        self._move_to(two_windows(quota, self.now_us)[end] * DAY_US + off)
 
     @rule(early=st.sampled_from((0, 0, 1)))
     def wait_as_told(self, early):
         if self.retry_us is not None and self.retry_us < 400 * DAY_US:
-            self.now_us += self.retry_us - early
+            self._move_to(self.now_us + self.retry_us - early)
 
     # Checks
 
@@ -192,8 +201,22 @@ class LimiterMachine(Modelled):
             checks = (self.gathering.check(key.newest, stage, method, cost) for key, stage, method, cost in asked)
             return await asyncio.gather(*checks)
 
+        if self.alone == "blocking":
+            for key, stage, method, cost in asked:
+                self._check(None, key, stage, method, cost)
+            return
         for decision, (key, stage, method, cost) in zip(self.runner.run(all_at_once()), asked, strict=True):
-            self._judge(decision, key, key.newest, stage, method, cost)
+            self._judge(decision, key, key.newest, stage, method, cost, is_overtaken=True)
+
+    @rule(key=keys, opened=st.integers(0, 1), method=methods, cost=few_costs)
+    def check_in_threads(self, key, opened, method, cost):
+        """Ask the same four times at once: in some order each takes what those before it left."""
+        if self.alone == "asyncio":
+            return
+        stage = opened_by(key, opened)
+        asked = [self.threads.submit(self.replicas[1].check, key.newest, stage, method, cost) for _ in range(4)]
+        for decision in sorted((each.result() for each in asked), key=by_what_is_left):
+            self._judge(decision, key, key.newest, stage, method, cost, is_overtaken=True)
 
     @rule(key=keys, opened=st.integers(0, 1), method=methods, step=steps, turn=st.integers(0, 1))
     def use_up(self, key, opened, method, step, turn):
@@ -202,6 +225,38 @@ class LimiterMachine(Modelled):
             if not self._check(self.replicas[turn], key, opened_by(key, opened), method, 1):
                 return
             self.now_us += step
+
+    @rule(
+        key=keys,
+        opened=st.integers(0, 1),
+        method=methods,
+        then=st.sampled_from(("disabled", "a while", "behind", "before", "others")),
+        turn=st.integers(0, 1),
+        asked=traffic,
+    )
+    def while_it_is_out(self, key, opened, method, then, turn, asked):
+        """Ask until denied, and see what is said meanwhile: of other costs, when the key or the clock is changed."""
+        self.use_up(key, opened, method, 0, turn)
+        before_us = self.now_us
+        if then == "disabled" and key.enabled:
+            self.switch_key(key, enabled=False, ahead=None)
+            self.check(key, opened, method, asked[:2], turn)
+            self.switch_key(key, enabled=True, ahead=None)
+        elif then in {"behind", "before"}:
+            self._move_to(self.now_us - (1_000_000 if then == "behind" else 3_000_000))
+            self.check(key, opened, method, asked[:2], turn)
+            self._move_to(max(before_us, self.now_us))
+        elif then == "others":
+            for other in [each for each in self.known_keys if not each.deleted][:3]:
+                self.check(other, opened, method, asked[:2], turn)
+        self.check(key, opened, method, asked, turn)
+
+    @rule(key=keys, opened=st.integers(0, 1), method=methods, cost=costs, turn=st.integers(0, 1))
+    def peek(self, key, opened, method, cost, turn):
+        """Look at what a cost would get: nothing is taken, and nothing that is known is lost."""
+        stage = opened_by(key, opened)
+        decision = self._ask(self.replicas[turn], "peek", key.newest, stage, method, cost)
+        self._judge(decision, key, key.newest, stage, method, cost, peek=True)
 
     @rule(key=keys, turn=st.integers(0, 1))
     def peek_everywhere(self, key, turn):
@@ -218,11 +273,23 @@ class LimiterMachine(Modelled):
         value = value or key.newest
         if not self._limits(key, value, stage, method)[0]:
             cost = min(cost, 1000)  # what no limit bounds is still added up, and has to stay below 2^53
-        decision = replica.check(value, stage, method, cost)
+        decision = self._ask(replica, "check", value, stage, method, cost)
         self._judge(decision, key, value, stage, method, cost)
         return decision
+
+    def _ask(self, replica, how, *asked):
+        """Ask a replica, or the one that is asked everything."""
+        if self.alone == "asyncio":
+            return self.runner.run(getattr(self.gathering, how)(*asked))
+        return getattr(self.replicas[1] if self.alone else replica, how)(*asked)
 
 
 def opened_by(key, which):
     """A stage that the key's first plan opens; any, if it has none."""
     return PLANS[key.plans[0]][which] if key.plans else STAGES[which]
+
+
+def by_what_is_left(decision):
+    """Sort the answers to one question, asked several times at one moment, as they were made."""
+    left = [(-told.remaining, told.reset_after or 0) for told in decision.limits]
+    return not decision.allowed, decision.source == "denial_cache", left

@@ -1,7 +1,9 @@
 """The two sides that the state machine compares: limiters on a server, and what they should say by the exact model."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from math import inf
 
 from hypothesis.stateful import RuleBasedStateMachine
 from machine_inputs import PLANS, START_US, Key
@@ -28,9 +30,13 @@ class Modelled(RuleBasedStateMachine):
         self.now_us = START_US
         self.runner = asyncio.Runner()
         self.own_async_client = type(self).async_client()
-        # Without denial caches: each answer is the script's, and tells of every limit.
-        first, second = (Limiter(self.client, clock=lambda: self.now_us, denial_cache=False) for _ in range(2))
-        self.gathering = AsyncLimiter(self.own_async_client, clock=lambda: self.now_us, denial_cache=False)
+        # The one that changes the catalogue asks Redis each time. What the others say from memory is the model's too:
+        # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
+        first = Limiter(self.client, clock=lambda: self.now_us, denial_cache=False)
+        second = Limiter(self.client, clock=lambda: self.now_us)
+        self.gathering = AsyncLimiter(self.own_async_client, clock=lambda: self.now_us)
+        self.alone = None
+        self.threads = ThreadPoolExecutor(3)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog
         for replica in (first, *self.others):
             replica._state.before_refresh = do_nothing  # pushes are delivered by hand: the same run each time
@@ -45,6 +51,7 @@ class Modelled(RuleBasedStateMachine):
         try:
             self._compare_usage()
         finally:
+            self.threads.shutdown()
             self.runner.run(self.gathering.aclose())
             self.runner.run(self.own_async_client.aclose())
             self.runner.close()
@@ -60,16 +67,30 @@ class Modelled(RuleBasedStateMachine):
                     told = [used for used, _ in usage.items[key_id]]
                     assert told == [self.metered.get((key_id, plan_id, day), 0) for day in days]
 
-    def _judge(self, decision, key, value, stage, method, cost):
-        """Hold a decision against the model, in which it is made now."""
+    def _judge(self, decision, key, value, stage, method, cost, *, peek=False, is_overtaken=False):
+        """Hold a decision against the model, in which it is made now.
+
+        is_overtaken  whether others of the same process were on their way when it was made
+        """
         limits, plan_id, refusal = self._limits(key, value, stage, method)
         if refusal:
             assert (decision.reason, decision.detail, decision.limits) == (Reason.INVALID_KEY, refusal, ())
             return
-        if decision.allowed and plan_id and cost:
-            self._meter(key, plan_id, cost)
-        verdict = self.reference.check(key.id, limits, cost, self.now_us)
-        assert decision.time_us == self.now_us
+        if decision.source == "denial_cache":
+            assert cost
+            assert not peek
+            verdict = would(self.reference, key.id, limits, cost, self.now_us)
+            assert decision.time_us is None
+            if is_overtaken or not self.alone:
+                assert not verdict.allowed
+                assert is_not_stricter(decision, verdict)
+                return
+        else:
+            if decision.allowed and plan_id and cost and not peek:
+                self._meter(key, plan_id, cost)
+            ask = would if peek else Reference.check
+            verdict = ask(self.reference, key.id, limits, cost, self.now_us)
+            assert decision.time_us == self.now_us
         assert as_told(decision) == as_modelled(verdict, limits, self.now_us)
         self.retry_us = verdict.retry_us
 
@@ -98,6 +119,17 @@ class Modelled(RuleBasedStateMachine):
         at = (key.id, plan_id, max([self.now_us // DAY_US, *days]))
         self.metered[at] = self.metered.get(at, 0) + cost
 
+    def _move_to(self, now_us):
+        """Set the clock. That it went back, several processes notice only in time: here they are told."""
+        if now_us < self.now_us and not self.alone:
+            for replica in self.others:
+                replica._state.heard(None)
+        self.now_us = now_us
+
+    def _key_changed(self, key):
+        for replica in self.others:
+            replica._state.heard(f"key:{key.id}")
+
     def _create(self, plans):
         made = self.catalog.create_key(plans=plans)
         key = Key({made.value: 0}, made.id, plans)
@@ -121,6 +153,27 @@ def _date(day):
 
 def seconds(us):
     return None if us is None else us / 1_000_000
+
+
+def would(reference, owner, limits, cost, now_us):
+    """Return what the model would say to a cost, of which nothing is charged."""
+    twin = Reference()
+    twin._states = dict(reference._states)
+    verdict = twin.check(owner, limits, cost, now_us)
+    return reference.check(owner, limits, 0, now_us) if verdict.allowed else verdict
+
+
+def is_not_stricter(decision, verdict):
+    """Tell whether a denial tells no longer wait, and no less that is left, than the model's verdict."""
+
+    def never(value, right):
+        return (inf if value is None else value) <= (inf if right is None else right / 1_000_000)
+
+    return never(decision.retry_after, verdict.retry_us) and all(
+        (told.name, told.remaining >= right.remaining, never(told.reset_after, right.reset_us))
+        == (right.name, True, True)
+        for told, right in zip(decision.limits, verdict.limits, strict=True)
+    )
 
 
 def as_told(decision):

@@ -1,5 +1,6 @@
 """The denial cache: who is known to be out is refused without asking, to the exact microsecond and not beyond."""
 
+import struct
 from contextlib import contextmanager
 
 import pytest
@@ -360,6 +361,38 @@ def test_it_cannot_grow_without_end(backend, clock, monkeypatch):
         assert len(limiter._checker.cache._own) == 3
         sources = [limiter.check(value, STAGE, METHOD).source for value in reversed(keys)]
         assert sources == ["denial_cache"] * 3 + ["redis"] * 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"short",
+        [1],
+        [1, 2],
+        [1, 2, b"short"],
+        [0, 2, b""],
+        [0, 2, 3],
+        [2, 2, struct.pack("<2d", 1, float("nan"))],
+    ],
+    ids=repr,
+)
+def test_a_reply_that_cannot_be_read(backend, clock, reply):
+    """Is told as such; what the check was charged, nobody knows: what it met is asked about."""
+    with both(backend, clock, UsagePlan("gold", Throttle("1/100", 5), None, [STAGE])) as world:
+        assert world.check(1).allowed
+        assert world.told(5) == "denial_cache"
+        right = world.knows._store.call
+
+        def garbled(call):
+            right(call)
+            return reply
+
+        world.knows._store.call = garbled
+        decision = world.check(1)
+        assert (decision.status, decision.cause.split(":")[0]) == (503, "StoreError")
+        world.knows._store.call = right
+        assert world.told(5) == "redis"
 
 
 def test_threads_look_at_the_clock_in_any_order(backend, clock):

@@ -6,6 +6,7 @@ rules out, and shows that each trace then fails.
 
 import asyncio
 import copy
+from itertools import product
 
 import pytest
 from cached import ABOVE, both, by_two_clocks, said
@@ -274,42 +275,46 @@ def test_a_cancelled_task(backend, clock):
     cancelled(backend, clock)
 
 
-def a_batch_with_a_denial(server, clock):
+def a_batch_with_a_denial(server, clock, at_once=8):
     """10, in asyncio: checks of one tick, a denial among them that is told after what was granted later.
 
-    Two keys of one stage. The first check of a new key cannot be answered with the others: it is asked again, alone,
-    and so are those that met the same limit after it. In every order, what is known then is what holds.
+    Keys of one stage. The first check of a new key cannot be answered with the others: it is asked again, alone, and so
+    are those that met the same limit after it. Of 40 at once, two batches are on their way. Whatever the order, what is
+    known then is what holds.
     """
     with server.client() as client:
         catalog = Catalog(client, clock=clock)
         catalog.put_plan(UsagePlan("gold", Throttle(10, 6), Quota(50, "DAY"), [STAGE]))
         catalog.put_stage(Stage(STAGE, Throttle(3, 9)))
-        keys = [catalog.create_key(plans=["gold"]).value for _ in range(3)]
+        keys = [catalog.create_key(plans=["gold"]).value for _ in range(12)]
 
     async def main():
         async with server.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
             limiter._state.before_refresh = lambda: None
             for key in keys:
                 await limiter.peek(key, STAGE, METHOD)
-            assert (await limiter.check(keys[0], STAGE, METHOD, ABOVE)).allowed is False
+            assert not (await limiter.check(keys[0], STAGE, METHOD, ABOVE)).allowed
             known = 0
             for turn in range(60):
-                costs = [(turn * 5 + at * 3) % 7 + 1 for at in range(8)]
-                checks = [limiter.check(keys[(turn + at) % 3], STAGE, METHOD, cost) for at, cost in enumerate(costs)]
+                met = keys[: 2 + turn // 6]
+                costs = [(turn * 5 + at * 3) % 7 + 1 for at in range(at_once)]
+                checks = [
+                    limiter.check(met[(turn + at) % len(met)], STAGE, METHOD, cost) for at, cost in enumerate(costs)
+                ]
                 await asyncio.gather(*checks)
-                for key in keys:
-                    for cost in (1, 3, 7):
-                        expected = await limiter.peek(key, STAGE, METHOD, cost)
-                        if not expected.allowed:
-                            found = await limiter.check(key, STAGE, METHOD, cost)
-                            assert said(found) == said(expected)
-                            known += found.source == KNOWN
+                for key, cost in product(met, (1, 3, 7)):
+                    expected = await limiter.peek(key, STAGE, METHOD, cost)
+                    if not expected.allowed:
+                        found = await limiter.check(key, STAGE, METHOD, cost)
+                        assert said(found) == said(expected)
+                        known += found.source == KNOWN
                 clock.advance_us((0, 1, 333_333, 900_000)[turn % 4])
-            assert known > 100
+            assert known > 400
 
     asyncio.run(main())
 
 
-def test_a_batch_with_a_denial(server, clock):
+@pytest.mark.parametrize("at_once", [8, 40])
+def test_a_batch_with_a_denial(server, clock, at_once):
     """Finding D is gone: a denial that is noted after a later grant of the same batch says what is left after both."""
-    a_batch_with_a_denial(server, clock)
+    a_batch_with_a_denial(server, clock, at_once)

@@ -8,7 +8,7 @@ LISTED = "GET /listed"
 
 
 def test_they_share_what_is_known(backend, clock):
-    """A thousand paths of a key that is out: Redis is asked twice, as for one; what is remembered is one question."""
+    """A thousand paths of a key that is out: Redis is asked twice; what is remembered is one question."""
     with backend.client() as client, Limiter(client, clock=clock) as limiter:
         limiter._state.before_refresh = lambda: None  # nobody listens: a subscription lifts what is known
         stages = [PlanStage(STAGE, {LISTED: Throttle(1, 1)})]

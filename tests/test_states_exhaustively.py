@@ -9,7 +9,7 @@ from itertools import product
 from math import inf
 
 import pytest
-from machine_model import as_modelled, as_told
+from machine_model import as_modelled, as_told, would
 from vector_bytes import NOW, PLAN, TODAY, count, doubles, identity, state
 
 from ratelimit import Quota, Throttle
@@ -78,19 +78,8 @@ def expected_of(bucket, level, last, cost, now_us, peeks):
     reference = Reference()
     place = ("" if bucket.shared else "k1", bucket.place or bucket.name)
     reference._states[place] = _Tokens(Fraction(level, bucket.throttle.ratio[1]), last)
-    return looked_at(reference, bucket, cost, now_us) if peeks else asked(reference, bucket, cost, now_us)
-
-
-def asked(reference, bucket, cost, now_us):
-    return reference.check("k1", [bucket], cost, now_us), reference
-
-
-def looked_at(reference, bucket, cost, now_us):
-    """What a cost would get, and nothing is charged."""
-    twin = Reference()
-    twin._states = dict(reference._states)
-    verdict = twin.check("k1", [bucket], cost, now_us)
-    return (reference.check("k1", [bucket], 0, now_us) if verdict.allowed else verdict), reference
+    ask = would if peeks else Reference.check
+    return ask(reference, "k1", [bucket], cost, now_us), reference
 
 
 @pytest.mark.parametrize("place", BUCKETS)
@@ -120,7 +109,7 @@ def test_buckets(server, place):
                 later.setdefault((call, call.numbers(reply)), (bucket, reference))
         for (call, found), (bucket, reference) in later.items():
             for wait_us, cost in product(LATER, (1, bucket.throttle.burst, bucket.throttle.burst + 1)):
-                verdict, _ = looked_at(reference, bucket, cost, NOW + wait_us)
+                verdict = would(reference, "k1", [bucket], cost, NOW + wait_us)
                 (told,) = call.statuses(found, NOW + wait_us, 0 if verdict.allowed else cost)
                 assert told == as_modelled(verdict, [bucket], NOW + wait_us)[3][0], (bucket, found, wait_us, cost)
                 denial = call.denial(found, NOW + wait_us, cost)

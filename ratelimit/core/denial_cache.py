@@ -21,6 +21,7 @@ from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
 from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, Call, Numbers, Reply, status
 from ratelimit.decision import Decision
+from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 
 _MOST_KEYS = 100_000
@@ -156,6 +157,13 @@ class DenialCache:
 
     def note(self, question: Question, places: Places | None, reply: Reply, sent_us: int) -> None:
         """Keep what the reply to a check says that was sent at `sent_us` and had a cost."""
+        try:
+            self._note(question, places, reply, sent_us)
+        except StoreError:  # it cannot be read: what was charged, nobody knows
+            self.lose(question)
+            raise
+
+    def _note(self, question: Question, places: Places | None, reply: Reply, sent_us: int) -> None:
         code = status(reply)
         if code not in _JUDGED:
             return

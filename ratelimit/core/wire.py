@@ -173,6 +173,7 @@ class Call:
     """
 
     __slots__ = (
+        "_joined_size",
         "_known_window",
         "_names",
         "_reasons",
@@ -236,6 +237,7 @@ class Call:
         self.further_packed = b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in further)
         # Every bucket was last charged now; the plan's state tells the time of its last charge where there is none.
         self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
+        self._joined_size = _STATE.size + _BUCKET.size * len(further)
         self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
         self.shared_pers = tuple(
@@ -333,7 +335,12 @@ class Call:
     def time_us(self, reply: Reply) -> int:
         """Return the server's time of a reply, in microseconds since 1970."""
         if isinstance(reply, bytes):
-            return int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            try:
+                if len(reply) == self._joined_size:
+                    return int(_NUMBER.unpack_from(reply, self._time_at)[0])
+            except (ValueError, OverflowError):
+                pass
+            raise StoreError("Redis answered to a check with states that cannot be read")
         now_us: int = reply[1]
         return now_us
 
