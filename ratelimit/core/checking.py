@@ -186,7 +186,7 @@ class Checker:
                 asked = self._question(key, found, stage, method)
                 if asked is None:
                     if just_looked:
-                        return self._refused(self._closed(found) or "no_plan_for_stage", peek=peek)
+                        return self._refused(self._why_not(found, stage), peek=peek)
                     # A refusal is never given from memory: the key may have been changed this very moment.
                     look = self._known.confirm(key, found) if found else self._known.look_up(key, None)
                     try:
@@ -260,8 +260,16 @@ class Checker:
         with contextlib.suppress(StoreError):  # the next day's end will move them too
             yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
-    def _closed(self, found: Found | None) -> str | None:
-        return "unknown" if found is None else found.closed(self._state.age_us(), self._max_age_us)
+    def _closed(self, found: Found) -> str | None:
+        return found.closed(self._state.age_us(), self._max_age_us)
+
+    def _why_not(self, found: Found | None, stage: str) -> str:
+        """Return why a key does not open a stage: the same whatever was asked about it before."""
+        if found is None:
+            return "unknown"
+        if found.record.enabled and self._state.book.plan_for(found.record.plans, stage) is None:
+            return "no_plan_for_stage"
+        return self._closed(found) or "unknown"
 
     def _refused(self, detail: str, *, peek: bool) -> Decision:
         if not peek:

@@ -167,13 +167,13 @@ class Call:
     shares      whether there are others
     shared_pers  of those, P by `where`
     unpack      returns `Numbers` from bytes
+    joined_size  how many bytes the states are that say that a request was admitted
     plan_field  hash field of the plan's state in the key's hash; None for a request without a key
     alerts      percentages of the quota that are told when reached
     stream      Redis key of the stream on which they are told
     """
 
     __slots__ = (
-        "_joined_size",
         "_known_window",
         "_names",
         "_reasons",
@@ -185,6 +185,7 @@ class Call:
         "flags",
         "further",
         "further_packed",
+        "joined_size",
         "layout",
         "limits",
         "own_at",
@@ -237,7 +238,7 @@ class Call:
         self.further_packed = b"".join(_BUCKET.pack(each.throttle.burst, *each.throttle.ratio) for each in further)
         # Every bucket was last charged now; the plan's state tells the time of its last charge where there is none.
         self._time_at = _STATE.size + _BUCKET.size * len(further) - 8 if further else 16
-        self._joined_size = _STATE.size + _BUCKET.size * len(further)
+        self.joined_size = _STATE.size + _BUCKET.size * len(further)
         self.windows: tuple[bytes, bytes] | None = None
         self._known_window = (0, 0.0)
         self.shared_pers = tuple(
@@ -336,7 +337,7 @@ class Call:
         """Return the server's time of a reply, in microseconds since 1970."""
         if isinstance(reply, bytes):
             try:
-                if len(reply) == self._joined_size:
+                if len(reply) == self.joined_size:
                     return int(_NUMBER.unpack_from(reply, self._time_at)[0])
             except (ValueError, OverflowError):
                 pass

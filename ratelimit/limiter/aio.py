@@ -80,7 +80,7 @@ class AsyncLimiter(Base):
                 except BaseException:
                     cache.lose(asked)
                     raise
-                if type(reply) is bytes:
+                if type(reply) is bytes and len(reply) == asked.call.joined_size:
                     decision: Decision = Admitted(asked.call, reply)
                     if cache.keeps:
                         cache.note(asked, places, reply, now_us)
