@@ -14,6 +14,7 @@ import re
 import string
 import traceback
 from datetime import date
+from math import inf, isfinite, nan
 from pathlib import Path
 
 import aws_samples
@@ -484,7 +485,7 @@ def test_documents_of_the_catalogue(text):
 
 # ----- headers
 
-MOMENTS = st.none() | st.just(0.0) | st.integers(1, 2**53).map(lambda us: us / 1e6)
+MOMENTS = st.sampled_from((None, 0.0, inf, nan)) | st.integers(1, 2**53).map(lambda us: us / 1e6)
 VISIBLE = st.text(string.printable.strip() + " ", min_size=1, max_size=40)
 LIMITS = st.builds(
     LimitStatus,
@@ -502,12 +503,15 @@ LIMITS = st.builds(
 @example(limits=(LimitStatus("quota:gold", 0, 0, None, None, None),), retry_after=None)
 @example(limits=(LimitStatus('a"\\', 2**53, 2**53, 2**53 / 1e6, 0.0, 1e-6),), retry_after=1e-6)
 @example(limits=(LimitStatus("plan:gold", 1, 0, 1e-6, 0.0, 1e-6),), retry_after=9e9)
+@example(limits=(LimitStatus("plan:gold", 5, 1, nan, nan, nan),), retry_after=nan)
+@example(limits=(LimitStatus("plan:gold", 5, 1, inf, inf, inf),), retry_after=inf)
 def test_headers(limits, retry_after):
     """Fields that a parser of Structured Fields reads, with the names and the numbers of the limits."""
     fields = Decision(Reason.THROTTLED, retry_after=retry_after, limits=limits).headers()
     assert all(text.isascii() and text.isprintable() for text in fields.values())
-    assert ("Retry-After" in fields) == (retry_after is not None)
-    assert int(fields.get("Retry-After", 0)) >= (retry_after or 0) - 1e-6
+    is_told = retry_after is not None and isfinite(retry_after)
+    assert ("Retry-After" in fields) == is_told
+    assert not is_told or int(fields["Retry-After"]) >= retry_after - 1e-6
     for name in ("RateLimit", "RateLimit-Policy") if limits else ():
         told = http_sf.parse(fields[name].encode(), tltype="list")
         assert [text for text, _ in told] == [limit.name for limit in limits]

@@ -6,8 +6,8 @@ RateLimit: "plan:gold";r=4;t=1, "quota:gold";r=999;t=3600
 
 from __future__ import annotations
 
-from math import ceil, floor
-from typing import TYPE_CHECKING
+from math import ceil, floor, isfinite
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from ratelimit.decision import Decision, LimitStatus
@@ -19,7 +19,7 @@ _LARGEST = 999_999_999_999_999
 def fields(decision: Decision) -> dict[str, str]:
     """Return the fields that apply, by name."""
     headers = {}
-    if decision.retry_after is not None:
+    if _is_known(decision.retry_after):
         headers["Retry-After"] = str(_seconds_up(decision.retry_after))
     if decision.limits:
         headers["RateLimit"] = ", ".join(map(_state, decision.limits))
@@ -28,13 +28,13 @@ def fields(decision: Decision) -> dict[str, str]:
 
 
 def _policy(limit: LimitStatus) -> str:
-    window = "" if limit.window is None else f";w={_integer(max(1, _seconds_up(limit.window)))}"
+    window = "" if not _is_known(limit.window) else f";w={_integer(max(1, _seconds_up(limit.window)))}"
     return f"{_string(limit.name)};q={_integer(limit.limit)}{window}"
 
 
 def _state(limit: LimitStatus) -> str:
     seconds = _more_after(limit)
-    until = "" if seconds is None else f";t={_integer(_seconds_up(seconds))}"
+    until = "" if not _is_known(seconds) else f";t={_integer(_seconds_up(seconds))}"
     return f"{_string(limit.name)};r={_integer(limit.remaining)}{until}"
 
 
@@ -43,13 +43,18 @@ def _more_after(limit: LimitStatus) -> float | None:
 
     Of a quota until its next window, of a bucket until its next token: 0 if it is full.
     """
-    if limit.limit == 0 or limit.reset_after is None:
+    if limit.limit == 0 or not _is_known(limit.reset_after):
         return None
-    if limit.name.startswith("quota:") or limit.window is None or limit.remaining >= limit.limit:
+    if limit.name.startswith("quota:") or not _is_known(limit.window) or limit.remaining >= limit.limit:
         return limit.reset_after
     # In whole microseconds, and not one too early: the tokens after the next take a whole number or a little more.
     others_us = floor(limit.window * 1e6 * (limit.limit - limit.remaining - 1) / limit.limit + 1e-4)
     return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
+
+
+def _is_known(seconds: float | None) -> TypeGuard[float]:
+    """Tell whether there is a time to tell: what is never, or no number, makes no field."""
+    return seconds is not None and isfinite(seconds)
 
 
 def _seconds_up(seconds: float) -> int:
