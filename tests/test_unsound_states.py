@@ -211,11 +211,9 @@ def test_give_back_makes_nothing_sound(held):
             assert give_back({place: wrong})[place] == wrong, (place, names[at], number)
 
 
-WHOLE, ABOVE, BELOW = "sum % 1 == 0 and ", "sum >= 0 and ", "sum < 72057594037927936 and "
+WHOLE, ABOVE, BELOW = "sum % 1 == 0 and ", "sum >= -1 and ", "sum < 72057594037927936 and "
 USUAL_SUM = f"""\
-  if not ({WHOLE}{ABOVE}{BELOW}per >= 0 and used >= 0 and day_used >= 0) then
-    usual = false
-  end
+  if not ({WHOLE}{ABOVE}{BELOW}used >= 0 and day_used >= 0) then usual = false end
 """
 HELD_SUM = "if not (per == numbers[at - 6] and sum % 1 == 0 and sum >= 0 and sum < 72057594037927936) then"
 PASSED_HELD = "if not (per == numbers[at - 6]) then"
@@ -228,11 +226,11 @@ PLAN_IS_SOUND = " or not is_plan_state(struct.unpack('<ddddddd', own[2])) then r
     ("right", "wrong", "test"),
     [
         (USUAL_SUM, "", "check"),
-        (f"{WHOLE}{ABOVE}{BELOW}per", f"{ABOVE}{BELOW}per", "check"),
-        (f"{WHOLE}{ABOVE}{BELOW}per", f"{WHOLE}{BELOW}per", "check"),
-        (f"{WHOLE}{ABOVE}{BELOW}per", f"{WHOLE}{ABOVE}per", "check"),
-        ("and used >= 0 and day_used >= 0) then", "and day_used >= 0) then", "check"),
-        ("and used >= 0 and day_used >= 0) then", "and used >= 0) then", "check"),
+        (f"{WHOLE}{ABOVE}{BELOW}used >= 0 and day", f"{ABOVE}{BELOW}used >= 0 and day", "check"),
+        (f"{WHOLE}{ABOVE}{BELOW}used >= 0 and day", f"{WHOLE}{BELOW}used >= 0 and day", "check"),
+        (f"{WHOLE}{ABOVE}{BELOW}used >= 0 and day", f"{WHOLE}{ABOVE}used >= 0 and day", "check"),
+        ("used >= 0 and day_used >= 0) then", "day_used >= 0) then", "check"),
+        ("used >= 0 and day_used >= 0) then", "used >= 0) then", "check"),
         (HELD_SUM, PASSED_HELD, "check"),
         (IS_BUCKET, "per > 0 and per <= MOST", "check"),
         (IS_PLAN_STATE, "per >= 0 and per <= MOST", "check"),

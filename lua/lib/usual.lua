@@ -11,15 +11,13 @@
 local stored = own[2]
 if possible and stored and #stored == 56 then
   local per, level, last, calendar, used, granted, day_used = unpack_doubles('<ddddddd', stored)
-  local usual, fits, left = calendar == this_calendar, true, 0
+  local usual, fits, left = calendar == this_calendar, true, quota + granted - used
   if quota < 0 then usual = calendar % 1048576 == today and calendar >= 0 end
-  -- A number that is none, not finite or not whole shows in the sum, and one far out of range does (beyond 2^56).
-  local sum = per + level + last + used + granted + day_used
-  if not (sum % 1 == 0 and sum >= 0 and sum < 72057594037927936 and per >= 0 and used >= 0 and day_used >= 0) then
-    usual = false
-  end
+  -- A number that is none, not finite or not whole shows in the sum, and one far out of range does (beyond 2^56). -1 is
+  -- what is left where there is no quota.
+  local sum = level + last + left + day_used
+  if not (sum % 1 == 0 and sum >= -1 and sum < 72057594037927936 and used >= 0 and day_used >= 0) then usual = false end
   if quota >= 0 then
-    left = quota + granted - used
     used = used + cost
     if not (cost <= left) then fits = false end
   end
@@ -33,8 +31,8 @@ if possible and stored and #stored == 56 then
   elseif per == 0 then
     if now < last then usual = false end
     last = now -- there is no bucket: the time of the last charge
-  elseif buckets == 0 then
-    usual = false -- nothing in the reply would tell the time
+  elseif buckets == 0 or not (per > 0 and per <= 9007199254740991 and per % 1 == 0) then
+    usual = false -- nothing in the reply would tell the time, or it is no state
   end
   if usual and buckets > 0 then
     for at = 7, 7 * buckets, 7 do
