@@ -112,7 +112,8 @@ def test_a_change_ends_also_a_lease_that_is_being_asked_for(backend, clock):
     key = gold_key(backend, clock)
     with replica(backend, clock) as limiter:
         question = grown(limiter, clock, key)
-        flow = limiter._checker.leases.check(question, question.lease, 1)
+        checker = limiter._checker
+        flow = checker.leases.check(question, question.lease, 1, checker._send)
         request = next(flow)
         reply = limiter._store.call(request)
         clock.advance_us(1)
