@@ -99,6 +99,7 @@ class LimiterMachine(Modelled):
             made = self.catalog.create_key(value=value, plans=["silver"])
             key.id, key.plans, key.enabled, key.expires_us, key.deleted = made.id, ("silver",), True, None, False
             key.values[value] = 0
+            self._key_changed(key)  # who was asked for the value while no key had it may remember that for a second
 
     @rule(key=keys, grace_s=st.sampled_from((0, 1, 86_400)))
     def rotate_key(self, key, grace_s):

@@ -305,8 +305,8 @@ BUGS = {
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (
-        "    used = used + cost\n    if cost > left",
-        "    used = used + 1\n    if cost > left",
+        "    used = used + cost\n    if not (cost <= left)",
+        "    used = used + 1\n    if not (cost <= left)",
         test_a_cost_that_passes_both_tells_both,
     ),
     "windows not told apart": (
