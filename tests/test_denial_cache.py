@@ -187,6 +187,41 @@ def test_what_leases_give_back_to_a_shared_limit_admits_at_once(backend, clock):
         assert check() == ("redis", True, None)
 
 
+def test_what_leases_that_went_give_back_admits_at_once(backend, clock):
+    """A plan leases no more; what another replica still holds of its quota comes back, and is there at once."""
+    leased = UsagePlan("gold", None, Quota(400, "DAY"), [STAGE], lease=1.0)
+    with replica(backend, clock) as limiter, replica(backend, clock) as holder:
+        limiter.catalog.put_plan(leased)
+        key = limiter.catalog.create_key(plans=["gold"]).value
+        clock.advance_us(1)
+        assert limiter.check(key, STAGE, METHOD, cost=401).limited_by == "quota:gold"
+        for _ in range(100):
+            decision = holder.check(key, STAGE, METHOD)
+            clock.advance_us(1000)
+        assert decision.source == "lease"
+        limiter.catalog.put_plan(UsagePlan("gold", None, Quota(400, "DAY"), [STAGE]))
+        while limiter.check(key, STAGE, METHOD).allowed:
+            pass
+        assert not limiter.check(key, STAGE, METHOD).allowed
+        holder.close()
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(5)
+        while limiter.check(key, STAGE, METHOD).allowed:
+            pass
+        assert [limiter.check(key, STAGE, METHOD).source for _ in range(2)] == ["denial_cache"] * 2
+
+
+def test_under_a_shadow_a_leased_plan_is_asked(backend, clock):
+    """Nobody takes a lease any more, and some replica may still give one back."""
+    with replica(backend, clock) as limiter:
+        limiter.catalog.put_plan(UsagePlan("next", Throttle(1, 1), None, [ELSEWHERE]))
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/100", 1), None, [STAGE], lease=1.0, shadow="next"))
+        key = limiter.catalog.create_key(plans=["gold"]).value
+        clock.advance_us(1)
+        assert limiter.check(key, STAGE, METHOD).allowed
+        assert [limiter.check(key, STAGE, METHOD).source for _ in range(4)] == ["redis"] * 4
+
+
 def test_beside_leases_own_limits_still_refuse(backend, clock):
     """A key's own bucket is its own: it refuses from memory, unless a shared one that others may raise does too."""
     with both(

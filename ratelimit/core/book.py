@@ -23,6 +23,7 @@ class PlanBook:
     """Immutable: another version of the catalogue is another book. `epoch` is empty where no catalogue exists.
 
     methods_of  of each stage that somebody configured, the methods that have buckets of their own in it
+    leased      the plans that have leases
     """
 
     epoch: str = ""
@@ -33,7 +34,7 @@ class PlanBook:
     stamp: str = ""
     _opened: Mapping[str, Outline] = field(init=False, repr=False, compare=False)
     methods_of: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
-    has_leases: bool = field(init=False, repr=False, compare=False)
+    leased: frozenset[str] = field(init=False, repr=False, compare=False)
     _calls: Bounded[tuple[str | None, str, str], Call] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +45,7 @@ class PlanBook:
                 listed.setdefault(stage, set()).update(methods)
         object.__setattr__(self, "_opened", opened)
         object.__setattr__(self, "methods_of", {stage: frozenset(methods) for stage, methods in listed.items()})
-        object.__setattr__(self, "has_leases", any(outline.leases for outline in opened.values()))
+        object.__setattr__(self, "leased", frozenset(plan for plan, outline in opened.items() if outline.leases))
         object.__setattr__(self, "_calls", Bounded(_MOST_CALLS))
 
     @property

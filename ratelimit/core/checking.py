@@ -36,7 +36,7 @@ class Checker:
     def __init__(self, state: Namespace, max_age: float, denial_cache: bool) -> None:
         self._state = state
         self._max_age_us = int(max_age * MICROSECONDS)
-        self.cache = DenialCache(max_age, clock=state.age_us, is_injected=state.clock is not None, is_on=denial_cache)
+        self.cache = DenialCache(state, max_age, is_on=denial_cache)
         state.on_change = WeakMethod(self._lift)
         self._known = KnownKeys(state)
         self._asked: Bounded[tuple[str | None, str, str], Question] = Bounded(MOST_KEYS)

@@ -11,7 +11,6 @@ Nothing is kept until a first check is denied: processes that deny nobody spend 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Lock
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from ratelimit.core import forks
 from ratelimit.core.book import PlanBook
 from ratelimit.core.bounded import Bounded
 from ratelimit.core.question import Question
+from ratelimit.core.state import Namespace
 from ratelimit.core.wire import ADMITTED, ADMITTED_DAY_OVER, DENIED, Call, Numbers, Reply, status
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
@@ -28,13 +28,39 @@ _MOST_KEYS = 100_000
 _MOST_NOTES = 16
 _JUDGED = frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})
 
-_Note = tuple[Call, int, int, bytes, bool, bytes, float]
-"""A reply: the limits that it is about; the server's time in it; this process' clock at sending; what it says; whether
-that is as it came, all states joined, and not yet two numbers of each limit; the identity that was judged; and the
-largest cost that it left room for, to see quickly that a request is not denied: -1 where that is to be worked out."""
 
-_Seen = tuple[float, float, int, int]
-"""The two numbers of a shared limit; the server's time of the reply, and this process' clock at sending."""
+class Note(NamedTuple):
+    """A reply about a key, as it came.
+
+    call       the limits that it is about
+    server_us  the server's time in it
+    sent_us    this process' clock when the check was sent
+    reply      what it says: all states joined if `is_joined`, else two numbers of each limit
+    identity   the catalogue and the record under which the key was judged
+    room       the largest cost that it left room for, to see quickly that a request is not denied; -1: work it out
+    """
+
+    call: Call
+    server_us: int
+    sent_us: int
+    reply: bytes
+    is_joined: bool
+    identity: bytes
+    room: float
+
+    def numbers(self) -> Numbers:
+        """Return two numbers of each limit."""
+        numbers: Numbers = self.call.unpack(self.call.packed(self.reply) if self.is_joined else self.reply)
+        return numbers
+
+
+class Seen(NamedTuple):
+    """What was said of one limit: its two numbers, the server's time then, and this process' clock at sending."""
+
+    level: float
+    last_us: float
+    server_us: int
+    sent_us: int
 
 
 class KeyPlace:
@@ -43,7 +69,7 @@ class KeyPlace:
     __slots__ = ("notes",)
 
     def __init__(self) -> None:
-        self.notes: tuple[_Note, ...] = ()
+        self.notes: tuple[Note, ...] = ()
 
 
 class SharedPlace:
@@ -52,7 +78,7 @@ class SharedPlace:
     __slots__ = ("seen",)
 
     def __init__(self) -> None:
-        self.seen: dict[str, _Seen] = {}
+        self.seen: dict[str, Seen] = {}
 
 
 Places = tuple[KeyPlace | None, SharedPlace]
@@ -68,8 +94,8 @@ class Denial(NamedTuple):
     first, end_us   the limit that denies first, and the server's time from which on none does
     """
 
-    notes: tuple[_Note, ...]
-    seen: dict[str, _Seen]
+    notes: tuple[Note, ...]
+    seen: dict[str, Seen]
     cost: int
     from_us: int
     until_us: float
@@ -85,10 +111,10 @@ class DenialCache:
     keeps  whether anything is kept: from a first denial on, until there was none for twice `max_age`
     """
 
-    def __init__(self, max_age: float, *, clock: Callable[[], int], is_injected: bool, is_on: bool) -> None:
+    def __init__(self, state: Namespace, max_age: float, *, is_on: bool) -> None:
+        self._state = state
         self._max_age_us = int(max_age * MICROSECONDS)
-        self._clock = clock
-        self._is_injected = is_injected
+        self._is_injected = state.clock is not None
         self._is_on = is_on
         self.start_anew()
         forks.starts_anew(self)
@@ -169,7 +195,7 @@ class DenialCache:
             return
         if not isinstance(reply, bytes):
             question.call.numbers(reply)  # what cannot be read is no reply
-        now_us = self._clock()
+        now_us = self._state.age_us()
         with self._lock:
             if code == DENIED:
                 self._was_denied(now_us)
@@ -188,8 +214,8 @@ class DenialCache:
             server_us = call.time_us(reply)
             if own is not None and not is_own_lost:
                 is_joined = isinstance(reply, bytes)
-                kept, room = (reply, call.room(reply)) if isinstance(reply, bytes) else (reply[2], -1)
-                self._note_own(own, (call, server_us, sent_us, kept, is_joined, question.identity, room), now_us)
+                said, room = (reply, call.room(reply)) if isinstance(reply, bytes) else (reply[2], -1)
+                self._note_own(own, Note(call, server_us, sent_us, said, is_joined, question.identity, room), now_us)
             if shared is not None and not is_shared_lost and call.shares:
                 self._note_shared(shared, call, call.numbers(reply), server_us, sent_us, now_us)
 
@@ -206,26 +232,26 @@ class DenialCache:
     def _is_old(self, sent_us: int, now_us: int) -> bool:
         return not 0 <= now_us - sent_us < self._max_age_us
 
-    def _note_own(self, place: KeyPlace, note: _Note, now_us: int) -> None:
-        call, server_us, *_ = note
+    def _note_own(self, place: KeyPlace, note: Note, now_us: int) -> None:
         notes = place.notes
-        if not notes or (len(notes) == 1 and notes[0][0] is call and notes[0][1] < server_us):
+        if not notes or (len(notes) == 1 and notes[0].call is note.call and notes[0].server_us < note.server_us):
             place.notes = (note,)
             return
-        kept = list[_Note]()
+        kept: list[Note] = []
         for before in notes:
-            if self._is_old(before[2], now_us):
+            if self._is_old(before.sent_us, now_us):
                 continue
-            if before[0] is call:
-                if before[1] > server_us or (before[1] == server_us and _numbers(before) <= _numbers(note)):
+            if before.call is note.call:
+                is_same = before.server_us == note.server_us
+                if before.server_us > note.server_us or (is_same and before.numbers() <= note.numbers()):
                     return  # of the same limits something later is known, or something lower
                 continue
             kept.append(before)
         if len(kept) >= _MOST_NOTES:
             # The oldest go, all of one time: what is left must be the latest of each limit that it tells.
-            oldest_us = min(each[1] for each in kept)
-            kept = [each for each in kept if each[1] > oldest_us]
-            if server_us <= oldest_us:
+            oldest_us = min(each.server_us for each in kept)
+            kept = [each for each in kept if each.server_us > oldest_us]
+            if note.server_us <= oldest_us:
                 place.notes = tuple(kept)
                 return
         place.notes = (note, *kept)
@@ -238,19 +264,23 @@ class DenialCache:
             if not limit.shared:
                 continue
             before, level = seen.get(where), numbers[2 * at]
-            if before is None or self._is_old(before[3], now_us) or (server_us, before[0]) > (before[2], level):
-                seen[where] = level, numbers[2 * at + 1], server_us, sent_us
+            if before is None or self._is_old(before.sent_us, now_us) or _is_better(server_us, level, before):
+                seen[where] = Seen(level, numbers[2 * at + 1], server_us, sent_us)
         place.seen = seen
 
     def answer(self, question: Question, cost: int, now_us: int) -> tuple[Decision, int] | None:
         """Return the refusal of a request and the server's time at which it is made; None if it has to be asked."""
-        if question.lease is not None or self._book is not question.book:
+        if question.is_leased or now_us - self._state.leases_ended_us < self._max_age_us:
             return None  # what leases give back may admit the key at any time
-        if now_us >= self._until_us or (self._is_injected and now_us < self._seen_us):
+        if (
+            self._book is not question.book
+            or now_us >= self._until_us
+            or (self._is_injected and now_us < self._seen_us)
+        ):
             return None  # `take` sees to that
         own = self._own.get(question.key_id)
         notes, seen = () if own is None else own.notes, self._shared.seen
-        if len(notes) == 1 and notes[0][0] is question.call and _has_room(notes[0], seen, cost):
+        if len(notes) == 1 and notes[0].call is question.call and _has_room(notes[0], seen, cost):
             return None
         denial = question.denial
         if (
@@ -269,7 +299,7 @@ class DenialCache:
         return decision, server_us
 
     def _worked_out(
-        self, question: Question, notes: tuple[_Note, ...], seen: dict[str, _Seen], cost: int, now_us: int
+        self, question: Question, notes: tuple[Note, ...], seen: dict[str, Seen], cost: int, now_us: int
     ) -> Denial | None:
         known = self._known(question, notes, seen, now_us)
         if known is None:
@@ -278,7 +308,7 @@ class DenialCache:
         server_us = now_us + ahead_us
         denial = call.denial(numbers, server_us, cost)
         if denial is None or (
-            call.shares and question.book.has_leases and not _denies_alone(call, numbers, server_us, cost)
+            call.shares and question.book.leased and not _denies_alone(call, numbers, server_us, cost)
         ):
             return None
         first, its_end_us, end_us = denial
@@ -293,62 +323,62 @@ class DenialCache:
         return Denial(notes, seen, cost, now_us, until_us, ahead_us, numbers, first, end_us)
 
     def _known(
-        self, question: Question, notes: tuple[_Note, ...], shared: dict[str, _Seen], now_us: int
+        self, question: Question, notes: tuple[Note, ...], shared: dict[str, Seen], now_us: int
     ) -> tuple[Numbers, int, int] | None:
         """Return what all limits said, how far the server's clock is ahead, and until when one may go by it.
 
         None if anything is missing. Each reply has a time of its own: the quota's is what all are put to.
         """
         call = question.call
-        notes = tuple([note for note in notes if not self._is_old(note[2], now_us)])
-        if question.key_id and question.identity not in [note[5] for note in notes]:
+        notes = tuple([note for note in notes if not self._is_old(note.sent_us, now_us)])
+        judged = [note.sent_us for note in notes if note.identity == question.identity]
+        if question.key_id and not judged:
             return None  # the script did not judge this key as it is now
-        found: list[_Seen] = []
+        found: list[Seen] = []
         for at, limit, where in call.places:
             seen = shared.get(where) if limit.shared else _latest(call, at, where, notes)
-            if seen is None or self._is_old(seen[3], now_us):
+            if seen is None or self._is_old(seen.sent_us, now_us):
                 return None
             found.append(seen)
         if not found:
             return None
-        aheads_us = [0 if self._is_injected else server_us - sent_us for _, _, server_us, sent_us in found]
+        aheads_us = [0 if self._is_injected else seen.server_us - seen.sent_us for seen in found]
         ahead_us = aheads_us[-1]  # a quota is the last of the limits
         numbers: list[float] = []
-        for (level, last_us, *_), its_ahead_us in zip(found, aheads_us, strict=True):
-            numbers += (level, last_us + ahead_us - its_ahead_us)
-        sent_us = min(sent_us for *_, sent_us in found)
-        if question.key_id:
-            sent_us = min(sent_us, max(note[2] for note in notes if note[5] == question.identity))
-        return tuple(numbers), ahead_us, sent_us + self._max_age_us
+        for seen, its_ahead_us in zip(found, aheads_us, strict=True):
+            numbers += (seen.level, seen.last_us + ahead_us - its_ahead_us)
+        oldest_us = min([seen.sent_us for seen in found])
+        if judged:
+            oldest_us = min(oldest_us, max(judged))
+        return tuple(numbers), ahead_us, oldest_us + self._max_age_us
 
 
-def _numbers(note: _Note) -> Numbers:
-    call, _, _, kept, is_joined, *_ = note
-    numbers: Numbers = call.unpack(call.packed(kept) if is_joined else kept)
-    return numbers
+def _is_better(server_us: int, level: float, before: Seen) -> bool:
+    """Tell whether a state is to be gone by rather than another: the later one, at equal times the lower."""
+    return (server_us, before.level) > (before.server_us, level)
 
 
-def _has_room(note: _Note, seen: dict[str, _Seen], cost: int) -> bool:
+def _has_room(note: Note, seen: dict[str, Seen], cost: int) -> bool:
     """Tell whether what a key's own reply and others say of shared limits leaves room for a cost."""
-    if cost > note[6]:
+    if cost > note.room:
         return False
-    for where, per in note[0].shared_pers:
+    for where, per in note.call.shared_pers:
         shared = seen.get(where)
-        if shared is None or shared[0] < cost * per:
+        if shared is None or shared.level < cost * per:
             return False
     return True
 
 
-def _latest(call: Call, at: int, where: str, notes: tuple[_Note, ...]) -> _Seen | None:
+def _latest(call: Call, at: int, where: str, notes: tuple[Note, ...]) -> Seen | None:
     """Return the latest that notes say of a key's own limit, at equal times the lowest."""
-    best: _Seen | None = None
+    best: Seen | None = None
     for note in notes:
-        index = at if note[0] is call else note[0].own_at.get(where)
-        if index is None or (best is not None and note[1] < best[2]):
+        index = at if note.call is call else note.call.own_at.get(where)
+        if index is None:
             continue
-        level, last_us = _numbers(note)[2 * index : 2 * index + 2]
-        if best is None or (note[1], best[0]) > (best[2], level):
-            best = level, last_us, note[1], note[2]
+        level, last_us = note.numbers()[2 * index : 2 * index + 2]
+        if best is None or _is_better(note.server_us, level, best):
+            best = Seen(level, last_us, note.server_us, note.sent_us)
     return best
 
 

@@ -31,6 +31,7 @@ class Question:
         "denial",
         "found",
         "identity",
+        "is_leased",
         "key_id",
         "keys",
         "lease",
@@ -48,6 +49,8 @@ class Question:
         self.plan = plan
         self.plan_id = plan.id if plan else ""
         self.lease: Lease | None = None
+        # Whether units of its limits may be given back; under a shadow nobody takes a lease, but some may have one.
+        self.is_leased = bool(plan and plan.lease)
         self.call = call
         self.keys = keys
         self.identity = f"{book.identity}{found.record.stamp if found else _NO_STAMP}".encode()

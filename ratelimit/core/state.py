@@ -37,6 +37,8 @@ class Namespace:
         # The time by which this process tells how old things are: the injected clock, else a monotonic one.
         self.age_us: Clock = self.wall_us if clock else _monotonic_us
         self.book = PlanBook()
+        # When a plan last ceased to lease: for a while yet others may give units back, and nobody says so.
+        self.leases_ended_us = -validate.EXACT
         self.ceilings = Ceilings()
         self.before_refresh: Callable[[], None] = lambda: None
         # A weak reference to what takes the id of a key that changed, or None if anything may have.
@@ -150,6 +152,8 @@ class Namespace:
                 return book
             raise schema.gone(self.names)
         if book.edition != self.book.edition:
+            if self.book.leased - book.leased:
+                self.leases_ended_us = self.age_us()
             self.book = book
         self._loads += 1
         # A change that was pushed while the reply was on its way may not be in it.
