@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint bench bench-full clean
+.PHONY: help demo test test-long fuzz lint bench bench-full clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 	$(BIN)/ratelimit demo
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
+
+test-long: .venv/ready  ## pass the tests that take longer: exhaustive, random, beside the version before
+	$(BIN)/python -m pytest -m long
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py

@@ -59,7 +59,8 @@ def gateway(limiter, backend, clock):
 def local(clock):
     """The same in one place alone: for what is refused before Redis is asked."""
     client = fakeredis.FakeRedis()
-    return Gateway(Limiter(client, clock=clock), client, clock, stages=STAGES)
+    with Limiter(client, clock=clock) as limiter:
+        yield Gateway(limiter, client, clock, stages=STAGES)
 
 
 @contextmanager

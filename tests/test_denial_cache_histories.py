@@ -18,6 +18,8 @@ from promises import METHOD, OTHER, STAGE
 from ratelimit import ConfigError, Limiter, Method, PlanStage, Quota, Reason, Stage, StoreTimeout, Throttle, UsagePlan
 from ratelimit.decision import Decision
 
+pytestmark = pytest.mark.long
+
 ADMIN, OPEN = "admin/prod", "GET /health"
 REQUESTS = ((STAGE, METHOD), (STAGE, OTHER), (STAGE, "GET /unlisted"), (ADMIN, METHOD))
 MAX_AGE_S, MAX_AGE_US = 2.0, 2_000_000

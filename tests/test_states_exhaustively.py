@@ -18,6 +18,8 @@ from ratelimit.core.scripts import load
 from ratelimit.core.windows import DAY_US
 from ratelimit.core.wire import DENIED, PEEK, WOULD_ADMIT, Bucket, Call, QuotaCount
 
+pytestmark = pytest.mark.long
+
 KEY, FIELD, ACCOUNT = "ratelimit:{k1}", "b:gold:petstore/prod:GET /pets", "ratelimit:account"
 TOLERANCE_US = 2_000_000
 BUCKETS = {

@@ -13,6 +13,8 @@ from vector_bytes import ACCOUNT, DAILY, KEY, METHOD, NOW, PLAN, TEN, TODAY, buc
 
 from ratelimit.core.scripts import load
 
+pytestmark = pytest.mark.long
+
 NAN, INF = float("nan"), float("inf")
 UNSOUND = (NAN, INF, -INF, 0.5, -0.5, 1e300, -1e300, 2.0**56, -(2.0**56))
 NEVER_BELOW_ZERO = {"per", "calendar", "used", "day_used"}
