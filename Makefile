@@ -24,7 +24,7 @@ test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest -m "not long"
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
 
-test-long: .venv/ready  ## pass the tests that take longer: exhaustive, random, beside the version before
+test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
 	$(BIN)/python -m pytest -m long
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)

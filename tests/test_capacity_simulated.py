@@ -16,6 +16,8 @@ from ratelimit.core.reference import Reference
 from ratelimit.core.windows import DAY_US
 from ratelimit.core.wire import Bucket
 
+pytestmark = pytest.mark.long
+
 HOURLY = ("0", "1/3600", "1/1800", "1/1200")
 PER_SECOND = ("0", "1", "2", "5")
 MIDNIGHT = round(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * 1_000_000

@@ -95,6 +95,7 @@ def test_checks_at_once_are_as_one_after_the_other(client, world):
     assert (at_once(together.ask, asked), together.held()) == expected
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(world=worlds(PLAIN_NOW, 0))
 def test_by_the_servers_clock_expiries_are_the_same_too(world):

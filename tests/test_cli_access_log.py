@@ -7,6 +7,8 @@ import pytest
 from ratelimit.cli.access_log import Request, parsed, read
 from ratelimit.errors import ConfigError
 
+pytestmark = pytest.mark.long
+
 # 2015-05-17 10:05:03 UTC
 SECOND = 1431857103
 TIME = "[17/May/2015:10:05:03 +0000]"

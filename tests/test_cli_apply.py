@@ -11,6 +11,8 @@ from test_cli import run
 
 from ratelimit import Limiter, Throttle
 
+pytestmark = pytest.mark.long
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plans.toml"
 
 FIRST = """

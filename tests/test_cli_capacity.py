@@ -11,6 +11,8 @@ from test_cli import run
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.aws import read_export
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def catalog(server):

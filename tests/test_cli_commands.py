@@ -14,6 +14,8 @@ from test_cli import run
 
 from ratelimit.cli.app import app
 
+pytestmark = pytest.mark.long
+
 
 def walked(group, *path):
     """(path, command) of every command, groups included."""

@@ -15,6 +15,8 @@ from ratelimit import Limiter, NotFound, PlanStage, Quota, Stage, Throttle, Usag
 from ratelimit.cli import inputs
 from ratelimit.core.digest import GENERATED_VALUE
 
+pytestmark = pytest.mark.long
+
 STAGE = "petstore/prod"
 OWN = "tenantOwnKey000000000001"
 

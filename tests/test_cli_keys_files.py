@@ -10,6 +10,8 @@ from test_cli import run
 
 from ratelimit import Limiter, UsagePlan
 
+pytestmark = pytest.mark.long
+
 A, B, C = (f"tenant{name}Key00000000001" for name in ("Alpha", "Beta", "Gamma"))
 FILE = f"Key,Name,Enabled,UsagePlanIds\n{A},Acme,true,gold\n{B},Beta Inc,false,\n"
 WITH_WARNINGS = f"{FILE}short,Bad\n{C},Gamma,,nosuchplan\n"

@@ -9,6 +9,8 @@ from test_cli import run
 from ratelimit import Limiter, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.cli import inputs
 
+pytestmark = pytest.mark.long
+
 STAGE = "petstore/prod"
 GOLD = UsagePlan(
     "gold",

@@ -7,6 +7,8 @@ import pytest
 from test_cli import run
 from test_replay import SMALL, SMALL_LOG, Model, line
 
+pytestmark = pytest.mark.long
+
 BEFORE = """
 [plans.basic]
 throttle = { rate = "1/2", burst = 2 }

@@ -17,6 +17,8 @@ from test_cli import run
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
+pytestmark = pytest.mark.long
+
 DAY_US = 86_400_000_000
 STAGE = "petstore/prod"
 # Per key: requests on the day before yesterday, yesterday and today. The quota is 5 a day.

@@ -17,6 +17,8 @@ from test_cli import run
 from ratelimit import Limiter, Quota, StoreError, UsagePlan
 from ratelimit.admin.alerts import Alert, alert_from
 
+pytestmark = pytest.mark.long
+
 STAGE, STREAM = "petstore/prod", "ratelimit:alerts"
 ENTRY = {
     "key": "k1",

@@ -26,6 +26,8 @@ from ratelimit.core.reference import LimitVerdict, Verdict
 from ratelimit.model import ApiKey
 from ratelimit.store.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-m", "ratelimit", "demo"]
 OUTCOMES = ["admitted", "throttled by plan", "throttled by stage", "over quota"]
 NOW = 1_772_625_600_000_000

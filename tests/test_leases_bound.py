@@ -2,12 +2,15 @@
 
 import gc
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from leased import gold_key, used
 from promises import METHOD, OTHER, STAGE
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
+
+pytestmark = pytest.mark.long
 
 QUOTA, TERM_US = 4_000, 10_000
 REPLICAS = 3

@@ -21,6 +21,8 @@ from ratelimit import Limiter
 from ratelimit.cli import replay as replay_command
 from ratelimit.store.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.long
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plans.toml"
 REAL_LOG = os.environ.get("RATELIMIT_ACCESS_LOG", "")
 with_real_log = pytest.mark.skipif(
