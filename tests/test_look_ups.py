@@ -190,6 +190,7 @@ async def test_a_key_whose_record_changed_is_read_in_a_flood(server, keys, monke
     """It was met before: what it reads does not wait behind values that nobody has met, nor is refused with them."""
     monkeypatch.setattr(gather, "_MOST_LOOKED_UP", 1)
     monkeypatch.setattr(gather, "_BESIDE_CHECKS", 1)
+    monkeypatch.setattr(gather, "_BESIDE_FEW_CHECKS", 1)
     with server.client() as client, Limiter(client) as administrator:
         made = [administrator.catalog.create_key(plans=["gold"]) for _ in range(10)]
         async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:

@@ -35,8 +35,9 @@ _MANY = 16
 _MOST_WAITING = 10_000
 _MOST_LOOKED_UP = 256
 """In one command, so that it does not hold the server up for longer than a batch of checks does."""
-_BESIDE_CHECKS = 16
-"""While there are checks as well: to answer a look-up takes this process longer than to answer a check."""
+_BESIDE_FEW_CHECKS, _BESIDE_CHECKS = 32, 16
+"""While there are checks as well, and while more of these wait than leave at a time: to answer a look-up takes this
+process longer than to answer a check."""
 
 
 class Gatherer:
@@ -146,7 +147,9 @@ class Gatherer:
         """
         scripts, most = self._scripts, _MOST_IN_BATCH
         if lane is self._lookups:
-            most = _BESIDE_CHECKS if scripts.waiting or scripts.in_flight else _MOST_LOOKED_UP
+            most = _MOST_LOOKED_UP
+            if scripts.waiting or scripts.in_flight:
+                most = _BESIDE_CHECKS if len(scripts.waiting) >= _MOST_IN_BATCH else _BESIDE_FEW_CHECKS
         elif lane is scripts:
             waiting = len(lane.waiting)
             if waiting >= 2 * _MANY and not lane.in_flight and self._may_overlap():
