@@ -215,6 +215,8 @@ class LimiterMachine(Modelled):
         if self.alone == "asyncio":
             return
         stage = opened_by(key, opened)
+        # While one thread loads a changed catalogue, others go by the one that is there: it is loaded before.
+        self.replicas[1].peek(key.newest, stage, method)
         asked = [self.threads.submit(self.replicas[1].check, key.newest, stage, method, cost) for _ in range(4)]
         for decision in sorted((each.result() for each in asked), key=by_what_is_left):
             self._judge(decision, key, key.newest, stage, method, cost, is_overtaken=True)
