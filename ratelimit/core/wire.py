@@ -361,11 +361,8 @@ class Call:
             raise StoreError("Redis answered to a check with limits that cannot be read")
         return numbers
 
-    def packed(self, reply: Reply) -> bytes:
-        """Return what a reply that judged says of each limit, in bytes: 16 for each."""
-        if not isinstance(reply, bytes):
-            packed: bytes = reply[2]
-            return packed
+    def packed(self, reply: bytes) -> bytes:
+        """Return what all joined states say of each limit, as the other replies do: 16 bytes for each."""
         parts: list[bytes] = []
         at = _STATE.size
         for limit in self.limits:
