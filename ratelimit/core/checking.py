@@ -237,22 +237,17 @@ class Checker:
         if wire.status(reply) != wire.DENIED:
             return None
         decision = asked.call.decision(reply, cost)
-        self._count(decision, asked, day_of(asked.call.time_us(reply)))
+        self.denials.add(day_of(asked.call.time_us(reply)), asked.plan_id, asked.key_id, decision.reason)
         return decision
 
     def _answer(self, asked: Question, reply: wire.Reply, cost: int, *, peek: bool) -> Flow[Decision]:
         """Return the decision of a reply, and do what it leaves to do besides."""
-        decision = asked.call.decision(reply, cost)
-        today = day_of(asked.call.time_us(reply))
-        if not decision.allowed:
-            if not peek:
-                self._count(decision, asked, today)
-        elif wire.status(reply) == wire.ADMITTED_DAY_OVER:
-            yield from self._archive(asked.key_id, today)
-        return decision
-
-    def _count(self, decision: Decision, asked: Question, today: int) -> None:
-        self.denials.add(today, asked.plan_id, asked.key_id, decision.reason)
+        denied = None if peek else self.denied(asked, reply, cost)
+        if denied is not None:
+            return denied
+        if wire.status(reply) == wire.ADMITTED_DAY_OVER:
+            yield from self._archive(asked.key_id, day_of(asked.call.time_us(reply)))
+        return asked.call.decision(reply, cost)
 
     def _archive(self, key_id: str, today: int) -> Flow[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""
