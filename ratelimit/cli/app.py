@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import os
+import sys
 from typing import Any
 
 import click
@@ -36,6 +39,16 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Of systems that take no more output. (EPIPE is for click: whoever reads has enough.)"""
 
 
+def _flush() -> None:
+    """Write what is left now: else a full disk is noticed only when the interpreter ends. It is tried once."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 class _Group(click.Group):
     """Turns the package's errors into messages and exit codes: nobody sees a traceback for bad input."""
 
@@ -49,7 +62,14 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except StoreFailure:
+                with contextlib.suppress(OSError):  # it says what was lost
+                    _flush()
+                raise
+            finally:
+                _flush()
         except ConfigError as error:
             look = _LISTS.get(error.field) if isinstance(error, NotFound) else None
             told = without_values(str(error))
