@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz lint bench bench-full clean
+.PHONY: help demo test test-long fuzz vectors lint bench bench-full clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,10 @@ test-long: .venv/ready  ## pass the further tests: exhaustive, random at length,
 	$(BIN)/python -m pytest -m long
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
-	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
+	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py
+
+vectors: .venv/ready  ## make lua/vectors.json anew, after a change of the scripts
+	PYTHONPATH=tests $(BIN)/python tests/vectors/generate.py > lua/vectors.json.new && mv lua/vectors.json.new lua/vectors.json
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check .

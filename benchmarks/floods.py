@@ -7,7 +7,7 @@ from itertools import islice
 import ours
 from rounds import percentiles
 
-from ratelimit.core.digest import _checksum
+from ratelimit.registry.key_values import _checksum
 
 TASKS = 300
 NEW_EACH_S = 0.02

@@ -19,10 +19,9 @@ from rich.table import Table
 from rounds import Spread, spread
 from workers import workers
 
-from ratelimit import Limiter
-from ratelimit.core import scripts
-from ratelimit.core.batch import ManyChecks
-from ratelimit.store.line import Line, packed
+from ratelimit import Limiter, scripts
+from ratelimit.engine.batch import ManyChecks
+from ratelimit.store.blocking.connection import DirectConnection, packed
 
 PROCESSES = (1, 2, 4, 8)
 IN_FLIGHT = 50
@@ -41,7 +40,7 @@ def settings(full):
 
 def _question(limiter, caller):
     limiter.peek(caller, ours.STAGE, ours.METHOD)  # charges nobody
-    return ours.question(limiter, caller)
+    return ours.prepared(limiter, caller)
 
 
 def _packets(limiter, callers, together):
@@ -57,7 +56,7 @@ def _packets(limiter, callers, together):
 def _line(url):
     with redis.Redis.from_url(url, socket_timeout=ours.PATIENT) as client:
         connection = client.connection_pool.get_connection()
-        yield Line(connection)
+        yield DirectConnection(connection)
         client.connection_pool.release(connection)
 
 

@@ -48,7 +48,7 @@ def _round(point, url):
     """Return (CPU, wall) of each kind of check, by a limiter that is as good as a process that has just started."""
     *values, spare = point.values()
     with Limiter.from_url(url, namespace=point.namespace, deadline=PATIENT, max_age=ALL_DAY) as limiter:
-        gc.collect()  # a book of 10,000 plans that somebody else dropped is not this one's cost
+        gc.collect()  # a snapshot of 10,000 plans that somebody else dropped is not this one's cost
         first = _checks(limiter, [spare])
         _checks(limiter, [spare] * 20)
         return {"first": first, "cold": _checks(limiter, values), "warm": _checks(limiter, values * AGAIN)}

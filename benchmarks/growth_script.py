@@ -8,8 +8,8 @@ import redis
 from contenders import AMPLE
 
 from ratelimit import Quota, Throttle
-from ratelimit.core.scripts import load
-from ratelimit.core.wire import Bucket, Call, QuotaCount
+from ratelimit.engine.limits import Bucket, CompiledLimits, QuotaCount
+from ratelimit.scripts import load
 
 MOST = 8
 KEY, FIELD, IDENTITY = "check:{1}", "p:gold", "epoch--10000000001stamp--1"
@@ -26,9 +26,9 @@ def limits(count):
 
 def command(count, now_us):
     """Return the EVALSHA of a check that so many limits judge."""
-    call, script = Call(limits(count), FIELD), load("check")
+    call, script = CompiledLimits(limits(count), FIELD), load("check")
     request = call.request(
-        now_us=0, cost=1, valid_until_us=0, flags=0, identity=IDENTITY.encode(), guess=lambda: now_us
+        now_us=0, cost=1, valid_until_us=0, flags=0, version_token=IDENTITY.encode(), estimate_us=lambda: now_us
     )
     keys = (KEY, *call.shared_keys)
     return call, ("EVALSHA", script.sha, len(keys), *keys, request, *call.fields)
@@ -49,6 +49,6 @@ def measure():
                 replies = [client.execute_command(*asked) for _ in range(calls)]
                 spent = meter.look()
             assert all(isinstance(reply, bytes) for reply in replies), "a usual check is answered with its states"
-            assert len(call.charged(replies[-1])) == count
+            assert len(call.statuses_after_charge(replies[-1])) == count
             found.append((count, spent / CALLS))
     return found

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _servers():
     """The tests' own module, by its path: the other modules of the tests need not be importable."""
-    spec = importlib.util.spec_from_file_location("servers", ROOT / "tests" / "servers.py")
+    spec = importlib.util.spec_from_file_location("servers", ROOT / "tests" / "helpers" / "servers.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -19,7 +19,7 @@ from report import Figure, save
 from rich.table import Table
 
 from ratelimit import Catalog, Quota, Throttle, UsagePlan
-from ratelimit.store import connect
+from ratelimit.store import clients
 
 FEW_KEYS, KEYS = 10_000, 100_000
 MOST_KEYS = 1_000_000
@@ -45,7 +45,7 @@ def write_file(path, keys):
 
 
 def _catalog(url, namespace):
-    return Catalog(connect.client_from_url(url, PATIENCE), namespace=namespace)
+    return Catalog(clients.client_from_url(url, PATIENCE), namespace=namespace)
 
 
 def _resident(field):

@@ -7,11 +7,11 @@ nobody else writes, and nothing has to be guarded.
 import time
 from itertools import count
 
-from ratelimit.core import document
-from ratelimit.core.digest import Digester
-from ratelimit.core.flow import text
-from ratelimit.core.names import Names
-from ratelimit.core.records import KeyRecord
+from ratelimit.effects import text
+from ratelimit.registry import plan_documents
+from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.key_values import Digester
+from ratelimit.registry.redis_keys import RedisKeys
 
 AT_ONCE = 1000
 
@@ -23,18 +23,18 @@ def value(number, batch=""):
 
 def load_plans(client, namespace, plans):
     """Write plans into a catalogue that is there already, as one change: each `put_plan` would read all of them."""
-    names = Names(namespace)
+    names = RedisKeys(namespace)
     with client.pipeline(transaction=True) as pipe:
-        pipe.hset(names.catalog, mapping={f"plan:{plan.id}": document.plan_json(plan) for plan in plans})
+        pipe.hset(names.catalog, mapping={f"plan:{plan.id}": plan_documents.plan_json(plan) for plan in plans})
         pipe.hincrby(names.catalog, "version", 1)
         pipe.execute()
 
 
 def load_keys(client, namespace, keys, plan_of, batch="", progress=None):
     """Write `keys` keys with the values `value(0, batch)` and so on; `plan_of` tells the plan of each number."""
-    names, digest = Names(namespace), Digester(None)
+    names, digest = RedisKeys(namespace), Digester(None)
     epoch, version = map(text, client.hmget(names.catalog, "epoch", "version"))
-    book = f"{epoch:8}{int(version):010}"
+    snapshot = f"{epoch:8}{int(version):010}"
     created_us, first = time.time_ns() // 1000, client.zcard(names.keys)
     for start in range(0, keys, AT_ONCE):
         numbers = range(start, min(keys, start + AT_ONCE))
@@ -48,7 +48,7 @@ def load_keys(client, namespace, keys, plan_of, batch="", progress=None):
                 strings[names.digest(its_digest)] = f"{key_id}:{stamp}"
                 members[key_id] = created_us
                 joined.setdefault(plan, []).append(key_id)
-                pipe.hset(names.key_hash(key_id), "r", book + stamp)
+                pipe.hset(names.key_hash(key_id), "r", snapshot + stamp)
             pipe.mset(strings)
             pipe.zadd(names.keys, members)
             for plan, ids in joined.items():

@@ -9,7 +9,7 @@ from progress import steps
 from report import Figure
 from rich.table import Table
 
-from ratelimit.core.digest import Digester
+from ratelimit.registry.key_values import Digester
 
 CALLERS = 10_000
 

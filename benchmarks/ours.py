@@ -79,9 +79,9 @@ async def aconnect(url, _load, namespace="check", **options):
         yield call
 
 
-def question(limiter, key):
+def prepared(limiter, key):
     """What a check of the key asks, as the limiter has kept it: it must have checked or peeked before."""
-    return limiter._checker.asked(key, STAGE, METHOD).put(limiter._state, 1)
+    return limiter._checker.prepared(key, STAGE, METHOD).to_script_call(limiter._namespace, 1)
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ async def aplain(url, _load):
         async def call(key):
             if key not in commands:
                 await limiter.check(key, STAGE, METHOD)  # the first one of a key is answered in another way
-                commands[key] = question(limiter, key).by_hash()
+                commands[key] = prepared(limiter, key).by_hash()
             return isinstance(await client.execute_command(*commands[key]), bytes)
 
         yield call

@@ -13,7 +13,7 @@ import unknown_keys
 from contenders import AMPLE
 
 from ratelimit import AsyncLimiter
-from ratelimit.core.digest import GENERATED_VALUE, could_be_value
+from ratelimit.registry.key_values import GENERATED_VALUE, could_be_value
 
 
 def test_unknown_values_are_well_formed_and_distinct():

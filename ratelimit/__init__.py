@@ -1,21 +1,19 @@
 """Exact rate limits for API gateways, decided inside Redis: usage plans, API keys, token buckets, calendar quotas."""
 
 from ratelimit.admin.applied import ApplyReport, PlanChange
-from ratelimit.admin.capacity import Capacity
-from ratelimit.admin.importing import ImportReport
+from ratelimit.admin.capacity.report import Capacity
+from ratelimit.admin.csv.transfer import ImportReport
+from ratelimit.admin.key_access import OpenMethod, OpenStage
 from ratelimit.admin.listing import Page
-from ratelimit.admin.opens import OpenMethod, OpenStage
 from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
-from ratelimit.core.ceilings import Ceilings
-from ratelimit.decision import Decision, LimitStatus, Reason
+from ratelimit.decision import Decision, LimitStatus, RateLimited, Reason
 from ratelimit.errors import (
     ConfigError,
     Conflict,
     NotFound,
-    RateLimited,
     RateLimitError,
     StoreError,
     StoreTimeout,
@@ -23,6 +21,7 @@ from ratelimit.errors import (
 )
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit.registry.ceilings import Ceilings
 
 __all__ = [
     "ApiKey",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from ratelimit.core import headers as _headers
-from ratelimit.errors import RateLimited
+from ratelimit import headers as _headers
+from ratelimit.errors import RateLimitError
 
 
 class Reason(StrEnum):
@@ -182,3 +182,17 @@ class Decision:
         """Raise `RateLimited` unless the request is allowed."""
         if not self.allowed:
             raise RateLimited(self)
+
+
+class RateLimited(RateLimitError):  # noqa: N818 - the contract's name: being limited is no programming error
+    """A request was refused. Raised by `Decision.raise_for_limit` alone."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__(decision)
+
+    def __str__(self) -> str:
+        decision = self.decision
+        what = decision.limited_by or decision.detail or decision.cause or ""
+        wait = "" if decision.retry_after is None else f", retry after {decision.retry_after:g} s"
+        return f"{decision.reason.value}{': ' if what else ''}{what}{wait}"

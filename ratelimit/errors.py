@@ -3,7 +3,7 @@
 ::
 
     RateLimitError
-    ├── RateLimited          by Decision.raise_for_limit() alone
+    ├── RateLimited          by Decision.raise_for_limit() alone (defined in decision.py, which knows its type)
     ├── ConfigError          bad input; also a ValueError
     │   ├── Conflict         it exists already, or would break a rule that ties things together
     │   └── NotFound         no such plan, stage or key
@@ -14,28 +14,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from ratelimit.decision import Decision
+from typing import Self
 
 
 class RateLimitError(Exception):
     """Base of every error of this package."""
-
-
-class RateLimited(RateLimitError):  # noqa: N818 - the contract's name: being limited is no programming error
-    """A request was refused. Raised by `Decision.raise_for_limit` alone."""
-
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
-        super().__init__(decision)
-
-    def __str__(self) -> str:
-        decision = self.decision
-        told = decision.limited_by or decision.detail or decision.cause or ""
-        wait = "" if decision.retry_after is None else f", retry after {decision.retry_after:g} s"
-        return f"{decision.reason.value}{': ' if told else ''}{told}{wait}"
 
 
 class ConfigError(RateLimitError, ValueError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from ratelimit.core import validate
-from ratelimit.core.frozen import FrozenMap as FrozenMap  # noqa: PLC0414 - others have it from here
-from ratelimit.core.frozen import Valued
+from ratelimit import validation
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
@@ -20,9 +18,36 @@ Scope = Literal["key", "key_method"]
 MICROSECONDS = 1_000_000
 
 
+_V = TypeVar("_V")
+
+
+class FrozenMap(Mapping[str, _V], Generic[_V]):
+    """A mapping that is hashable, picklable and never changes."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, _V] | Iterable[tuple[str, _V]] = ()) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> _V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
 def _mapping(value: object, name: str) -> Mapping[object, object]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"must be a mapping of method names, not {validate.shown(value)}", field=name)
+        raise ConfigError(f"must be a mapping of method names, not {validation.shown(value)}", field=name)
     return value
 
 
@@ -39,12 +64,12 @@ class Throttle:
     burst: int
 
     def __init__(self, rate: Rate, burst: int) -> None:
-        object.__setattr__(self, "rate", validate.rate(rate, "rate"))
-        object.__setattr__(self, "burst", validate.whole(burst, "burst"))
+        object.__setattr__(self, "rate", validation.rate(rate, "rate"))
+        object.__setattr__(self, "burst", validation.whole(burst, "burst"))
         tokens, per_us = self.ratio
-        if max(self.burst, 3) * per_us + tokens >= validate.EXACT:
+        if max(self.burst, 3) * per_us + tokens >= validation.EXACT:
             raise ConfigError(
-                f"rate {validate.shown(rate)} with burst {burst} cannot be computed exactly below 2^53: "
+                f"rate {validation.shown(rate)} with burst {burst} cannot be computed exactly below 2^53: "
                 "give the rate fewer digits, or the bucket a smaller burst",
                 field="rate",
             )
@@ -72,10 +97,10 @@ class Quota:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        validate.whole(self.limit, "limit")
-        period = validate.one_of(self.period, _OFFSETS, "period")
+        validation.whole(self.limit, "limit")
+        period = validation.one_of(self.period, _OFFSETS, "period")
         try:
-            validate.whole(self.offset, "offset", below=_OFFSETS[period])
+            validation.whole(self.offset, "offset", below=_OFFSETS[period])
         except ConfigError as error:
             raise ConfigError(f"{error.problem} (days, for the period {period})", field="offset") from None
 
@@ -88,17 +113,19 @@ class PlanStage:
     throttles: Mapping[str, Throttle] = field(default_factory=FrozenMap)
 
     def __post_init__(self) -> None:
-        validate.stage_id(self.stage, "stage")
+        validation.stage_id(self.stage, "stage")
         for method, throttle in _mapping(self.throttles, "throttles").items():
-            validate.method_name(method, "throttles")
+            validation.method_name(method, "throttles")
             if not isinstance(throttle, Throttle):
-                raise ConfigError(f"must be a Throttle, not {validate.shown(throttle)}", field=f'throttles."{method}"')
+                raise ConfigError(
+                    f"must be a Throttle, not {validation.shown(throttle)}", field=f'throttles."{method}"'
+                )
         object.__setattr__(self, "throttles", FrozenMap(self.throttles))
 
 
 def _is_a(value: object, kind: type, name: str) -> None:
     if value is not None and not isinstance(value, kind):
-        raise ConfigError(f"must be a {kind.__name__} or None, not {validate.shown(value)}", field=name)
+        raise ConfigError(f"must be a {kind.__name__} or None, not {validation.shown(value)}", field=name)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -140,15 +167,15 @@ class UsagePlan:
         if throttle is None and any(stage.throttles for stage in opened):
             raise ConfigError("a plan with method throttles needs a throttle of its own: add one", field="throttle")
         for name_, value in (
-            ("id", validate.identifier(id, "id")),
+            ("id", validation.identifier(id, "id")),
             ("throttle", throttle),
             ("quota", quota),
             ("stages", opened),
-            ("name", validate.label(name, "name")),
-            ("throttle_scope", validate.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
-            ("alerts", validate.percentages(alerts, has_quota=quota is not None)),
+            ("name", validation.label(name, "name")),
+            ("throttle_scope", validation.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
+            ("alerts", validation.percentages(alerts, has_quota=quota is not None)),
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
-            ("lease", validate.lease(lease)),
+            ("lease", validation.lease(lease)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -158,17 +185,17 @@ class UsagePlan:
 
 
 def _other_plan(shadow: object, plan_id: str) -> str:
-    if (other := validate.identifier(shadow, "shadow")) == plan_id:
+    if (other := validation.identifier(shadow, "shadow")) == plan_id:
         raise ConfigError("must be another plan: a plan is no shadow of itself", field="shadow")
     return other
 
 
 def _plan_stages(stages: object) -> tuple[PlanStage, ...]:
     if isinstance(stages, str) or not isinstance(stages, Iterable):
-        raise ConfigError(f"must be a list of stages, not {validate.shown(stages)}", field="stages")
+        raise ConfigError(f"must be a list of stages, not {validation.shown(stages)}", field="stages")
     opened: dict[str, PlanStage] = {}
     for item in stages:
-        stage = item if isinstance(item, PlanStage) else PlanStage(validate.stage_id(item, "stages"))
+        stage = item if isinstance(item, PlanStage) else PlanStage(validation.stage_id(item, "stages"))
         if stage.stage in opened:
             raise ConfigError(f"lists {stage.stage!r} twice: merge the two entries", field="stages")
         opened[stage.stage] = stage
@@ -184,7 +211,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _is_a(self.throttle, Throttle, "throttle")
-        validate.flag(self.key_required, "key_required")
+        validation.flag(self.key_required, "key_required")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +227,24 @@ class Stage:
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
 
     def __post_init__(self) -> None:
-        validate.stage_id(self.id, "id")
+        validation.stage_id(self.id, "id")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():
-            validate.method_name(name, "methods")
+            validation.method_name(name, "methods")
             if not isinstance(method, Method):
-                raise ConfigError(f"must be a Method, not {validate.shown(method)}", field=f'methods."{name}"')
+                raise ConfigError(f"must be a Method, not {validation.shown(method)}", field=f'methods."{name}"')
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
+class _Valued:
+    """Keeps a key's value where nothing looks that goes through the fields of a dataclass."""
+
+    __slots__ = ("_value",)
+    _value: str | None
+
+
 @dataclass(frozen=True, slots=True, init=False)
-class ApiKey(Valued):
+class ApiKey(_Valued):
     """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
 
     No copy of a key has the value: none made by `pickle`, `copy`, `dataclasses.replace` or `asdict`, and no repr.

@@ -6,19 +6,17 @@ Every test that claims something about Redis takes `server` and so runs on each 
 import signal
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import fakeredis
 import pytest
 import pytest_asyncio
-import servers
-from gathering import echo
+from helpers import servers
+from helpers.clock import FakeClock
+from helpers.gathering import echo
 
 from ratelimit import Limiter
-from ratelimit.store import pipeline
-from ratelimit.store.gather import Gatherer
-
-NAMES = list(servers.binaries())
+from ratelimit.store.aio.batcher import CheckBatcher
+from ratelimit.store.aio.pipeline import factory
 
 
 def pytest_configure():
@@ -29,26 +27,7 @@ def pytest_configure():
 
 def pytest_report_header():
     system = servers.SYSTEM_REDIS or "none on this machine, so not tested on"
-    return [f"servers: {', '.join(NAMES)} (the system's redis-server: {system})"]
-
-
-class FakeClock:
-    """Microseconds since 1970, moved by hand. Starts on Wednesday 2026-03-04 12:00:00 UTC."""
-
-    def __init__(self):
-        self.set("2026-03-04T12:00:00")
-
-    def __call__(self):
-        return self.now_us
-
-    def set(self, text):
-        self.now_us = round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000_000)
-
-    def advance(self, seconds):
-        self.now_us += round(seconds * 1_000_000)
-
-    def advance_us(self, microseconds):
-        self.now_us += microseconds
+    return [f"servers: {', '.join(servers.NAMES)} (the system's redis-server: {system})"]
 
 
 @dataclass
@@ -64,13 +43,13 @@ class Backend:
 @pytest.fixture(scope="session")
 def running():
     """All real servers, started once."""
-    started = {name: servers.Server(name) for name in NAMES}
+    started = {name: servers.Server(name) for name in servers.NAMES}
     yield started
     for server in started.values():
         server.stop()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=servers.NAMES)
 def server(request, running):
     """Each real server in turn, emptied."""
     chosen = running[request.param]
@@ -80,7 +59,7 @@ def server(request, running):
     return chosen
 
 
-@pytest.fixture(params=[*NAMES, "fakeredis"])
+@pytest.fixture(params=[*servers.NAMES, "fakeredis"])
 def backend(request):
     """Each real server in turn, emptied, and fakeredis."""
     if request.param == "fakeredis":
@@ -112,12 +91,12 @@ def limiter(backend, clock):
 
 
 @pytest_asyncio.fixture(params=["direct", "through redis-py"])
-async def gatherer(request, server, monkeypatch):
+async def batcher(request, server, monkeypatch):
     """One on a pool of a single connection, by either way of reading."""
     if request.param != "direct":
-        monkeypatch.setattr(pipeline, "reader_for", lambda _: None)
+        monkeypatch.setattr(factory, "reader_for", lambda _: None)
     async with server.async_client(max_connections=1) as client:
-        made = Gatherer(client.connection_pool)
+        made = CheckBatcher(client.connection_pool)
         assert await made.call(echo(1)) == 1
         yield made
         await made.close()

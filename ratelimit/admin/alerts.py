@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from ratelimit.core.flow import text
-from ratelimit.core.windows import DAY_US, EPOCH_ORDINAL
+from ratelimit.effects import text
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
+from ratelimit.registry.windows import DAY_US, EPOCH_ORDINAL
 
 _END_US = (date.max.toordinal() - EPOCH_ORDINAL) * DAY_US
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ratelimit.admin.opens import spans
-from ratelimit.core.book import PlanBook
+from ratelimit.admin.key_access import spans
 from ratelimit.model import UsagePlan
+from ratelimit.registry.snapshot import CatalogSnapshot
 
 
 class PlanChange(NamedTuple):
@@ -27,12 +27,12 @@ class ApplyReport:
     warnings: tuple[str, ...] = ()
 
 
-def report(old: PlanBook, new: PlanBook) -> ApplyReport:
-    """Return what differs between two books, and what is odd about the new one."""
+def report(old: CatalogSnapshot, new: CatalogSnapshot) -> ApplyReport:
+    """Return what differs between two snapshots, and what is odd about the new one."""
     return ApplyReport(tuple(_changes(old, new)), tuple(_spanning(new.plans.values())))
 
 
-def _changes(old: PlanBook, new: PlanBook) -> Iterator[PlanChange]:
+def _changes(old: CatalogSnapshot, new: CatalogSnapshot) -> Iterator[PlanChange]:
     before, after = dict(_parts(old)), dict(_parts(new))
     for (kind, name), value in after.items():
         if before.get((kind, name)) != value:
@@ -45,11 +45,11 @@ def _changes(old: PlanBook, new: PlanBook) -> Iterator[PlanChange]:
 _Part = tuple[Literal["plan", "stage", "throttle"], str]
 
 
-def _parts(book: PlanBook) -> Iterator[tuple[_Part, object]]:
-    yield from ((("plan", name), plan) for name, plan in book.plans.items())
-    yield from ((("stage", name), stage) for name, stage in book.stages.items())
-    if book.account is not None:
-        yield ("throttle", "account"), book.account
+def _parts(snapshot: CatalogSnapshot) -> Iterator[tuple[_Part, object]]:
+    yield from ((("plan", name), plan) for name, plan in snapshot.plans.items())
+    yield from ((("stage", name), stage) for name, stage in snapshot.stages.items())
+    if snapshot.account is not None:
+        yield ("throttle", "account"), snapshot.account
 
 
 def _spanning(plans: Iterable[UsagePlan]) -> Iterator[str]:

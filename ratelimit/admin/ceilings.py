@@ -1,7 +1,8 @@
-"""Ceilings of a catalogue: what a change would come to, and the refusal of what goes beyond. Pure: see flow.py.
+"""Ceilings of a catalogue: what a change would come to, and the refusal of what goes beyond.
 
-What the plan book says is counted in the book, and guarded as every change of it is. Keys are counted in Redis, where
-there is a ceiling on them alone: then each commit that makes some moves the revision `made`, and rests on it.
+Plans and stages are counted in the snapshot, whose version guards every change of it. Keys are counted in Redis, and
+only where there is a ceiling on them: then each commit that creates keys increments the revision `made` and depends
+on it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ratelimit.admin.commit import MOST_TRIES, Commit
-from ratelimit.core.book import PlanBook
-from ratelimit.core.ceilings import Ceilings
-from ratelimit.core.flow import Flow, text
-from ratelimit.core.state import Namespace
-from ratelimit.core.validate import shown
+from ratelimit.effects import Operation, text
 from ratelimit.errors import ConfigError
+from ratelimit.registry.ceilings import Ceilings
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.validation import shown
 
 _MADE = "made"
 _TRIES_WITH_CEILING = 8 * MOST_TRIES
@@ -38,8 +39,8 @@ def checked(ceilings: object) -> Ceilings:
     return ceilings
 
 
-def refuse_beyond(ceilings: Ceilings, old: PlanBook, new: PlanBook) -> None:
-    """Raise ConfigError if a new book goes beyond a ceiling, and further than the old one."""
+def refuse_beyond(ceilings: Ceilings, old: CatalogSnapshot, new: CatalogSnapshot) -> None:
+    """Raise ConfigError if a new snapshot goes beyond a ceiling, and further than the old one."""
     if ceilings == Ceilings():
         return
     before = _counted(old)
@@ -65,33 +66,33 @@ class Room(NamedTuple):
     made: str | None = None
 
 
-def room_for_keys(state: Namespace) -> Flow[Room]:
+def room_for_keys(namespace: Namespace) -> Operation[Room]:
     """Ask how many keys may still be made; where there is no ceiling nothing is asked."""
-    ceiling = state.ceilings.keys
+    ceiling = namespace.ceilings.keys
     if ceiling is None:
         return Room()
     # The revision first: a key that is made between the two is noticed by it.
-    made, count = yield [("HGET", state.names.catalog, _MADE), ("ZCARD", state.names.keys)]
+    made, count = yield [("HGET", namespace.names.catalog, _MADE), ("ZCARD", namespace.names.keys)]
     return Room(max(0, ceiling - count), count, text(made))
 
 
-def tries(state: Namespace) -> int:
+def tries(namespace: Namespace) -> int:
     """Return how often to try to make a key."""
-    return MOST_TRIES if state.ceilings.keys is None else _TRIES_WITH_CEILING
+    return MOST_TRIES if namespace.ceilings.keys is None else _TRIES_WITH_CEILING
 
 
-def refuse_keys_beyond(state: Namespace, room: Room) -> None:
+def refuse_keys_beyond(namespace: Namespace, room: Room) -> None:
     """Raise ConfigError if there is no room for one more key."""
-    ceiling = state.ceilings.keys
+    ceiling = namespace.ceilings.keys
     if ceiling is not None and room.keys == 0:
         raise _beyond(Count("keys", "the catalogue", "keys", "keys"), room.there + 1, ceiling)
 
 
-def take_room(commit: Commit, state: Namespace, room: Room) -> None:
+def take_room(commit: Commit, namespace: Namespace, room: Room) -> None:
     """Have the commit make keys only if no other made some meanwhile."""
     if room.keys is not None:
-        commit.expect(state.names.catalog, _MADE, room.made)
-        commit.do("HINCRBY", state.names.catalog, _MADE, 1)
+        commit.expect(namespace.names.catalog, _MADE, room.made)
+        commit.do("HINCRBY", namespace.names.catalog, _MADE, 1)
 
 
 def no_room(ceilings: Ceilings) -> str:
@@ -108,15 +109,15 @@ def _beyond(count: Count, number: int, ceiling: int) -> ConfigError:
     )
 
 
-def _counted(book: PlanBook) -> dict[Count, int]:
-    found = {Count("plans", "the catalogue", "plans", "plans"): len(book.plans)}
-    for plan in book.plans.values():
+def _counted(snapshot: CatalogSnapshot) -> dict[Count, int]:
+    found = {Count("plans", "the catalogue", "plans", "plans"): len(snapshot.plans)}
+    for plan in snapshot.plans.values():
         for opened in plan.stages:
             who = f"stage {opened.stage!r} of plan {plan.id!r}"
             place = f'plans.{plan.id}.stages."{opened.stage}".throttles'
             found[Count("methods_per_stage", who, "method throttles", place)] = len(opened.throttles)
     stages, paths = dict[str, set[str]](), dict[str, set[str]]()
-    for stage, methods in book.methods_of.items():
+    for stage, methods in snapshot.methods_by_stage.items():
         api = stage.partition("/")[0]
         stages.setdefault(api, set()).add(stage)
         paths.setdefault(api, set()).update(_paths(methods))

@@ -11,32 +11,36 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ratelimit.admin.commit import Commit, stamp_record, tell_new_pepper
-from ratelimit.core.book import PlanBook
-from ratelimit.core.digest import generated_token
-from ratelimit.core.flow import Flow, text
-from ratelimit.core.records import KeyRecord, claimed_by, new_claim
-from ratelimit.core.state import Namespace
+from ratelimit.effects import Operation, text
 from ratelimit.errors import Conflict
+from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
+from ratelimit.registry.key_values import generated_token
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot
 
 
-def claim_value(commit: Commit, state: Namespace, book: PlanBook, value: str, key_id: str) -> Flow[None]:
+def claim_value(
+    commit: Commit, namespace: Namespace, snapshot: CatalogSnapshot, value: str, key_id: str
+) -> Operation[None]:
     """Have the commit make `value` open `key_id`; raises Conflict if it opens a key, or is about to.
 
     The record of `key_id` itself is the caller's to write.
     """
-    names, digests = state.names, state.digest.all(value)
+    names, digests = namespace.names, namespace.digest.all(value)
     replies = yield [("GET", names.digest(digest)) for digest in digests]
     for digest, claim in zip(digests, map(text, replies), strict=True):
         commit.expect(names.digest(digest), None, claim)
         if claim is not None:
-            yield from _take_over(commit, state, book, digest, claimed_by(claim), key_id)
+            yield from _take_over(commit, namespace, snapshot, digest, claimed_by(claim), key_id)
     commit.do("SET", names.digest(digests[0]), new_claim(key_id))
-    tell_new_pepper(commit, state)
+    tell_new_pepper(commit, namespace)
 
 
-def _take_over(commit: Commit, state: Namespace, book: PlanBook, digest: str, owner_id: str, key_id: str) -> Flow[None]:
+def _take_over(
+    commit: Commit, namespace: Namespace, snapshot: CatalogSnapshot, digest: str, owner_id: str, key_id: str
+) -> Operation[None]:
     """Have the commit take a digest out of the record that names it, if it is over there; raises Conflict if not."""
-    stored = text((yield [("GET", state.names.key_record(owner_id))])[0])
+    stored = text((yield [("GET", namespace.names.key_record(owner_id))])[0])
     owner = None if stored is None else KeyRecord.from_json(stored, owner_id)
     if owner is None or owner.state == "tombstone" or digest not in owner.digests:
         return
@@ -46,18 +50,18 @@ def _take_over(commit: Commit, state: Namespace, book: PlanBook, digest: str, ow
             field="value",
         )
     until = owner.digests[digest]
-    if not until or until > (yield from state.server_us()):
+    if not until or until > (yield from namespace.server_us()):
         raise Conflict(f"a key with this value exists already, its id is {owner_id!r}", field="value")
     if owner_id != key_id:
         left = {other: end for other, end in owner.digests.items() if other != digest}
-        commit.expect(state.names.key_record(owner_id), None, stored)
-        stamp_record(commit, state, book, replace(owner, digests=left, stamp=generated_token()), joins=False)
-        commit.do("PUBLISH", None, state.names.changes, f"key:{owner_id}")
+        commit.expect(namespace.names.key_record(owner_id), None, stored)
+        stamp_record(commit, namespace, snapshot, replace(owner, digests=left, stamp=generated_token()), joins=False)
+        commit.do("PUBLISH", None, namespace.names.changes, f"key:{owner_id}")
 
 
-def release(commit: Commit, state: Namespace, key_id: str, digests: Iterable[str]) -> Flow[None]:
+def release(commit: Commit, namespace: Namespace, key_id: str, digests: Iterable[str]) -> Operation[None]:
     """Have the commit remove entries of the index, but for those that are another's by now."""
-    names = [state.names.digest(digest) for digest in digests]
+    names = [namespace.names.digest(digest) for digest in digests]
     replies = yield [("GET", name) for name in names]
     for name, claim in zip(names, map(text, replies), strict=True):
         if claim is not None and claimed_by(claim) == key_id:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 
-from ratelimit.core import validate
-from ratelimit.core.book import PlanBook
-from ratelimit.core.records import KeyRecord
-from ratelimit.core.schema import SCHEMA
-from ratelimit.core.scripts import ScriptCall, load
-from ratelimit.core.state import Namespace
+from ratelimit import validation
 from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
+from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.schema import SCHEMA
+from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.scripts import ScriptCall, load
 
 MOST_TRIES = 16
 _MOST_ARGUMENTS = 2000
@@ -51,38 +51,40 @@ class Commit:
         return ScriptCall(load("commit"), tuple(self._keys), (json.dumps(self._guards), json.dumps(self._commands)))
 
 
-def begin(state: Namespace, book: PlanBook) -> Commit:
-    """Return a commit that rests on the schema of `book`: an upgrade may come between reading and writing."""
+def begin(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:
+    """Return a commit that rests on the schema of `snapshot`: an upgrade may come between reading and writing."""
     commit = Commit()
-    commit.expect(state.names.catalog, "schema", str(SCHEMA) if book.epoch else None)
+    commit.expect(namespace.names.catalog, "schema", str(SCHEMA) if snapshot.epoch else None)
     return commit
 
 
-def stamp_record(commit: Commit, state: Namespace, book: PlanBook, record: KeyRecord, *, joins: bool) -> None:
+def stamp_record(
+    commit: Commit, namespace: Namespace, snapshot: CatalogSnapshot, record: KeyRecord, *, joins: bool
+) -> None:
     """Write a record, and its stamp into the key's hash; `joins`: it has a plan that it did not have before.
 
     Then the hash takes over the version of the catalogue as well: nobody may go by one that does not have the plan.
     """
-    commit.do("SET", state.names.key_record(record.id), record.json())
-    commit.do("STAMP", state.names.key_hash(record.id), record.stamp, book.identity, int(joins))
+    commit.do("SET", namespace.names.key_record(record.id), record.json())
+    commit.do("STAMP", namespace.names.key_hash(record.id), record.stamp, snapshot.version_token, int(joins))
 
 
-def tell_new_pepper(commit: Commit, state: Namespace) -> bool:
+def tell_new_pepper(commit: Commit, namespace: Namespace) -> bool:
     """Have the commit tell of a pepper that the catalogue does not know yet; return whether there is one."""
-    probes = state.new_probes()
+    probes = namespace.new_probes()
     if probes is None:
         return False
     stored, wanted = probes
-    commit.expect(state.names.catalog, "pepper", stored)  # another administrator may be telling of another
-    commit.do("HSET", state.names.catalog, "pepper", wanted)
+    commit.expect(namespace.names.catalog, "pepper", stored)  # another administrator may be telling of another
+    commit.do("HSET", namespace.names.catalog, "pepper", wanted)
     return True
 
 
-def existing_plan(book: PlanBook, plan_id: object) -> UsagePlan:
+def existing_plan(snapshot: CatalogSnapshot, plan_id: object) -> UsagePlan:
     """Return the plan of this id; raises NotFound."""
-    plan = book.plans.get(plan_id) if isinstance(plan_id, str) else None
+    plan = snapshot.plans.get(plan_id) if isinstance(plan_id, str) else None
     if plan is None:
-        raise NotFound(f"there is no plan {validate.shown(plan_id)}", field="plan_id")
+        raise NotFound(f"there is no plan {validation.shown(plan_id)}", field="plan_id")
     return plan
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ratelimit.core.flow import Flow
-from ratelimit.core.scripts import load
+from ratelimit.effects import Operation
+from ratelimit.scripts import load
 
 CALLED = ("check", "check_many", "give_back", "archive")
 """By a gateway; all others are an administrator's."""
 
 
-def load_scripts() -> Flow[dict[str, str]]:
+def load_scripts() -> Operation[dict[str, str]]:
     """Teach the server all that a gateway calls; return the SHA-1 of each by its name."""
     yield [("SCRIPT", "LOAD", load(name).source) for name in CALLED]
     return {name: load(name).sha for name in CALLED}

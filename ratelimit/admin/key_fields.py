@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
-from ratelimit.core import validate
+from ratelimit import validation
 from ratelimit.errors import ConfigError, NotFound
 from ratelimit.model import MICROSECONDS
 
@@ -31,11 +31,11 @@ def about_fields(about: About) -> dict[str, Any]:
     if "expires_at" in about:
         checked["expires_us"] = _expiry(about["expires_at"])
     if "description" in about:
-        checked["description"] = validate.label(about["description"], "description", most=_MOST_DESCRIPTION)
+        checked["description"] = validation.label(about["description"], "description", most=_MOST_DESCRIPTION)
     if "owner" in about:
-        checked["owner"] = validate.label(about["owner"], "owner", most=256)
+        checked["owner"] = validation.label(about["owner"], "owner", most=256)
     if "tags" in about:
-        checked["tags"] = validate.tags(about["tags"])
+        checked["tags"] = validation.tags(about["tags"])
     return checked
 
 
@@ -43,11 +43,11 @@ def plan_ids(plans: object) -> tuple[str, ...]:
     """Return the ids of the plans that a key joins, each once; whether they exist is for the catalogue to say."""
     if isinstance(plans, str) or not isinstance(plans, Iterable):
         text = "the text " if isinstance(plans, str) else ""
-        raise ConfigError(f"must be a list of plan ids, not {text}{validate.shown(plans)}", field="plans")
+        raise ConfigError(f"must be a list of plan ids, not {text}{validation.shown(plans)}", field="plans")
     ids = list(plans)
     for plan_id in ids:
         if not isinstance(plan_id, str):
-            raise NotFound(f"there is no plan {validate.shown(plan_id)}", field="plan_id")
+            raise NotFound(f"there is no plan {validation.shown(plan_id)}", field="plan_id")
     return tuple(dict.fromkeys(ids))
 
 
@@ -56,10 +56,10 @@ def _expiry(expires_at: float | None) -> int:
         return 0
     if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or not 0 < expires_at < 2**33:
         remedy = "seconds since 1970, as time.time() counts them, or None"
-        raise ConfigError(f"must be {remedy}, not {validate.shown(expires_at)}", field="expires_at")
+        raise ConfigError(f"must be {remedy}, not {validation.shown(expires_at)}", field="expires_at")
     expires_us = round(expires_at * MICROSECONDS)
     if not expires_us:  # which stands for never
         raise ConfigError(
-            f"must be at least a microsecond after 1970, not {validate.shown(expires_at)}", field="expires_at"
+            f"must be at least a microsecond after 1970, not {validation.shown(expires_at)}", field="expires_at"
         )
     return expires_us

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ratelimit.core import validate
-from ratelimit.core.flow import Flow, scored, text
-from ratelimit.core.records import KeyRecord
-from ratelimit.core.state import Namespace
+from ratelimit import validation
+from ratelimit.effects import Operation, scored, text
 from ratelimit.errors import ConfigError
 from ratelimit.model import ApiKey
+from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.namespace import Namespace
 
 _PAGE = 500
 
@@ -25,10 +25,10 @@ class Page:
 class KeyLists:
     """Lists of the API keys of one namespace."""
 
-    def __init__(self, state: Namespace) -> None:
-        self._state, self._names = state, state.names
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._names = namespace, namespace.names
 
-    def keys(self, prefix: str = "") -> Flow[list[ApiKey]]:
+    def keys(self, prefix: str = "") -> Operation[list[ApiKey]]:
         """Return all keys whose name starts with `prefix`, the newest first."""
         found, position = list[ApiKey](), None
         while True:
@@ -38,10 +38,10 @@ class KeyLists:
             if position is None:
                 return found
 
-    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Flow[Page]:
+    def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Operation[Page]:
         """Return up to `limit` keys whose name starts with `prefix`, the newest first, from `position` on."""
-        validate.label(prefix, "prefix")
-        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
+        validation.label(prefix, "prefix")
+        validation.whole(limit, "limit", least=1, below=_PAGE + 1)
         score, last = _position(position)
         found, seen = list[ApiKey](), 0
         while True:
@@ -49,7 +49,7 @@ class KeyLists:
             bounds = (score, "-inf", "WITHSCORES", "LIMIT", seen, _PAGE)
             entries = scored((yield [("ZREVRANGEBYSCORE", self._names.keys, *bounds)])[0])
             if not entries and seen == 0:
-                yield from self._state.load()  # no key at all, or those of another schema?
+                yield from self._namespace.load()  # no key at all, or those of another schema?
             if not entries:
                 return Page(found, None)
             seen = seen + len(entries) if entries[-1][1] == score else 0
@@ -73,5 +73,5 @@ def _position(position: str | None) -> tuple[str, str | None]:
         return "+inf", None
     made, _, last = position.partition(":") if isinstance(position, str) else ("", "", "")
     if not made.isdigit() or not last:
-        raise ConfigError(f"is none that a listing returned: {validate.shown(position)}", field="position")
+        raise ConfigError(f"is none that a listing returned: {validation.shown(position)}", field="position")
     return made, last

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratelimit.admin.commit import existing_plan
-from ratelimit.admin.expected import ANYTHING, Expectation, refuse_other
-from ratelimit.core.flow import Flow, texts
-from ratelimit.core.names import method_field, plan_field, shadow_field
-from ratelimit.core.scripts import load
-from ratelimit.core.state import Namespace
+from ratelimit.admin.preconditions import ANYTHING, Expectation, refuse_other
+from ratelimit.effects import Operation, texts
 from ratelimit.errors import ConfigError
 from ratelimit.model import UsagePlan
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.redis_keys import method_field, plan_field, shadow_field
+from ratelimit.scripts import load
 
 _PAGE = 500
 
@@ -38,13 +38,13 @@ class ShadowCounts:
 class ShadowAdmin:
     """The shadows of one namespace."""
 
-    def __init__(self, state: Namespace) -> None:
-        self._state = state
-        self._names = state.names
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._names = namespace.names
 
-    def shadow_counts(self, plan_id: str) -> Flow[list[ShadowCounts]]:
+    def shadow_counts(self, plan_id: str) -> Operation[list[ShadowCounts]]:
         """Return the counts of every key of a plan whose shadow saw anything, the most denied first."""
-        plan = existing_plan((yield from self._state.load()), plan_id)
+        plan = existing_plan((yield from self._namespace.load()), plan_id)
         if plan.shadow is None:
             raise ConfigError(
                 f"plan {plan_id!r} has no shadow: give it one (shadow = another plan's id)", field="plan_id"
@@ -59,16 +59,16 @@ class ShadowAdmin:
             found += [ShadowCounts(key_id, *reply) for key_id, reply in zip(page, replies, strict=True)]
         return sorted((counts for counts in found if counts.seen), key=lambda counts: (-counts.denied, counts.key_id))
 
-    def reset_shadow(self, plan_id: str, expected: UsagePlan | Expectation = ANYTHING) -> Flow[None]:
+    def reset_shadow(self, plan_id: str, expected: UsagePlan | Expectation = ANYTHING) -> Operation[None]:
         """Forget what a plan's shadow counted, and its buckets: the trial starts anew."""
-        plan = existing_plan((yield from self._state.load()), plan_id)
+        plan = existing_plan((yield from self._namespace.load()), plan_id)
         refuse_other(plan, expected, f"plan {plan_id!r}", "plan_id")
         if plan.shadow is None:
             raise ConfigError(f"plan {plan_id!r} has no shadow", field="plan_id")
         (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
-        state, buckets = shadow_field(plan_field(plan.shadow)), shadow_field(method_field(plan.shadow, "", ""))[:-1]
+        namespace, buckets = shadow_field(plan_field(plan.shadow)), shadow_field(method_field(plan.shadow, "", ""))[:-1]
         for key_id in texts(list(members)):
             (fields,) = yield [("HKEYS", self._names.key_hash(key_id))]
-            gone = [field for field in texts(list(fields)) if field == state or field.startswith(buckets)]
+            gone = [field for field in texts(list(fields)) if field == namespace or field.startswith(buckets)]
             if gone:
                 yield [("HDEL", self._names.key_hash(key_id), *gone)]

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ratelimit.admin.commit import MOST_TRIES, Commit, too_busy
-from ratelimit.core import schema
-from ratelimit.core.flow import Flow, pairs, text, texts
-from ratelimit.core.names import FormerNames
-from ratelimit.core.records import new_claim
-from ratelimit.core.scripts import ScriptCall, load
-from ratelimit.core.state import Namespace
+from ratelimit.effects import Operation, pairs, text, texts
 from ratelimit.errors import StoreError
+from ratelimit.registry import schema
+from ratelimit.registry.key_record import new_claim
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.redis_keys import FormerNames
+from ratelimit.scripts import ScriptCall, load
 
 _AT_ONCE = 500
 
@@ -38,11 +38,13 @@ class UpgradeReport:
 class UpgradeAdmin:
     """The upgrade of one namespace."""
 
-    def __init__(self, state: Namespace) -> None:
-        self._state, self._names = state, state.names
-        self._former = FormerNames(state.names)
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._names = namespace, namespace.names
+        self._former = FormerNames(namespace.names)
 
-    def upgrade(self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None) -> Flow[UpgradeReport]:
+    def upgrade(
+        self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Operation[UpgradeReport]:
         """Bring what is stored to this version's schema; with `dry_run` tell what that would be."""
         for _ in range(MOST_TRIES):
             (reply,) = yield [("HGETALL", self._names.catalog)]
@@ -66,7 +68,7 @@ class UpgradeAdmin:
             return UpgradeReport(is_needed=True, renamed=renamed, claims=claims)
         raise too_busy()
 
-    def _switch(self, *, dry_run: bool) -> Flow[UpgradeReport | int | None]:
+    def _switch(self, *, dry_run: bool) -> Operation[UpgradeReport | int | None]:
         """Change all names at once, and return how many; None if others changed the catalogue meanwhile."""
         version, members = yield from self._revision()
         if version is None:
@@ -78,10 +80,10 @@ class UpgradeAdmin:
         keys = [self._names.former_catalog, self._names.catalog, *(name for pair in renames for name in pair)]
         args = (version, members or "", self._names.changes)
         is_done, renamed = yield ScriptCall(load("upgrade"), keys, args)
-        self._state.heard(None)
+        self._namespace.on_change_message(None)
         return int(renamed) if is_done else None
 
-    def _revision(self) -> Flow[tuple[str | None, str | None]]:
+    def _revision(self) -> Operation[tuple[str | None, str | None]]:
         try:
             ((version, members),) = yield [("HMGET", self._names.former_catalog, "version", "members")]
         except StoreError as error:
@@ -90,7 +92,7 @@ class UpgradeAdmin:
             raise schema.gone(self._names) from None  # it was upgraded already
         return text(version), text(members)
 
-    def _found(self) -> Flow[tuple[list[str], int]]:
+    def _found(self) -> Operation[tuple[list[str], int]]:
         """Return the names that have to change, and how many entries the index has."""
         found, claims, cursor = dict[str, None](), 0, None
         while cursor != "0":
@@ -99,7 +101,7 @@ class UpgradeAdmin:
             claims += sum(name.startswith(self._names.digest("")) for name in names)
         return list(found), claims
 
-    def _give_tokens(self, progress: Callable[[int], None] | None) -> Flow[int]:
+    def _give_tokens(self, progress: Callable[[int], None] | None) -> Operation[int]:
         """Give a token to each entry of the index that has none, and return how many had none."""
         done, cursor = 0, None
         while cursor != "0":
@@ -109,7 +111,7 @@ class UpgradeAdmin:
                 progress(done)
         return done
 
-    def _with_tokens(self, names: list[str]) -> Flow[int]:
+    def _with_tokens(self, names: list[str]) -> Operation[int]:
         for _ in range(MOST_TRIES):
             found = list(map(text, (yield [("MGET", *names)])[0])) if names else []
             bare = [(name, claim) for name, claim in zip(names, found, strict=True) if claim and ":" not in claim]
@@ -123,13 +125,13 @@ class UpgradeAdmin:
                 return len(bare)
         raise too_busy()
 
-    def _unmark(self) -> Flow[None]:
+    def _unmark(self) -> Operation[None]:
         commit = Commit()
         commit.expect(self._names.catalog, "upgrading", "1")
         commit.do("HDEL", self._names.catalog, "upgrading")
         yield commit.call()
 
-    def _scanned(self, pattern: str, cursor: str | None) -> Flow[tuple[str, list[str]]]:
+    def _scanned(self, pattern: str, cursor: str | None) -> Operation[tuple[str, list[str]]]:
         """Return where to go on, "0" at the end, and some names."""
         ((following, names),) = yield [("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _AT_ONCE)]
         return text(following) or "0", texts(names)

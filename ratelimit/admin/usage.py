@@ -9,18 +9,18 @@ from datetime import date, timedelta
 from itertools import islice
 from struct import Struct
 
+from ratelimit import validation
 from ratelimit.admin.commit import Commit, existing_plan
-from ratelimit.core import validate
-from ratelimit.core.denials import denials_of_day
-from ratelimit.core.flow import Each, Flow, pairs, text, texts
-from ratelimit.core.names import plan_field
-from ratelimit.core.records import KeyRecord
-from ratelimit.core.scripts import ScriptCall, load
-from ratelimit.core.state import Namespace
-from ratelimit.core.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
-from ratelimit.core.wire import KEY_CHANGED, WINDOWS_PAST
+from ratelimit.effects import IndependentCommands, Operation, pairs, text, texts
+from ratelimit.engine.protocol import KEY_CHANGED, WINDOWS_PAST
 from ratelimit.errors import ConfigError, NotFound, StoreError
+from ratelimit.local.denial_counters import denials_of_day
 from ratelimit.model import Quota, UsagePlan
+from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.redis_keys import plan_field
+from ratelimit.registry.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
+from ratelimit.scripts import ScriptCall, load
 
 _PAGE = 500
 _NO_DAY = date(2200, 1, 1).toordinal() - EPOCH_ORDINAL
@@ -53,9 +53,9 @@ class Usage:
 class UsageAdmin:
     """The metering of one namespace."""
 
-    def __init__(self, state: Namespace) -> None:
-        self._state = state
-        self._names = state.names
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._names = namespace.names
 
     def usage(
         self,
@@ -65,28 +65,28 @@ class UsageAdmin:
         key_id: str | None = None,
         limit: int = _PAGE,
         position: str | None = None,
-    ) -> Flow[Usage]:
+    ) -> Operation[Usage]:
         """Return what the plan's keys used on each day of [start, end]."""
         first, last = _days(start, end)
-        validate.whole(limit, "limit", least=1, below=_PAGE + 1)
-        plan = existing_plan((yield from self._state.load()), plan_id)
-        today = day_of((yield from self._state.server_us()))
+        validation.whole(limit, "limit", least=1, below=_PAGE + 1)
+        plan = existing_plan((yield from self._namespace.load()), plan_id)
+        today = day_of((yield from self._namespace.server_us()))
         if key_id is None:
             members, past = yield from self._members(plan_id, first, today)
         else:
             members, past = [(yield from self._existing(key_id))], set[str]()
         if position is not None:
-            validate.identifier(position, "position")
+            validation.identifier(position, "position")
         left = [member for member in members if position is None or member > position]
         page = left[:limit]
         live = page if key_id is not None else (yield from self._live(page))
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
-        replies = yield Each(
+        replies = yield IndependentCommands(
             ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in live
         )
         for member, reply in zip(live, replies, strict=True):
             if isinstance(reply, StoreError):
-                raise type(reply)(f"what key {validate.shown_id(member)} used cannot be read: {reply}")
+                raise type(reply)(f"what key {validation.shown_id(member)} used cannot be read: {reply}")
         items = {
             member: list(_by_day(plan.quota, reply, first, last, today))
             for member, reply in zip(live, replies, strict=True)
@@ -98,34 +98,34 @@ class UsageAdmin:
                 del items[member], denied[member]
         return Usage(plan_id, _date(first), _date(last), items, denied, following)
 
-    def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Flow[None]:
+    def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Operation[None]:
         """Set what is left of a key's quota in the current window."""
         # With what is used already it has to be exact as well.
-        validate.whole(remaining, "remaining", below=validate.EXACT // 2)
-        plan = existing_plan((yield from self._state.load()), plan_id)
+        validation.whole(remaining, "remaining", below=validation.EXACT // 2)
+        plan = existing_plan((yield from self._namespace.load()), plan_id)
         if plan.quota is None:
             raise ConfigError(f"plan {plan_id!r} has no quota: there is nothing to set", field="plan_id")
         yield from self._refuse_stranger(plan, key_id)
-        guess_us = self._state.wall_us()
+        guess_us = self._namespace.wall_us()
         for _ in range(2):
             windows = two_windows(plan.quota, guess_us)
-            packed = _GRANT.pack(self._state.script_us(), plan.quota.limit, *windows, remaining)
+            packed = _GRANT.pack(self._namespace.script_us(), plan.quota.limit, *windows, remaining)
             keys = (self._names.key_hash(key_id),)
             status, guess_us, *_ = yield ScriptCall(load("set_remaining"), keys, (plan_field(plan_id), packed))
             if status == KEY_CHANGED:
-                raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
+                raise NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
             if status != WINDOWS_PAST:
-                self._state.heard(f"key:{key_id}")  # at once in this process
+                self._namespace.on_change_message(f"key:{key_id}")  # at once in this process
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
                 return
         raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
 
-    def _existing(self, key_id: str) -> Flow[str]:
-        if not (yield from self._live([validate.key_id(key_id)])):
-            raise NotFound(f"there is no key with the id {validate.shown_id(key_id)}", field="key_id")
+    def _existing(self, key_id: str) -> Operation[str]:
+        if not (yield from self._live([validation.key_id(key_id)])):
+            raise NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
         return key_id
 
-    def _live(self, key_ids: list[str]) -> Flow[list[str]]:
+    def _live(self, key_ids: list[str]) -> Operation[list[str]]:
         """Return those of these that are keys: the lists of a plan may name one that is being made, or was deleted."""
         if not key_ids:
             return []
@@ -133,13 +133,13 @@ class UsageAdmin:
         found = zip(key_ids, map(text, stored), strict=True)
         return [key_id for key_id, item in found if item is not None and KeyRecord.from_json(item, key_id).is_live]
 
-    def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Flow[None]:
-        validate.key_id(key_id)
+    def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Operation[None]:
+        validation.key_id(key_id)
         (member,) = yield [("SISMEMBER", self._names.plan_keys(plan.id), key_id)]
         if not member:
-            raise NotFound(f"key {validate.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
+            raise NotFound(f"key {validation.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
 
-    def _members(self, plan_id: str, first: int, today: int) -> Flow[tuple[list[str], set[str]]]:
+    def _members(self, plan_id: str, first: int, today: int) -> Operation[tuple[list[str], set[str]]]:
         """Return the keys of a plan with those that may have left it since `first`; the second are these alone."""
         members, gone = yield [
             ("SMEMBERS", self._names.plan_keys(plan_id)),
@@ -158,12 +158,12 @@ class UsageAdmin:
         if _DAY.fullmatch(day) is None:
             name = self._names.plan_past(plan_id)
             raise StoreError(
-                f"{name!r} in Redis cannot be read: key {validate.shown_id(key_id)} left on {validate.shown(day)}, "
+                f"{name!r} in Redis cannot be read: key {validation.shown_id(key_id)} left on {validation.shown(day)}, "
                 "which is no day since 1970"
             )
         return int(day)
 
-    def _forget(self, plan_id: str, left: Mapping[str, str]) -> Flow[None]:
+    def _forget(self, plan_id: str, left: Mapping[str, str]) -> Operation[None]:
         """Forget keys that left so long ago that nothing is known of them: some at a time, unless they left again."""
         if not left:
             return
@@ -176,7 +176,7 @@ class UsageAdmin:
 
     def _denied(
         self, plan_id: str, page: Sequence[str], first: int, last: int
-    ) -> Flow[dict[str, list[dict[str, int]]]]:
+    ) -> Operation[dict[str, list[dict[str, int]]]]:
         """Return what the clients counted of refusals."""
         names = [self._names.denials(day) for day in range(first, last + 1)]
         replies = yield [("HGETALL", name) for name in names]
@@ -227,9 +227,9 @@ def _day(value: date | str, name: str) -> int:
         moment = date.fromisoformat(value) if isinstance(value, str) else value
         day = moment.toordinal() - EPOCH_ORDINAL
     except (ValueError, AttributeError):
-        raise ConfigError(f"must be a day, YYYY-MM-DD, not {validate.shown(value)}", field=name) from None
+        raise ConfigError(f"must be a day, YYYY-MM-DD, not {validation.shown(value)}", field=name) from None
     if not 0 <= day < _NO_DAY:
-        raise ConfigError(f"must be a day from 1970 to 2199, not {validate.shown(value)}", field=name)
+        raise ConfigError(f"must be a day from 1970 to 2199, not {validation.shown(value)}", field=name)
     return day
 
 

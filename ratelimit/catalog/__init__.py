@@ -1,6 +1,6 @@
 """The catalogue and its asyncio twin: plans, stages, the account throttle and API keys, kept in Redis."""
 
 from ratelimit.catalog.aio import AsyncCatalog
-from ratelimit.catalog.sync import Catalog
+from ratelimit.catalog.blocking import Catalog
 
 __all__ = ["AsyncCatalog", "Catalog"]

@@ -10,19 +10,19 @@ from typing import Self, Unpack
 import redis.asyncio
 
 from ratelimit.admin.applied import ApplyReport
-from ratelimit.admin.expected import ANYTHING, Expectation
 from ratelimit.admin.key_fields import About
 from ratelimit.admin.listing import Page
 from ratelimit.admin.plans import PlanAdmin
+from ratelimit.admin.preconditions import ANYTHING, Expectation
 from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
 from ratelimit.admin.usage import Usage, UsageAdmin
 from ratelimit.catalog.transfer import AsyncTransfer
-from ratelimit.core.ceilings import Ceilings
-from ratelimit.core.digest import Peppers
-from ratelimit.core.state import Clock, Namespace
 from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
-from ratelimit.store import connect
-from ratelimit.store.aio import AsyncStore
+from ratelimit.registry.ceilings import Ceilings
+from ratelimit.registry.key_values import Peppers
+from ratelimit.registry.namespace import Clock, Namespace
+from ratelimit.store import clients
+from ratelimit.store.aio.executor import AsyncStore
 
 
 class AsyncCatalog(AsyncTransfer):
@@ -37,20 +37,20 @@ class AsyncCatalog(AsyncTransfer):
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        connect.look_at(client, redis.asyncio.Redis)
+        clients.validate_client(client, redis.asyncio.Redis)
         self._bind(Namespace(namespace, pepper, clock), AsyncStore(client, gathers=False))
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, state: Namespace, store: AsyncStore) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncStore) -> Self:
         catalog = cls.__new__(cls)
-        catalog._bind(state, store)
+        catalog._bind(namespace, store)
         return catalog
 
-    def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        super()._bind(state, store)
-        self._plans, self._metering, self._shadows = PlanAdmin(state), UsageAdmin(state), ShadowAdmin(state)
+    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+        super()._bind(namespace, store)
+        self._plans, self._metering, self._shadows = PlanAdmin(namespace), UsageAdmin(namespace), ShadowAdmin(namespace)
 
     async def apply(self, path: str | Path, *, dry_run: bool = False) -> ApplyReport:
         """As `Catalog.apply`."""

@@ -5,40 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ratelimit.admin.aws import AwsAdmin, AwsExport, AwsReport
-from ratelimit.admin.capacity import Capacity, CapacityAdmin
+from ratelimit.admin.capacity.report import Capacity, CapacityAdmin
 from ratelimit.admin.ceilings import checked
 from ratelimit.admin.gateway_scripts import load_scripts
-from ratelimit.admin.opens import KeyOpens, OpenStage
+from ratelimit.admin.key_access import KeyOpens, OpenStage
 from ratelimit.admin.upgrade import UpgradeAdmin, UpgradeReport
-from ratelimit.core.ceilings import Ceilings
-from ratelimit.core.state import Namespace
 from ratelimit.model import Scope
-from ratelimit.store.aio import AsyncStore
-from ratelimit.store.sync import Store
+from ratelimit.registry.ceilings import Ceilings
+from ratelimit.registry.namespace import Namespace
+from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.blocking.executor import Store
 
 
 class _Bound:
     """What the twins share."""
 
-    _state: Namespace
+    _namespace: Namespace
 
     @property
     def ceilings(self) -> Ceilings:
         """How many things the catalogue may hold. To be set where none were given: `limiter.catalog.ceilings = ...`."""
-        return self._state.ceilings
+        return self._namespace.ceilings
 
     @ceilings.setter
     def ceilings(self, ceilings: Ceilings) -> None:
-        self._state.ceilings = checked(ceilings)
+        self._namespace.ceilings = checked(ceilings)
 
 
 class Overview(_Bound):
     """For blocking code."""
 
-    def _bind(self, state: Namespace, store: Store) -> None:
-        self._state, self._run = state, store.run
-        self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
-        self._upgrade = UpgradeAdmin(state)
+    def _bind(self, namespace: Namespace, store: Store) -> None:
+        self._namespace, self._run = namespace, store.run
+        self._aws, self._capacity, self._opens = AwsAdmin(namespace), CapacityAdmin(namespace), KeyOpens(namespace)
+        self._upgrade = UpgradeAdmin(namespace)
 
     def capacity(self, new_plan: str | None = None) -> Capacity:
         """Return what all active keys together may send: rate, burst, and the most of a second and of a day.
@@ -90,10 +90,10 @@ class Overview(_Bound):
 class AsyncOverview(_Bound):
     """For asyncio."""
 
-    def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        self._state, self._run = state, store.run
-        self._aws, self._capacity, self._opens = AwsAdmin(state), CapacityAdmin(state), KeyOpens(state)
-        self._upgrade = UpgradeAdmin(state)
+    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+        self._namespace, self._run = namespace, store.run
+        self._aws, self._capacity, self._opens = AwsAdmin(namespace), CapacityAdmin(namespace), KeyOpens(namespace)
+        self._upgrade = UpgradeAdmin(namespace)
 
     async def capacity(self, new_plan: str | None = None) -> Capacity:
         """As `Catalog.capacity`."""

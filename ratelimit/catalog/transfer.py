@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ratelimit.admin.csv_files import Source
-from ratelimit.admin.importing import MOST_BYTES, ImportReport, Progress, export_keys, import_keys
+from ratelimit.admin.csv.files import Source
+from ratelimit.admin.csv.transfer import MOST_BYTES, ImportReport, Progress, export_keys, import_keys
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyLists
 from ratelimit.catalog.overview import AsyncOverview, Overview
-from ratelimit.core.state import Namespace
-from ratelimit.store.aio import AsyncStore
-from ratelimit.store.sync import Store
+from ratelimit.registry.namespace import Namespace
+from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.blocking.executor import Store
 
 
 class Transfer(Overview):
     """For blocking code."""
 
-    def _bind(self, state: Namespace, store: Store) -> None:
-        super()._bind(state, store)
-        self._keys, self._lists = KeyAdmin(state), KeyLists(state)
+    def _bind(self, namespace: Namespace, store: Store) -> None:
+        super()._bind(namespace, store)
+        self._keys, self._lists = KeyAdmin(namespace), KeyLists(namespace)
 
     def import_keys(
         self,
@@ -71,9 +71,9 @@ class Transfer(Overview):
 class AsyncTransfer(AsyncOverview):
     """For asyncio."""
 
-    def _bind(self, state: Namespace, store: AsyncStore) -> None:
-        super()._bind(state, store)
-        self._keys, self._lists = KeyAdmin(state), KeyLists(state)
+    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+        super()._bind(namespace, store)
+        self._keys, self._lists = KeyAdmin(namespace), KeyLists(namespace)
 
     async def import_keys(
         self,

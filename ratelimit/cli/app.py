@@ -11,25 +11,25 @@ from typing import Any
 
 import click
 
-from ratelimit.cli import keys_change, keys_files, keys_move, plans_shadow, stages_put
-from ratelimit.cli.apply import apply
-from ratelimit.cli.capacity import capacity
-from ratelimit.cli.check import check
-from ratelimit.cli.completion import completion
-from ratelimit.cli.demo import demo
-from ratelimit.cli.import_aws import import_aws
-from ratelimit.cli.keys import keys
+from ratelimit.cli.commands import keys_change, keys_files, keys_move, plans_shadow, stages_put
+from ratelimit.cli.commands.apply import apply
+from ratelimit.cli.commands.capacity import capacity
+from ratelimit.cli.commands.check import check
+from ratelimit.cli.commands.completion import completion
+from ratelimit.cli.commands.import_aws import import_aws
+from ratelimit.cli.commands.keys import keys
+from ratelimit.cli.commands.plans import plans
+from ratelimit.cli.commands.scripts import scripts
+from ratelimit.cli.commands.stages import account, stages
+from ratelimit.cli.commands.top import top
+from ratelimit.cli.commands.upgrade import upgrade
+from ratelimit.cli.commands.usage import usage
+from ratelimit.cli.commands.watch import watch
+from ratelimit.cli.demo.command import demo
 from ratelimit.cli.output import InputFailure, StoreFailure, lines
-from ratelimit.cli.plans import plans
-from ratelimit.cli.replay import replay
-from ratelimit.cli.scripts import scripts
-from ratelimit.cli.stages import account, stages
-from ratelimit.cli.top import top
-from ratelimit.cli.upgrade import upgrade
-from ratelimit.cli.usage import usage
-from ratelimit.cli.watch import watch
-from ratelimit.core.validate import without_values
+from ratelimit.cli.replay.command import replay
 from ratelimit.errors import ConfigError, NotFound, StoreError
+from ratelimit.validation import without_values
 
 _LISTS = {"plan_id": "plans list", "key_id": "keys list", "stage_id": "stages list"}
 """Where to look for an id that was not found: the field that an error names -> a command."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 
-from ratelimit.core.ceilings import Ceilings
 from ratelimit.errors import ConfigError
+from ratelimit.registry.ceilings import Ceilings
 
 CEILINGS = "RATELIMIT_CEILINGS"
 

@@ -15,10 +15,10 @@ import click
 from ratelimit.catalog import Catalog
 from ratelimit.cli.ceilings import ceilings
 from ratelimit.cli.output import StoreFailure
-from ratelimit.core.windows import EPOCH_ORDINAL, day_of
 from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
 from ratelimit.model import MICROSECONDS
+from ratelimit.registry.windows import EPOCH_ORDINAL, day_of
 from ratelimit.store import urls
 
 PEPPER = "RATELIMIT_PEPPER"
@@ -80,13 +80,13 @@ class Connection:
 
 def server_day(limiter: Limiter) -> date:
     """Return the day (UTC) by the server's clock, which is the one that limits go by."""
-    now_us = limiter._store.run(limiter._state.server_us())
+    now_us = limiter._store.run(limiter._namespace.server_us())
     return date.fromordinal(EPOCH_ORDINAL + day_of(now_us))
 
 
 def server_time(catalog: Catalog) -> float:
     """Return the time by the server's clock, in seconds since 1970."""
-    return catalog._run(catalog._state.server_us()) / MICROSECONDS
+    return catalog._run(catalog._namespace.server_us()) / MICROSECONDS
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ratelimit.core.validate import printable
 from ratelimit.model import MICROSECONDS, Quota, Throttle
+from ratelimit.validation import printable
 
 _USUAL = 24
 """Characters of an id that has room in a table of 80 columns beside others."""

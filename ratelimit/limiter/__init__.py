@@ -2,6 +2,6 @@
 
 from ratelimit.limiter.aio import AsyncLimiter
 from ratelimit.limiter.base import Options
-from ratelimit.limiter.sync import Limiter
+from ratelimit.limiter.blocking import Limiter
 
 __all__ = ["AsyncLimiter", "Limiter", "Options"]

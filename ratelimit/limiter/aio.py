@@ -10,17 +10,15 @@ import redis
 import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
-from ratelimit.core.admitted import Admitted
-from ratelimit.core.digest import Peppers
-from ratelimit.core.question import Question
-from ratelimit.core.state import Clock
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
 from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Base, Options
-from ratelimit.store import connect
-from ratelimit.store.aio import AsyncStore
+from ratelimit.registry.key_values import Peppers
+from ratelimit.registry.namespace import Clock
+from ratelimit.store import clients
+from ratelimit.store.aio.executor import AsyncStore
 from ratelimit.store.embedded import EmbeddedServer
-from ratelimit.store.push import AsyncListener
+from ratelimit.store.pubsub import AsyncListener
 
 
 class AsyncLimiter(Base):
@@ -42,17 +40,19 @@ class AsyncLimiter(Base):
         denial_cache: bool = True,
     ) -> None:
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        connect.look_at(client, redis.asyncio.Redis)
+        clients.validate_client(client, redis.asyncio.Redis)
         self._store = AsyncStore(client)
         self._to_close: redis.asyncio.Redis | None = None
-        self.catalog = AsyncCatalog._sharing(self._state, self._store)
-        self._listener = AsyncListener(client, self._state.names.changes, self._state.heard, self._tick)
-        self._state.before_refresh = self._listener.start
+        self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
+        self._listener = AsyncListener(
+            client, self._namespace.names.changes, self._namespace.on_change_message, self._tick
+        )
+        self._namespace.before_refresh = self._listener.start
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
         """As `Limiter.from_url`."""
-        client = connect.async_client_from_url(url, options.get("deadline", DEADLINE))
+        client = clients.async_client_from_url(url, options.get("deadline", DEADLINE))
         limiter = cls(client, **options)
         limiter._to_close = client
         return limiter
@@ -68,37 +68,23 @@ class AsyncLimiter(Base):
 
     async def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
         """As `Limiter.check`."""
-        state, checker, store = self._state, self._checker, self._store
+        checker = self._checker
         try:
-            now_us = state.age_us()
-            asked = checker.at_hand(key, stage, method, cost, now_us)
-            if type(asked) is Question:
-                cache = checker.cache
-                places = cache.take(asked, now_us) if cache.keeps else None
+            begun = checker.begin(key, stage, method, cost)
+            if isinstance(begun, tuple):
                 try:
-                    reply = await store.call(asked.put(state, cost))
+                    reply = await self._store.call(begun[0])
                 except BaseException:
-                    cache.lose(asked)
+                    checker.abandon(begun)
                     raise
-                if type(reply) is bytes and len(reply) == asked.call.joined_size:
-                    decision: Decision = Admitted(asked.call, reply)
-                    if cache.keeps:
-                        cache.note(asked, places, reply, now_us)
-                else:
-                    cache.note(asked, places, reply, now_us)
-                    denied = checker.denied(asked, reply, cost)
-                    if denied is None:
-                        decision = await store.run(checker.go_on(key or "", stage, method, cost, asked, reply))
-                    else:
-                        decision = denied
-            elif asked is None:
-                decision = await store.run(checker.check(key, stage, method, cost))
+                outcome = checker.finish(begun, reply)
             else:
-                return asked
+                outcome = begun
+            decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome)
         except StoreError as error:
             return self._failed(error)
-        if self._failing:
-            self._succeeded()
+        if self._failing and decision.source == "redis":
+            self._recovered()
         return decision
 
     async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:

@@ -6,14 +6,14 @@ import logging
 from math import inf
 from typing import TypedDict
 
-from ratelimit.core.checking import Checker, unavailable
-from ratelimit.core.digest import Peppers
-from ratelimit.core.state import Clock, Namespace
-from ratelimit.core.validate import flag, shown
 from ratelimit.decision import Decision
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.store import connect
+from ratelimit.limiter.checker import Checker, unavailable
+from ratelimit.registry.key_values import Peppers
+from ratelimit.registry.namespace import Clock, Namespace
+from ratelimit.store import clients
 from ratelimit.store.embedded import EmbeddedServer
+from ratelimit.validation import flag, shown
 
 log = logging.getLogger("ratelimit")
 
@@ -48,11 +48,11 @@ class Base:
     ) -> None:
         if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 0 < max_age < inf:
             raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
-        connect.checked_deadline(deadline)
+        clients.checked_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
-        self._state = Namespace(namespace, pepper, clock)
-        self._checker = Checker(self._state, max_age, denial_cache=flag(denial_cache, "denial_cache"))
+        self._namespace = Namespace(namespace, pepper, clock)
+        self._checker = Checker(self._namespace, max_age, denial_cache=flag(denial_cache, "denial_cache"))
         self._failing = False
         self.server: EmbeddedServer | None = None
 
@@ -72,6 +72,6 @@ class Base:
             self._failing = True
         return unavailable(error)
 
-    def _succeeded(self) -> None:
+    def _recovered(self) -> None:
         log.warning("Redis answers again")
         self._failing = False

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ratelimit.admin.aws.shapes import KINDS, AwsExport, Note, Output, Owned, Record, opened_stages, output, parsed
-from ratelimit.core.files import read_whole
 from ratelimit.errors import ConfigError
+from ratelimit.files import read_whole
 
 _PAGE = 500
 """Things a page: the most that AWS gives, as it answers few calls a second."""

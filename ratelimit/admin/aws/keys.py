@@ -9,11 +9,11 @@ from decimal import Decimal
 
 from ratelimit.admin.aws.notes import Notes
 from ratelimit.admin.aws.shapes import AwsExport, Record
-from ratelimit.core.book import overlaps
-from ratelimit.core.digest import own_value
-from ratelimit.core.validate import EXACT
 from ratelimit.errors import ConfigError
 from ratelimit.model import MICROSECONDS, UsagePlan
+from ratelimit.registry.key_values import own_value
+from ratelimit.registry.snapshot import overlaps
+from ratelimit.validation import EXACT
 
 _SHORTEST_VALUE = 20
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
+from ratelimit import validation
 from ratelimit.admin.aws.shapes import KINDS, Note, Record
-from ratelimit.core import validate
 from ratelimit.errors import ConfigError
 from ratelimit.model import Throttle
 
@@ -51,7 +51,7 @@ class Notes:
         path, _, verb = key.rpartition("/")
         path = path.replace("~1", "/").replace("~0", "~").lstrip("/")
         try:
-            name = validate.method_name(f"{verb} /{path}", "name")
+            name = validation.method_name(f"{verb} /{path}", "name")
         except ConfigError as error:
             self.note(where, f"is not carried over: {error.problem}")
             return None
@@ -64,8 +64,8 @@ class Notes:
         clean = "".join(char if char.isprintable() else " " for char in text)
         if clean != text:
             self.note(where, f"its {member} has blanks here in place of control characters")
-        if validate.without_values(clean) != clean:
-            clean = validate.without_values(clean)
+        if validation.without_values(clean) != clean:
+            clean = validation.without_values(clean)
             self.note(where, f"its {member} held an API key's value, which is taken out")
         if len(clean) > most:
             self.note(where, f"its {member} is cut to {most} characters")
@@ -74,7 +74,7 @@ class Notes:
     def tags(self, tags: Mapping[str, str], where: str) -> Mapping[str, str]:
         """Return tags that can be stored."""
         try:
-            return validate.tags(tags)
+            return validation.tags(tags)
         except ConfigError as error:
             self.note(where, f"its tags are not carried over: {error.problem}")
             return {}

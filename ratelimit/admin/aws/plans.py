@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from ratelimit import validation
 from ratelimit.admin.aws.notes import Notes
 from ratelimit.admin.aws.shapes import AwsExport, Record, opened_stages
-from ratelimit.core import validate
 from ratelimit.errors import ConfigError
 from ratelimit.model import Method, PlanStage, Quota, Scope, Stage, Throttle, UsagePlan
 
@@ -28,7 +28,7 @@ class PlanConversion:
         names = {}
         for api, name in given.items():
             try:
-                validate.stage_id(f"{name}/x", "name")
+                validation.stage_id(f"{name}/x", "name")
             except ConfigError:
                 self._notes.note(f"API {api}", "is called by its id: its name cannot be part of the id of a stage")
                 continue

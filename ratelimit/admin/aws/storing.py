@@ -10,16 +10,16 @@ from ratelimit.admin.aws.keys import AwsKey
 from ratelimit.admin.aws.shapes import AwsExport, Note
 from ratelimit.admin.ceilings import no_room, room_for_keys, tries
 from ratelimit.admin.commit import existing_plan, too_busy
-from ratelimit.admin.csv_keys import Row
-from ratelimit.admin.import_batch import Changes, Entry, looked_up, plans_of_key
+from ratelimit.admin.csv.batch import Changes, Entry, looked_up, plans_of_key
+from ratelimit.admin.csv.format import Row
 from ratelimit.admin.key_fields import About
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.plans import PlanAdmin
-from ratelimit.core.book import PlanBook, overlaps
-from ratelimit.core.flow import Flow
-from ratelimit.core.state import Namespace
+from ratelimit.effects import Operation
 from ratelimit.errors import StoreError
 from ratelimit.model import Scope, UsagePlan
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot, overlaps
 
 _BATCH = 64
 
@@ -56,16 +56,16 @@ class _Progress:
 class AwsAdmin:
     """Imports into one namespace."""
 
-    def __init__(self, state: Namespace) -> None:
-        self._state = state
-        self._plans, self._keys = PlanAdmin(state), KeyAdmin(state)
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._plans, self._keys = PlanAdmin(namespace), KeyAdmin(namespace)
 
     def import_aws(
         self, export: AwsExport, *, api_names: bool = False, throttle_scope: Scope = "key"
-    ) -> Flow[AwsReport]:
+    ) -> Operation[AwsReport]:
         """Put what an export comes to; what it does not name stays as it is."""
         found = convert(export, api_names=api_names, throttle_scope=throttle_scope)
-        yield from self._plans._change_book(lambda book: _merged(book, found))
+        yield from self._plans._change_book(lambda snapshot: _merged(snapshot, found))
         told = {plan.id for plan in found.plans} & export.members.keys()
         done = _Progress()
         try:
@@ -83,23 +83,23 @@ class AwsAdmin:
             (*found.notes, *done.notes),
         )
 
-    def _store(self, keys: Collection[AwsKey], told: Collection[str], done: _Progress) -> Flow[None]:
+    def _store(self, keys: Collection[AwsKey], told: Collection[str], done: _Progress) -> Operation[None]:
         """Store some keys, all at once; start over if what they rest on moves meanwhile."""
         rows = [Row(0, key.value, key.name, key.description or None, key.enabled) for key in keys]
-        for attempt in range(tries(self._state)):
-            entries = yield from looked_up(self._state, rows)
-            book = self._state.book
-            if attempt or not book.epoch:
-                book = yield from self._keys._ensure_book()
-            changes = Changes(self._state, book, (yield from room_for_keys(self._state)))
-            put = [self._put(changes, key, entry, told, book) for key, entry in zip(keys, entries, strict=True)]
+        for attempt in range(tries(self._namespace)):
+            entries = yield from looked_up(self._namespace, rows)
+            snapshot = self._namespace.snapshot
+            if attempt or not snapshot.epoch:
+                snapshot = yield from self._keys._ensure_book()
+            changes = Changes(self._namespace, snapshot, (yield from room_for_keys(self._namespace)))
+            put = [self._put(changes, key, entry, told, snapshot) for key, entry in zip(keys, entries, strict=True)]
             call = changes.call()
             if call is None or (yield call)[0] == 1:
                 break
         else:
-            raise too_busy(tries(self._state))
+            raise too_busy(tries(self._namespace))
         if changes.has_new_pepper:
-            yield from self._state.load()
+            yield from self._namespace.load()
         for key, entry, (key_id, notes) in zip(keys, entries, put, strict=True):
             done.notes += notes
             if key_id is None:
@@ -111,25 +111,25 @@ class AwsAdmin:
                 done.ids[key.id] = key_id
 
     def _put(
-        self, changes: Changes, key: AwsKey, entry: Entry, told: Collection[str], book: PlanBook
+        self, changes: Changes, key: AwsKey, entry: Entry, told: Collection[str], snapshot: CatalogSnapshot
     ) -> tuple[str | None, list[Note]]:
         """Have a key be as the export says; plans of which the export does not tell keep it, or not, as it was."""
         record, notes = entry.record, list[Note]()
-        most = plans_of_key(self._state.ceilings, record)
+        most = plans_of_key(self._namespace.ceilings, record)
         if record is None:
             if not changes.has_room:
-                return None, [Note(key.where, f"is not carried over: {no_room(self._state.ceilings)}")]
-            plans = tuple(_fitting(book, (), key, notes, most))
-            return changes.create(entry, plans, key.created_us or self._state.wall_us()), notes
+                return None, [Note(key.where, f"is not carried over: {no_room(self._namespace.ceilings)}")]
+            plans = tuple(_fitting(snapshot, (), key, notes, most))
+            return changes.create(entry, plans, key.created_us or self._namespace.wall_us()), notes
         if not entry.is_current:
             return None, [
                 Note(key.where, f"is left as it is: key {record.id} was rotated, and this is its former value")
             ]
         kept = tuple(plan for plan in record.plans if plan not in told)
-        changes.update(entry.row, record, entry.stored, (*kept, *_fitting(book, kept, key, notes, most)))
+        changes.update(entry.row, record, entry.stored, (*kept, *_fitting(snapshot, kept, key, notes, most)))
         return record.id, notes
 
-    def _describe(self, key: AwsKey, entry: Entry, key_id: str) -> Flow[None]:
+    def _describe(self, key: AwsKey, entry: Entry, key_id: str) -> Operation[None]:
         """Store what is for people alone, if AWS says something that is not here yet."""
         known, about = entry.record, About()
         if key.owner and (known is None or known.owner != key.owner):
@@ -140,11 +140,11 @@ class AwsAdmin:
             yield from self._keys.update_key(key_id, **about)
 
 
-def _merged(book: PlanBook, found: AwsCatalogue) -> PlanBook:
-    plans = {plan.id: _with_own(plan, book.plans.get(plan.id)) for plan in found.plans}
+def _merged(snapshot: CatalogSnapshot, found: AwsCatalogue) -> CatalogSnapshot:
+    plans = {plan.id: _with_own(plan, snapshot.plans.get(plan.id)) for plan in found.plans}
     stages = {stage.id: stage for stage in found.stages}
-    account = book.account if found.account is None else found.account
-    return replace(book, plans={**book.plans, **plans}, stages={**book.stages, **stages}, account=account)
+    account = snapshot.account if found.account is None else found.account
+    return replace(snapshot, plans={**snapshot.plans, **plans}, stages={**snapshot.stages, **stages}, account=account)
 
 
 def _with_own(plan: UsagePlan, before: UsagePlan | None) -> UsagePlan:
@@ -162,9 +162,11 @@ def _with_own(plan: UsagePlan, before: UsagePlan | None) -> UsagePlan:
     )
 
 
-def _fitting(book: PlanBook, kept: Iterable[str], key: AwsKey, notes: list[Note], most: int | None) -> Iterator[str]:
+def _fitting(
+    snapshot: CatalogSnapshot, kept: Iterable[str], key: AwsKey, notes: list[Note], most: int | None
+) -> Iterator[str]:
     """Yield those of the export's plans that a key can be in besides those that it is kept in, `most` in all."""
-    plans = [existing_plan(book, plan_id) for plan_id in kept]
+    plans = [existing_plan(snapshot, plan_id) for plan_id in kept]
     for plan_id in key.plans:
         if plan_id in {plan.id for plan in plans}:
             continue
@@ -172,9 +174,9 @@ def _fitting(book: PlanBook, kept: Iterable[str], key: AwsKey, notes: list[Note]
             told = f"it is in {len(plans)} already, and the ceiling (plans_per_key) is {most}"
             notes.append(Note(key.where, f"is not put into plan {plan_id}: {told}"))
             continue
-        clash = next(iter(overlaps([*plans, existing_plan(book, plan_id)])), None)
+        clash = next(iter(overlaps([*plans, existing_plan(snapshot, plan_id)])), None)
         if clash is None:
-            plans.append(book.plans[plan_id])
+            plans.append(snapshot.plans[plan_id])
             yield plan_id
         else:
             told = f"plan {clash[0].id}, which it is in, opens {clash[2]}, too"

@@ -1,0 +1,219 @@
+"""The network of limits through which requests pass, and the most that can pass. Pure; capacity.py says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import NamedTuple
+
+from ratelimit.admin.capacity.maxflow import SINK, SOURCE, Network, Node
+from ratelimit.engine.compile import applicable_limits
+from ratelimit.engine.limits import Bucket, Limit, QuotaCount
+from ratelimit.model import MICROSECONDS, Throttle
+from ratelimit.registry.redis_keys import OTHERS, RedisKeys
+from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.registry.windows import DAY_US
+
+_CALLERS = ("callers",)
+"""Where all requests come together, before the account's throttle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit that binds: `each`, as many times as there are buckets of it (or counts).
+
+    `name` is the one that decisions give it; where it stands for several methods of a stage alike, that of all of them.
+    `keys` is how many keys have one, None for what all callers share; `methods`, how many methods have one. `each` is
+    None for what has no limit at all. `stage` is the stage, where the name does not say.
+    """
+
+    name: str
+    each: Fraction | None
+    keys: int | None = None
+    methods: int = 1
+    stage: str = ""
+
+    @property
+    def amount(self) -> Fraction | None:
+        """All of it; None if it is unlimited."""
+        return None if self.each is None else self.each * self.methods * (1 if self.keys is None else self.keys)
+
+    def __str__(self) -> str:
+        factors = [f"{self.keys} key{'' if self.keys == 1 else 's'}"] if self.keys is not None else []
+        factors += [f"{self.methods} methods"] if self.methods > 1 else []
+        factors += ["unlimited" if self.each is None else _shown(self.each)]
+        return f"{self.name}{f' at {self.stage}' if self.stage else ''}: {' x '.join(factors)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A maximum: `exact`, None if it is unlimited, and the limits that it is the sum of (or what is unlimited)."""
+
+    exact: Fraction | None
+    bounds: tuple[Bound, ...] = ()
+
+    @property
+    def value(self) -> float | None:
+        """The maximum as a float; None if it is unlimited."""
+        return None if self.exact is None else float(self.exact)
+
+
+class Measure(NamedTuple):
+    """How much a bucket admits, and how much a quota, for one of the figures.
+
+    `quota_times` is how many limits of a quota fall into the span; None: the quota does not bound the figure.
+    """
+
+    bucket: Callable[[Throttle], Fraction]
+    quota_times: int | None
+
+    def quota(self, count: QuotaCount | None) -> Fraction | None:
+        """Return what a quota admits, None for any number. One of nothing admits nothing, ever."""
+        if count is None or (self.quota_times is None and count.quota.limit):
+            return None
+        return Fraction(count.quota.limit * (self.quota_times or 0))
+
+
+def _within(span_us: int) -> Callable[[Throttle], Fraction]:
+    def admitted(throttle: Throttle) -> Fraction:
+        tokens, per_us = throttle.ratio
+        return Fraction(throttle.burst + tokens * (span_us - 1) // per_us)
+
+    return admitted
+
+
+RATE = Measure(lambda throttle: throttle.rate, None)
+BURST = Measure(lambda throttle: Fraction(throttle.burst), 2)
+SECOND = Measure(_within(MICROSECONDS), 2)
+DAY = Measure(_within(DAY_US), 1)
+
+
+class Route(NamedTuple):
+    """One way of requests: from the keys of a plan, or callers without a key, to methods of a stage that are alike.
+
+    `own` is a bucket that each key has, of the plan or for each of the methods; `shared` one that each method has.
+    """
+
+    plan: str | None
+    stage: str
+    methods: tuple[str, ...]
+    quota: QuotaCount | None
+    own: Bucket | None
+    shared: Bucket | None
+
+
+_NAMES = RedisKeys("ratelimit")
+"""Of any namespace: places have to be told apart, no more."""
+
+
+def routes(snapshot: CatalogSnapshot) -> Iterator[Route]:
+    """Yield every way that the snapshot opens, with the limits that checks go by.
+
+    Methods of a stage whose limits are of the same sizes, whichever the plan, are one way: what is alike can be evened
+    out, and so n buckets of them let through what one of n times the size does.
+    """
+    for stage in sorted(snapshot.methods_by_stage):
+        plans = [plan for plan in snapshot.plans.values() if plan.stage(stage)]
+        alike: dict[tuple[bool, object], list[str]] = {}
+        for method in (*sorted(snapshot.methods_by_stage[stage]), OTHERS):
+            needs_key = snapshot.method(stage, method).key_required
+            limits = (
+                applicable_limits(snapshot, plan, stage, method, _NAMES) for plan in (plans if needs_key else [None])
+            )
+            alike.setdefault((needs_key, tuple(tuple(map(_size, each)) for each in limits)), []).append(method)
+        for (needs_key, _), methods in alike.items():
+            for plan in plans if needs_key else [None]:
+                met = list(applicable_limits(snapshot, plan, stage, methods[0], _NAMES))
+                buckets = [limit for limit in met if isinstance(limit, Bucket) and limit.field_or_key != _NAMES.account]
+                yield Route(
+                    plan.id if plan else None,
+                    stage,
+                    tuple(methods),
+                    next((limit for limit in met if isinstance(limit, QuotaCount)), None),
+                    next((bucket for bucket in buckets if not bucket.shared), None),
+                    next((bucket for bucket in buckets if bucket.shared), None),
+                )
+
+
+def _size(limit: Limit) -> object:
+    """What tells limits of different methods apart, besides which method it is."""
+    return limit.quota if isinstance(limit, QuotaCount) else (limit.throttle, limit.shared, bool(limit.field_or_key))
+
+
+class Demand:
+    """What keys, so many of each plan, and callers without a key can send on some routes, for one figure."""
+
+    def __init__(self, snapshot: CatalogSnapshot, keys: Mapping[str, int], some: list[Route], measure: Measure) -> None:
+        self._keys, self._measure = keys, measure
+        self._bounds: dict[tuple[Node, Node], Bound] = {}
+        self._routes: dict[tuple[Node, Node], Route] = {}
+        for route in some:
+            if route.plan is None or keys.get(route.plan, 0):
+                self._add(route)
+        self._bounds[_CALLERS, SINK] = Bound("account", self._most(snapshot.account))
+
+    def _add(self, route: Route) -> None:
+        node = SOURCE if route.plan is None else self._through_own_limits(route, route.plan)
+        head: Node = _CALLERS
+        methods = len(route.methods)
+        if route.shared is not None:
+            head = ("shared", route.shared.field_or_key)
+            name = route.shared.name if methods == 1 else f"stage:{route.stage}"
+            self._bounds[head, _CALLERS] = Bound(name, self._most(route.shared.throttle), None, methods)
+        self._routes.setdefault((node, head), route)
+
+    def _through_own_limits(self, route: Route, plan: str) -> Node:
+        node, keys, own = ("plan", plan), self._keys[plan], route.own
+        self._bounds[SOURCE, node] = Bound(f"quota:{plan}", self._measure.quota(route.quota), keys)
+        if own is None:
+            return node
+        head, most = ("own", own.field_or_key or own.name), self._most(own.throttle)
+        if not own.field_or_key:
+            self._bounds[node, head] = Bound(own.name, most, keys)
+        else:
+            methods = len(route.methods)
+            name = own.name if methods == 1 else f"plan:{plan}"
+            self._bounds[node, head] = Bound(name, most, keys, methods, route.stage)
+        return head
+
+    def _most(self, throttle: Throttle | None) -> Fraction | None:
+        if throttle is None:
+            return None
+        # A bucket with rate 0 refuses, full as it may be.
+        return self._measure.bucket(throttle) if throttle.rate and throttle.burst else Fraction()
+
+    def figure(self) -> Figure:
+        """Return the maximum, and the limits that it is the sum of."""
+        network = Network()
+        amounts = {edge: bound.amount for edge, bound in self._bounds.items()}
+        scale = lcm(*(amount.denominator for amount in amounts.values() if amount is not None))
+        for (tail, head), amount in amounts.items():
+            network.add(tail, head, None if amount is None else int(amount * scale))
+        for tail, head in self._routes:
+            network.add(tail, head, None)
+        unlimited = network.reaching_sink_unlimited()
+        if SOURCE in unlimited:
+            return Figure(None, tuple(dict.fromkeys(self._without_limit(unlimited))))
+        flow, side = network.solve()
+        binding = [bound for (tail, head), bound in self._bounds.items() if tail in side and head not in side]
+        return Figure(Fraction(flow, scale), tuple(sorted(binding, key=_order)))
+
+    def _without_limit(self, unlimited: set[Node]) -> Iterator[Bound]:
+        for (_, head), route in self._routes.items():
+            if head not in unlimited:
+                continue
+            if route.plan is None:
+                yield from (Bound(f"stage:{route.stage}:{method}", None) for method in route.methods)
+            elif (node := ("plan", route.plan)) in unlimited and self._bounds[SOURCE, node].each is None:
+                yield Bound(f"plan:{route.plan}", None, self._keys[route.plan])
+
+
+def _order(bound: Bound) -> int:
+    """Limits of keys come first, then those of stages, then the account's: as in decisions."""
+    return ("plan", "quota", "stage", "account").index(bound.name.partition(":")[0])
+
+
+def _shown(number: Fraction) -> str:
+    return str(number) if number.denominator == 1 else str(float(number))

@@ -1,0 +1,1 @@
+"""One file per command group. May import what cli may."""

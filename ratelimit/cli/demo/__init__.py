@@ -1,0 +1,1 @@
+"""`ratelimit demo`: replicas of a gateway on one server, every decision verified."""

@@ -1,0 +1,1 @@
+"""`ratelimit replay`: an access log run through the limiter."""

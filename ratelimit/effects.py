@@ -1,0 +1,75 @@
+"""Operations: logic that needs Redis, written without I/O.
+
+An operation is a generator of effects. It yields requests, is sent their replies, and returns its result; one executor
+drives it over a blocking connection, another over asyncio. So the logic exists once, and both twins are thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.scripts import Command, ScriptCall
+
+_T = TypeVar("_T")
+
+
+class BatchableReads(list[Command]):
+    """A few commands that change nothing and have small replies: they may be sent together with those of others."""
+
+    __slots__ = ()
+
+
+class KeyLookUps(BatchableReads):
+    """Reads that anybody can cause, with any text for a key: these alone may be refused with TooManyLookUpsError.
+
+    The MGET commands of several may be joined into one.
+    """
+
+    __slots__ = ()
+
+
+class TooManyLookUpsError(StoreUnavailable):
+    """More look-ups are waiting than may wait; nothing is wrong with Redis."""
+
+
+class IndependentCommands(list[Command]):
+    """Commands whose errors are returned in place, as StoreError, not raised: some may be carried out, others not."""
+
+    __slots__ = ()
+
+
+Request = ScriptCall | BatchableReads | Sequence[Command]
+"""One script call, or commands that are sent together, whose reply is the list of theirs."""
+
+Operation = Generator[Request, Any, _T]
+
+
+def text(reply: bytes | str | None) -> str | None:
+    """Return a bulk reply as text, whether or not the client decodes. All texts that we store are ASCII."""
+    try:
+        return reply.decode() if isinstance(reply, bytes) else reply
+    except UnicodeDecodeError:
+        raise StoreError("Redis holds something that is no text where a key's record or id belongs") from None
+
+
+def texts(replies: Sequence[bytes | str]) -> list[str]:
+    """Return bulk replies as texts."""
+    return [text(reply) or "" for reply in replies]
+
+
+def pairs(reply: Mapping[Any, Any] | Sequence[Any]) -> dict[str, str]:
+    """Return a reply of HGETALL as a dict: RESP3 sends a map, RESP2 a flat list."""
+    if isinstance(reply, Mapping):
+        return dict(zip(texts(list(reply.keys())), texts(list(reply.values())), strict=True))
+    flat = texts(reply)
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def scored(reply: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return members with their scores, whole numbers as text: RESP3 sends pairs with doubles, RESP2 a flat list."""
+    if reply and isinstance(reply[0], list | tuple):
+        return [(text(member) or "", str(int(score))) for member, score in reply]
+    flat = texts(reply)
+    return list(zip(flat[::2], flat[1::2], strict=True))

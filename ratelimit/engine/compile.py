@@ -1,0 +1,65 @@
+"""From a catalogue's snapshot to the compiled limits of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratelimit.engine.limits import Bucket, CompiledLimits, Limit, PlanLimits, QuotaCount, Shadow
+from ratelimit.model import Throttle, UsagePlan
+from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
+from ratelimit.registry.snapshot import CatalogSnapshot
+
+
+def compile_limits(
+    snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str, redis_keys: RedisKeys
+) -> CompiledLimits:
+    """Return the limits of a request, in the order in which they are reported: plan, stage, account, quota.
+
+    Args:
+        snapshot: The catalogue.
+        plan: The key's plan that opens the stage; None for a request that needs no key.
+        stage_id: The stage, as the caller named it.
+        method: The method, as the caller named it.
+        redis_keys: Names of the namespace.
+
+    """
+    limits = tuple(applicable_limits(snapshot, plan, stage_id, method, redis_keys))
+    if plan is None:
+        return CompiledLimits(limits)
+    shadow = _shadow(snapshot, plan, stage_id, snapshot.bucket_method(stage_id, method))
+    return CompiledLimits(limits, plan_field(plan.id), shadow, plan.alerts, redis_keys.alerts)
+
+
+def applicable_limits(
+    snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str, redis_keys: RedisKeys
+) -> Iterator[Limit]:
+    """Yield the limits of a request, as `compile_limits` compiles them; see there for the arguments."""
+    stage_id, method = snapshot.bucket_stage(stage_id), snapshot.bucket_method(stage_id, method)
+    if plan is not None and plan.throttle is not None:
+        yield _plan_bucket(plan, plan.throttle, stage_id, method)
+    throttle = snapshot.stage_throttle(stage_id, method)
+    if throttle is not None:
+        yield Bucket(f"stage:{stage_id}:{method}", throttle, redis_keys.stage_bucket(stage_id, method), shared=True)
+    if snapshot.account is not None:
+        yield Bucket("account", snapshot.account, redis_keys.account, shared=True)
+    if plan is not None and plan.quota is not None:
+        yield QuotaCount(f"quota:{plan.id}", plan.quota)
+
+
+def _plan_bucket(plan: UsagePlan, throttle: Throttle, stage_id: str, method: str) -> Bucket:
+    """A method entry replaces the plan's bucket; under "key_method" each method has one of the plan's size."""
+    plan_stage = plan.stage(stage_id)
+    entry = plan_stage.throttles.get(method) if plan_stage else None
+    if entry is None and plan.throttle_scope == "key":
+        return Bucket(f"plan:{plan.id}", throttle)
+    return Bucket(f"plan:{plan.id}:{method}", entry or throttle, method_field(plan.id, stage_id, method))
+
+
+def _shadow(snapshot: CatalogSnapshot, plan: UsagePlan, stage_id: str, method: str) -> Shadow | None:
+    successor = snapshot.plans.get(plan.shadow or "")
+    if successor is None or not snapshot.opens(successor.id, stage_id):
+        return None
+    throttle = successor.throttle
+    bucket = _plan_bucket(successor, throttle, stage_id, method) if throttle else None
+    fields = [plan_field(successor.id)] + ([bucket.field_or_key] if bucket and bucket.field_or_key else [])
+    return Shadow(PlanLimits(bucket and bucket.throttle, successor.quota), tuple(map(shadow_field, fields)))

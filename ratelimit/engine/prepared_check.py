@@ -1,0 +1,95 @@
+"""A prepared check: the call of lua/check.lua for a request, reused for identical requests."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from ratelimit.engine import protocol
+from ratelimit.engine.batch import CheckCall
+from ratelimit.engine.cached_key import CachedKey
+from ratelimit.engine.limits import CompiledLimits
+from ratelimit.model import UsagePlan
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.scripts import ScriptCall, load
+
+_NO_STAMP = "-" * 8
+
+
+@final
+class PreparedCheck:
+    """All of a request but its time and cost. Valid while `snapshot` is in force and `cached_key` is valid.
+
+    Attributes:
+        snapshot: The catalogue under which it was prepared.
+        cached_key: The caller's key; None for a request that needs no key.
+        key_id: Id of that key, or "".
+        plan_id: Id of the key's plan that opens the stage, or "".
+        limits: The limits that apply.
+        version_token: The catalogue's version and the key's stamp, as the script compares them: 26 bytes.
+        is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
+        lease: For `local.leases` to keep its lease in.
+        denial: For `local.denial_cache` to keep what it computed in.
+
+    """
+
+    __slots__ = (
+        "_call",
+        "_call_windows",
+        "_redis_keys",
+        "cached_key",
+        "denial",
+        "is_leased",
+        "key_id",
+        "lease",
+        "limits",
+        "plan_id",
+        "snapshot",
+        "valid_until_us",
+        "version_token",
+    )
+
+    def __init__(
+        self,
+        snapshot: CatalogSnapshot,
+        cached_key: CachedKey | None,
+        plan: UsagePlan | None,
+        limits: CompiledLimits,
+        redis_keys: tuple[str, ...],
+    ) -> None:
+        self.snapshot = snapshot
+        self.cached_key = cached_key
+        self.key_id = cached_key.record.id if cached_key else ""
+        self.plan_id = plan.id if plan else ""
+        self.is_leased = bool(plan and plan.lease)
+        self.limits = limits
+        self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
+        self.valid_until_us = cached_key.valid_until_us if cached_key else 0
+        self.lease: Any = None
+        self.denial: Any = None
+        self._redis_keys = redis_keys
+        # The call for cost 1 by the server's clock, reused as long as the windows of `limits` are these.
+        self._call: ScriptCall | None = None
+        self._call_windows: object = None
+
+    def to_script_call(self, namespace: Namespace, cost: int, flags: int = 0) -> ScriptCall:
+        """Return the call of check.lua for a cost."""
+        limits = self.limits
+        if self._call_windows is limits.windows and cost == 1 and not flags and self._call is not None:
+            return self._call
+        request = limits.request(
+            now_us=namespace.script_us(),
+            cost=cost,
+            valid_until_us=self.valid_until_us,
+            flags=flags,
+            version_token=self.version_token,
+            estimate_us=namespace.wall_us,
+        )
+        args: tuple[str | bytes, ...] = (request, *limits.fields)
+        if limits.layout is not None and not flags & protocol.PEEK:
+            call: ScriptCall = CheckCall(load("check"), self._redis_keys, args, limits.layout)
+        else:
+            call = ScriptCall(load("check"), self._redis_keys, args)
+        if cost == 1 and not flags and namespace.clock is None:
+            self._call, self._call_windows = call, limits.windows
+        return call

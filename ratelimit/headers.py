@@ -1,0 +1,107 @@
+"""HTTP fields of a decision, after draft-ietf-httpapi-ratelimit-headers-11.
+
+RateLimit-Policy: "plan:gold";q=5;w=1, "quota:gold";q=1000;w=86400
+RateLimit: "plan:gold";r=4;t=1, "quota:gold";r=999;t=3600
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor, isfinite
+from typing import Protocol, TypeGuard
+
+
+class Limit(Protocol):
+    """What the fields say of one limit; see `LimitStatus`."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def limit(self) -> int:
+        """Burst or quota."""
+
+    @property
+    def remaining(self) -> int:
+        """Whole tokens or units left."""
+
+    @property
+    def reset_after(self) -> float | None:
+        """Seconds until it is full again."""
+
+    @property
+    def window(self) -> float | None:
+        """Seconds of its window."""
+
+
+class LimitedDecision(Protocol):
+    """What the fields say of a decision; see `Decision`."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait."""
+
+    @property
+    def limits(self) -> Sequence[Limit]:
+        """Of every limit."""
+
+
+_LARGEST = 999_999_999_999_999
+
+
+def fields(decision: LimitedDecision) -> dict[str, str]:
+    """Return the fields that apply, by name."""
+    headers = {}
+    if _is_known(decision.retry_after):
+        headers["Retry-After"] = str(_seconds_up(decision.retry_after))
+    if decision.limits:
+        headers["RateLimit"] = ", ".join(map(_state, decision.limits))
+        headers["RateLimit-Policy"] = ", ".join(map(_policy, decision.limits))
+    return headers
+
+
+def _policy(limit: Limit) -> str:
+    window = "" if not _is_known(limit.window) else f";w={_integer(max(1, _seconds_up(limit.window)))}"
+    return f"{_string(limit.name)};q={_integer(limit.limit)}{window}"
+
+
+def _state(limit: Limit) -> str:
+    seconds = _more_after(limit)
+    until = "" if not _is_known(seconds) else f";t={_integer(_seconds_up(seconds))}"
+    return f"{_string(limit.name)};r={_integer(limit.remaining)}{until}"
+
+
+def _more_after(limit: Limit) -> float | None:
+    """Return the seconds until more than `remaining` can be used; None if that is never.
+
+    Of a quota until its next window, of a bucket until its next token: 0 if it is full.
+    """
+    if limit.limit == 0 or not _is_known(limit.reset_after):
+        return None
+    if limit.name.startswith("quota:") or not _is_known(limit.window) or limit.remaining >= limit.limit:
+        return limit.reset_after
+    # In whole microseconds, and not one too early: the tokens after the next take a whole number or a little more.
+    others_us = floor(limit.window * 1e6 * (limit.limit - limit.remaining - 1) / limit.limit + 1e-4)
+    return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
+
+
+def _is_known(seconds: float | None) -> TypeGuard[float]:
+    """Tell whether there is a time to tell: what is never, or no number, makes no field."""
+    return seconds is not None and isfinite(seconds)
+
+
+def _seconds_up(seconds: float) -> int:
+    """Round up to whole seconds, by whole microseconds: a float's last bit is not a second."""
+    return -(-round(seconds * 1e6) // 1_000_000) if seconds < 2**33 else ceil(seconds)
+
+
+def _integer(number: int) -> int:
+    """Cut a number to the 15 digits that an Integer of Structured Fields may have."""
+    return min(number, _LARGEST)
+
+
+def _string(text: str) -> str:
+    """Return `text`, printable ASCII, as a String of Structured Fields."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

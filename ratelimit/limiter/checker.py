@@ -1,0 +1,337 @@
+"""One check, from the caller's three texts to a decision. No I/O: it returns what is to be sent, and takes the reply.
+
+The usual check is `begin`, one script call, `finish`. All else is an `Operation` (see effects.py): a key that this
+process has not met, a catalogue that may be outdated, a reply that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from weakref import WeakMethod
+
+from ratelimit import validation
+from ratelimit.decision import Decision, Reason
+from ratelimit.effects import Operation, TooManyLookUpsError, text
+from ratelimit.engine import protocol
+from ratelimit.engine.cached_key import CachedKey
+from ratelimit.engine.lazy_decision import LazyAdmission
+from ratelimit.engine.prepared_check import PreparedCheck
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local.bounded_cache import BoundedCache
+from ratelimit.local.compiled_limits import CompiledLimitsCache
+from ratelimit.local.denial_cache import DenialCache, KnownStates
+from ratelimit.local.denial_counters import DenialCounters
+from ratelimit.local.key_cache import KeyCache
+from ratelimit.local.leases import Lease, Leases
+from ratelimit.model import MICROSECONDS
+from ratelimit.registry.key_values import could_be_value
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.redis_keys import OTHERS
+from ratelimit.registry.windows import DAY_US, DAYS_KEPT, day_of
+from ratelimit.scripts import ScriptCall, load
+
+log = logging.getLogger("ratelimit")
+
+_MAX_ATTEMPTS = 8
+_MAX_PREPARED = 100_000
+
+PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, str, str, str, int]
+"""A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
+
+
+class Checker:
+    """Decides requests. Safe between threads, and after a fork.
+
+    Attributes:
+        denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
+        denials: Counts denials until they are added to Redis.
+        leases: The leases that this process holds.
+
+    """
+
+    def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
+        self._namespace = namespace
+        self._max_age_us = int(max_age * MICROSECONDS)
+        self._keys = KeyCache(namespace)
+        self._limits = CompiledLimitsCache(namespace.names)
+        self._prepared: BoundedCache[tuple[str | None, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
+        self._server_checked = False
+        self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
+        self.denials = DenialCounters(namespace.names)
+        self.leases = Leases(namespace)
+        namespace.on_change = WeakMethod(self._forget_changed)
+
+    def begin(
+        self, key: str | None, stage: str, method: str, cost: int
+    ) -> Decision | PendingCheck | Operation[Decision]:
+        """Start a check.
+
+        Returns:
+            The decision, if this process can make it; a check that is to be sent, whose reply goes to `finish` (or
+            which goes to `abandon`, if none comes); or else an operation that is to be run.
+
+        """
+        namespace = self._namespace
+        now_us = namespace.age_us()
+        snapshot = namespace.snapshot
+        try:
+            listed = snapshot.methods_by_stage.get(stage)  # as `bucket_method`, without a call for each check
+            prepared = self._prepared.get((key, stage, OTHERS if listed is None or method not in listed else method))
+        except TypeError:
+            prepared = None  # no text: `check` says so
+        if prepared is None or type(cost) is not int or cost <= 0 or prepared.snapshot is not snapshot:
+            return self.check(key, stage, method, cost)
+        loaded_us = namespace.loaded_us  # as `Namespace.is_stale`
+        if loaded_us is None or not 0 <= now_us - loaded_us < self._max_age_us:
+            return self.check(key, stage, method, cost)
+        if prepared.cached_key is not None and not prepared.cached_key.is_valid:
+            return self.check(key, stage, method, cost)
+        if prepared.lease is not None:
+            leased: Decision | None = prepared.lease.spend(cost, now_us) if prepared.lease.units else None
+            return self.check(key, stage, method, cost) if leased is None else leased
+        denial_cache = self.denial_cache
+        states = None
+        if denial_cache.is_active:
+            denial = self._known_denial(prepared, cost, now_us)
+            if denial is not None:
+                return denial
+            states = denial_cache.states_for(prepared, now_us)
+        call = prepared.to_script_call(namespace, cost)
+        return call, prepared, states, cost, key or "", stage, method, now_us
+
+    def finish(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
+        """Return the decision in the reply to a pending check, or an operation that is to be run for it."""
+        _, prepared, states, cost, key, stage, method, sent_us = pending
+        limits, denial_cache = prepared.limits, self.denial_cache
+        if type(reply) is bytes and len(reply) == limits.states_size:
+            if denial_cache.is_active:
+                denial_cache.record(prepared, states, reply, sent_us)
+            return LazyAdmission(limits, reply)
+        denial_cache.record(prepared, states, reply, sent_us)
+        denied = self._denied(prepared, reply, cost)
+        return self._decide(key, stage, method, cost, prepared, reply) if denied is None else denied
+
+    def abandon(self, pending: PendingCheck) -> None:
+        """Say that no reply to a pending check will come: nobody knows whether it was charged."""
+        self.denial_cache.invalidate(pending[1])
+
+    def check(self, key: str | None, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
+        """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
+        validation.cost(cost)
+        validation.texts(key, stage, method)
+        if cost == 0:
+            cost, peek = 1, True
+        namespace = self._namespace
+        now_us = namespace.age_us()
+        if namespace.is_stale(self._max_age_us, now_us):
+            yield from namespace.refresh()
+            if not self._server_checked:
+                yield from self._check_server()
+        if not namespace.snapshot.method(stage, method).key_required:
+            return (yield from self._check_without_key(stage, method, cost, peek=peek))
+        if not key:
+            return self._forbidden("missing", peek=peek)
+        if not could_be_value(key) or self._keys.is_absent(key, now_us):
+            return self._forbidden("unknown", peek=peek)
+        prepared = self._with_lease(key, stage, method)
+        if prepared is None:
+            return (yield from self._decide(key, stage, method, cost, peek=peek))
+        lease: Lease = prepared.lease
+        leased = lease.spend(cost, namespace.age_us(), peek=peek)
+        if leased is not None:
+            return leased
+        if peek:
+            return (yield from self._decide(key, stage, method, cost, peek=True))
+        reply = yield from self.leases.check(prepared, lease, cost, self._send)
+        return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
+    def upkeep(self, *, last: bool = False) -> Operation[None]:
+        """Do what is due now and then, or at the end: return leases that are over, add denials to Redis."""
+        yield from self.leases.return_unspent(all_of_them=last)
+        yield from self.denials.flush()
+
+    def prepared(self, key: str | None, stage: str, method: str) -> PreparedCheck | None:
+        """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
+        return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
+
+    def _with_lease(self, key: str, stage: str, method: str) -> PreparedCheck | None:
+        """Return the prepared check of a request if it is valid and may hold a lease."""
+        cached_key, prepared = self._keys.get(key), self.prepared(key, stage, method)
+        if cached_key is None or prepared is None or prepared.lease is None:
+            return None
+        is_valid = prepared.snapshot is self._namespace.snapshot and prepared.cached_key is cached_key
+        return prepared if is_valid else None
+
+    def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
+        """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
+        denial = self.denial_cache.deny(prepared, cost, now_us)
+        if denial is None:
+            return None
+        decision, server_us = denial
+        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.key_id, decision.reason)
+        return decision
+
+    def _forget_changed(self, key_id: str | None) -> None:
+        self.denial_cache.forget(key_id)
+        self.leases.end(key_id)
+        self._keys.forget_changed(key_id)
+
+    def _check_server(self) -> Operation[None]:
+        """Warn, once, of a server that may evict counts and keys."""
+        self._server_checked = True
+        try:
+            (reply,) = yield [("INFO", "memory")]
+        except StoreError:
+            return  # not permitted, or not known to this server: nothing can be said
+        policy = re.search(r"maxmemory_policy:(\S+)", text(reply) or "")
+        if policy and policy[1] != "noeviction":
+            log.warning(
+                "this Redis may evict keys under memory pressure (maxmemory-policy %s), and with them limits, counts "
+                "and API keys: set maxmemory-policy noeviction",
+                policy[1],
+            )
+
+    def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
+        """A method that needs no key: only the limits that all callers share."""
+        namespace = self._namespace
+        limits = self._limits.get(namespace.snapshot, None, stage, method)
+        prepared = PreparedCheck(namespace.snapshot, None, None, limits, limits.shared_keys)
+        if self.denial_cache.is_active and not peek:
+            denial = self._known_denial(prepared, cost, namespace.age_us())
+            if denial is not None:
+                return denial
+        reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
+        return (yield from self._judged(prepared, reply, cost, peek=peek))
+
+    def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
+        """Send a prepared check, and record the states in its reply."""
+        namespace, denial_cache = self._namespace, self.denial_cache
+        if flags & protocol.PEEK:
+            reply: protocol.Reply = yield prepared.to_script_call(namespace, cost, flags)
+            return reply
+        sent_us = namespace.age_us()
+        states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
+        try:
+            reply = yield prepared.to_script_call(namespace, cost, flags)
+        except BaseException:
+            denial_cache.invalidate(prepared)
+            raise
+        denial_cache.record(prepared, states, reply, sent_us)
+        return reply
+
+    def _decide(
+        self,
+        key: str,
+        stage: str,
+        method: str,
+        cost: int,
+        prepared: PreparedCheck | None = None,
+        reply: protocol.Reply | None = None,
+        *,
+        peek: bool = False,
+    ) -> Operation[Decision]:
+        """Decide by the cached key, and read it and the catalogue anew as often as the script calls them outdated.
+
+        `prepared` and `reply` are of an attempt that was made already.
+        """
+        namespace = self._namespace
+        cached_key = self._keys.get(key)
+        just_read = nothing_newer = False
+        for _ in range(_MAX_ATTEMPTS):
+            if reply is None or prepared is None:
+                prepared = self._prepare(key, cached_key, stage, method)
+                if prepared is None:
+                    if just_read:
+                        return self._forbidden(self._detail(cached_key, stage), peek=peek)
+                    # 403 is never answered from memory: the key may have been changed this very moment.
+                    look_up = self._keys.confirm(key, cached_key) if cached_key else self._keys.look_up(key, None)
+                    try:
+                        cached_key = yield from look_up
+                    except TooManyLookUpsError as error:
+                        return unavailable(StoreUnavailable(str(error)))  # no warning that Redis does not answer
+                    just_read = True
+                    continue
+                flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
+                reply = yield from self._send(prepared, cost, flags)
+            status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
+            if status >= protocol.DENIED:
+                self._prepared.put((key, stage, namespace.snapshot.bucket_method(stage, method)), prepared)
+                return (yield from self._judged(prepared, reply, cost, peek=peek))
+            reply = None
+            if status == protocol.KEY_EXPIRED and prepared.cached_key is not None:
+                self._prepared.forget((key, stage, namespace.snapshot.bucket_method(stage, method)))
+                return self._forbidden(prepared.cached_key.expire(now_us, namespace.age_us()), peek=peek)
+            if status == protocol.CATALOG_BEHIND:
+                # The key was charged under a newer catalogue. If there is nothing newer now, the server lost it.
+                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+            elif status == protocol.WINDOWS_PAST:
+                prepared.limits.update_windows(now_us)
+            else:
+                cached_key, just_read = (yield from self._keys.look_up(key, cached_key)), True
+        raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
+
+    def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
+        """Return the prepared check of a request, None if the key does not open the stage as far as is known."""
+        if cached_key is None or self._denial_detail(cached_key):
+            return None
+        snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
+        former = self.prepared(key, stage, method)
+        if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
+            return former  # with the lease that it may hold
+        plan = snapshot.plan_for(cached_key.record.plans, stage)
+        if plan is None:
+            return None
+        limits = self._limits.get(snapshot, plan, stage, method)
+        keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
+        prepared = PreparedCheck(snapshot, cached_key, plan, limits, keys)
+        if plan.lease and plan.shadow is None:  # a shadow judges requests one by one
+            prepared.lease = Lease(plan.lease)
+        return prepared
+
+    def _denied(self, prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Decision | None:
+        """Return the decision in a reply that denies, and count it; None for any other reply."""
+        if protocol.status(reply) != protocol.DENIED:
+            return None
+        decision = prepared.limits.decision(reply, cost)
+        day = day_of(prepared.limits.time_us(reply))
+        self.denials.add(day, prepared.plan_id, prepared.key_id, decision.reason)
+        return decision
+
+    def _judged(self, prepared: PreparedCheck, reply: protocol.Reply, cost: int, *, peek: bool) -> Operation[Decision]:
+        """Return the decision in a reply that judged, and do what else is due with it."""
+        denied = None if peek else self._denied(prepared, reply, cost)
+        if denied is not None:
+            return denied
+        if protocol.status(reply) == protocol.ADMITTED_DAY_OVER:
+            yield from self._archive(prepared.key_id, day_of(prepared.limits.time_us(reply)))
+        return prepared.limits.decision(reply, cost)
+
+    def _archive(self, key_id: str, today: int) -> Operation[None]:
+        """Move the key's days that are over off the path of its checks: once per key and day."""
+        keys = (self._namespace.names.key_hash(key_id), self._namespace.names.key_days(key_id))
+        with contextlib.suppress(StoreError):  # the next day's end will move them too
+            yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
+
+    def _denial_detail(self, cached_key: CachedKey) -> str | None:
+        return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
+
+    def _detail(self, cached_key: CachedKey | None, stage: str) -> str:
+        """Return why a key does not open a stage: the same in whatever order things are asked about it."""
+        if cached_key is None:
+            return "unknown"
+        record = cached_key.record
+        if record.enabled and self._namespace.snapshot.plan_for(record.plans, stage) is None:
+            return "no_plan_for_stage"
+        return self._denial_detail(cached_key) or "unknown"
+
+    def _forbidden(self, detail: str, *, peek: bool) -> Decision:
+        if not peek:
+            self.denials.add(day_of(self._namespace.wall_us()), "", "", detail)
+        return Decision(Reason.INVALID_KEY, detail=detail)
+
+
+def unavailable(error: StoreError) -> Decision:
+    """Return the decision for a store that does not answer: closed, until policies exist."""
+    return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=f"{type(error).__name__}: {error}")

@@ -1,0 +1,36 @@
+"""The compiled limits of the requests that this process meets, for the catalogue in force."""
+
+from __future__ import annotations
+
+from ratelimit.engine.compile import compile_limits
+from ratelimit.engine.limits import CompiledLimits
+from ratelimit.local.bounded_cache import BoundedCache
+from ratelimit.model import UsagePlan
+from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.registry.snapshot import CatalogSnapshot
+
+_MAX_ENTRIES = 50_000
+
+
+class CompiledLimitsCache:
+    """Compiles the limits of each kind of request once. No entry is made of a caller's text: unlisted names are "*"."""
+
+    def __init__(self, redis_keys: RedisKeys) -> None:
+        self._redis_keys = redis_keys
+        self._current = (CatalogSnapshot(), self._empty())
+
+    def _empty(self) -> BoundedCache[tuple[str | None, str, str], CompiledLimits]:
+        return BoundedCache(_MAX_ENTRIES)
+
+    def get(self, snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str) -> CompiledLimits:
+        """Return the compiled limits of a request; see `compile_limits`."""
+        current, cache = self._current  # at once: another thread may replace both
+        if current is not snapshot:
+            cache = self._empty()
+            self._current = snapshot, cache
+        kind = (plan.id if plan else None, snapshot.bucket_stage(stage_id), snapshot.bucket_method(stage_id, method))
+        compiled = cache.get(kind)
+        if compiled is None:
+            compiled = compile_limits(snapshot, plan, stage_id, method, self._redis_keys)
+            cache.put(kind, compiled)
+        return compiled

@@ -1,0 +1,39 @@
+"""The form of what is in Redis, and errors about one that this version does not know."""
+
+from __future__ import annotations
+
+from ratelimit.errors import StoreError
+from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.validation import shown
+
+SCHEMA = 2
+"""A field whose neglect would admit more raises it; other additions do not."""
+
+
+def refuse_other(names: RedisKeys, found: str | None) -> None:
+    """Raise StoreError unless a catalogue is of this version's schema."""
+    if found == str(SCHEMA):
+        return
+    what = f"the catalogue {names.catalog!r}"
+    if found is None:
+        raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
+    raise StoreError(
+        f"{what} is of schema {shown(found)}, and this version knows schema {SCHEMA} alone: upgrade this "
+        "installation; nothing was decided or changed by it"
+    )
+
+
+def of_schema_1(names: RedisKeys) -> StoreError:
+    """Return the error for a catalogue under its former name."""
+    return StoreError(
+        f"the catalogue {names.former_catalog!r} is of schema 1, and this version knows schema {SCHEMA} alone: run "
+        "`ratelimit upgrade`"
+    )
+
+
+def gone(names: RedisKeys) -> StoreError:
+    """Return the error for a catalogue that was there."""
+    return StoreError(
+        f"the catalogue {names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
+        "restore it or apply the plan file again"
+    )

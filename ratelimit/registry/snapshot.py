@@ -1,0 +1,116 @@
+"""The catalogue's snapshot: one version of all plans, stages and the account throttle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
+
+from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
+from ratelimit.registry.lazy_documents import DocumentSummary, LazyDocuments
+from ratelimit.registry.redis_keys import OTHERS
+
+_T = TypeVar("_T")
+_UNLISTED_METHOD = Method()
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSnapshot:
+    """Immutable: another version of the catalogue is another snapshot. `epoch` is empty where no catalogue exists.
+
+    Attributes:
+        epoch: 8 random characters, given when the catalogue was created.
+        version: Counts the changes of the catalogue.
+        plans: All plans by id.
+        stages: All configured stages by id.
+        account: The throttle that all callers share; None for no limit.
+        stamp: Random, given with each version: distinguishes two changes that got one version number.
+        methods_by_stage: Of each stage that is configured somewhere, the methods that have buckets of their own in it.
+        leased: Ids of the plans that have leases.
+
+    """
+
+    epoch: str = ""
+    version: int = 0
+    plans: Mapping[str, UsagePlan] = field(default_factory=FrozenMap)
+    stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
+    account: Throttle | None = None
+    stamp: str = ""
+    methods_by_stage: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
+    leased: frozenset[str] = field(init=False, repr=False, compare=False)
+    _plan_summaries: Mapping[str, DocumentSummary] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        summaries = _summaries(self.plans, DocumentSummary.of_plan)
+        listed: dict[str, set[str]] = {}
+        for summary in chain(_summaries(self.stages, DocumentSummary.of_stage).values(), summaries.values()):
+            for stage, methods in summary.listed.items():
+                listed.setdefault(stage, set()).update(methods)
+        object.__setattr__(self, "_plan_summaries", summaries)
+        object.__setattr__(self, "methods_by_stage", {stage: frozenset(methods) for stage, methods in listed.items()})
+        object.__setattr__(self, "leased", frozenset(plan for plan, summary in summaries.items() if summary.leases))
+
+    @property
+    def version_key(self) -> tuple[str, str, str]:
+        """Epoch, version and stamp: a version that a server lost may be given again, to something else."""
+        return self.epoch, str(self.version), self.stamp
+
+    @property
+    def version_token(self) -> str:
+        """Epoch and version as the script compares them: 8 characters and 10 digits."""
+        return f"{self.epoch:8}{self.version:010}"
+
+    def method(self, stage_id: str, method: str) -> Method:
+        """Return what is configured for a method; one that is not listed needs a key."""
+        if stage_id not in self.stages:  # a look-up that raises KeyError would cost more
+            return _UNLISTED_METHOD
+        return self.stages[stage_id].methods.get(method, _UNLISTED_METHOD)
+
+    def listed_methods(self, stage_id: str) -> frozenset[str]:
+        """Return the methods that have buckets of their own in a stage."""
+        return self.methods_by_stage.get(stage_id, frozenset())
+
+    def bucket_method(self, stage_id: str, method: str) -> str:
+        """Return the method whose limits apply: itself if it is listed, else "*", which stands for all others."""
+        return method if method in self.listed_methods(stage_id) else OTHERS
+
+    def bucket_stage(self, stage_id: str) -> str:
+        """Return the stage whose limits apply: itself if it is configured, else "*"."""
+        return stage_id if stage_id in self.methods_by_stage else OTHERS
+
+    def stage_throttle(self, stage_id: str, method: str) -> Throttle | None:
+        """Return the throttle that all callers of a method share: the method's own, else the stage's."""
+        if stage_id not in self.stages:
+            return None
+        stage = self.stages[stage_id]
+        return stage.methods.get(method, _UNLISTED_METHOD).throttle or stage.throttle
+
+    def opens(self, plan_id: str, stage_id: str) -> bool:
+        """Return whether a plan opens a stage."""
+        return plan_id in self._plan_summaries and stage_id in self._plan_summaries[plan_id].listed
+
+    def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
+        """Return the one of a key's plans that opens the stage."""
+        for plan_id in plan_ids:
+            if self.opens(plan_id, stage_id):
+                return self.plans[plan_id]
+        return None
+
+
+def _summaries(
+    documents: Mapping[str, _T], summarize: Callable[[_T], DocumentSummary]
+) -> Mapping[str, DocumentSummary]:
+    if isinstance(documents, LazyDocuments):
+        return documents.summaries
+    return {name: summarize(document) for name, document in documents.items()}
+
+
+def overlaps(plans: Iterable[UsagePlan]) -> Iterable[tuple[UsagePlan, UsagePlan, str]]:
+    """Yield each pair of plans that open the same stage, with that stage: no key may be in both."""
+    by_stage: dict[str, list[UsagePlan]] = {}
+    for plan in plans:
+        for plan_stage in plan.stages:
+            for other in by_stage.setdefault(plan_stage.stage, []):
+                yield other, plan, plan_stage.stage
+            by_stage[plan_stage.stage].append(plan)

@@ -1,0 +1,86 @@
+"""The Lua sources, found, joined and hashed, and how they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ratelimit.errors import RateLimitError
+
+Command = tuple[str | bytes | int | float, ...]
+"""A command of Redis with its arguments."""
+
+_INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script as it is sent: its source, and the SHA-1 by which servers know it."""
+
+    source: str = field(repr=False)
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
+
+
+class ScriptCall:
+    """A script with its KEYS and ARGV. To be kept where it is asked again and again: it is packed once."""
+
+    __slots__ = ("args", "keys", "packet", "script")
+
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes]) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.packet: bytes | None = None
+
+    def by_hash(self) -> Command:
+        """Return the command that runs the script if the server knows it."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def by_source(self) -> Command:
+        """Return the command that runs the script and teaches it to the server."""
+        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+    def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:
+        """Return `by_hash` as it goes over the wire, and keep it as `packet`."""
+        self.packet = pack([self.by_hash()])
+        return self.packet
+
+
+def folder() -> Path:
+    """Return the folder of the Lua sources: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed, checkout = package / "lua", package.parent / "lua"
+    if (installed / "check.lua").is_file():
+        return installed
+    # The second condition keeps a foreign site-packages/lua from being taken for ours.
+    if (checkout / "check.lua").is_file() and (package.parent / "pyproject.toml").is_file():
+        return checkout
+    raise RateLimitError(f"the Lua sources are in neither {installed} nor {checkout}: reinstall the package")
+
+
+def expanded(name: str) -> str:
+    """Return the source of script `name` with each `-- @include <file>` line replaced by that file, once."""
+    root, seen = folder(), set[str]()
+
+    def read(part: str) -> str:
+        if part in seen:
+            return ""
+        seen.add(part)
+        text = (root / f"{part}.lua").read_text(encoding="utf-8")
+        return _INCLUDE.sub(lambda match: read(match[1]), text)
+
+    return read(name)
+
+
+@cache
+def load(name: str) -> Script:
+    """Return the script `name`, read once per process."""
+    return Script(expanded(name))

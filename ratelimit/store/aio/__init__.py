@@ -1,0 +1,1 @@
+"""Redis over asyncio. May import what store may."""

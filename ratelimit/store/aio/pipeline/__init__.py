@@ -1,0 +1,1 @@
+"""One connection of an event loop with several batches in flight."""

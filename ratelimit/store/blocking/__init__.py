@@ -1,0 +1,1 @@
+"""Redis over blocking connections. May import what store may."""

@@ -1,0 +1,447 @@
+"""`ratelimit replay`: an access log through the limiter, held against a small model that is written here anew."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from cli.test_cli import run
+from store.test_embedded import pid_of
+
+from ratelimit import Limiter
+from ratelimit.cli.replay import command as replay_command
+from ratelimit.store.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.long
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
+REAL_LOG = os.environ.get("RATELIMIT_ACCESS_LOG", "")
+with_real_log = pytest.mark.skipif(
+    not Path(REAL_LOG).is_file(),
+    reason="RATELIMIT_ACCESS_LOG does not name an access log: real data is not part of the project",
+)
+
+PLANS = """
+[plans.basic]
+throttle = { rate = "1/2", burst = 2 }
+quota = { limit = 4, period = "DAY" }
+[plans.basic.stages."web/prod".throttles]
+"GET /search" = { rate = 1, burst = 1 }
+[plans.free]
+stages = ["web/test"]
+[plans.premium]
+stages = ["web/prod", "web/test"]
+[stages."web/prod".methods]
+"GET /health" = { key_required = false }
+"GET /slow" = { throttle = { rate = 1, burst = 2 } }
+"""
+
+
+def line(second, client="10.0.0.1", request="GET /", zone="+0000"):
+    """One line of a log of the first minute of 2026-03-04."""
+    return f'{client} - - [04/Mar/2026:00:00:{second:02} {zone}] "{request} HTTP/1.1" 200 1 "-" "-"\n'
+
+
+# Second, client, request; and what `basic` on web/prod makes of it, by hand.
+SMALL = [
+    (0, "10.0.0.1", "GET /a", "admitted"),
+    (0, "10.0.0.1", "GET /b?q=1", "admitted"),
+    (0, "10.0.0.1", "GET /c", "throttled"),  # two tokens are gone
+    (0, "10.0.0.1", "GET /search?q=1", "admitted"),  # a bucket of its own
+    (0, "10.0.0.1", "GET /search?q=2", "throttled"),
+    (1, "10.0.0.1", "GET /a", "throttled"),  # half a token
+    (1, "2001:db8::2", "GET /slow", "admitted"),
+    (1, "2001:db8::2", "GET /slow", "admitted"),
+    (1, "10.0.0.3", "GET /slow", "throttled"),  # the stage's bucket is shared by all
+    (1, "10.0.0.3", "GET /health", "admitted"),  # needs no key, counts nowhere
+    (2, "10.0.0.1", "GET /a", "admitted"),
+    (9, "10.0.0.1", "GET /a", "over quota"),  # 4 a day
+    (9, "10.0.0.1", "GET /health", "admitted"),
+]
+SMALL_LOG = "".join(line(second, client, request) for second, client, request, _ in SMALL)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A plan file and a log of this name."""
+
+    def written(log=SMALL_LOG, plans=PLANS, name="access.log"):
+        path, plan_file = tmp_path / name, tmp_path / "plans.toml"
+        path.write_bytes(log if isinstance(log, bytes) else log.encode())
+        plan_file.write_text(plans, encoding="utf-8")
+        return str(path), "--plan", str(plan_file)
+
+    return written
+
+
+def told(*arguments):
+    """What --json says, of a replay that succeeds."""
+    result = run("replay", *arguments, "--json")
+    assert (result.exit_code, result.exception) == (0, None), result.stderr
+    return json.loads(result.stdout)
+
+
+def tallies(plan):
+    """(requests, admitted, throttled, over quota) of a plan."""
+    return tuple(plan[name] for name in ("requests", "admitted", "throttled", "over_quota"))
+
+
+class TestSmallLog:
+    def test_each_request_is_decided_as_by_hand(self, files):
+        """Totals, limits and clients of a log whose every decision is worked out in this file."""
+        basic, premium = told(*files(), "--stage", "web/prod")["plans"]
+        hand = Counter(outcome for *_, outcome in SMALL)
+        assert tallies(basic) == (13, hand["admitted"], hand["throttled"], hand["over quota"]) == (13, 8, 4, 1)
+        assert basic["refused_by"] == {
+            "plan:basic": 2,
+            "plan:basic:GET /search": 1,
+            "stage:web/prod:GET /slow": 1,
+            "quota:basic": 1,
+        }
+        assert (basic["clients"], basic["clients_affected"]) == (3, 2)
+        assert basic["most_affected"] == [
+            {"client": "10.0.0.1", "requests": 9, "admitted": 5, "throttled": 3, "over_quota": 1},
+            {"client": "10.0.0.3", "requests": 2, "admitted": 1, "throttled": 1, "over_quota": 0},
+        ]
+        # A plan without limits of its own meets the stage's alone, and none of what basic consumed.
+        assert (premium["plan"], tallies(premium)) == ("premium", (13, 12, 1, 0))
+
+    def test_the_first_stage_that_a_plan_opens_is_called(self, files):
+        """Without --stage each plan is tried on its own first one."""
+        plans = told(*files())["plans"]
+        assert [(plan["plan"], plan["stage"]) for plan in plans] == [
+            ("basic", "web/prod"),
+            ("free", "web/test"),
+            ("premium", "web/prod"),
+        ]
+
+    def test_plans_that_do_not_open_the_stage_are_left_out(self, files):
+        """--stage chooses the plans that open it, and the output names the others."""
+        result = run("replay", *files(), "--stage", "web/test")
+        assert result.exit_code == 0
+        assert "Left out, because they do not open web/test: basic." in result.stdout.splitlines()
+
+    def test_lines_are_sorted_by_their_time(self, files):
+        """Any order of the seconds gives the same result, and the output says how many lines stood wrong."""
+        in_order = told(*files())
+        by_second = sorted(SMALL, key=lambda item: -item[0])
+        shuffled = told(*files("".join(line(second, client, request) for second, client, request, _ in by_second)))
+        assert shuffled["plans"] == in_order["plans"]
+        assert (in_order["log"]["disordered"], shuffled["log"]["disordered"]) == (0, 3)
+        result = run("replay", *files("".join(line(second) for second in (3, 1, 2))))
+        assert "Sorted by time: 1 request stood after a later one." in result.stdout
+
+    def test_time_is_the_logs_own(self, files):
+        """The same instants in another zone; the quota's day is UTC's, whatever the clock of this machine says."""
+        log = line(1, zone="-0001") * 2 + line(1, zone="+0001") * 3
+        result = told(*files(log, "[plans.p]\nquota = { limit = 2, period = 'DAY' }\nstages = ['a/b']"))
+        day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp())
+        assert (result["log"]["first_second"], result["log"]["last_second"]) == (day - 59, day + 61)
+        # Three fall on the day before, where two are admitted; the next day both of the others are.
+        assert tallies(result["plans"][0]) == (5, 4, 0, 1)
+
+    def test_packed_plain_and_piped_logs_are_the_same(self, files):
+        """gzip is recognised by its content, and "-" reads standard input, packed or not."""
+        plain = told(*files())
+        assert told(*files(gzip.compress(SMALL_LOG.encode()), name="log.gz")) == plain
+        assert told(*files(gzip.compress(SMALL_LOG.encode()), name="log")) == plain
+        _, *plan = files()
+        command = [sys.executable, "-m", "ratelimit", "replay", "-", *plan, "--json"]
+        for content in (SMALL_LOG.encode(), gzip.compress(SMALL_LOG.encode())):
+            piped = subprocess.run(command, input=content, capture_output=True, check=True, timeout=60)
+            assert json.loads(piped.stdout) == plain
+
+    def test_malformed_lines_are_counted_and_left_out(self, files):
+        """With the number of the first one; the rest of the log is replayed."""
+        log = line(0) + "junk\n" + line(0) + "\n" + line(0)
+        found = told(*files(log))["log"]
+        assert (found["lines"], found["requests"], found["malformed"], found["first_malformed"]) == (5, 3, 2, 2)
+        result = run("replay", *files(log))
+        assert "Left out: 2 malformed lines, the first is line 2." in result.stdout.splitlines()
+
+    def test_the_output_for_people(self, files):
+        """Exactly this, in 80 columns: what was read, totals, the most affected clients, the verdict."""
+        result = run("replay", *files(), "--stage", "web/prod", "--top", "1")
+        assert result.exit_code == 0
+        assert [text.rstrip() for text in result.stdout.splitlines() if text.strip()] == [
+            "13 requests of 3 clients, from 2026-03-04 00:00:00 to 2026-03-04 00:00:09 UTC.",
+            "Left out, because they do not open web/prod: free.",
+            " plan      requests   admitted   throttled   over quota   clients hit",
+            " ────────────────────────────────────────────────────────────────────",
+            " basic           13          8           4            1             2",
+            " premium         13         12           1            0             1",
+            "basic on web/prod: refused 2 by plan:basic, 1 by plan:basic:GET /search, 1 by",
+            "stage:web/prod:GET /slow, 1 by quota:basic.",
+            " client     requests   throttled   over quota   █ throttled ▒ over quota",
+            " ───────────────────────────────────────────────────────────────────────",
+            " 10.0.0.1          9           3            1   ██████████████████▒▒▒▒▒▒",
+            "1 more client (see --top).",
+            "premium on web/prod: refused 1 by stage:web/prod:GET /slow.",
+            " client     requests   throttled   over quota   █ throttled ▒ over quota",
+            " ───────────────────────────────────────────────────────────────────────",
+            " 10.0.0.3          2           1            0   ████████████████████████",
+            "EXACT: 26 decisions, each as the exact model decides it.",
+        ]
+
+    def test_a_long_address_and_a_plain_terminal(self, files):
+        """The longest IPv6 address fits into 80 columns, and a terminal without Unicode gets plain characters."""
+        longest = "2001:0db8:1111:2222:3333:4444:5555:6666"
+        command = [sys.executable, "-m", "ratelimit", "replay", *files(line(0, longest) * 5)]
+        environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "ascii"}
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+        assert max(map(len, ran.stdout.splitlines())) <= 80
+        assert "# throttled + over quota" in ran.stdout
+        assert ran.stdout.isascii()
+
+    def test_nobody_is_refused(self, files):
+        """A plan that everybody stays within says so."""
+        result = run("replay", *files(line(0)))
+        assert "basic on web/prod: nobody is refused." in result.stdout.splitlines()
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("plans", "options", "expected"),
+        [
+            ("", [], "has no plan: add a table [plans.<id>]"),
+            ("[plans.gold]\n", [], 'plans.gold.stages: opens no stage: add stages = ["<api>/<stage>"]'),
+            (PLANS, ["--stage", "web/nowhere"], "opens 'web/nowhere'; they open web/prod, web/test"),
+            ("[plans.gold]\n", ["--stage", "web/prod"], "opens 'web/prod'; they open none"),
+            ("[plans", [], "is not TOML: "),
+        ],
+    )
+    def test_a_plan_file_that_cannot_be_used_says_why(self, files, plans, options, expected):
+        """Exit code 2, the remedy on standard error, no traceback."""
+        result = run("replay", *files(plans=plans), *options)
+        assert expected in result.stderr
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert isinstance(result.exception, SystemExit)
+
+    @pytest.mark.parametrize(
+        ("log", "name", "expected"),
+        [
+            ("", "log", "is empty"),
+            ("one\ntwo\n", "log", "none of its 2 lines is a request"),
+            (gzip.compress(SMALL_LOG.encode())[:-20], "log.gz", "is cut off: "),
+            ("not packed", "log.gz", "is not gzip"),
+        ],
+    )
+    def test_a_log_that_cannot_be_used_says_why(self, files, log, name, expected):
+        """Exit code 2, the file and what is wrong with it, no traceback."""
+        result = run("replay", *files(log, name=name))
+        assert expected in result.stderr
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert isinstance(result.exception, SystemExit)
+
+    def test_a_log_that_is_not_there_says_so(self, files):
+        """Exit code 2."""
+        _, *plan = files()
+        result = run("replay", "/nowhere/access.log", *plan)
+        assert result.stderr == "Error: /nowhere/access.log: cannot be read: No such file or directory\n"
+        assert result.exit_code == 2
+
+    def test_a_limiter_that_is_not_exact_is_found_out(self, files, monkeypatch):
+        """A limiter that counts every fifth request twice: the replay shows both answers and exits with 1."""
+        honest, calls = Limiter.check, iter(range(1, 100))
+
+        def twice(self, key, stage, method, cost=1):
+            decision = honest(self, key, stage, method, cost)
+            return honest(self, key, stage, method, cost) if next(calls) == 5 else decision
+
+        monkeypatch.setattr(Limiter, "check", twice)
+        plans = "[plans.p]\nthrottle = { rate = 1, burst = 100 }\nstages = ['a/b']"
+        result = run("replay", *files(line(0) * 9, plans))
+        assert result.exit_code == 1
+        assert "NOT EXACT" in result.stdout
+        assert not re.search(r"^EXACT", result.stdout, re.MULTILINE)
+        joined = re.sub(r"\s+", " ", result.stdout)
+        assert "request 5 of plan p, 2026-03-04 00:00:00 UTC: client 10.0.0.1, 'GET /'" in joined
+        assert "limiter: admitted (limited by None, retry after None s; plan:p: 94 left, reset in 6.0 s)" in joined
+        assert "model: admitted (limited by None, retry after None s; plan:p: 95 left, reset in 5.0 s)" in joined
+        calls = iter(range(1, 100))
+        data = json.loads(run("replay", *files(line(0) * 9, plans), "--json").stdout)
+        assert data["exact"] is False
+        assert data["difference"].startswith("request 5 of plan p, ")
+
+    @pytest.mark.parametrize("after", [0, 5])
+    def test_a_server_that_fails_ends_the_replay_with_3(self, files, monkeypatch, after):
+        """Killed before the first request or in the middle: a message, no figures, no traceback."""
+        servers = []
+
+        class Watched(EmbeddedServer):
+            def __init__(self):
+                super().__init__()
+                servers.append(self)
+                if not after:
+                    os.kill(pid_of(self.socket), signal.SIGKILL)
+
+        honest, calls = Limiter.check, iter(range(100))
+
+        def killing(self, *arguments):
+            if after and next(calls) == after:
+                os.kill(pid_of(servers[0].socket), signal.SIGKILL)
+            return honest(self, *arguments)
+
+        monkeypatch.setattr(replay_command, "EmbeddedServer", Watched)
+        monkeypatch.setattr(Limiter, "check", killing)
+        result = run("replay", *files())
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith("Error: Store")
+        assert isinstance(result.exception, SystemExit)
+
+
+# ----- the real log, and a model of its own: no code of the package takes part in what is expected
+
+
+def real_requests():
+    """(second, client, method) of each line of the real log, by time."""
+    pattern = re.compile(r'^(\S+) \S+ \S+ \[(.+?)\] "(\S+) (\S+)')
+    found = []
+    with gzip.open(REAL_LOG, "rt", encoding="utf-8", errors="replace") as log:
+        for text in log:
+            client, time, verb, target = pattern.match(text).groups()
+            second = int(datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z").timestamp())
+            found.append((second, client, f"{verb} {target.split('?')[0]}"))
+    return sorted(found, key=lambda item: item[0])
+
+
+def window(period, second):
+    """What names the quota window of a second, UTC."""
+    day = second // 86400
+    if period == "WEEK":
+        return (day + 4) // 7  # 1970-01-01 was a Thursday, weeks start on Sunday
+    return day if period == "DAY" else datetime.fromtimestamp(second, UTC).strftime("%Y-%m")
+
+
+class Model:
+    """The limits of one plan of a plan file, in fractions, for whole seconds and a cost of 1."""
+
+    def __init__(self, text, plan_id, stage_id):
+        data = tomllib.loads(text, parse_float=str)
+        self.plan, self.plan_id, self.stage_id = data["plans"][plan_id], plan_id, stage_id
+        self.account, self.stage = data.get("account"), data.get("stages", {}).get(stage_id)
+        opened = [plan["stages"] for plan in data["plans"].values() if isinstance(plan["stages"], dict)]
+        self.entries = {}
+        if isinstance(self.plan["stages"], dict):
+            self.entries = self.plan["stages"][stage_id].get("throttles", {})
+        self.methods = (self.stage or {}).get("methods", {})
+        self.listed = set(self.methods).union(*(item.get(stage_id, {}).get("throttles", ()) for item in opened))
+        self.levels, self.used = {}, Counter()
+
+    def buckets(self, client, method):
+        """(name, owner, throttle) of each bucket that a request meets, in the order in which they are reported."""
+        if self.methods.get(method, {}).get("key_required", True):
+            if method in self.entries:
+                yield f"plan:{self.plan_id}:{method}", client, self.entries[method]
+            elif "throttle" in self.plan:
+                yield f"plan:{self.plan_id}", client, self.plan["throttle"]
+        shared = self.methods.get(method, {}).get("throttle") or (self.stage or {}).get("throttle")
+        if shared:
+            yield f"stage:{self.stage_id}:{method if method in self.listed else '*'}", None, shared
+        if self.account:
+            yield "account", None, self.account
+
+    def refused_by(self, second, client, method):
+        """The name of the first limit that refuses; None if all admit, and then they are charged."""
+        levels, refusing = {}, []
+        for name, owner, throttle in self.buckets(client, method):
+            level, last = self.levels.get((name, owner), (Fraction(throttle["burst"]), second))
+            level = min(Fraction(throttle["burst"]), level + (second - last) * Fraction(throttle["rate"]))
+            levels[name, owner] = (level - 1, second)
+            refusing += [name] if level < 1 else []
+        quota = self.plan.get("quota")
+        counts = quota and self.methods.get(method, {}).get("key_required", True)
+        counter = (client, window(quota["period"], second)) if counts else None
+        if counts and self.used[counter] >= quota["limit"]:
+            refusing.append(f"quota:{self.plan_id}")
+        if refusing:
+            return refusing[0]
+        self.levels.update(levels)
+        if counts:
+            self.used[counter] += 1
+        return None
+
+
+def expected(text, plan_id, stage_id, requests):
+    """What --json has to say of a plan, with all clients."""
+    model, refused = Model(text, plan_id, stage_id), Counter()
+    clients = defaultdict(lambda: {"requests": 0, "admitted": 0, "throttled": 0, "over_quota": 0})
+    for second, client, method in requests:
+        name = model.refused_by(second, client, method)
+        refused[name] += 1
+        outcome = "admitted" if name is None else "over_quota" if name.startswith("quota:") else "throttled"
+        clients[client]["requests"] += 1
+        clients[client][outcome] += 1
+    affected = [
+        {"client": client, **tally} for client, tally in clients.items() if tally["requests"] > tally["admitted"]
+    ]
+    affected.sort(key=lambda item: (item["admitted"] - item["requests"], item["client"]))
+    del refused[None]
+    total = {name: sum(tally[name] for tally in clients.values()) for name in next(iter(clients.values()))}
+    return {
+        "plan": plan_id,
+        "stage": stage_id,
+        **total,
+        "clients": len(clients),
+        "clients_affected": len(affected),
+        "refused_by": dict(refused),
+        "most_affected": affected,
+    }
+
+
+ALL_KINDS = """
+account = { rate = "1/2", burst = 40 }
+[plans.all]
+throttle = { rate = "0.05", burst = 8 }
+quota = { limit = 60, period = "WEEK" }
+[plans.all.stages."web/prod".throttles]
+"GET /favicon.ico" = { rate = "1/7", burst = 1 }
+[stages."web/prod"]
+throttle = { rate = "1/2", burst = 30 }
+[stages."web/prod".methods]
+"GET /robots.txt" = { key_required = false, throttle = { rate = "0.001", burst = 3 } }
+"GET /style2.css" = { throttle = { rate = "1/10", burst = 2 } }
+"""
+
+
+@with_real_log
+class TestRealLog:
+    @pytest.fixture
+    def requests(self):
+        return real_requests()
+
+    def test_the_example_plans(self, requests):
+        """10,000 real requests through both plans of the example: every figure equals the model's."""
+        found = told(REAL_LOG, "--plan", str(EXAMPLE), "--top", "2000")
+        assert (found["log"]["requests"], found["log"]["malformed"]) == (10_000, 0)
+        assert found["log"]["disordered"] == 4915
+        assert found["exact"] is True
+        text = EXAMPLE.read_text(encoding="utf-8")
+        for plan in found["plans"]:
+            assert plan == expected(text, plan["plan"], "petstore/prod", requests)
+        assert [tallies(plan) for plan in found["plans"]] == [(10_000, 9542, 237, 221), (10_000, 9697, 0, 303)]
+
+    def test_every_kind_of_limit(self, requests, tmp_path):
+        """Method entries, open methods, shared stage buckets and the account at once: every figure the model's."""
+        path = tmp_path / "plans.toml"
+        path.write_text(ALL_KINDS, encoding="utf-8")
+        (plan,) = told(REAL_LOG, "--plan", str(path), "--top", "2000")["plans"]
+        assert plan == expected(ALL_KINDS, "all", "web/prod", requests)
+        assert set(plan["refused_by"]) == {
+            "plan:all",
+            "plan:all:GET /favicon.ico",
+            "stage:web/prod:*",
+            "stage:web/prod:GET /robots.txt",
+            "stage:web/prod:GET /style2.css",
+            "account",
+            "quota:all",
+        }

@@ -1,0 +1,31 @@
+"""A plan with leases, replicas that listen to nobody, and what Redis has counted."""
+
+import struct
+
+from properties import promises
+from properties.promises import STAGE
+
+from ratelimit import Catalog, Quota, Throttle, UsagePlan
+
+TERM_S = 0.1
+AMPLE = UsagePlan("gold", Throttle(1000, 100_000), Quota(1_000_000, "DAY"), [STAGE], lease=TERM_S)
+
+
+def replica(backend, clock, **options):
+    """As all promises have it, but that it knows denials."""
+    return promises.replica(backend, **({"clock": clock, "denial_cache": True} | options))
+
+
+def gold_key(backend, clock, plan=AMPLE):
+    with backend.client() as client:
+        catalog = Catalog(client, clock=clock)
+        catalog.put_plan(plan)
+        return catalog.create_key(plans=["gold"])
+
+
+def used(backend, key):
+    """What is metered of a key today, and what is left of its quota, by Redis alone."""
+    with backend.client() as client:
+        (found,) = client.hmget(f"ratelimit:{{{key.id}}}", "p:gold")
+        _, level, _, _, count, _, day_used = struct.unpack("<7d", found)
+    return count, day_used, level

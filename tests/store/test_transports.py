@@ -1,0 +1,97 @@
+"""Ways to a server: checks are the same over TLS, and follow Sentinel to the new primary."""
+
+import asyncio
+
+import pytest
+from helpers.sentinels import NAME, Watched
+from helpers.servers import NAMES
+from helpers.tls_end import TlsEnd
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
+from ratelimit.store.aio.pipeline.hiredis import HiredisPipeline
+
+STAGE, METHOD = "petstore/prod", "GET /pets"
+TRIES = 100
+
+
+def a_key(limiter):
+    limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/1000", 1000), Quota(1000, "DAY"), [STAGE]))
+    return limiter.catalog.create_key(plans=["gold"]).value
+
+
+def left(decision):
+    return [limit.remaining for limit in decision.limits]
+
+
+def test_over_tls(server, tmp_path):
+    """One by one, and many at once on one connection: each is charged once."""
+    with TlsEnd(server.socket, tmp_path) as end, Limiter.from_url(end.url, deadline=5) as limiter:
+        key = a_key(limiter)
+        assert [left(limiter.check(key, STAGE, METHOD)) for _ in range(3)] == [[999, 999], [998, 998], [997, 997]]
+
+        async def many():
+            async with AsyncLimiter.from_url(end.url, deadline=5) as gathering:
+                gathering._namespace.before_refresh = lambda: (
+                    None
+                )  # no listener, whose start makes a check look once more
+                await gathering.check(key, STAGE, METHOD)
+                decisions = await asyncio.gather(*(gathering.check(key, STAGE, METHOD) for _ in range(200)))
+                assert isinstance(gathering._store._gatherer._pipeline, HiredisPipeline)
+                return [left(decision)[1] for decision in decisions]
+
+        assert asyncio.run(many()) == list(range(995, 795, -1))
+
+
+def test_a_certificate_of_somebody_else(server, tmp_path):
+    """It is not talked to: nothing was sent, and the decision says so."""
+    with TlsEnd(server.socket, tmp_path) as end:
+        url = end.url.partition("?")[0]
+        with Limiter.from_url(url, deadline=5) as limiter:
+            assert limiter.check("k" * 30, STAGE, METHOD).cause.startswith("StoreUnavailable")
+
+        async def ask():
+            async with AsyncLimiter.from_url(url, deadline=5) as limiter:
+                return await limiter.check("k" * 30, STAGE, METHOD)
+
+        assert asyncio.run(ask()).cause.startswith("StoreUnavailable")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sentinel_leads_to_the_new_primary(name):
+    """After a failover, checks fail as long as the connection leads to a replica; then all counts go on."""
+    with Watched(name) as watched:
+        sentinels = Sentinel([watched.sentinel])
+        with sentinels.master_for(NAME, retry=Retry(NoBackoff(), 0)) as client, Limiter(client, deadline=5) as limiter:
+            key = a_key(limiter)
+            assert left(limiter.check(key, STAGE, METHOD)) == [999, 999]
+            client.wait(1, 5000)
+
+            async def ask():
+                theirs = AsyncSentinel([watched.sentinel])
+                async with (
+                    theirs.master_for(NAME, retry=AsyncRetry(NoBackoff(), 0)) as other,
+                    AsyncLimiter(other, deadline=5) as gathering,
+                ):
+                    gathering._namespace.before_refresh = lambda: None
+                    assert left(await gathering.check(key, STAGE, METHOD)) == [998, 998]
+                    await asyncio.to_thread(client.wait, 1, 5000)
+                    await asyncio.to_thread(watched.fail_over)
+                    for _ in range(TRIES):
+                        if (decision := await gathering.check(key, STAGE, METHOD)).allowed:
+                            break
+                        await asyncio.sleep(0.1)
+                    many = await asyncio.gather(*(gathering.check(key, STAGE, METHOD) for _ in range(50)))
+                for each in theirs.sentinels:
+                    await each.aclose()
+                return [left(answer) for answer in (decision, *many)]
+
+            assert asyncio.run(ask()) == [[number, number] for number in range(997, 946, -1)]
+            answers = [limiter.check(key, STAGE, METHOD) for _ in range(3)]
+            assert left(answers[-1]) in ([945, 945], [944, 944])
+        for each in sentinels.sentinels:
+            each.close()

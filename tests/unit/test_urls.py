@@ -1,0 +1,162 @@
+"""The URL of a server: what is accepted, and that nothing of a password is ever shown, whatever is wrong with it."""
+
+import asyncio
+import traceback
+
+import pytest
+from cli.test_cli import run
+from helpers.servers import Server, binaries
+
+from ratelimit import AsyncLimiter, ConfigError, Limiter, StoreError
+from ratelimit.store.urls import shown_url
+
+SECRET = "S3cr3tPw"
+REQUEST = ("tenantUnknownKey00000001", "petstore/prod", "GET /pets")
+A_HOST = "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
+A_SOCKET = "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
+AN_AT = "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
+WRONG = [
+    # url, what is said of it
+    (f"redis://:{SECRET}#tail@host", "it holds a #"),
+    (f"redis://:{SECRET}@host/0#{SECRET}", "it holds a #"),
+    (f"unix://user:{SECRET}/x@/run/redis.sock", AN_AT),
+    (f"unix://{SECRET}/run/redis.sock", A_SOCKET),
+    (f"unix://user:x@/{SECRET}@/run/redis.sock", AN_AT),
+    (f"unix://:{SECRET}@", "it names no socket"),
+    (f"unix://:{SECRET}@/run/%1b[31m.sock", "the path of the socket holds a control character"),
+    (f"redis://h/{SECRET}", "behind the / must stand the number of a database"),
+    (f"redis://:x@h/{SECRET}@h", AN_AT),
+    (f"redis://:@{SECRET}?client_name=x@h", AN_AT),
+    (f"redis://:@{SECRET}/?x@h", AN_AT),
+    (f"redis://user:{SECRET}", A_HOST),
+    (f"redis://user:{SECRET}@h:port", A_HOST),
+    (f"redis://user:{SECRET}@h:0", A_HOST),
+    (f"redis://user:{SECRET}@h:65536", A_HOST),
+    (f"redis://user:{SECRET}%40host:1", A_HOST),
+    (f"redis://{SECRET}%40host:1", A_HOST),
+    (f"redis://:{SECRET}/x@h", AN_AT),
+    (f"redis://:[{SECRET}@h", "redis-py cannot read it"),
+    (f"redis://:℀{SECRET}@h", "redis-py cannot read it"),
+    (f"redis://:{SECRET}\t@h", "it holds a control character, or half a character"),
+    (f"redis://:{SECRET}\udc80@h", "it holds a control character, or half a character"),
+    (f"http://:{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
+    (f"{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
+    (f"redis://:?{SECRET}@h", AN_AT),
+    (f"redis://h?{SECRET}=1", "it has an option that is not known here; known are db, username"),
+    (f"redis://h?retry={SECRET}", "it has an option that is not known here; known are db, username"),
+    ("redis://h?retry=1", "it has an option that is not known here; known are db, username"),
+    ("redis://h?retry_on_timeout=true", "it has an option that is not known here; known are db, username"),
+    (f"redis://h?ssl_password={SECRET}", "not known here (its options ssl_... are for rediss:// alone); known are db"),
+    (f"redis://h?protocol=9&password={SECRET}", "its option protocol must be 2 or 3"),
+    (f"redis://h?db={SECRET}", "its option db must be a whole number"),
+    (f"redis://h?db=0&db={SECRET}", "its option db must be a whole number"),
+    ("redis://h?timeout=nan", "its option timeout must be seconds above 0, at most 2147482"),
+    ("redis://h?socket_timeout=inf", "its option socket_timeout must be seconds above 0, at most 2147482"),
+    ("redis://h?max_connections=0", "its option max_connections must be a whole number from 1 to 65535"),
+    ("redis://h?max_connections=²", "its option max_connections must be a whole number from 1 to 65535"),
+]
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
+@pytest.mark.parametrize(("url", "problem"), WRONG)
+def test_what_is_wrong_is_told_without_the_url(kind, url, problem):
+    """One ConfigError of the field `url`, which says what is accepted; nothing of the URL goes along with it."""
+    with pytest.raises(ConfigError) as caught:
+        kind.from_url(url)
+    error = caught.value
+    assert error.field == "url"
+    assert error.problem.startswith("cannot be used: ")
+    assert problem in error.problem
+    assert "write redis://USER:PASSWORD@HOST:PORT/DB" in error.problem
+    assert error.__cause__ is error.__context__ is None
+    assert SECRET not in "".join(traceback.format_exception(error)).replace(repr(url), "")
+
+
+@pytest.mark.parametrize(("url", "problem"), WRONG)
+def test_commands_tell_it_as_well(url, problem):
+    """Exit code 2, and nothing of the password in either output."""
+    result = run("check", *REQUEST, RATELIMIT_URL=url)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert problem in result.stderr
+    assert SECRET not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://", "redis://"),
+        ("redis://:S3cr3tPw@localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://user:a@S3cr3tPw@h", "redis://h"),
+        ("redis://user:S3%2Fcr%40@[::1]:1/2?db=3", "redis://[::1]:1/2"),
+        ("redis://[fe80::1%25eth0]", "redis://[fe80::1%25eth0]"),
+        ("redis://h:/1/", "redis://h:/1/"),
+        ("redis://h?password=S3cr3tPw&socket_keepalive=yes&health_check_interval=5", "redis://h"),
+        ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false&protocol=3&ssl_min_version=772", "rediss://h"),
+        ("unix:///tmp/a@b.sock?db=1&client_name=me", "unix:///tmp/a@b.sock"),
+        ("unix://user:S3cr3tPw@/tmp/b.sock", "unix:///tmp/b.sock"),
+    ],
+)
+def test_what_is_right_is_taken_as_redis_py_reads_it(url, shown):
+    """And shown without user, password and options."""
+    with Limiter.from_url(url):
+        pass
+    asyncio.run(AsyncLimiter.from_url(url).aclose())
+    assert shown_url(url) == shown
+
+
+def test_what_cannot_be_read_is_not_shown():
+    """Nor does it raise."""
+    assert {shown_url(url) for url, problem in WRONG if "redis-py" not in problem} == {"the URL that was given"}
+
+
+def all_that_is_told(url):
+    """What checks, administrators' calls and commands say of a server that cannot be had, with all that goes along."""
+    with Limiter.from_url(url, deadline=0.5) as limiter:
+        decision = limiter.check(*REQUEST)
+        assert decision.reason.name == "UNAVAILABLE"
+        with pytest.raises(StoreError) as caught:
+            limiter.catalog.plans()
+    told = [repr(decision), repr(caught.value), *traceback.format_exception(caught.value)]
+
+    async def asked():
+        async with AsyncLimiter.from_url(url, deadline=0.5) as twin:
+            return await twin.check(*REQUEST)
+
+    told.append(repr(asyncio.run(asked())))
+    for command in (("check", *REQUEST), ("plans", "list"), ("watch", "--seconds", "1")):
+        result = run(*command, RATELIMIT_URL=url)
+        assert result.exit_code == 3
+        told.append(result.output)
+    return "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    "url", [f"redis://:{SECRET}@host.invalid", f"redis://:{SECRET}@host..", f"unix://user:{SECRET}@/nowhere/no.sock"]
+)
+def test_a_server_that_cannot_be_reached(url, caplog):
+    """Says where it was looked for, not with what."""
+    told = all_that_is_told(url)
+    assert SECRET not in told + caplog.text
+    assert ("host." if "host" in url else "/nowhere/no.sock") in told
+
+
+def test_a_password_that_is_wrong(server, caplog):
+    """The server's own words do not repeat it."""
+    told = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@"))
+    assert SECRET not in told + caplog.text
+    assert "WRONGPASS" in told or "invalid username-password pair" in told
+
+
+@pytest.mark.parametrize("name", list(binaries()))
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_that_knows_no_login(name, protocol, caplog):
+    """It repeats the arguments of a command that it does not know, the password among them: we do not."""
+    server = Server(name, rename_command=("AUTH", ""))
+    try:
+        with server.client() as client:
+            client.ping()
+        told = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@") + f"?protocol={protocol}")
+    finally:
+        server.stop()
+    assert SECRET not in told + caplog.text

@@ -1,0 +1,63 @@
+"""Makes lua/vectors.json: `make vectors`.
+
+Nothing of the package is used and no script is run: every expected number in the vector_*.py beside this file was
+worked out on paper, and its `why` shows how. So the file can contradict the code.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from vectors.vector_buckets import BUCKETS, PEEKS
+from vectors.vector_callers import CALLERS, FAULTS
+from vectors.vector_clock import CLOCK, RESCALES
+from vectors.vector_counts import COUNTS
+from vectors.vector_extras import ALERTS, SHADOWS
+from vectors.vector_layers import LAYERS
+from vectors.vector_unusual import UNUSUAL
+from vectors.vector_usual import USUAL
+
+CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
+ABOUT = (
+    "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
+    "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
+    "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` "
+    "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 "
+    "wait_us too. Keys and hash fields are text; argv and values are "
+    "hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; else it is "
+    "a string. `sha1` names each script's text as "
+    "it is sent. Made by tests/vectors/generate.py."
+)
+
+
+LUA = Path(__file__).parents[2] / "lua"
+
+
+def assembled(name):
+    """A script as lua/README.md says that it is sent."""
+    text = (LUA / f"{name}.lua").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^ *-- @include (\S+)$", lambda match: assembled(match[1]), text)
+
+
+def hashes():
+    """The SHA-1 of each script as it is sent."""
+    names = sorted(path.stem for path in LUA.glob("*.lua"))
+    return {name: hashlib.sha1(assembled(name).encode(), usedforsecurity=False).hexdigest() for name in names}
+
+
+def text():
+    """The file: one line for each part of a vector."""
+    parts = [
+        "  {\n" + ",\n".join(f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in vector.items()) + "\n  }"
+        for vector in CASES
+    ]
+    body = ",\n".join(parts)
+    sha1 = ",\n".join(f"  {json.dumps(name)}: {json.dumps(sha)}" for name, sha in hashes().items())
+    head = f'"about": {json.dumps(ABOUT)},\n "script": "check",\n "sha1": {{\n{sha1}\n }}'
+    return f'{{\n {head},\n "vectors": [\n{body}\n ]\n}}\n'
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())
