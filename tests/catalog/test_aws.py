@@ -223,7 +223,7 @@ def test_nothing_shows_a_value(tmp_path):
     export = aws.exported(tmp_path, **{"two.json": keys})
     found = convert(export)
     assert len(found.keys) == 4
-    told = repr(export) + repr(found) + repr(found.keys) + repr(found.replies)
+    told = repr(export) + repr(found) + repr(found.keys) + repr(found.notes)
     assert [value for value in (aws.SECRET, *aws.VALUES.values()) if value in told] == []
     assert pickle.loads(pickle.dumps(export)) == export
 
@@ -283,5 +283,5 @@ def test_an_empty_account_gives_nothing():
     )
     with stubber:
         found = convert(fetch_live(client))
-    assert (found.plans, found.stages, found.keys, found.replies) == ((), (), (), ())
+    assert (found.plans, found.stages, found.keys, found.notes) == ((), (), (), ())
     assert found.account == Throttle(10_000, 5_000)

@@ -27,7 +27,7 @@ def test_an_import_is_what_checks_go_by(tmp_path, limiter):
         tuple(stage.id for stage in aws.EXPECTED_STAGES),
     )
     assert (report.created, report.updated, set(report.ids)) == (3, 0, set(aws.VALUES))
-    assert [str(note) for note in report.replies] == [aws.OFFSET]
+    assert [str(note) for note in report.notes] == [aws.OFFSET]
     catalog = limiter.catalog
     assert catalog.plans() == sorted(aws.EXPECTED_PLANS, key=lambda plan: plan.id)
     assert catalog.stages() == sorted(aws.EXPECTED_STAGES, key=lambda stage: stage.id)
@@ -59,7 +59,7 @@ def test_an_import_twice_changes_nothing(tmp_path, limiter, backend):
         second = limiter.catalog.import_aws(export)
         assert snapshot(client) == before
     assert (second.created, second.updated, second.ids) == (0, 3, first.ids)
-    assert second.replies == first.notes
+    assert second.notes == first.notes
 
 
 def test_an_import_leaves_the_rest_as_it_is(tmp_path, limiter):
@@ -106,7 +106,7 @@ def test_a_key_of_plans_that_were_not_exported_with_keys_stays_in_them(tmp_path,
     report = limiter.catalog.import_aws(aws.exported(tmp_path / "part", **{"keys-of-gold01.json": None}))
     assert limiter.catalog.get_key(report.ids["k1aaaaaaaa"]).plans == ("gold01", "trial7")
     told = "plan gold01: no key is put into it: there is no get-usage-plan-keys of it"
-    assert told in [str(note) for note in report.replies]
+    assert told in [str(note) for note in report.notes]
 
 
 def test_a_key_in_a_plan_of_its_own_is_not_put_into_another_of_the_stage(tmp_path, limiter):
@@ -116,7 +116,7 @@ def test_a_key_in_a_plan_of_its_own_is_not_put_into_another_of_the_stage(tmp_pat
     report = limiter.catalog.import_aws(aws.exported(tmp_path))
     assert limiter.catalog.get_key(key.id).plans == ("own",)
     told = f"key k3cccccccc: is not put into plan trial7: plan own, which it is in, opens {aws.PETS}/test, too"
-    assert [str(note) for note in report.replies] == [aws.OFFSET, told]
+    assert [str(note) for note in report.notes] == [aws.OFFSET, told]
 
 
 def test_plans_that_would_double_a_key_store_nothing(tmp_path, limiter, backend):

@@ -49,7 +49,7 @@ def test_live_imports_what_the_files_import(live, server, tmp_path):
     assert (told["created"], told["updated"], told["account"]) == (3, 0, True)
     assert json.loads(again.stdout)["updated"] == 3
     assert json.loads(again.stdout)["ids"] == told["ids"]
-    assert [note["why"] for note in told["notes"]] == [note.why for note in expected.replies]
+    assert [note["why"] for note in told["notes"]] == [note.why for note in expected.notes]
     with Limiter.from_url(server.url, deadline=2) as limiter:
         assert {plan.id: plan for plan in limiter.catalog.plans()} == {p.id: p for p in samples.EXPECTED_PLANS}
         assert len(limiter.catalog.keys()) == 3

@@ -301,7 +301,7 @@ class TestAws:
         assert (report.created, sorted(report.ids)) == (2, ["k1aaaaaaaa", "k2bbbbbbbb"])
         assert (
             "key k1aaaaaaaa: is not put into plan trial7: it is in 1 already, and the ceiling (plans_per_key) is 1"
-            in [str(note) for note in report.replies]
+            in [str(note) for note in report.notes]
         )
         full = "the catalogue is full, 2 keys are its ceiling (keys): delete some, or raise the ceiling"
         assert [note.why for note in report.notes if "full" in note.why] == [f"is not carried over: {full}"]
