@@ -24,6 +24,8 @@ from ratelimit.errors import (
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ApiKey",
     "ApplyReport",
