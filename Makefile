@@ -4,10 +4,10 @@ BIN := .venv/bin
 FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz vectors lint bench bench-full clean
+.PHONY: help demo test test-long fuzz vectors lint bench bench-full release-check release-tag clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp keeps the environment from being made again until the project's description changes.
 .venv/ready: pyproject.toml
@@ -43,6 +43,16 @@ bench: .venv/ready  ## measure speed, memory and exactness beside the peers (abo
 
 bench-full: .venv/ready  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
+
+.venv/release: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group release
+	@touch $@
+
+release-check: .venv/release  ## build sdist and wheel, check them, try the wheel in a fresh environment
+	$(BIN)/python scripts/release.py check $(if $(TAG),--expect $(TAG))
+
+release-tag: .venv/release  ## the same, then tag the version if the tree is clean and the changelog has it
+	$(BIN)/python scripts/release.py tag
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results

@@ -23,6 +23,8 @@ from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ApiKey",
     "ApplyReport",

