@@ -46,7 +46,7 @@ def measure(part, full):
     if part == "latency":
         entries, failed = measure_latency(full)
         console.print(machines.table("CPU time of a check on this machine", latency.headlines(entries)))
-        return entries, latency.figures(entries), "a call failed, see there" if failed else None
+        return entries, list(latency.figures(entries)), "a call failed, see there" if failed else None
     result = PARTS[part].module.measure(full)
     for table in PARTS[part].module.tables(result):
         console.print(table)

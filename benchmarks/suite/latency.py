@@ -31,7 +31,8 @@ HEADLINES = (
     f"nobody can avoid. *The floor* ({ours.RAW.name}) sends the command of a check and receives its reply without this "
     "library. Of whole calls the raw round trip is a part on both sides, a larger one where system calls are slow or "
     "where another core has to be woken: those ratios differ most between machines. Client and server on one core, and "
-    "on a core each; medians and quartiles of paired rounds."
+    "on a core each; medians and quartiles of paired rounds. What has no quartiles is computed from the published "
+    "medians of a run that did not subtract round by round."
 )
 
 
@@ -111,8 +112,8 @@ def _ratios(name, summary):
         if name == ours.CHECK.name or key not in summary:
             yield from ("", "")
         else:
-            found = Spread(*summary[key])
-            yield from (f"{found.middle:.2f}x", str(found))
+            times = Spread(*summary[key])
+            yield from (f"{times.middle:.2f}x", str(times))
 
 
 def _entries(benchmarks):
@@ -122,24 +123,23 @@ def _entries(benchmarks):
 
 def figures(benchmarks):
     """From pytest-benchmark's JSON: ratios of CPU and of wall time for each server."""
-    found, in_process, main_peers = [], {one.name for one in ours.IN_PROCESS}, {one.name for one in peers.MAIN}
+    in_process, main_peers = ({one.name for one in group} for group in (ours.IN_PROCESS, peers.MAIN))
     for entry in _entries(benchmarks):
         where, name = f"{entry['server']}, {entry['placement']}", entry["contender"]
         if name in in_process:
             cpu = Spread(*entry["cpu_us"])
-            found.append(Figure.of(f"{where}: CPU time, {name}", cpu, "us", target=IN_PROCESS_US))
+            yield Figure.of(f"{where}: CPU time, {name}", cpu, "us", target=IN_PROCESS_US)
         if entry["kind"] == "peer":
             above = Spread(*entry["check_cpu_above_raw_ratio"])
             target = ABOVE_PEERS if name in main_peers else None
             what = f"{where}: CPU time of a check above the raw round trip / {name}"
-            found.append(Figure.of(what, above, target=target))
+            yield Figure.of(what, above, target=target)
         if entry["kind"] == "ours":
             continue
         for clock, label in (("cpu", "CPU"), ("wall", "wall")):
             target = ABOVE_FLOORS.get(name) if clock == "cpu" else None
             times = Spread(*entry[f"check_{clock}_ratio"])
-            found.append(Figure.of(f"{where}: {label} time of a check / {name}", times, target=target))
-    return found
+            yield Figure.of(f"{where}: {label} time of a check / {name}", times, target=target)
 
 
 def headlines(benchmarks):

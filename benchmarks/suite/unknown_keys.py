@@ -71,7 +71,7 @@ class CachedCallers:
         """Return what was measured since the last time."""
         waits, denied, self.waits_us, self.denied = self.waits_us, self.denied, [], 0
         if not waits:
-            raise RuntimeError("nobody was answered")
+            raise RuntimeError("no check was answered")
         return {**percentiles(waits, (50, 99)), "max": max(waits), "answers": len(waits), "denied": denied}
 
     async def end(self):

@@ -94,8 +94,8 @@ class Workers:
         pipes = self.pipes[:processes]
         for number, pipe in enumerate(pipes):
             at = number * each % len(measured)
-            its = (measured[at:] + measured[:at])[:each]
-            pipe.send((contender.name, server.url, load, its, spare, each, passes, tasks))
+            chosen = (measured[at:] + measured[:at])[:each]
+            pipe.send((contender.name, server.url, load, chosen, spare, each, passes, tasks))
         with server.client() as client:
             return [_together(pipes, client) for _ in range(passes)]
 

@@ -75,3 +75,10 @@ def test_one_core_and_cores_apart_stand_beside_each_other_for_every_machine(benc
     assert together == "0.25x (0.25 - 0.25)"
     assert apart != together
     assert rows["whole call / the floor"][0] == "1.25x (1.25 - 1.25)"
+
+
+def test_a_ratio_of_medians_is_shown_without_quartiles():
+    """As of a run that was published before both were subtracted round by round; what is missing stays empty."""
+    table = machines.table("one", {"same core": {"a": [None, 0.07, None]}, "cores apart": {"b": [1, 2, 3]}})
+    cells = [list(column.cells) for column in table.columns]
+    assert cells == [["a", "b"], ["0.07x", ""], ["", "2.00x (1.00 - 3.00)"]]
