@@ -78,7 +78,8 @@ def label_bars(axes, names):
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     for name, label in zip(names, axes.get_yticklabels(), strict=True):
-        label.set_fontweight("bold" if name.startswith(ours.CHECK.name) else "normal")
+        is_ours = name in OURS or name.startswith(f"{ours.CHECK.name},")
+        label.set_fontweight("bold" if is_ours else "normal")
 
 
 def bars(axes, values, label):

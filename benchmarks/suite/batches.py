@@ -18,9 +18,9 @@ from rich.table import Table
 from benchmarks.contenders import ours
 from benchmarks.contenders.contender import AMPLE
 from benchmarks.report.progress import steps
-from benchmarks.report.results import Figure
+from benchmarks.report.results import Figure, Spread
 from benchmarks.suite import host
-from benchmarks.suite.rounds import Spread, ratio, rotated, spread
+from benchmarks.suite.rounds import ratio, rotated, spread
 from ratelimit.store import gather
 
 SIZES = (1, 4, 16, 32, 64, 128, 256, 512)

@@ -15,9 +15,9 @@ from rich.table import Table
 from benchmarks.contenders import ours
 from benchmarks.contenders.contender import exactly
 from benchmarks.report.progress import steps
-from benchmarks.report.results import Figure
+from benchmarks.report.results import Figure, Spread
 from benchmarks.suite import host
-from benchmarks.suite.rounds import Spread, spread
+from benchmarks.suite.rounds import spread
 from benchmarks.suite.workers import workers
 from ratelimit import Limiter
 from ratelimit.core import scripts

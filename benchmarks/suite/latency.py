@@ -84,7 +84,7 @@ class Measured:
         rounds = len(self.samples[ours.CHECK.name])
         title = f"{self.version} ({self.name}), {self.placement}: one call on one connection, {rounds} rounds"
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("contender")
+        table.add_column("contender", no_wrap=True)
         table.add_column("enforces")
         for column in ("CPU µs", "wall µs", *_RATIOS, "wall, check / this"):
             table.add_column(column, justify="right")
@@ -180,7 +180,7 @@ def plot(plt, benchmarks):
     entries = _entries(benchmarks)
     first = entries[0]
     chosen = [e for e in entries if (e["server"], e["placement"]) == (first["server"], first["placement"])]
-    figure, axes = plt.subplots(figsize=(8, 0.28 * len(chosen) + 0.8))
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(chosen) + 0.8))
     names = [entry["contender"] for entry in chosen]
     for offset, (point, alpha) in zip((-0.27, 0, 0.27), (("p50", 1.0), ("p99", 0.65), ("p99.9", 0.35)), strict=True):
         values = [entry["wall_us_percentiles"][point] for entry in chosen]

@@ -19,7 +19,10 @@ from benchmarks.suite import (
 
 
 class Part(NamedTuple):
-    """A part: its module has `measure(full)`, `figures(result)` and `tables(result)`; some also `plot(plt, result)`.
+    """A part: its module has `measure(full)`, `figures(result)` and `tables(result)`.
+
+    It may have `plot(plt, result)`, which returns a figure or None, and `headlines(result)`, the ratios to show for
+    every machine, which `HEADLINES` explains. pytest-benchmark measures `latency`, so that has no `measure`.
 
     long  only in the full run, or by --only
     """

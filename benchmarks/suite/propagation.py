@@ -28,7 +28,7 @@ REPLICAS = 4
 ROUNDS, MORE_ROUNDS = 200, 1000
 PACES = {"a request each ms": 0.001, "flat out": 0.0}
 DAY_S = 86_400.0
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 GAP_S = 0.02  # between rounds, at least: a change meets replicas that check at their pace, done with the change before
 PROMISE_MS = 100
 
@@ -41,31 +41,31 @@ def _plan(burst):
 def _recording_commits(catalog):
     """Yield a list to which the time of each reply to a script is added: of a change, that of its commit."""
     run, commits = catalog._run, []
-    catalog._run = lambda flow: run(_recording(flow, commits))
+    catalog._run = lambda operation: run(_recording(operation, commits))
     try:
         yield commits
     finally:
         catalog._run = run
 
 
-def _recording(flow, commits):
-    """Pass on the requests of a flow and their replies. Plain commands come in lists, a script by itself."""
+def _recording(operation, commits):
+    """Pass on the requests of an operation and their replies. Plain commands come in lists, a script by itself."""
     try:
-        request = next(flow)
+        request = next(operation)
         while True:
             reply = yield request
             if not isinstance(request, list):
                 commits.append(time.monotonic())
-            request = flow.send(reply)
+            request = operation.send(reply)
     except StopIteration as finished:
         return finished.value
 
 
 def _wait_until_all_have(client, burst):
-    deadline, expected = time.monotonic() + PATIENCE_S, [str(burst).encode()] * REPLICAS
+    deadline, expected = time.monotonic() + TIMEOUT_S, [str(burst).encode()] * REPLICAS
     while client.hvals(SEEN) != expected:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"after {PATIENCE_S:g} s not every replica decides by the new plan")
+            raise TimeoutError(f"after {TIMEOUT_S:g} s not every replica decides by the new plan")
         time.sleep(0.001)
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from benchmarks.contenders import floors, ours, peers
 from benchmarks.contenders.contender import AMPLE
 from benchmarks.report.progress import steps
-from benchmarks.report.results import Figure
+from benchmarks.report.results import Figure, Spread
 from benchmarks.suite import host
-from benchmarks.suite.rounds import Spread, ratio, rotated, spread
+from benchmarks.suite.rounds import ratio, rotated, spread
 
 CONTENDERS = {one.name: one for one in (floors.EVALSHA, ours.PLAIN, ours.CHECK, ours.LEASED, *peers.ASYNC)}
 SECONDS = 0.2

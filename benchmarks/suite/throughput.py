@@ -8,9 +8,9 @@ from benchmarks.contenders import floors, ours, peers
 from benchmarks.contenders.contender import exactly
 from benchmarks.report import plots
 from benchmarks.report.progress import steps
-from benchmarks.report.results import Figure
+from benchmarks.report.results import Figure, Spread
 from benchmarks.suite import full_server, host, tasks
-from benchmarks.suite.rounds import Spread, spread
+from benchmarks.suite.rounds import spread
 from benchmarks.suite.workers import workers
 
 PROCESSES = (1, 2, 4, 8)
