@@ -103,7 +103,10 @@ def raw_check(url, _load):
 @asynccontextmanager
 async def aplain(url, _load):
     """What a check sends, sent by redis-py's client: EVALSHA of check.lua, its reply not decoded."""
-    async with AsyncLimiter.from_url(url, namespace="check") as limiter, redis.asyncio.Redis.from_url(url) as client:
+    async with (
+        AsyncLimiter.from_url(url, namespace="check", deadline=PATIENT) as limiter,  # it prepares the command alone
+        redis.asyncio.Redis.from_url(url) as client,
+    ):
         commands = {}
 
         async def call(key):
