@@ -349,7 +349,7 @@ def plot(plt, result):
         if counted:
             grid[1][column].set_ylim(bottom=0)
     grid[0][0].set_ylabel("CPU of the client, µs (log)")
-    grid[0][0].legend(fontsize=7, frameon=False)
+    grid[0][0].legend(fontsize=7, frameon=False, loc="center", bbox_to_anchor=(0.5, 0.68))
     if counted:
         grid[1][0].set_ylabel("instructions of the server")
     figure.tight_layout()

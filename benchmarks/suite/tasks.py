@@ -49,6 +49,8 @@ async def _rounds(server, tasks, rounds, step):
             for name in rotated(calls, number):
                 step(name)
                 rate, made, missing = await at_once(*calls[name])
+                if not rate:
+                    raise RuntimeError(f"{name}: none of {made} calls of a round was answered: the machine is too busy")
                 if number >= 0:
                     rates[name].append(rate)
                     counts[name][0] += made
