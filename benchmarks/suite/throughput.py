@@ -160,7 +160,7 @@ def plot(plt, result):
     """A panel for each setting of processes, and one for the full server."""
     settings_run = by_setting(result["processes"])
     panels = len(settings_run) + 1
-    figure, row = plt.subplots(1, panels, figsize=(3.6 * panels, 3.6), squeeze=False)
+    figure, row = plt.subplots(1, panels, figsize=(3.6 * panels, 4.4), squeeze=False)
     for axes, (setting, runs) in zip(row[0], settings_run.items(), strict=False):
         for name in dict.fromkeys(run["contender"] for run in runs):
             x, y = zip(*((r["processes"], r["per_second"][1]) for r in runs if r["contender"] == name), strict=True)
@@ -174,9 +174,9 @@ def plot(plt, result):
     for axes in row[0]:
         axes.set_xticks(PROCESSES)
         axes.set_xlabel("processes")
-        axes.set_ylim(bottom=0)
-    row[0][0].set_ylabel("checks per second")
+        axes.set_yscale("log")  # leased checks are decided in process: ten times as many and more
+    row[0][0].set_ylabel("checks per second (log)")
     for axes in (row[0][0], filled):
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.05, -0.22))
     figure.tight_layout()
     return figure
