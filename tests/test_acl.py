@@ -457,7 +457,7 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
         assert cause.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
-        shas = {name: load(name).sha for name in ("check", "check_many", "give_back", "archive")}
+        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive")}
         assert ran.stdout == "".join(f"{sha}  {name}\n" for name, sha in shas.items())
         assert root.script_exists(*shas.values()) == [True] * 4
         assert limiter.check(key.value, STAGE, METHOD).allowed

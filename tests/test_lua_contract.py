@@ -21,7 +21,7 @@ TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "string.rep(", "place)", "field)"
 SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
-    "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
+    "local milliseconds = (2 * EXPIRY_STEP_US + fill_us[i]) / 1000",
     "call('SET', place, state, 'PX', milliseconds - milliseconds % 1)",
     "call('SETRANGE', place, '0', state)",
 ]

@@ -60,7 +60,7 @@ def test_the_example_puts_scripts_together_as_the_code_does():
         assert [line for line in printed.splitlines() if line] == [
             line for line in load(path.stem).source.splitlines() if line
         ]
-    assert "local function shadowed" in load("check").source
+    assert "local function judge_shadow" in load("check").source
 
 
 @pytest.fixture

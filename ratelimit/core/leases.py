@@ -251,7 +251,7 @@ def _giving_back(question: Question, unspent: Unspent, state: Namespace, *, is_c
     names = state.names
     keys = (names.key_hash(question.key_id), names.key_days(question.key_id))
     keys_of_all = (each.place for each in shared) if is_current else ()
-    return ScriptCall(load("give_back"), (*keys, *keys_of_all), (packed, book.identity, *fields))
+    return ScriptCall(load("return_lease"), (*keys, *keys_of_all), (packed, book.identity, *fields))
 
 
 def _with(limits: Sequence[LimitStatus], held: int) -> tuple[LimitStatus, ...]:
