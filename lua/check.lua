@@ -132,7 +132,6 @@ if hash_values and not has_shadow and not peeks then
   end
 end
 if not reply then
-  -- @include lib/clock_tolerance
   -- @include lib/token_bucket
   -- @include lib/quota_window
   -- @inline inline/slow_path

@@ -43,7 +43,7 @@ local now
 local server_us = now
 -- Of the template that the loop is at: its number, where its arguments start, and what follows from them. `given_us` is
 -- the caller's clock, or 0.
-local replies, template, key_repeats, at, plan_field, key_buckets, buckets, first_shared, request, is_covered = {}, 0, 0
+local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = 0
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
 local eligible, today, current_calendar, window_end, full, price, numbers, states, fill_us, is_shared_charged
 -- Of keys that several checks here are of: the values of the hash as they stand after the checks before, where the
@@ -52,13 +52,14 @@ local hashes, fields_at, is_changed = {}, {}, {}
 -- Of shared buckets: the state as it stands after the checks before; if it is to be written, the clock it was charged
 -- by and the time in which it fills, if its expiry is to be renewed.
 local shared_states, charged_by, shared_fill_us = {}, {}, {}
+local replies, key_repeats = {}, 0
 local deferred -- keys and shared buckets that checks meet which are not judged here
 local read_hash, write_hash, current_hash, load_buckets, store_shared
 
 -- Functions cost as much as a part of a check: they are made if they are needed.
 if further_buckets > 0 or template_numbers ~= '' then
   function read_hash(key)
-    return pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + key_buckets))
+    return pcall('HMGET', key, 'r', unpack(ARGV, template_at + 1, template_at + 1 + key_buckets))
   end
 
   function write_hash(key, hash_values, names_at)
@@ -70,15 +71,15 @@ if further_buckets > 0 or template_numbers ~= '' then
   -- The hash as it stands now. Of a hash only the fields of one template are remembered at a time.
   function current_hash(key)
     local hash_values, names_at = hashes[key], fields_at[key]
-    if names_at == at then return hash_values end
+    if names_at == template_at then return hash_values end
     if hash_values and #hash_values == key_buckets + 2 then
       local same = true
-      for i = 1, key_buckets + 1 do same = same and ARGV[names_at + i] == ARGV[at + i] end
+      for i = 1, key_buckets + 1 do same = same and ARGV[names_at + i] == ARGV[template_at + i] end
       if same then return hash_values end
     end
     if is_changed[key] then write_hash(key, hash_values, names_at) end
     hash_values = read_hash(key)
-    hashes[key], fields_at[key], is_changed[key] = hash_values, at, nil
+    hashes[key], fields_at[key], is_changed[key] = hash_values, template_at, nil
     return hash_values
   end
 
@@ -100,15 +101,15 @@ if further_buckets > 0 or template_numbers ~= '' then
   end
 end
 
-for i = 1, checks do
+for check = 1, checks do
   local number = 1
-  if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * i - 1, 2 * i) end
+  if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * check - 1, 2 * check) end
   if number ~= template then
     if is_shared_charged then store_shared() end
-    template, at, first_shared = number, arguments_at[number], shared_before[number]
-    if at then
+    template, template_at, first_shared = number, arguments_at[number], shared_before[number]
+    if template_at then
       key_buckets, buckets = byte(templates, 2 * number - 1, 2 * number)
-      buckets, request, plan_field = key_buckets + buckets, ARGV[at], ARGV[at + 1]
+      buckets, request, plan_field = key_buckets + buckets, ARGV[template_at], ARGV[template_at + 1]
       given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
         unpack_doubles('<ddddddddddd', request)
       now = given_us > 0 and given_us or server_us
@@ -134,7 +135,7 @@ for i = 1, checks do
       key_buckets, buckets, first_shared, is_covered = 0, 0, 0, false
     end
   end
-  local key, is_next, hash_values, reply = KEYS[shared_keys + i], is_covered
+  local key, is_next, hash_values, reply = KEYS[shared_keys + check], is_covered
   if deferred then
     -- No check overtakes a deferred one: whoever meets one of its limits is deferred as well.
     is_next = is_next and not deferred[key]
@@ -148,7 +149,7 @@ for i = 1, checks do
     else
       hash_values = pcall('HMGET', key, 'r', plan_field)
     end
-    is_next = hash_values[1] == sub(identities, IDENTITY_SIZE * (i - 1) + 1, IDENTITY_SIZE * i)
+    is_next = hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)
   end
   if is_next and key_buckets > 0 then
     for b = 1, key_buckets do
@@ -172,7 +173,7 @@ for i = 1, checks do
         if key_repeats > 0 then
           is_changed[key] = true
         else
-          write_hash(key, hash_values, at)
+          write_hash(key, hash_values, template_at)
         end
       else
         call('HSET', key, plan_field, new_plan)
@@ -184,7 +185,7 @@ for i = 1, checks do
     deferred[key] = true
     for k = first_shared + 1, first_shared + buckets - key_buckets do deferred[KEYS[k]] = true end
   end
-  replies[i] = reply or RETRY_INDIVIDUALLY
+  replies[check] = reply or RETRY_INDIVIDUALLY
 end
 
 if is_shared_charged then store_shared() end

@@ -8,7 +8,6 @@
 
 -- @include lib/constants
 -- @include lib/packing
--- @include lib/clock_tolerance
 -- @include lib/quota_window
 -- @include lib/validity
 -- @inline inline/retry_statuses

@@ -134,11 +134,11 @@ AT_ONCE = (
     ),
     (Many("denied, but charged", "if reply and not denied then", "if reply then"), at_once),
     (Many("a key that is met once not written", "call('HSET', key, plan_field, new_plan)", ""), keys_at_once),
-    (Many("nor with its methods", "          write_hash(key, hash_values, at)\n", ""), keys_at_once),
+    (Many("nor with its methods", "          write_hash(key, hash_values, template_at)\n", ""), keys_at_once),
     (
         Many(
             "all taken for the first question",
-            "if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * i - 1, 2 * i) end",
+            "if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * check - 1, 2 * check) end",
             "",
         ),
         methods_at_once,
@@ -160,12 +160,12 @@ AT_ONCE = (
         methods_at_once,
     ),
     (
-        Many("one question taken for another", "same = same and ARGV[names_at + i] == ARGV[at + i]", "same = same"),
+        Many("one question taken for another", "same = same and ARGV[names_at + i] == ARGV[template_at + i]", "same = same"),
         methods_at_once,
     ),
     (Many("left out, but overtaken", "is_next = is_next and not deferred[KEYS[k]]", "is_next = is_next"), overtaking),
     (Many("only the key's own checks wait", "deferred[KEYS[k]] = true end", "end"), overtaking),
-    (Many("identities not compared", "hash_values[1] == sub(identities, IDENTITY_SIZE * (i - 1) + 1, IDENTITY_SIZE * i)", "true"), obeying_at_once),
+    (Many("identities not compared", "hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)", "true"), obeying_at_once),
     (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
     (Many("set without an expiry", "elseif shared_fill_us[bucket_key] then", "elseif false then"), renewal),
     (

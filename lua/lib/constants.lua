@@ -1,9 +1,8 @@
--- constants: numbers that several scripts share, each named once. A local costs one instruction in each call.
+-- constants: numbers that several scripts share, each named once. A local costs one instruction in each call, and more
+-- where a function captures it: what functions of lib/ need alone, or again, is a passage.
 
-local DAY_US = 86400000000
+-- @inline inline/calendar_units
 local EXPIRY_STEP_US = 30000000 -- the expiry of a shared bucket is renewed at most once in this time
-local WINDOW_BASE = 64 -- a window is first day * WINDOW_BASE + number of days
-local CALENDAR_BASE = 1048576 -- a calendar is window * CALENDAR_BASE + day
 local MAX_INTEGER = 9007199254740991 -- 2^53 - 1: larger integers are not exact
 local MAX_SUM = 72057594037927936 -- 2^56: no sum of a valid state's numbers comes near
 

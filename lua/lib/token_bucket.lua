@@ -39,6 +39,7 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
   if level > full then level = full end
   -- A small step back is tolerated: the state keeps the later time. A larger one is a new time, and the state is
   -- anchored to it.
+  -- @inline inline/clock_tolerance
   if elapsed < -CLOCK_TOLERANCE_US then return level, now, true end
   return level, last, false
 end
