@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 10000
+SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz lint bench bench-full clean
+.PHONY: help demo test test-long fuzz lint lua bench bench-full clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,10 +31,14 @@ test-long: .venv/ready  ## pass the further tests: exhaustive, random at length,
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
-lint: .venv/ready  ## ruff and mypy
+lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/lua_lint.py
+
+lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
+	@$(BIN)/python -c "from ratelimit.core.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
 
 bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks

@@ -190,7 +190,9 @@ CHARGED_AT_ONCE = """\
     n = n + 2
 """
 
-COMMIT_ALTHOUGH_DENIED = Lua("commit although denied", "elseif hash_values and not denied then\n", "elseif hash_values then\n")
+COMMIT_ALTHOUGH_DENIED = Lua(
+    "commit although denied", "elseif hash_values and not denied then\n", "elseif hash_values then\n"
+)
 NOT_CHARGED = Lua("shared buckets not charged", "elseif charge > 0 or b_moved then", "elseif b_moved then")
 ONE_TOO_FEW = Lua("the last unit refused", "if not (required <= left) then", "if not (required < left) then")
 ROUNDED_DOWN = Python("retry_after rounded down", Call, "admits_us", _wait_rounded_down)
@@ -213,7 +215,10 @@ BUGS = (
         ),
         denial_by_the_plan,
     ),
-    (Lua("version noted although denied", "new_plan and not denied and new_identity then", "new_identity then"), denial),
+    (
+        Lua("version noted although denied", "new_plan and not denied and new_identity then", "new_identity then"),
+        denial,
+    ),
     (
         Lua(
             "expiry moved although denied",
@@ -234,7 +239,14 @@ BUGS = (
     (Lua("windows told apart by length alone", "stored == window", "days == window % WINDOW_BASE"), quota),
     (Lua("a small step back taken for the time", "return level, last, false", "return level, now, false"), flapping),
     (Lua("a large step back ignored", "if elapsed < -CLOCK_TOLERANCE_US then", "if false then"), went_back),
-    (Lua("count lost in a step back", "return window, window_end, true, true", "return window, window_end, false, true"), went_back),
+    (
+        Lua(
+            "count lost in a step back",
+            "return window, window_end, true, true",
+            "return window, window_end, false, true",
+        ),
+        went_back,
+    ),
     (MINTED, change_of_plan),
     (Lua("closed day lost", "if day > 0 then", "if false then"), metering),
     # 3. One clock
@@ -275,7 +287,10 @@ BUGS = (
         older_version,
     ),
     (Lua("version not noted", "if new_plan and not denied and new_identity then", "if false then"), older_version),
-    (Lua("lives not told apart", "string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)", "false"), another_life),
+    (
+        Lua("lives not told apart", "string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)", "false"),
+        another_life,
+    ),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
     (Python("never looked again", Namespace, "needs_look", _look_once), lost_push),
     (Python("a push drops no record", KnownKeys, "changed", _forget_what_is_absent_alone), stamp_put_back),

@@ -58,13 +58,16 @@ USUAL = (
         Lua(
             "usual: expiry moved although denied",
             "  if denied then return reply end\n",
-            "  if denied then\n    if KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "    return reply\n  end\n",
+            "  if denied then\n    if KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n    return reply\n  end\n",
         ),
         expiries,
     ),
     (
-        Lua("usual: a peek charges", "if hash_values and not has_shadow and not peeks then", "if hash_values and not has_shadow then"),
+        Lua(
+            "usual: a peek charges",
+            "if hash_values and not has_shadow and not peeks then",
+            "if hash_values and not has_shadow then",
+        ),
         peek,
     ),
     (USUAL_NOT_CHARGED, admission),
@@ -106,7 +109,14 @@ USUAL = (
         ),
         renewal,
     ),
-    (Lua("expiries end before a bucket is full", "(2 * EXPIRY_STEP_US + fill_us[i]) / 1000", "2 * EXPIRY_STEP_US / 1000"), renewal),
+    (
+        Lua(
+            "expiries end before a bucket is full",
+            "(2 * EXPIRY_STEP_US + fill_us[i]) / 1000",
+            "2 * EXPIRY_STEP_US / 1000",
+        ),
+        renewal,
+    ),
 )
 """Bugs in inline/fast_path.lua, and in what check.lua does with its decision."""
 
@@ -121,14 +131,18 @@ AT_ONCE = (
     ),
     (
         Many(
-            "shared state not written", "for bucket_key, callers_us in pairs(charged_by) do", "for bucket_key, callers_us in pairs({}) do"
+            "shared state not written",
+            "for bucket_key, callers_us in pairs(charged_by) do",
+            "for bucket_key, callers_us in pairs({}) do",
         ),
         at_once,
     ),
     (Many("the key's state not carried", "hash_values[2] = new_plan", ""), at_once),
     (
         Many(
-            "the key's state not written", "for key in pairs(is_changed) do write_hash(key, hashes[key], fields_at[key]) end", ""
+            "the key's state not written",
+            "for key in pairs(is_changed) do write_hash(key, hashes[key], fields_at[key]) end",
+            "",
         ),
         at_once,
     ),
@@ -160,16 +174,31 @@ AT_ONCE = (
         methods_at_once,
     ),
     (
-        Many("one question taken for another", "same = same and ARGV[names_at + i] == ARGV[template_at + i]", "same = same"),
+        Many(
+            "one question taken for another",
+            "same = same and ARGV[names_at + i] == ARGV[template_at + i]",
+            "same = same",
+        ),
         methods_at_once,
     ),
     (Many("left out, but overtaken", "is_next = is_next and not deferred[KEYS[k]]", "is_next = is_next"), overtaking),
     (Many("only the key's own checks wait", "deferred[KEYS[k]] = true end", "end"), overtaking),
-    (Many("identities not compared", "hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)", "true"), obeying_at_once),
+    (
+        Many(
+            "identities not compared",
+            "hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)",
+            "true",
+        ),
+        obeying_at_once,
+    ),
     (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
     (Many("set without an expiry", "elseif shared_fill_us[bucket_key] then", "elseif false then"), renewal),
     (
-        Many("expiries end before a bucket is full", "(2 * EXPIRY_STEP_US + shared_fill_us[bucket_key]) / 1000", "2 * EXPIRY_STEP_US / 1000"),
+        Many(
+            "expiries end before a bucket is full",
+            "(2 * EXPIRY_STEP_US + shared_fill_us[bucket_key]) / 1000",
+            "2 * EXPIRY_STEP_US / 1000",
+        ),
         renewal,
     ),
     (

@@ -77,7 +77,9 @@ class Function:
         reads, captures = [], set()
         for at, inner, captured in self.closures():
             captures |= set(range(at + 1, at + 1 + len(captured)))
-            reads += [(at, register) for i, register in enumerate(captured) if register is not None and inner.reads_upvalue(i)]
+            reads += [
+                (at, register) for i, register in enumerate(captured) if register is not None and inner.reads_upvalue(i)
+            ]
         for at, instruction in enumerate(self.instructions):
             if at not in captures:
                 reads += [(at, register) for register in _registers_read(instruction)]
@@ -100,7 +102,8 @@ def _registers_read(instruction):
 def compiled(text):
     """Compile a source; raise LuaSyntaxError with the compiler's message if it is none."""
     dump = lua51.LuaRuntime(encoding=None).eval(
-        "function(text) local f, message = loadstring(text, '=line') if f then return string.dump(f) end return nil, message end"
+        "function(text) local made, message = loadstring(text, '=line') "
+        "if made then return string.dump(made) end return nil, message end"
     )
     result = dump(text.encode())
     if isinstance(result, tuple):
@@ -133,12 +136,13 @@ class _Reader:
 
     def function(self):
         self._string()
-        self._at += 2 * 4 + 4  # lines of the definition; numbers of upvalues, parameters and registers
+        first_line = self._take("i")
+        self._at += 4 + 4  # the last line; numbers of upvalues, parameters and registers
         function = Function(self._list(lambda: self._take("I")), self._list(self._constant), self._list(self.function))
         function.lines = self._list(lambda: self._take("i"))
         for name, start, end in self._list(lambda: (self._string(), self._take("i"), self._take("i"))):
-            # A local is there from the instruction after the one that gives it its first value.
-            function.locals.append(Local(name, start, end, function.lines[max(start - 1, 0)]))
+            # A local is there from the instruction after the one that gives it a value; a parameter from the first.
+            function.locals.append(Local(name, start, end, function.lines[start - 1] if start else first_line))
         function.upvalues = self._list(self._string)
         return function
 

@@ -62,7 +62,9 @@ def lint(files, scripts):
                 is_shared = local.name in offered or local.name.isupper()
                 if local not in reads and not _is_exempt(local.name) and not is_shared:
                     found.append(f"{name}: line {local.line}: nothing reads the local {local.name}")
-    shared = offered | {local.name for text in whole.values() for local in compiled(text).locals if local.name.isupper()}
+    shared = offered | {
+        local.name for text in whole.values() for local in compiled(text).locals if local.name.isupper()
+    }
     return found + [f"no script reads {name}" for name in sorted(shared - used)]
 
 

@@ -184,7 +184,12 @@ def test_an_expiry_stays(redis):
             test_no_bucket_gets_anything_once_the_catalogue_changed,
             ("00000008",),
         ),
-        ("math.max(now - charged_us, waited_us)", "now - charged_us", test_the_longer_of_two_times_counts, (500_000, 1_000_000)),
+        (
+            "math.max(now - charged_us, waited_us)",
+            "now - charged_us",
+            test_the_longer_of_two_times_counts,
+            (500_000, 1_000_000),
+        ),
         ("math.max(now - charged_us, waited_us)", "waited_us", test_the_longer_of_two_times_counts, (1_000_000, 0)),
         ("per > 0 and last < charged_us", "false", test_a_state_from_before_the_charge_gets_nothing, ()),
         ("stored_per ~= its_per or last < charged_us", "false", test_a_bucket_from_before_the_charge_gets_nothing, ()),

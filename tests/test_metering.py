@@ -210,14 +210,18 @@ BUGS = {
     ),
     "usual: requests counted for units": ("day_used = day_used + cost", "day_used = day_used + 1"),
     "usual: a new day ignored": ("left = calendar == current_calendar", "left = calendar <= current_calendar"),
-    "usual: a new day ignored without a quota": ("calendar % CALENDAR_BASE == today", "calendar % CALENDAR_BASE <= today"),
+    "usual: a new day ignored without a quota": (
+        "calendar % CALENDAR_BASE == today",
+        "calendar % CALENDAR_BASE <= today",
+    ),
     "usual: denials metered": (
         "  if denied then return reply end\n",
         # Its state with as many units more on its day.
         (
             "  if denied then\n"
             "    local metered = struct.unpack('<d', hash_values[2], 49) + cost\n"
-            "    redis.call('HSET', KEYS[1], ARGV[2], string.sub(hash_values[2], 1, 48) .. struct.pack('<d', metered))\n"
+            "    local state = string.sub(hash_values[2], 1, 48) .. struct.pack('<d', metered)\n"
+            "    redis.call('HSET', KEYS[1], ARGV[2], state)\n"
             "    return reply\n"
             "  end\n"
         ),

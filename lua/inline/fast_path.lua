@@ -1,11 +1,11 @@
 -- fast_path: judges a check of the common kind in a straight line, and changes nothing.
 --
--- Reads   now, cost, quota, buckets, hash_values, plan_per, plan_rate, pack_doubles, unpack_doubles
+-- Reads   now, cost, quota, buckets, hash_values, plan_per, plan_rate
+-- Reads   numbers     sets level and last of each further bucket as they will be, if admitted
 -- Reads   eligible, today, current_calendar, window_end, full, price
 -- Leaves  reply       as check.lua returns it; nil: leave the check to inline/slow_path, which covers every case
 -- Leaves  denied      if it is false, the reply is all new states, packed
 -- Leaves  new_plan    the plan's state to be written, if admitted
--- Leaves  numbers     level and last of each further bucket as they will be, if admitted
 --
 -- Not of the common kind: nothing stored yet, a plan that changed, a new window or day, a clock that went back, a
 -- request without a cost, one that can never be admitted, numbers that no script wrote. The arithmetic is that of

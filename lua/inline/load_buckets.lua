@@ -1,8 +1,8 @@
 -- load_buckets: what the further buckets from first_bucket to last_bucket hold, as they are stored.
 --
--- Reads   now, unpack_doubles, first_bucket, last_bucket
+-- Reads   now, first_bucket, last_bucket
 -- Reads   states      of each bucket 24 bytes, or false
--- Leaves  numbers     level and last (see inline/request_terms)
+-- Reads   numbers     sets level and last in it (see inline/request_terms)
 -- Leaves  eligible    false if a bucket counts in another per than the request, or in numbers that no script wrote
 -- Leaves  fill_us     the time in which a bucket fills, for those whose expiry has to be renewed when they are charged
 local step_start = now - now % EXPIRY_STEP_US

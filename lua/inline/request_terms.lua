@@ -1,7 +1,6 @@
 -- request_terms: what is the same, at this time, for every key that a request may be about.
 --
 -- Reads   now, cost, request, buckets, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
--- Reads   unpack_doubles
 -- Leaves  today, window_end     the day, and the first day after the quota's window
 -- Leaves  current_calendar      the calendar of a state in this window and on this day
 -- Leaves  full, price           levels of the plan's full bucket, and of the cost

@@ -1,9 +1,8 @@
 -- slow_path: judges any check, with all that can happen to it, and changes nothing.
 --
--- Reads   ARGV, KEYS, request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
--- Reads   hash_values, plan_field, hash_keys, key_buckets, buckets, states, peeks, has_shadow, shadow_has_bucket,
---         limits_end
--- Reads   struct, bucket_at, window_at
+-- Reads   request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
+-- Reads   hash_values, plan_field, hash_keys, key_buckets, buckets, states, limits_end
+-- Reads   peeks, has_shadow, shadow_has_bucket
 -- Leaves  reply, denied
 -- Leaves  new_plan, new_buckets, new_shadow, new_shadow_bucket    states to be written; nil where nothing is
 -- Leaves  fill_us                         the time in which a bucket to be written fills

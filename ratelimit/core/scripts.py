@@ -69,8 +69,8 @@ def folder() -> Path:
 def expanded(name: str) -> str:
     """Return the source of script `name` with its parts in place of the lines that name them.
 
-    A line `-- @include lib/<file>` brings functions or constants: they come once into a script. `-- @inline inline/<file>`
-    brings a passage that uses the locals of the code around it, and saves a call: it comes wherever it is named.
+    A line `-- @include lib/<file>` brings functions or constants, once into a script. A line `-- @inline inline/<file>`
+    brings a passage wherever it is named: code that uses the locals around it, because a function would cost a call.
     """
     root, included = folder(), set[str]()
 
