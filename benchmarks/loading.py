@@ -1,4 +1,4 @@
-"""Many API keys, quickly: written as the catalogue writes them (lua/README.md), a thousand at a time.
+"""Many API keys, quickly: written as the catalogue writes them (lua/PROTOCOL.md), a thousand at a time.
 
 `Catalog.create_key` asks and guards for each key; where a benchmark needs a million of them on a server of its own,
 nobody else writes, and nothing has to be guarded.
