@@ -38,8 +38,7 @@ end
 local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size = true, cost == 0
 if flags ~= 1 then -- more than HAS_KEY, or less
   -- @inline inline/flags
-  -- A script that does not know a flag must not decide without what it says. RESERVED is for callers without a stored
-  -- key.
+  -- An unsupported flag may stand for a limit, so it is an error. RESERVED is for callers without a stored key.
   if not (flags >= 0 and flags % (2 * RESERVED) < RESERVED and flags < 2 * PEEK) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
@@ -68,16 +67,15 @@ if has_key then
     or string.find(request, stored_identity, IDENTITY_AT, true) ~= IDENTITY_AT
   then
     -- @inline inline/retry_statuses
-    -- An identity is epoch (8 bytes) and version (10 digits) of the catalogue, then the stamp of the key's record (8
-    -- bytes).
+    -- An identity: epoch (8 bytes) and version (10 digits) of the catalogue, stamp of the key's record (8 bytes).
     local identity = string.sub(request, IDENTITY_AT, HEAD_SIZE)
     if not stored_identity or string.sub(stored_identity, 19) ~= string.sub(identity, 19) then
       return { KEY_CHANGED, now }
     end
     local is_newer = string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)
     if not nothing_newer and (is_newer or string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)) then
-      -- Or the catalogue was recreated, or Redis lost a change. Only a caller that got this reply under this identity,
-      -- and then found nothing newer (NOTHING_NEWER), knows.
+      -- Or the catalogue was recreated, or Redis lost a change: a caller that got this reply, and then loaded a
+      -- catalogue that is no newer, says so by NOTHING_NEWER.
       return { CATALOG_BEHIND, now }
     end
     new_identity = identity

@@ -137,7 +137,7 @@ for check = 1, checks do
   end
   local key, is_next, hash_values, reply = KEYS[shared_keys + check], is_covered
   if deferred then
-    -- No check overtakes a deferred one: whoever meets one of its limits is deferred as well.
+    -- No check overtakes a deferred one: a check that meets one of its limits is deferred too.
     is_next = is_next and not deferred[key]
     for k = first_shared + 1, first_shared + buckets - key_buckets do is_next = is_next and not deferred[KEYS[k]] end
   end

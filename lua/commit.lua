@@ -14,8 +14,8 @@ end
 
 -- STAMP writes the field `r` of a key's hash: the stamp of the record that holds from now on. Arguments: the stamp;
 -- epoch and version of the catalogue that this commit was computed from; 1 if the key joins a plan. Only then does `r`
--- take over the version, and within an epoch only a greater one: a client with an older catalogue would not know the
--- plan. Otherwise `r` keeps the version under which the key was last charged. A missing `r` was lost with the hash.
+-- take over the version, and within an epoch only a greater one: a client with an older catalogue does not have
+-- the plan. Otherwise `r` keeps the version under which the key was last charged. A missing `r` was lost with the hash.
 local function set_identity(key, stamp, identity, joins)
   local stored = redis.call('HGET', key, 'r')
   local is_lost = not stored or #stored ~= 26

@@ -10,9 +10,9 @@
 -- returns    {1, renamed}, or {0, 0} if the catalogue has changed meanwhile, and nothing was written
 -- errors     RATELIMIT OCCUPIED <key>
 --
--- The former name of the catalogue keeps a text, so that clients which know schema 1 alone stop, instead of finding an
--- empty catalogue and answering that every key is unknown. The field `upgrading` marks what is left to do, until it is
--- done.
+-- The former name of the catalogue keeps a text, so that clients which support schema 1 alone stop, instead of finding
+-- an empty catalogue and answering that every key is unknown. The field `upgrading` marks what is left to do, until it
+-- is done.
 
 local stored = redis.call('HMGET', KEYS[1], 'version', 'members')
 if stored[1] ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then return { 0, 0 } end

@@ -7,7 +7,7 @@ the compiler's own listing, because a server would notice only when such a line 
 import re
 import sys
 
-from lua_bytecode import Function, compiled, global_accesses
+from lua_bytecode import compiled, global_accesses
 from lupa import LuaSyntaxError, lua51
 
 from ratelimit.core.scripts import expanded, folder
@@ -24,48 +24,57 @@ WIDTH = 120
 
 
 def sources():
-    """Every file of lua/ by its path there, without the suffix."""
+    """Every file of lua/, by its path there."""
     root = folder()
-    paths = sorted(path.relative_to(root).with_suffix("") for path in root.rglob("*.lua"))
-    return {path.as_posix(): (root / f"{path}.lua").read_text(encoding="utf-8") for path in paths}
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.lua"))}
+
+
+def assembled():
+    """Every script as it is sent, by its name."""
+    return {f"{path.stem} with its parts": expanded(path.stem) for path in sorted(folder().glob("*.lua"))}
 
 
 def lint(files, scripts):
-    """Return what is wrong with sources and assembled scripts, each by its name."""
-    found = []
-    for name, text in files.items():
-        found += [f"{name}: line {number} is longer than {WIDTH}" for number in _long_lines(text)]
-    broken = set()
-    for name, text in (files | scripts).items():
-        try:
-            compiled(text)
-        except LuaSyntaxError as error:
-            broken.add(name)
-            found.append(f"{name}: syntax: {error}")
-    whole = {name: text for name, text in files.items() if name not in broken}
-    # Functions of lib/ do not know the code around them, and may use its names: so each file is looked at by itself.
-    for name, text in whole.items():
-        found += [f"{name}: {each}" for each in _shadowing(compiled(text), [])]
-    offered = {local.name for name, text in whole.items() if name.startswith("lib/") for local in compiled(text).locals}
-    assembled = {name: text for name, text in scripts.items() if name not in broken}
+    """Return what is wrong with files and assembled scripts, which are given by name."""
+    problems = [
+        f"{name}: line {number} is longer than {WIDTH}"
+        for name, text in files.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > WIDTH
+    ]
+    compiled_files, compiled_scripts = (_compile_all(texts, problems) for texts in (files, scripts))
+    # A function of lib/ may use the names of the code into which it is put: so each file is checked by itself.
+    for name, main in compiled_files.items():
+        problems += [f"{name}: {problem}" for problem in _shadowing(main, [])]
+    # A file of lib/ may have functions that this script does not need, but some script has to.
+    shared = {local.name for name, main in compiled_files.items() if name.startswith("lib/") for local in main.locals}
+    shared |= {local.name for main in compiled_files.values() for local in main.locals if local.name.isupper()}
     used = set()
-    for name, text in assembled.items():
-        main, (read, written) = compiled(text), global_accesses(text)
-        found += [f"{name}: reads the global {each}" for each in sorted(read - GLOBALS)]
-        found += [f"{name}: writes the global {each}" for each in sorted(written)]
-        found += [f"{name}: {each} does not exist" for each in _unknown_functions(text)]
-        found += [f"{name}: {each}" for each in _shadowing_in(main)]
+    for name, main in compiled_scripts.items():
+        read, written = global_accesses(scripts[name])
+        problems += [f"{name}: reads the global {each}" for each in sorted(read - GLOBALS)]
+        problems += [f"{name}: writes the global {each}" for each in sorted(written)]
+        problems += [f"{name}: {each} does not exist" for each in _missing_functions(scripts[name])]
         for function in main.everywhere():
-            reads = function.read_locals()
-            used |= {local.name for local in reads}
-            for local in function.locals:
-                is_shared = local.name in offered or local.name.isupper()
-                if local not in reads and not _is_exempt(local.name) and not is_shared:
-                    found.append(f"{name}: line {local.line}: nothing reads the local {local.name}")
-    shared = offered | {
-        local.name for text in whole.values() for local in compiled(text).locals if local.name.isupper()
-    }
-    return found + [f"no script reads {name}" for name in sorted(shared - used)]
+            problems += [f"{name}: {problem}" for problem in _shadowing_here(function, [])]
+            read_locals = function.read_locals()
+            used |= {local.name for local in read_locals}
+            problems += [
+                f"{name}: line {local.line}: nothing reads the local {local.name}"
+                for local in function.locals
+                if local not in read_locals and local.name not in shared and not _is_exempt(local.name)
+            ]
+    return problems + [f"no script reads {name}" for name in sorted(shared - used)]
+
+
+def _compile_all(texts, problems):
+    functions = {}
+    for name, text in texts.items():
+        try:
+            functions[name] = compiled(text)
+        except LuaSyntaxError as error:
+            problems.append(f"{name}: {error}")
+    return functions
 
 
 def _is_exempt(name):
@@ -73,27 +82,18 @@ def _is_exempt(name):
     return name in {"_", "arg"} or name.startswith("(")
 
 
-def _long_lines(text):
-    return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > WIDTH]
-
-
-def _unknown_functions(text):
+def _missing_functions(text):
+    """What a script uses of a standard library that does not have it."""
     code = re.sub(r"--[^\n]*", "", text)
     used = set(re.findall(rf"(?<![\w.])({'|'.join(LIBRARIES)})\.(\w+)", code))
     return sorted(f"{library}.{name}" for library, name in used if name not in LIBRARIES[library])
 
 
-def _shadowing(function: Function, outer):
-    """Yield the locals with the name of one that is there already, also of a function around."""
+def _shadowing(function, outer):
+    """Yield the locals that have the name of another one, of this function or of those around it."""
     yield from _shadowing_here(function, outer)
     for at, inner, _ in function.closures():
         yield from _shadowing(inner, outer + [local.name for local in function.active(at)])
-
-
-def _shadowing_in(main):
-    """The same, in each function by itself."""
-    for function in main.everywhere():
-        yield from _shadowing_here(function, [])
 
 
 def _shadowing_here(function, outer):
@@ -104,6 +104,6 @@ def _shadowing_here(function, outer):
 
 
 if __name__ == "__main__":
-    problems = lint(sources(), {path.stem: expanded(path.stem) for path in sorted(folder().glob("*.lua"))})
-    print("\n".join(problems) or "lua: no problems")  # noqa: T201 - a command
-    sys.exit(bool(problems))
+    result = lint(sources(), assembled())
+    print("\n".join(result) or "lua: no problems")  # noqa: T201 - a command
+    sys.exit(bool(result))

@@ -1,9 +1,12 @@
 """The lint of the Lua sources finds nothing in them, and each fault that is put into them."""
 
-import pytest
-from lua_lint import lint, sources
+import runpy
 
-from ratelimit.core.scripts import expanded, folder
+import lua_lint
+import pytest
+from lua_lint import assembled, lint, sources
+
+from ratelimit.core import scripts
 
 GOOD = """\
 local KEYS, ARGV = KEYS, ARGV
@@ -18,7 +21,7 @@ end
 return { KEYS[1], string.format('%.0f', total) }
 """
 FAULTS = {
-    "syntax": ("return {", "return }", "syntax: line:10: unexpected symbol near '}'"),
+    "syntax": ("return {", "return }", "line:10: unexpected symbol near '}'"),
     "a global read": ("ipairs(ARGV)", "ipairs(arguments)", "reads the global arguments"),
     "a function that Redis does not have": ("tonumber(text)", "require(text)", "reads the global require"),
     "a global read in a function": ("2 * number", "factor * number", "reads the global factor"),
@@ -62,7 +65,7 @@ FAULTS = {
 
 def test_the_sources_have_no_fault():
     """All files, and all scripts as they are sent."""
-    assert lint(sources(), {path.stem: expanded(path.stem) for path in folder().glob("*.lua")}) == []
+    assert lint(sources(), assembled()) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -73,3 +76,13 @@ def test_a_fault_is_found(fault):
     assert GOOD.count(right) == 1
     text = GOOD.replace(right, wrong)
     assert message in {problem.removeprefix("x: ") for problem in lint({"x": text}, {"x": text})}
+
+
+def test_the_command_fails_on_a_fault(tmp_path, monkeypatch, capsys):
+    """`make lint` stops: the command prints the problem and exits with 1."""
+    (tmp_path / "x.lua").write_text("return unknown\n")
+    monkeypatch.setattr(scripts, "folder", lambda: tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(lua_lint.__file__, run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == "x with its parts: reads the global unknown\n"

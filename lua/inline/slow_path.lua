@@ -42,7 +42,7 @@ end
 
 -- Judge every limit as if each were charged `charge` units; if one denies, once more without a charge.
 local charge, required = cost, cost
-if cost == 0 then required = 1 end -- cost 0 asks what cost 1 would get
+if cost == 0 then required = 1 end -- a peek: what a cost of 1 would get
 if peeks then charge = 0 end
 reply = { ADMITTED, now, nil }
 local limits = { nil, nil, nil, nil, nil, nil, nil, nil } -- of each limit two numbers, as the reply has them

@@ -1,10 +1,11 @@
 -- shadow: what a successor of the plan would have decided about a request that is admitted. It never denies.
 --
 -- State, 8 doubles: per, level, last_us, window, used, throttled, exceeded, seen. The last three count requests: those
--- that the successor would have throttled, those it would have found over quota, and all that it saw. `method_state`
--- (per, level, last_us) is the bucket of a method with one of its own, `false` before its first use; nil where the
--- successor has none, and the bucket in the state applies. `request` holds the successor's limits from `at`: burst,
--- rate, per (0: no bucket), quota (-1: none), and the first days of three windows. Returns both states, packed.
+-- that the successor would have throttled, those that were over its quota, and all that it saw.
+--
+-- `method_state` (per, level, last_us) is the bucket of a method with one of its own, `false` before its first use; nil
+-- where the successor has none, and the bucket in the state applies. `request` holds the successor's limits from `at`:
+-- burst, rate, per (0: no bucket), quota (-1: none), and the first days of three windows. Returns both states, packed.
 local function judge_shadow(struct, request, at, state, method_state, now, cost)
   local burst, rate, new_per, quota, first_day, second_day, third_day = struct.unpack('<ddddddd', request, at)
   local per, level, last, window, used, throttled, exceeded, seen = 0, 0, 0, 0, 0, 0, 0, 0
