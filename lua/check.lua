@@ -39,12 +39,13 @@ local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, 
 if flags ~= 1 then -- more than HAS_KEY, or less
   -- @inline inline/flags
   -- An unsupported flag may stand for a limit, so it is an error. RESERVED is for callers without a stored key.
-  if not (flags >= 0 and flags % (2 * RESERVED) < RESERVED and flags < 2 * PEEK) then
+  if not (flags >= 0 and flags % PEEK < RESERVED and flags < 2 * PEEK) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
-  has_key, nothing_newer = flags % (2 * HAS_KEY) == HAS_KEY, flags % (2 * NOTHING_NEWER) >= NOTHING_NEWER
-  has_shadow, has_alerts = flags % (2 * HAS_SHADOW) >= HAS_SHADOW, flags % (2 * HAS_ALERTS) >= HAS_ALERTS
-  shadow_has_bucket = flags % (2 * SHADOW_HAS_BUCKET) >= SHADOW_HAS_BUCKET
+  -- A flag is set if what remains of a division by the next one reaches it.
+  has_key, nothing_newer = flags % NOTHING_NEWER == HAS_KEY, flags % HAS_SHADOW >= NOTHING_NEWER
+  has_shadow, has_alerts = flags % HAS_ALERTS >= HAS_SHADOW, flags % SHADOW_HAS_BUCKET >= HAS_ALERTS
+  shadow_has_bucket = flags % RESERVED >= SHADOW_HAS_BUCKET
   peeks = peeks or flags >= PEEK
   shadow_size = has_shadow and 56 or 0
 end

@@ -185,7 +185,7 @@ def test_set_remaining_makes_nothing_sound(held):
             assert held.all() == before
 
 
-def test_give_back_makes_nothing_sound(held):
+def test_return_lease_makes_nothing_sound(held):
     """Neither of the plan's state, nor of a bucket, nor of a day that is over: each stays as it is."""
     closed = f"d:gold:{TODAY}"
     whole = {
@@ -198,19 +198,19 @@ def test_give_back_makes_nothing_sound(held):
     keys = (KEY, f"{KEY}:days", ACCOUNT)
     arguments = (request, identity()[:18], PLAN, closed, METHOD)
 
-    def give_back(changed):
+    def return_lease(changed):
         states = {at: changed.get(at, packed) for at, (packed, _) in whole.items()}
         fields = {field: packed for (_, field), packed in states.items() if field}
         held.put({KEY: {"r": identity()} | fields, ACCOUNT: states[ACCOUNT, None]})
         assert held.run("return_lease", keys, arguments) == 1
         return {(key, field): held.value(key, field) for key, field in whole}
 
-    right = give_back({})
+    right = return_lease({})
     assert all(right[place] != packed for place, (packed, _) in whole.items())
     for place, (packed, names) in whole.items():
         for at, number in unsound(names):
             wrong = broken(packed, (at, number))
-            assert give_back({place: wrong})[place] == wrong, (place, names[at], number)
+            assert return_lease({place: wrong})[place] == wrong, (place, names[at], number)
 
 
 WHOLE, ABOVE, BELOW = "sum % 1 == 0 and ", "sum >= -1 and ", "sum < MAX_SUM and "
@@ -303,10 +303,10 @@ def test_comparisons_say_what_admits(server, right, wrong, name):
         (" or not is_plan_state(unpack_doubles('<ddddddd', state))", "", "set_remaining",
          test_set_remaining_makes_nothing_sound),
         (" and is_plan_state(unpack_doubles('<ddddddd', plan_state))", "", "return_lease",
-         test_give_back_makes_nothing_sound),
-        (" or not is_bucket(stored_per, level, last)", "", "return_lease", test_give_back_makes_nothing_sound),
+         test_return_lease_makes_nothing_sound),
+        (" or not is_bucket(stored_per, level, last)", "", "return_lease", test_return_lease_makes_nothing_sound),
         ("if are_integers(day_used, balance) and day_used >= 0 then", "if true then", "return_lease",
-         test_give_back_makes_nothing_sound),
+         test_return_lease_makes_nothing_sound),
     ],
 )  # fmt: skip
 def test_a_bug_in_what_corrects_counts_is_found(server, right, wrong, script, test):
