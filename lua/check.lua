@@ -36,17 +36,11 @@ if not under_callers_clock then
   -- @inline inline/server_time
 end
 local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size = true, cost == 0
-if flags ~= 1 then -- more than HAS_KEY, or less
-  -- @inline inline/flags
-  -- An unsupported flag may stand for a limit, so it is an error. RESERVED is for callers without a stored key.
-  if not (flags >= 0 and flags % PEEK < RESERVED and flags < 2 * PEEK) then
-    return redis.error_reply('RATELIMIT ARGUMENTS')
-  end
-  -- A flag is set if what remains of a division by the next one reaches it.
-  has_key, nothing_newer = flags % NOTHING_NEWER == HAS_KEY, flags % HAS_SHADOW >= NOTHING_NEWER
-  has_shadow, has_alerts = flags % HAS_ALERTS >= HAS_SHADOW, flags % SHADOW_HAS_BUCKET >= HAS_ALERTS
-  shadow_has_bucket = flags % RESERVED >= SHADOW_HAS_BUCKET
-  peeks = peeks or flags >= PEEK
+if flags ~= 1 then -- 1: there is an API key, and nothing else is set
+  -- An unsupported flag may stand for a limit, so it is an error. 32 is reserved for callers without a stored key.
+  if not (flags >= 0 and flags % 64 < 32 and flags < 128) then return redis.error_reply('RATELIMIT ARGUMENTS') end
+  has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags >= 64
+  has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
   shadow_size = has_shadow and 56 or 0
 end
 
@@ -76,7 +70,7 @@ if has_key then
     local is_newer = string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)
     if not nothing_newer and (is_newer or string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)) then
       -- Or the catalogue was recreated, or Redis lost a change: a caller that got this reply, and then loaded a
-      -- catalogue that is no newer, says so by NOTHING_NEWER.
+      -- catalogue that is no newer, says so by flag 2.
       return { CATALOG_BEHIND, now }
     end
     new_identity = identity
@@ -125,8 +119,8 @@ if hash_values and not has_shadow and not peeks then
   if reply and key_buckets > 0 then
     new_buckets = {}
     for i = 1, buckets do
-      local state_end = PLAN_STATE_SIZE + BUCKET_SIZE * i
-      new_buckets[i] = string.sub(reply, state_end - BUCKET_SIZE + 1, state_end)
+      local at = PLAN_STATE_SIZE + BUCKET_SIZE * i
+      new_buckets[i] = string.sub(reply, at - BUCKET_SIZE + 1, at)
     end
   end
 end
@@ -160,8 +154,8 @@ for i = key_buckets + 1, buckets do
   if new_buckets then
     state = new_buckets[i]
   else
-    local state_end = PLAN_STATE_SIZE + BUCKET_SIZE * i
-    state = string.sub(reply, state_end - BUCKET_SIZE + 1, state_end)
+    local at = PLAN_STATE_SIZE + BUCKET_SIZE * i
+    state = string.sub(reply, at - BUCKET_SIZE + 1, at)
   end
   if state and under_callers_clock then
     call('SET', bucket_key, state)

@@ -62,22 +62,22 @@ if further_buckets > 0 or template_numbers ~= '' then
     return pcall('HMGET', key, 'r', unpack(ARGV, template_at + 1, template_at + 1 + key_buckets))
   end
 
-  function write_hash(key, hash_values, names_at)
+  function write_hash(key, hash_values, at)
     local fields = {}
-    for i = 1, #hash_values - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[names_at + i], hash_values[i + 1] end
+    for i = 1, #hash_values - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[at + i], hash_values[i + 1] end
     call('HSET', key, unpack(fields))
   end
 
   -- The hash as it stands now. Of a hash only the fields of one template are remembered at a time.
   function current_hash(key)
-    local hash_values, names_at = hashes[key], fields_at[key]
-    if names_at == template_at then return hash_values end
+    local hash_values, at = hashes[key], fields_at[key]
+    if at == template_at then return hash_values end
     if hash_values and #hash_values == key_buckets + 2 then
       local same = true
-      for i = 1, key_buckets + 1 do same = same and ARGV[names_at + i] == ARGV[template_at + i] end
+      for i = 1, key_buckets + 1 do same = same and ARGV[at + i] == ARGV[template_at + i] end
       if same then return hash_values end
     end
-    if is_changed[key] then write_hash(key, hash_values, names_at) end
+    if is_changed[key] then write_hash(key, hash_values, at) end
     hash_values = read_hash(key)
     hashes[key], fields_at[key], is_changed[key] = hash_values, template_at, nil
     return hash_values
@@ -91,11 +91,11 @@ if further_buckets > 0 or template_numbers ~= '' then
 
   -- Make what this template's checks left of its shared buckets the state that the next template finds.
   function store_shared()
-    for b = key_buckets + 1, buckets do
-      local bucket_key = KEYS[first_shared + b - key_buckets]
-      shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4))
+    for i = key_buckets + 1, buckets do
+      local bucket_key = KEYS[first_shared + i - key_buckets]
+      shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * i - 6, 7 * i - 4))
       charged_by[bucket_key] = given_us
-      shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[b]
+      shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[i]
     end
     is_shared_charged = false
   end
@@ -113,19 +113,18 @@ for check = 1, checks do
       given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
         unpack_doubles('<ddddddddddd', request)
       now = given_us > 0 and given_us or server_us
-      -- @inline inline/flags
-      is_covered = (flags == HAS_KEY or flags == HAS_KEY + NOTHING_NEWER) and cost % 1 == 0
+      is_covered = (flags == 1 or flags == 3) and cost % 1 == 0 -- an API key; and perhaps no newer catalogue
         and #request == HEAD_SIZE + BUCKET_SIZE * buckets and (valid_until == 0 or now < valid_until)
       states, fill_us = { nil, nil, nil }, nil
-      for b = key_buckets + 1, buckets do
-        local bucket_key = KEYS[first_shared + b - key_buckets]
+      for i = key_buckets + 1, buckets do
+        local bucket_key = KEYS[first_shared + i - key_buckets]
         local state = shared_states[bucket_key]
         if state == nil then
           state = pcall('GET', bucket_key)
           shared_states[bucket_key] = state
         end
         if state and (type(state) == 'table' or #state ~= BUCKET_SIZE) then is_covered = false end
-        states[b] = state
+        states[i] = state
       end
       if is_covered then
         -- @inline inline/request_terms
@@ -139,7 +138,7 @@ for check = 1, checks do
   if deferred then
     -- No check overtakes a deferred one: a check that meets one of its limits is deferred too.
     is_next = is_next and not deferred[key]
-    for k = first_shared + 1, first_shared + buckets - key_buckets do is_next = is_next and not deferred[KEYS[k]] end
+    for i = first_shared + 1, first_shared + buckets - key_buckets do is_next = is_next and not deferred[KEYS[i]] end
   end
   if is_next then
     if key_repeats > 0 then
@@ -152,10 +151,10 @@ for check = 1, checks do
     is_next = hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)
   end
   if is_next and key_buckets > 0 then
-    for b = 1, key_buckets do
-      local state = hash_values[b + 2]
+    for i = 1, key_buckets do
+      local state = hash_values[i + 2]
       if state and #state ~= BUCKET_SIZE then is_next = false end
-      states[b] = state
+      states[i] = state
     end
     is_next = is_next and load_buckets(1, key_buckets)
   end
@@ -166,9 +165,9 @@ for check = 1, checks do
       is_shared_charged = buckets > key_buckets
       if key_repeats > 0 or key_buckets > 0 then
         hash_values[2] = new_plan
-        for b = 1, key_buckets do
-          local state_end = PLAN_STATE_SIZE + BUCKET_SIZE * b
-          hash_values[b + 2] = sub(reply, state_end - BUCKET_SIZE + 1, state_end)
+        for i = 1, key_buckets do
+          local at = PLAN_STATE_SIZE + BUCKET_SIZE * i
+          hash_values[i + 2] = sub(reply, at - BUCKET_SIZE + 1, at)
         end
         if key_repeats > 0 then
           is_changed[key] = true
@@ -183,7 +182,7 @@ for check = 1, checks do
   if not reply then
     deferred = deferred or {}
     deferred[key] = true
-    for k = first_shared + 1, first_shared + buckets - key_buckets do deferred[KEYS[k]] = true end
+    for i = first_shared + 1, first_shared + buckets - key_buckets do deferred[KEYS[i]] = true end
   end
   replies[check] = reply or RETRY_INDIVIDUALLY
 end

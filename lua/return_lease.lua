@@ -23,6 +23,7 @@
 -- @include lib/constants
 -- @include lib/packing
 -- @include lib/validity
+-- @inline inline/closed_day_size
 
 local call, request = redis.call, ARGV[1]
 local now, units, charged_us, waited_us, burst, rate, per, charge_window, charge_day =

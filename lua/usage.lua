@@ -11,6 +11,7 @@
 -- @include lib/constants
 -- @include lib/packing
 -- @include lib/validity
+-- @inline inline/closed_day_size
 
 local function corrupt(field)
   return redis.error_reply('RATELIMIT CORRUPT ' .. field)

@@ -124,7 +124,7 @@ AT_ONCE = (
     (
         Many(
             "shared state not carried",
-            "shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4))",
+            "shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * i - 6, 7 * i - 4))",
             "",
         ),
         at_once,
@@ -160,7 +160,7 @@ AT_ONCE = (
     (
         Many(
             "buckets of methods not carried",
-            "hash_values[b + 2] = sub(reply, state_end - BUCKET_SIZE + 1, state_end)",
+            "hash_values[i + 2] = sub(reply, at - BUCKET_SIZE + 1, at)",
             "",
         ),
         methods_at_once,
@@ -168,7 +168,7 @@ AT_ONCE = (
     (
         Many(
             "another question, and what is not yet written is lost",
-            "if is_changed[key] then write_hash(key, hash_values, names_at) end",
+            "if is_changed[key] then write_hash(key, hash_values, at) end",
             "",
         ),
         methods_at_once,
@@ -176,13 +176,13 @@ AT_ONCE = (
     (
         Many(
             "one question taken for another",
-            "same = same and ARGV[names_at + i] == ARGV[template_at + i]",
+            "same = same and ARGV[at + i] == ARGV[template_at + i]",
             "same = same",
         ),
         methods_at_once,
     ),
-    (Many("left out, but overtaken", "is_next = is_next and not deferred[KEYS[k]]", "is_next = is_next"), overtaking),
-    (Many("only the key's own checks wait", "deferred[KEYS[k]] = true end", "end"), overtaking),
+    (Many("left out, but overtaken", "is_next = is_next and not deferred[KEYS[i]]", "is_next = is_next"), overtaking),
+    (Many("only the key's own checks wait", "deferred[KEYS[i]] = true end", "end"), overtaking),
     (
         Many(
             "identities not compared",
@@ -204,7 +204,7 @@ AT_ONCE = (
     (
         Many(
             "an expiry with every charge",
-            "shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[b]",
+            "shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[i]",
             "shared_fill_us[bucket_key] = 1000000000",
         ),
         renewal,

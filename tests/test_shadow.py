@@ -417,7 +417,7 @@ BUGS = {
     "window not told apart": ("    if not goes_on then new_used = 0 end\n", ""),
     "the last unit refused": ("within_quota = new_used + cost <= quota", "within_quota = new_used + cost < quota"),
     "its bucket is not charged": ("new_level = new_level - cost * new_per", "new_level = new_level"),
-    "windows not kept current": ("if shadow_quota >= 0 and (now <", "if false and (now <"),
+    "windows not kept current": ("if limit >= 0 and (now <", "if false and (now <"),
 }
 
 

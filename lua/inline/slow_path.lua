@@ -29,15 +29,13 @@ for i = 1, buckets do
 end
 if has_shadow then
   local at = key_buckets + 3
-  local state, bucket = hash_values[at], shadow_has_bucket and hash_values[at + 1]
+  local state, method_state = hash_values[at], shadow_has_bucket and hash_values[at + 1]
   if state and (#state ~= 64 or not are_integers(struct.unpack('<dddddddd', state))) then return corrupt(ARGV[at]) end
-  if bucket and (#bucket ~= BUCKET_SIZE or not is_bucket(struct.unpack('<ddd', bucket))) then
+  if method_state and (#method_state ~= BUCKET_SIZE or not is_bucket(struct.unpack('<ddd', method_state))) then
     return corrupt(ARGV[at + 1])
   end
-  local shadow_quota, shadow_first, _, shadow_third = struct.unpack('<dddd', request, limits_end + 25)
-  if shadow_quota >= 0 and (now < shadow_first * DAY_US or now >= shadow_third * DAY_US) then
-    return { WINDOWS_PAST, now }
-  end
+  local limit, window_start, _, window_end = struct.unpack('<dddd', request, limits_end + 25)
+  if limit >= 0 and (now < window_start * DAY_US or now >= window_end * DAY_US) then return { WINDOWS_PAST, now } end
 end
 
 -- Judge every limit as if each were charged `charge` units; if one denies, once more without a charge.
@@ -130,10 +128,10 @@ elseif hash_values and not denied then
   calendar = window * CALENDAR_BASE + day
   new_plan = struct.pack('<ddddddd', per, level, last, calendar, used, granted, day_used)
 elseif bucket_moved or window_moved then
-  local o_per, o_level, o_last, o_calendar, o_used, o_granted, o_day_used = struct.unpack('<ddddddd', hash_values[2])
-  if bucket_moved then o_per, o_level, o_last = per, level, last end
-  if window_moved then o_calendar = window * CALENDAR_BASE + day end
-  new_plan = struct.pack('<ddddddd', o_per, o_level, o_last, o_calendar, o_used, o_granted, o_day_used)
+  if not bucket_moved then per, level, last = struct.unpack('<ddd', hash_values[2]) end
+  calendar, used, granted, day_used = struct.unpack('<dddd', hash_values[2], 25)
+  if window_moved then calendar = window * CALENDAR_BASE + day end
+  new_plan = struct.pack('<ddddddd', per, level, last, calendar, used, granted, day_used)
 end
 if closed_day then reply[1] = ADMITTED_DAY_OVER end
 if has_shadow and not peeks and not denied then

@@ -4,15 +4,14 @@
 -- key's hash remembers the last report: window, highest percentage (2 doubles). Reports go to a stream, which consumer
 -- groups can read.
 local function report_crossed(struct, request, alerts_at, before, after, field, window, limit, now, stream)
-  local is_read, last_window, last_percent = false, 0, 0
+  local stored, last_window, last_percent = nil, 0, 0
   for at = alerts_at, #request, 16 do
     local percent, count = struct.unpack('<dd', request, at)
     if before < count and after >= count then
-      if not is_read then
-        local last_report = redis.call('HGET', KEYS[1], field)
-        if last_report and #last_report == 16 then last_window, last_percent = struct.unpack('<dd', last_report) end
+      if stored == nil then
+        stored = redis.call('HGET', KEYS[1], field)
+        if stored and #stored == 16 then last_window, last_percent = struct.unpack('<dd', stored) end
         if last_window ~= window then last_percent = 0 end
-        is_read = true
       end
       if percent > last_percent then
         last_percent = percent

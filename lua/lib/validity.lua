@@ -1,8 +1,6 @@
 -- validity: whether the numbers of a state are such as a script can have written: whole, and small enough to be exact.
 --
 -- Comparisons say what is valid: one with NaN is false. A number that is not whole shows in the sum.
-local CLOSED_DAY_SIZE = 16
-
 local function is_bucket(per, level, last)
   return (per + level + last) % 1 == 0 and per > 0 and per <= MAX_INTEGER and level >= -MAX_INTEGER
     and level <= MAX_INTEGER and last >= -MAX_INTEGER and last <= MAX_INTEGER
