@@ -1,4 +1,4 @@
-"""The only place where a name in Redis is spelled. lua/README.md lists them for other languages."""
+"""The only place where a name in Redis is spelled. lua/PROTOCOL.md lists them for other languages."""
 
 from __future__ import annotations
 
