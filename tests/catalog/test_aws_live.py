@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from cli.test_cli import run
 from helpers import aws_samples as samples
 from helpers.aws_server import aws_server
+from helpers.commands import run
 
 from ratelimit import Limiter
 from ratelimit.admin.aws import convert, read_export

@@ -5,8 +5,8 @@ from itertools import chain
 
 import pytest
 from catalog.test_catalog_races import at_once
-from cli.test_cli import run
 from helpers import aws_samples as aws
+from helpers.commands import run
 from helpers.gateway import snapshot
 from helpers.keyfiles import Twins, Watched, file, once
 from properties import promises_of_administrators as administrators

@@ -4,7 +4,7 @@ import json
 import struct
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.held import held as snapshot
 
 from ratelimit import (

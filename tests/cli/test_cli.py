@@ -7,23 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers.commands import run
 from properties.promises import snapshot
 
 from ratelimit import Catalog, Limiter, Method, Quota, Stage, Throttle, UsagePlan
-from ratelimit.cli.app import app
 
 STAGE = "petstore/prod"
 # One token a day: nothing comes back while a test runs.
 SLOW = "1/86400"
-
-
-def run(*arguments, stdin=None, **environment):
-    """Run the command line in this process; nothing of the caller's environment takes part."""
-    clean = dict.fromkeys(
-        ("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE", "RATELIMIT_CEILINGS")
-    )
-    return CliRunner().invoke(app, arguments, input=stdin, env={**clean, "COLUMNS": "80", **environment})
 
 
 def run_python(code, *arguments):
@@ -117,7 +108,7 @@ class TestCheck:
         """A cost above the burst never passes."""
         result = check(key.value, STAGE, "GET /pets", "--cost", "4")
         assert result.exit_code == 1
-        assert result.stdout.splitlines()[0] == "THROTTLED  HTTP 429  by plan:gold  waiting cannot help"
+        assert result.stdout.splitlines()[0] == "THROTTLED  HTTP 429  by plan:gold  waiting does not help"
         assert result.stdout.splitlines()[4].split()[-1] == "never"
 
     @pytest.mark.parametrize("asking", [["--peek"], ["--cost", "0"]])
@@ -191,8 +182,8 @@ class TestCheck:
     def test_a_key_that_is_none_gets_403(self, check, limiter, arguments, stdin, detail):
         """No key, an empty line, an unknown value, bytes that are no text: refused with exit code 1, and why."""
         remedies = {
-            "missing": "No key was given: as KEY, on standard input (-) or in RATELIMIT_KEY.",
-            "unknown": "No key has this value: it is the value that is asked for here, not the id.",
+            "missing": "The request has no key: give KEY, standard input (-) or RATELIMIT_KEY.",
+            "unknown": "No key has this value. Give the key's value, not its id.",
         }
         result = check(*arguments, STAGE, "GET /pets", stdin=stdin, COLUMNS="200")
         assert result.stdout == f"INVALID_KEY  HTTP 403  {detail}\n{remedies[detail]}\n"
@@ -355,4 +346,4 @@ def test_output_that_cannot_be_written(command, server):
     assert ran.returncode == 3
     assert "Traceback" not in ran.stderr
     assert "could not be written" in ran.stderr
-    assert ("Give it another: `ratelimit keys rotate " in ran.stderr) == ("create" in command)
+    assert ("Give it another one: `ratelimit keys rotate " in ran.stderr) == ("create" in command)

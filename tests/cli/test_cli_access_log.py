@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from ratelimit.cli.replay.access_log import Request, parsed, read
+from ratelimit.cli.replay.access_log import Request, parse_line, read
 from ratelimit.errors import ConfigError
 
 pytestmark = pytest.mark.long
@@ -42,7 +42,7 @@ def line(host="10.0.0.1", user="-", time=TIME, request="GET /a HTTP/1.1", rest='
 )
 def test_a_line_is_a_request(text, expected):
     """Host, time in UTC, verb and path: in common and combined format, with odd but real variations."""
-    assert parsed(text) == Request(*expected)
+    assert parse_line(text) == Request(*expected)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_line_is_a_request(text, expected):
 )
 def test_a_line_is_malformed(text):
     """What is no request in this format, has no real time, or would print control codes as an address."""
-    assert parsed(text) is None
+    assert parse_line(text) is None
 
 
 def test_a_log_is_sorted_and_counted(tmp_path):

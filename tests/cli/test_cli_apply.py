@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.gateway import snapshot
 
 from ratelimit import Limiter, Throttle

@@ -5,8 +5,8 @@ import sys
 import types
 
 import pytest
-from cli.test_cli import run
 from helpers import aws_samples as samples
+from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.aws import read_export
@@ -111,22 +111,20 @@ class TestImportAws:
         return str(samples.written(tmp_path))
 
     def test_a_dry_run_needs_no_server(self, folder):
-        """What would be carried over, what could not, and no connection."""
+        """What would be imported, what could not, and no connection."""
         result = run("import-aws", folder, "--dry-run", RATELIMIT_URL="unix:///nowhere")
         assert (result.exit_code, result.stderr) == (0, "")
         text = " ".join(result.stdout.split())
-        assert (
-            "Would be carried over: 3 plans, 3 stages with limits of their own, 3 keys, the account's throttle." in text
-        )
-        assert "Nothing was stored (dry run). 1 thing could not be carried over as it was:" in text
+        assert "Would be imported: 3 plans, 3 stages with limits of their own, 3 keys, the account's throttle." in text
+        assert "Nothing was stored (dry run). Not imported exactly (1):" in text
         assert f"- {samples.OFFSET}" in text
 
     def test_it_can_be_run_twice(self, command, folder, catalog, server):
         """The second time all keys exist; the values of the callers work, and none is printed."""
         first, again = command("import-aws", folder), command("import-aws", folder)
-        assert "3 made, 0 existed." in " ".join(first.stdout.split())
-        assert "--json tells which key of AWS became which" in " ".join(first.stdout.split())
-        assert "0 made, 3 existed." in " ".join(again.stdout.split())
+        assert "3 created, 0 updated." in " ".join(first.stdout.split())
+        assert "--json lists them by the ids in AWS" in " ".join(first.stdout.split())
+        assert "0 created, 3 updated." in " ".join(again.stdout.split())
         assert {plan.id: plan for plan in catalog.plans()} == {plan.id: plan for plan in samples.EXPECTED_PLANS}
         assert len(catalog.keys()) == 3
         for value in samples.VALUES.values():
@@ -157,9 +155,9 @@ class TestImportAws:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "give one of FOLDER and --live"),
-            ([".", "--live"], "give one of FOLDER and --live"),
-            ([".", "--region", "eu-west-1"], "--region is for --live"),
+            ([], "give either FOLDER or --live"),
+            ([".", "--live"], "give either FOLDER or --live"),
+            ([".", "--region", "eu-west-1"], "--region needs --live"),
             (["/nowhere"], "cannot be read"),
         ],
     )
@@ -199,7 +197,7 @@ class TestImportAws:
         monkeypatch.setitem(sys.modules, "boto3", types.SimpleNamespace(client=client))
         result = run("import-aws", "--live", "--dry-run")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == "Error: --live: AWS did not answer as it should: You must specify a region.\n"
+        assert result.stderr == "Error: --live: the request to AWS failed: You must specify a region.\n"
 
     def test_live_takes_what_aws_says(self, monkeypatch, folder, command, catalog):
         """The export that `fetch_live` makes is imported as one of a folder; how it is fetched is tested elsewhere."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit.cli.app import app
 

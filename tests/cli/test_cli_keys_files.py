@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, UsagePlan
 
@@ -50,10 +50,10 @@ class TestImport:
         """The second time the same keys are there already; no value is printed."""
         result = keys("import", written(FILE))
         assert (result.exit_code, result.stderr) == (0, "")
-        assert result.stdout == "2 keys made, 0 existed and are as the file says, 0 warnings.\n"
+        assert result.stdout == "2 keys created, 0 updated, 0 warnings.\n"
         assert names(catalog) == {"Acme": (True, ("gold",)), "Beta Inc": (False, ())}
         again = keys("import", written(FILE))
-        assert again.stdout == "0 keys made, 2 existed and are as the file says, 0 warnings.\n"
+        assert again.stdout == "0 keys created, 2 updated, 0 warnings.\n"
         assert A not in result.output + again.output
 
     def test_warnings_tell_their_lines(self, keys, catalog, written):
@@ -64,7 +64,7 @@ class TestImport:
         assert first == "line 4: Key has 5 characters: give it 20 to 128"
         assert second.startswith("line 5: ")
         assert "nosuchplan" in second
-        assert result.stdout == "3 keys made, 0 existed and are as the file says, 2 warnings.\n"
+        assert result.stdout == "3 keys created, 0 updated, 2 warnings.\n"
         assert len(names(catalog)) == 3
 
     def test_warnings_can_keep_everything_from_being_stored(self, keys, catalog, written):
@@ -160,7 +160,7 @@ class TestExport:
         result = keys("export", str(tmp_path / "no" / "out.csv"))
         assert (result.exit_code, "cannot be written: No such file" in result.stderr) == (2, True)
         assert keys("export", str(tmp_path)).exit_code == 2
-        assert "--json tells what was written to a FILE" in keys("export", "--json").stderr
+        assert "--json needs a FILE to report on" in keys("export", "--json").stderr
 
     def test_a_reader_that_goes_away_is_no_traceback(self, catalog, server):
         """`ratelimit keys export | head -1` in a shell."""

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.cli import options
@@ -78,7 +78,7 @@ class TestPut:
         for part in {field.name for field in dataclasses.fields(UsagePlan)} - {"stages"}:
             assert getattr(stored, part) == getattr(GOLD, part)
         again = command("plans", *PUT)
-        assert (again.exit_code, again.stdout) == (0, "Nothing changed: plan gold holds already.\n")
+        assert (again.exit_code, again.stdout) == (0, "Nothing changed: plan gold is already stored like this.\n")
 
     def test_a_plan_without_limits(self, command, catalog):
         """Nothing given is nothing limited and nothing opened."""
@@ -105,7 +105,7 @@ class TestPut:
         refused = command("plans", "put", "gold", stdin="y\n")
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert refused.stderr.splitlines()[-1] == (
-            "Error: Replace plan gold? There is no terminal to ask at: give --yes if it is meant."
+            "Error: Replace plan gold? There is no terminal to ask at: give --yes to confirm."
         )
         assert catalog.get_plan("gold") == GOLD
         assert command("plans", "put", "gold", "--yes").stdout == "Replaced plan gold.\n"
@@ -113,9 +113,9 @@ class TestPut:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--rate", "1"], "give both of --rate and --burst, or neither"),
-            (["--quota", "1"], "give both of --quota and --period, or neither"),
-            (["--offset", "1"], "--offset is about a quota"),
+            (["--rate", "1"], "--rate and --burst belong together: give both or neither"),
+            (["--quota", "1"], "--quota and --period belong together: give both or neither"),
+            (["--offset", "1"], "--offset needs a quota"),
             (["--rate", "fast", "--burst", "1"], "rate: must be a finite rate, not 'fast'"),
             (["--rate", "-1", "--burst", "1"], "rate: must not be negative, got '-1'"),
             (["--quota", "1", "--period", "DAY", "--offset", "1"], "offset: must be from 0 to 0"),
@@ -163,7 +163,7 @@ class TestLook:
 
     def test_no_plan(self, server, command):
         """An empty catalogue is no error."""
-        assert command("plans", "list").stdout == "No plan.\n"
+        assert command("plans", "list").stdout == "No plans.\n"
         assert command("plans", "list", "--json").stdout == "[]\n"
 
     def test_offers_are_json_with_or_without_the_option(self, command, told, catalog):
@@ -186,7 +186,7 @@ class TestLook:
 class TestDelete:
     def test_it_needs_a_yes(self, command, catalog):
         """Refused without a terminal, done with --yes, and a second time there is none."""
-        assert "give --yes if it is meant" in command("plans", "delete", "silver").stderr
+        assert "give --yes to confirm" in command("plans", "delete", "silver").stderr
         assert [plan.id for plan in catalog.plans()] == ["silver"]
         assert command("plans", "delete", "silver", "--yes").stdout == "Removed plan silver.\n"
         assert command("plans", "delete", "silver", "--yes").exit_code == 2
@@ -234,8 +234,8 @@ class TestShadow:
         assert len(told("plans", "shadow", "trial")["keys"]) == 2
         for _ in range(2):
             result = command("plans", "shadow-reset", "trial", "--yes")
-            assert (result.exit_code, result.stdout) == (0, "The trial of silver on plan trial starts anew.\n")
-        assert command("plans", "shadow", "trial").stdout == "The shadow silver of plan trial has seen no request.\n"
+            assert (result.exit_code, result.stdout) == (0, "The shadow silver of plan trial starts again from zero.\n")
+        assert command("plans", "shadow", "trial").stdout == "The shadow silver of plan trial has seen no requests.\n"
 
     def test_a_plan_without_a_shadow(self, command, limiter):
         """Nothing to show and nothing to reset: exit code 2, and nobody is asked."""
@@ -278,7 +278,7 @@ class TestStages:
         assert told("stages", "put", STAGE, *options) == told("stages", "show", STAGE)
         assert catalog.stages() == [made]
         again = command("stages", "put", STAGE, *options)
-        assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} holds already.\n")
+        assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} is already stored like this.\n")
         assert command("stages", "put", "toys/prod").stdout == "Configured stage toys/prod.\n"
 
     def test_put_replaces_only_after_a_yes(self, command, stage, catalog):
@@ -296,7 +296,7 @@ class TestStages:
         ("arguments", "message"),
         [
             (["petstore"], "id: cannot be 'petstore'"),
-            ([STAGE, "--rate", "1"], "give both of --rate and --burst"),
+            ([STAGE, "--rate", "1"], "--rate and --burst belong together"),
             ([STAGE, "--list", "GET"], "methods: cannot be 'GET'"),
             ([STAGE, "--method", "GET /a", "x", "1"], "rate: must be a finite rate, not 'x'"),
             ([STAGE, "--open", "GET /\x1b"], "methods: cannot be 'GET /\\x1b'"),

@@ -4,8 +4,8 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from cli.test_cli import run
 from cli.test_replay import SMALL, SMALL_LOG, Model, line
+from helpers.commands import run
 
 pytestmark = pytest.mark.long
 
@@ -62,7 +62,7 @@ def refusals(text):
     model = Model(text, "basic", "web/prod")
     midnight = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp())
     return [
-        model.refused_by(midnight + second, client, request.partition("?")[0]) for second, client, request, _ in SMALL
+        model.denied_by(midnight + second, client, request.partition("?")[0]) for second, client, request, _ in SMALL
     ]
 
 
@@ -81,13 +81,13 @@ def test_each_request_is_compared(files):
     refused = [at for at in range(13) if was[at] is None and now[at] is not None]
     admitted = [at for at in range(13) if was[at] is not None and now[at] is None]
     assert (plan["plan"], plan["stage"]) == ("basic", "web/prod")
-    assert (plan["newly_refused"], plan["newly_admitted"]) == (len(refused), len(admitted))
+    assert (plan["newly_denied"], plan["newly_admitted"]) == (len(refused), len(admitted))
     assert refused
     assert admitted
     clients = {SMALL[at][1] for at in refused + admitted}
     assert {each["client"] for each in plan["most_changed"]} == clients
     for each in plan["most_changed"]:
-        assert each["newly_refused"] == sum(SMALL[at][1] == each["client"] for at in refused)
+        assert each["newly_denied"] == sum(SMALL[at][1] == each["client"] for at in refused)
         assert each["newly_admitted"] == sum(SMALL[at][1] == each["client"] for at in admitted)
     assert (result["exact"], result["difference"]) == (True, None)
 
@@ -113,25 +113,25 @@ def test_the_table(files):
         assert f"{name} {plan['before'][key]} {plan['after'][key]} {change:+}" in lines
     first = plan["most_changed"][0]
     refused = (side["throttled"] + side["over_quota"] for side in (first["before"], first["after"]))
-    figures = (first["before"]["requests"], *refused, first["newly_refused"], first["newly_admitted"])
+    figures = (first["before"]["requests"], *refused, first["newly_denied"], first["newly_admitted"])
     assert " ".join([first["client"], *map(str, figures)]) in lines
-    assert lines[-1] == "EXACT: 26 decisions, each as the exact model decides it."
+    assert lines[-1] == "EXACT: 26 decisions, each equal to the reference model."
     assert "2 more clients (see --top)." in run("replay", *arguments, "--top", "1").stdout
-    assert "refusals of" not in run("replay", *arguments, "--top", "0").stdout
+    assert "denials of" not in run("replay", *arguments, "--top", "0").stdout
 
 
 def test_the_same_file_changes_nothing(files):
     """No request is decided differently, and it says so."""
     arguments = files(before=AFTER)
     assert "basic on web/prod: each request is decided as before." in run("replay", *arguments).stdout
-    assert [plan["newly_refused"] + plan["newly_admitted"] for plan in told(*arguments)["plans"]] == [0, 0, 0]
+    assert [plan["newly_denied"] + plan["newly_admitted"] for plan in told(*arguments)["plans"]] == [0, 0, 0]
 
 
 def test_the_order_of_files_is_the_direction(files):
-    """Exchanged, what was newly refused is newly admitted."""
+    """Exchanged, what was newly denied is newly admitted."""
     (there,) = told(*files())["plans"]
     (back,) = told(*files(after=BEFORE, before=AFTER))["plans"]
-    assert (there["newly_refused"], there["newly_admitted"]) == (back["newly_admitted"], back["newly_refused"])
+    assert (there["newly_denied"], there["newly_admitted"]) == (back["newly_admitted"], back["newly_denied"])
     assert (there["before"], there["after"]) == (back["after"], back["before"])
 
 
@@ -139,8 +139,8 @@ def test_nothing_in_common(files):
     """Exit code 2 with both files named."""
     result = run("replay", *files(before="[plans.x]\nstages = ['web/prod']"))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "before.toml: has no plan that" in result.stderr
-    assert "after.toml has, too, and opens the same stage" in result.stderr
+    assert "before.toml: has no plan in common with" in result.stderr
+    assert "after.toml that opens the same stage" in result.stderr
 
 
 def test_a_wrong_file_is_told_before_the_log_is_read(files, tmp_path):
@@ -151,10 +151,10 @@ def test_a_wrong_file_is_told_before_the_log_is_read(files, tmp_path):
 
 def test_a_difference_from_the_model_is_exit_code_1(files, monkeypatch):
     """Where limiter and model disagree there is no comparison, and both answers are shown."""
-    monkeypatch.setattr("ratelimit.cli.demo.model.agree", lambda *_: False)
+    monkeypatch.setattr("ratelimit.cli.reference.agree", lambda *_: False)
     result = run("replay", *files(log=line(1)))
     assert result.exit_code == 1
-    assert "NOT EXACT: limiter and model differ; the replay ended there." in result.stdout
+    assert "NOT EXACT: limiter and reference model differ; the replay ended there." in result.stdout
     data = json.loads(run("replay", *files(log=line(1)), "--json").stdout)
     assert (data["exact"], data["plans"]) == (False, [])
     assert data["difference"].startswith("request 1 of plan basic")

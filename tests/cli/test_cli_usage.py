@@ -13,7 +13,7 @@ import time
 from datetime import date, timedelta
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
@@ -114,7 +114,7 @@ class TestUsage:
         assert (result.exit_code, result.stderr) == (0, "")
         result = usage("gold", "--from", str(kept - timedelta(1)), *form)
         assert (result.exit_code, str(kept - timedelta(1)) in result.stdout) == (0, True)
-        told = f"Days before {kept} are no longer kept: what was used then is told as 0."
+        told = f"Days before {kept} are no longer kept: their usage is shown as 0."
         assert " ".join(result.stderr.split()) == told
 
     def test_csv_has_a_line_for_each_key_and_day(self, usage, keys, today):
@@ -182,10 +182,10 @@ class TestUsage:
         [
             (["none"], "plan_id: there is no plan 'none'"),
             (["gold", "--key", "nosuchkey"], "key_id: there is no key with the id 'nosuchkey'"),
-            (["gold", "--from", "yesterday"], "'yesterday' is no day: write YYYY-MM-DD"),
+            (["gold", "--from", "yesterday"], "'yesterday' is not a day: write YYYY-MM-DD"),
             (["gold", "--from", "2026-03-02", "--to", "2026-03-01"], "end: is before the start"),
             (["gold", "--from", "2020-01-01", "--to", "2026-03-01"], "end: is more than a year after the start"),
-            (["gold", "--csv", "--json"], "give one of --csv and --json"),
+            (["gold", "--csv", "--json"], "--csv and --json exclude each other"),
             (["a\x1bb"], r"there is no plan 'a\x1bb'"),
             ([], "Usage: app usage [OPTIONS] PLAN | COMMAND"),
         ],
@@ -235,7 +235,7 @@ class TestTop:
         result = top("--once")
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout.splitlines()[0] == f"{today} (UTC): 15 used, 1 denied, by 3 keys."
-        assert result.stdout.splitlines()[1] == "Denied, and not known to whom: 1 unknown."
+        assert result.stdout.splitlines()[1] == "Denied without a valid key: 1 unknown."
         assert table(result.stdout) == [
             [other.id, "Busy", "free", "9", "0", "0"],
             [keys["=1+1"].id, "=1+1", "gold", "5", "0", "1", "0"],
@@ -261,7 +261,7 @@ class TestTop:
 
     def test_live_it_shows_the_rate_since_the_last_look(self, top, keys):
         """On a terminal: a column of units per second, empty at the first look, and the screen is drawn again."""
-        result = top("--looks", "2", "--every", "0.1", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm")
+        result = top("--refreshes", "2", "--every", "0.1", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm")
         assert result.exit_code == 0
         assert result.stdout.count("used/s") >= 2
         first, *_, last = [line for line in result.stdout.splitlines() if keys["Acme"].id in line]

@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 from datetime import UTC, date, datetime
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ ENTRY = {
     "time_us": "1772625600000001",
 }
 ALERT = Alert("k1", "gold", 80, 81, 100, date(2026, 3, 1), 1772625600.000001)
-START = f"Waiting for alerts on {STREAM}; Ctrl-C ends.\n"
+START = f"Waiting for alerts on {STREAM}; press Ctrl-C to stop.\n"
 
 
 class TestEntry:
@@ -233,7 +233,7 @@ def test_alerts_come_as_they_happen_until_ctrl_c(server, alerting, options, quie
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--consumer", "a"], 2, "--consumer is a member of a group: give --group"),
+        (["--consumer", "a"], 2, "--consumer needs a group: give --group"),
         (["--count", "0"], 2, "'--count'"),
         (["--seconds", "0"], 2, "'--seconds'"),
         (["--namespace", "a b"], 2, "namespace: cannot be 'a b'"),

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from store.test_embedded import pid_of
 
 from ratelimit import Limiter
@@ -101,7 +101,7 @@ class TestSmallLog:
         basic, premium = told(*files(), "--stage", "web/prod")["plans"]
         hand = Counter(outcome for *_, outcome in SMALL)
         assert tallies(basic) == (13, hand["admitted"], hand["throttled"], hand["over quota"]) == (13, 8, 4, 1)
-        assert basic["refused_by"] == {
+        assert basic["denied_by"] == {
             "plan:basic": 2,
             "plan:basic:GET /search": 1,
             "stage:web/prod:GET /slow": 1,
@@ -138,7 +138,7 @@ class TestSmallLog:
         assert shuffled["plans"] == in_order["plans"]
         assert (in_order["log"]["disordered"], shuffled["log"]["disordered"]) == (0, 3)
         result = run("replay", *files("".join(line(second) for second in (3, 1, 2))))
-        assert "Sorted by time: 1 request stood after a later one." in result.stdout
+        assert "Sorted by time: 1 request came after a later one." in result.stdout
 
     def test_time_is_the_logs_own(self, files):
         """The same instants in another zone; the quota's day is UTC's, whatever the clock of this machine says."""
@@ -179,17 +179,17 @@ class TestSmallLog:
             " ────────────────────────────────────────────────────────────────────",
             " basic           13          8           4            1             2",
             " premium         13         12           1            0             1",
-            "basic on web/prod: refused 2 by plan:basic, 1 by plan:basic:GET /search, 1 by",
+            "basic on web/prod: denied 2 by plan:basic, 1 by plan:basic:GET /search, 1 by",
             "stage:web/prod:GET /slow, 1 by quota:basic.",
             " client     requests   throttled   over quota   █ throttled ▒ over quota",
             " ───────────────────────────────────────────────────────────────────────",
             " 10.0.0.1          9           3            1   ██████████████████▒▒▒▒▒▒",
             "1 more client (see --top).",
-            "premium on web/prod: refused 1 by stage:web/prod:GET /slow.",
+            "premium on web/prod: denied 1 by stage:web/prod:GET /slow.",
             " client     requests   throttled   over quota   █ throttled ▒ over quota",
             " ───────────────────────────────────────────────────────────────────────",
             " 10.0.0.3          2           1            0   ████████████████████████",
-            "EXACT: 26 decisions, each as the exact model decides it.",
+            "EXACT: 26 decisions, each equal to the reference model.",
         ]
 
     def test_a_long_address_and_a_plain_terminal(self, files):
@@ -205,7 +205,7 @@ class TestSmallLog:
     def test_nobody_is_refused(self, files):
         """A plan that everybody stays within says so."""
         result = run("replay", *files(line(0)))
-        assert "basic on web/prod: nobody is refused." in result.stdout.splitlines()
+        assert "basic on web/prod: no request is denied." in result.stdout.splitlines()
 
 
 class TestFaults:
@@ -350,7 +350,7 @@ class Model:
         if self.account:
             yield "account", None, self.account
 
-    def refused_by(self, second, client, method):
+    def denied_by(self, second, client, method):
         """The name of the first limit that refuses; None if all admit, and then they are charged."""
         levels, refusing = {}, []
         for name, owner, throttle in self.buckets(client, method):
@@ -376,7 +376,7 @@ def expected(text, plan_id, stage_id, requests):
     model, refused = Model(text, plan_id, stage_id), Counter()
     clients = defaultdict(lambda: {"requests": 0, "admitted": 0, "throttled": 0, "over_quota": 0})
     for second, client, method in requests:
-        name = model.refused_by(second, client, method)
+        name = model.denied_by(second, client, method)
         refused[name] += 1
         outcome = "admitted" if name is None else "over_quota" if name.startswith("quota:") else "throttled"
         clients[client]["requests"] += 1
@@ -393,7 +393,7 @@ def expected(text, plan_id, stage_id, requests):
         **total,
         "clients": len(clients),
         "clients_affected": len(affected),
-        "refused_by": dict(refused),
+        "denied_by": dict(refused),
         "most_affected": affected,
     }
 
@@ -436,7 +436,7 @@ class TestRealLog:
         path.write_text(ALL_KINDS, encoding="utf-8")
         (plan,) = told(REAL_LOG, "--plan", str(path), "--top", "2000")["plans"]
         assert plan == expected(ALL_KINDS, "all", "web/prod", requests)
-        assert set(plan["refused_by"]) == {
+        assert set(plan["denied_by"]) == {
             "plan:all",
             "plan:all:GET /favicon.ico",
             "stage:web/prod:*",
