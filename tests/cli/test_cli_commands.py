@@ -148,6 +148,17 @@ def test_an_example_of_the_handbook_is_right(example):
     assert {word for word in rest if word.startswith("--")} <= options(command)
 
 
+@pytest.mark.parametrize("path", sorted(LEAVES.keys() - {("completion",)}), ids=" ".join)
+def test_help_has_an_example(path):
+    """One line that fits, of this command, with options that exist. (`completion` has one for each shell.)"""
+    before, example = LEAVES[path].epilog.split("ratelimit ")
+    assert before == "Example: "
+    words = shlex.split(example.partition(" < ")[0])
+    assert tuple(words[: len(path)]) == path
+    assert {word for word in words if word.startswith("--")} <= options(LEAVES[path])
+    assert LEAVES[path].epilog in run(*path, "--help").stdout
+
+
 class TestCompletion:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_the_script_is_clicks_own(self, shell):

@@ -89,7 +89,7 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
 
 @stages.command(
     short_help="Configure a stage, or replace its configuration.",
-    epilog='Example: ratelimit stages put petstore/prod --rate 100 --burst 50 --open "GET /health"',
+    epilog="Example: ratelimit stages put petstore/prod --rate 100 --burst 50",
 )
 @click.argument("stage_id")
 @options.throttle_options
