@@ -49,7 +49,7 @@ def keys(server):
 
 
 @pytest.fixture
-def told(keys):
+def as_json(keys):
     """What `ratelimit keys ... --json` says."""
 
     def json_of(*arguments, **options):
@@ -62,7 +62,7 @@ def told(keys):
 
 @pytest.fixture
 def answering(monkeypatch):
-    """Pretend that there is a terminal to be asked at."""
+    """Pretend that there is a terminal to ask at."""
     monkeypatch.setattr(options, "is_terminal", lambda: True)
 
 
@@ -85,10 +85,10 @@ class TestCreate:
         assert allowed(value)
         assert all(value not in keys(*command).output for command in (["list"], ["show", key.id], ["export"]))
 
-    def test_all_that_can_be_said_is_stored(self, told, catalog):
-        """Every option of create, told as JSON, is what the catalogue holds."""
+    def test_all_that_can_be_said_is_stored(self, as_json, catalog):
+        """Every option of create, printed as JSON, is what the catalogue holds."""
         options = ["--plan", "gold", "--plan", "other", "--disabled", "--expires", "2027-01-31T12:00"]
-        made = told(
+        made = as_json(
             "create", "Acme", *options, "--owner", "o@acme", "--description", "d", "--tag", "a=b=c", "--tag", "d="
         )
         (key,) = catalog.keys()
@@ -104,7 +104,7 @@ class TestCreate:
             "owner": "o@acme",
             "tags": {"a": "b=c", "d": ""},
         }
-        assert made == told("show", key.id)
+        assert made == as_json("show", key.id)
         assert (key.expires_at, key.tags) == (1801396800.0, {"a": "b=c", "d": ""})
         assert re.fullmatch(GENERATED_VALUE, value)
 
@@ -121,7 +121,7 @@ class TestCreate:
         assert len(catalog.keys()) == 2
         assert [allowed(OWN), allowed(f"{OWN}2")] == [True, True]
 
-    def test_a_key_that_has_expired_already_is_told_so(self, keys):
+    def test_a_key_that_has_expired_already_is_reported(self, keys):
         """A wrong year is an easy mistake; a moment that is to come is not warned of."""
         assert "This key has already expired" in keys("create", "Acme", "--expires", "2020-01-01").stderr
         assert "expired" not in keys("create", "Acme", "--expires", "2190-01-01").stderr
@@ -161,16 +161,20 @@ class TestCreate:
 
 
 class TestList:
-    def test_pages_and_prefixes(self, keys, told, catalog):
+    def test_pages_and_prefixes(self, keys, as_json, catalog):
         """The newest first; each page says where to go on; a prefix of names chooses; --all has no pages."""
         names = ["alpha 1", "beta", "alpha 2", "alpha 3"]
         ids = [catalog.create_key(name).id for name in names]
-        page = told("list", "--limit", "3")
+        page = as_json("list", "--limit", "3")
         assert [key["name"] for key in page["keys"]] == ["alpha 3", "alpha 2", "beta"]
-        rest = told("list", "--limit", "3", "--position", page["position"])
+        rest = as_json("list", "--limit", "3", "--position", page["position"])
         assert ([key["id"] for key in rest["keys"]], rest["position"]) == ([ids[0]], None)
-        assert [key["name"] for key in told("list", "--prefix", "alpha")["keys"]] == ["alpha 3", "alpha 2", "alpha 1"]
-        assert len(told("list", "--all")["keys"]) == 4
+        assert [key["name"] for key in as_json("list", "--prefix", "alpha")["keys"]] == [
+            "alpha 3",
+            "alpha 2",
+            "alpha 1",
+        ]
+        assert len(as_json("list", "--all")["keys"]) == 4
         last = keys("list", "--limit", "1").stdout.splitlines()[-1]
         assert last.startswith("There are more: --position ")
         assert keys("list", "--limit", "1", *last.split()[-2:]).stdout.count("alpha 2") == 1
@@ -180,8 +184,8 @@ class TestList:
         key = catalog.create_key("Acme", plans=["gold", "other"], expires_at=1801396800)
         other = catalog.create_key("", enabled=False)
         made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
-        told = [" ".join(row).split() for row in rows(keys("list").stdout)]
-        assert told == [
+        cells = [" ".join(row).split() for row in rows(keys("list").stdout)]
+        assert cells == [
             [other.id, "disabled", made],
             [key.id, "Acme", "enabled", "gold,", "other", made, "2027-01-31"],
         ]
@@ -193,10 +197,10 @@ class TestList:
             name = f"ratelimit:{{{key.id}}}:record"
             client.set(name, client.get(name).replace(b"NAME", rb"a\u001b[2Jb\nc\u202e"))
         for command in (["list"], ["show", key.id], ["disable", key.id], ["opens", key.id]):
-            told = keys(*command).output
-            assert r"a\x1b[2Jb\nc\u202e" in told
-            assert "\x1b" not in told
-            assert "\u202e" not in told
+            printed = keys(*command).output
+            assert r"a\x1b[2Jb\nc\u202e" in printed
+            assert "\x1b" not in printed
+            assert "\u202e" not in printed
         assert "\x1b" not in keys("list", "--json").output
 
     def test_nothing_is_said_to_be_nothing(self, keys, catalog):
@@ -220,11 +224,11 @@ class TestList:
 
 
 class TestChange:
-    def test_update_changes_what_is_given(self, told, catalog):
+    def test_update_changes_what_is_given(self, as_json, catalog):
         """What is not given stays; tags are replaced as a whole."""
         key = catalog.create_key("Acme", owner="o", tags={"a": "1"}, expires_at=1801396800)
-        assert told("update", key.id, "--name", "New", "--tag", "b=2")["tags"] == {"b": "2"}
-        changed = told("update", key.id, "--expires", "never", "--no-tags", "--description", "")
+        assert as_json("update", key.id, "--name", "New", "--tag", "b=2")["tags"] == {"b": "2"}
+        changed = as_json("update", key.id, "--expires", "never", "--no-tags", "--description", "")
         assert (changed["name"], changed["owner"], changed["tags"], changed["expires_at"]) == ("New", "o", {}, None)
         assert catalog.get_key(key.id).name == "New"
 
@@ -267,7 +271,7 @@ class TestChange:
         assert catalog.get_key(key.id).plans == ()
 
     def test_a_second_plan_of_one_stage_is_refused(self, keys, catalog):
-        """The conflict is told as it is, and the key stays in its plan."""
+        """The message is that of the conflict, and the key stays in its plan."""
         key = catalog.create_key(plans=["gold"])
         result = keys("add", key.id, "silver")
         assert (result.exit_code, result.stdout) == (2, "")
@@ -275,13 +279,13 @@ class TestChange:
         assert result.stderr.endswith("\nTo take it out of the other plan in the same step: `ratelimit keys move`.\n")
         assert catalog.get_key(key.id).plans == ("gold",)
 
-    def test_move_takes_it_from_plan_to_plan(self, keys, told, catalog):
-        """In one step, and a second time it is told that it has been done."""
+    def test_move_takes_it_from_plan_to_plan(self, keys, as_json, catalog):
+        """In one step, and a second time it says that it has been done."""
         made = catalog.create_key("me", plans=["gold", "other"])
         assert keys("move", made.id, "gold", "silver").stdout == f"Key {made.id} (me) has moved to plan silver.\n"
         again = keys("move", made.id, "gold", "silver")
         assert (again.exit_code, again.stdout) == (0, f"Key {made.id} (me) was already moved to plan silver.\n")
-        assert told("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
+        assert as_json("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
         for plans, told_ in (
             (("silver", "nix"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
             (("nix", "gold"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
@@ -295,8 +299,8 @@ class TestChange:
         key = catalog.create_key()
         for command in ("add", "remove"):
             result = keys(command, key.id, "none")
-            told = "Error: plan_id: there is no plan 'none'\nSee `ratelimit plans list`.\n"
-            assert (result.exit_code, result.stderr) == (2, told)
+            message = "Error: plan_id: there is no plan 'none'\nSee `ratelimit plans list`.\n"
+            assert (result.exit_code, result.stderr) == (2, message)
 
     @pytest.mark.parametrize(
         "command",
@@ -305,7 +309,7 @@ class TestChange:
         ids=" ".join,
     )  # fmt: skip
     def test_an_unknown_key_is_named(self, keys, catalog, command):
-        """Exit code 2, where to look, nobody is asked to confirm what cannot be, and control codes are spelled out."""
+        """Exit code 2, where to look, no confirmation of what cannot be, and control codes are spelled out."""
         name, *rest = command
         result = keys(name, "nosuchkey1", *rest)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -314,11 +318,11 @@ class TestChange:
 
 
 class TestOpens:
-    def test_stages_methods_and_limits(self, keys, told, catalog):
+    def test_stages_methods_and_limits(self, keys, as_json, catalog):
         """Every configured method and "*", with the names of the limits as decisions tell them."""
         catalog.put_stage(Stage(STAGE, Throttle(5, 5)))
         key = catalog.create_key("Acme", plans=["gold", "other"])
-        assert told("opens", key.id) == [
+        assert as_json("opens", key.id) == [
             {
                 "stage": STAGE,
                 "plan": "gold",
@@ -342,15 +346,15 @@ class TestOpens:
             ({}, "is in no plan that opens a stage (see `ratelimit keys add`)"),
         ):
             key = catalog.create_key(**more)
-            told = keys("opens", key.id, COLUMNS="200").stdout
-            assert told == f"Key {key.id} opens nothing: it {reason}.\n"
+            printed = keys("opens", key.id, COLUMNS="200").stdout
+            assert printed == f"Key {key.id} opens nothing: it {reason}.\n"
         result = keys("opens", catalog.create_key().id, "--json")
         assert (result.exit_code, result.stdout) == (1, "[]\n")
 
 
 class TestRotate:
     def test_with_grace_both_values_work(self, keys, catalog, allowed):
-        """Nobody is asked: nothing is lost. The new value is shown once."""
+        """No question: nothing is lost. The new value is shown once."""
         key = catalog.create_key("Acme", plans=["gold"])
         result = keys("rotate", key.id, "--grace", "1h")
         first, second = result.stdout.splitlines()
@@ -401,11 +405,11 @@ class TestDelete:
         )
         assert catalog.get_key(key.id) == key
 
-    def test_yes_skips_the_question(self, keys, told, catalog, answering):
-        """Deleted at once, told as text or JSON; a second time there is nothing to delete."""
+    def test_yes_skips_the_question(self, keys, as_json, catalog, answering):
+        """Deleted at once, reported as text or JSON; a second time there is nothing to delete."""
         one, other = catalog.create_key("Acme"), catalog.create_key()
         assert keys("delete", one.id, "--yes").stdout == f"Deleted key {one.id} (Acme).\n"
-        assert told("delete", other.id, "--yes") == {"deleted": other.id}
+        assert as_json("delete", other.id, "--yes") == {"deleted": other.id}
         assert keys("delete", one.id, "--yes").exit_code == 2
         assert catalog.keys() == []
 
@@ -419,9 +423,9 @@ class TestDelete:
         os.close(theirs)
         os.write(ours, answer)
         out, _ = process.communicate(timeout=60)
-        asked = os.read(ours, 1000).decode()
+        question = os.read(ours, 1000).decode()
         os.close(ours)
-        assert f"Delete key {key.id} (Acme) and its usage for good? [y/N]: " in asked
+        assert f"Delete key {key.id} (Acme) and its usage for good? [y/N]: " in question
         assert process.returncode == code
         assert out.decode() == (f"Deleted key {key.id} (Acme).\n" if code == 0 else "")
         if code == 0:

@@ -56,7 +56,7 @@ class TestImport:
         assert again.stdout == "0 keys created, 2 updated, 0 warnings.\n"
         assert A not in result.output + again.output
 
-    def test_warnings_tell_their_lines(self, keys, catalog, written):
+    def test_warnings_have_their_lines(self, keys, catalog, written):
         """On standard error; good rows are stored, exit code 0."""
         result = keys("import", written(WITH_WARNINGS))
         assert result.exit_code == 0
@@ -79,11 +79,11 @@ class TestImport:
     def test_json_has_all_of_the_report(self, keys, catalog, written):
         """Ids in the order of the file, figures, and every warning with its line."""
         result = keys("import", written(WITH_WARNINGS), "--json")
-        told = json.loads(result.stdout)
+        data = json.loads(result.stdout)
         assert (result.exit_code, result.stderr) == (0, "")
-        assert (told["created"], told["updated"]) == (3, 0)
-        assert [catalog.get_key(key_id).name for key_id in told["ids"]] == ["Acme", "Beta Inc", "Gamma"]
-        assert [warning["line"] for warning in told["warnings"]] == [4, 5]
+        assert (data["created"], data["updated"]) == (3, 0)
+        assert [catalog.get_key(key_id).name for key_id in data["ids"]] == ["Acme", "Beta Inc", "Gamma"]
+        assert [warning["line"] for warning in data["warnings"]] == [4, 5]
 
     def test_many_warnings_are_cut(self, keys, catalog, written):
         """Fifty lines for people, all of them as JSON."""
@@ -114,9 +114,9 @@ class TestImport:
 
     def test_a_file_that_is_not_there(self, keys, tmp_path):
         """Neither a file nor a folder can be imported: exit code 2."""
-        for path, told in ((tmp_path / "no.csv", "No such file or directory"), (tmp_path, "Is a directory")):
+        for path, problem in ((tmp_path / "no.csv", "No such file or directory"), (tmp_path, "Is a directory")):
             result = keys("import", str(path))
-            assert (result.exit_code, result.stderr) == (2, f"Error: {path}: cannot be read: {told}\n")
+            assert (result.exit_code, result.stderr) == (2, f"Error: {path}: cannot be read: {problem}\n")
 
     def test_a_progress_bar_is_for_terminals(self, keys, catalog, written):
         """On standard error where that is a terminal; standard output is the same."""

@@ -114,8 +114,8 @@ class TestAlone:
     def test_json_lines(self, watch, alerting, clock):
         """One document a line, with the names of the dataclass."""
         alerting(5)
-        (told,) = watch("--from-start", "--count", "1", "--json").stdout.splitlines()
-        assert json.loads(told) == {
+        (line,) = watch("--from-start", "--count", "1", "--json").stdout.splitlines()
+        assert json.loads(line) == {
             "key_id": alerting.key.id,
             "plan_id": "gold",
             "percent": 50,
@@ -142,7 +142,7 @@ class TestAlone:
         with server.client() as client:
             assert client.dbsize() == 0
 
-    def test_an_entry_that_is_none_is_told_and_passed_over(self, watch, alerting, server):
+    def test_an_entry_that_is_none_is_reported_and_passed_over(self, watch, alerting, server):
         """On standard error, with its id; the alerts around it are shown. Control codes are spelled out."""
         with server.client() as client:
             client.xadd(STREAM, {**ENTRY, "key": "k\x1b[2J1"}, id="1-1")

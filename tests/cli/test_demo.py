@@ -36,25 +36,25 @@ NOW = 1_772_625_600_000_000
 
 def figures(output):
     """(plan, outcome) -> (observed, exact), as the table shows them."""
-    found, plan = {}, ""
+    counts, plan = {}, ""
     for text in output.splitlines():
         row = re.match(r" (\w*) +(admitted|throttled by \w+|over quota) +([\d,]+) +([\d,]+) +(=|differs)", text)
         if row:
             plan = row[1] or plan
-            found[plan, row[2]] = tuple(int(number.replace(",", "")) for number in row.group(3, 4))
-    return found
+            counts[plan, row[2]] = tuple(int(number.replace(",", "")) for number in row.group(3, 4))
+    return counts
 
 
 def alive_in_group(group):
     """The names of the processes of a group, those aside that have ended and wait for their parent to look."""
-    found = []
+    names = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             name, _, rest = path.read_text().partition("(")[2].rpartition(")")
             state, _, its_group = rest.split()[:3]
             if its_group == str(group) and state not in "ZX":
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 class TestRun:
@@ -63,11 +63,11 @@ class TestRun:
         started = time.monotonic()
         ran = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=60)
         assert (ran.returncode, ran.stderr) == (0, "")
-        found = figures(ran.stdout)
-        assert list(found) == [(plan, outcome) for plan in ("Basic", "Premium") for outcome in OUTCOMES]
-        for observed, exactly in found.values():
+        counts = figures(ran.stdout)
+        assert list(counts) == [(plan, outcome) for plan in ("Basic", "Premium") for outcome in OUTCOMES]
+        for observed, exactly in counts.values():
             assert observed == exactly > 0
-        decisions = sum(observed for observed, _ in found.values())
+        decisions = sum(observed for observed, _ in counts.values())
         assert ran.stdout.splitlines()[0] == "4 gateway replicas on one embedded Valkey server: 2 plans, 6 API keys."
         assert f"EXACT: {decisions:,} decisions within 3." in ran.stdout
         assert max(map(len, ran.stdout.splitlines())) <= 80
@@ -156,13 +156,13 @@ class TestReplicas:
         both = [sent.key for sent in run_replicas([wide, wide], lambda *_: None)]
         assert Counter(both) != Counter(one + one)
 
-    def test_a_replica_that_does_not_start_is_told(self, server, monkeypatch):
+    def test_a_replica_that_does_not_start_is_reported(self, server, monkeypatch):
         """A command that never becomes ready ends with a message, exit code 1."""
         monkeypatch.setattr(workers, "_START_TIMEOUT", 0.0)
         with pytest.raises(ReplicaLostError, match="replica 1 did not start"):
             run_replicas([self.traffic(server)], lambda *_: None)
 
-    def test_a_replica_that_dies_is_told(self, server):
+    def test_a_replica_that_dies_is_reported(self, server):
         """Killed in the middle: its decisions are lost, so nothing can be shown, and that is said."""
 
         def kill_first(_shots, elapsed):
@@ -174,7 +174,7 @@ class TestReplicas:
         with pytest.raises(ReplicaLostError, match="ended before it had sent all its requests"):
             run_replicas([self.traffic(server, requests=None, seconds=20.0)] * 2, kill_first)
 
-    def test_the_command_tells_it(self, monkeypatch):
+    def test_the_command_reports_it(self, monkeypatch):
         """The error of a lost replica is a message and exit code 1."""
 
         def lost(*_):
