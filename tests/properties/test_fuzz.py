@@ -306,7 +306,7 @@ def test_exports_of_aws(texts):
     assert isinstance(found, AwsCatalogue)
     for key in found.keys:
         assert key.value not in repr(found.keys)
-        assert not any(key.value in note.why for note in found.replies)
+        assert not any(key.value in note.why for note in found.notes)
 
 
 # ----- URLs
@@ -391,7 +391,7 @@ def test_words_of_options(text):
     with contextlib.suppress(click.UsageError):
         assert isinstance(options.day(text), date)
     with contextlib.suppress(click.UsageError):
-        assert 0 < options.Seconds(min_open=True).convert(text, None, None) <= options.MOST_SECONDS
+        assert 0 < options.Seconds(min_open=True).convert(text, None, None) <= options.MAX_SECONDS
     with contextlib.suppress(ConfigError):
         assert Throttle(text, 1).rate >= 0
 
