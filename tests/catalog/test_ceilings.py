@@ -359,4 +359,6 @@ class TestCommands:
         """Is refused before the server is asked, with what can be written."""
         result = run("plans", "list", RATELIMIT_URL="unix:///nowhere", RATELIMIT_CEILINGS=text)
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"Error: RATELIMIT_CEILINGS: cannot be read at {text!r}: write aws, NAME=NUMBER or NAME=")
+        assert result.stderr.startswith(
+            f"Error: RATELIMIT_CEILINGS: cannot be read at {text!r}: write aws, NAME=NUMBER or NAME=none, "
+        )
