@@ -23,8 +23,8 @@ from ratelimit.store import urls
 
 PEPPER = "RATELIMIT_PEPPER"
 _PERMISSIONS = (
-    "This Redis user lacks a permission, so the command may have been carried out in part. lua/README.md says what an "
-    "administrator needs (Permissions). Check what is stored now, then repeat the command as such a user."
+    "This Redis user lacks a permission, so the command may have been carried out in part. lua/ACL.md says what an "
+    "administrator needs. Check what is stored now, then repeat the command as such a user."
 )
 _REMEDIES = {
     "no permissions to": _PERMISSIONS,
