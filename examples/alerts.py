@@ -1,4 +1,4 @@
-"""Alerts on quotas, consumed by a worker of a consumer group: each alert goes to one worker, and none is lost."""
+"""Alerts on quotas, read by a worker of a consumer group: each alert goes to one worker, and none is lost."""
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -10,7 +10,7 @@ STREAM, GROUP, WORKER = "ratelimit:alerts", "mailer", "worker-1"
 
 
 def join(client: Redis) -> None:
-    """Make the group, unless it exists: it gets all that the stream keeps, and all that comes."""
+    """Create the group, unless it exists. It gets all alerts in the stream, and all that follow."""
     try:
         client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     except ResponseError as error:
@@ -19,23 +19,23 @@ def join(client: Redis) -> None:
 
 
 def work(client: Redis, after: str, wait_ms: int) -> bool:
-    """Handle what came, and tell whether anything did.
+    """Handle some alerts, and return whether there were any.
 
-    `after` is ">" for what no worker has been given yet, "0" for what this one left unacknowledged when it crashed.
+    `after` is ">" for alerts that no worker has received yet, "0" for those that this one left unacknowledged in a crash.
     """
-    # The client must wait longer for an answer than the server does: no socket_timeout, or one above wait_ms.
-    # protocol=2, below, makes its reply a list; with 3 it is a map.
+    # The client must wait longer for a reply than the server does: no socket_timeout, or one above wait_ms.
+    # protocol=2, below, makes the reply a list; with 3 it is a map.
     streams = client.xreadgroup(GROUP, WORKER, {STREAM: after}, count=100, block=wait_ms)
     entries = [entry for _, entries in streams for entry in entries]
     for entry_id, fields in entries:
-        if fields:  # else it is older than the 100,000 that the stream keeps
+        if fields:  # else the stream, which holds 100,000, has dropped it
             handle(alert_from(fields))
-        client.xack(STREAM, GROUP, entry_id)  # only now: whoever crashes before is given it again
+        client.xack(STREAM, GROUP, entry_id)  # only now: after a crash before this, it is delivered again
     return bool(entries)
 
 
 def handle(alert: Alert) -> None:
-    """Tell the customer."""
+    """Notify the customer."""
     print(f"{alert.key_id} reached {alert.percent}% of plan {alert.plan_id}: {alert.used} of {alert.limit}")
 
 
@@ -47,5 +47,5 @@ with Limiter.embedded() as limiter, Redis.from_url(str(limiter.url), protocol=2)
     join(client)
     while work(client, "0", 1):
         pass
-    while work(client, ">", 100):  # a real worker goes on for ever
+    while work(client, ">", 100):  # a real worker never ends
         pass

@@ -1,6 +1,6 @@
-"""A gateway in asyncio: every request is checked first, and answered with the state of its limits.
+"""A gateway in asyncio: it checks every request first, and sends the state of its limits with the response.
 
-Started, it serves on a free port, calls itself eight times at once, prints what came back, and stops.
+It serves on a free port, calls itself eight times at once, prints the responses, and stops.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ STAGE = "petstore/prod"
 
 
 async def serve(limiter: AsyncLimiter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request: 200 in place of a backend, or the limiter's refusal."""
+    """Answer one request: 200 in place of a backend's response, or the limiter's denial."""
     head = await reader.readuntil(b"\r\n\r\n")
     request, *lines = head.decode("latin-1").splitlines()
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -23,8 +23,8 @@ async def serve(limiter: AsyncLimiter, reader: asyncio.StreamReader, writer: asy
     decision = await limiter.check(fields.get("x-api-key"), STAGE, f"{verb} {target.partition('?')[0]}")
 
     status = HTTPStatus(decision.status)
-    answer = {**decision.headers(), "Content-Length": "0", "Connection": "close"}
-    response = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in answer.items())]
+    headers = {**decision.headers(), "Content-Length": "0", "Connection": "close"}
+    response = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     writer.write("\r\n".join([*response, "", ""]).encode("latin-1"))
     writer.close()
     await writer.wait_closed()

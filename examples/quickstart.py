@@ -1,4 +1,4 @@
-"""A plan, a key, and who gets through. Runs on a server of its own: nothing to install or start."""
+"""A plan, a key, and four checks. Runs on an embedded server: nothing to install or start."""
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 

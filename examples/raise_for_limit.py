@@ -1,4 +1,4 @@
-"""Being limited as an exception: for code that serves a request deep inside and wants one place to turn it away."""
+"""Denials as exceptions: for code that checks deep inside a call and handles denials in one place."""
 
 from http import HTTPStatus
 
@@ -8,7 +8,7 @@ STAGE = "petstore/prod"
 
 
 def list_pets(limiter: Limiter, api_key: str | None) -> list[str]:
-    """Work that only those do who are within their limits."""
+    """Do work that only a caller within its limits may cause."""
     limiter.check(api_key, STAGE, "GET /pets").raise_for_limit()
     return ["Rex", "Tom"]
 
@@ -17,8 +17,8 @@ def respond(limiter: Limiter, api_key: str | None) -> None:
     """Print the HTTP response to a request."""
     try:
         body, status, headers = ", ".join(list_pets(limiter, api_key)), HTTPStatus.OK, {}
-    except RateLimited as refused:
-        decision = refused.decision
+    except RateLimited as denial:
+        decision = denial.decision
         # Missing, unknown and disabled keys all get the same 403; `decision.detail` is for your log.
         body, status, headers = "", HTTPStatus(decision.status), decision.headers()
     print(status.value, status.phrase, body)
