@@ -143,7 +143,7 @@ def test_the_gateway_has_no_other_keys(permitted):
 
 
 def test_the_names_are_the_codes():
-    """Each name that names.py spells stands in the page's tables."""
+    """Each name that redis_keys.py spells stands in the page's tables."""
     names = RedisKeys("ns")
     spelled = [
         names.catalog,
