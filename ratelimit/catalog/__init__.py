@@ -1,4 +1,4 @@
-"""The catalogue and its asyncio twin: plans, stages, the account throttle and API keys, kept in Redis."""
+"""The catalogue and its asyncio twin: what administrators call. Imports store, admin and what is below them."""
 
 from ratelimit.catalog.aio import AsyncCatalog
 from ratelimit.catalog.blocking import Catalog

@@ -18,7 +18,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
-from ratelimit.admin.aws import convert, fetch_live, read_export
+from ratelimit.catalog.aws import convert, fetch_live, read_export
 
 
 def model():

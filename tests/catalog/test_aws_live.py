@@ -8,7 +8,7 @@ from helpers import aws_samples as samples
 from helpers.aws_server import aws_server
 
 from ratelimit import Limiter
-from ratelimit.admin.aws import convert, read_export
+from ratelimit.catalog.aws import convert, read_export
 
 
 @pytest.fixture

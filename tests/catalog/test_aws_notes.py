@@ -10,7 +10,7 @@ from ratelimit import (
     Stage,
     Throttle,
 )
-from ratelimit.admin.aws import convert, read_export
+from ratelimit.catalog.aws import convert, read_export
 
 STAGE = {"apiId": "api1", "stage": "v1"}
 NO_STAGES = "API api1: throttles of its stages are not carried over: there is no get-stages of it"

@@ -27,7 +27,6 @@ from ratelimit import (
     LimitStatus,
     Method,
     NotFound,
-    OpenStage,
     Page,
     PlanChange,
     PlanStage,
@@ -37,6 +36,7 @@ from ratelimit import (
     Reason,
     ShadowCounts,
     Stage,
+    StageAccess,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
@@ -112,15 +112,15 @@ def administer(catalog: Catalog, path: Path) -> None:
     assert_type(key.value, str | None)
     assert_type(catalog.get_key(key.id), ApiKey)
     assert_type(catalog.keys("app-"), list[ApiKey])
-    page = catalog.keys_page("app-", limit=10, position=None)
+    page = catalog.list_keys("app-", limit=10, cursor=None)
     assert_type(page, Page)
     assert_type(page.items, list[ApiKey])
-    assert_type(page.position, str | None)
+    assert_type(page.cursor, str | None)
     assert_type(catalog.rotate_key(key.id, grace_s=3600), ApiKey)
     assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
     assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31"), Usage)
     assert_type(catalog.capacity(), Capacity)
-    assert_type(catalog.opens(key.id), list[OpenStage])
+    assert_type(catalog.key_access(key.id), list[StageAccess])
     assert_type(catalog.import_keys(path), ImportReport)
     catalog.set_remaining("gold", key.id, 100)
     assert_type(catalog.shadow_counts("gold"), list[ShadowCounts])

@@ -131,7 +131,7 @@ def test_the_top_of_the_tests_is_not_crowded():
 
 
 ANSWERS = {
-    "ApplyReport", "Capacity", "Ceilings", "ImportReport", "OpenMethod", "OpenStage", "Page", "PlanChange",
+    "ApplyReport", "Capacity", "Ceilings", "ImportReport", "MethodAccess", "StageAccess", "Page", "PlanChange",
     "ShadowCounts", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What the catalogue takes and answers, defined beside what it is about."""

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ratelimit.admin.capacity.report import Figure, Figures
+from ratelimit.admin.capacity.report import CapacityFigure, CapacityFigures
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 
@@ -55,19 +55,19 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
         console.print(_table({**found.addition.stages, "total": found.addition.total}, added=True))
 
 
-def _each(figures: Figures) -> Iterator[tuple[str, Figure]]:
+def _each(figures: CapacityFigures) -> Iterator[tuple[str, CapacityFigure]]:
     for each in fields(figures):
         yield each.name, getattr(figures, each.name)
 
 
-def _data(figures: Figures) -> dict[str, Any]:
+def _data(figures: CapacityFigures) -> dict[str, Any]:
     return {
         name: {"value": figure.value, "bounds": [str(bound) for bound in figure.bounds]}
         for name, figure in _each(figures)
     }
 
 
-def _table(places: Mapping[str, Figures], *, added: bool = False) -> Table:
+def _table(places: Mapping[str, CapacityFigures], *, added: bool = False) -> Table:
     """Return a table of the figures of each place, and below each the limits that they are the sum of."""
     titles = (*(() if added else ("keys",)), *_TITLES.values())
     table = output.table("stage", *titles, numbers=titles)
@@ -83,7 +83,7 @@ def _table(places: Mapping[str, Figures], *, added: bool = False) -> Table:
     return table
 
 
-def _bounds(place: str, figures: Figures) -> dict[tuple[str, str], dict[str, str]]:
+def _bounds(place: str, figures: CapacityFigures) -> dict[tuple[str, str], dict[str, str]]:
     """Return what binds: title and keys of each limit -> what it adds to which figures."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name, figure in _each(figures):

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from ratelimit.admin.aws import AwsCatalogue, AwsExport, AwsReport, Note, convert, fetch_live, read_export
+from ratelimit.admin.aws import AwsConversion, AwsExport, AwsNote, AwsReport
+from ratelimit.catalog.aws import convert, fetch_live, read_export
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import ConfigError
-from ratelimit.model import Scope
+from ratelimit.model import ThrottleScope
 
 
 @click.command("import-aws", short_help="Carry usage plans and keys over from AWS API Gateway.")
@@ -37,7 +38,7 @@ def import_aws(
     region: str | None,
     dry_run: bool,
     api_names: bool,
-    scope: Scope,
+    scope: ThrottleScope,
     as_json: bool,
 ) -> None:
     """Carry usage plans, stages and API keys over from AWS API Gateway, and report what could not be.
@@ -73,8 +74,8 @@ def _fetched(region: str | None) -> AwsExport:
         raise ConfigError(f"AWS did not answer as it should: {error}", field="--live") from None
 
 
-def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
-    notes: Iterable[Note] = found.notes if report is None else report.notes
+def _as_data(found: AwsConversion, report: AwsReport | None) -> dict[str, Any]:
+    notes: Iterable[AwsNote] = found.notes if report is None else report.notes
     return {
         "dry_run": report is None,
         "plans": [plan.id for plan in found.plans],
@@ -88,7 +89,7 @@ def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
     }
 
 
-def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
+def _show(found: AwsConversion, report: AwsReport | None) -> None:
     console = output.console()
     table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",))
     for plan in found.plans:

@@ -76,25 +76,25 @@ def show_key(key: ApiKey, now: float) -> None:
 @keys.command("list", short_help="List keys, the newest first.")
 @click.option("--prefix", default="", metavar="TEXT", help="Only keys whose name starts so.")
 @click.option("--limit", type=click.IntRange(1, 500), default=25, show_default=True, help="How many to a page.")
-@click.option("--position", help="Where to go on: what the page before said.")
+@click.option("--cursor", help="Where to go on: what the page before said.")
 @click.option("--all", "everything", is_flag=True, help="All pages.")
 @options.json_option
 @connection_options
 def list_keys(
-    connection: Connection, prefix: str, limit: int, position: str | None, everything: bool, as_json: bool
+    connection: Connection, prefix: str, limit: int, cursor: str | None, everything: bool, as_json: bool
 ) -> None:
     """List API keys, the newest first, in pages."""
     with connection.catalog() as catalog:
         if everything:
-            if position is not None:
-                raise click.UsageError("give one of --all and --position")
+            if cursor is not None:
+                raise click.UsageError("give one of --all and --cursor")
             found = catalog.keys(prefix)
         else:
-            page = catalog.keys_page(prefix, limit, position)
-            found, position = page.items, page.position
+            page = catalog.list_keys(prefix, limit, cursor)
+            found, cursor = page.items, page.cursor
         now = server_time(catalog)
     if as_json:
-        output.print_json({"keys": [as_data(key) for key in found], "position": position})
+        output.print_json({"keys": [as_data(key) for key in found], "cursor": cursor})
         return
     console = output.console()
     if not found:
@@ -108,8 +108,8 @@ def list_keys(
         table.add_row(*cells, style="" if state == "enabled" else "dim")
     output.keep_whole(table, "id", "created", "expires")
     console.print(table)
-    if position is not None:
-        console.print(f"There are more: --position {position}")
+    if cursor is not None:
+        console.print(f"There are more: --cursor {cursor}")
 
 
 @keys.command(short_help="Show one key.")
@@ -137,7 +137,7 @@ def opens(ctx: click.Context, connection: Connection, key_id: str, as_json: bool
     "*" stands for all methods of a stage that nobody lists. Exit code 1 if it opens nothing.
     """
     with connection.catalog() as catalog:
-        stages, key, now = catalog.opens(key_id), catalog.get_key(key_id), server_time(catalog)
+        stages, key, now = catalog.key_access(key_id), catalog.get_key(key_id), server_time(catalog)
     if as_json:
         output.print_json(
             [

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ratelimit.admin.key_fields import About
+from ratelimit.admin.keys import KeyDetails
 from ratelimit.cli import options, output
 from ratelimit.cli.commands.keys import as_data, keys, show_key, titled
 from ratelimit.cli.connection import Connection, connection_options, server_time
@@ -37,8 +37,8 @@ def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _about(
     expires: float | None, description: str | None, owner: str | None, tags: tuple[tuple[str, str], ...]
-) -> About:
-    about = About()
+) -> KeyDetails:
+    about = KeyDetails()
     if expires is not None:
         about["expires_at"] = None if expires == options.NEVER else expires
     if description is not None:

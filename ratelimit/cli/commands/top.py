@@ -126,16 +126,16 @@ def _number(day: date) -> int:
 
 
 def _rows(catalog: Catalog, plan_id: str, day: date) -> Iterator[Row]:
-    position = None
+    cursor = None
     while True:
-        page = catalog.usage(plan_id, day, day, position=position)
+        page = catalog.usage(plan_id, day, day, cursor=cursor)
         for key_id, ((used, left),) in page.items.items():
             (denied,) = page.denied[key_id]
             throttled, over = (denied.get(reason.value, 0) for reason in (Reason.THROTTLED, Reason.QUOTA_EXCEEDED))
             if used or throttled or over:
                 yield Row(key_id, plan_id, used, left, throttled, over)
-        position = page.position
-        if position is None:
+        cursor = page.cursor
+        if cursor is None:
             return
 
 

@@ -81,12 +81,12 @@ def show(
 
 
 def _pages(catalog: Catalog, plan_id: str, start: date, end: date, key_id: str | None) -> Iterator[Usage]:
-    position = None
+    cursor = None
     while True:
-        page = catalog.usage(plan_id, start, end, key_id, position=position)
+        page = catalog.usage(plan_id, start, end, key_id, cursor=cursor)
         yield page
-        position = page.position
-        if position is None:
+        cursor = page.cursor
+        if cursor is None:
             return
 
 

@@ -7,7 +7,7 @@ from datetime import date
 
 import click
 
-from ratelimit.admin.csv.format import joined, unevaluated
+from ratelimit.admin.csv.format import csv_line, without_formula
 from ratelimit.admin.usage import Usage
 from ratelimit.cli import output
 from ratelimit.decision import Reason
@@ -27,14 +27,14 @@ def _lines(page: Usage) -> Iterator[_Line]:
 
 def print_csv(pages: Iterable[Usage], keys: Mapping[str, ApiKey]) -> None:
     """Print a line for each key and day. `keys` are those whose names are known."""
-    click.echo(joined(_COLUMNS), nl=False)
+    click.echo(csv_line(_COLUMNS), nl=False)
     for page in pages:
         for key_id, day, used, left, denied in _lines(page):
             key = keys.get(key_id) or ApiKey(key_id)
             texts = (page.plan_id, key_id, key.name, key.owner, day.isoformat())
             reasons = (denied.get(reason.value, 0) for reason in (Reason.THROTTLED, Reason.QUOTA_EXCEEDED))
             figures = (used, "" if left is None else left, *reasons)
-            click.echo(joined([*map(unevaluated, texts), *map(str, figures)]), nl=False)
+            click.echo(csv_line([*map(without_formula, texts), *map(str, figures)]), nl=False)
 
 
 def print_json(pages: Iterable[Usage]) -> None:

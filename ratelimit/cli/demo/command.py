@@ -8,13 +8,14 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import options, output
 from ratelimit.cli.demo import verify
 from ratelimit.cli.demo.verify import Audit
 from ratelimit.cli.demo.workers import ReplicaLost, Shot, Traffic, drive
 from ratelimit.limiter import Limiter
-from ratelimit.model import ApiKey
-from ratelimit.registry.plan_documents import Document, read
+from ratelimit.model import CreatedKey
+from ratelimit.registry.plan_documents import Document
 from ratelimit.store.embedded import EmbeddedServer
 
 STAGE = "shop/prod"
@@ -43,7 +44,7 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
         raise click.UsageError("give one of --seconds and --requests")
     console = output.console()
     with as_file(files("ratelimit.cli") / "demo_plans.toml") as path, EmbeddedServer() as server:
-        document = read(path)
+        document = read_plan_file(path)
         with Limiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter.catalog.apply(path)
             made = [
@@ -55,7 +56,7 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
             f"{output.count(replicas, 'gateway replica')} on one embedded Valkey server: "
             f"{output.count(len(document.plans), 'plan')}, {output.count(len(made), 'API key')}."
         )
-        values = tuple(str(key.value) for key in made)
+        values = tuple(key.value for key in made)
         shots = _driven(
             [
                 Traffic(server.url, values, STAGE, METHODS, seconds or SECONDS, share, DEADLINE)
@@ -90,7 +91,7 @@ def _driven(traffic: list[Traffic]) -> list[Shot]:
             raise click.ClickException(str(error)) from None
 
 
-def _audited(document: Document, keys: list[ApiKey], shots: list[Shot]) -> Audit:
+def _audited(document: Document, keys: list[CreatedKey], shots: list[Shot]) -> Audit:
     with output.progress() as progress:
         note = f"of {output.count(len(shots), 'decision')}"
         task = progress.add_task("Checking", total=len(shots), note=note)

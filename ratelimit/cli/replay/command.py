@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import output
 from ratelimit.cli.replay import against as replay_against
 from ratelimit.cli.replay import report as replay_report
 from ratelimit.cli.replay.access_log import Log, read
 from ratelimit.cli.replay.run import Report, replayed
 from ratelimit.errors import ConfigError
-from ratelimit.registry import plan_documents as plan_file
 from ratelimit.registry.plan_documents import Document
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.validation import shown
@@ -55,7 +55,7 @@ def replay(
     Exit codes: 0 done, 1 a decision is not the exact model's, 2 wrong usage or input, 3 the server failed.
     """
     del key_by  # one choice so far
-    document = plan_file.read(plans)
+    document = read_plan_file(plans)
     reports = _chosen(document, plans, stage)
     if against is not None:
         ctx.exit(_compare(access_log, Path(plans), document, reports, Path(against), top, as_json=as_json))
@@ -72,7 +72,7 @@ def _compare(
     access_log: str, path: Path, document: Document, reports: list[Report], against: Path, top: int, *, as_json: bool
 ) -> int:
     """Try the plans of both files, print the comparison, and return the exit code."""
-    before = plan_file.read(against)
+    before = read_plan_file(against)
     comparison = replay_against.paired(reports, before, str(against), str(path))
     log = _read(access_log)
     _replay_all(against, before, comparison.before, log)
