@@ -50,13 +50,13 @@ class AwsExport:
 
     """
 
-    plans: tuple[Record, ...] = ()
-    keys: tuple[Record, ...] = field(default=(), repr=False)
-    members: Owned = field(default_factory=dict, repr=False)
-    apis: tuple[Record, ...] = ()
-    stages: Owned = field(default_factory=dict)
-    resources: Owned = field(default_factory=dict)
-    account: Record | None = None
+    plans: tuple[Mapping[str, Any], ...] = ()
+    keys: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    members: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict, repr=False)
+    apis: tuple[Mapping[str, Any], ...] = ()
+    stages: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    resources: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    account: Mapping[str, Any] | None = None
     notes: tuple[AwsNote, ...] = ()
 
 
