@@ -15,6 +15,9 @@ class NoPrecondition(Enum):
 
     NO_PRECONDITION = "no precondition"
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 NO_PRECONDITION: Final = NoPrecondition.NO_PRECONDITION
 

@@ -67,6 +67,8 @@ class _MapOf(NamedTuple):
 
 
 _NUMBER = (int, float, Decimal)
+_ACCEPTED = {str: "text", bool: "true or false", int: "a whole number", _NUMBER: "a number"}
+"""What errors call the shapes of single values."""
 _TEXTS = _MapOf(str)
 _THROTTLE = {"rateLimit": _NUMBER, "burstLimit": int}
 
@@ -202,7 +204,7 @@ def output_from(document: object, where: str, kind: str | None = None, owner: st
 
     """
     if not isinstance(document, Mapping):
-        raise ConfigError(f"must hold a JSON object, not {_type_of(document)}", field=where)
+        raise ConfigError(f"must hold an object, not {_json_type(document)}: export it again", field=where)
     if kind == "account" or (kind is None and "throttleSettings" in document):
         return Output("account", (_validated(document, KINDS["account"].shape, where),), where)
     name = "item" if "item" in document else "items"
@@ -221,7 +223,7 @@ def output_from(document: object, where: str, kind: str | None = None, owner: st
 
 def _unknown_output(where: str) -> ConfigError:
     commands = ", ".join(each.command for each in KINDS.values())
-    return ConfigError(f"is no output of {commands}: take it out", field=where)
+    return ConfigError(f"is not an output of {commands}: remove it from the export", field=where)
 
 
 def _recognise(item: object) -> str | None:
@@ -242,19 +244,19 @@ def _validated(value: object, shape: Any, where: str) -> Any:
     """Return `value` without null members if it has this shape. Members that the shape does not name are kept."""
     if isinstance(shape, Mapping | _MapOf):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"must be an object, not {_type_of(value)}", field=where)
+            raise ConfigError(f"must be an object, not {_json_type(value)}: export it again", field=where)
         shapes = {name: shape.shape if isinstance(shape, _MapOf) else shape.get(name, object) for name in value}
         return {
             name: _validated(item, shapes[name], f"{where}.{name}") for name, item in value.items() if item is not None
         }
     if isinstance(shape, list):
         if not isinstance(value, list):
-            raise ConfigError(f"must be a list, not {_type_of(value)}", field=where)
+            raise ConfigError(f"must be a list, not {_json_type(value)}: export it again", field=where)
         return tuple(_validated(item, shape[0], f"{where}[{at}]") for at, item in enumerate(value))
     if shape is object and _is_deep(value, _MAX_DEPTH):
         raise ConfigError(f"is nested more than {_MAX_DEPTH} deep: export it again", field=where)
     if not isinstance(value, shape) or (isinstance(value, bool) and shape not in (bool, object)):
-        raise ConfigError(f"has the wrong type, {_type_of(value)}: export it again", field=where)
+        raise ConfigError(f"must be {_ACCEPTED[shape]}, not {_json_type(value)}: export it again", field=where)
     return value
 
 
@@ -269,5 +271,6 @@ def opened_stages(plans: Iterable[Record]) -> Iterator[Record]:
         yield from (stage for stage in plan.get("apiStages", ()) if stage.get("apiId") and stage.get("stage"))
 
 
-def _type_of(value: object) -> str:
-    return "null" if value is None else type(value).__name__
+def _json_type(value: object) -> str:
+    names = ((type(None), "null"), (bool, "a boolean"), (Mapping, "an object"), (list, "a list"), (str, "text"))
+    return next((name for kind, name in names if isinstance(value, kind)), "a number")
