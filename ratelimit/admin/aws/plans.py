@@ -82,32 +82,32 @@ class PlanConverter:
         converted: dict[str, PlanStage] = {}
         for record in opened:
             api, name, entries = record.get("apiId", ""), record.get("stage", ""), record.get("throttle", {})
-            at = f"{where}, stage {api}/{name}"
+            subject = f"{where}, stage {api}/{name}"
             if len(entries) > _USUAL_MAX_ENTRIES:
                 usual = f"AWS allows {_USUAL_MAX_ENTRIES} unless it is asked for more"
-                self._notes.add(at, f"all of its {len(entries)} method throttles are carried over: {usual}")
-            throttles = dict(self._entries(entries, at, is_throttled=is_throttled))
+                self._notes.add(subject, f"all of its {len(entries)} method throttles are carried over: {usual}")
+            throttles = dict(self._entries(entries, subject, is_throttled=is_throttled))
             try:
                 stage = PlanStage(self._stage_id(api, name), throttles)
             except ConfigError as error:
-                self._notes.add(at, f"is not carried over: {error}")
+                self._notes.add(subject, f"is not carried over: {error}")
                 continue
             if converted.setdefault(stage.stage, stage) != stage:
-                self._notes.add(at, "is not carried over: the plan lists this stage before, with other throttles")
+                self._notes.add(subject, "is not carried over: the plan lists this stage before, with other throttles")
         return converted.values()
 
     def _entries(
         self, entries: Mapping[str, Record], where: str, *, is_throttled: bool
     ) -> Iterator[tuple[str, Throttle]]:
         for key, entry in entries.items():
-            at = f"{where}, method {key}"
-            method, throttle = self._notes.method(key, at), self._notes.throttle(entry, at)
+            subject = f"{where}, method {key}"
+            method, throttle = self._notes.method(key, subject), self._notes.throttle(entry, subject)
             if method is None:
                 continue
             if throttle is None:
-                self._notes.add(at, "has no throttle of its own: here the plan's holds for it")
+                self._notes.add(subject, "has no throttle of its own: here the plan's holds for it")
             elif not is_throttled:
-                self._notes.add(at, "its throttle is not carried over: the plan has none that it could replace")
+                self._notes.add(subject, "its throttle is not carried over: the plan has none that it could replace")
             else:
                 yield method, throttle
 
@@ -140,13 +140,13 @@ class PlanConverter:
         general = self._setting(settings.pop("*/*", {}), f"{where}, */*")
         configured = dict(methods)
         for key, setting in settings.items():
-            at = f"{where}, method {key}"
-            method, throttle = notes.method(key, at), self._setting(setting, at)
+            subject = f"{where}, method {key}"
+            method, throttle = notes.method(key, subject), self._setting(setting, subject)
             if method is None:
                 continue
             configured[method] = Method(throttle, configured.get(method, Method()).key_required)
             if throttle is None and general is not None:
-                notes.add(at, "has no throttle of its own: here the stage's holds for it")
+                notes.add(subject, "has no throttle of its own: here the stage's holds for it")
         if general is not None and not methods:
             difference = "share one bucket, on AWS each has its own: there is no get-resources of its API"
             notes.add(where, f"methods that are not listed {difference}")

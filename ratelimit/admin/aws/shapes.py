@@ -215,7 +215,9 @@ def output_from(document: object, where: str, kind: str | None = None, owner: st
     if None in kinds or len(kinds) > 1:
         raise _unknown_output(where)
     kind = kinds.pop() if kinds else kind
-    valid = tuple(_valid_item(item, kind, f"{where}: {name}[{at}]") for at, item in enumerate(items)) if kind else ()
+    valid = (
+        tuple(_valid_item(item, kind, f"{where}: {name}[{index}]") for index, item in enumerate(items)) if kind else ()
+    )
     if owner is None:
         owner = next((str(document[each.owner]) for each in KINDS.values() if each.owner in document), None)
     return Output(kind, valid, where, owner, bool(document.get("position") or document.get("NextToken")))
@@ -252,7 +254,7 @@ def _validated(value: object, shape: Any, where: str) -> Any:
     if isinstance(shape, list):
         if not isinstance(value, list):
             raise ConfigError(f"must be a list, not {_json_type(value)}: export it again", field=where)
-        return tuple(_validated(item, shape[0], f"{where}[{at}]") for at, item in enumerate(value))
+        return tuple(_validated(item, shape[0], f"{where}[{index}]") for index, item in enumerate(value))
     if shape is object and _is_deep(value, _MAX_DEPTH):
         raise ConfigError(f"is nested more than {_MAX_DEPTH} deep: export it again", field=where)
     if not isinstance(value, shape) or (isinstance(value, bool) and shape not in (bool, object)):
