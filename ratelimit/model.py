@@ -288,8 +288,8 @@ class ApiKey(_WithValue):
     ) -> None:
         object.__setattr__(self, "_value", value)
         values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
-        for each, given in zip(fields(self), values, strict=True):
-            object.__setattr__(self, each.name, given)
+        for name_, given in zip(self.__dataclass_fields__, values, strict=True):
+            object.__setattr__(self, name_, given)
 
     def __eq__(self, other: object) -> bool:
         return self._fields() == other._fields() if isinstance(other, ApiKey) else NotImplemented

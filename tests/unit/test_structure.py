@@ -157,6 +157,12 @@ def test_the_walk_sees_every_import():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
 
 
+def test_the_ground_floor_is_small():
+    """What is in no room."""
+    files = {name.partition(".")[2] for name in MODULES if not room_of(name)}
+    assert files == {"", "__main__", *GROUND}
+
+
 @pytest.mark.parametrize("room", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
 def test_a_room_is_not_crowded(room):
     """At most 20 files each, and each says in its first line what lives there."""
