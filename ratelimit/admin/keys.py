@@ -63,7 +63,13 @@ class KeyAdmin:
         self._names = namespace.names
 
     def create_key(
-        self, name: str, value: str | None, plans: Iterable[str], *, enabled: bool, details: KeyDetails
+        self,
+        name: str = "",
+        value: str | None = None,
+        plans: Iterable[str] = (),
+        *,
+        enabled: bool = True,
+        **details: Unpack[KeyDetails],
     ) -> Operation[CreatedKey]:
         """Create a key, with a generated value unless one is given."""
         secret = Secret(generated_value() if value is None else own_value(value))

@@ -113,7 +113,7 @@ class AsyncCatalog(Base):
     ) -> CreatedKey:
         """Create an API key, and return it with its value. See `Catalog.create_key`."""
         details = KeyDetails(expires_at=expires_at, description=description, owner=owner, tags=tags)
-        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, details=details))
+        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, **details))
 
     async def get_key(self, key_id: str) -> ApiKey:
         """Return an API key, without its value. See `Catalog.get_key`."""

@@ -223,7 +223,7 @@ class Catalog(Base):
 
         """
         details = KeyDetails(expires_at=expires_at, description=description, owner=owner, tags=tags)
-        return self._run(self._keys.create_key(name, value, plans, enabled=enabled, details=details))
+        return self._run(self._keys.create_key(name, value, plans, enabled=enabled, **details))
 
     def get_key(self, key_id: str) -> ApiKey:
         """Return an API key, without its value.
