@@ -20,7 +20,7 @@ from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
 from ratelimit.catalog.files import FileSource
-from ratelimit.decision import Decision, LimitStatus, RateLimited, Reason
+from ratelimit.decision import Decision, Detail, LimitStatus, RateLimited, Reason, Source
 from ratelimit.errors import (
     ConfigError,
     Conflict,
@@ -70,6 +70,7 @@ __all__ = [
     "Conflict",
     "CreatedKey",
     "Decision",
+    "Detail",
     "FileSource",
     "ImportReport",
     "KeyDetails",
@@ -92,6 +93,7 @@ __all__ = [
     "Reason",
     "RowWarning",
     "ShadowCounts",
+    "Source",
     "Stage",
     "StageAccess",
     "StoreError",

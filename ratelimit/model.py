@@ -258,7 +258,6 @@ class ApiKey(_WithValue):
         owner: For people and billing; no decision depends on it.
         tags: Texts by name, for people and billing; no decision depends on them.
         revision: Changes with every change of the key.
-
     """
 
     id: str

@@ -26,7 +26,6 @@ class Alert:
         limit: The quota's limit, with what was granted for this window.
         window_start: First day of the window (UTC).
         at: When the request was decided, by the server's clock: seconds since 1970.
-
     """
 
     key_id: str
@@ -52,7 +51,6 @@ def alert_from(fields: Mapping[bytes, bytes] | Mapping[str, str]) -> Alert:
 
     Raises:
         StoreError: The entry is not an alert.
-
     """
     try:
         entry = {text(name): text(value) or "" for name, value in fields.items()}

@@ -31,7 +31,6 @@ class Countable(NamedTuple):
         owner: What has so many of them, such as "API 'petstore'".
         noun: What is counted, such as "stages".
         field: The field that an error names.
-
     """
 
     ceiling: str
@@ -73,7 +72,6 @@ class KeyHeadroom(NamedTuple):
         remaining: The number; None for any number.
         existing: How many keys exist.
         revision: The stored revision that this was computed from.
-
     """
 
     remaining: int | None = None

@@ -26,7 +26,6 @@ def claim_value(
 
     Raises:
         Conflict: A key has the value, or is being given it.
-
     """
     names, digests = namespace.names, namespace.digest.all(value)
     replies = yield [("GET", names.digest(digest)) for digest in digests]

@@ -41,7 +41,6 @@ class Commit:
             key: Name of the hash or the string.
             field: Field of the hash; None for a string.
             value: The text it must have; None if it must not exist.
-
         """
         self._conditions.append((self._index(key), field, value))
 
@@ -52,7 +51,6 @@ class Commit:
             command: Its name.
             key: The key it is about; None for a command without one.
             arguments: Its further arguments. Many are divided among several commands, each with an even number.
-
         """
         index = self._index(key) if key is not None else 0
         texts = [str(argument) for argument in arguments]
@@ -85,7 +83,6 @@ def add_record(
         record: The record.
         joins: Whether the key has a plan that it did not have before. Then the hash takes over the version of the
             catalogue as well, so that no process goes by a catalogue without that plan.
-
     """
     commit.add("SET", namespace.names.key_record(record.id), record.json())
     commit.add("STAMP", namespace.names.key_hash(record.id), record.stamp, snapshot.version_token, int(joins))
@@ -96,7 +93,6 @@ def add_new_pepper(commit: Commit, namespace: Namespace) -> bool:
 
     Returns:
         Whether there is one.
-
     """
     probes = namespace.new_probes()
     if probes is None:

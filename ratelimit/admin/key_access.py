@@ -22,7 +22,6 @@ class MethodAccess:
     Attributes:
         limits: Names of the limits that apply to a request, as in `Decision.limits`.
         key_required: Whether the method needs a key at all.
-
     """
 
     limits: tuple[str, ...]
@@ -37,7 +36,6 @@ class StageAccess:
         stage: Id of the stage.
         plan: Id of the key's plan that opens it.
         methods: By name, each method that has limits of its own; "*" stands for all others.
-
     """
 
     stage: str

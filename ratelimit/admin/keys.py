@@ -46,7 +46,6 @@ class KeyDetails(TypedDict, total=False):
         description: Free text for people, up to 125,000 characters.
         owner: Free text for people, up to 256 characters.
         tags: Up to 50 texts by name: names of 1 to 128 characters, texts of up to 256.
-
     """
 
     expires_at: float | None

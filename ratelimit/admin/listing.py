@@ -22,7 +22,6 @@ class KeyPage:
     Attributes:
         items: The keys, the newest first, without their values.
         cursor: What to pass to get the next page; None at the end.
-
     """
 
     items: list[ApiKey]

@@ -36,7 +36,6 @@ class PlanChange(NamedTuple):
         change: What happened to it.
         kind: What it is.
         id: The id of the plan or stage; "account" for the account throttle.
-
     """
 
     change: Literal["added", "changed", "removed"]
@@ -51,7 +50,6 @@ class ApplyReport:
     Attributes:
         changes: Each plan, stage and throttle that differs from before.
         warnings: What is unusual about the file as a whole, changed or not.
-
     """
 
     changes: tuple[PlanChange, ...]
@@ -153,7 +151,6 @@ class PlanAdmin:
         Args:
             change: Returns the new snapshot for the stored one; called again if others changed the catalogue meanwhile.
             dry_run: Only check and report.
-
         """
         for _ in range(MAX_ATTEMPTS):
             (members,) = yield [("HGET", self._names.catalog, "members")]

@@ -30,7 +30,6 @@ def check_precondition(current: object, expected: object, subject: str, field: s
         expected: What the caller saw; None if nothing was stored, `NO_PRECONDITION` if anything may be.
         subject: What the error calls it, such as "plan 'gold'".
         field: The field that the error names.
-
     """
     if expected is NO_PRECONDITION or current == expected:
         return

@@ -25,7 +25,6 @@ class ShadowCounts:
         seen: Requests that the shadow judged: all that the plan itself admitted.
         throttled: Those that it would have denied because a bucket of the shadow was empty.
         exceeded: Those that it would have denied because the shadow's quota was used up.
-
     """
 
     key_id: str

@@ -29,7 +29,6 @@ class UpgradeReport:
         is_needed: False if there was nothing to upgrade.
         renamed: Keys in Redis that were renamed.
         claims: Entries of the index that were given tokens; with `dry_run`, all entries.
-
     """
 
     is_needed: bool = False

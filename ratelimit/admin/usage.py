@@ -40,7 +40,6 @@ class Usage:
             left of the quota at its end (for today: now). `remaining` is None for a plan without a quota.
         denied: By key id, one mapping per day from a reason ("throttled", ...) to denied requests.
         cursor: What to pass to get the next page; None at the end.
-
     """
 
     plan_id: str

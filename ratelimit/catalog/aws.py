@@ -48,7 +48,6 @@ def read_export(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
 
     Raises:
         ConfigError: With the file, and the place in it. All files are validated before anything is returned.
-
     """
     return assemble(list(_outputs(source)))
 
@@ -79,7 +78,6 @@ def fetch_live(client: Any) -> AwsExport:
     Raises:
         ConfigError: AWS answers in an unknown shape.
         Exception: Whatever the client raises.
-
     """
 
     def pages(kind: str, owner: str | None = None, **arguments: Any) -> Iterator[Output]:

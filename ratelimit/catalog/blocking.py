@@ -53,7 +53,6 @@ class Catalog(Base):
         ConfigError: By every method, for input that cannot be accepted; its subclasses Conflict and NotFound where a
             method says so. Nothing was written.
         StoreError: By every method, if Redis fails. Its subclass StoreTimeout means that the outcome is unknown.
-
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class Catalog(Base):
         Raises:
             ConfigError: With the path of the field inside the file.
             Conflict: A plan that still has keys would be removed, or a key would be in two plans of one stage.
-
         """
         return self._run(self._plans.apply(files.read_plan_file(path), dry_run=dry_run))
 
@@ -107,7 +105,6 @@ class Catalog(Base):
 
         Raises:
             Conflict: A key would be in two plans of one stage, or another plan is stored than `expected`.
-
         """
         self._run(self._plans.put_plan(plan, expected))
 
@@ -119,7 +116,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such plan.
-
         """
         return self._run(self._plans.get_plan(plan_id))
 
@@ -137,7 +133,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such plan.
             Conflict: It still has keys, or another plan is stored than `expected`.
-
         """
         self._run(self._plans.delete_plan(plan_id, expected))
 
@@ -150,7 +145,6 @@ class Catalog(Base):
 
         Raises:
             Conflict: Another configuration is stored than `expected`.
-
         """
         self._run(self._plans.put_stage(stage, expected))
 
@@ -168,7 +162,6 @@ class Catalog(Base):
         Raises:
             NotFound: No such stage is configured.
             Conflict: Another configuration is stored than `expected`.
-
         """
         self._run(self._plans.delete_stage(stage_id, expected))
 
@@ -183,7 +176,6 @@ class Catalog(Base):
 
         Raises:
             Conflict: Another throttle is stored than `expected`.
-
         """
         self._run(self._plans.set_account_throttle(throttle, expected))
 
@@ -220,7 +212,6 @@ class Catalog(Base):
         Raises:
             Conflict: A key has this value already (the message names its id), or two plans open one stage.
             NotFound: There is no such plan.
-
         """
         details = KeyDetails(expires_at=expires_at, description=description, owner=owner, tags=tags)
         return self._run(self._keys.create_key(name, value, plans, enabled=enabled, **details))
@@ -233,7 +224,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such key.
-
         """
         return self._run(self._keys.get_key(key_id))
 
@@ -242,7 +232,6 @@ class Catalog(Base):
 
         Args:
             prefix: Only keys whose name starts with it.
-
         """
         return self._run(self._listing.keys(prefix))
 
@@ -256,7 +245,6 @@ class Catalog(Base):
 
         Returns:
             The page: `items`, and the `cursor` for the next one, None at the end.
-
         """
         return self._run(self._listing.list_keys(prefix, limit, cursor))
 
@@ -276,7 +264,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such key.
-
         """
         return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **details))
 
@@ -297,7 +284,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key.
             Conflict: Another key has this value already, or the key was changed since `expected` was read.
-
         """
         return self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
 
@@ -311,7 +297,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key.
             Conflict: The key was changed since `expected` was read.
-
         """
         self._run(self._keys.delete_key(key_id, expected))
 
@@ -328,7 +313,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key or plan.
             Conflict: It is in the plan already, or in another plan of one of the plan's stages.
-
         """
         return self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
@@ -348,7 +332,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key or plan, or the key is not in `from_plan`.
             Conflict: It is in `to_plan` already, or would be in two plans of one stage.
-
         """
         return self._run(self._keys.move_key(key_id, from_plan, to_plan))
 
@@ -364,7 +347,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such key, or it is not in the plan.
-
         """
         return self._run(self._keys.remove_key_from_plan(key_id, plan_id))
 
@@ -379,7 +361,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such key.
-
         """
         return self._run(self._access.key_access(key_id))
 
@@ -410,7 +391,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such plan or key.
-
         """
         return self._run(self._metering.usage(plan_id, start, end, key_id, limit, cursor))
 
@@ -427,7 +407,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such plan, or the key is not in it.
             ConfigError: The plan has no quota.
-
         """
         self._run(self._metering.set_remaining(plan_id, key_id, remaining))
 
@@ -443,7 +422,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such plan.
             ConfigError: The plan has no shadow.
-
         """
         return self._run(self._shadows.shadow_counts(plan_id))
 
@@ -457,7 +435,6 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such plan.
             Conflict: Another plan is stored than `expected`.
-
         """
         self._run(self._shadows.reset_shadow(plan_id, expected))
 
@@ -475,7 +452,6 @@ class Catalog(Base):
 
         Raises:
             NotFound: There is no such plan.
-
         """
         return self._run(self._capacity.capacity(new_plan))
 
@@ -520,7 +496,6 @@ class Catalog(Base):
         Raises:
             ConfigError: The file cannot be read: empty, too large, without a Key or Name column, not UTF-8. Nothing
                 was stored.
-
         """
         return self._run(files.import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
 
@@ -539,7 +514,6 @@ class Catalog(Base):
 
         Raises:
             ConfigError: The file cannot be written.
-
         """
         return self._run(files.export_keys(self._listing, target))
 
@@ -563,7 +537,6 @@ class Catalog(Base):
 
         Raises:
             Conflict: The plans would put an existing key into two plans of one stage. Nothing was stored.
-
         """
         return self._run(self._aws.import_aws(export, api_names=api_names, throttle_scope=throttle_scope))
 
@@ -575,7 +548,6 @@ class Catalog(Base):
 
         Returns:
             The SHA-1 of each script, by its name.
-
         """
         return self._run(load_scripts())
 
@@ -591,6 +563,5 @@ class Catalog(Base):
 
         Returns:
             What was done.
-
         """
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))

@@ -46,7 +46,6 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int, *, name: str | None
 
     Raises:
         ConfigError: The file is larger, or cannot be read.
-
     """
     data = bytearray()
     try:
@@ -67,7 +66,6 @@ def read_plan_file(path: str | os.PathLike[str]) -> Document:
 
     Raises:
         ConfigError: With the path of the file, and of the field inside it.
-
     """
     return plan_documents.document_from_toml(read_whole(path, MAX_PLAN_FILE_BYTES), str(path))
 

@@ -68,7 +68,6 @@ def document_from_toml(data: bytes, name: str) -> Document:
 
     Raises:
         ConfigError: With the name of the file, and the path of the field inside it.
-
     """
     try:
         text = data.decode()

@@ -21,7 +21,6 @@ class AwsConversion:
         account: The account throttle; None if there is none, or the export does not include it.
         keys: The keys that can be carried over.
         notes: Everything that is not carried over, or not as it was.
-
     """
 
     plans: tuple[UsagePlan, ...]
@@ -39,7 +38,6 @@ def convert(export: AwsExport, *, api_names: bool = False, throttle_scope: Throt
         api_names: Call stages "<API name>/<stage>", where get-rest-apis gives the API a name that no other has and
             that can be part of an id; all others, and all without this flag, are called "<API id>/<stage>".
         throttle_scope: What a plan's throttle applies to, see `UsagePlan`.
-
     """
     notes = Notes()
     converter = PlanConverter(export, notes, api_names=api_names, scope=throttle_scope)

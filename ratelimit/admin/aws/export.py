@@ -20,7 +20,6 @@ def assemble(outputs: Iterable[Output]) -> AwsExport:
 
     Raises:
         ConfigError: An output does not say what it belongs to, or contradicts another.
-
     """
     outputs, notes = list(outputs), list[AwsNote]()
     lists: _Lists = {kind: {} for kind in KINDS}

@@ -34,7 +34,6 @@ class AwsReport:
         created: How many keys are new.
         updated: How many existed before, found by their value; among them those that were as the export says already.
         notes: Everything that was not carried over, or not as it was.
-
     """
 
     plans: tuple[str, ...]
@@ -135,7 +134,6 @@ class AwsImporter:
 
         Returns:
             The id of the key here, None if it is not stored; and notes.
-
         """
         record, notes = resolved.record, list[AwsNote]()
         max_plans = max_plans_of_key(self._namespace.ceilings, record)

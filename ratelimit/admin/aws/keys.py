@@ -33,7 +33,6 @@ class AwsKey:
         owner: Its customerId on AWS.
         tags: Texts by name.
         created_us: When it was created, in microseconds since 1970; 0 if that is unknown.
-
     """
 
     id: str = field(repr=False)

@@ -24,7 +24,6 @@ class AwsNote(NamedTuple):
     Attributes:
         where: What it is about, such as "plan a1b2c3".
         why: What is different, and why.
-
     """
 
     where: str
@@ -47,7 +46,6 @@ class AwsExport:
         resources: By API id, its resources; without an entry, they were not exported.
         account: The settings of the account; None if they were not exported.
         notes: What is unusual about the files.
-
     """
 
     plans: tuple[Mapping[str, Any], ...] = ()
@@ -81,7 +79,6 @@ class Kind(NamedTuple):
         shape: The shape of one item.
         required: Members that each item must have.
         owner: The argument of the command that says what the output belongs to; it is not part of the output.
-
     """
 
     command: str
@@ -166,7 +163,6 @@ class Output(NamedTuple):
         where: What errors and notes call it.
         owner: Id of the plan or API it belongs to, if the output says so.
         has_more: Whether it says that more pages follow.
-
     """
 
     kind: str | None
@@ -201,7 +197,6 @@ def output_from(document: object, where: str, kind: str | None = None, owner: st
         where: What errors call it.
         kind: A key of `KINDS`; None to recognise it.
         owner: Id of the plan or API it belongs to, if known.
-
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"must hold an object, not {_json_type(document)}: export it again", field=where)

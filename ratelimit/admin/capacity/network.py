@@ -30,7 +30,6 @@ class BindingLimit:
         keys: How many keys have one; None for a limit that all callers share.
         methods: How many methods have one.
         stage: The stage, where the name does not say it.
-
     """
 
     name: str
@@ -58,7 +57,6 @@ class CapacityFigure:
     Attributes:
         exact: The maximum as an exact fraction; None if it is unlimited.
         bounds: The limits that it is the sum of; of an unlimited one, what is unlimited.
-
     """
 
     exact: Fraction | None
@@ -76,7 +74,6 @@ class Measure(NamedTuple):
     Attributes:
         bucket: Returns what a bucket of this throttle admits.
         quota_times: How many limits of a quota fall into the time span; None: the quota does not bound the figure.
-
     """
 
     bucket: Callable[[Throttle], Fraction]
@@ -113,7 +110,6 @@ class Route(NamedTuple):
         quota: The quota that each key has.
         own: The bucket that each key has, of the plan or for each of the methods.
         shared: The bucket that each method has, for all callers.
-
     """
 
     plan: str | None
@@ -172,7 +168,6 @@ class FlowNetwork:
         keys: How many active keys each plan has, by its id.
         routes: The routes.
         measure: Selects the figure.
-
     """
 
     def __init__(

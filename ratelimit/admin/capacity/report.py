@@ -83,7 +83,6 @@ class CapacityFigures:
         burst: Requests at one moment.
         second: Requests within one second.
         day: Requests within one calendar day (UTC).
-
     """
 
     rate: CapacityFigure
@@ -100,7 +99,6 @@ class AddedCapacity:
         plan: Id of the plan.
         total: What is added to all stages together, with the limits that bind then.
         stages: The same for each stage, by its id.
-
     """
 
     plan: str
@@ -117,7 +115,6 @@ class Capacity:
         total: All stages together, which may be less than their sum.
         stages: By stage id, what that stage receives if its callers call nothing else.
         addition: What one more key would add; None unless a new plan was given.
-
     """
 
     active_keys: Mapping[str, int]

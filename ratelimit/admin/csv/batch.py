@@ -31,7 +31,6 @@ class ResolvedRow(NamedTuple):
         record: The record of the key that has, or had, the value; None if there is none.
         stored: The text of that record in Redis.
         is_current: Whether the value is the key's present one, not one that a rotation replaced.
-
     """
 
     row: Row
@@ -49,7 +48,6 @@ class RowOutcome(NamedTuple):
         is_stored: Whether it is stored.
         plans: Ids of the plans it is stored with; None if it names none that the key can be in.
         problems: What is wrong with it, for the warnings.
-
     """
 
     is_stored: bool
@@ -145,7 +143,6 @@ def apply_key_ceiling(
         headroom: How many keys may be created.
         ceilings: The ceilings.
         new: Digests of the new keys within the headroom; those of these rows are added.
-
     """
     bounded = list[RowOutcome]()
     for resolved, outcome in zip(rows, outcomes, strict=True):
@@ -217,7 +214,6 @@ class BatchCommit:
             record: The key's record; nothing is written if it equals the row already.
             stored: The text of the record in Redis.
             plans: Ids of the plans the key comes to be in; None leaves them as they are.
-
         """
         before, after = set(record.plans), set(record.plans if plans is None else plans)
         new = replace(

@@ -43,7 +43,6 @@ class RowWarning:
     Attributes:
         line: Its number; the first line is 1.
         message: The problem and its remedy. Never shows what a cell holds.
-
     """
 
     line: int
@@ -61,7 +60,6 @@ class Row:
         description: The key's description.
         enabled: Whether the key is accepted.
         plans: Ids of the key's plans, as the file lists them.
-
     """
 
     line: int
@@ -92,7 +90,6 @@ def read(stream: BinaryIO, source: str) -> Iterator[Row | RowWarning | None]:
 
     Raises:
         ConfigError: The file as a whole cannot be read.
-
     """
     columns = None
     for number, text in _lines(stream, source):
@@ -142,7 +139,6 @@ def cells(line: str) -> list[str] | None:
 
     Returns:
         The cells; None where a double quote is not closed at the end of its cell.
-
     """
     if '"' not in line and "'" not in line:
         return [cell.strip() for cell in line.split(",")]

@@ -52,7 +52,6 @@ class ImportReport:
         warnings: In the order of the file.
         created: How many of these keys are new.
         updated: How many existed before; among them those that were as the file says already.
-
     """
 
     ids: tuple[str, ...]
@@ -77,7 +76,6 @@ def import_keys(
         name: What errors call the file.
         fail_on_warnings: Store nothing if anything draws a warning.
         progress: Called with the number of rows done so far.
-
     """
     namespace, work = admin.namespace, _Import(admin)
     start, bad_lines = stream.tell(), 0
