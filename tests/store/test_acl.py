@@ -13,8 +13,8 @@ import struct
 
 import pytest
 import redis
-from cli.test_cli import run
 from helpers.clock import FakeClock
+from helpers.commands import run
 from properties.promises import snapshot
 from properties.promises_of_replicas import wait_for
 
