@@ -21,7 +21,7 @@ def join(client: Redis) -> None:
 def work(client: Redis, after: str, wait_ms: int) -> bool:
     """Handle some alerts, and return whether there were any.
 
-    `after` is ">" for alerts that no worker has received yet, "0" for those that this one left unacknowledged in a crash.
+    `after` is ">" for alerts that no worker has received yet, "0" for those left unacknowledged by a crash of this one.
     """
     # The client must wait longer for a reply than the server does: no socket_timeout, or one above wait_ms.
     # protocol=2, below, makes the reply a list; with 3 it is a map.

@@ -1,7 +1,7 @@
 """The conformance matrix: throttles (T..) and the control plane (C..). Keys and quotas are in files of their own.
 
-T22 (many callers at once, in eight processes) is in tests/properties/test_concurrency.py. C06 to C08 are about the import of
-keys from CSV.
+T22 (many callers at once, in eight processes) is in tests/properties/test_concurrency.py. C06 to C08 are about the
+import of keys from CSV.
 """
 
 import pytest
