@@ -22,7 +22,7 @@ class BatchableReads(list[Command]):
 
 
 class KeyLookUps(BatchableReads):
-    """Reads that anybody can cause, with any text for a key: these alone may be refused with TooManyLookUpsError.
+    """Reads that anybody can cause, with any text for a key: these alone may fail with TooManyLookUpsError.
 
     The MGET commands of several may be joined into one.
     """

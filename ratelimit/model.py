@@ -295,7 +295,7 @@ class ApiKey(_WithValue):
         enabled: Whether the key is accepted.
         plans: Ids of its plans: at most one that opens any given stage.
         created_at: Seconds since 1970 (UTC).
-        expires_at: Seconds since 1970 (UTC), from which on the key is refused; None for never.
+        expires_at: Seconds since 1970 (UTC), from which on the key is denied; None for never.
         description: For people; no decision depends on it.
         owner: For people and billing; no decision depends on it.
         tags: Texts by name, for people and billing; no decision depends on them.

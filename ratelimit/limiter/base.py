@@ -68,7 +68,7 @@ class LimiterBase:
 
     def _failed(self, error: StoreError) -> Decision:
         if not self._failing:
-            log.warning("checks are refused with 503 until Redis answers again: %s: %s", type(error).__name__, error)
+            log.warning("checks are denied with 503 until Redis answers again: %s: %s", type(error).__name__, error)
             self._failing = True
         return unavailable(error)
 
