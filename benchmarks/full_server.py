@@ -21,7 +21,8 @@ from workers import workers
 
 from ratelimit import Limiter, scripts
 from ratelimit.engine.batch import ManyChecks
-from ratelimit.store.blocking.connection import DirectConnection, packed
+from ratelimit.store.blocking.connection import DirectConnection
+from ratelimit.store.resp import pack
 
 PROCESSES = (1, 2, 4, 8)
 IN_FLIGHT = 50
@@ -49,11 +50,11 @@ def _packets(limiter, callers, together):
     chunks = [calls[at : at + IN_FLIGHT] for at in range(0, len(calls), IN_FLIGHT)]
     if together:
         return [(ManyChecks(chunk).packet, 1) for chunk in chunks]
-    return [(b"".join(call.packed(packed) for call in chunk), len(chunk)) for chunk in chunks]
+    return [(b"".join(call.packed(pack) for call in chunk), len(chunk)) for chunk in chunks]
 
 
 @contextmanager
-def _line(url):
+def _connection(url):
     with redis.Redis.from_url(url, socket_timeout=ours.PATIENT) as client:
         connection = client.connection_pool.get_connection()
         yield DirectConnection(connection)
@@ -72,13 +73,13 @@ def _serve(pipe):
         mine = callers if len(callers) > 1 else callers * IN_FLIGHT
         with Limiter.from_url(url, namespace="check", deadline=ours.PATIENT, max_age=ours.ALL_DAY) as limiter:
             ways = [(together, _packets(limiter, mine, together)) for together in WAYS.values()]
-        with _line(url) as line:
+        with _connection(url) as connection:
             for together, packets in (way for way in ways for _ in range(PASSES)):
                 pipe.send("ready")
                 pipe.recv()
                 admitted, start = 0, time.monotonic()
                 for packet, replies in islice(cycle(packets), calls // IN_FLIGHT):
-                    admitted += _admitted(line.ask(packet, replies), together)
+                    admitted += _admitted(connection.execute(packet, replies), together)
                 pipe.send((start, time.monotonic(), {True: admitted, False: calls - admitted, None: 0}))
 
 

@@ -7,8 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import Self, Unpack
 
-import redis.asyncio
-
 from ratelimit.admin.applied import ApplyReport
 from ratelimit.admin.key_fields import About
 from ratelimit.admin.listing import Page
@@ -22,7 +20,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.aio.executor import AsyncExecutor
 
 
 class AsyncCatalog(AsyncTransfer):
@@ -30,25 +28,25 @@ class AsyncCatalog(AsyncTransfer):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: clients.AsyncClient,
         *,
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_client(client, redis.asyncio.Redis)
-        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client, gathers=False))
+        clients.validate_async_client(client)
+        self._bind(Namespace(namespace, pepper, clock), AsyncExecutor(client, batches=False))
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: AsyncStore) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncExecutor) -> Self:
         catalog = cls.__new__(cls)
         catalog._bind(namespace, store)
         return catalog
 
-    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+    def _bind(self, namespace: Namespace, store: AsyncExecutor) -> None:
         super()._bind(namespace, store)
         self._plans, self._metering, self._shadows = PlanAdmin(namespace), UsageAdmin(namespace), ShadowAdmin(namespace)
 

@@ -7,8 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import Self, Unpack
 
-import redis
-
 from ratelimit.admin.applied import ApplyReport
 from ratelimit.admin.key_fields import About
 from ratelimit.admin.listing import Page
@@ -22,7 +20,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.blocking.executor import BlockingExecutor
 
 
 class Catalog(Transfer):
@@ -39,25 +37,25 @@ class Catalog(Transfer):
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: clients.Client,
         *,
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_client(client, redis.Redis)
-        self._bind(Namespace(namespace, pepper, clock), Store(client))
+        clients.validate_client(client)
+        self._bind(Namespace(namespace, pepper, clock), BlockingExecutor(client))
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: Store) -> Self:
+    def _sharing(cls, namespace: Namespace, store: BlockingExecutor) -> Self:
         catalog = cls.__new__(cls)
         catalog._bind(namespace, store)
         return catalog
 
-    def _bind(self, namespace: Namespace, store: Store) -> None:
+    def _bind(self, namespace: Namespace, store: BlockingExecutor) -> None:
         super()._bind(namespace, store)
         self._plans, self._metering, self._shadows = PlanAdmin(namespace), UsageAdmin(namespace), ShadowAdmin(namespace)
 

@@ -13,8 +13,8 @@ from ratelimit.admin.upgrade import UpgradeAdmin, UpgradeReport
 from ratelimit.model import Scope
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.namespace import Namespace
-from ratelimit.store.aio.executor import AsyncStore
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.blocking.executor import BlockingExecutor
 
 
 class _Bound:
@@ -35,7 +35,7 @@ class _Bound:
 class Overview(_Bound):
     """For blocking code."""
 
-    def _bind(self, namespace: Namespace, store: Store) -> None:
+    def _bind(self, namespace: Namespace, store: BlockingExecutor) -> None:
         self._namespace, self._run = namespace, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(namespace), CapacityAdmin(namespace), KeyOpens(namespace)
         self._upgrade = UpgradeAdmin(namespace)
@@ -90,7 +90,7 @@ class Overview(_Bound):
 class AsyncOverview(_Bound):
     """For asyncio."""
 
-    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+    def _bind(self, namespace: Namespace, store: AsyncExecutor) -> None:
         self._namespace, self._run = namespace, store.run
         self._aws, self._capacity, self._opens = AwsAdmin(namespace), CapacityAdmin(namespace), KeyOpens(namespace)
         self._upgrade = UpgradeAdmin(namespace)

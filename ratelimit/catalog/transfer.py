@@ -8,14 +8,14 @@ from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyLists
 from ratelimit.catalog.overview import AsyncOverview, Overview
 from ratelimit.registry.namespace import Namespace
-from ratelimit.store.aio.executor import AsyncStore
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.blocking.executor import BlockingExecutor
 
 
 class Transfer(Overview):
     """For blocking code."""
 
-    def _bind(self, namespace: Namespace, store: Store) -> None:
+    def _bind(self, namespace: Namespace, store: BlockingExecutor) -> None:
         super()._bind(namespace, store)
         self._keys, self._lists = KeyAdmin(namespace), KeyLists(namespace)
 
@@ -71,7 +71,7 @@ class Transfer(Overview):
 class AsyncTransfer(AsyncOverview):
     """For asyncio."""
 
-    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
+    def _bind(self, namespace: Namespace, store: AsyncExecutor) -> None:
         super()._bind(namespace, store)
         self._keys, self._lists = KeyAdmin(namespace), KeyLists(namespace)
 

@@ -16,7 +16,7 @@ from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Base, O
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.aio.executor import AsyncExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
@@ -30,7 +30,7 @@ class AsyncLimiter(Base):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: clients.AsyncClient,
         *,
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
@@ -40,8 +40,8 @@ class AsyncLimiter(Base):
         denial_cache: bool = True,
     ) -> None:
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client, redis.asyncio.Redis)
-        self._store = AsyncStore(client)
+        clients.validate_async_client(client)
+        self._store = AsyncExecutor(client)
         self._to_close: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(

@@ -16,7 +16,7 @@ from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Base, O
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.blocking.executor import BlockingExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import Listener
 
@@ -38,7 +38,7 @@ class Limiter(Base):
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: clients.Client,
         *,
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
@@ -48,8 +48,8 @@ class Limiter(Base):
         denial_cache: bool = True,
     ) -> None:
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client, redis.Redis)
-        self._store = Store(client)
+        clients.validate_client(client)
+        self._store = BlockingExecutor(client)
         self._to_close: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
         self._listener = Listener(client, self._namespace.names.changes, self._namespace.on_change_message, self._tick)

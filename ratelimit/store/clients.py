@@ -1,10 +1,10 @@
-"""Clients that are safe for a limiter, and a look at clients that others made."""
+"""Clients that suit a limiter: those that `from_url` makes, and the check of those that are passed in."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
 import redis.asyncio
@@ -14,7 +14,18 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ratelimit.errors import ConfigError
+from ratelimit.store import redis_compat
 from ratelimit.store.urls import MOST_S, checked_url, unusable
+
+if TYPE_CHECKING:
+    import valkey
+    import valkey.asyncio
+
+    # Where valkey-py is not installed, its half is Any to type checkers, and any client passes.
+    Client: TypeAlias = redis.Redis | valkey.Valkey
+    AsyncClient: TypeAlias = redis.asyncio.Redis | valkey.asyncio.Valkey
+else:
+    Client, AsyncClient = redis.Redis, redis.asyncio.Redis
 
 CONNECTIONS = 32
 
@@ -67,21 +78,31 @@ def _made(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
     return pool
 
 
-def validate_client(client: object, kind: type) -> None:
-    """Refuse a client of the wrong kind, and warn of one that retries."""
-    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+def validate_client(client: object) -> None:
+    """Refuse what is no blocking client of a single Redis, and warn of one that retries."""
+    _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey")
+
+
+def validate_async_client(client: object) -> None:
+    """As `validate_client`, of asyncio."""
+    _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey")
+
+
+def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:
+    if isinstance(client, redis_compat.cluster_classes()):
         raise ConfigError(
             "a cluster client cannot be used yet: shared limits live in other slots than the key's. "
             "Use one Redis (with Sentinel, if it must fail over)",
             field="client",
         )
-    if not isinstance(client, kind):
-        name = f"{kind.__module__.split('.client')[0]}.Redis"
-        raise ConfigError(f"must be a {name}, not {type(client).__name__}", field="client")
-    retry = getattr(client, "connection_pool").connection_kwargs.get("retry")  # noqa: B009 - not typed
-    if retry is not None and retry._retries != 0:
+    if not isinstance(client, classes):
+        kind = type(client)
+        given = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        given = "class" if isinstance(client, type) else given
+        raise ConfigError(f"must be a {accepted}, not a {given}", field="client")
+    if retries := redis_compat.retries_of(client):
         warnings.warn(
-            f"this client retries {retry._retries} times: with Redis down, a check waits for all of them. Checks are "
+            f"this client retries {retries} times: with Redis down, a check waits for all of them. Checks are "
             "never sent twice, but build the client with retry=Retry(NoBackoff(), 0), or use from_url",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -10,7 +10,7 @@ from ratelimit.errors import StoreError
 from ratelimit.scripts import Script, ScriptCall
 from ratelimit.store.aio.batcher import CheckBatcher
 from ratelimit.store.aio.pipeline import factory
-from ratelimit.store.blocking.connection import push_handler
+from ratelimit.store.redis_compat import push_handler
 
 WRITE = Script("return redis.call('INCR', KEYS[1])")
 pytestmark = pytest.mark.asyncio
@@ -110,7 +110,7 @@ async def test_what_is_pushed_is_no_reply(server):
         batcher = CheckBatcher(client.connection_pool)
         futures = [batcher.call(echo(1)), batcher.call(echo(2))]
         await asyncio.sleep(0)
-        await batcher._opening
+        await batcher._connecting
         on_change_message = []
         direct = batcher._pipeline
 
@@ -131,6 +131,6 @@ async def test_connections_of_sentinel_are_read_directly(server):
         connection.__class__ = type(
             "Managed", (type(connection),), {"read_response": SentinelManagedConnection.read_response}
         )
-        assert isinstance(factory.over(connection, lambda _: None), factory.HiredisPipeline)
+        assert isinstance(factory.pipeline_for(connection, lambda _: None), factory.HiredisPipeline)
         await connection.disconnect()
         await client.connection_pool.release(connection)

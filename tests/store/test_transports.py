@@ -41,7 +41,7 @@ def test_over_tls(server, tmp_path):
                 )  # no listener, whose start makes a check look once more
                 await gathering.check(key, STAGE, METHOD)
                 decisions = await asyncio.gather(*(gathering.check(key, STAGE, METHOD) for _ in range(200)))
-                assert isinstance(gathering._store._gatherer._pipeline, HiredisPipeline)
+                assert isinstance(gathering._store._batcher._pipeline, HiredisPipeline)
                 return [left(decision)[1] for decision in decisions]
 
         assert asyncio.run(many()) == list(range(995, 795, -1))
