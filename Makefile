@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz vectors lint bench bench-full release-check release-tag clean
+.PHONY: help demo test test-long fuzz vectors lint compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ help:  ## show this list
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable ".[hiredis,embedded,cli]" --group tests --group bench --group lint
+	  --editable ".[hiredis,valkey,embedded,cli]" --group tests --group bench --group lint
 	@touch $@
 
 demo: .venv/ready  ## run the main job: replicas of a gateway that share an embedded server
@@ -38,6 +38,12 @@ lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+compat:  ## pass the tests of connections with the oldest and newest redis-py and valkey-py, with and without hiredis
+	$(PYTHON) scripts/compat.py
+
+compat-short:  ## the quickest part of it: the oldest redis-py and the newest valkey-py, without hiredis, on one server
+	$(PYTHON) scripts/compat.py --short
+
 bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks
 
@@ -55,4 +61,4 @@ release-tag: .venv/release  ## the same, then tag the version if the tree is cle
 	$(BIN)/python scripts/release.py tag
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results
+	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers.gathering import echo
 from helpers.proxy import Proxy
+from helpers.servers import needs_hiredis
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.errors import StoreUnavailable
@@ -26,7 +27,7 @@ def a_key(limiter):
     return limiter.catalog.create_key(plans=["gold"]).value
 
 
-@pytest.fixture(params=["direct", "through redis-py"])
+@pytest.fixture(params=[pytest.param("direct", marks=needs_hiredis), "through redis-py"])
 def reading(request, monkeypatch):
     """Both ways to read replies in asyncio."""
     if request.param != "direct":

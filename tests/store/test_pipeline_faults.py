@@ -6,6 +6,7 @@ import pytest
 import redis.asyncio
 from helpers.gathering import echo, gathering
 from helpers.proxy import Proxy
+from helpers.servers import needs_hiredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -138,6 +139,7 @@ async def test_who_asks_is_cancelled(server, monkeypatch):
         assert await batcher.call(echo(2)) == 2
 
 
+@needs_hiredis
 @pytest.mark.asyncio
 async def test_no_protocol_is_an_unknown_outcome(server):
     """With checks on their way, nobody knows what became of them."""

@@ -69,7 +69,7 @@ async def test_the_same_is_asked_once(server):
 @pytest.mark.asyncio
 async def test_who_reads_what_is_none_fails_alone(server):
     """Others in the same batch have their replies."""
-    async with server.async_client() as client:
+    async with server.async_client(protocol=3) as client:
         await client.hset("hash", "field", "value")
         batcher = CheckBatcher(client.connection_pool)
         asked = [

@@ -26,9 +26,10 @@ class FallbackPipeline:
     @property
     def is_usable(self) -> bool:
         """As `Pipeline.is_usable`."""
-        if self._is_closed or not self.connection.is_connected:
+        if self._is_closed or not self.connection.is_connected or redis_compat.stream_has_ended(self.connection):
             return False
-        return not redis_compat.stream_has_ended(self.connection)
+        # Where nothing is in flight, whatever came must not answer the next command.
+        return bool(self._tasks) or not redis_compat.has_unread_data(self.connection)
 
     def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
         """As `Pipeline.send`."""
