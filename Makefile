@@ -22,7 +22,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest -m "not long"
-	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
 	$(BIN)/python -m pytest -m long

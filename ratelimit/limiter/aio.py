@@ -78,6 +78,8 @@ class AsyncLimiter(Base):
                     checker.abandon(begun)
                     raise
                 outcome = checker.finish(begun, reply)
+            elif isinstance(begun, Decision):
+                return begun
             else:
                 outcome = begun
             decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome)

@@ -101,6 +101,8 @@ class Limiter(Base):
                     checker.abandon(begun)
                     raise
                 outcome = checker.finish(begun, reply)
+            elif isinstance(begun, Decision):
+                return begun
             else:
                 outcome = begun
             decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome)

@@ -37,7 +37,7 @@ log = logging.getLogger("ratelimit")
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 
-PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, str, str, str, int]
+PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, str | None, str, str]
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
@@ -99,19 +99,19 @@ class Checker:
                 return denial
             states = denial_cache.states_for(prepared, now_us)
         call = prepared.to_script_call(namespace, cost)
-        return call, prepared, states, cost, key or "", stage, method, now_us
+        return call, prepared, states, now_us, cost, key, stage, method
 
     def finish(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
         """Return the decision in the reply to a pending check, or an operation that is to be run for it."""
-        _, prepared, states, cost, key, stage, method, sent_us = pending
-        limits, denial_cache = prepared.limits, self.denial_cache
-        if type(reply) is bytes and len(reply) == limits.states_size:
+        prepared, denial_cache = pending[1], self.denial_cache
+        if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
-                denial_cache.record(prepared, states, reply, sent_us)
-            return LazyAdmission(limits, reply)
+                denial_cache.record(prepared, pending[2], reply, pending[3])
+            return LazyAdmission(prepared.limits, reply)
+        _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
-        return self._decide(key, stage, method, cost, prepared, reply) if denied is None else denied
+        return self._decide(key or "", stage, method, cost, prepared, reply) if denied is None else denied
 
     def abandon(self, pending: PendingCheck) -> None:
         """Say that no reply to a pending check will come: nobody knows whether it was charged."""
