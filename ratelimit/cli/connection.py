@@ -75,7 +75,7 @@ class Connection:
     @property
     def shown_url(self) -> str:
         """The URL without the password that it may hold: where the server is."""
-        return urls.shown_url(self.url)
+        return urls.redact_url(self.url)
 
 
 def server_day(limiter: Limiter) -> date:

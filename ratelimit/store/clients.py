@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from ratelimit.errors import ConfigError
 from ratelimit.store import redis_compat
-from ratelimit.store.urls import MOST_S, checked_url, unusable
+from ratelimit.store.urls import MAX_TIMEOUT_S, url_error, validate_url
 
 if TYPE_CHECKING:
     import valkey
@@ -27,52 +27,54 @@ if TYPE_CHECKING:
 else:
     Client, AsyncClient = redis.Redis, redis.asyncio.Redis
 
-CONNECTIONS = 32
+_MAX_CONNECTIONS = 32
 
 
 def _options(deadline: float) -> dict[str, Any]:
-    """Short timeouts, a pool that waits instead of failing, RESP2 (our replies are integers: no HELLO needed)."""
+    """Return options for short timeouts, a pool that waits for a free connection, and RESP2, which needs no HELLO."""
     return {
         "socket_timeout": deadline,
         "socket_connect_timeout": deadline,
         "timeout": deadline,
-        "max_connections": CONNECTIONS,
+        "max_connections": _MAX_CONNECTIONS,
         "protocol": 2,
     }
 
 
-def checked_deadline(deadline: object) -> float:
-    """Return the deadline in seconds."""
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MOST_S:
-        raise ConfigError(f"must be seconds above 0, at most {MOST_S} (24 days), not {deadline!r}", field="deadline")
+def validate_deadline(deadline: object) -> float:
+    """Return a deadline in seconds, as a float; raise ConfigError for what is none."""
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MAX_TIMEOUT_S:
+        raise ConfigError(
+            f"must be seconds above 0, at most {MAX_TIMEOUT_S} (24 days), not {deadline!r}", field="deadline"
+        )
     return float(deadline)
 
 
 def client_from_url(url: str, deadline: float) -> redis.Redis:
     """Return a client for `url` (redis://, rediss://, unix://) that never sends a command twice."""
-    options = {**_options(checked_deadline(deadline)), "retry": Retry(NoBackoff(), 0)}
+    options = {**_options(validate_deadline(deadline)), "retry": Retry(NoBackoff(), 0)}
     return redis.Redis.from_pool(_pool(redis.BlockingConnectionPool.from_url, url, options))
 
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     """The twin of `client_from_url`."""
-    options = {**_options(checked_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
+    options = {**_options(validate_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
     return redis.asyncio.Redis.from_pool(_pool(redis.asyncio.BlockingConnectionPool.from_url, url, options))
 
 
 def _pool(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
-    checked_url(url)
-    pool = _made(make, url, options)
+    validate_url(url)
+    pool = _pool_or_none(make, url, options)
     if pool is None:
-        raise unusable("redis-py cannot read it")
+        raise url_error("redis-py cannot read it")
     return pool
 
 
-def _made(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
-    """Return a pool, None where redis-py refuses. Its error may show the URL, so that none goes along with ours."""
+def _pool_or_none(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
+    """Return a pool; None if redis-py raises. Its error may show the URL, and so must not be the context of ours."""
     try:
         pool = make(url, **options)
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but looks at its options
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but validates its options
     except (ValueError, TypeError, AttributeError, RedisError, OSError):
         return None
     return pool

@@ -111,7 +111,7 @@ def _line(alert: Alert) -> str:
 @contextmanager
 def _client(connection: Connection) -> Iterator[Redis]:
     """Return a client of our own, which may wait for an answer."""
-    client = clients.client_from_url(connection.url, clients.checked_deadline(connection.deadline) + _PATIENCE)
+    client = clients.client_from_url(connection.url, clients.validate_deadline(connection.deadline) + _PATIENCE)
     try:
         yield client
     except (RedisError, OSError, UnicodeError) as error:  # the last of a host that can be no name
