@@ -266,7 +266,7 @@ BUGS = (
         Python(
             "late reply left on its connection",
             connections.ConnectionStack,
-            "ask",
+            "execute",
             _keep_a_connection_whose_reply_is_late,
         ),
         late_reply,
