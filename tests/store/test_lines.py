@@ -69,7 +69,7 @@ def test_connections_that_their_client_closed_are_replaced(both_ways, way):
             for direct in [stack._acquire() for _ in range(4)]:
                 stack._release(direct)
             assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - used
-            limiter._to_close.connection_pool.disconnect()
+            limiter._owned_client.connection_pool.disconnect()
 
 
 @pytest.mark.skipif(
