@@ -162,6 +162,20 @@ def socket_of(connection: Any) -> Any:
     return getattr(connection, "_sock", None)
 
 
+def has_unread_reply(connection: Any) -> bool:
+    """Tell whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
+
+    Private as `_parser._buffer.unread_bytes` of the parsers in Python and `_parser._reader.has_data` of those in C, in
+    all versions. `can_read` of the connection would tell too, but resets the socket's timeout.
+    """
+    parser = connection._parser
+    unread_bytes = getattr(parser._buffer, "unread_bytes", None)
+    if unread_bytes is not None:
+        return bool(unread_bytes())
+    reader = getattr(parser, "_reader", None)
+    return reader is not None and bool(reader.has_data())
+
+
 def stream_has_ended(connection: Any) -> bool:
     """Tell whether the stream of an asyncio connection has ended or is being closed, as far as is known.
 

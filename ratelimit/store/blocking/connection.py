@@ -78,7 +78,7 @@ class DirectConnection:
         if reader is None:
             self.connection.send_packed_command((packet,), check_health=False)
             replies = [self._read_by_client() for _ in range(reply_count)]
-            if self.is_reusable and self._has_more():
+            if self.is_reusable and redis_compat.has_unread_reply(self.connection):
                 self.disconnect()  # what came beyond must not answer the next command
             return replies
         sock = self._socket
@@ -125,12 +125,6 @@ class DirectConnection:
             return self.connection.read_response(disable_decoding=True)
         except redis_compat.errors("ResponseError") as error:
             return error  # every reply must be read before the connection is used again
-
-    def _has_more(self) -> bool:
-        try:
-            return bool(self.connection.can_read(0))
-        except redis_compat.client_errors():
-            return True  # its end
 
     def disconnect(self) -> None:
         """Disconnect: a reply that is still to come must not answer the next command."""
