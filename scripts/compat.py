@@ -130,10 +130,14 @@ def main() -> None:
     """Run all combinations and print what became of each; leave with 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="the quickest two, on one server")
-    short = parser.parse_args().short
+    parser.add_argument("only", nargs="*", help="names of combinations, such as redis-oldest-hiredis; else all")
+    arguments = parser.parse_args()
+    short = arguments.short
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     chosen = [each for each in combinations(project) if each.is_short or not short]
-    rows, all_passed = [("client", "version", "hiredis", "in all", "result")], True
+    if arguments.only:
+        chosen = [each for each in chosen if each.name in arguments.only]
+    rows, all_passed, tested = [("client", "version", "hiredis", "in all", "result")], True, set()
     for combination in chosen:
         print(f"{combination.name} ...", flush=True)
         start = time.monotonic()
@@ -141,6 +145,9 @@ def main() -> None:
         version, hiredis = versions(python, combination.library, "hiredis")
         if (hiredis != "-") != combination.has_hiredis:
             sys.exit(f"{combination.name}: hiredis is {hiredis}, brought or missed by another package")
+        if (combination.library, version, hiredis) in tested:
+            continue  # the oldest is the newest
+        tested.add((combination.library, version, hiredis))
         is_passed, result = passed(python, combination, short=short)
         all_passed &= is_passed
         seconds = f"{time.monotonic() - start:.0f} s"
