@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import gc
 import math
 import os
 import signal
 import socket
 import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -344,6 +347,30 @@ def test_limiters_of_one_client_share_few_connections(server, key):
             limiter._namespace.before_refresh = lambda: None  # no listeners: they hold a connection each
             assert limiter.check(key, A, GET).allowed
         assert len(ConnectionStack.of(client.connection_pool)._idle) == 1
+
+
+def test_a_pool_is_left_as_it_was(server, key):
+    """Its connections are kept in a map of our own, which ends with the pool."""
+    client = server.client()
+    pool = client.connection_pool
+    attributes = set(vars(pool))
+    limiter = Limiter(client)
+    assert limiter.check(key, A, GET).allowed
+    stack = weakref.ref(ConnectionStack.of(pool))
+    limiter.close()
+    assert set(vars(pool)) == attributes
+    client.close()
+    del client, pool, limiter
+    gc.collect()
+    assert stack() is None
+
+
+def test_threads_that_come_at_once_share_a_stack(server):
+    """Whoever comes first to a pool: there is one for all."""
+    with server.client() as client, ThreadPoolExecutor(8) as executor:
+        start = threading.Barrier(8)
+        stacks = executor.map(lambda _: start.wait() * 0 or ConnectionStack.of(client.connection_pool), range(8))
+        assert len(set(stacks)) == 1
 
 
 def test_an_unknown_outcome_is_not_kept(server, key):

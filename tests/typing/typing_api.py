@@ -10,6 +10,8 @@ from typing import assert_type
 
 import redis
 import redis.asyncio
+import valkey
+import valkey.asyncio
 
 from ratelimit import (
     ApiKey,
@@ -81,6 +83,9 @@ def blocking(client: redis.Redis, path: Path) -> None:
         administer(limiter.catalog, path)
     Limiter.from_url("redis://localhost", timeout=3)  # type: ignore[call-arg]
     Limiter("redis://localhost")  # type: ignore[arg-type]
+    Limiter(valkey.Valkey(), max_age=1)
+    Catalog(valkey.Valkey())
+    Limiter(valkey.asyncio.Valkey())  # type: ignore[arg-type]
     limiter = Limiter(client, max_age=1, clock=lambda: 1)
     assert_type(limiter.url, str | None)
     limiter.close()
@@ -145,6 +150,7 @@ async def awaited(client: redis.asyncio.Redis) -> None:
         assert_type(await limiter.check("key", "petstore/prod", "GET /pets"), Decision)
         assert_type(await limiter.catalog.create_key(), ApiKey)
     AsyncLimiter(redis.Redis())  # type: ignore[arg-type]
+    AsyncLimiter(valkey.asyncio.Valkey())
     limiter = AsyncLimiter.from_url("redis://localhost")
     await limiter.aclose()
 
