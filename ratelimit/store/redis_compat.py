@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import redis
@@ -68,7 +69,7 @@ def _classes(of_redis: tuple[type, ...], module: str, name: str) -> tuple[type, 
 def retries_of(client: Any) -> int:
     """Return how often a client repeats a command.
 
-    Private as `Retry._retries` in redis-py before 6 and in valkey-py; `Retry.get_retries` since.
+    Private as `Retry._retries` in redis-py before 6 and in valkey-py; public since, as `Retry.get_retries`.
     """
     retry = client.connection_pool.connection_kwargs.get("retry")
     if retry is None:
@@ -85,8 +86,13 @@ def get_connection(pool: Any) -> Any:
 
     redis-py takes no argument since 5.3; valkey-py wants the name of a command, and ignores it.
     """
-    wants_name = inspect.signature(pool.get_connection).parameters["command_name"].default is inspect.Parameter.empty
-    return pool.get_connection("EVALSHA") if wants_name else pool.get_connection()
+    return pool.get_connection("EVALSHA") if _wants_command_name(type(pool).get_connection) else pool.get_connection()
+
+
+@cache
+def _wants_command_name(get_connection: Callable[..., Any]) -> bool:
+    parameter = inspect.signature(get_connection).parameters.get("command_name")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 # Connections
@@ -130,8 +136,8 @@ def _takes_one_push(handler: Callable[..., Any]) -> bool:
 def push_handler(connection: Any) -> Callable[[Any], Any] | None:
     """Return what the connection does with a message that was pushed; of asyncio, it is awaited.
 
-    Private as `_parser.handle_push_response` in redis-py since 6. Before, and in valkey-py, nobody hears of pushes on a
-    connection that is read directly.
+    Private as `_parser.handle_push_response` in redis-py since 6.2. Before, nobody hears of pushes on a connection that
+    is read directly; in valkey-py, those that may be pushed to are not.
     """
     return getattr(connection._parser, "handle_push_response", None)
 
@@ -145,8 +151,7 @@ def parse_error_of(connection: Any) -> Callable[[str], Exception]:
 def must_be_released(connection: Any) -> bool:
     """Tell whether the client waits for a connection to be released, to connect or to authenticate it anew.
 
-    Private as `_re_auth_token` in redis-py since 6 and `_should_reconnect` since 7. Before, and in valkey-py, it
-    never does.
+    Private as `_re_auth_token` in all versions of redis-py and `_should_reconnect` since 7. valkey-py never waits.
     """
     try:
         return connection._re_auth_token is not None or connection._should_reconnect

@@ -175,12 +175,12 @@ class CheckBatcher:
 
     def _on_replies(self, reply_counts: list[tuple[Batch, int]], replies: list[Any]) -> None:
         """Hand the replies to batches that were sent together, and send what these send next."""
-        at, again = 0, []
+        at, next_packets = 0, []
         for batch, count in reply_counts:
             if packets := self._advance(batch, replies[at : at + count]):
-                again.append((batch, packets))
+                next_packets.append((batch, packets))
             at += count
-        self._send(again)
+        self._send(next_packets)
         if any(queue.waiting for queue in self._queues):
             self._schedule_flush()
 
