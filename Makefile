@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 10000
+SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz vectors lint compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-long fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,10 +34,14 @@ fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=10
 vectors: .venv/ready  ## make lua/vectors.json anew, after a change of the scripts
 	PYTHONPATH=tests $(BIN)/python tests/vectors/generate.py > lua/vectors.json.new && mv lua/vectors.json.new lua/vectors.json
 
-lint: .venv/ready  ## ruff and mypy
+lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=tests $(BIN)/python -m helpers.lua_lint
+
+lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
+	@$(BIN)/python -c "from ratelimit.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
 
 compat:  ## pass the tests of connections with the oldest and newest redis-py and valkey-py, with and without hiredis
 	$(PYTHON) scripts/compat.py

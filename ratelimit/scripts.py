@@ -1,4 +1,4 @@
-"""The Lua sources, found, joined and hashed, and how they are called."""
+"""The Lua sources: located, assembled and hashed; and calls of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratelimit.errors import RateLimitError
 Command = tuple[str | bytes | int | float, ...]
 """A command of Redis with its arguments."""
 
-_INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^ *-- @(include|inline) (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,11 @@ class Script:
 
 
 class ScriptCall:
-    """A script with its KEYS and ARGV. To be kept where it is asked again and again: it is packed once."""
+    """A script with its KEYS and ARGV. Reused where it is called again and again: it is packed once.
+
+    Attributes:
+        packet: The call as it goes over the wire, once it was packed.
+    """
 
     __slots__ = ("args", "keys", "packet", "script")
 
@@ -45,7 +49,7 @@ class ScriptCall:
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
     def by_source(self) -> Command:
-        """Return the command that runs the script and teaches it to the server."""
+        """Return the command that runs the script, and makes the server know it."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
     def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:
@@ -67,15 +71,23 @@ def folder() -> Path:
 
 
 def expanded(name: str) -> str:
-    """Return the source of script `name` with each `-- @include <file>` line replaced by that file, once."""
-    root, seen = folder(), set[str]()
+    """Return the source of script `name` with its parts in place of the lines that name them.
+
+    A line `-- @include lib/<file>` brings functions or constants, once into a script. A line `-- @inline inline/<file>`
+    brings a passage wherever it is named: code that uses the locals around it, because a function would cost a call.
+    """
+    root, included = folder(), set[str]()
 
     def read(part: str) -> str:
-        if part in seen:
-            return ""
-        seen.add(part)
-        text = (root / f"{part}.lua").read_text(encoding="utf-8")
-        return _INCLUDE.sub(lambda match: read(match[1]), text)
+        return _DIRECTIVE.sub(replacement, (root / f"{part}.lua").read_text(encoding="utf-8"))
+
+    def replacement(directive: re.Match[str]) -> str:
+        kind, part = directive.groups()
+        if kind == "include":
+            if part in included:
+                return ""
+            included.add(part)
+        return read(part)
 
     return read(name)
 

@@ -40,7 +40,7 @@ def left(reply):
 
 
 def test_calls_are_joined_in_order():
-    """What checks have in common is said once, as lua/README.md has it, in one call of check_many.lua."""
+    """What checks have in common is said once, as lua/PROTOCOL.md has it, in one call of check_many.lua."""
     script, limits = load("check_many"), {"a": b"1" * 88, "b": b"2" * 88}
 
     def call(key, terms, *, shared=("s",), fields=("p:1",), layout=b"\0\1", tail=bytes(24)):
@@ -58,17 +58,17 @@ def test_calls_are_joined_in_order():
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
-def test_checks_that_are_alike_share_their_terms():
+def test_checks_that_are_alike_share_their_template():
     """As long as there are such checks: a plan that went leaves nothing behind."""
     gc.collect()
-    before = len(batch._all_terms)
+    before = len(batch._templates)
     calls = [prepared(f"k{number}") for number in range(100)] + [prepared("k1", 2)]
     many = ManyChecks(calls)
-    assert len(batch._all_terms) == before + 2
+    assert len(batch._templates) == before + 2
     assert len(many.packet) < 100 * (4 * 26)
     del calls, many
     gc.collect()
-    assert len(batch._all_terms) == before
+    assert len(batch._templates) == before
 
 
 def test_a_check_is_a_call_of_its_own_too():
