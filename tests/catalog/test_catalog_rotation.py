@@ -116,7 +116,7 @@ def test_any_kind_of_client_will_do(server, clock, options):
         catalog.add_key_to_plan(made.id, "silver")
         with pytest.raises(Conflict, match=made.id):
             catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/prod"]))
-        assert catalog.keys() == catalog.keys_page().items == [catalog.get_key(made.id)]
+        assert catalog.keys() == catalog.list_keys().items == [catalog.get_key(made.id)]
         catalog.rotate_key(made.id)
         catalog.delete_key(made.id)
         assert catalog.keys() == []

@@ -10,7 +10,7 @@ from helpers.gateway import GET_PETS, OK, A, exceeded, invalid, outcome, snapsho
 from helpers.keyfiles import ALPHA, BETA, DELTA, GAMMA, GOLD, MANY, Twins, file, stored, with_plans
 
 from ratelimit import Catalog, ConfigError, Limiter, Quota, UsagePlan
-from ratelimit.admin.csv.format import ImportWarning  # noqa: A004 - ours
+from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport
 
 
@@ -59,7 +59,7 @@ CASES = {
         f"Key,Name,UsagePlanIds\n{ALPHA},alpha,'gold01,other3,trial7'\n",
         [("alpha", True, ("gold01", "trial7"), "")],
         (
-            ImportWarning(
+            RowWarning(
                 2,
                 "UsagePlanIds: plans 'gold01' and 'other3' of the list both open stage 'a/prod', "
                 "so the second was dropped: leave one of them out",
@@ -70,7 +70,7 @@ CASES = {
         f"Key,Name,UsagePlanIds\n{ALPHA},alpha,'ghost,trial7'\n",
         [("alpha", True, ("trial7",), "")],
         (
-            ImportWarning(
+            RowWarning(
                 2,
                 "UsagePlanIds: 'ghost', number 1 of the list, is no plan and was dropped: "
                 "correct it, or make the plan and import again",
@@ -80,7 +80,7 @@ CASES = {
     "C08 bad row": (
         ONE_BAD,
         [("ok", True, (), "")],
-        (ImportWarning(2, "Key has 11 characters: give it 20 to 128"),),
+        (RowWarning(2, "Key has 11 characters: give it 20 to 128"),),
     ),
 }
 
@@ -242,7 +242,7 @@ def test_a_value_that_was_rotated_away_is_not_brought_back(catalog, client, cloc
         before = snapshot(client)
         for flag in (False, True):
             report = catalog.import_keys(file(f"Key,Name\n{ALPHA},new\n"), flag)
-            assert report == ImportReport((), (ImportWarning(2, told),))
+            assert report == ImportReport((), (RowWarning(2, told),))
         assert snapshot(client) == before
         clock.advance(120)
     assert catalog.import_keys(file(f"Key,Name\n{BETA},new\n")).ids == (key.id,)
