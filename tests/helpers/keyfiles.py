@@ -60,8 +60,8 @@ class Watched:
     def __init__(self, catalog, before_script=lambda number: None):
         self.catalog, self.requests, self.scripts = catalog, [], 0
         self.before_script = before_script
-        self.answer = catalog._run.__self__._answer
-        catalog._run.__self__._answer = self.watch
+        self.answer = catalog._run.__self__._execute
+        catalog._run.__self__._execute = self.watch
 
     def watch(self, request):
         self.requests.append(request)

@@ -16,7 +16,7 @@ from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.scripts import Script, ScriptCall, load
 from ratelimit.store.aio import batcher as batcher_module
 from ratelimit.store.aio.batcher import CheckBatcher
-from ratelimit.store.blocking.connection import packed
+from ratelimit.store.resp import pack
 
 MOST_IN_BATCH = 64
 ROOM = 30
@@ -54,7 +54,7 @@ def test_calls_are_joined_in_order():
         keys, arguments = together([(each.keys, each.args, each.layout) for each in calls])
         told = len(keys), *keys, *arguments
         assert many.by_source() == ("EVAL", script.source, *told)
-        assert many.packet == packed([("EVALSHA", script.sha, *told)])
+        assert many.packet == pack([("EVALSHA", script.sha, *told)])
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
@@ -93,7 +93,7 @@ def test_batches_keep_the_order(kinds):
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
             batcher._scripts.waiting.append((call, future))
         while batcher._scripts.waiting:
-            found.append([call for call, _ in batcher._next(batcher._scripts)])
+            found.append([call for call, _ in batcher._take(batcher._scripts)])
         return found
 
     taken = asyncio.run(batches())
@@ -114,7 +114,7 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     Whose key is `new` cannot be answered together with others: it was charged nothing yet. One batch at a time: another
     that was on its way already could come before what this one left out.
     """
-    monkeypatch.setattr(batcher_module, "_MOST_IN_FLIGHT", 1)
+    monkeypatch.setattr(batcher_module, "_MAX_IN_FLIGHT", 1)
     peeks = {8, 30, 31, 60}
     asked = []
     for place in range(90):
@@ -148,7 +148,7 @@ def test_batches_overlap_in_order(server):
     """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
     asked = [prepared(f"old{place % 3}") for place in range(600)]
     on_their_way, most = 0, 0
-    right = CheckBatcher._put
+    right = CheckBatcher._write
 
     def counted(batcher, packets, answered):
         nonlocal on_their_way, most
@@ -165,7 +165,7 @@ def test_batches_overlap_in_order(server):
     async def all_at_once():
         async with server.async_client() as client:
             batcher = CheckBatcher(client.connection_pool)
-            batcher._put = counted.__get__(batcher)
+            batcher._write = counted.__get__(batcher)
             replies = await asyncio.gather(*(batcher.call(call) for call in asked))
             await batcher.close()
             return replies
