@@ -57,6 +57,12 @@ def test_links_lead_somewhere(name):
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_every_decision_is_listed():
+    """docs/decisions/README.md has a line for each, in order."""
+    decisions = [name.rpartition("/")[2] for name in DOCUMENTS if re.match(r"docs/decisions/\d", name)]
+    assert re.findall(r"^\| \[\d+\]\((.+?)\)", DOCUMENTS["docs/decisions/README.md"], re.MULTILINE) == decisions
+
+
 @pytest.mark.parametrize("name", ["README.md", "SECURITY.md", "docs/promises.md"])
 def test_tests_that_a_document_names_exist(name):
     """Files by their name, functions by theirs."""
