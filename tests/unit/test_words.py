@@ -21,8 +21,8 @@ PACKAGE = sorted(name for name in FILES if name.startswith("ratelimit/") and nam
 EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md"}
 """Names that stand for a file that a reader is going to add."""
 
-CITATION = re.compile(r"(?<![\w/.<>*{}~:-])(?:\.\./)*([\w-][\w./-]*\.(?:py|lua|md))(?![\w/(]|\.\w)")
-"""A file's name, with or without folders. Not in a URL, and no pattern such as `<name>.lua`."""
+CITATION = re.compile(r"(?<![\w/.<>*{}~:-])(?:\.\./)*([\w-][\w./-]*\.(?:py|lua|md))(?![\w/(]|\.\w|`? -> )")
+"""A file's name, with or without folders. Not in a URL, no pattern such as `<name>.lua`, no former name (`a.py` -> b)."""
 
 
 def comments(name, text):
@@ -57,9 +57,10 @@ def test_every_kind_of_citation_is_seen():
     assert missing_citations(comments("a.py", python)) == {"gone.py", "core/gone.lua", "docs/decisions/0000-gone.md"}
     assert missing_citations(comments("a.lua", "local file = 'code.lua' -- as in gone.lua")) == {"gone.lua"}
     document = (
-        "[`ACL`](../lua/ACL.md), `lua/GONE.md`; https://example.com/gone.md, `<name>.lua`, `lua/NAME.lua`, check.lua"
+        "[`ACL`](../lua/ACL.md), `lua/GONE.md`; https://example.com/gone.md, `<name>.lua`, `lua/NAME.lua`, check.lua; "
+        "`former.lua` -> `check.lua`, `check.lua` -> `new/gone.lua`"
     )
-    assert missing_citations(comments("a.md", document)) == {"lua/GONE.md"}
+    assert missing_citations(comments("a.md", document)) == {"lua/GONE.md", "new/gone.lua"}
 
 
 PRIVATE = {
