@@ -22,7 +22,7 @@ EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md"}
 """Names that stand for a file that a reader is going to add."""
 
 CITATION = re.compile(r"(?<![\w/.<>*{}~:-])(?:\.\./)*([\w-][\w./-]*\.(?:py|lua|md))(?![\w/(]|\.\w|`? -> )")
-"""A file's name, with or without folders. Not in a URL, no pattern such as `<name>.lua`, no former name (`a.py` -> b)."""
+"""A name with or without folders: not in a URL, no pattern such as `<name>.lua`, no former name (`a.py` -> b)."""
 
 
 def comments(name, text):
