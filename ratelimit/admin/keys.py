@@ -42,7 +42,7 @@ class KeyDetails(TypedDict, total=False):
     """Further keywords of `Catalog.update_key`: what a key has besides its name; see `ApiKey`.
 
     Attributes:
-        expires_at: Seconds since 1970, from which on the key is refused; None for never.
+        expires_at: Seconds since 1970, from which on the key is denied; None for never.
         description: Free text for people, up to 125,000 characters.
         owner: Free text for people, up to 256 characters.
         tags: Up to 50 texts by name: names of 1 to 128 characters, texts of up to 256.

@@ -199,7 +199,7 @@ class Catalog(Base):
             value: A value of your own, 20 to 128 visible ASCII characters; None generates one.
             plans: Ids of the plans it joins: at most one that opens any given stage.
             enabled: Whether it is accepted at once.
-            expires_at: Seconds since 1970, from which on it is refused; None for never.
+            expires_at: Seconds since 1970, from which on it is denied; None for never.
             description: For people, up to 125,000 characters.
             owner: For people and billing, up to 256 characters.
             tags: Up to 50 texts by name, for people and billing.
