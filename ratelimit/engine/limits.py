@@ -19,6 +19,7 @@ from ratelimit.engine.protocol import Reply
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS, Quota, Throttle
 from ratelimit.registry.windows import DAY_US, two_windows
+from ratelimit.validation import EXACT
 
 _ALLOWED = Reason.ALLOWED
 
@@ -292,7 +293,10 @@ class CompiledLimits:
                 times.append(0 if cost <= level else numbers[at + 1])
             else:
                 missing = cost * per - level
-                times.append(numbers[at + 1] - -missing // rate if missing > 0 else 0)
+                admits_us = numbers[at + 1] - -missing // rate if missing > 0 else 0
+                if admits_us >= EXACT:  # centuries from now: floats would round
+                    admits_us = int(numbers[at + 1]) - int(-missing // rate)
+                times.append(admits_us)
             at += 2
         return times
 

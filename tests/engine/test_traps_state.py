@@ -149,3 +149,15 @@ def test_trap_34_the_first_window_of_a_plan_is_whole(backend, clock):
         assert admitted(check, 6) == 4
         clock.set("2026-03-28T00:00:00")
         assert admitted(check, 6) == 4
+
+
+def test_a_wait_of_centuries_is_exact(limiter, clock):
+    """Its end, in microseconds since 1970, is beyond 2^53: it is told to the microsecond all the same, also locally."""
+    clock.advance_us(1)  # an odd number, which no float of that size is
+    limiter.catalog.put_plan(UsagePlan("slow", Throttle("0.000001", 9007), None, [STAGE]))
+    key = limiter.catalog.create_key(plans=["slow"]).value
+    assert limiter.check(key, STAGE, METHOD, 8997).allowed
+    denials = [limiter.check(key, STAGE, METHOD, 9007) for _ in range(3)]
+    assert [decision.source for decision in denials] == ["redis", "redis", "denial_cache"]
+    for decision in denials:
+        assert (decision.retry_after, decision.limits[0].retry_after) == (8_997_000_000.0, 8_997_000_000.0)

@@ -81,7 +81,7 @@ BUGS = [
     ("one limit is enough", limits, lambda server, _: states.test_several_limits(server),
      ("return index, us, max(admits_us)", "return index, us, us")),
     ("a microsecond too long", limits, tests.test_it_answers_until_the_exact_microsecond,
-     ("- -missing // rate if missing > 0 else 0)", "- -missing // rate + 1 if missing > 0 else 0)")),
+     ("- -missing // rate if missing > 0 else 0\n", "- -missing // rate + 1 if missing > 0 else 0\n")),
     ("more than full", limits, traces.executed_before_a_step_back,
      ("return min(self.full, level + max(0, now_us - last_us) * self.rate)",
       "return level + max(0, now_us - last_us) * self.rate")),
