@@ -6,13 +6,15 @@ Every test that claims something about Redis takes `server` and so runs on each 
 import signal
 import warnings
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import fakeredis
 import pytest
 import pytest_asyncio
 from helpers import servers
+from helpers.batching import echo
 from helpers.clock import FakeClock
-from helpers.gathering import echo
+from helpers.processes import PROCESSES
 
 from ratelimit import Limiter
 from ratelimit.store.aio.batcher import CheckBatcher
@@ -74,6 +76,29 @@ def backend(request):
     with chosen.client() as client:
         client.flushall()
     return Backend(chosen.name, chosen.client, chosen.async_client, chosen)
+
+
+@pytest.fixture
+def valkey(running):
+    """One real server, emptied: for what does not depend on the server."""
+    chosen = running["valkey"]
+    with chosen.client() as client:
+        client.flushall()
+    return chosen
+
+
+@pytest.fixture
+def client(backend):
+    """A client of the backend."""
+    with backend.client() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """A pool of eight processes, started once. Spawned: they share nothing with this one."""
+    with get_context("spawn").Pool(PROCESSES) as pool:
+        yield pool  # and ended with the block, also those that would wait for ever
 
 
 @pytest.fixture

@@ -3,18 +3,18 @@
 import struct
 from contextlib import contextmanager
 from inspect import signature
-from multiprocessing import get_context
 
 import pytest
-from helpers.asking import ask
-from helpers.seeded import bug
-from properties.promises import METHOD, STAGE, replica, snapshot
+from helpers.check_worker import ask
+from helpers.lua_mutation import bug
+from helpers.processes import PROCESSES
+from helpers.redis_snapshot import exact_snapshot
+from helpers.replica import METHOD, STAGE, replica
 from redis.exceptions import ResponseError
 
 from ratelimit import Catalog, Quota, Reason, Throttle, UsagePlan
 
 STREAM = "ratelimit:alerts"
-PROCESSES = 8
 
 
 def alerting(limit, *percentages, period="DAY", throttle=None, plan_id="gold"):
@@ -163,11 +163,11 @@ def test_a_peek_and_a_denial_tell_nothing(gateway, backend):
     """At 7 of 10, a peek and a denied cost of 4 change nothing in Redis."""
     limiter, key, client = gateway
     assert use(limiter, key, 7) == [True]
-    before = snapshot(backend)
+    before = exact_snapshot(backend)
     for cost in (0, 4, 5, 11):
         limiter.check(key.value, STAGE, METHOD, cost)
     limiter.peek(key.value, STAGE, METHOD)
-    assert snapshot(backend) == before
+    assert exact_snapshot(backend) == before
     assert told(client) == []
 
 
@@ -262,23 +262,14 @@ def test_the_note_of_what_was_told_is_small(gateway):
 # Between processes
 
 
-@pytest.fixture(scope="module")
-def pool():
-    """Eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as started:
-        yield started
-        started.close()
-        started.join()
-
-
-def test_eight_processes_tell_each_percentage_once(server, pool):
+def test_eight_processes_tell_each_percentage_once(server, processes):
     """All hammer one key: ten percentages of 1,000 units are told, each once, at its own count."""
     percentages = range(10, 101, 10)
     with server.client() as client:
         catalog = Catalog(client)
         catalog.put_plan(alerting(1000, *percentages, period="MONTH"))
         key = catalog.create_key(plans=["gold"])
-        outcomes = pool.starmap(ask, [(server.url, key.value, 200, PROCESSES)] * PROCESSES, chunksize=1)
+        outcomes = processes.starmap(ask, [(server.url, key.value, 200, PROCESSES)] * PROCESSES, chunksize=1)
         assert sum(outcome.get(Reason.ALLOWED.value, 0) for outcome in outcomes) == 1000
         assert told(client) == [(key.id, percent, percent * 10, 1000) for percent in percentages]
 

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import aws_samples as aws
-from helpers.gateway import snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,

@@ -5,7 +5,7 @@ from itertools import product
 from random import Random
 
 import pytest
-from helpers.capacity_books import book_of
+from helpers.capacity_oracle import book_of
 
 from ratelimit import AsyncCatalog, Catalog, Method, NotFound, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.capacity.maxflow import SINK, SOURCE, Network

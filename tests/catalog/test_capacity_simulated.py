@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from random import Random
 
 import pytest
-from helpers.capacity_books import kinds, random_book, sent_at_most
+from helpers.capacity_oracle import kinds, random_book, sent_at_most
 
 from ratelimit.admin.capacity.report import capacity_of
 from ratelimit.engine.limits import Bucket
 from ratelimit.engine.reference_model import Reference
 from ratelimit.registry.windows import DAY_US
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 HOURLY = ("0", "1/3600", "1/1800", "1/1200")
 PER_SECOND = ("0", "1", "2", "5")

@@ -7,9 +7,10 @@ import pytest
 from catalog.test_catalog_races import at_once
 from cli.test_cli import run
 from helpers import aws_samples as aws
-from helpers.gateway import snapshot
-from helpers.keyfiles import Twins, Watched, file, once
-from properties import promises_of_administrators as administrators
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.key_files import file
+from helpers.redis_snapshot import snapshot
+from properties.promises import administrators
 
 from ratelimit import (
     AsyncCatalog,
@@ -35,16 +36,10 @@ def plan(name, *stages, methods=0):
     )
 
 
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def bounded(request, backend):
-    """Make a catalogue of either twin with ceilings."""
-    return lambda **ceilings: Twins(backend, request.param, ceilings=Ceilings(**ceilings))
-
-
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
+def bounded(make_twin):
+    """Make a catalogue of either twin with ceilings."""
+    return lambda **ceilings: make_twin(ceilings=Ceilings(**ceilings))
 
 
 @pytest.fixture
@@ -96,12 +91,12 @@ class TestCeilings:
         with backend.client() as client:
             asked = {}
             for ceilings in (Ceilings(plans=9, plans_per_key=9), Ceilings(keys=9)):
-                watched = Watched(Catalog(client, ceilings=ceilings))
-                watched.catalog.create_key()
-                asked[ceilings.keys] = len(watched.requests)
-                watched.requests.clear()
-                watched.catalog.create_key()
-                asked[ceilings.keys] = len(watched.requests)
+                intercepted = InterceptedCatalog(Catalog(client, ceilings=ceilings))
+                intercepted.catalog.create_key()
+                asked[ceilings.keys] = len(intercepted.requests)
+                intercepted.requests.clear()
+                intercepted.catalog.create_key()
+                asked[ceilings.keys] = len(intercepted.requests)
                 assert client.hexists("{ratelimit}:catalog", "made") == (ceilings.keys is not None)
             assert asked[9] == asked[None] + 1
 
@@ -281,7 +276,9 @@ class TestImport:
         with backend.client() as other:
             catalog = Catalog(client, ceilings=Ceilings(keys=3))
             catalog.import_keys(file(rows(1)))
-            Watched(catalog, once(lambda: Catalog(other, ceilings=Ceilings(keys=3)).create_key("other"), at=1))
+            InterceptedCatalog(
+                catalog, before_script(lambda: Catalog(other, ceilings=Ceilings(keys=3)).create_key("other"), number=1)
+            )
             report = catalog.import_keys(file(rows(1, 2, 3)))
         assert (report.created, report.updated, warned(report)) == (1, 1, [(4, NO_ROOM)])
 

@@ -2,8 +2,8 @@
 
 import pytest
 from cli.test_cli import run
-from helpers.gateway import snapshot
-from helpers.keyfiles import Twins, Watched, once
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Catalog, Conflict, NotFound, Stage, Throttle, UsagePlan
 from ratelimit.cli import options
@@ -14,21 +14,15 @@ GOLD = UsagePlan("gold", ONE, stages=[STAGE])
 SILVER = UsagePlan("silver", TWO, stages=["toys/prod"])
 
 
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def catalog(request, backend):
+@pytest.fixture
+def catalog(make_twin):
     """Either twin on each backend, with a plan that has a shadow, a stage, and the account's throttle."""
-    catalog = Twins(backend, request.param)
+    catalog = make_twin()
     catalog.put_plan(SILVER)
     catalog.put_plan(GOLD)
     catalog.put_stage(Stage(STAGE, ONE))
     catalog.set_account_throttle(ONE)
     return catalog
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
 
 
 def refused(client, call, *args, **keywords):
@@ -114,7 +108,9 @@ class TestCatalogue:
         catalog = Catalog(client)
         catalog.put_plan(GOLD)
         with backend.client() as other:
-            Watched(catalog, once(lambda: Catalog(other).put_plan(UsagePlan("gold", TWO)), at=1))
+            InterceptedCatalog(
+                catalog, before_script(lambda: Catalog(other).put_plan(UsagePlan("gold", TWO)), number=1)
+            )
             with pytest.raises(Conflict, match="was changed by somebody else"):
                 catalog.put_plan(UsagePlan("gold", THREE), expected=GOLD)
         assert catalog.get_plan("gold").throttle == TWO

@@ -7,29 +7,20 @@ from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
-from multiprocessing import get_context
 
 import pytest
-from helpers.metered import DONE, FREE, GATE, plan_of, spend
-from helpers.seeded import bug
-from properties.promises import METHOD, OTHER, STAGE, replica
-from properties.promises_of_replicas import wait_for
+from helpers.lua_mutation import bug
+from helpers.metering_worker import DONE, FREE, plan_of, spend
+from helpers.processes import GATE, PROCESSES
+from helpers.replica import METHOD, OTHER, STAGE, replica
+from helpers.waiting import wait_for
 
 from ratelimit import Catalog, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT
 
-PROCESSES, TURNS = 8, 80
+TURNS = 80
 PLANS = ("gold", "silver", FREE)
 SLOW = Fraction(1, 10)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """Eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as started:
-        yield started
-        started.close()
-        started.join()
 
 
 def plan(plan_id, throttle=None, quota=None, entries=(), scope="key"):
@@ -95,7 +86,7 @@ def in_raw_states(client, key_ids):
     return total
 
 
-def test_what_processes_were_admitted_is_metered(server, pool):
+def test_what_processes_were_admitted_is_metered(server, processes):
     """Eight processes, and an administrator who changes all there is to change meanwhile: the sums are equal."""
     with server.client() as client:
         catalog = Catalog(client)
@@ -109,7 +100,7 @@ def test_what_processes_were_admitted_is_metered(server, pool):
             values = [f"key-{number}-value-{turn:04}-of-many" for turn in range(TURNS)]
             keys[catalog.create_key(value=values[0], plans=["gold"]).id] = values
         told = [(server.url, keys, PROCESSES, seed) for seed in range(PROCESSES)]
-        running = pool.starmap_async(spend, told, chunksize=1)
+        running = processes.starmap_async(spend, told, chunksize=1)
         wait_for(lambda: client.get(GATE) == b"8", seconds=60)
         try:
             change_all(catalog, keys, random.Random(1))

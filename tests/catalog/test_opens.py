@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.gateway import snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,

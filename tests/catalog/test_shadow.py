@@ -4,10 +4,11 @@ import asyncio
 from collections import Counter
 
 import pytest
-from helpers.seeded import bug
+from helpers.lua_mutation import bug
+from helpers.redis_snapshot import exact_snapshot
+from helpers.replica import METHOD, OTHER, STAGE, replica
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from properties.promises import METHOD, OTHER, STAGE, replica, snapshot
 
 from ratelimit import (
     AsyncLimiter,
@@ -111,11 +112,11 @@ def test_a_denied_check_leaves_the_shadow_untouched(trial, backend, clock, denie
     limiter.catalog.put_plan(UsagePlan("gold", throttle, quota, [STAGE], shadow="next"))
     limiter.catalog.put_stage(Stage(STAGE, Throttle(SLOW, 2 if denied_by == "stage" else 9)))
     assert use(limiter, key, 2) == 2
-    before, seen = snapshot(backend), shadow_fields(client, key)
+    before, seen = exact_snapshot(backend), shadow_fields(client, key)
     clock.advance(1)
     assert use(limiter, key, 3) == 0
     limiter.peek(key.value, STAGE, METHOD)
-    assert snapshot(backend) == before
+    assert exact_snapshot(backend) == before
     clock.advance(-10)  # the plan's own limits are re-anchored, the shadow's are not
     assert use(limiter, key, 1) == 0
     assert shadow_fields(client, key) == seen
@@ -125,9 +126,9 @@ def test_a_denied_check_leaves_the_shadow_untouched(trial, backend, clock, denie
 def test_a_peek_is_not_seen(trial, backend):
     """Nothing is written."""
     limiter, key, _ = trial
-    before = snapshot(backend)
+    before = exact_snapshot(backend)
     assert limiter.peek(key.value, STAGE, METHOD).allowed
-    assert snapshot(backend) == before
+    assert exact_snapshot(backend) == before
 
 
 def test_a_key_that_moves_keeps_its_counts(trial):

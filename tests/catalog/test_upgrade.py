@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from cli.test_cli import run
-from helpers.held import held as snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,
@@ -70,18 +70,12 @@ def as_schema_1(client):
         client.set(name, client.get(name).partition(b":")[0])
 
 
-def without_tokens(found):
+def without_tokens(state):
     """A snapshot without the tokens of claims, which are random, and what the upgrade leaves at the former name."""
-    claims = {name: claim.partition(b":")[0] for name, (claim, _) in found.items() if b":digest:" in name}
-    assert all(found[name][0].count(b":") == 1 for name in claims)
-    counted = {name: value for name, value in found.items() if not name.startswith(b"ratelimit:denials:")}
+    claims = {name: claim.partition(b":")[0] for name, (_, claim, _) in state.items() if b":digest:" in name}
+    assert all(state[name][1].count(b":") == 1 for name in claims)
+    counted = {name: value for name, value in state.items() if not name.startswith(b"ratelimit:denials:")}
     return {**counted, **claims, OLD.encode(): None}
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from datetime import date, timedelta
 
 import pytest
 from helpers.gateway import DAILY, GET_PETS, QUOTA_ONLY, TEN_FIVE, VALUES, A, B, Gateway, exceeded, outcome
-from helpers.seeded import bug
+from helpers.lua_mutation import bug
+from helpers.replica import METHOD, STAGE, replica
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from properties.promises import METHOD, STAGE, replica
 
 from ratelimit import AsyncLimiter, ConfigError, NotFound, Quota, StoreError, UsagePlan
 from ratelimit.scripts import load

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from cli.test_cli import run
-from helpers.gateway import snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Limiter, Throttle
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
 

@@ -11,7 +11,7 @@ from helpers import aws_samples as samples
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.aws import read_export
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

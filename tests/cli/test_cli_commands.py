@@ -14,7 +14,7 @@ from cli.test_cli import run
 
 from ratelimit.cli.app import app
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 def walked(group, *path):

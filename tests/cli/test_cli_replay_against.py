@@ -7,7 +7,7 @@ import pytest
 from cli.test_cli import run
 from cli.test_replay import SMALL, SMALL_LOG, Model, line
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 BEFORE = """
 [plans.basic]

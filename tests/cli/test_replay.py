@@ -21,7 +21,7 @@ from ratelimit import Limiter
 from ratelimit.cli.replay import command as replay_command
 from ratelimit.store.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
 REAL_LOG = os.environ.get("RATELIMIT_ACCESS_LOG", "")

@@ -4,8 +4,8 @@ A check whose last word is "denial_cache" was held against the script by `told`.
 """
 
 import pytest
-from helpers.cached import FOREVER, both, replica, said, turn_on
-from properties.promises import METHOD, OTHER, STAGE
+from helpers.denial_cache import both, said, turn_on
+from helpers.replica import FOREVER, METHOD, OTHER, STAGE, caching_replica
 
 from ratelimit import ConfigError, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.local import denial_cache
@@ -233,7 +233,7 @@ def test_what_others_are_told_of_a_shared_limit_counts_at_once(backend, clock):
 
 def test_what_was_told_ends_when_it_ends(backend, clock):
     """A key that was refused ten seconds passes after them, whoever else is refused for longer."""
-    with replica(backend, clock, max_age=FOREVER) as limiter:
+    with caching_replica(backend, clock, max_age=FOREVER) as limiter:
         limiter.catalog.put_plan(gold(Throttle("1/10", 1)))
         limiter.catalog.put_plan(UsagePlan("slow", Throttle("1/1000", 1), None, [STAGE]))
         one, other = (limiter.catalog.create_key(plans=[plan]).value for plan in ("gold", "slow"))

@@ -4,9 +4,9 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
-from helpers.cached import ABOVE, both, replica, turn_on
-from properties.promises import METHOD, STAGE
-from properties.promises_of_replicas import FOREVER, wait_for
+from helpers.denial_cache import ABOVE, both, turn_on
+from helpers.replica import FOREVER, METHOD, STAGE, caching_replica
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,
@@ -25,7 +25,7 @@ MAX_AGE_US = 5_000_000
 @contextmanager
 def caching(backend, clock, *plans, **options):
     """A replica that keeps what it is told and hears no pushes, and a key of each plan."""
-    with replica(backend, clock, **options) as limiter:
+    with caching_replica(backend, clock, **options) as limiter:
         for plan in plans:
             limiter.catalog.put_plan(plan)
         keys = [limiter.catalog.create_key(plans=[plan.id]) for plan in plans]

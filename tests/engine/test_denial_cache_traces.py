@@ -9,8 +9,8 @@ import copy
 from itertools import product
 
 import pytest
-from helpers.cached import ABOVE, both, by_two_clocks, said
-from properties.promises import METHOD, STAGE
+from helpers.denial_cache import ABOVE, both, by_two_clocks, said
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import AsyncLimiter, Catalog, Quota, Stage, StoreTimeout, Throttle, UsagePlan
 

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 from helpers.proxy import Proxy
-from properties.promises import METHOD, OTHER, STAGE, replica
-from properties.promises_of_replicas import wait_for
+from helpers.replica import METHOD, OTHER, STAGE, replica
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from properties import promises_of_lookups as promises
-from properties.promises import METHOD, STAGE, replica
-from properties.promises_of_lookups import (
+from helpers.replica import FOREVER, METHOD, STAGE, replica
+from helpers.waiting import wait_for
+from properties.promises import look_ups
+from properties.promises.look_ups import (
     ADMITTED,
     DISABLED,
     ELSEWHERE,
@@ -17,13 +18,10 @@ from properties.promises_of_lookups import (
     ask,
     asking,
 )
-from properties.promises_of_replicas import wait_for
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Throttle, UsagePlan
 from ratelimit.local import key_cache
 from ratelimit.registry.key_record import KeyRecord
-
-FOREVER = 1e9
 
 
 @pytest.fixture
@@ -52,19 +50,19 @@ def counted(limiter):
 def test_a_push_makes_a_new_key_known(backend, clock, message):
     """Of this key, of another, of many, of the catalogue, and a new subscription."""
     tell = {"key": lambda key: f"key:{key.id}", "another key": lambda _: "key:nobody"}.get(message, lambda _: message)
-    promises.a_new_key_is_known_by_its_push(backend, clock, tell)
+    look_ups.a_new_key_is_known_by_its_push(backend, clock, tell)
 
 
 @pytest.mark.parametrize(
     "promise",
     [
-        promises.a_new_key_is_known_within_a_second,
-        promises.a_look_up_that_a_push_overtook_is_not_kept,
-        promises.what_is_closed_is_never_remembered,
-        promises.a_stamp_put_back_opens_nothing,
-        promises.a_record_that_a_push_overtook_is_not_kept,
-        promises.a_refusal_that_a_push_overtook_is_not_given,
-        promises.a_newer_catalogue_is_loaded_before_a_refusal,
+        look_ups.a_new_key_is_known_within_a_second,
+        look_ups.a_look_up_that_a_push_overtook_is_not_kept,
+        look_ups.what_is_closed_is_never_remembered,
+        look_ups.a_stamp_put_back_opens_nothing,
+        look_ups.a_record_that_a_push_overtook_is_not_kept,
+        look_ups.a_refusal_that_a_push_overtook_is_not_given,
+        look_ups.a_newer_catalogue_is_loaded_before_a_refusal,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -74,7 +72,7 @@ def test_what_is_remembered(backend, clock, promise):
 
 def test_a_stamp_put_back_opens_no_lease(backend, clock):
     """Nor does what a lease asks for."""
-    promises.a_stamp_put_back_opens_nothing(
+    look_ups.a_stamp_put_back_opens_nothing(
         backend, clock, UsagePlan("gold", Throttle("1/1000", 50), None, [STAGE], lease=1)
     )
 

@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 import pytest
-from helpers.gathering import echo, gathering
-from properties.promises import METHOD, STAGE
+from helpers.batching import echo, gathering
+from helpers.replica import METHOD, STAGE
 from redis.exceptions import ResponseError
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan

@@ -8,9 +8,10 @@ from math import inf, nan
 from unittest.mock import patch
 
 import pytest
-from helpers.one_plan import admitted, plan
-from properties import promises
-from properties.promises import STAGE, remaining, snapshot
+from helpers.redis_snapshot import exact_snapshot
+from helpers.replica import STAGE, remaining
+from helpers.single_plan import admitted, plan
+from properties.promises import exactness
 
 from ratelimit import ConfigError, Quota, Reason, Throttle, UsagePlan
 
@@ -94,13 +95,13 @@ def test_trap_8_the_whole_burst_at_one_moment(backend, clock):
 @pytest.mark.parametrize("rate", ["17/30", "90/60", 30])
 def test_trap_9_due_and_one_microsecond_before(backend, clock, rate):
     """Denied before, admitted on time."""
-    promises.retry_after_is_exact(backend, clock, rate, 10, 3)
+    exactness.retry_after_is_exact(backend, clock, rate, 10, 3)
 
 
 @pytest.mark.parametrize("rate", ["90/60", "30/60"])
 def test_trap_10_less_than_a_token_per_tick(backend, clock, rate):
     """Nothing is lost between calls that come faster than tokens."""
-    promises.steady_traffic_loses_nothing(backend, clock, rate, 100_000, 200)
+    exactness.steady_traffic_loses_nothing(backend, clock, rate, 100_000, 200)
 
 
 def test_trap_11_huge_numbers_are_exact(backend, clock):
@@ -130,7 +131,7 @@ def test_trap_11_a_cost_above_the_largest_quota_never_passes(backend, clock, cos
 
 def test_trap_13_a_cost_of_0_writes_nothing(backend, clock):
     """It is a peek: it starts no window and extends none."""
-    promises.a_peek_writes_nothing(backend, clock)
+    exactness.a_peek_writes_nothing(backend, clock)
 
 
 @pytest.mark.parametrize("cost", [-1, -5, nan, inf, 1.0, True, "1", "9" * 400, None, b"1"], ids=repr)
@@ -138,10 +139,10 @@ def test_trap_14_costs_that_are_none(backend, clock, cost):
     """TypeError or ValueError, and nothing is written: least of all more tokens."""
     with plan(backend, clock, Throttle(1, 5)) as (_, check):
         assert check(4).allowed
-        before = snapshot(backend)
+        before = exact_snapshot(backend)
         with pytest.raises(ValueError if cost in {-1, -5} else TypeError, match="whole number >= 0"):
             check(cost)
-        assert snapshot(backend) == before
+        assert exact_snapshot(backend) == before
 
 
 @pytest.mark.parametrize("cost", [-5, -0.5, 0.5, nan, -inf])
@@ -149,10 +150,10 @@ def test_trap_14_costs_that_are_none_sent_to_the_script(backend, clock, cost):
     """The script refuses them too: gateways in other languages call it, and it must never mint tokens."""
     with plan(backend, clock, Throttle(1, 5)) as (_, check):
         assert check(4).allowed
-        before = snapshot(backend)
+        before = exact_snapshot(backend)
         with patch("ratelimit.validation.cost", lambda _: None):
             decision = check(cost)
-        assert snapshot(backend) == before
+        assert exact_snapshot(backend) == before
         assert decision.reason is Reason.UNAVAILABLE
         assert "RATELIMIT ARGUMENTS" in decision.cause
 

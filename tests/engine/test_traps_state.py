@@ -3,9 +3,9 @@
 import struct
 
 import pytest
-from helpers.one_plan import admitted, plan
-from properties import promises, promises_of_replicas
-from properties.promises import METHOD, OTHER, STAGE, remaining
+from helpers.replica import METHOD, OTHER, STAGE, remaining
+from helpers.single_plan import admitted, plan
+from properties.promises import exactness, replicas
 
 from ratelimit import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 
@@ -17,7 +17,7 @@ KEPT_MS = 60_000
 # Denials
 
 
-@pytest.mark.parametrize("kind", promises.LIMITS)
+@pytest.mark.parametrize("kind", exactness.LIMITS)
 def test_trap_17_a_smaller_request_after_a_denied_one(backend, clock, kind):
     """8 of 10 used: 5 are denied, and cost nothing, so 2 still pass; by every kind of limit."""
 
@@ -32,10 +32,10 @@ def test_trap_17_a_smaller_request_after_a_denied_one(backend, clock, kind):
         assert [check(cost, method).allowed for cost in (8, 5, 1, 2, 1, 1)] == [True, False, True, False, True, False]
 
 
-@pytest.mark.parametrize("kind", promises.LIMITS)
+@pytest.mark.parametrize("kind", exactness.LIMITS)
 def test_trap_18_a_denied_check_writes_nothing(backend, clock, kind):
     """Value for value, and expiry for expiry."""
-    promises.a_denial_writes_nothing(backend, clock, kind)
+    exactness.a_denial_writes_nothing(backend, clock, kind)
 
 
 def test_trap_21_the_first_limit_is_not_charged_when_the_second_denies(backend, clock):
@@ -86,10 +86,10 @@ def test_trap_25_a_bucket_that_expired(backend, clock):
         assert remaining(check(2)) == {f"stage:{STAGE}:*": 3}
 
 
-@pytest.mark.parametrize(("quota", "end"), promises.PERIODS)
+@pytest.mark.parametrize(("quota", "end"), exactness.PERIODS)
 def test_trap_26_a_count_does_not_leak_into_the_next_window(backend, clock, quota, end):
     """A window is known by its calendar days, not by an expiry."""
-    promises.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
+    exactness.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
 
 
 def test_trap_27_30_expiries_outlast_the_state_and_not_by_much(backend):
@@ -127,12 +127,12 @@ def test_trap_28_no_key_without_expiry_but_the_catalogue_and_api_keys(backend):
 
 def test_trap_31_clients_20_minutes_apart(server):
     """Their decisions are identical."""
-    promises_of_replicas.skewed_replicas_decide_alike(server, (-600, 0, 600))
+    replicas.skewed_replicas_decide_alike(server, (-600, 0, 600))
 
 
 def test_trap_32_the_servers_clock_steps_back(backend, clock):
     """By an hour: no negative time, and nobody is locked out for it."""
-    promises.a_clock_that_went_back_locks_nobody_out(backend, clock)
+    exactness.a_clock_that_went_back_locks_nobody_out(backend, clock)
 
 
 def test_trap_32_the_servers_clock_steps_forward(backend, clock):

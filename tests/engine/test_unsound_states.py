@@ -7,9 +7,9 @@ where nothing is. A check says CORRUPT or denies, and writes nothing; so do the 
 import struct
 
 import pytest
-from helpers.seeded import bug
+from helpers.lua_mutation import bug
 from redis.exceptions import ResponseError
-from vectors.vector_bytes import (
+from vectors.packing import (
     ACCOUNT,
     DAILY,
     KEY,
@@ -27,7 +27,7 @@ from vectors.vector_bytes import (
 
 from ratelimit.scripts import load
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 NAN, INF = float("nan"), float("inf")
 UNSOUND = (NAN, INF, -INF, 0.5, -0.5, 1e300, -1e300, 2.0**56, -(2.0**56))

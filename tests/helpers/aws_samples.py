@@ -252,7 +252,7 @@ def converted(folder, files):
 
 
 def notes(found):
-    return [str(note) for note in found.replies]
+    return [str(note) for note in found.notes]
 
 
 def plan_of(**members):

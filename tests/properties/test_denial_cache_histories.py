@@ -9,16 +9,16 @@ import os
 from math import inf
 
 import pytest
-from helpers.cached import ABOVE, Sent, by_two_clocks, said
 from helpers.clock import FakeClock
+from helpers.denial_cache import ABOVE, Sent, by_two_clocks, said
+from helpers.replica import METHOD, OTHER, STAGE
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from properties.promises import METHOD, OTHER, STAGE
 
 from ratelimit import ConfigError, Limiter, Method, PlanStage, Quota, Reason, Stage, StoreTimeout, Throttle, UsagePlan
 from ratelimit.decision import Decision
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 ADMIN, OPEN = "admin/prod", "GET /health"
 REQUESTS = ((STAGE, METHOD), (STAGE, OTHER), (STAGE, "GET /unlisted"), (ADMIN, METHOD))

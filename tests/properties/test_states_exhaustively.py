@@ -10,7 +10,7 @@ from math import inf
 
 import pytest
 from properties.machine_model import as_modelled, as_told, would
-from vectors.vector_bytes import NOW, PLAN, TODAY, count, doubles, identity, state
+from vectors.packing import NOW, PLAN, TODAY, count, doubles, identity, state
 
 from ratelimit import Quota, Throttle
 from ratelimit.engine.limits import Bucket, CompiledLimits, QuotaCount
@@ -19,7 +19,7 @@ from ratelimit.engine.reference_model import Reference, _Tokens, _Window, _windo
 from ratelimit.registry.windows import DAY_US
 from ratelimit.scripts import load
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 KEY, FIELD, ACCOUNT = "ratelimit:{k1}", "b:gold:petstore/prod:GET /pets", "ratelimit:account"
 TOLERANCE_US = 2_000_000

@@ -1,23 +1,19 @@
 """The promises as functions of a server and a clock, each in the world in which the bugs that break it show."""
 
-from properties import promises
-from properties import promises_of_administrators as administrators
-from properties import promises_of_batches as batches
-from properties import promises_of_connections as connections
-from properties import promises_of_lookups as lookups
-from properties import promises_of_replicas as replicas
+from properties.promises import administrators, batches, connections, exactness, replicas
+from properties.promises import look_ups as lookups
 
 
 def denial(server, clock):
-    promises.a_denial_writes_nothing(server, clock, "quota")
+    exactness.a_denial_writes_nothing(server, clock, "quota")
 
 
 def denial_by_the_plan(server, clock):
-    promises.a_denial_writes_nothing(server, clock, "plan")
+    exactness.a_denial_writes_nothing(server, clock, "plan")
 
 
 def denial_by_the_stage(server, clock):
-    promises.a_denial_writes_nothing(server, clock, "stage")
+    exactness.a_denial_writes_nothing(server, clock, "stage")
 
 
 def renewal(server, _clock):
@@ -45,51 +41,51 @@ def obeying_at_once(server, clock):
 
 
 def expiries(server, _clock):
-    promises.a_denial_leaves_expiries(server, "quota")
+    exactness.a_denial_leaves_expiries(server, "quota")
 
 
 def peek(server, clock):
-    promises.a_peek_writes_nothing(server, clock)
+    exactness.a_peek_writes_nothing(server, clock)
 
 
 def admission(server, clock):
-    promises.an_admission_charges_every_limit(server, clock)
+    exactness.an_admission_charges_every_limit(server, clock)
 
 
 def step_back(server, clock):
-    promises.a_large_step_back_is_all_that_a_denial_writes(server, clock, "plan")
+    exactness.a_large_step_back_is_all_that_a_denial_writes(server, clock, "plan")
 
 
 def retry_after(server, clock):
-    promises.retry_after_is_exact(server, clock, "3/2", 10, 7)
+    exactness.retry_after_is_exact(server, clock, "3/2", 10, 7)
 
 
 def steady_traffic(server, clock):
-    promises.steady_traffic_loses_nothing(server, clock, "90/60", 333_333, 100)
+    exactness.steady_traffic_loses_nothing(server, clock, "90/60", 333_333, 100)
 
 
 def quota(server, clock):
-    promises.a_quota_turns_at_the_microsecond(server, clock, *promises.PERIODS[0])
+    exactness.a_quota_turns_at_the_microsecond(server, clock, *exactness.PERIODS[0])
 
 
 def period(server, clock):
-    promises.another_period_is_another_count(server, clock)
+    exactness.another_period_is_another_count(server, clock)
 
 
 def flapping(server, clock):
-    promises.a_clock_that_flaps_mints_nothing(server, clock)
+    exactness.a_clock_that_flaps_mints_nothing(server, clock)
 
 
 def went_back(server, clock):
-    promises.a_clock_that_went_back_locks_nobody_out(server, clock)
+    exactness.a_clock_that_went_back_locks_nobody_out(server, clock)
 
 
 def change_of_plan(server, clock):
-    promises.a_change_of_plan_mints_nothing(server, clock)
+    exactness.a_change_of_plan_mints_nothing(server, clock)
 
 
 def metering(server, clock):
-    promises.every_unit_is_metered(server, clock)
+    exactness.every_unit_is_metered(server, clock)
 
 
 def skewed_clocks(server, _clock):

@@ -5,7 +5,6 @@ import time
 from itertools import count
 from math import inf
 
-from helpers.seeding import Lua, Python
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -48,6 +47,7 @@ from seeded_bugs.bug_promises import (
     went_back,
 )
 from seeded_bugs.bugs_in_lua import AT_ONCE, USUAL, USUAL_NOT_CHARGED, USUAL_ONE_TOO_FEW, USUAL_REFILL_LOST
+from seeded_bugs.mutations import Lua, Python
 
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin

@@ -15,8 +15,8 @@ import pytest
 import redis
 from cli.test_cli import run
 from helpers.clock import FakeClock
-from properties.promises import snapshot
-from properties.promises_of_replicas import wait_for
+from helpers.redis_snapshot import exact_snapshot
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,
@@ -305,7 +305,7 @@ def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command
     Catalog(root).put_plan(plan)
     key = Catalog(root).create_key()
     url = url_of(server, root, "admin", [other for other in ADMIN if other != command])
-    before = snapshot(server)
+    before = exact_snapshot(server)
     with Limiter.from_url(url, deadline=5) as limiter:
         for change in (
             lambda: limiter.catalog.add_key_to_plan(key.id, "gold"),
@@ -314,7 +314,7 @@ def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command
             with pytest.raises(StoreError, match=r"can't run this command|no permissions to run"):
                 change()
             if server.name != "redis6":
-                assert snapshot(server) == before
+                assert exact_snapshot(server) == before
 
 
 def as_watcher(server, root, commands):
@@ -413,7 +413,7 @@ def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
     """No plan, no key, no record, not by a script of its own either. On Redis 6.2 it could: lua/README.md says so."""
     client, names = stolen
     command = [re.sub(r"\{(id|digest)\}", lambda found: names[found[0]], part) for part in DEEDS[deed]]
-    before = snapshot(server)
+    before = exact_snapshot(server)
     if way == "by a script":
         script = "return redis.call(ARGV[1], unpack(ARGV, 2))"
         command = ["EVAL", script, "0", *command]
@@ -422,7 +422,7 @@ def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
             redis.ResponseError, match=r"permission|NOPERM|can't run this command|not allowed from script"
         ):
             client.execute_command(*command)
-        assert snapshot(server) == before
+        assert exact_snapshot(server) == before
     else:
         client.execute_command(*command)
 

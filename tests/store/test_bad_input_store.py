@@ -6,7 +6,8 @@ Once the fault is removed, the same limiter works as if nothing had been.
 import json
 
 import pytest
-from helpers.gateway import GET_PETS, VALUES, A, assert_unavailable, snapshot, tokens_left, with_state
+from helpers.gateway import GET_PETS, VALUES, A, assert_unavailable, tokens_left, with_state
+from helpers.redis_snapshot import snapshot_without_denials
 
 from ratelimit import Catalog, ConfigError, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
@@ -107,9 +108,9 @@ def test_state_that_cannot_be_read(name, state, gateway):
         gateway.clock.advance(5)
         good = saved(gateway.client)
         fault(gateway.client, gateway.key_of("k1"))
-        before = snapshot(gateway.client)
+        before = snapshot_without_denials(gateway.client)
         assert_unavailable(gateway, "StoreError: ", cause)
-        assert snapshot(gateway.client) == before
+        assert snapshot_without_denials(gateway.client) == before
         restore(gateway.client, good)
         assert tokens_left(gateway) == 4
 
@@ -130,9 +131,9 @@ def test_packed_state_of_a_wrong_length(broken, gateway):
             gateway.client.hset(key, field, value)
         else:
             gateway.client.set(key, value)
-        before = snapshot(gateway.client)
+        before = snapshot_without_denials(gateway.client)
         assert_unavailable(gateway, "StoreError: ", f"RATELIMIT CORRUPT {field.decode() if field else key}")
-        assert snapshot(gateway.client) == before
+        assert snapshot_without_denials(gateway.client) == before
         restore(gateway.client, good)
     assert tokens_left(gateway) == 3
 
@@ -143,7 +144,7 @@ def test_a_wrong_pepper(pepper, backend, clock):
     client = backend.client()
     with Limiter(client, pepper="salt", clock=clock) as right, Limiter(client, pepper=pepper, clock=clock) as wrong:
         gateway = with_state(right, client, clock)
-        before = snapshot(client)
+        before = snapshot_without_denials(client)
         calls = [
             lambda: wrong.check(VALUES["k1"], *GET_PETS),
             lambda: wrong.peek(None, *GET_PETS),
@@ -158,7 +159,7 @@ def test_a_wrong_pepper(pepper, backend, clock):
             assert caught.value.field == "pepper"
             assert "salt" not in str(caught.value)
             assert "other" not in str(caught.value)
-        assert snapshot(client) == before
+        assert snapshot_without_denials(client) == before
         assert tokens_left(gateway) == 3
 
 
@@ -167,7 +168,7 @@ def test_an_erased_catalogue(gateway):
     good = saved(gateway.client)
     gateway.client.flushall()
     assert_unavailable(gateway, "StoreError: ", "was here and is gone")
-    assert snapshot(gateway.client) == {}
+    assert snapshot_without_denials(gateway.client) == {}
     restore(gateway.client, good)
     assert tokens_left(gateway) == 3
 
@@ -176,10 +177,10 @@ def test_an_erased_catalogue_alone(gateway):
     """Keys without their catalogue are a fault too, from the next look at it on."""
     good = saved(gateway.client)
     gateway.client.delete(CATALOG)
-    before = snapshot(gateway.client)
+    before = snapshot_without_denials(gateway.client)
     gateway.clock.advance(5)
     assert_unavailable(gateway, "StoreError: ", "was here and is gone")
-    assert snapshot(gateway.client) == before
+    assert snapshot_without_denials(gateway.client) == before
     restore(gateway.client, good)
     assert tokens_left(gateway) == 4
 

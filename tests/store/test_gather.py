@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.gathering import echo
+from helpers.batching import echo
 from helpers.proxy import Proxy
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan

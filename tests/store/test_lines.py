@@ -10,7 +10,7 @@ import threading
 import pytest
 import redis
 from helpers.proxy import Proxy
-from helpers.sentinels import free_port
+from helpers.sentinel import free_port
 from helpers.servers import Server, binaries
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan

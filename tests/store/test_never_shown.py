@@ -12,7 +12,7 @@ from datetime import date
 import pytest
 from cli.test_cli import run
 from helpers.proxy import Proxy
-from properties.promises import METHOD, STAGE
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import ApiKey, ConfigError, Limiter, Stage, StoreError, UsagePlan, validation
 from ratelimit.admin import keys as key_admin

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers.gathering import echo, gathering
+from helpers.batching import echo, gathering
 from redis.asyncio.sentinel import SentinelManagedConnection
 
 from ratelimit.errors import StoreError

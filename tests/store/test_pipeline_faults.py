@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import redis.asyncio
-from helpers.gathering import echo, gathering
+from helpers.batching import echo, gathering
 from helpers.proxy import Proxy
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff

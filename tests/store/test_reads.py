@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 import redis
-from properties.promises import METHOD, STAGE, remaining
+from helpers.replica import METHOD, STAGE, remaining
 
 from ratelimit import AsyncCatalog, AsyncLimiter, Limiter, StoreError, Throttle, UsagePlan
 from ratelimit.effects import BatchableReads

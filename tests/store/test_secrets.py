@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 import redis
 from helpers.proxy import Proxy
+from helpers.replica import METHOD, STAGE
 from helpers.servers import Server, binaries
-from properties.promises import METHOD, STAGE
-from properties.promises_of_connections import DEADLINE
+from properties.promises.connections import DEADLINE
 
 from ratelimit import AsyncLimiter, ConfigError, Conflict, Limiter, NotFound, Quota, RateLimited, Throttle, UsagePlan
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.lua_tools import contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors.vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity, together
+from vectors.packing import ACCOUNT, NOW, PLAN, count, doubles, identity, together
 
 from ratelimit.engine import batch
 from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks

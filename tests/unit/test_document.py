@@ -227,7 +227,7 @@ def test_a_plan_survives_redis(plan):
     """What is written as JSON reads back as the same plan."""
     text = plan_documents.plan_json(plan)
     assert plan_documents.plan_from_json(plan.id, text) == plan
-    assert plan_documents.plan_outline(plan.id, text) == DocumentSummary.of_plan(plan)
+    assert plan_documents.plan_summary(plan.id, text) == DocumentSummary.of_plan(plan)
 
 
 METHOD_MODELS = st.builds(
@@ -242,7 +242,7 @@ def test_a_stage_survives_redis(stage_id, throttle, methods):
     stage = Stage(stage_id, throttle, methods)
     text = plan_documents.stage_json(stage)
     assert plan_documents.stage_from_json(stage_id, text) == stage
-    assert plan_documents.stage_outline(stage_id, text) == DocumentSummary.of_stage(stage)
+    assert plan_documents.stage_summary(stage_id, text) == DocumentSummary.of_stage(stage)
 
 
 @given(THROTTLES)

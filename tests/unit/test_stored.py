@@ -79,5 +79,5 @@ def test_a_plan_that_cannot_be_read_spoils_no_other(broken, backend, clock):
 )
 def test_plans_written_in_another_way(text, listed, leases):
     """Whoever else writes a catalogue may write what a plan file may say: the outline is that of the plan."""
-    assert plan_documents.plan_outline("gold", text) == DocumentSummary(listed, leases)
+    assert plan_documents.plan_summary("gold", text) == DocumentSummary(listed, leases)
     assert DocumentSummary.of_plan(plan_documents.plan_from_json("gold", text)) == DocumentSummary(listed, leases)

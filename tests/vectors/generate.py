@@ -10,14 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-from vectors.vector_buckets import BUCKETS, PEEKS
-from vectors.vector_callers import CALLERS, FAULTS
-from vectors.vector_clock import CLOCK, RESCALES
-from vectors.vector_counts import COUNTS
-from vectors.vector_extras import ALERTS, SHADOWS
-from vectors.vector_layers import LAYERS
-from vectors.vector_unusual import UNUSUAL
-from vectors.vector_usual import USUAL
+from vectors.buckets import BUCKETS, PEEKS
+from vectors.callers import CALLERS, FAULTS
+from vectors.clock import CLOCK, RESCALES
+from vectors.fast_path import USUAL
+from vectors.quotas import COUNTS
+from vectors.several_limits import LAYERS
+from vectors.shadows_and_alerts import ALERTS, SHADOWS
+from vectors.slow_path import UNUSUAL
 
 CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
