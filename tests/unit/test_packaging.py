@@ -11,12 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 import ratelimit
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDER = f"ratelimit_redis-{ratelimit.__version__}"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")

@@ -1,6 +1,6 @@
 """Makes lua/vectors.json: `make vectors`.
 
-Nothing of the package is used and no script is run: every expected number in the vector_*.py beside this file was
+Nothing of the package is used and no script is run: every expected number in the modules beside this file was
 worked out on paper, and its `why` shows how. So the file can contradict the code.
 """
 
@@ -8,8 +8,8 @@ import hashlib
 import json
 import re
 import sys
-from pathlib import Path
 
+from helpers.paths import ROOT
 from vectors.buckets import BUCKETS, PEEKS
 from vectors.callers import CALLERS, FAULTS
 from vectors.clock import CLOCK, RESCALES
@@ -32,7 +32,7 @@ ABOUT = (
 )
 
 
-LUA = Path(__file__).parents[2] / "lua"
+LUA = ROOT / "lua"
 
 
 def assembled(name):
