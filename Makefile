@@ -22,7 +22,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest -m "not slow" --durations=20
-	$(BIN)/python -m pytest benchmarks --ignore benchmarks/test_latency.py
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
 	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py

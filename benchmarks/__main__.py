@@ -1,4 +1,8 @@
-"""The whole suite: `python benchmarks [--full] [--only PART ...]`. Results go to results/, progress to the terminal."""
+"""The benchmarks as one command: `python benchmarks [--full] [--only PART ...]`.
+
+Results go to results/, progress to the terminal. With `--document RESULT` nothing is measured: docs/performance.md and
+its plots are written from the results of an earlier run.
+"""
 
 import argparse
 import json
@@ -8,19 +12,23 @@ import tempfile
 import time
 from pathlib import Path
 
-import host
-import latency
-import plots
-from progress import console
-from report import FOLDER, figures_table, save
-from suite import PARTS
+if not __package__:  # `python benchmarks` has this folder on the path, not the one above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.report import document, machines, plots
+from benchmarks.report.progress import console
+from benchmarks.report.results import FOLDER, figures_table, save
+from benchmarks.suite import host, latency
+from benchmarks.suite.parts import PARTS
+
+DOCUMENT = host.ROOT / "docs" / "performance.md"
 
 
-def measured_latency(full):
+def measure_latency(full):
     """Run pytest-benchmark, which prints its tables itself. Return its results, and whether a test failed."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "latency.json")
-        command = [sys.executable, "-m", "pytest", str(host.ROOT / "benchmarks" / "test_latency.py")]
+        command = [sys.executable, "-m", "pytest", str(host.ROOT / "benchmarks" / "tests" / "test_latency.py")]
         command += ["-q", "--no-header", "--benchmark-columns=median,iqr,min,max,rounds", "--benchmark-sort=min"]
         command += [f"--benchmark-json={output}", f"--rounds={100 if full else 30}"]
         command += ["--more-peers"] if full else []
@@ -33,56 +41,80 @@ def measured_latency(full):
     return entries, failed
 
 
-def measured(part, full):
-    """Measure a part and print its tables. Return what to keep, its figures, and what went wrong or None."""
+def measure(part, full):
+    """Measure a part and print its tables. Return what goes into the results, its figures, and an error or None."""
     if part == "latency":
-        found, failed = measured_latency(full)
-        return found, latency.figures(found), "a call failed, see there" if failed else None
-    found = PARTS[part].module.measure(full)
-    for table in PARTS[part].module.tables(found):
+        entries, failed = measure_latency(full)
+        console.print(machines.table("CPU time of a check on this machine", latency.headlines(entries)))
+        return entries, list(latency.figures(entries)), "a call failed, see there" if failed else None
+    result = PARTS[part].module.measure(full)
+    for table in PARTS[part].module.tables(result):
         console.print(table)
-    return found, list(PARTS[part].module.figures(found)), None
+    return result, list(PARTS[part].module.figures(result)), None
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--full", action="store_true", help="more rounds, calls, keys, and every algorithm of the peers"
-    )
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=None, help="these parts alone")
-    given = parser.parse_args()
-    chosen = given.only or [name for name, part in PARTS.items() if given.full or not part.long]
+def measure_all(chosen, full):
+    """Measure the parts, write the results and the plots. Return what failed: part -> why."""
     began = time.monotonic()
-    about = host.description() | {"servers": host.server_descriptions(), "full": given.full}
-    console.print(host.in_words(about), markup=False, highlight=False)
-    parts, numbers, failed, seconds = {}, [], {}, {}
+    machine = host.description() | {"servers": host.server_descriptions(), "full": full}
+    console.print(host.in_words(machine), markup=False, highlight=False)
+    results, figures, failed, seconds = {}, [], {}, {}
     for part in chosen:
         console.rule(part, align="left")
         started = time.monotonic()
         try:
-            parts[part], figures, wrong = measured(part, given.full)
-        except Exception as error:  # noqa: BLE001 - the other parts are worth measuring
+            results[part], its_figures, error = measure(part, full)
+        except Exception as exception:  # noqa: BLE001 - the other parts are worth measuring
             console.print_exception()
-            wrong = f"{type(error).__name__}: {error}"
+            error = f"{type(exception).__name__}: {exception}"
         else:
-            numbers += figures
-        if wrong:
-            failed[part] = wrong
+            figures += its_figures
+        if error:
+            failed[part] = error
         seconds[part] = round(time.monotonic() - started, 1)
     console.rule(align="left")
-    console.print(figures_table(numbers))
-    path = save(parts, numbers, about | {"seconds": seconds, "failed": failed})
+    console.print(figures_table(figures))
+    path = save(results, figures, machine | {"seconds": seconds, "failed": failed})
     try:
-        for drawn in plots.draw(parts, FOLDER):
-            console.print(f"drawn: {drawn}", highlight=False)
-    except Exception as error:  # noqa: BLE001 - the results are written
+        for plot in plots.draw(results, PARTS, FOLDER):
+            console.print(f"drawn: {plot}", highlight=False)
+    except Exception as exception:  # noqa: BLE001 - the results are written
         console.print_exception()
-        failed["plots"] = f"{type(error).__name__}: {error}"
-    took = time.monotonic() - began
-    console.print(f"written: {path} ({took:.0f} s). Compare two: python benchmarks/compare.py OLD NEW", highlight=False)
+        failed["plots"] = f"{type(exception).__name__}: {exception}"
+    console.print(f"written: {path} ({time.monotonic() - began:.0f} s)", highlight=False)
+    console.print("Compare two: python -m benchmarks.report.compare OLD NEW", highlight=False)
+    return failed
+
+
+def write_document(result, target):
+    """Write the document; return the exit code."""
+    try:
+        files = document.write(result, target, PARTS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"cannot be written: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for path in files:
+        print(path)
+    return 0
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python benchmarks", description="Measure, or write the document.")
+    parser.add_argument(
+        "--full", action="store_true", help="more rounds, calls, keys, and every algorithm of the peers"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=None, help="these parts alone")
+    parser.add_argument("--document", type=Path, metavar="RESULT", help="measure nothing; write the document from this")
+    parser.add_argument("--target", type=Path, default=DOCUMENT, help="the document to write (%(default)s)")
+    options = parser.parse_args(arguments)
+    if options.document:
+        return write_document(options.document, options.target)
+    chosen = options.only or [name for name, part in PARTS.items() if options.full or not part.long]
+    failed = measure_all(chosen, options.full)
     if failed:
-        sys.exit("\n".join(f"failed: {part}: {wrong}" for part, wrong in failed.items()))
+        sys.exit("\n".join(f"failed: {part}: {error}" for part, error in failed.items()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

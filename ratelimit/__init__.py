@@ -9,7 +9,7 @@ from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
-from ratelimit.decision import Decision, LimitStatus, RateLimited, Reason
+from ratelimit.decision import Decision, Detail, LimitStatus, RateLimited, Reason, Source
 from ratelimit.errors import (
     ConfigError,
     Conflict,
@@ -22,6 +22,8 @@ from ratelimit.errors import (
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
+from ratelimit.registry.key_values import Peppers
+from ratelimit.registry.namespace import Clock
 
 __version__ = "0.1.0"
 
@@ -33,9 +35,11 @@ __all__ = [
     "Capacity",
     "Catalog",
     "Ceilings",
+    "Clock",
     "ConfigError",
     "Conflict",
     "Decision",
+    "Detail",
     "ImportReport",
     "LimitStatus",
     "Limiter",
@@ -44,6 +48,7 @@ __all__ = [
     "OpenMethod",
     "OpenStage",
     "Page",
+    "Peppers",
     "PlanChange",
     "PlanStage",
     "Quota",
@@ -51,6 +56,7 @@ __all__ = [
     "RateLimited",
     "Reason",
     "ShadowCounts",
+    "Source",
     "Stage",
     "StoreError",
     "StoreTimeout",

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ratelimit import headers as _headers
 from ratelimit.errors import RateLimitError
 
+Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage"]
+"""Why a key is not accepted."""
+
+Source = Literal["redis", "denial_cache", "lease", "fail_closed"]
+"""Who made a decision; see `Decision`."""
+
 
 class Reason(StrEnum):
-    """Why a request was admitted or refused."""
+    """Why a request was admitted or denied."""
 
     ALLOWED = "ALLOWED"
     INVALID_KEY = "INVALID_KEY"
@@ -30,18 +36,19 @@ _STATUS = {
     Reason.UNAVAILABLE: 503,
 }
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
-_DEGRADED = frozenset({"local", "fail_open", "fail_closed"})
 
 
 class LimitStatus(NamedTuple):
-    """One limit after the decision. Times are in seconds.
+    """One limit of a request, as it stands after the decision.
 
-    name         "plan:gold", "plan:gold:GET /pets", "stage:petstore/prod:GET /pets", "account" or "quota:gold"
-    limit        the bucket's burst, or the quota's limit
-    remaining    whole tokens or units left
-    reset_after  until the bucket is full or the quota's next window starts; None for a bucket that never fills
-    retry_after  until this limit admits the cost that was asked; 0.0 if it does now, None if it never will
-    window       in which an empty bucket fills, or the length of the quota's period; None for a rate of 0
+    Attributes:
+        name: "plan:gold", "plan:gold:GET /pets", "stage:petstore/prod:GET /pets", "account" or "quota:gold".
+        limit: The bucket's burst in tokens, or the quota's limit in units.
+        remaining: Whole tokens or units left.
+        reset_after: Seconds until the bucket is full, or the quota's next window starts; None for a bucket that never
+            fills.
+        retry_after: Seconds until this limit admits the cost of the request; 0.0 if it does now, None if it never will.
+        window: Seconds in which an empty bucket fills, or the length of the quota's period; None for a rate of 0.
     """
 
     name: str
@@ -53,18 +60,20 @@ class LimitStatus(NamedTuple):
 
 
 class Decision:
-    """The answer to one check. True in a condition if the request is allowed. To be read, not changed.
+    """The answer to one check. True in a condition if the request is allowed. Read only.
 
-    reason       a `Reason`; `status` is its HTTP status
-    detail       of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: callers of a
-                 gateway should all see one and the same 403
-    limited_by   name of the first limit that refused, in the order plan, stage, account, quota
-    retry_after  seconds until the same check would pass if nobody else consumed: exact to the microsecond. None
-                 when allowed, or when waiting cannot help
-    limits       a `LimitStatus` of every limit of the request, wherever the answer was made
-    source       "redis" unless another part answered: "denial_cache", "lease", "fail_closed"
-    time_us      the server's time of the decision, microseconds since 1970; None if no script ran
-    cause        of UNAVAILABLE: what went wrong
+    Attributes:
+        reason: Why it was admitted or denied; `status` is the HTTP status for it.
+        detail: Of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: the callers of a
+            gateway should all see one and the same 403.
+        limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; None if none does.
+        retry_after: Seconds until the same check would pass if nobody else consumed, exact to the microsecond. None if
+            it is allowed, or if waiting cannot help.
+        limits: A `LimitStatus` of every limit of the request, wherever the decision was made.
+        source: Who decided: "redis", "denial_cache" (this process, by the last states seen), "lease" (this process,
+            from prepaid units) or "fail_closed" (nobody: Redis did not answer).
+        time_us: The server's time of the decision, microseconds since 1970; None if no script ran for it.
+        cause: Of UNAVAILABLE: what went wrong.
     """
 
     __slots__ = ("_limits", "cause", "detail", "limited_by", "reason", "retry_after", "source", "time_us")
@@ -75,15 +84,15 @@ class Decision:
         limited_by: str | None = None,
         retry_after: float | None = None,
         limits: tuple[LimitStatus, ...] | Callable[[], tuple[LimitStatus, ...]] = (),
-        detail: str | None = None,
-        source: str = "redis",
+        detail: Detail | None = None,
+        source: Source = "redis",
         time_us: int | None = None,
         cause: str | None = None,
     ) -> None:
         self.reason = reason
         self.limited_by = limited_by
         self.retry_after = retry_after
-        # A function that makes them: few look at them, and they cost as much as the rest.
+        # Computed lazily where it is a function; most callers never read them.
         self._limits = limits
         self.detail = detail
         self.source = source
@@ -98,22 +107,24 @@ class Decision:
             limits = self._limits = limits()
         return limits
 
-    def _told(self) -> tuple[object, ...]:
-        told = (self.reason, self.limited_by, self.retry_after, self.limits)
-        return (*told, self.detail, self.source, self.time_us, self.cause)
+    def _values(self) -> tuple[object, ...]:
+        """The arguments that would make an equal decision."""
+        values = (self.reason, self.limited_by, self.retry_after, self.limits)
+        return (*values, self.detail, self.source, self.time_us, self.cause)
 
     def __eq__(self, other: object) -> bool:
-        return self._told() == other._told() if isinstance(other, Decision) else NotImplemented
+        return self._values() == other._values() if isinstance(other, Decision) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._told())
+        return hash(self._values())
 
     def __repr__(self) -> str:
         names = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
-        return f"Decision({', '.join(f'{name}={told!r}' for name, told in zip(names, self._told(), strict=True))})"
+        pairs = zip(names, self._values(), strict=True)
+        return f"Decision({', '.join(f'{name}={value!r}' for name, value in pairs)})"
 
     def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
-        return Decision, self._told()
+        return Decision, self._values()
 
     @property
     def allowed(self) -> bool:
@@ -131,22 +142,26 @@ class Decision:
     @property
     def degraded(self) -> bool:
         """Whether the answer was made without Redis because Redis failed."""
-        return self.source in _DEGRADED
+        return self.source == "fail_closed"
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP fields of this answer: Retry-After, RateLimit and RateLimit-Policy, those that apply.
+        """Return the HTTP fields for this decision.
 
-        RateLimit and RateLimit-Policy follow draft-ietf-httpapi-ratelimit-headers-11 (Structured Fields, RFC 9651);
-        Retry-After is in whole seconds, rounded up (RFC 9110).
+        Returns:
+            Those of Retry-After, RateLimit and RateLimit-Policy that apply, by name. Retry-After is in whole seconds,
+            rounded up (RFC 9110); the others follow draft-ietf-httpapi-ratelimit-headers-11 (Structured Fields,
+            RFC 9651).
         """
         return _headers.fields(self)
 
     def problem(self) -> dict[str, Any] | None:
-        """Return what the body of an answer says (application/problem+json, RFC 9457); None if the request is allowed.
+        """Return the body of an answer that denies (application/problem+json, RFC 9457).
 
-        A dict of `type`, `title` and `status`, ready for JSON; where limits deny, with `violated-policies`, their names
-        as in RateLimit-Policy. The types of 429 and 503 are those of draft-ietf-httpapi-ratelimit-headers-11. Of a key
-        that is not accepted it says no more than 403: why is for logs, not for callers.
+        Returns:
+            A dict of `type`, `title` and `status`, ready for JSON; where limits deny, with `violated-policies`, their
+            names as in RateLimit-Policy. The types of 429 and 503 are those of
+            draft-ietf-httpapi-ratelimit-headers-11. About a key that is not accepted it says no more than 403: the
+            detail is for logs, not for callers. None if the request is allowed.
         """
         if self.allowed:
             return None
@@ -163,7 +178,12 @@ class Decision:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the decision for a log: plain values, ready for JSON. Times are in seconds, `time_us` aside."""
+        """Return the decision for a log.
+
+        Returns:
+            All attributes and properties by name, as plain values, ready for JSON. Times are in seconds, `time_us`
+            aside.
+        """
         return {
             "allowed": self.allowed,
             "reason": self.reason.value,
@@ -179,13 +199,21 @@ class Decision:
         }
 
     def raise_for_limit(self) -> None:
-        """Raise `RateLimited` unless the request is allowed."""
+        """Do nothing if the request is allowed.
+
+        Raises:
+            RateLimited: It is denied. The error carries the decision.
+        """
         if not self.allowed:
             raise RateLimited(self)
 
 
 class RateLimited(RateLimitError):  # noqa: N818 - the contract's name: being limited is no programming error
-    """A request was refused. Raised by `Decision.raise_for_limit` alone."""
+    """A request was denied. Raised by `Decision.raise_for_limit` alone.
+
+    Attributes:
+        decision: The decision that denies it.
+    """
 
     def __init__(self, decision: Decision) -> None:
         self.decision = decision

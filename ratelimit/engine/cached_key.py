@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from ratelimit.decision import Detail
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.snapshot import CatalogSnapshot
 
@@ -17,7 +18,6 @@ class CachedKey:
         valid_until_us: Server time, microseconds since 1970, at which this value ceases to identify it; 0 for never.
         is_valid: False once a change of the key was pushed or it was read anew: no decision is based on it any more.
         caught_up: The `r` field of the key's hash that named a newer catalogue, and the snapshot loaded because of it.
-
     """
 
     __slots__ = ("_expiry", "caught_up", "is_valid", "record", "valid_until_us")
@@ -27,22 +27,21 @@ class CachedKey:
         self.valid_until_us = valid_until_us
         self.is_valid = True
         self.caught_up: tuple[str, CatalogSnapshot] | None = None
-        self._expiry: tuple[str, int] | None = None
+        self._expiry: tuple[Detail, int] | None = None
 
-    def expire(self, server_us: int, now_us: int) -> str:
+    def expire(self, server_us: int, now_us: int) -> Detail:
         """Note that the script called it expired, and return the detail of the denial.
 
         Args:
             server_us: The server's time of the reply, microseconds since 1970.
             now_us: `Namespace.age_us`.
-
         """
         expires_us = self.record.expires_us
-        detail = "disabled" if expires_us and server_us >= expires_us else "unknown"
+        detail: Detail = "disabled" if expires_us and server_us >= expires_us else "unknown"
         self._expiry = detail, now_us
         return detail
 
-    def denial_detail(self, now_us: int, max_age_us: int) -> str | None:
+    def denial_detail(self, now_us: int, max_age_us: int) -> Detail | None:
         """Return why it opens no stage, None if it may open some.
 
         An expiry holds for `max_age_us`: by then a server clock that was set back is noticed.

@@ -21,7 +21,6 @@ def compile_limits(
         stage_id: The stage, as the caller named it.
         method: The method, as the caller named it.
         redis_keys: Names of the namespace.
-
     """
     limits = tuple(applicable_limits(snapshot, plan, stage_id, method, redis_keys))
     if plan is None:

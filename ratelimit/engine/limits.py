@@ -12,7 +12,7 @@ from functools import partial
 from math import inf, isfinite
 from typing import NamedTuple
 
-from ratelimit.decision import Decision, LimitStatus, Reason
+from ratelimit.decision import Decision, LimitStatus, Reason, Source
 from ratelimit.engine import protocol
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.protocol import Reply
@@ -143,7 +143,6 @@ class CompiledLimits:
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
-
     """
 
     __slots__ = (
@@ -188,7 +187,6 @@ class CompiledLimits:
             shadow: The limits of the plan's shadow, if it has one.
             alerts: Percentages of the quota that are announced when they are reached.
             stream: Redis key of the stream on which they are announced.
-
         """
         self.limits = tuple(limits)
         self.indexed = tuple((index, limit, limit.state_id) for index, limit in enumerate(self.limits))
@@ -308,7 +306,7 @@ class CompiledLimits:
         return None
 
     def denied(
-        self, first: int, wait_us: float, numbers: Numbers, now_us: int, cost: int, time_us: int | None, source: str
+        self, first: int, wait_us: float, numbers: Numbers, now_us: int, cost: int, time_us: int | None, source: Source
     ) -> Decision:
         """Return the decision of a request that a limit denies first, and all admit after a wait; inf for never."""
         return Decision(

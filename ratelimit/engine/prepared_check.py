@@ -30,7 +30,6 @@ class PreparedCheck:
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
         lease: For `local.leases` to keep its lease in.
         denial: For `local.denial_cache` to keep what it computed in.
-
     """
 
     __slots__ = (

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self
 
-import redis
 import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Base, Options
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
@@ -21,12 +20,19 @@ from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
 
-class AsyncLimiter(Base):
-    """The twin of `Limiter` for asyncio: the same arguments, the same answers, awaited.
+class AsyncLimiter(LimiterBase):
+    """The twin of `Limiter` for asyncio: the same arguments, the same decisions, awaited.
 
-    Belongs to the event loop in which it is first used. Its client's pool needs room for three connections: for
-    checks and what they read, for everything else, and for changes that are pushed.
+    Belongs to the event loop in which it is first used. Its client's pool needs room for three connections: for checks
+    and what they read, for everything else, and for pushed changes. An asynchronous context manager: leaving it closes
+    it.
+
+    Attributes:
+        catalog: An `AsyncCatalog` of the same namespace on the same connections.
+        server: The embedded server; None with any other.
     """
+
+    catalog: AsyncCatalog
 
     def __init__(
         self,
@@ -39,10 +45,11 @@ class AsyncLimiter(Base):
         clock: Clock | None = None,
         denial_cache: bool = True,
     ) -> None:
+        """Use a client of your own, a `redis.asyncio.Redis`. See `Limiter` for the arguments."""
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         clients.validate_client(client, redis.asyncio.Redis)
         self._store = AsyncStore(client)
-        self._to_close: redis.asyncio.Redis | None = None
+        self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
             client, self._namespace.names.changes, self._namespace.on_change_message, self._tick
@@ -50,24 +57,58 @@ class AsyncLimiter(Base):
         self._namespace.before_refresh = self._listener.start
 
     @classmethod
-    def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
-        """As `Limiter.from_url`."""
-        client = clients.async_client_from_url(url, options.get("deadline", DEADLINE))
-        limiter = cls(client, **options)
-        limiter._to_close = client
+    def from_url(
+        cls,
+        url: str,
+        *,
+        namespace: str = "ratelimit",
+        deadline: float = DEADLINE,
+        max_age: float = MAX_AGE,
+        pepper: Peppers = None,
+        clock: Clock | None = None,
+        denial_cache: bool = True,
+    ) -> Self:
+        """Return a limiter with a client of its own. See `Limiter.from_url`."""
+        client = clients.async_client_from_url(url, deadline)
+        limiter = cls(
+            client,
+            namespace=namespace,
+            deadline=deadline,
+            max_age=max_age,
+            pepper=pepper,
+            clock=clock,
+            denial_cache=denial_cache,
+        )
+        limiter._owned_client = client
         return limiter
 
     @classmethod
-    def embedded(cls, **options: Unpack[Options]) -> Self:
-        """As `Limiter.embedded`."""
+    def embedded(
+        cls,
+        *,
+        namespace: str = "ratelimit",
+        deadline: float = EMBEDDED_DEADLINE,
+        max_age: float = MAX_AGE,
+        pepper: Peppers = None,
+        clock: Clock | None = None,
+        denial_cache: bool = True,
+    ) -> Self:
+        """Return a limiter on a Valkey server that lives as long as it does. See `Limiter.embedded`."""
         server = EmbeddedServer()
-        options.setdefault("deadline", EMBEDDED_DEADLINE)
-        limiter = cls.from_url(server.url, **options)
+        limiter = cls.from_url(
+            server.url,
+            namespace=namespace,
+            deadline=deadline,
+            max_age=max_age,
+            pepper=pepper,
+            clock=clock,
+            denial_cache=denial_cache,
+        )
         limiter.server = server
         return limiter
 
     async def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
-        """As `Limiter.check`."""
+        """Decide one request, and count it if every limit that applies admits it. See `Limiter.check`."""
         checker = self._checker
         try:
             begun = checker.begin(key, stage, method, cost)
@@ -78,6 +119,8 @@ class AsyncLimiter(Base):
                     checker.abandon(begun)
                     raise
                 outcome = checker.finish(begun, reply)
+            elif isinstance(begun, Decision):
+                return begun
             else:
                 outcome = begun
             decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome)
@@ -88,7 +131,7 @@ class AsyncLimiter(Base):
         return decision
 
     async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
-        """As `Limiter.peek`."""
+        """Return the decision that `check` would make now, and consume nothing. See `Limiter.peek`."""
         try:
             return await self._store.run(self._checker.check(key, stage, method, cost, peek=True))
         except StoreError as error:
@@ -99,13 +142,13 @@ class AsyncLimiter(Base):
             await self._store.run(self._checker.upkeep(last=last))
 
     async def aclose(self) -> None:
-        """As `Limiter.close`."""
+        """Stop listening for changes, and close what this limiter opened. See `Limiter.close`."""
         await self._listener.stop()
         await self._tick(last=True)
         await self._store.close()
-        if self._to_close is not None:
-            await self._to_close.aclose()
-            self._to_close = None
+        if self._owned_client is not None:
+            await self._owned_client.aclose()
+            self._owned_client = None
         self._stop_server()
 
     async def __aenter__(self) -> Self:

@@ -33,7 +33,7 @@ class Options(TypedDict, total=False):
     denial_cache: bool
 
 
-class Base:
+class LimiterBase:
     """A limiter without its connections."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Base:
 
     @property
     def url(self) -> str | None:
-        """Of the embedded server; None with any other."""
+        """URL of the embedded server, "unix://<socket>"; None with any other server."""
         return self.server.url if self.server else None
 
     def _stop_server(self) -> None:

@@ -12,7 +12,7 @@ import re
 from weakref import WeakMethod
 
 from ratelimit import validation
-from ratelimit.decision import Decision, Reason
+from ratelimit.decision import Decision, Detail, Reason
 from ratelimit.effects import Operation, TooManyLookUpsError, text
 from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
@@ -37,7 +37,7 @@ log = logging.getLogger("ratelimit")
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 
-PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, str, str, str, int]
+PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, str | None, str, str]
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
@@ -48,7 +48,6 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
-
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
@@ -71,7 +70,6 @@ class Checker:
         Returns:
             The decision, if this process can make it; a check that is to be sent, whose reply goes to `finish` (or
             which goes to `abandon`, if none comes); or else an operation that is to be run.
-
         """
         namespace = self._namespace
         now_us = namespace.age_us()
@@ -99,19 +97,19 @@ class Checker:
                 return denial
             states = denial_cache.states_for(prepared, now_us)
         call = prepared.to_script_call(namespace, cost)
-        return call, prepared, states, cost, key or "", stage, method, now_us
+        return call, prepared, states, now_us, cost, key, stage, method
 
     def finish(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
         """Return the decision in the reply to a pending check, or an operation that is to be run for it."""
-        _, prepared, states, cost, key, stage, method, sent_us = pending
-        limits, denial_cache = prepared.limits, self.denial_cache
-        if type(reply) is bytes and len(reply) == limits.states_size:
+        prepared, denial_cache = pending[1], self.denial_cache
+        if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
-                denial_cache.record(prepared, states, reply, sent_us)
-            return LazyAdmission(limits, reply)
+                denial_cache.record(prepared, pending[2], reply, pending[3])
+            return LazyAdmission(prepared.limits, reply)
+        _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
-        return self._decide(key, stage, method, cost, prepared, reply) if denied is None else denied
+        return self._decide(key or "", stage, method, cost, prepared, reply) if denied is None else denied
 
     def abandon(self, pending: PendingCheck) -> None:
         """Say that no reply to a pending check will come: nobody knows whether it was charged."""
@@ -314,10 +312,10 @@ class Checker:
         with contextlib.suppress(StoreError):  # the next day's end will move them too
             yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
-    def _denial_detail(self, cached_key: CachedKey) -> str | None:
+    def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str) -> str:
+    def _detail(self, cached_key: CachedKey | None, stage: str) -> Detail:
         """Return why a key does not open a stage: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
@@ -326,7 +324,7 @@ class Checker:
             return "no_plan_for_stage"
         return self._denial_detail(cached_key) or "unknown"
 
-    def _forbidden(self, detail: str, *, peek: bool) -> Decision:
+    def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
         if not peek:
             self.denials.add(day_of(self._namespace.wall_us()), "", "", detail)
         return Decision(Reason.INVALID_KEY, detail=detail)

@@ -42,7 +42,6 @@ class RecordedReply(NamedTuple):
         version_token: The catalogue and the record under which the key was judged.
         largest_cost: The largest cost that would still have passed, to see quickly that a request is not denied; -1 if
             it was not computed.
-
     """
 
     limits: CompiledLimits
@@ -104,7 +103,6 @@ class Denial(NamedTuple):
         numbers: Two numbers of each limit.
         first: Index of the limit that denies first.
         end_us: The server's time from which on no limit denies.
-
     """
 
     replies: tuple[RecordedReply, ...]
@@ -123,7 +121,6 @@ class DenialCache:
 
     Attributes:
         is_active: Whether states are recorded: from a first denial on, until there was none for twice `max_age`.
-
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, is_on: bool) -> None:

@@ -26,7 +26,6 @@ def denials_of_day(name: str, reply: Any) -> Iterator[tuple[str, str, str, int]]
 
     Raises:
         StoreError: A count is no number.
-
     """
     for entry, count in pairs(reply).items():
         if _COUNT.fullmatch(count) is None:

@@ -48,7 +48,6 @@ class UnspentUnits(NamedTuple):
         units: How many.
         charged_us: The server's time at which they were charged.
         age_us: Time since the request for them, by this process' clock: holds also where the server's was set back.
-
     """
 
     units: int
@@ -63,7 +62,6 @@ class Lease:
 
     Attributes:
         units: How many are left to spend.
-
     """
 
     __slots__ = (
@@ -182,7 +180,6 @@ class Leases:
 
         Returns:
             The reply: to `cost` alone, or to more where that was admitted.
-
         """
         namespace = self._namespace
         yield from self._return_unspent(prepared, lease)

@@ -19,7 +19,6 @@ class DocumentSummary(NamedTuple):
     Attributes:
         listed: The methods that it lists, by stage; of a plan the stages that it opens.
         leases: Whether it has leases.
-
     """
 
     listed: Mapping[str, frozenset[str]]

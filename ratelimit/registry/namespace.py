@@ -45,7 +45,6 @@ class Namespace:
         ceilings: How many things the catalogue may hold.
         before_refresh: Called before the catalogue is read for checks.
         on_change: A weak reference to what takes the id of a key that changed, or None if anything may have.
-
     """
 
     def __init__(self, namespace: str, pepper: Peppers, clock: Clock | None) -> None:
@@ -155,7 +154,6 @@ class Namespace:
         Args:
             for_change: It is loaded to be changed. Otherwise a catalogue that was there and is gone is a store error.
             or_others: Accept what others have loaded meanwhile.
-
         """
         pushes, loads = self._pushes, self._loads
         (reply,) = yield BatchableReads([("HGETALL", self.names.catalog)])

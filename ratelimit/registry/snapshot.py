@@ -28,7 +28,6 @@ class CatalogSnapshot:
         stamp: Random, given with each version: distinguishes two changes that got one version number.
         methods_by_stage: Of each stage that is configured somewhere, the methods that have buckets of their own in it.
         leased: Ids of the plans that have leases.
-
     """
 
     epoch: str = ""

@@ -203,7 +203,7 @@ def _an_id(limiter):
 
 
 def _client(limiter):
-    return limiter._to_close
+    return limiter._owned_client
 
 
 @pytest.mark.parametrize("case", ERRORS)

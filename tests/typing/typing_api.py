@@ -22,6 +22,7 @@ from ratelimit import (
     ConfigError,
     Conflict,
     Decision,
+    Detail,
     ImportReport,
     Limiter,
     LimitStatus,
@@ -36,6 +37,7 @@ from ratelimit import (
     RateLimitError,
     Reason,
     ShadowCounts,
+    Source,
     Stage,
     StoreError,
     StoreTimeout,
@@ -152,12 +154,12 @@ def read(decision: Decision) -> None:
     assert_type(decision.allowed, bool)
     assert_type(decision.reason, Reason)
     assert_type(decision.status, int)
-    assert_type(decision.detail, str | None)
+    assert_type(decision.detail, Detail | None)
     assert_type(decision.limited_by, str | None)
     assert_type(decision.retry_after, float | None)
     assert_type(decision.limits, tuple[LimitStatus, ...])
     assert_type(decision.limits[0].reset_after, float | None)
-    assert_type(decision.source, str)
+    assert_type(decision.source, Source)
     assert_type(decision.degraded, bool)
     assert_type(decision.headers(), dict[str, str])
     if not decision:
