@@ -195,30 +195,21 @@ def test_what_would_be_denied_makes_no_bucket(trial):
     assert counts(limiter.catalog) == {key.id: (2, 1, 0)}
 
 
-def test_a_throttle_that_is_lifted_for_a_while_keeps_its_bucket(trial):
-    """What is asked without a throttle is not charged to it when it comes back."""
+LIFTED = {"throttle": (Throttle(SLOW, 5), None), "quota": (None, Quota(5, "DAY"))}
+
+
+@pytest.mark.parametrize("limit", LIFTED)
+def test_a_limit_that_is_lifted_for_a_while_keeps_its_state(trial, limit):
+    """What is asked without a throttle, or a quota, is not charged to it when it comes back."""
     limiter, key, _ = trial
-    with_throttle = UsagePlan("next", Throttle(SLOW, 5), None, [STAGE])
-    limiter.catalog.put_plan(with_throttle)
+    limited = UsagePlan("next", *LIFTED[limit], [STAGE])
+    limiter.catalog.put_plan(limited)
     assert use(limiter, key, 2) == 2
     limiter.catalog.put_plan(UsagePlan("next", None, None, [STAGE]))
     assert use(limiter, key, 10) == 10
-    limiter.catalog.put_plan(with_throttle)
+    limiter.catalog.put_plan(limited)
     assert use(limiter, key, 4) == 4
-    assert counts(limiter.catalog) == {key.id: (16, 1, 0)}
-
-
-def test_a_quota_that_is_lifted_for_a_while_keeps_its_count(trial):
-    """What is asked without a quota is not counted against it when it comes back."""
-    limiter, key, _ = trial
-    with_quota = UsagePlan("next", None, Quota(5, "DAY"), [STAGE])
-    limiter.catalog.put_plan(with_quota)
-    assert use(limiter, key, 2) == 2
-    limiter.catalog.put_plan(UsagePlan("next", None, None, [STAGE]))
-    assert use(limiter, key, 10) == 10
-    limiter.catalog.put_plan(with_quota)
-    assert use(limiter, key, 4) == 4
-    assert counts(limiter.catalog) == {key.id: (16, 0, 1)}
+    assert counts(limiter.catalog) == {key.id: (16, limit == "throttle", limit == "quota")}
 
 
 # Administration

@@ -364,8 +364,10 @@ def test_setting_leaves_bucket_and_meter(gateway):
     assert gateway.check("k1", GET_PETS).retry_after == 0.1
 
 
-def test_setting_on_a_new_day_leaves_the_day_before(gateway):
-    """Before its first request of a day a key is given 50: the day before still ended with 70."""
+@pytest.mark.parametrize("period", ["DAY", "MONTH"])
+def test_setting_on_a_new_day_leaves_the_days_before(gateway, period):
+    """Before its first request of a day a key is given 50: the day before still ended with 70, in any window."""
+    gateway.catalog.put_plan(UsagePlan("gold", None, Quota(100, period), [A, B]))
     assert use(gateway, 30) == 30
     gateway.clock.set("2026-03-05T09:00:00")
     set_remaining(gateway, 50)
@@ -406,17 +408,6 @@ def test_a_state_of_another_length_is_told(gateway, backend):
             with pytest.raises(StoreError, match="RATELIMIT CORRUPT p:gold"):
                 asked(gateway)
         assert client.hget(name, "p:gold") == bytes(64)
-
-
-def test_setting_later_in_a_window_leaves_the_days_before(gateway):
-    """The same within one window of a month."""
-    gateway.catalog.put_plan(UsagePlan("gold", None, Quota(100, "MONTH"), [A, B]))
-    assert use(gateway, 30) == 30
-    gateway.clock.set("2026-03-05T09:00:00")
-    set_remaining(gateway, 50)
-    assert days(gateway, TODAY, TOMORROW) == [(30, 70), (0, 50)]
-    assert use(gateway, 2) == 2
-    assert days(gateway, TODAY, TOMORROW) == [(30, 70), (2, 48)]
 
 
 def test_who_cannot_be_set_is_named(gateway):

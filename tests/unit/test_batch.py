@@ -103,6 +103,28 @@ def test_batches_keep_the_order(kinds):
     assert all(len(batch) <= MOST_IN_BATCH for batch in taken)
 
 
+def charged_before(server, calls):
+    """Have the server know the scripts, and each key of the calls have been charged under the plan before."""
+    with server.client() as client:
+        for name in ("check", "check_many"):
+            client.script_load(load(name).source)
+        for call in calls:
+            client.hset(call.keys[0], mapping={"r": identity(), PLAN: count(0, first=0, days=0)})
+
+
+def all_at_once(server, calls):
+    """The replies to calls that are sent in one tick."""
+
+    async def send():
+        async with server.async_client() as client:
+            batcher = CheckBatcher(client.connection_pool)
+            replies = await asyncio.gather(*(batcher.call(call) for call in calls))
+            await batcher.close()
+            return replies
+
+    return asyncio.run(send())
+
+
 @pytest.mark.parametrize(
     "new",
     [{0}, {5, 6}, {17, 40, 41}, set(range(0, 90, 7)), set(range(90))],
@@ -116,26 +138,16 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     """
     monkeypatch.setattr(batcher_module, "_MOST_IN_FLIGHT", 1)
     peeks = {8, 30, 31, 60}
-    asked = []
+    calls = []
     for place in range(90):
         name = f"new{place}" if place in new else f"old{place % 3}"
-        asked.append(prepared(name, 0, ScriptCall) if place in peeks else prepared(name))
+        calls.append(prepared(name, 0, ScriptCall) if place in peeks else prepared(name))
 
-    async def all_at_once():
-        async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
-            replies = await asyncio.gather(*(batcher.call(call) for call in asked))
-            await batcher.close()
-            return replies
-
+    charged_before(server, [call for call in calls if "old" in call.keys[0]])
     with server.client() as client:
-        for name in ("check", "check_many"):
-            client.script_load(load(name).source)
-        for call in asked:
+        for call in calls:
             client.hset(call.keys[0], "r", identity())
-            if "old" in call.keys[0]:
-                client.hset(call.keys[0], PLAN, count(0, first=0, days=0))
-    replies = asyncio.run(all_at_once())
+    replies = all_at_once(server, calls)
     checks_before = [len(set(range(place + 1)) - peeks) for place in range(90)]
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in checks_before]
     denied = [isinstance(reply, list) and reply[0] == 0 for reply in replies]
@@ -144,9 +156,9 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     ]
 
 
-def test_batches_overlap_in_order(server):
+def test_batches_overlap_in_order(server, monkeypatch):
     """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
-    asked = [prepared(f"old{place % 3}") for place in range(600)]
+    calls = [prepared(f"old{place % 3}") for place in range(600)]
     on_their_way, most = 0, 0
     right = CheckBatcher._put
 
@@ -162,20 +174,8 @@ def test_batches_overlap_in_order(server):
         most = max(most, on_their_way)
         right(batcher, packets, came)
 
-    async def all_at_once():
-        async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
-            batcher._put = counted.__get__(batcher)
-            replies = await asyncio.gather(*(batcher.call(call) for call in asked))
-            await batcher.close()
-            return replies
-
-    with server.client() as client:
-        for name in ("check", "check_many"):
-            client.script_load(load(name).source)
-        for call in asked[:3]:
-            client.hset(call.keys[0], "r", identity())
-            client.hset(call.keys[0], PLAN, count(0, first=0, days=0))
-    replies = asyncio.run(all_at_once())
+    monkeypatch.setattr(CheckBatcher, "_put", counted)
+    charged_before(server, calls[:3])
+    replies = all_at_once(server, calls)
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in range(1, 601)]
     assert most == 2

@@ -31,10 +31,10 @@ def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
             if forgotten:
                 with server.client() as client:
                     client.script_flush()
-                proxy.spared = 1
+                proxy.let_through = 1
             proxy.fault = fault
             decision = check(key.value)
-            proxy.wait_until_hurt(1)
+            proxy.wait_for_faults(1)
             proxy.fault = None
             if fault == "trickle":
                 assert decision.allowed
@@ -48,7 +48,7 @@ def a_check_is_carried_out_once(server, fault, how, *, forgotten=False):
                 time.sleep(Proxy.DELAY_S)
             assert remaining(check(key.value)).get("quota:gold") == 96
         assert remaining(direct.peek(key.value, STAGE, METHOD)).get("quota:gold") == 96
-        assert proxy.hurt == 1
+        assert proxy.faults == 1
 
 
 @contextmanager
