@@ -93,7 +93,7 @@ def test_an_unknown_stage_is_not_found(catalog):
 
 
 @pytest.mark.parametrize(
-    ("method", "argument", "told"),
+    ("method", "argument", "message"),
     [
         ("put_plan", "gold", "plan: must be a UsagePlan, not 'gold'"),
         ("put_plan", None, "plan: must be a UsagePlan, not None"),
@@ -101,11 +101,11 @@ def test_an_unknown_stage_is_not_found(catalog):
         ("set_account_throttle", 10, "throttle: must be a Throttle, not 10"),
     ],
 )
-def test_what_is_no_plan_stage_or_throttle_is_refused(catalog, client, method, argument, told):
+def test_what_is_no_plan_stage_or_throttle_is_refused(catalog, client, method, argument, message):
     """Before anything is asked or written."""
     with pytest.raises(ConfigError) as caught:
         getattr(catalog, method)(argument)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
     assert snapshot(client) == {}
 
 

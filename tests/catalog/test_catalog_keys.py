@@ -35,9 +35,9 @@ def test_a_key_is_made_with_all_that_is_said_of_it(catalog, clock):
     assert (made.name, made.value, made.plans, made.enabled) == ("Me", VALUE, ("gold", "silver"), False)
     assert (made.expires_at, made.description, made.owner, made.tags) == (2e9, "d", "o", tags)
     assert made.created_at == clock() / 1e6
-    found = catalog.get_key(made.id)
-    assert found == made
-    assert found.value is None
+    stored = catalog.get_key(made.id)
+    assert stored == made
+    assert stored.value is None
 
 
 def test_a_key_needs_nothing_said_of_it(catalog):
@@ -69,7 +69,7 @@ def test_a_value_opens_one_key(catalog, client):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "told"),
+    ("given", "error", "message"),
     [
         ({"name": 5}, ConfigError, "name: must be text, not 5"),
         ({"name": "a\nb"}, ConfigError, "name: holds control characters"),
@@ -101,12 +101,12 @@ def test_a_value_opens_one_key(catalog, client):
     ],
     ids=lambda item: str(item)[:30],
 )
-def test_what_cannot_be_said_of_a_key_is_refused(catalog, client, given, error, told):
+def test_what_cannot_be_said_of_a_key_is_refused(catalog, client, given, error, message):
     """With the field and a remedy, and nothing is written."""
     before = snapshot(client)
     with pytest.raises(error) as caught:
         catalog.create_key(**given)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
     assert snapshot(client) == before
 
 
@@ -124,7 +124,7 @@ def test_what_no_caller_should_pass_is_refused(catalog, client):
     """As input, with the field; nothing is written."""
     key = catalog.create_key()
     before = snapshot(client)
-    for call, told in (
+    for call, message in (
         (lambda: catalog.rotate_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
         (lambda: catalog.delete_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
         (lambda: catalog.delete_stage([]), "stage_id: no stage [] is configured"),
@@ -135,7 +135,7 @@ def test_what_no_caller_should_pass_is_refused(catalog, client):
     ):
         with pytest.raises(ConfigError) as caught:
             call()
-        assert str(caught.value).startswith(told)
+        assert str(caught.value).startswith(message)
     assert snapshot(client) == before
 
 
@@ -245,7 +245,7 @@ def test_joining_and_leaving_can_fail(catalog, client):
     """A plan that is unknown, that it is in already, that it is not in: refused, and nothing is written."""
     made = catalog.create_key(plans=["gold"])
     before = snapshot(client)
-    for call, error, told in (
+    for call, error, message in (
         (
             lambda: catalog.add_key_to_plan(made.id, "gold"),
             Conflict,
@@ -266,7 +266,7 @@ def test_joining_and_leaving_can_fail(catalog, client):
     ):
         with pytest.raises(error) as caught:
             call()
-        assert str(caught.value).startswith(told)
+        assert str(caught.value).startswith(message)
     assert snapshot(client) == before
 
 
@@ -306,7 +306,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
 
 
 @pytest.mark.parametrize(
-    ("where", "error", "told"),
+    ("where", "error", "message"),
     [
         (("gold", "nix"), NotFound, "plan_id: there is no plan 'nix'"),
         (("toys", "silver"), NotFound, "from_plan: key 'KEY' is not in plan 'toys'"),
@@ -314,7 +314,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
         (("other", "silver"), Conflict, "plans: key 'KEY' would be in two plans of stage 'petstore/prod', 'gold' and"),
     ],
 )
-def test_a_key_that_cannot_move(catalog, client, where, error, told):
+def test_a_key_that_cannot_move(catalog, client, where, error, message):
     """Is told why, and stays where it is."""
     catalog.put_plan(UsagePlan("silver", stages=["petstore/prod"]))
     catalog.put_plan(UsagePlan("toys", stages=["toys/prod"]))
@@ -323,7 +323,7 @@ def test_a_key_that_cannot_move(catalog, client, where, error, told):
     before = record(client, made.id)
     with pytest.raises(error) as caught:
         catalog.move_key(made.id, *where)
-    assert str(caught.value).startswith(told.replace("KEY", made.id))
+    assert str(caught.value).startswith(message.replace("KEY", made.id))
     assert record(client, made.id) == before
 
 

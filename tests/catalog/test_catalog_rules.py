@@ -54,8 +54,8 @@ def test_a_plan_cannot_come_to_share_a_stage_with_another_plan_of_its_keys(catal
     before = snapshot(client)
     with pytest.raises(Conflict) as caught:
         catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/test", "petstore/prod"]))
-    told, _, both = str(caught.value).partition("', ")
-    assert told == f"plans: key '{key.id}' would be in two plans of stage 'petstore/prod"
+    reason, _, both = str(caught.value).partition("', ")
+    assert reason == f"plans: key '{key.id}' would be in two plans of stage 'petstore/prod"
     assert both.startswith(("'gold' and 'silver': ", "'silver' and 'gold': "))
     assert snapshot(client) == before
 
@@ -73,15 +73,15 @@ def test_a_key_cannot_join_two_plans_of_one_stage(catalog, client):
     assert snapshot(client) == before
 
 
-@pytest.mark.parametrize(("keys", "told"), [(1, "still has 1 key: "), (2, "still has 2 keys: ")])
-def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, told):
+@pytest.mark.parametrize(("keys", "message"), [(1, "still has 1 key: "), (2, "still has 2 keys: ")])
+def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, message):
     """Conflict says how many; once they are gone, it can be."""
     catalog.put_plan(GOLD)
     made = [catalog.create_key(plans=["gold"]) for _ in range(keys)]
     before = snapshot(client)
     with pytest.raises(Conflict) as caught:
         catalog.delete_plan("gold")
-    assert str(caught.value) == f"plan_id: plan 'gold' {told}move or delete them first"
+    assert str(caught.value) == f"plan_id: plan 'gold' {message}move or delete them first"
     assert snapshot(client) == before
     for key in made:
         catalog.remove_key_from_plan(key.id, "gold")
@@ -155,14 +155,14 @@ def test_a_plan_file_that_holds_already_changes_nothing(catalog, client, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "told"),
+    ("text", "error", "message"),
     [
         (FILE + "[plans.silver]\nthrottle = 1\n", ConfigError, "plans.silver.throttle: must be a table"),
         (FILE + '[plans.silver]\nstages = ["petstore/prod"]\n', Conflict, "in two plans of stage 'petstore/prod'"),
         (FILE, Conflict, "plan 'silver' still has 1 key"),
     ],
 )
-def test_a_plan_file_holds_whole_or_not_at_all(catalog, client, tmp_path, text, error, told):
+def test_a_plan_file_holds_whole_or_not_at_all(catalog, client, tmp_path, text, error, message):
     """A mistake, a key in two plans of one stage, a plan with keys that would go: nothing is written."""
     catalog.put_plan(UsagePlan("gold"))
     catalog.put_plan(SILVER)
@@ -170,7 +170,7 @@ def test_a_plan_file_holds_whole_or_not_at_all(catalog, client, tmp_path, text, 
     before = snapshot(client)
     with pytest.raises(error) as caught:
         applied(catalog, tmp_path, text)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert snapshot(client) == before
 
 

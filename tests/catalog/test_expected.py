@@ -74,23 +74,23 @@ class TestCatalogue:
 
     def test_the_account(self, catalog, client):
         """Its throttle is set and removed only as it was seen."""
-        told = f"throttle: the account's throttle was changed {AGAIN}"
-        assert refused(client, catalog.set_account_throttle, None, expected=TWO) == told
+        message = f"throttle: the account's throttle was changed {AGAIN}"
+        assert refused(client, catalog.set_account_throttle, None, expected=TWO) == message
         catalog.set_account_throttle(None, expected=ONE)
-        told = f"throttle: the account's throttle was removed {AGAIN}"
-        assert refused(client, catalog.set_account_throttle, TWO, expected=ONE) == told
+        message = f"throttle: the account's throttle was removed {AGAIN}"
+        assert refused(client, catalog.set_account_throttle, TWO, expected=ONE) == message
         catalog.set_account_throttle(TWO, expected=None)
 
     def test_a_key(self, catalog, client):
         """Is rotated and deleted only in the revision that was read, which every change moves, a rotation too."""
         made = catalog.create_key("me")
         renamed = catalog.update_key(made.id, name="you")
-        told = f"key_id: key {made.id!r} was changed {AGAIN}"
-        assert refused(client, catalog.rotate_key, made.id, expected=made) == told
-        assert refused(client, catalog.delete_key, made.id, expected=made) == told
+        message = f"key_id: key {made.id!r} was changed {AGAIN}"
+        assert refused(client, catalog.rotate_key, made.id, expected=made) == message
+        assert refused(client, catalog.delete_key, made.id, expected=made) == message
         rotated = catalog.rotate_key(made.id, expected=renamed)
         assert rotated == renamed
-        assert refused(client, catalog.delete_key, made.id, expected=renamed) == told
+        assert refused(client, catalog.delete_key, made.id, expected=renamed) == message
         assert catalog.get_key(made.id).revision == rotated.revision
         catalog.delete_key(made.id, expected=rotated)
 

@@ -179,11 +179,11 @@ def made_equal(client, key_id):
     record = json.loads(client.get(f"ratelimit:{{{key_id}}}:record"))
     (digest,) = record["digests"]
     token = client.get(f"ratelimit:digest:{digest}").decode().partition(":")[2]
-    found = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
-    told = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
-    for random, stands_for in told.items():
-        found = found.replace(random, stands_for)
-    return found
+    text = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
+    placeholders = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
+    for random, stands_for in placeholders.items():
+        text = text.replace(random, stands_for)
+    return text
 
 
 def test_imported_keys_are_stored_as_created_ones(catalog, client, clock):
@@ -222,12 +222,12 @@ def test_a_value_that_was_rotated_away_is_not_brought_back(twin, client, clock):
     """Neither during the grace nor after it: the row draws a warning that names the key, and changes nothing."""
     key = twin.create_key("old", ALPHA, ["gold01"])
     twin.rotate_key(key.id, grace_s=60, value=BETA)
-    told = f"Key is a value that key {key.id!r} had before it was rotated: give the new one, or remove the line"
+    message = f"Key is a value that key {key.id!r} had before it was rotated: give the new one, or remove the line"
     for _ in range(2):
         before = snapshot(client)
         for flag in (False, True):
             report = twin.import_keys(file(f"Key,Name\n{ALPHA},new\n"), flag)
-            assert report == ImportReport((), (ImportWarning(2, told),))
+            assert report == ImportReport((), (ImportWarning(2, message),))
         assert snapshot(client) == before
         clock.advance(120)
     assert twin.import_keys(file(f"Key,Name\n{BETA},new\n")).ids == (key.id,)

@@ -76,8 +76,8 @@ def test_another_changes_a_key(catalog, rival):
     )
     catalog.import_keys(file(MANY))
     assert intercepted.scripts == 4
-    found = catalog.get_key(key.id)
-    assert (found.name, found.owner, found.plans) == ("tenant 100", "rival", ("gold01",))
+    stored = catalog.get_key(key.id)
+    assert (stored.name, stored.owner, stored.plans) == ("tenant 100", "rival", ("gold01",))
 
 
 def test_another_deletes_a_key(catalog, rival, client):

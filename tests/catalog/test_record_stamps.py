@@ -114,7 +114,7 @@ def test_a_lost_hash_is_written_anew(catalog, client, clock):
 
 
 @pytest.mark.parametrize(
-    ("found", "joins", "written"),
+    ("stored", "joins", "written"),
     [
         (None, 0, f"{EPOCH}0000000005"),
         (None, 1, f"{EPOCH}0000000005"),
@@ -128,10 +128,10 @@ def test_a_lost_hash_is_written_anew(catalog, client, clock):
         ("another10000000006", 1, f"{EPOCH}0000000005"),
     ],
 )
-def test_the_operation_of_commit(found, joins, written, client):
+def test_the_operation_of_commit(stored, joins, written, client):
     """STAMP, case by case: the version never falls within an epoch."""
-    if found is not None:
-        client.hset("h", "r", found if len(found) == 25 else f"{found}stamp--1")
+    if stored is not None:
+        client.hset("h", "r", stored if len(stored) == 25 else f"{stored}stamp--1")
     command = ["STAMP", 1, "stamp--2", f"{EPOCH}0000000005", str(joins)]
     assert client.eval(load("commit").source, 1, "h", "[]", json.dumps([command])) == [1, 0]
     assert client.hgetall("h") == {b"r": f"{written}stamp--2".encode()}

@@ -171,8 +171,8 @@ def test_a_field_that_is_not_known_is_ignored(place, gateway, warnings):
         assert outcome(gateway.check("k1", GET_PETS)) == OK
         gateway.clock.advance(60)
     assert (gateway.catalog.plans(), gateway.catalog.stages()) == (plans, stages)
-    told = [message for message in warnings() if "does not know" in message]
-    assert sorted(told) == [
+    messages = [message for message in warnings() if "does not know" in message]
+    assert sorted(messages) == [
         f"{kind} in Redis has a field that this version does not know, and ignores: {field!r} "
         "(a newer version wrote it: upgrade this one)"
         for field in FURTHER

@@ -38,7 +38,7 @@ def shadow_fields(client, key):
 
 
 def counts(catalog, plan_id="gold"):
-    return {told.key_id: (told.seen, told.throttled, told.exceeded) for told in catalog.shadow_counts(plan_id)}
+    return {row.key_id: (row.seen, row.throttled, row.exceeded) for row in catalog.shadow_counts(plan_id)}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_shadow_never_denies(trial):
     limiter, key, _ = trial
     decisions = [limiter.check(key.value, STAGE, METHOD) for _ in range(21)]
     assert [decision.allowed for decision in decisions] == [True] * 20 + [False]
-    assert {told.name for decision in decisions for told in decision.limits} == {"plan:gold", "quota:gold"}
+    assert {limit.name for decision in decisions for limit in decision.limits} == {"plan:gold", "quota:gold"}
     assert counts(limiter.catalog) == {key.id: (20, 17, 0)}
 
 
@@ -74,8 +74,8 @@ def test_a_throttle_comes_before_a_quota(trial):
     limiter.catalog.put_plan(UsagePlan("next", Throttle(SLOW, 100), Quota(3, "DAY"), [STAGE]))
     assert counts(limiter.catalog) == {key.id: (5, 2, 0)}
     assert use(limiter, key, 1) == 1
-    (told,) = limiter.catalog.shadow_counts("gold")
-    assert (told.seen, told.throttled + told.exceeded, told.denied) == (6, 3, 3)
+    (row,) = limiter.catalog.shadow_counts("gold")
+    assert (row.seen, row.throttled + row.exceeded, row.denied) == (6, 3, 3)
 
 
 def test_the_most_denied_come_first(trial):
@@ -83,8 +83,8 @@ def test_the_most_denied_come_first(trial):
     limiter, key, _ = trial
     other, third, idle = (limiter.catalog.create_key(plans=["gold"]) for _ in range(3))
     assert (use(limiter, key, 4), use(limiter, other, 9), use(limiter, third, 2)) == (4, 9, 2)
-    told = limiter.catalog.shadow_counts("gold")
-    assert [(one.key_id, one.seen, one.denied) for one in told] == [(other.id, 9, 6), (key.id, 4, 1), (third.id, 2, 0)]
+    rows = limiter.catalog.shadow_counts("gold")
+    assert [(one.key_id, one.seen, one.denied) for one in rows] == [(other.id, 9, 6), (key.id, 4, 1), (third.id, 2, 0)]
     assert idle.id not in counts(limiter.catalog)
 
 
@@ -250,14 +250,14 @@ def test_asyncio_counts_and_resets_alike(trial, backend, clock):
         client = backend.async_client()
         async with AsyncLimiter(client, clock=clock) as twin:
             assert (await twin.check(key.value, STAGE, METHOD)).allowed
-            told = await twin.catalog.shadow_counts("gold")
+            rows = await twin.catalog.shadow_counts("gold")
             await twin.catalog.reset_shadow("gold")
             empty = await twin.catalog.shadow_counts("gold")
         await client.aclose()
-        return told, empty
+        return rows, empty
 
-    told, empty = asyncio.run(ask())
-    assert [(one.key_id, one.seen, one.throttled) for one in told] == [(key.id, 5, 2)]
+    rows, empty = asyncio.run(ask())
+    assert [(one.key_id, one.seen, one.throttled) for one in rows] == [(key.id, 5, 2)]
     assert empty == counts(limiter.catalog).get("none", [])
 
 

@@ -265,8 +265,8 @@ def test_many_keys_are_upgraded_in_batches(server, clock):
         names = client.keys("ratelimit:digest:*")
         claims = client.mget(names)
         assert len(set(claims)) == 5000
-        found = zip(names, claims, strict=True)
-        assert all(claim.startswith(b"k%d:" % int(name.split(b":")[2])) for name, claim in found)
+        pairs = zip(names, claims, strict=True)
+        assert all(claim.startswith(b"k%d:" % int(name.split(b":")[2])) for name, claim in pairs)
 
 
 LITERAL = {
@@ -351,5 +351,5 @@ def test_the_command(server, clock):
     nothing = "Nothing to upgrade: what is stored is of schema 2, or there is nothing.\n"
     again = run("upgrade", *options)
     assert (again.exit_code, again.stdout) == (0, nothing)
-    told = {"schema": 2, "needed": False, "renamed": 0, "claims": 0, "dry_run": True}
-    assert json.loads(run("upgrade", "--json", "--dry-run", *options).stdout) == told
+    report = {"schema": 2, "needed": False, "renamed": 0, "claims": 0, "dry_run": True}
+    assert json.loads(run("upgrade", "--json", "--dry-run", *options).stdout) == report

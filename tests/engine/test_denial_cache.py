@@ -4,7 +4,7 @@ import struct
 from contextlib import contextmanager
 
 import pytest
-from helpers.denial_cache import ABOVE, both, said, told, turn_on
+from helpers.denial_cache import ABOVE, both, said, source_of, turn_on
 from helpers.replica import METHOD, OTHER, STAGE, caching_replica
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
@@ -42,9 +42,9 @@ def test_nothing_is_kept_before_a_first_denial(backend, clock):
         assert limiter.check(key, STAGE, METHOD, 5).allowed
         cache = limiter._checker.denial_cache
         assert (cache.is_active, len(cache._by_key), cache._shared.states) == (False, 0, {})
-        found = [limiter.check(key, STAGE, METHOD) for _ in range(4)]
-        assert [each.source for each in found] == ["redis", "redis", "denial_cache", "denial_cache"]
-        assert [each.retry_after for each in found] == [0.1] * 4
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(4)]
+        assert [each.source for each in decisions] == ["redis", "redis", "denial_cache", "denial_cache"]
+        assert [each.retry_after for each in decisions] == [0.1] * 4
 
 
 def test_who_was_just_emptied_is_known_to_be_out(backend, clock):
@@ -92,7 +92,7 @@ def test_any_cost_is_answered(backend, clock, rate):
         assert world.check(5).allowed
         for step in (0, 1, 33_333):
             clock.advance_us(step)
-            assert [world.told(cost) for cost in (2, 1, 5, 3, 6, 1, 4)] == ["denial_cache"] * 7
+            assert [world.source(cost) for cost in (2, 1, 5, 3, 6, 1, 4)] == ["denial_cache"] * 7
         assert world.check(6).retry_after is None
 
 
@@ -232,7 +232,7 @@ def test_beside_leases_own_limits_still_refuse(backend, clock):
         stage=Stage(STAGE, Throttle("1/100", 4)),
     ) as world:
         assert world.check(3).allowed
-        assert [world.told(1), world.told(2), world.told(1)] == ["denial_cache", "redis", "denial_cache"]
+        assert [world.source(1), world.source(2), world.source(1)] == ["denial_cache", "redis", "denial_cache"]
 
 
 def test_buckets_of_one_method_in_two_stages_are_two(backend, clock):
@@ -255,7 +255,7 @@ def test_an_open_method_is_refused_as_well(backend, clock):
         clock.advance_us(1)
         sources = [limiter.check(None, STAGE, METHOD).source for _ in range(4)]
         assert sources == ["redis", "redis", "redis", "denial_cache"]
-        assert [told(limiter, asks, None, STAGE, METHOD, cost) for cost in (1, 2)] == ["denial_cache"] * 2
+        assert [source_of(limiter, asks, None, STAGE, METHOD, cost) for cost in (1, 2)] == ["denial_cache"] * 2
 
 
 def test_peek_asks(backend, clock):
@@ -416,7 +416,7 @@ def test_a_reply_that_cannot_be_read(backend, clock, reply):
     """Is told as such; what the check was charged, nobody knows: what it met is asked about."""
     with both(backend, clock, UsagePlan("gold", Throttle("1/100", 5), None, [STAGE])) as world:
         assert world.check(1).allowed
-        assert world.told(5) == "denial_cache"
+        assert world.source(5) == "denial_cache"
         right = world.knows._store.call
 
         def garbled(call):
@@ -427,7 +427,7 @@ def test_a_reply_that_cannot_be_read(backend, clock, reply):
         decision = world.check(1)
         assert (decision.status, decision.cause.split(":")[0]) == (503, "StoreError")
         world.knows._store.call = right
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
 
 
 def test_threads_look_at_the_clock_in_any_order(backend, clock):
@@ -438,8 +438,8 @@ def test_threads_look_at_the_clock_in_any_order(backend, clock):
         other = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance(1)
         assert limiter.check(other, STAGE, METHOD).allowed
-        asked = limiter._checker.prepared(other, STAGE, METHOD)
-        cache.states_for(asked, clock() - 1)
+        prepared_check = limiter._checker.prepared(other, STAGE, METHOD)
+        cache.states_for(prepared_check, clock() - 1)
         assert cache._by_key.get(key.id) is not None
         assert check() == ("denial_cache", False, 99.0)
 

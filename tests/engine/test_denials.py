@@ -184,8 +184,8 @@ def test_replicas_and_threads_add_up(server):
         with ThreadPoolExecutor(9) as threads:
             flushing = threads.submit(flush)
             asking = [threads.submit(refuse, (here, there)[at % 2], key, 100) for at in range(8)]
-            for asked in asking:
-                asked.result()
+            for request in asking:
+                request.result()
             done.set()
             flushing.result()
         here._tick()
@@ -280,9 +280,9 @@ def test_what_was_not_sent_is_kept(server, clock):
         client.ping()
         socket.rename(hidden)
         try:
-            for kept in client.client_list():
-                if int(kept["id"]) != client.client_id():
-                    client.client_kill_filter(_id=kept["id"])
+            for connection in client.client_list():
+                if int(connection["id"]) != client.client_id():
+                    client.client_kill_filter(_id=connection["id"])
             for _ in range(2):
                 limiter._tick()
             assert not client.exists(DAY)

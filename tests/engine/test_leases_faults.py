@@ -140,23 +140,23 @@ def test_no_grant_is_overlooked_by_a_thread_that_finds_nothing_held(backend, clo
     key = gold_key(backend, clock)
     with caching_replica(backend, clock) as limiter:
         prepared = grown(limiter, clock, key)
-        known = limiter._checker.leases
+        leases = limiter._checker.leases
 
         class Slow:
             """A lock that lets another thread have its whole turn before it is taken."""
 
             def __enter__(self):
-                known._lock = lock
+                leases._lock = lock
                 limiter.check(key.value, STAGE, METHOD)
                 lock.acquire()
 
             def __exit__(self, *_):
                 lock.release()
 
-        lock, known._lock = known._lock, Slow()
-        list(known._return_unspent(prepared, prepared.lease))
+        lock, leases._lock = leases._lock, Slow()
+        list(leases._return_unspent(prepared, prepared.lease))
         assert prepared.lease.units > 0
-        assert list(known._held) == [prepared.lease]
+        assert list(leases._held) == [prepared.lease]
     count, day_used, _ = used(backend, key)
     assert count == day_used
 

@@ -53,8 +53,8 @@ async def test_each_has_its_own_values(server):
         await client.hset("about", "version", "7")
         numbers = [*range(299, -1, -1), *range(300)]
         replies = await asyncio.gather(*(batcher.call(look_up(number)) for number in numbers))
-        told = [None if number % 2 else f"told{number}".encode() for number in numbers]
-        assert replies == [[[b"7"], [value]] for value in told]
+        values = [None if number % 2 else f"told{number}".encode() for number in numbers]
+        assert replies == [[[b"7"], [value]] for value in values]
         assert await batcher.call(KeyLookUps([("MGET", "value1", "value0")])) == [[None, b"told0"]]
 
 
@@ -62,8 +62,8 @@ async def test_who_looks_up_what_is_none_fails_alone(server):
     """An error is told to those who asked for it; MGET has none but for all."""
     async with server.async_client() as client, gathering(server) as batcher:
         await client.set("text", "1")
-        asked = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
-        first, second, third = await asyncio.gather(*map(batcher.call, asked), return_exceptions=True)
+        calls = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
+        first, second, third = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
         assert (first, third) == ([[None], [None]], [None])
         assert type(second) is StoreError
     asking = steps.look_up([look_up(1), KeyLookUps([("HGET", "hash", "r")])])

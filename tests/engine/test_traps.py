@@ -63,9 +63,9 @@ def test_trap_4_a_rate_of_0(backend, clock, throttle):
     with plan(backend, clock, throttle, Quota(5, "DAY")) as (_, check):
         decision = check()
         assert (decision.reason, decision.limited_by, decision.retry_after) == (Reason.THROTTLED, "plan:gold", None)
-        told = decision.limits[0]
-        assert (told.limit, told.remaining) == (throttle.burst, 0)
-        assert (told.reset_after, told.retry_after, told.window) == (None, None, None)
+        limit = decision.limits[0]
+        assert (limit.limit, limit.remaining) == (throttle.burst, 0)
+        assert (limit.reset_after, limit.retry_after, limit.window) == (None, None, None)
 
 
 def test_trap_5_a_quota_of_0(backend, clock):
@@ -171,6 +171,6 @@ def test_trap_16_remaining_and_reset_stay_in_range(backend, clock):
             limiter.catalog.put_plan(UsagePlan("gold", throttle, quota, [STAGE]))
             for step in (0, 1, 86_400_000_000, -86_400_000_001):
                 clock.advance_us(step)
-                for told in check().limits:
-                    assert 0 <= told.remaining <= told.limit
-                    assert told.reset_after >= 0
+                for limit in check().limits:
+                    assert 0 <= limit.remaining <= limit.limit
+                    assert limit.reset_after >= 0

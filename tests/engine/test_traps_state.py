@@ -118,11 +118,11 @@ def test_trap_28_no_key_without_expiry_but_the_catalogue_and_api_keys(backend):
         limiter.check("x" * 20, "no/stage", "NO method")
         (key,) = limiter.catalog.keys()
     with backend.client() as client:
-        found = {name.decode() for name in client.scan_iter() if client.ttl(name) == -1}
-        (digest,) = (name for name in found if name.startswith("ratelimit:digest:"))
+        names = {name.decode() for name in client.scan_iter() if client.ttl(name) == -1}
+        (digest,) = (name for name in names if name.startswith("ratelimit:digest:"))
         of_the_key = {f"ratelimit:{{{key.id}}}", f"ratelimit:{{{key.id}}}:record", digest}
         of_the_catalogue = {"{ratelimit}:catalog", "{ratelimit}:keys", "{ratelimit}:plan:gold:keys"}
-        assert found == of_the_key | of_the_catalogue
+        assert names == of_the_key | of_the_catalogue
 
 
 def test_trap_31_clients_20_minutes_apart(server):

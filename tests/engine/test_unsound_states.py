@@ -106,11 +106,13 @@ class Held:
         """Whether a check of 1 admits nobody where this is stored, and leaves it as it is."""
         self.put(held)
         before = self.all()
-        asked = prepared(world, flags=flags)
-        reply = self.run("check", *asked[:2]) if script == "check" else self.run("check_many", *together([asked]))
+        call = prepared(world, flags=flags)
+        reply = self.run("check", *call[:2]) if script == "check" else self.run("check_many", *together([call]))
         reply = reply[0] if script == "check_many" else reply
-        told = str(reply).startswith("RATELIMIT CORRUPT ") or reply == -5 or (isinstance(reply, list) and reply[0] == 0)
-        return told and self.all() == before
+        is_refused = (
+            str(reply).startswith("RATELIMIT CORRUPT ") or reply == -5 or (isinstance(reply, list) and reply[0] == 0)
+        )
+        return is_refused and self.all() == before
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def questions(draw, now):
 @st.composite
 def worlds(draw, now=NOW, request_now=None):
     """What Redis holds, and the questions."""
-    asked = questions(now if request_now is None else request_now)
-    few = draw(st.lists(asked, min_size=1, max_size=4))
+    checks = questions(now if request_now is None else request_now)
+    few = draw(st.lists(checks, min_size=1, max_size=4))
     # The same again, as it is asked again and again, and some that come once.
-    return draw(stored(now)), draw(st.lists(st.one_of(st.sampled_from(few), st.sampled_from(few), asked), max_size=12))
+    return draw(stored(now)), draw(st.lists(st.one_of(st.sampled_from(few), st.sampled_from(few), checks), max_size=12))

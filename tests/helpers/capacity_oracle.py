@@ -53,16 +53,16 @@ def random_book(seed, rates, *, quotas=True):
 
 def kinds(snapshot, keys):
     """Every kind of request: (owner, limits, what it is). An owner is one key, "" is callers without one."""
-    found = {}
+    requests = {}
     for stage, method in product(STAGES, (*METHODS, OTHER)):
         if not snapshot.method(stage, method).key_required:
-            found["", stage, method] = compile_limits(snapshot, None, stage, method, NAMES).limits
+            requests["", stage, method] = compile_limits(snapshot, None, stage, method, NAMES).limits
             continue
         for plan_id, count in keys.items():
             if snapshot.plans[plan_id].stage(stage):
                 limits = compile_limits(snapshot, snapshot.plans[plan_id], stage, method, NAMES).limits
-                found |= {(f"{plan_id}-{number}", stage, method): limits for number in range(count)}
-    return found
+                requests |= {(f"{plan_id}-{number}", stage, method): limits for number in range(count)}
+    return requests
 
 
 def most(limit, span_us, quota_times):
@@ -77,13 +77,13 @@ def most(limit, span_us, quota_times):
     return whole.numerator // whole.denominator
 
 
-def sent_at_most(found, span_us, quota_times):
+def sent_at_most(requests, span_us, quota_times):
     """The most that can be sent of all kinds, and how much of each that takes; None if it is without end.
 
     By augmenting paths, in a network with a node for each bucket of each key: nothing is taken together.
     """
     room, heads = {}, {}
-    for kind, limits in found.items():
+    for kind, limits in requests.items():
         own, shared = [], []
         for limit in reversed(limits):  # the quota comes first here, the account last
             capacity = most(limit, span_us, quota_times)
@@ -110,7 +110,7 @@ def sent_at_most(found, span_us, quota_times):
             room[tail, head] -= step
             room[head, tail] += step
         total += step
-    return total, {kind: room[(*kind, "out"), (*kind, "in")] for kind in found}
+    return total, {kind: room[(*kind, "out"), (*kind, "in")] for kind in requests}
 
 
 def _path(heads, room):

@@ -12,8 +12,8 @@ ABOVE = 10**9
 
 def said(decision):
     """All that a decision tells a caller, but who made it and when."""
-    told = decision.reason, decision.detail, decision.limited_by, decision.retry_after, decision.limits
-    return (*told, decision.headers(), decision.problem(), decision.cause, decision.degraded)
+    fields = decision.reason, decision.detail, decision.limited_by, decision.retry_after, decision.limits
+    return (*fields, decision.headers(), decision.problem(), decision.cause, decision.degraded)
 
 
 def turn_on(limiter, *request):
@@ -23,7 +23,7 @@ def turn_on(limiter, *request):
     assert limiter._checker.denial_cache.is_active
 
 
-def told(knows, asks, *request):
+def source_of(knows, asks, *request):
     """Check by a limiter that knows denials; return who answered. A denial is in every field what the script says."""
     expected = asks.peek(*request)
     decision = knows.check(*request)
@@ -38,7 +38,7 @@ def told(knows, asks, *request):
 def both(backend, clock, *plans, stage=None, account=None, expires_us=None, **options):
     """Two limiters, one that knows denials and one that asks, and a key that is in all the plans.
 
-    Whoever knows has been denied once. Yields `check` and `told`, which take a cost and a method.
+    Whoever knows has been denied once. Yields `check` and `source_of`, which take a cost and a method.
     """
     with (
         caching_replica(backend, clock, **({"max_age": FOREVER} | options)) as knows,
@@ -74,9 +74,9 @@ class Both:
         """The decision of whoever knows denials."""
         return self.knows.check((key or self.key).value, stage, method, cost)
 
-    def told(self, cost=1, method=METHOD, stage=STAGE, key=None):
-        """Who answered a check, "redis" or "denial_cache": see `told`."""
-        return told(self.knows, self.asks, (key or self.key).value, stage, method, cost)
+    def source(self, cost=1, method=METHOD, stage=STAGE, key=None):
+        """Who answered a check, "redis" or "denial_cache": see `source_of`."""
+        return source_of(self.knows, self.asks, (key or self.key).value, stage, method, cost)
 
     def send(self, cost=1, method=METHOD, stage=STAGE, key=None):
         """A check that is on its way."""
@@ -107,13 +107,13 @@ class Sent:
     def _up_to_a_script(self, step):
         """Go on until a script is to be run; None at the end. What has to be looked up before is read at once."""
         try:
-            asked = step()
-            while not isinstance(asked, ScriptCall):
-                asked = self._flow.send(self._answer(asked))
+            request = step()
+            while not isinstance(request, ScriptCall):
+                request = self._flow.send(self._answer(request))
         except StopIteration as finished:
             self.decision = finished.value
             return None
-        return asked
+        return request
 
     def carried_out(self):
         """Have Redis carry it out."""

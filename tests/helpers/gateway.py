@@ -150,8 +150,8 @@ def left(who, where, **remaining):
     """What remains of limits, by the part of their name before the colon."""
 
     def step(gateway):
-        found = {limit.name.split(":")[0]: limit.remaining for limit in gateway.peek(who, where).limits}
-        assert {kind: found[kind] for kind in remaining} == remaining
+        by_kind = {limit.name.split(":")[0]: limit.remaining for limit in gateway.peek(who, where).limits}
+        assert {kind: by_kind[kind] for kind in remaining} == remaining
 
     return step
 

@@ -19,6 +19,6 @@ def gold_key(backend, clock, plan=AMPLE):
 def used(backend, key):
     """What is metered of a key today, and what is left of its quota, by Redis alone."""
     with backend.client() as client:
-        (found,) = client.hmget(f"ratelimit:{{{key.id}}}", "p:gold")
-        _, level, _, _, count, _, day_used = struct.unpack("<7d", found)
+        (packed,) = client.hmget(f"ratelimit:{{{key.id}}}", "p:gold")
+        _, level, _, _, count, _, day_used = struct.unpack("<7d", packed)
     return count, day_used, level

@@ -16,7 +16,7 @@ FREE = "free"
 
 def plan_of(decision):
     """The id of the plan that an admitted request was charged to, from the names of its limits."""
-    named = (told.name.split(":") for told in decision.limits)
+    named = (limit.name.split(":") for limit in decision.limits)
     return next((parts[1] for parts in named if parts[0] in {"plan", "quota"}), FREE)
 
 

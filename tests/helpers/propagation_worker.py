@@ -34,12 +34,12 @@ def watch(url, replica, key, last_burst, pause_s, max_age):
     changed = answered
     with redis.Redis.from_url(url) as client, Limiter.from_url(url, deadline=10.0, max_age=max_age) as limiter:
         while burst != last_burst:
-            (told,) = limiter.peek(key, STAGE, METHOD).limits
+            (limit,) = limiter.peek(key, STAGE, METHOD).limits
             now = time.monotonic()
-            if told.limit != burst:
+            if limit.limit != burst:
                 if burst is not None:
-                    turns.append(Turn(replica, told.limit, answered, now))
-                burst, changed = told.limit, now
+                    turns.append(Turn(replica, limit.limit, answered, now))
+                burst, changed = limit.limit, now
                 client.hset(SEEN, replica, burst)
             elif now - changed > PATIENCE_S:
                 raise TimeoutError(f"the plan has a burst of {burst}, and never gets one of {last_burst}")

@@ -59,9 +59,9 @@ def scripts_flushed(server):
 
 def asked_by(processes, server, values):
     """Every process asks as often as all others; return all outcomes, counted."""
-    asked = [(server.url, values[at % len(values)], CALLS, PROCESSES) for at in range(PROCESSES)]
+    tasks = [(server.url, values[at % len(values)], CALLS, PROCESSES) for at in range(PROCESSES)]
     total = {}
-    for counts in processes.starmap(ask, asked, chunksize=1):
+    for counts in processes.starmap(ask, tasks, chunksize=1):
         for outcome, count in counts.items():
             total[outcome] = total.get(outcome, 0) + count
     return total

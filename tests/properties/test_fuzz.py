@@ -186,13 +186,13 @@ def file(tmp_path):
 def test_plan_files(file, data):
     """A document that can be stored and read again, or a ConfigError with the name of the file."""
     file.write_bytes(data)
-    found, error = tried(lambda: plan_documents.read(file))
+    result, error = tried(lambda: plan_documents.read(file))
     if error is not None:
         assert error.field == str(file)
         return
-    for plan in found.plans.values():
+    for plan in result.plans.values():
         assert plan_documents.plan_from_json(plan.id, plan_documents.plan_json(plan)) == plan
-    for stage in found.stages.values():
+    for stage in result.stages.values():
         assert plan_documents.stage_from_json(stage.id, plan_documents.stage_json(stage)) == stage
 
 
@@ -216,12 +216,12 @@ CSV = f"""Key,Name,Description,Enabled,UsagePlanIds
 @example(data=f"Key,Name\n\0{SECRET},x\n".encode())
 def test_keys_as_csv(data):
     """Rows and warnings, or a ConfigError; neither shows a value, in whatever column it stands."""
-    found, error = tried(lambda: list(csv_keys.read(io.BytesIO(data), "keys.csv")))
+    result, error = tried(lambda: list(csv_keys.read(io.BytesIO(data), "keys.csv")))
     if error is not None:
         assert error.field.startswith("keys.csv")
         assert SECRET not in told_by(error)
         return
-    for item in found:
+    for item in result:
         assert item is None or isinstance(item, csv_keys.Row | csv_keys.ImportWarning)
         assert isinstance(item, csv_keys.Row) or SECRET not in str(item)
 
@@ -299,14 +299,14 @@ DEEP = '{"items": [{"id": "k1", "enabled": true, "value": "%s", "x": %s}]}'
 def test_exports_of_aws(texts):
     """Plans, stages and keys with notes, or a ConfigError; neither shows the value of a key."""
     files = {f"{number}.json": encoded(text) for number, text in enumerate(texts)}
-    found, error = tried(lambda: convert(assembled([shapes.parsed(data, name) for name, data in files.items()])))
+    result, error = tried(lambda: convert(assembled([shapes.parsed(data, name) for name, data in files.items()])))
     if error is not None:
         assert SECRET not in told_by(error)
         return
-    assert isinstance(found, AwsCatalogue)
-    for key in found.keys:
-        assert key.value not in repr(found.keys)
-        assert not any(key.value in note.why for note in found.notes)
+    assert isinstance(result, AwsCatalogue)
+    for key in result.keys:
+        assert key.value not in repr(result.keys)
+        assert not any(key.value in note.why for note in result.notes)
 
 
 # ----- URLs
@@ -518,9 +518,9 @@ def test_headers(limits, retry_after):
     assert ("Retry-After" in fields) == is_told
     assert not is_told or int(fields["Retry-After"]) >= retry_after - 1e-6
     for name in ("RateLimit", "RateLimit-Policy") if limits else ():
-        told = http_sf.parse(fields[name].encode(), tltype="list")
-        assert [text for text, _ in told] == [limit.name for limit in limits]
-        for _, parameters in told:
+        members = http_sf.parse(fields[name].encode(), tltype="list")
+        assert [text for text, _ in members] == [limit.name for limit in limits]
+        for _, parameters in members:
             assert all(0 <= number < 10**15 for number in parameters.values())
 
 

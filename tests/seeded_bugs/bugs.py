@@ -92,13 +92,13 @@ def _answer_each_other(calls, all_usual):
 
 
 def _replies(connection, replies, **how):
-    found = []
+    received = []
     for _ in range(replies):
         try:
-            found.append(connection.read_response(disable_decoding=True, **how))
+            received.append(connection.read_response(disable_decoding=True, **how))
         except ResponseError as error:
-            found.append(error)
-    return found
+            received.append(error)
+    return received
 
 
 def _ask_as_redis_py_would(stack, packet, replies, **_again):
@@ -127,31 +127,31 @@ def _keep_a_connection_whose_reply_is_late(stack, packet, replies, **_again):
         stack._pool.release(connection)
 
 
-def _forget_what_is_absent_alone(known, _key_id):
-    known._changes += 1
-    known._absent.reset_after_fork()
-    known._absent._entries.clear()
+def _forget_what_is_absent_alone(cache, _key_id):
+    cache._changes += 1
+    cache._absent.reset_after_fork()
+    cache._absent._entries.clear()
 
 
-def _forget_records_alone(known, key_id):
-    known._changes += 1
-    for value in known._values_by_id.get(key_id or "", ()):
-        known._forget(value)
+def _forget_records_alone(cache, key_id):
+    cache._changes += 1
+    for value in cache._values_by_id.get(key_id or "", ()):
+        cache._forget(value)
 
 
-def _forget_what_is_there_alone(known, key_id):
-    _forget_what_is_absent_alone(known, key_id)
-    _forget_records_alone(known, key_id)
-    known._changes -= 2
+def _forget_what_is_there_alone(cache, key_id):
+    _forget_what_is_absent_alone(cache, key_id)
+    _forget_records_alone(cache, key_id)
+    cache._changes -= 2
 
 
-def _never_ask_again(known, key, found):
+def _never_ask_again(cache, key, cached_key):
     yield from ()
-    return found
+    return cached_key
 
 
-def _remember_for_ever(known, key, _now_us):
-    return known._absent.get(key) is not None
+def _remember_for_ever(cache, key, _now_us):
+    return cache._absent.get(key) is not None
 
 
 def _catch_up_with_nothing(*_):

@@ -270,9 +270,9 @@ def test_a_gateway_needs_no_fewer_names(server, root, plan_file, name):
     as_gateway(server, root, gateway_of(server, root, name), plan_file)
     left_out = re.compile(re.escape(name[1:]).replace(r"\*", ".*"))
     # What a script is called with is not told one by one; Redis 6.2 tells the command's name.
-    found = refused(root)
-    assert found
-    assert all(left_out.fullmatch(key) or not key.startswith(("ratelimit", "{ratelimit")) for key in found)
+    refusals = refused(root)
+    assert refusals
+    assert all(left_out.fullmatch(key) or not key.startswith(("ratelimit", "{ratelimit")) for key in refusals)
 
 
 def test_a_gateway_that_may_only_check_decides_alike(server, root, plan_file):
@@ -412,7 +412,7 @@ def stolen(server, root, plan_file):
 def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
     """No plan, no key, no record, not by a script of its own either. On Redis 6.2 it could: lua/README.md says so."""
     client, names = stolen
-    command = [re.sub(r"\{(id|digest)\}", lambda found: names[found[0]], part) for part in DEEDS[deed]]
+    command = [re.sub(r"\{(id|digest)\}", lambda match: names[match[0]], part) for part in DEEDS[deed]]
     before = exact_snapshot(server)
     if way == "by a script":
         script = "return redis.call(ARGV[1], unpack(ARGV, 2))"

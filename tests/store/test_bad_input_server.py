@@ -69,14 +69,14 @@ NO_WRITES = {
 @pytest.mark.parametrize("state", NO_WRITES)
 def test_a_server_that_takes_no_writes(state, own_server, clock):
     """Checks are 503 and known not to be counted, on each server; changes of the catalogue fail alike."""
-    begin, end, told = NO_WRITES[state]
+    begin, end, message = NO_WRITES[state]
     with own_server.client() as client, Limiter(client, clock=clock) as limiter:
         gateway = with_state(limiter, client, clock)
         before = snapshot_without_denials(client)
         client.execute_command(*begin)
-        assert_unavailable(gateway, "StoreUnavailable: Redis refused the command: ", told, peek=False)
+        assert_unavailable(gateway, "StoreUnavailable: Redis refused the command: ", message, peek=False)
         assert gateway.peek("k1", GET_PETS).allowed
-        with pytest.raises(StoreUnavailable, match=told):
+        with pytest.raises(StoreUnavailable, match=message):
             gateway.catalog.create_key()
         client.execute_command(*end)
         assert snapshot_without_denials(client) == before

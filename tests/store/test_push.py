@@ -41,8 +41,8 @@ def admin(server):
 
 
 def burst(limiter, key):
-    (told,) = limiter.peek(key.value, STAGE, METHOD).limits
-    return told.limit
+    (limit,) = limiter.peek(key.value, STAGE, METHOD).limits
+    return limit.limit
 
 
 def listeners(client):
@@ -67,8 +67,8 @@ def test_a_change_is_in_force_on_all_replicas(server, processes, admin):
     client, catalog, _ = admin
     keys = [catalog.create_key(plans=["gold"]).value for _ in range(REPLICAS)]
     last = 100 + ROUNDS
-    told = [(server.url, at, key, last, 0.001, FOREVER) for at, key in enumerate(keys)]
-    running = processes.starmap_async(watch, told, chunksize=1)
+    tasks = [(server.url, at, key, last, 0.001, FOREVER) for at, key in enumerate(keys)]
+    running = processes.starmap_async(watch, tasks, chunksize=1)
     committed = {}
     for number in range(100, last + 1):
         catalog.put_plan(plan(number))
@@ -101,7 +101,7 @@ def a_change_is_heard(server, client, catalog, key, change, seconds=PATIENCE):
 
 
 def limits(limiter, key):
-    return {told.name: told.limit for told in limiter.peek(key.value, STAGE, METHOD).limits}
+    return {limit.name: limit.limit for limit in limiter.peek(key.value, STAGE, METHOD).limits}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -297,8 +297,8 @@ async def listening_twin(server, client, **options):
 
 
 async def burst_of_twin(limiter, key):
-    (told,) = (await limiter.peek(key.value, STAGE, METHOD)).limits
-    return told.limit
+    (limit,) = (await limiter.peek(key.value, STAGE, METHOD)).limits
+    return limit.limit
 
 
 async def until(limiter, key, number, seconds):

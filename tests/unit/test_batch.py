@@ -52,9 +52,9 @@ def test_calls_are_joined_in_order():
     for calls in ([one], [one, like_it], [one, one], [one, other, one, like_it], [call("k1", "a"), call("k2", "a")]):
         many = ManyChecks(calls)
         keys, arguments = together([(each.keys, each.args, each.layout) for each in calls])
-        told = len(keys), *keys, *arguments
-        assert many.by_source() == ("EVAL", script.source, *told)
-        assert many.packet == packed([("EVALSHA", script.sha, *told)])
+        parameters = len(keys), *keys, *arguments
+        assert many.by_source() == ("EVAL", script.source, *parameters)
+        assert many.packet == packed([("EVALSHA", script.sha, *parameters)])
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
@@ -85,7 +85,7 @@ def test_batches_keep_the_order(kinds):
     """C and c are checks, S and s are not; whoever is in small letters has given up before it is sent."""
 
     async def batches():
-        batcher, loop, found = CheckBatcher(None), asyncio.get_running_loop(), []
+        batcher, loop, joined = CheckBatcher(None), asyncio.get_running_loop(), []
         for place, kind in enumerate(kinds):
             future = loop.create_future()
             if kind.islower():
@@ -93,8 +93,8 @@ def test_batches_keep_the_order(kinds):
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
             batcher._scripts.waiting.append((call, future))
         while batcher._scripts.waiting:
-            found.append([call for call, _ in batcher._next(batcher._scripts)])
-        return found
+            joined.append([call for call, _ in batcher._next(batcher._scripts)])
+        return joined
 
     taken = asyncio.run(batches())
     names = [call.keys[0] for batch in taken for call in batch]

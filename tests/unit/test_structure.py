@@ -105,8 +105,8 @@ def test_no_modules_import_each_other():
 def test_the_walk_sees_every_import():
     """Nested, aliased and from-imports count, and so do circles of three, so the tests above can fail."""
     text = "import redis.asyncio as r\ndef f():\n    from ratelimit import store\n    from ratelimit.cli.app import app"
-    found = set(imports(text))
-    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= found
+    names = set(imports(text))
+    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= names
     assert modules_imported(text, MODULES) == {"ratelimit.store", "ratelimit.cli.app"}
     assert modules_imported("from ratelimit.cli import options", MODULES) == {"ratelimit.cli.options"}
     assert modules_imported("from ratelimit.cli import main", MODULES) == {"ratelimit.cli"}

@@ -91,8 +91,8 @@ def case(
     answer = {"error" if isinstance(reply, str) else "reply": reply}
     if isinstance(reply, list) and reply[0] >= 0:
         limits = [("", *plan)] * (plan[2] > 0) + [*own, *shared]
-        told = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0)
-        answer = {"reply": [*reply[:2], told.hex()], "means": reply}
+        packed_limits = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0)
+        answer = {"reply": [*reply[:2], packed_limits.hex()], "means": reply}
     if is_usual:
         states = [held[KEY][field] for field in fields] + [held[place] for place, *_ in shared]
         answer = {"reply": b"".join(states).hex(), "means": reply}
@@ -168,10 +168,10 @@ def _hexed_value(value):
     return {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value
 
 
-def together(asked):
+def together(checks):
     """KEYS and ARGV of check_many, from (KEYS, ARGV, layout) of each check as it would be asked alone."""
-    hashes, identities, places, questions = [keys[0] for keys, _, _ in asked], b"", [], []
-    for (key, *shared), (request, *fields), layout in asked:
+    hashes, identities, places, questions = [keys[0] for keys, _, _ in checks], b"", [], []
+    for (key, *shared), (request, *fields), layout in checks:
         prepared = layout, shared, [request[:88] + bytes(26) + request[114:], *fields]
         questions += [] if prepared in questions else [prepared]
         identities += request[88:114]

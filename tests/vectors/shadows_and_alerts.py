@@ -34,7 +34,7 @@ def shadow(level=0, *, per=0, last=0, window=0, used=0, throttled=0, exceeded=0,
     return doubles(per, level, last, window, used, throttled, exceeded, seen)
 
 
-def told(percent, window=WINDOW):
+def alerted(percent, window=WINDOW):
     """Field "a:gold": the window, and the highest percentage told in it."""
     return doubles(window, percent)
 
@@ -216,7 +216,7 @@ ALERTS = [
         quota=DAILY,
         alerts=[ALERT_80, ALERT_100],
         before={PLAN: count(79)},
-        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80)]},
     ),
     usual(
         "alert: passed by, not only met",
@@ -226,7 +226,7 @@ ALERTS = [
         cost=3,
         alerts=[ALERT_80],
         before={PLAN: count(79)},
-        writes={PLAN: count(82, day_used=3, last=NOW), "a:gold": told(80), STREAM: [alert(80, 82)]},
+        writes={PLAN: count(82, day_used=3, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 82)]},
     ),
     usual(
         "alert: two at once are both told",
@@ -238,7 +238,7 @@ ALERTS = [
         before={PLAN: count(75)},
         writes={
             PLAN: count(100, day_used=25, last=NOW),
-            "a:gold": told(100),
+            "a:gold": alerted(100),
             STREAM: [alert(80, 100), alert(100, 100)],
         },
     ),
@@ -257,7 +257,7 @@ ALERTS = [
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
-        before={PLAN: count(79), "a:gold": told(80)},
+        before={PLAN: count(79), "a:gold": alerted(80)},
         writes={PLAN: count(80, day_used=1, last=NOW)},
     ),
     usual(
@@ -266,8 +266,8 @@ ALERTS = [
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
-        before={PLAN: count(79), "a:gold": told(100, WINDOW - 64)},
-        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        before={PLAN: count(79), "a:gold": alerted(100, WINDOW - 64)},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80)]},
     ),
     usual(
         "alert: a note of what was told that is none counts as none",
@@ -276,7 +276,7 @@ ALERTS = [
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79), "a:gold": b"???"},
-        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80)]},
+        writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80)]},
     ),
     usual(
         "alert: shows the limit with what was granted",
@@ -285,7 +285,7 @@ ALERTS = [
         quota=DAILY,
         alerts=[ALERT_80],
         before={PLAN: count(79, granted=50)},
-        writes={PLAN: count(80, granted=50, day_used=1, last=NOW), "a:gold": told(80), STREAM: [alert(80, 80, 150)]},
+        writes={PLAN: count(80, granted=50, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80, 150)]},
     ),
     case(
         "alert: a denial tells nothing",

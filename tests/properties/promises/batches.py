@@ -26,9 +26,9 @@ def at_once(backend, **options):
         sent.append(len(packets))
         put(batcher, packets, answered)
 
-    async def several(*asked):
+    async def several(*requests):
         sent.clear()
-        return await asyncio.gather(*(limiter.check(*each) for each in asked))
+        return await asyncio.gather(*(limiter.check(*each) for each in requests))
 
     with backend.client() as client:
         for name in ("check", "check_many"):
@@ -38,7 +38,7 @@ def at_once(backend, **options):
         limiter = AsyncLimiter(client, denial_cache=False, **options)
         limiter._namespace.before_refresh = lambda: None
         try:
-            yield lambda *asked: runner.run(several(*asked)), sent
+            yield lambda *requests: runner.run(several(*requests)), sent
         finally:
             runner.run(limiter.aclose())
             runner.run(client.aclose())
@@ -116,17 +116,17 @@ def checks_at_once_obey(backend, clock):
     """A key that is disabled elsewhere, or expires, is refused in the very next call, and the others are answered."""
     with replica(backend, clock=clock) as limiter, at_once(backend, clock=clock, max_age=1e9) as (check, _):
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(SLOW, 50), None, [STAGE]))
-        alive, kept = (limiter.catalog.create_key(plans=["gold"]) for _ in range(2))
+        alive, other = (limiter.catalog.create_key(plans=["gold"]) for _ in range(2))
         ended = limiter.catalog.create_key(plans=["gold"], expires_at=clock() / 1_000_000 + 10)
-        for key in (alive, kept, ended):
+        for key in (alive, other, ended):
             assert check((key.value, STAGE, METHOD))[0].allowed
-        asked = [(key.value, STAGE, METHOD) for key in (alive, kept, ended)]
+        requests = [(key.value, STAGE, METHOD) for key in (alive, other, ended)]
         clock.advance(9)
-        assert [decision.detail for decision in check(*asked)] == [None, None, None]
+        assert [decision.detail for decision in check(*requests)] == [None, None, None]
         clock.advance(1)
-        assert [decision.detail for decision in check(*asked)] == [None, None, "disabled"]
-        limiter.catalog.update_key(kept.id, enabled=False)
-        assert [decision.detail for decision in check(*asked)] == [None, "disabled", "disabled"]
+        assert [decision.detail for decision in check(*requests)] == [None, None, "disabled"]
+        limiter.catalog.update_key(other.id, enabled=False)
+        assert [decision.detail for decision in check(*requests)] == [None, "disabled", "disabled"]
 
 
 def an_expiry_outlasts_the_way_to_full(backend):

@@ -105,7 +105,7 @@ def a_batch_is_carried_out_once(server, fault):
 
 def what_is_known_of_a_batch_is_told(server):
     """Where one check of a batch has to be asked alone and cannot be, another that was carried out is answered."""
-    known, new = gold_key(server), gold_key(server)
+    charged, new = gold_key(server), gold_key(server)
     put, sent = CheckBatcher._put, []
 
     def once(batcher, packets, answered):
@@ -119,11 +119,11 @@ def what_is_known_of_a_batch_is_told(server):
     async def two_at_once():
         async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter._namespace.before_refresh = lambda: None
-            await limiter.check(known.value, STAGE, METHOD)
-            await asyncio.gather(*(limiter.check(known.value, STAGE, METHOD) for _ in range(2)))
+            await limiter.check(charged.value, STAGE, METHOD)
+            await asyncio.gather(*(limiter.check(charged.value, STAGE, METHOD) for _ in range(2)))
             await limiter.peek(new.value, STAGE, METHOD)
             with patch.object(CheckBatcher, "_put", once):
-                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (known, new)))
+                return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (charged, new)))
 
     first, second = asyncio.run(two_at_once())
     assert [len(packets) for packets in sent] == [1, 1]

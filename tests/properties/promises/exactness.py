@@ -85,16 +85,16 @@ def a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight):
         key, method = _one_tight_limit(limiter.catalog, tight)
         assert [limiter.check(key, STAGE, method).allowed for _ in range(2)] == [True, True]
         full = exact_snapshot(backend)
-        told = limiter.check(key, STAGE, method)
+        denial = limiter.check(key, STAGE, method)
         clock.advance_us(-2_000_001)
-        assert remaining(limiter.check(key, STAGE, method)) == remaining(told)
+        assert remaining(limiter.check(key, STAGE, method)) == remaining(denial)
         after = exact_snapshot(backend)
         assert after != full
         again = limiter.check(key, STAGE, method)
-        assert remaining(again) == remaining(told)
+        assert remaining(again) == remaining(denial)
         assert exact_snapshot(backend) == after
         if tight != "quota":
-            assert again.retry_after == told.retry_after == 1000.0
+            assert again.retry_after == denial.retry_after == 1000.0
             clock.advance(1000)
             assert limiter.check(key, STAGE, method).allowed
 
@@ -145,14 +145,14 @@ def retry_after_is_exact(backend, clock, rate, burst, cost):
         for turn in range(1, 8):
             due = start + ceil(turn * cost / tokens_per_us)
             if due - 1 >= clock():
-                told = limiter.check(key, STAGE, METHOD, cost)
-                assert (told.allowed, told.retry_after) == (False, (due - clock()) / 1_000_000)
+                limit = limiter.check(key, STAGE, METHOD, cost)
+                assert (limit.allowed, limit.retry_after) == (False, (due - clock()) / 1_000_000)
                 one_due = start + ceil(((turn - 1) * cost + 1) / tokens_per_us)
-                (told,) = limiter.peek(key, STAGE, METHOD).limits
-                assert told.retry_after == max(0, one_due - clock()) / 1_000_000
+                (limit,) = limiter.peek(key, STAGE, METHOD).limits
+                assert limit.retry_after == max(0, one_due - clock()) / 1_000_000
                 clock.advance_us(due - 1 - clock())
-                told = limiter.check(key, STAGE, METHOD, cost)
-                assert (told.allowed, told.retry_after) == (False, 0.000001)
+                limit = limiter.check(key, STAGE, METHOD, cost)
+                assert (limit.allowed, limit.retry_after) == (False, 0.000001)
                 clock.advance_us(1)
             assert limiter.check(key, STAGE, METHOD, cost).allowed
 
@@ -251,9 +251,9 @@ def a_change_of_plan_mints_nothing(backend, clock):
             catalog.put_plan(UsagePlan("gold", Throttle(rate, burst), None, [STAGE]))
             per_us = Fraction(str(rate)) / 1_000_000
             level = min(burst, Fraction(floor(level * per_us.denominator), per_us.denominator)) - 1
-            (told,) = limiter.check(key, STAGE, METHOD).limits
-            assert (told.limit, told.remaining) == (burst, floor(level))
-            assert told.reset_after == ceil((burst - level) / per_us) / 1_000_000
+            (limit,) = limiter.check(key, STAGE, METHOD).limits
+            assert (limit.limit, limit.remaining) == (burst, floor(level))
+            assert limit.reset_after == ceil((burst - level) / per_us) / 1_000_000
 
 
 def every_unit_is_metered(backend, clock):

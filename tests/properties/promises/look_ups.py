@@ -24,18 +24,18 @@ def administrator(backend, clock):
 @contextmanager
 def asking(limiter, after=lambda: None):
     """Yield a list of what is read meanwhile, a list of commands each; `after` is called once a reply is there."""
-    asked, right = [], limiter._store._answer
+    reads, right = [], limiter._store._answer
 
     def answer(request):
         reply = right(request)
         if isinstance(request, list):
-            asked.append([tuple(map(str, command)) for command in request])
+            reads.append([tuple(map(str, command)) for command in request])
         after()
         return reply
 
     limiter._store._answer = answer
     try:
-        yield asked
+        yield reads
     finally:
         del limiter._store._answer
 
@@ -65,9 +65,9 @@ def a_new_key_is_known_within_a_second(backend, clock):
         assert ask(limiter, VALUE) == UNKNOWN
         catalog.create_key(value=VALUE, plans=["gold"])
         clock.advance_us(999_999)
-        with asking(limiter) as asked:
+        with asking(limiter) as reads:
             assert ask(limiter, VALUE) == UNKNOWN
-        assert asked == []
+        assert reads == []
         clock.advance_us(1)
         assert ask(limiter, VALUE) == ADMITTED
 
@@ -125,12 +125,12 @@ def a_record_that_a_push_overtook_is_not_kept(backend, clock):
             stamp = thief.hget(names.key_hash(key.id), "r")
 
             def disable():
-                if len(asked) == 2 and not pushed:  # the record has been read
+                if len(reads) == 2 and not pushed:  # the record has been read
                     pushed.append(catalog.update_key(key.id, enabled=False))
                     limiter._namespace.on_change_message(f"key:{key.id}")
                     thief.hset(names.key_hash(key.id), "r", stamp)
 
-            with asking(limiter, disable) as asked:
+            with asking(limiter, disable) as reads:
                 assert ask(limiter, key.value) == ADMITTED
         assert ask(limiter, key.value) == DISABLED
 

@@ -51,7 +51,7 @@ def skewed_replicas_decide_alike(server, skews):
             limits = compile_limits(first._namespace.snapshot, GOLD, STAGE, METHOD, first._namespace.names).limits
             verdict = reference.check(key.id, limits, 1, decision.time_us)
             assert (decision.allowed, decision.limited_by) == (verdict.allowed, verdict.limited_by)
-            assert [(told.remaining, told.reset_after) for told in decision.limits] == [
+            assert [(limit.remaining, limit.reset_after) for limit in decision.limits] == [
                 (judged.remaining, judged.reset_us / 1_000_000) for judged in verdict.limits
             ]
 
@@ -131,7 +131,7 @@ CATALOG_CHANGES = {
 
 
 def capacities(decision):
-    return [told.limit for told in decision.limits]
+    return [limit.limit for limit in decision.limits]
 
 
 def an_older_version_never_comes_back(backend, clock, change):
@@ -157,7 +157,7 @@ def a_lost_push_is_caught_up(backend, clock):
             change(here.catalog)
             clock.advance(5)
             decision = there.check(key.value, STAGE, METHOD)
-            assert 4 in [told.limit for told in decision.limits if told.name.startswith(name)]
+            assert 4 in [limit.limit for limit in decision.limits if limit.name.startswith(name)]
 
 
 def a_push_is_heard(server):
