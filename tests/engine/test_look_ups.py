@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from helpers.batching import echo, gathering
-from helpers.replica import METHOD, STAGE
+from helpers.replica import FOREVER, METHOD, STAGE
 from redis.exceptions import ResponseError
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
@@ -171,7 +171,7 @@ async def test_a_flood_at_once_refuses_no_key_that_was_met(server, keys, caplog)
     """Of 30,000 unknown values asked at once some are told 503; keys that were met, and a new one, are admitted."""
     *met, new = keys
     caplog.set_level(logging.WARNING)
-    async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
+    async with AsyncLimiter.from_url(server.url, deadline=60, max_age=FOREVER) as limiter:
         limiter._namespace.before_refresh = lambda: None
         assert all(await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in met)))
         flood = [asyncio.ensure_future(limiter.check(f"{number:030}", STAGE, METHOD)) for number in range(30_000)]

@@ -47,6 +47,7 @@ def test_the_state_machine_notices(valkey, monkeypatch, bug):
             database=None,
             deadline=None,
             phases=[Phase.generate],
+            report_multiple_bugs=False,  # the first will do
             suppress_health_check=list(HealthCheck),
         )
         with pytest.raises(AssertionError):

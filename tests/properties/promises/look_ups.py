@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import contextmanager
 
-from helpers.replica import METHOD, STAGE, replica
+from helpers.replica import FOREVER, METHOD, STAGE, replica
 
 from ratelimit import AsyncLimiter, Catalog, Throttle, UsagePlan
 
@@ -155,7 +155,7 @@ def a_flood_refuses_no_key_that_was_met(server):
         *met, new = (catalog.create_key(plans=["gold"]).value for _ in range(21))
 
     async def run():
-        async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
+        async with AsyncLimiter.from_url(server.url, deadline=60, max_age=FOREVER) as limiter:
             limiter._namespace.before_refresh = lambda: None  # no listener, whose start makes a check look once more
             await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in met))
             flood = [asyncio.ensure_future(limiter.check(f"{number:030}", STAGE, METHOD)) for number in range(12_000)]
