@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 10000
+SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long fuzz vectors lint bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long fuzz vectors lint lua bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,10 +37,14 @@ fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=10
 vectors: .venv/ready  ## make lua/vectors.json anew, after a change of the scripts
 	PYTHONPATH=tests $(BIN)/python tests/vectors/generate.py > lua/vectors.json.new && mv lua/vectors.json.new lua/vectors.json
 
-lint: .venv/ready  ## ruff and mypy
+lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=tests $(BIN)/python -m helpers.lua_lint
+
+lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
+	@$(BIN)/python -c "from ratelimit.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
 
 bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks

@@ -1,13 +1,13 @@
--- archive: move the closed days of a key off the path of its checks, and forget the oldest.
+-- archive: move the closed days of a key off the path of its checks, and delete the oldest.
 --
 -- KEYS[1]    hash of the API key
 -- KEYS[2]    archive of its closed days
 -- ARGV[1]    the first day (since 1970) to keep
--- returns    {moved, forgotten}
+-- returns    {moved, deleted}
 --
--- A field whose name ends with no day stays where it is.
+-- A field whose name does not end with a day stays where it is.
 
-local moved, forgotten = 0, 0
+local moved, deleted = 0, 0
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.find(field, '^d:.*:%d+$') then
     redis.call('HSET', KEYS[2], string.sub(field, 3), redis.call('HGET', KEYS[1], field))
@@ -19,7 +19,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   local day = tonumber(string.match(field, ':(%d+)$'))
   if day and day < tonumber(ARGV[1]) then
     redis.call('HDEL', KEYS[2], field)
-    forgotten = forgotten + 1
+    deleted = deleted + 1
   end
 end
-return { moved, forgotten }
+return { moved, deleted }

@@ -1,189 +1,202 @@
--- check_many: what check.lua would answer to each of several usual checks, one after the other, in one call.
+-- check_many: what check.lua would reply to several checks of the common kind, one after the other, in one call.
 --
--- Checks often ask alike but for whose key it is: what a question is made of is said once.
+-- Checks often differ in their key alone: what they have in common is sent once, as a template.
 --
--- KEYS       of each question its shared buckets, then of each check its key's hash
--- ARGV[1]    of each question two bytes: how many further buckets a key's hash has, and how many shared ones are met
+-- KEYS       of each template its shared buckets, then of each check its key's hash
+-- ARGV[1]    of each template two bytes: how many further buckets a key's hash has, and how many shared ones are met
 -- ARGV[2]    of each check its identity (26 bytes)
--- ARGV[3]    of each check two bytes: the number of its question, from 1; whether another check here is of its key,
---            0 or 1. Empty if all ask the first question, of different keys
--- ARGV[4..]  of each question its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
+-- ARGV[3]    of each check two bytes: the number of its template, from 1; whether another check here is of its key, 0
+--            or 1. Empty if all have the first template and different keys
+-- ARGV[4..]  of each template its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
 --            the identity any 26 bytes
 -- returns    of each check: the new states, joined                     admitted
 --                           {0, now_us, limits}, as check.lua says     denied
---                           -5: nothing is consumed, ask check.lua     anything else
+--                           -5: nothing is consumed, call check.lua    anything else
 -- errors     RATELIMIT ARGUMENTS
 --
--- What several checks share is read once and written once. A check that cannot be answered here spoils no other.
+-- What several checks share is read once and written once. A check that cannot be judged here spoils no other.
 
+-- @include lib/constants
 -- @include lib/packing
 
-local ASK_ALONE = -5
-local DAY_US = 86400000000
-local KEPT_US = 30000000
+local RETRY_INDIVIDUALLY = -5
 
 local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
-local questions, identities, asked_by = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
-local checks, starts, shares, shared_keys, arguments, further = #identities / 26, {}, {}, 0, 3, 0
-for number = 1, #questions / 2 do
-  local own_buckets, shared_buckets = byte(questions, 2 * number - 1, 2 * number)
-  starts[number], shares[number] = arguments + 1, shared_keys
-  shared_keys, arguments = shared_keys + shared_buckets, arguments + 2 + own_buckets
-  further = further + own_buckets + shared_buckets
-  if #(ARGV[starts[number]] or '') < 114 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local templates, identities, template_numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+local checks, arguments_at, shared_before = #identities / IDENTITY_SIZE, {}, {}
+local shared_keys, arguments, further_buckets = 0, 3, 0
+for number = 1, #templates / 2 do
+  local key_buckets, shared_buckets = byte(templates, 2 * number - 1, 2 * number)
+  arguments_at[number], shared_before[number] = arguments + 1, shared_keys
+  shared_keys, arguments = shared_keys + shared_buckets, arguments + 2 + key_buckets
+  further_buckets = further_buckets + key_buckets + shared_buckets
+  if #(ARGV[arguments_at[number]] or '') < HEAD_SIZE then return redis.error_reply('RATELIMIT ARGUMENTS') end
 end
-if #questions % 2 ~= 0 or arguments ~= #ARGV or shared_keys + checks ~= #KEYS
-  or asked_by ~= '' and #asked_by ~= 2 * checks
+if #templates % 2 ~= 0 or arguments ~= #ARGV or shared_keys + checks ~= #KEYS
+  or template_numbers ~= '' and #template_numbers ~= 2 * checks
 then
   return redis.error_reply('RATELIMIT ARGUMENTS')
 end
 
-local time = call('TIME')
-local server_us = time[1] * 1000000 + time[2]
-local replies, question, again, at, field, own_buckets, buckets, first_shared, request, now, plain = {}, 0, 0
+local now
+-- @inline inline/server_time
+local server_us = now
+-- Of the template that the loop is at: its number, where its arguments start, and what follows from them. `given_us` is
+-- the caller's clock, or 0.
+local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = 0
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
-local possible, today, this_calendar, window_end, full, price, numbers, states, fill_us, charged
--- Of keys that several checks here are of: the hash as it stands after the checks before. Of shared buckets alike.
-local hashes, read_at, changed, shared, charged_at, expiry, left_out = {}, {}, {}, {}, {}, {}, nil
-local read, write, known, hold, keep
+local eligible, today, current_calendar, window_end, full, price, numbers, states, fill_us, is_shared_charged
+-- Of keys that several checks here are of: the values of the hash as they stand after the checks before, where the
+-- arguments start that name their fields, and whether they are to be written.
+local hashes, fields_at, is_changed = {}, {}, {}
+-- Of shared buckets: the state as it stands after the checks before; if it is to be written, the clock it was charged
+-- by and the time in which it fills, if its expiry is to be renewed.
+local shared_states, charged_by, shared_fill_us = {}, {}, {}
+local replies, key_repeats = {}, 0
+local deferred -- keys and shared buckets that checks meet which are not judged here
+local read_hash, write_hash, current_hash, load_buckets, store_shared
 
--- Functions cost as much as a part of a check: they are made if somebody needs them.
-if further > 0 or asked_by ~= '' then
-  function read(key)
-    return pcall('HMGET', key, 'r', unpack(ARGV, at + 1, at + 1 + own_buckets))
+-- Functions cost as much as a part of a check: they are made if they are needed.
+if further_buckets > 0 or template_numbers ~= '' then
+  function read_hash(key)
+    return pcall('HMGET', key, 'r', unpack(ARGV, template_at + 1, template_at + 1 + key_buckets))
   end
 
-  function write(key, own, its_at)
+  function write_hash(key, hash_values, at)
     local fields = {}
-    for i = 1, #own - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[its_at + i], own[i + 1] end
+    for i = 1, #hash_values - 1 do fields[2 * i - 1], fields[2 * i] = ARGV[at + i], hash_values[i + 1] end
     call('HSET', key, unpack(fields))
   end
 
-  -- Only the fields of one question are known of a hash at a time.
-  function known(key)
-    local own, before = hashes[key], read_at[key]
-    if before == at then return own end
-    if own and #own == own_buckets + 2 then
+  -- The hash as it stands now. Of a hash only the fields of one template are remembered at a time.
+  function current_hash(key)
+    local hash_values, at = hashes[key], fields_at[key]
+    if at == template_at then return hash_values end
+    if hash_values and #hash_values == key_buckets + 2 then
       local same = true
-      for i = 1, own_buckets + 1 do same = same and ARGV[before + i] == ARGV[at + i] end
-      if same then return own end
+      for i = 1, key_buckets + 1 do same = same and ARGV[at + i] == ARGV[template_at + i] end
+      if same then return hash_values end
     end
-    if changed[key] then write(key, own, before) end
-    own = read(key)
-    hashes[key], read_at[key], changed[key] = own, at, nil
-    return own
+    if is_changed[key] then write_hash(key, hash_values, at) end
+    hash_values = read_hash(key)
+    hashes[key], fields_at[key], is_changed[key] = hash_values, template_at, nil
+    return hash_values
   end
 
-  function hold(first_held, last_held)
-    possible = true
-    -- @include lib/held
-    return possible
+  function load_buckets(first_bucket, last_bucket)
+    eligible = true
+    -- @inline inline/load_buckets
+    return eligible
   end
 
-  -- What the question asked until now left of its shared buckets is there for the next.
-  function keep()
-    for b = own_buckets + 1, buckets do
-      local place = KEYS[first_shared + b - own_buckets]
-      shared[place], charged_at[place] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us
-      expiry[place] = expiry[place] or fill_us and fill_us[b]
+  -- Make what this template's checks left of its shared buckets the state that the next template finds.
+  function store_shared()
+    for i = key_buckets + 1, buckets do
+      local bucket_key = KEYS[first_shared + i - key_buckets]
+      shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * i - 6, 7 * i - 4))
+      charged_by[bucket_key] = given_us
+      shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[i]
     end
-    charged = false
+    is_shared_charged = false
   end
 end
 
-for i = 1, checks do
+for check = 1, checks do
   local number = 1
-  if asked_by ~= '' then number, again = byte(asked_by, 2 * i - 1, 2 * i) end
-  if number ~= question then
-    if charged then keep() end
-    question, at, first_shared = number, starts[number], shares[number]
-    if at then
-      own_buckets, buckets = byte(questions, 2 * number - 1, 2 * number)
-      buckets, request, field = own_buckets + buckets, ARGV[at], ARGV[at + 1]
+  if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * check - 1, 2 * check) end
+  if number ~= template then
+    if is_shared_charged then store_shared() end
+    template, template_at, first_shared = number, arguments_at[number], shared_before[number]
+    if template_at then
+      key_buckets, buckets = byte(templates, 2 * number - 1, 2 * number)
+      buckets, request, plan_field = key_buckets + buckets, ARGV[template_at], ARGV[template_at + 1]
       given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day =
         unpack_doubles('<ddddddddddd', request)
       now = given_us > 0 and given_us or server_us
-      plain = (flags == 1 or flags == 3) and cost % 1 == 0 and #request == 114 + 24 * buckets
-        and (valid_until == 0 or now < valid_until)
+      is_covered = (flags == 1 or flags == 3) and cost % 1 == 0 -- an API key; and perhaps no newer catalogue
+        and #request == HEAD_SIZE + BUCKET_SIZE * buckets and (valid_until == 0 or now < valid_until)
       states, fill_us = { nil, nil, nil }, nil
-      for b = own_buckets + 1, buckets do
-        local place = KEYS[first_shared + b - own_buckets]
-        local state = shared[place]
+      for i = key_buckets + 1, buckets do
+        local bucket_key = KEYS[first_shared + i - key_buckets]
+        local state = shared_states[bucket_key]
         if state == nil then
-          state = pcall('GET', place)
-          shared[place] = state
+          state = pcall('GET', bucket_key)
+          shared_states[bucket_key] = state
         end
-        if state and (type(state) == 'table' or #state ~= 24) then plain = false end
-        states[b] = state
+        if state and (type(state) == 'table' or #state ~= BUCKET_SIZE) then is_covered = false end
+        states[i] = state
       end
-      if plain then
-        -- @include lib/terms
-        plain = possible and (buckets == 0 or hold(own_buckets + 1, buckets))
+      if is_covered then
+        -- @inline inline/request_terms
+        is_covered = eligible and (buckets == 0 or load_buckets(key_buckets + 1, buckets))
       end
     else
-      own_buckets, buckets, first_shared, plain = 0, 0, 0, false
+      key_buckets, buckets, first_shared, is_covered = 0, 0, 0, false
     end
   end
-  local key, in_turn, own, reply = KEYS[shared_keys + i], plain
-  if left_out then
-    -- Nobody overtakes a check that was left out: who meets a limit of its is left out as well.
-    in_turn = in_turn and not left_out[key]
-    for k = first_shared + 1, first_shared + buckets - own_buckets do in_turn = in_turn and not left_out[KEYS[k]] end
+  local key, is_next, hash_values, reply = KEYS[shared_keys + check], is_covered
+  if deferred then
+    -- No check overtakes a deferred one: a check that meets one of its limits is deferred too.
+    is_next = is_next and not deferred[key]
+    for i = first_shared + 1, first_shared + buckets - key_buckets do is_next = is_next and not deferred[KEYS[i]] end
   end
-  if in_turn then
-    if again > 0 then
-      own = known(key)
-    elseif own_buckets > 0 then
-      own = read(key)
+  if is_next then
+    if key_repeats > 0 then
+      hash_values = current_hash(key)
+    elseif key_buckets > 0 then
+      hash_values = read_hash(key)
     else
-      own = pcall('HMGET', key, 'r', field)
+      hash_values = pcall('HMGET', key, 'r', plan_field)
     end
-    in_turn = own[1] == sub(identities, 26 * i - 25, 26 * i)
+    is_next = hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)
   end
-  if in_turn and own_buckets > 0 then
-    for b = 1, own_buckets do
-      local state = own[b + 2]
-      if state and #state ~= 24 then in_turn = false end
-      states[b] = state
+  if is_next and key_buckets > 0 then
+    for i = 1, key_buckets do
+      local state = hash_values[i + 2]
+      if state and #state ~= BUCKET_SIZE then is_next = false end
+      states[i] = state
     end
-    in_turn = in_turn and hold(1, own_buckets)
+    is_next = is_next and load_buckets(1, key_buckets)
   end
-  if in_turn then
-    local refused, plan
-    -- @include lib/usual
-    if reply and not refused then
-      charged = buckets > own_buckets
-      if again > 0 or own_buckets > 0 then
-        own[2] = plan
-        for b = 1, own_buckets do own[b + 2] = sub(reply, 33 + 24 * b, 56 + 24 * b) end
-        if again > 0 then
-          changed[key] = true
+  if is_next then
+    local denied, new_plan
+    -- @inline inline/fast_path
+    if reply and not denied then
+      is_shared_charged = buckets > key_buckets
+      if key_repeats > 0 or key_buckets > 0 then
+        hash_values[2] = new_plan
+        for i = 1, key_buckets do
+          local at = PLAN_STATE_SIZE + BUCKET_SIZE * i
+          hash_values[i + 2] = sub(reply, at - BUCKET_SIZE + 1, at)
+        end
+        if key_repeats > 0 then
+          is_changed[key] = true
         else
-          write(key, own, at)
+          write_hash(key, hash_values, template_at)
         end
       else
-        call('HSET', key, field, plan)
+        call('HSET', key, plan_field, new_plan)
       end
     end
   end
   if not reply then
-    left_out = left_out or {}
-    left_out[key] = true
-    for k = first_shared + 1, first_shared + buckets - own_buckets do left_out[KEYS[k]] = true end
+    deferred = deferred or {}
+    deferred[key] = true
+    for i = first_shared + 1, first_shared + buckets - key_buckets do deferred[KEYS[i]] = true end
   end
-  replies[i] = reply or ASK_ALONE
+  replies[check] = reply or RETRY_INDIVIDUALLY
 end
 
-if charged then keep() end
-for key in pairs(changed) do write(key, hashes[key], read_at[key]) end
-for place, given in pairs(charged_at) do
-  if given > 0 then
-    call('SET', place, shared[place])
-  elseif expiry[place] then
-    local milliseconds = (2 * KEPT_US + expiry[place]) / 1000
-    call('SET', place, shared[place], 'PX', milliseconds - milliseconds % 1)
+if is_shared_charged then store_shared() end
+for key in pairs(is_changed) do write_hash(key, hashes[key], fields_at[key]) end
+for bucket_key, callers_us in pairs(charged_by) do
+  if callers_us > 0 then
+    call('SET', bucket_key, shared_states[bucket_key])
+  elseif shared_fill_us[bucket_key] then
+    local milliseconds = (2 * EXPIRY_STEP_US + shared_fill_us[bucket_key]) / 1000
+    call('SET', bucket_key, shared_states[bucket_key], 'PX', milliseconds - milliseconds % 1)
   else
-    call('SETRANGE', place, '0', shared[place])
+    call('SETRANGE', bucket_key, '0', shared_states[bucket_key])
   end
 end
 return replies

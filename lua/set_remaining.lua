@@ -6,42 +6,43 @@
 -- returns    {1, now_us, used}, {-1, now_us} if there is no such key, {-3, now_us} if the windows are past
 -- errors     RATELIMIT CORRUPT <field>
 
+-- @include lib/constants
 -- @include lib/packing
 -- @include lib/quota_window
--- @include lib/sound
+-- @include lib/validity
+-- @inline inline/retry_statuses
 
-local now, quota, first_day, second_day, third_day, remaining = struct.unpack('<dddddd', ARGV[2])
+local call, plan_field = redis.call, ARGV[1]
+local now, quota, first_day, second_day, third_day, remaining = unpack_doubles('<dddddd', ARGV[2])
 if now == 0 then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
+  -- @inline inline/server_time
 end
-if redis.call('HEXISTS', KEYS[1], 'r') == 0 then return { -1, now } end
-local state = redis.call('HGET', KEYS[1], ARGV[1])
-local per, level, last, window, used, granted, day, day_used = 0, 0, 0, 0, 0, 0, 0, 0
+if call('HEXISTS', KEYS[1], 'r') == 0 then return { KEY_CHANGED, now } end
+local state = call('HGET', KEYS[1], plan_field)
+local per, level, last, calendar, used, granted, day_used = 0, 0, 0, 0, 0, 0, 0
 if state then
-  if #state ~= 56 or not is_plan_state(struct.unpack('<ddddddd', state)) then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. ARGV[1])
+  if #state ~= PLAN_STATE_SIZE or not is_plan_state(unpack_doubles('<ddddddd', state)) then
+    return redis.error_reply('RATELIMIT CORRUPT ' .. plan_field)
   end
-  local calendar
-  per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', state)
-  day = calendar % 1048576
-  window = (calendar - day) / 1048576
+  per, level, last, calendar, used, granted, day_used = unpack_doubles('<ddddddd', state)
 end
-local from, to, goes_on = window_at(window, first_day, second_day, third_day, now)
-if not from then return { -3, now } end
+local window, day
+-- @inline inline/unpack_calendar
+local current_window, _, goes_on = window_at(window, first_day, second_day, third_day, now)
+if not current_window then return { WINDOWS_PAST, now } end
 -- A day that is over ended with what was left then.
-local today = math.floor(now / 86400000000)
+local today = math.floor(now / DAY_US)
 if today > day then
   if day > 0 then
     local balance = math.max(0, quota + granted - used)
-    local field = string.format('d%s:%.0f', string.sub(ARGV[1], 2), day)
-    redis.call('HSET', KEYS[1], field, struct.pack('<dd', day_used, balance))
+    local day_field = string.format('d%s:%.0f', string.sub(plan_field, 2), day)
+    call('HSET', KEYS[1], day_field, pack_doubles('<dd', day_used, balance))
   end
   day, day_used = today, 0
 end
 if not goes_on then used = 0 end
 -- What is left is quota + granted - used: granted may be below 0, where less is left than the plan gives.
 granted = remaining + used - quota
-local calendar = (from * 64 + to - from) * 1048576 + day
-redis.call('HSET', KEYS[1], ARGV[1], struct.pack('<ddddddd', per, level, last, calendar, used, granted, day_used))
+calendar = current_window * CALENDAR_BASE + day
+call('HSET', KEYS[1], plan_field, pack_doubles('<ddddddd', per, level, last, calendar, used, granted, day_used))
 return { 1, now, used }

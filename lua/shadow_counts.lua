@@ -8,5 +8,5 @@
 
 local state = redis.call('HGET', KEYS[1], ARGV[1])
 if not state then return { 0, 0, 0 } end
-local _, _, _, _, _, throttled, exceeded, seen = struct.unpack('<dddddddd', state)
+local _, _, _, _, _, throttled, exceeded, seen = unpack_doubles('<dddddddd', state)
 return { seen, throttled, exceeded }

@@ -1,26 +1,27 @@
--- upgrade: give what schema 1 stored the names of schema 2, all at once.
+-- upgrade: rename what schema 1 stored to the names of schema 2, all at once.
 --
 -- KEYS[1]    catalogue of schema 1
 -- KEYS[2]    catalogue of schema 2
--- KEYS[3..]  in pairs: another name of schema 1, and its name of schema 2; one that is a name of both before the pair that
---            takes it over
+-- KEYS[3..]  in pairs: another name of schema 1, and its name of schema 2; where the old name of one pair is the new
+--            name of another, it comes before that
 -- ARGV[1]    version of the catalogue of schema 1
 -- ARGV[2]    its members, '' for none: how often a key joined a plan
 -- ARGV[3]    channel of changes
--- returns    {1, renamed}, or {0, 0} if the catalogue has moved meanwhile, and nothing was written
+-- returns    {1, renamed}, or {0, 0} if the catalogue has changed meanwhile, and nothing was written
 -- errors     RATELIMIT OCCUPIED <key>
 --
--- The former name of the catalogue keeps a text, so that versions which know schema 1 alone stop, instead of finding it
--- empty: no key would be known to them. What is left to do after this has a mark, `upgrading`, until it is done.
+-- The former name of the catalogue keeps a text, so that clients which support schema 1 alone stop, instead of finding
+-- an empty catalogue and answering that every key is unknown. The field `upgrading` marks what is left to do, until it
+-- is done.
 
-local found = redis.call('HMGET', KEYS[1], 'version', 'members')
-if found[1] ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then return { 0, 0 } end
-local is_old = {}
+local stored = redis.call('HMGET', KEYS[1], 'version', 'members')
+if stored[1] ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then return { 0, 0 } end
+local is_old_name = {}
 for i = 1, #KEYS, 2 do
-  local place = KEYS[i + 1]
-  is_old[KEYS[i]] = true
-  if not is_old[place] and redis.call('EXISTS', place) == 1 then
-    return redis.error_reply('RATELIMIT OCCUPIED ' .. place)
+  local new_name = KEYS[i + 1]
+  is_old_name[KEYS[i]] = true
+  if not is_old_name[new_name] and redis.call('EXISTS', new_name) == 1 then
+    return redis.error_reply('RATELIMIT OCCUPIED ' .. new_name)
   end
 end
 local renamed = 0

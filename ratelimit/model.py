@@ -1,4 +1,4 @@
-"""The words of the model: plans, stages, methods, keys and their limits. Frozen, and checked when made."""
+"""The model: plans, stages, methods, keys and their limits. Immutable, and validated when created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _V = TypeVar("_V")
 
 
 class FrozenMap(Mapping[str, _V], Generic[_V]):
-    """A mapping that is hashable, picklable and never changes."""
+    """An immutable mapping, hashable and picklable."""
 
     __slots__ = ("_items",)
 
@@ -55,9 +55,13 @@ def _mapping(value: object, name: str) -> Mapping[object, object]:
 class Throttle:
     """A token bucket: it holds `burst` tokens, starts full and gains `rate` tokens per second.
 
-    `rate` is given as int, float, str, Decimal or Fraction and kept as an exact fraction; a float means the decimal
-    that it shows, so 0.1 is one tenth. Rate 0 or burst 0 admit nothing. Raises ConfigError for anything else, and
-    for a rate and burst whose exact arithmetic would not fit below 2^53.
+    Attributes:
+        rate: Tokens per second, an exact fraction. Given as int, float, str, Decimal or Fraction; a float means the
+            decimal that it shows, so 0.1 is one tenth. 0 admits nothing.
+        burst: Capacity in tokens, a whole number. 0 admits nothing.
+
+    Raises:
+        ConfigError: One of them is anything else, or their exact arithmetic would not fit below 2^53.
     """
 
     rate: Fraction
@@ -88,8 +92,13 @@ _OFFSETS = {"DAY": 1, "WEEK": 7, "MONTH": 28}
 class Quota:
     """At most `limit` units per calendar period in UTC; the count starts anew with each period.
 
-    `period` is "DAY", "WEEK" or "MONTH". `offset` moves the start by days: 0 for DAY; 0 (Sunday) to 6 for WEEK;
-    0 (the 1st) to 27 for MONTH. Limit 0 admits nothing.
+    Attributes:
+        limit: Units per period, a whole number. 0 admits nothing.
+        period: "DAY", "WEEK" or "MONTH".
+        offset: Days by which the period starts later: 0 for DAY; 0 (Sunday) to 6 for WEEK; 0 (the 1st) to 27 for MONTH.
+
+    Raises:
+        ConfigError: One of them is anything else.
     """
 
     limit: int
@@ -107,7 +116,15 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class PlanStage:
-    """A stage that a plan opens; `throttles` maps a method ("GET /pets") to a bucket that replaces the plan's."""
+    """A stage that a plan opens.
+
+    Attributes:
+        stage: "<api>/<stage>", such as "petstore/prod".
+        throttles: By method ("GET /pets"), buckets that replace the plan's.
+
+    Raises:
+        ConfigError: The id, a method's name or a throttle is none.
+    """
 
     stage: str
     throttles: Mapping[str, Throttle] = field(default_factory=FrozenMap)
@@ -130,13 +147,23 @@ def _is_a(value: object, kind: type, name: str) -> None:
 
 @dataclass(frozen=True, slots=True, init=False)
 class UsagePlan:
-    """What its keys may do: which stages they open, how fast (`throttle`) and how much (`quota`). None is unlimited.
+    """What its keys may do: which stages they open, how fast and how much. Each key has its own bucket and count.
 
-    Each key has its own bucket and count. `throttle_scope` "key" gives a key one bucket for all stages of the plan,
-    "key_method" one for each configured method of each stage. `stages` takes ids or `PlanStage`. `alerts` are
-    percentages of the quota (1 to 100): reaching one is told once per window and key on a stream. `shadow` is the id
-    of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would have denied.
-    `lease`: seconds (0.001 to 1; 0: none) for which a replica prepays units of a hot key, to spend in its process.
+    Attributes:
+        id: 1 to 128 letters, digits and . _ ~ -, a letter or digit first.
+        throttle: The bucket of each key; None for no limit.
+        quota: The quota of each key; None for no limit.
+        stages: The stages that the plan opens; given as ids or `PlanStage`.
+        name: For people.
+        throttle_scope: "key" gives a key one bucket for all stages of the plan, "key_method" one for each configured
+            method of each stage.
+        alerts: Percentages of the quota, 1 to 100: reaching one is announced once per window and key on a stream.
+        shadow: Id of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would
+            have denied. None for no trial.
+        lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
+
+    Raises:
+        ConfigError: One of them cannot be used.
     """
 
     id: str
@@ -163,14 +190,14 @@ class UsagePlan:
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
-        opened = _plan_stages(stages)
-        if throttle is None and any(stage.throttles for stage in opened):
+        plan_stages = _plan_stages(stages)
+        if throttle is None and any(stage.throttles for stage in plan_stages):
             raise ConfigError("a plan with method throttles needs a throttle of its own: add one", field="throttle")
         for name_, value in (
             ("id", validation.identifier(id, "id")),
             ("throttle", throttle),
             ("quota", quota),
-            ("stages", opened),
+            ("stages", plan_stages),
             ("name", validation.label(name, "name")),
             ("throttle_scope", validation.one_of(throttle_scope, ("key", "key_method"), "throttle_scope")),
             ("alerts", validation.percentages(alerts, has_quota=quota is not None)),
@@ -180,7 +207,7 @@ class UsagePlan:
             object.__setattr__(self, name_, value)
 
     def stage(self, stage_id: str) -> PlanStage | None:
-        """Return what the plan says of this stage, None if it does not open it."""
+        """Return the plan's entry for a stage, None if it does not open it."""
         return next((stage for stage in self.stages if stage.stage == stage_id), None)
 
 
@@ -193,18 +220,26 @@ def _other_plan(shadow: object, plan_id: str) -> str:
 def _plan_stages(stages: object) -> tuple[PlanStage, ...]:
     if isinstance(stages, str) or not isinstance(stages, Iterable):
         raise ConfigError(f"must be a list of stages, not {validation.shown(stages)}", field="stages")
-    opened: dict[str, PlanStage] = {}
+    by_id: dict[str, PlanStage] = {}
     for item in stages:
         stage = item if isinstance(item, PlanStage) else PlanStage(validation.stage_id(item, "stages"))
-        if stage.stage in opened:
+        if stage.stage in by_id:
             raise ConfigError(f"lists {stage.stage!r} twice: merge the two entries", field="stages")
-        opened[stage.stage] = stage
-    return tuple(opened.values())
+        by_id[stage.stage] = stage
+    return tuple(by_id.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of a stage. `throttle` replaces the stage's for it; `key_required=False` opens it without a key."""
+    """A method of a stage.
+
+    Attributes:
+        throttle: A bucket that all its callers share, instead of one of the stage's size; None for the stage's.
+        key_required: Whether it needs an API key. Without one, plan and quota do not apply.
+
+    Raises:
+        ConfigError: One of them is anything else.
+    """
 
     throttle: Throttle | None = None
     key_required: bool = True
@@ -216,10 +251,17 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A deployed stage, "<api>/<stage>", with buckets that all callers share.
+    """A deployed stage, with buckets that all callers share.
 
-    Each method that this stage or a plan lists has a bucket of its own of the size `throttle` (or of the method's
-    own throttle); all methods that nobody lists share one more.
+    Each method that this stage or a plan lists has a bucket of its own; all methods that are not listed share one more.
+
+    Attributes:
+        id: "<api>/<stage>", such as "petstore/prod".
+        throttle: The size of each of these buckets; None for no limit.
+        methods: By method ("GET /pets"), what differs for it.
+
+    Raises:
+        ConfigError: The id, a method's name or a throttle is none.
     """
 
     id: str

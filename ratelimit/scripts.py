@@ -14,7 +14,7 @@ from ratelimit.errors import RateLimitError
 Command = tuple[str | bytes | int | float, ...]
 """A command of Redis with its arguments."""
 
-_INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^ *-- @(include|inline) (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,23 @@ def folder() -> Path:
 
 
 def expanded(name: str) -> str:
-    """Return the source of script `name` with each `-- @include <file>` line replaced by that file, once."""
-    root, seen = folder(), set[str]()
+    """Return the source of script `name` with its parts in place of the lines that name them.
+
+    A line `-- @include lib/<file>` brings functions or constants, once into a script. A line `-- @inline inline/<file>`
+    brings a passage wherever it is named: code that uses the locals around it, because a function would cost a call.
+    """
+    root, included = folder(), set[str]()
 
     def read(part: str) -> str:
-        if part in seen:
-            return ""
-        seen.add(part)
-        text = (root / f"{part}.lua").read_text(encoding="utf-8")
-        return _INCLUDE.sub(lambda match: read(match[1]), text)
+        return _DIRECTIVE.sub(replacement, (root / f"{part}.lua").read_text(encoding="utf-8"))
+
+    def replacement(directive: re.Match[str]) -> str:
+        kind, part = directive.groups()
+        if kind == "include":
+            if part in included:
+                return ""
+            included.add(part)
+        return read(part)
 
     return read(name)
 

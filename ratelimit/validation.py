@@ -14,12 +14,12 @@ EXACT = 2**53
 """Whole numbers below this are exact in Lua, whose numbers are IEEE doubles."""
 
 MIN_LEASE, MAX_LEASE = 0.001, 1.0
-"""Seconds: shorter than a round trip, a lease saves none; what is leased is not to be had elsewhere meanwhile."""
+"""Seconds. Shorter than a round trip, a lease saves none; longer, its units are missed elsewhere."""
 
-_MOST_TAGS = 50
+_MAX_TAGS = 50
 _SHORTEST_VALUE = 20
-_LARGEST_EXPONENT = 1000
-_MOST_DIGITS = 400
+_MAX_EXPONENT = 1000
+_MAX_DIGITS = 400
 _EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
@@ -89,8 +89,8 @@ def _refuse_many_digits(value: float | str | Fraction | Decimal, field: str) -> 
         digits = len(value.as_tuple().digits)
     else:
         digits = 0 if isinstance(value, float) else _digits(max(abs(value.numerator), value.denominator))
-    if digits > _MOST_DIGITS:
-        raise ConfigError(f"must be written with {_MOST_DIGITS} characters at most: give fewer digits", field=field)
+    if digits > _MAX_DIGITS:
+        raise ConfigError(f"must be written with {_MAX_DIGITS} characters at most: give fewer digits", field=field)
 
 
 def _digits(number: int) -> int:
@@ -101,7 +101,7 @@ def _refuse_huge_exponent(value: object) -> None:
     """Raise OverflowError for a decimal such as 1e400000000: as a fraction it would fill the memory."""
     written = _EXPONENT.search(str(value)) if isinstance(value, str | Decimal) else None
     # `Decimal` itself gives up on exponents of twenty digits. Of thousands of digits `int` raises ValueError.
-    if written is not None and abs(int(written[1])) > _LARGEST_EXPONENT:
+    if written is not None and abs(int(written[1])) > _MAX_EXPONENT:
         raise OverflowError
 
 
@@ -125,7 +125,7 @@ def key_id(value: object) -> str:
     if not isinstance(value, str) or _NAME.fullmatch(value) is None:
         raise ConfigError(f"cannot be {shown_id(value)}: an id is 10 lower-case letters and digits", field="key_id")
     if len(value) >= _SHORTEST_VALUE:
-        # It is not even asked for: a key's value must not reach Redis.
+        # Redis is not asked: a key's value must not reach it.
         raise NotFound(f"there is no key with the id {shown_id(value)}", field="key_id")
     return value
 
@@ -153,7 +153,7 @@ def namespace(value: object, field: str = "namespace") -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that others wrote as it may be shown: what a terminal would obey is spelled out."""
+    """Return a text that others wrote so that it can be shown: control characters are spelled out."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -178,8 +178,8 @@ def tags(value: object, field: str = "tags") -> dict[str, str]:
     """Return tags: at most 50, names of 1 to 128 characters, texts of at most 256."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"must be a mapping of texts, not {shown(value)}", field=field)
-    if len(value) > _MOST_TAGS:
-        raise ConfigError(f"has {len(value)} entries, at most {_MOST_TAGS} are stored", field=field)
+    if len(value) > _MAX_TAGS:
+        raise ConfigError(f"has {len(value)} entries, at most {_MAX_TAGS} are stored", field=field)
     checked = {}
     for name, text in value.items():
         if not name:
@@ -197,7 +197,7 @@ def flag(value: object, field: str) -> bool:
 
 
 def percentages(value: object, *, has_quota: bool) -> tuple[int, ...]:
-    """Return the percentages of a quota that are told when reached, upwards."""
+    """Return the percentages of a quota that are announced when reached, ascending."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigError(f"must be a list of percentages, not {shown(value)}", field="alerts")
     checked = sorted({whole(percent, "alerts", least=1, below=101) for percent in value})
@@ -218,7 +218,12 @@ def lease(value: object) -> float:
 
 
 def cost(value: object) -> int:
-    """Return the cost of a request; raises TypeError or ValueError, as for any wrong argument of a function."""
+    """Return the cost of a request.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is negative.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"cost must be a whole number >= 0, not {shown(value)}")
     if value < 0:
@@ -227,7 +232,7 @@ def cost(value: object) -> int:
 
 
 def texts(key: object, stage: object, method: object) -> None:
-    """Refuse a request whose parts are no texts; a key may be None."""
+    """Raise TypeError for a request whose parts are no texts; a key may be None."""
     if type(key) is type(stage) is type(method) is str:
         return  # as almost always
     for name, value in (("key", key), ("stage", stage), ("method", method)):

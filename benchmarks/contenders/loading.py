@@ -1,4 +1,4 @@
-"""Many API keys, fast: written as the catalogue writes them (lua/README.md), a thousand at a time.
+"""Many API keys, fast: written as the catalogue writes them (lua/PROTOCOL.md), a thousand at a time.
 
 `Catalog.create_key` guards each key against other writers. A benchmark that needs a million keys is the only writer on
 its server, so nothing has to be guarded.

@@ -42,5 +42,5 @@ if not struct then
     end,
   }
 end
--- Looked up once: the straight way through a check is short enough for that to count.
+-- Looked up once: the fast path of a check is short enough for that to count.
 local pack_doubles, unpack_doubles = struct.pack, struct.unpack

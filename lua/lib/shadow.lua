@@ -1,20 +1,20 @@
--- shadow: what a successor of the plan would have said to a request that is admitted. It never denies.
+-- shadow: what a successor of the plan would have decided about a request that is admitted. It never denies.
 --
--- State, 8 doubles: per, level, last_us, window, used, throttled, exceeded, seen. The last three count requests: how
--- many the successor would have throttled, how many it would have found over quota, how many it saw.
--- `method_state` (per, level, last_us) is the bucket of a method with one of its own, `false` before its first use;
--- nil where the successor has none, and the bucket in the state applies.
--- `rules` are burst, rate, per (0: no bucket), quota (-1: none), and the first days of three windows, at `at` in
--- `request`. Returns both states packed.
-local function shadowed(struct, request, at, state, method_state, now, cost)
-  local burst, rate, new_per, quota, first, second, third = struct.unpack('<ddddddd', request, at)
+-- State, 8 doubles: per, level, last_us, window, used, throttled, exceeded, seen. The last three count requests: those
+-- that the successor would have throttled, those that were over its quota, and all that it saw.
+--
+-- `method_state` (per, level, last_us) is the bucket of a method with one of its own, `false` before its first use; nil
+-- where the successor has none, and the bucket in the state applies. `request` holds the successor's limits from `at`:
+-- burst, rate, per (0: no bucket), quota (-1: none), and the first days of three windows. Returns both states, packed.
+local function judge_shadow(struct, request, at, state, method_state, now, cost)
+  local burst, rate, new_per, quota, first_day, second_day, third_day = struct.unpack('<ddddddd', request, at)
   local per, level, last, window, used, throttled, exceeded, seen = 0, 0, 0, 0, 0, 0, 0, 0
   if state then per, level, last, window, used, throttled, exceeded, seen = struct.unpack('<dddddddd', state) end
   local b_per, b_level, b_last = per, level, last
   if method_state ~= nil then b_per, b_level, b_last = 0, 0, 0 end
   if method_state then b_per, b_level, b_last = struct.unpack('<ddd', method_state) end
 
-  local fits, within, bucket_moved, window_moved = true, true, false, false
+  local fits, within_quota, bucket_moved, window_moved = true, true, false, false
   local new_level, new_last, new_window, new_used = b_level, b_last, window, used
   local has_bucket = new_per > 0
   if has_bucket then
@@ -24,14 +24,13 @@ local function shadowed(struct, request, at, state, method_state, now, cost)
     new_per = b_per
   end
   if quota >= 0 then
-    local from, to, goes_on
-    from, to, goes_on, window_moved = window_at(window, first, second, third, now)
+    local _, goes_on
+    new_window, _, goes_on, window_moved = window_at(window, first_day, second_day, third_day, now)
     if not goes_on then new_used = 0 end
-    new_window = from * 64 + to - from
-    within = new_used + cost <= quota
+    within_quota = new_used + cost <= quota
   end
-  -- As a plan in force: what it would have denied leaves its state as it was, but for a step back of the clock.
-  local admits = fits and within
+  -- As under a plan in force: a denial leaves the state as it was, but for a step back of the clock.
+  local admits = fits and within_quota
   if admits then
     if has_bucket then new_level = new_level - cost * new_per end
     if quota >= 0 then new_used = new_used + cost end

@@ -1,19 +1,19 @@
 -- token_bucket: capacity `burst`, filled at `rate` tokens per `per` microseconds, in whole numbers below 2^53.
 --
--- State: per, level, last_us. `level` counts units of 1/per token, so that a microsecond adds exactly `rate` units
--- and nothing is ever rounded. per = 0 stands for no state: a full bucket.
+-- State: per, level, last_us. `level` counts units of 1/per token, so that a microsecond adds exactly `rate` units and
+-- nothing is ever rounded. per = 0 stands for no state: a full bucket.
 --   refill     level = min(burst * per, level + (now - last) * rate)
 --   admit      cost * per <= level
 --   wait       ceil((cost * per - level) / rate) microseconds; for ever if cost > burst or rate = 0
--- Whoever makes a limit guarantees max(burst, 3) * per + rate < 2^53.
+-- The maker of a limit guarantees max(burst, 3) * per + rate < 2^53.
 
 -- The bucket as it stands at `now`: level, last_us, and whether a step back of the clock re-anchored it.
 local function bucket_at(old_per, level, last, burst, rate, per, now)
   local full = burst * per
   if old_per == 0 then return full, now, false end
   if old_per ~= per then
-    -- The plan got another `per`: floor(level * per / old_per), rounded down. The plain product could
-    -- pass 2^53, so whole tokens are converted at once and the rest bit by bit (old_per is below 2^53 / 3).
+    -- The plan got another `per`: floor(level * per / old_per), rounded down. The plain product could pass 2^53, so
+    -- whole tokens are converted at once and the rest bit by bit (old_per is below 2^53 / 3).
     local tokens = math.floor(level / old_per)
     if tokens >= burst then
       level = full
@@ -37,8 +37,9 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
     return level + elapsed * rate, now, false
   end
   if level > full then level = full end
-  -- 2 s of tolerance: replicas of a server, corrections by NTP. The state keeps the later time. A larger step back is
-  -- a new truth, and the state is anchored to it.
-  if elapsed < -2000000 then return level, now, true end
+  -- A small step back is tolerated: the state keeps the later time. A larger one is a new time, and the state is
+  -- anchored to it.
+  -- @inline inline/clock_tolerance
+  if elapsed < -CLOCK_TOLERANCE_US then return level, now, true end
   return level, last, false
 end

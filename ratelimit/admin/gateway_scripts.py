@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratelimit.effects import Operation
 from ratelimit.scripts import load
 
-CALLED = ("check", "check_many", "give_back", "archive")
+CALLED = ("check", "check_many", "return_lease", "archive")
 """By a gateway; all others are an administrator's."""
 
 

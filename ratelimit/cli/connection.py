@@ -23,7 +23,7 @@ from ratelimit.store import urls
 
 PEPPER = "RATELIMIT_PEPPER"
 _PERMISSIONS = (
-    "This user may not do that, and what it may do of it may have been done. lua/README.md says what an administrator "
+    "This user may not do that, and what it may do of it may have been done. lua/ACL.md says what an administrator "
     "needs (Permissions); look at what holds now, then repeat the command as such a user."
 )
 _INSTEAD = {

@@ -266,7 +266,7 @@ def _return_call(
     names = namespace.names
     keys = (names.key_hash(prepared.key_id), names.key_days(prepared.key_id))
     shared_keys = (bucket.field_or_key for bucket in shared) if is_current else ()
-    return ScriptCall(load("give_back"), (*keys, *shared_keys), (packed, snapshot.version_token, *fields))
+    return ScriptCall(load("return_lease"), (*keys, *shared_keys), (packed, snapshot.version_token, *fields))
 
 
 def _plus_units(limits: Sequence[LimitStatus], units: int) -> tuple[LimitStatus, ...]:

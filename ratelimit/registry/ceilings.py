@@ -12,15 +12,19 @@ from ratelimit import validation
 class Ceilings:
     """How many things a catalogue may hold at most. None is unlimited. A change that would go beyond is refused.
 
-    keys               of the namespace
-    plans              of the namespace
-    plans_per_key      that one key is in
-    methods_per_stage  method throttles that one plan has for one stage
-    stages_per_api     stages of one API, configured or opened by a plan
-    resources_per_api  paths of one API, in the methods that are listed for its stages
+    They bind the catalogues that were given them, however many of these change things at once. What is beyond a
+    ceiling already may stay, and shrink.
 
-    They bind the catalogues that were given them, and hold however many of these change things at once. What is
-    beyond a ceiling already may stay, and shrink. Raises ConfigError for anything but whole numbers and None.
+    Attributes:
+        keys: Of the namespace.
+        plans: Of the namespace.
+        plans_per_key: Plans that one key is in.
+        methods_per_stage: Method throttles of one plan for one stage.
+        stages_per_api: Stages of one API, configured or opened by a plan.
+        resources_per_api: Paths of one API, in the methods that are listed for its stages.
+
+    Raises:
+        ConfigError: One of them is neither a whole number nor None.
     """
 
     keys: int | None = None

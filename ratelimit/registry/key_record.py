@@ -18,15 +18,16 @@ STAMP_LENGTH = 8
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """All that is known of an API key. `stamp` names this revision; the key's hash holds the same stamp.
+    """The record of an API key. Times are in microseconds since 1970, 0 for none.
 
-    A check sends the stamp of the record it went by, and the script refuses to go by any other. `digests` maps each
-    valid digest to the time until which it is valid, 0 for ever: a rotated key has two for a while. Times are in
-    microseconds since 1970, 0 for none.
+    A check sends the stamp of the record that it was prepared with, and the script rejects any other.
 
-    state    "" for a key; "draft" for one that is still being made, "tombstone" for one that was deleted. Neither opens
-             anything
-    further  fields of a newer version, which are kept as they are
+    Attributes:
+        digests: Each valid digest with the time until which it is valid, 0 for ever: a rotated key has two for a while.
+        stamp: Identifies this revision; the key's hash holds the same stamp.
+        state: "" for a key; "draft" for one that is still being created, "tombstone" for one that was deleted. Neither
+            opens anything.
+        further: Fields of a newer version, which are kept as they are.
     """
 
     id: str
@@ -66,11 +67,11 @@ class KeyRecord:
         further = FrozenMap({name: value for name, value in data.items() if name not in _FIELDS})
         for name in further:
             unknown_fields.warn("a key's record", name)
-        known = {name: value for name, value in data.items() if name in _FIELDS}
-        return cls(**{**known, "plans": tuple(data["plans"])}, further=further)
+        fields = {name: value for name, value in data.items() if name in _FIELDS}
+        return cls(**{**fields, "plans": tuple(data["plans"])}, further=further)
 
     def valid_until_us(self, digest: str) -> int:
-        """Return the time from which on this digest does not open the key, 0 for never."""
+        """Return the time from which on this digest does not identify the key, 0 for never."""
         ends = [end for end in (self.expires_us, self.digests[digest]) if end]
         return min(ends, default=0)
 

@@ -1,4 +1,4 @@
-"""Values of API keys: made, recognised, and turned into the digest that is all Redis ever sees."""
+"""Values of API keys: generated, recognised, and turned into the digest that is all Redis ever sees."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def generated_token() -> str:
 
 
 class Secret:
-    """A key's value on its way. Tracebacks that show local variables show its repr, which does not tell it."""
+    """A key's value in transit. Tracebacks that show local variables show its repr, which hides the value."""
 
     __slots__ = ("value",)
 
@@ -67,18 +67,19 @@ class Secret:
 def own_value(value: object) -> str:
     """Return a key value chosen by its owner. The error never shows it."""
     if not isinstance(value, str) or _VALUE.fullmatch(value) is None:
-        told = f"{len(value)} characters" if isinstance(value, str) else shown(type(value).__name__)
-        raise ConfigError(f"must be 20 to 128 visible ASCII characters without blanks, not {told}", field="value")
+        given = f"{len(value)} characters" if isinstance(value, str) else shown(type(value).__name__)
+        raise ConfigError(f"must be 20 to 128 visible ASCII characters without blanks, not {given}", field="value")
     return value
 
 
 def could_be_value(text: str) -> bool:
-    """Tell whether any key could have this value; noise is refused without asking Redis."""
+    """Return whether any key could have this value; noise is denied without asking Redis."""
     return _VALUE.fullmatch(text) is not None
 
 
 Pepper = str | bytes | None
 Peppers = Pepper | Sequence[str | bytes]
+"""A secret, or several while one replaces another, the newest first."""
 
 
 class Digester:
@@ -98,23 +99,23 @@ class Digester:
             peppers = [item.encode() if isinstance(item, str) else item or b"" for item in given]
         except UnicodeEncodeError:  # whose text would show it
             raise ConfigError("holds half a character (a lone surrogate): pass it as bytes", field="pepper") from None
-        self._made_ready = [hmac.new(pepper, digestmod="sha256") for pepper in peppers]
+        self._macs = [hmac.new(pepper, digestmod="sha256") for pepper in peppers]
 
     def __call__(self, value: str) -> str:
         """Return the digest of a key value under the newest pepper."""
-        return _digest(self._made_ready[0], value.encode())
+        return _digest(self._macs[0], value.encode())
 
     def all(self, value: str) -> list[str]:
         """Return the digests of a key value under each pepper, the newest first."""
-        return [_digest(made_ready, value.encode()) for made_ready in self._made_ready]
+        return [_digest(mac, value.encode()) for mac in self._macs]
 
     @property
     def probes(self) -> list[str]:
-        """Digests that tell peppers apart without telling them, the newest first."""
-        return [_digest(made_ready, _PEPPER_PROBE) for made_ready in self._made_ready]
+        """Check values that distinguish peppers without revealing them, the newest first."""
+        return [_digest(mac, _PEPPER_PROBE) for mac in self._macs]
 
 
-def _digest(made_ready: hmac.HMAC, message: bytes) -> str:
-    mac = made_ready.copy()  # quicker than `hmac.digest`, which begins with the pepper each time
+def _digest(keyed_mac: hmac.HMAC, message: bytes) -> str:
+    mac = keyed_mac.copy()  # quicker than `hmac.digest`, which begins with the pepper each time
     mac.update(message)
     return urlsafe_b64encode(mac.digest()[:_DIGEST_BYTES]).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""The only place where a name in Redis is spelled. lua/README.md lists them for other languages."""
+"""The only place where names in Redis are spelled. lua/PROTOCOL.md lists them for other languages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ratelimit import validation
 
 OTHERS = "*"
-"""Stands for every method of a stage that nobody lists."""
+"""Stands for all methods of a stage that are not listed."""
 
 
 _IN_A_METHOD = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
@@ -46,7 +46,7 @@ class RedisKeys:
         return f"{self.namespace}:digest:{digest}"
 
     def denials(self, day: int) -> str:
-        """What all clients refused on a day: `<plan>|<key>|<reason>` -> requests."""
+        """The denials of all clients on a day: `<plan>|<key>|<reason>` -> requests."""
         return f"{self.namespace}:denials:{day}"
 
     def plan_keys(self, plan_id: str) -> str:
@@ -77,8 +77,8 @@ class FormerNames:
             return f"{{{self._names.namespace}}}:plan:{rest}"
         if kind == "stage":
             stage_id, _, method = rest.partition(":")
-            place = self._names.stage_bucket(stage_id, method)
-            return place if place != name else None
+            bucket = self._names.stage_bucket(stage_id, method)
+            return bucket if bucket != name else None
         return None
 
     def renames(self, names: Iterable[str]) -> list[tuple[str, str]]:
@@ -103,6 +103,6 @@ def method_field(plan_id: str, stage_id: str, method: str) -> str:
     return f"b:{plan_id}:{stage_id}:{method}"
 
 
-def shadow_field(place: str) -> str:
-    """Hash field of what a shadow keeps where a plan in force would keep `place`."""
-    return f"s:{place}"
+def shadow_field(field: str) -> str:
+    """Hash field in which a shadow keeps what a plan in force keeps in `field`."""
+    return f"s:{field}"

@@ -10,15 +10,15 @@ SCHEMA = 2
 """A field whose neglect would admit more raises it; other additions do not."""
 
 
-def refuse_other(names: RedisKeys, found: str | None) -> None:
+def refuse_other(names: RedisKeys, stored: str | None) -> None:
     """Raise StoreError unless a catalogue is of this version's schema."""
-    if found == str(SCHEMA):
+    if stored == str(SCHEMA):
         return
     what = f"the catalogue {names.catalog!r}"
-    if found is None:
+    if stored is None:
         raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
     raise StoreError(
-        f"{what} is of schema {shown(found)}, and this version knows schema {SCHEMA} alone: upgrade this "
+        f"{what} is of schema {shown(stored)}, and this version knows schema {SCHEMA} alone: upgrade this "
         "installation; nothing was decided or changed by it"
     )
 

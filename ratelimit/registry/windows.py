@@ -9,7 +9,7 @@ from ratelimit.model import Quota
 DAY_US = 86_400 * 1_000_000
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 DAYS_KEPT = 90
-"""For how many days usage is kept."""
+"""Retention of usage, in days."""
 
 _SUNDAY_BEFORE_EPOCH = 4
 """1970-01-01 was a Thursday, four days after a Sunday."""

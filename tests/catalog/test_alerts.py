@@ -276,23 +276,23 @@ def test_eight_processes_tell_each_percentage_once(server, processes):
 
 # Seeded bugs
 
-CROSSED, ONCE = "if before < count and after >= count then", "if percent > told_percent then"
+CROSSED, ONCE = "if before < count and after >= count then", "if percent > last_percent then"
 AS_IF_CHARGED = """
-if refused then
-  local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', own[2])
-  plan = struct.pack('<ddddddd', per, level, last, calendar, used + cost, granted, day_used)
+if denied then
+  local per, level, last, calendar, used, granted, day_used = struct.unpack('<ddddddd', hash_values[2])
+  new_plan = struct.pack('<ddddddd', per, level, last, calendar, used + cost, granted, day_used)
 end
 """
 BUGS = {
     "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_told_once),
     "told of denials": (
-        "if has_alerts and plan and not refused then",
-        AS_IF_CHARGED + "if has_alerts and plan and cost > 0 then",
+        "if has_alerts and new_plan and not denied then",
+        AS_IF_CHARGED + "if has_alerts and new_plan and cost > 0 then",
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: told of denials": (
-        "  if refused then return reply end\n",
-        AS_IF_CHARGED + "if refused and not has_alerts then return reply end\nrefused = false\n",
+        "  if denied then return reply end\n",
+        AS_IF_CHARGED + "if denied and not has_alerts then return reply end\ndenied = false\n",
         test_a_peek_and_a_denial_tell_nothing,
     ),
     "usual: the count is not the quota's": (
@@ -301,12 +301,12 @@ BUGS = {
         test_a_cost_that_passes_both_tells_both,
     ),
     "windows not told apart": (
-        "if told_window ~= window then told_percent = 0 end",
+        "if last_window ~= window then last_percent = 0 end",
         "",
         test_the_next_window_is_told_of_again,
     ),
     "told twice": (ONCE, "if true then", test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice),
-    "one of two": ("percent > told_percent then", "told_percent == 0 then", test_a_cost_that_passes_both_tells_both),
+    "one of two": ("percent > last_percent then", "last_percent == 0 then", test_a_cost_that_passes_both_tells_both),
     "fails the check": (
         "redis.pcall('XADD'",
         "redis.call('XADD'",

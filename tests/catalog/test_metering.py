@@ -72,7 +72,7 @@ def metered(catalog, key_ids, first, last):
 
 
 def in_raw_states(client, key_ids):
-    """Units by (key, plan), as lua/README.md describes the state: today's, and those of days that are over."""
+    """Units by (key, plan), as lua/PROTOCOL.md describes the state: today's, and those of days that are over."""
     total = Counter()
     for key_id in key_ids:
         for name, packed in client.hgetall(f"ratelimit:{{{key_id}}}").items():
@@ -192,23 +192,27 @@ def test_every_day_is_metered(backend, clock):
 
 
 BUGS = {
-    "requests counted for units": ("day_used = math.min(day_used + charge, MOST)", "day_used = day_used + 1"),
+    "requests counted for units": ("day_used = math.min(day_used + charge, MAX_INTEGER)", "day_used = day_used + 1"),
     "days roll back": ("if today > day then", "if today ~= day then"),
     "closed days lost": ("if day > 0 then", "if false then"),
     "denials metered": (
-        "elseif own and not refused then",
-        "elseif own then\n  if refused then day_used = day_used + cost end",
+        "elseif hash_values and not denied then",
+        "elseif hash_values then\n  if denied then day_used = day_used + cost end",
     ),
     "usual: requests counted for units": ("day_used = day_used + cost", "day_used = day_used + 1"),
-    "usual: a new day ignored": ("left = calendar == this_calendar", "left = calendar <= this_calendar"),
-    "usual: a new day ignored without a quota": ("calendar % 1048576 == today", "calendar % 1048576 <= today"),
+    "usual: a new day ignored": ("left = calendar == current_calendar", "left = calendar <= current_calendar"),
+    "usual: a new day ignored without a quota": (
+        "calendar % CALENDAR_BASE == today",
+        "calendar % CALENDAR_BASE <= today",
+    ),
     "usual: denials metered": (
-        "  if refused then return reply end\n",
+        "  if denied then return reply end\n",
         # Its state with as many units more on its day.
         (
-            "  if refused then\n"
-            "    local metered = struct.unpack('<d', own[2], 49) + cost\n"
-            "    redis.call('HSET', KEYS[1], ARGV[2], string.sub(own[2], 1, 48) .. struct.pack('<d', metered))\n"
+            "  if denied then\n"
+            "    local metered = struct.unpack('<d', hash_values[2], 49) + cost\n"
+            "    local state = string.sub(hash_values[2], 1, 48) .. struct.pack('<d', metered)\n"
+            "    redis.call('HSET', KEYS[1], ARGV[2], state)\n"
             "    return reply\n"
             "  end\n"
         ),

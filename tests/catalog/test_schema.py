@@ -23,7 +23,7 @@ def gateway(limiter, backend, clock):
 @pytest.fixture
 def warnings(caplog, monkeypatch):
     """What is warned of, as if nothing had been before."""
-    monkeypatch.setattr(unknown_fields, "_told", set())
+    monkeypatch.setattr(unknown_fields, "_warned", set())
     caplog.set_level(logging.WARNING, logger="ratelimit")
     return lambda: [record.getMessage() for record in caplog.records]
 

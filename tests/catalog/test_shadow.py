@@ -407,12 +407,12 @@ def test_counts_equal_the_model_when_the_successor_changes(backend, clock):
 
 
 BUGS = {
-    "charged although denied": ("local admits = fits and within", "local admits = fits"),
-    "sees what is denied": ("if has_shadow and not peeks and not refused then", "if has_shadow and not peeks then"),
+    "charged although denied": ("local admits = fits and within_quota", "local admits = fits"),
+    "sees what is denied": ("if has_shadow and not peeks and not denied then", "if has_shadow and not peeks then"),
     "window not told apart": ("    if not goes_on then new_used = 0 end\n", ""),
-    "the last unit refused": ("within = new_used + cost <= quota", "within = new_used + cost < quota"),
+    "the last unit refused": ("within_quota = new_used + cost <= quota", "within_quota = new_used + cost < quota"),
     "its bucket is not charged": ("new_level = new_level - cost * new_per", "new_level = new_level"),
-    "windows not kept current": ("if its_quota >= 0 and (now <", "if false and (now <"),
+    "windows not kept current": ("if limit >= 0 and (now <", "if false and (now <"),
 }
 
 

@@ -300,7 +300,7 @@ class TestUnreachable:
             finally:
                 admin.acl_deluser("little")
         assert result.exit_code == 3
-        assert "lua/README.md says what an administrator needs" in result.stderr
+        assert "lua/ACL.md says what an administrator needs" in result.stderr
         assert "Is a server running" not in result.stderr
 
 

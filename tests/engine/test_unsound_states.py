@@ -201,7 +201,7 @@ def test_set_remaining_makes_nothing_sound(held):
             assert held.all() == before
 
 
-def test_give_back_makes_nothing_sound(held):
+def test_return_lease_makes_nothing_sound(held):
     """Neither of the plan's state, nor of a bucket, nor of a day that is over: each stays as it is."""
     closed = f"d:gold:{TODAY}"
     whole = {
@@ -214,30 +214,34 @@ def test_give_back_makes_nothing_sound(held):
     keys = (KEY, f"{KEY}:days", ACCOUNT)
     arguments = (request, identity()[:18], PLAN, closed, METHOD)
 
-    def give_back(changed):
+    def return_lease(changed):
         states = {at: changed.get(at, packed) for at, (packed, _) in whole.items()}
         fields = {field: packed for (_, field), packed in states.items() if field}
         held.put({KEY: {"r": identity()} | fields, ACCOUNT: states[ACCOUNT, None]})
-        assert held.run("give_back", keys, arguments) == 1
+        assert held.run("return_lease", keys, arguments) == 1
         return {(key, field): held.value(key, field) for key, field in whole}
 
-    right = give_back({})
+    right = return_lease({})
     assert all(right[place] != packed for place, (packed, _) in whole.items())
     for place, (packed, names) in whole.items():
         for at, number in unsound(names):
             wrong = broken(packed, (at, number))
-            assert give_back({place: wrong})[place] == wrong, (place, names[at], number)
+            assert return_lease({place: wrong})[place] == wrong, (place, names[at], number)
 
 
-WHOLE, ABOVE, BELOW = "sum % 1 == 0 and ", "sum >= -1 and ", "sum < 72057594037927936 and "
+WHOLE, ABOVE, BELOW = "sum % 1 == 0 and ", "sum >= -1 and ", "sum < MAX_SUM and "
 USUAL_SUM = f"""\
-  if not ({WHOLE}{ABOVE}{BELOW}used >= 0 and day_used >= 0) then usual = false end
+  if not ({WHOLE}{ABOVE}{BELOW}used >= 0 and day_used >= 0) then covered = false end
 """
-HELD_SUM = "if not (per == numbers[at - 6] and sum % 1 == 0 and sum >= 0 and sum < 72057594037927936) then"
+HELD_SUM = "if not (per == numbers[at - 6] and sum % 1 == 0 and sum >= 0 and sum < MAX_SUM) then"
 PASSED_HELD = "if not (per == numbers[at - 6]) then"
-IS_BUCKET = "(per + level + last) % 1 == 0 and per > 0 and per <= MOST"
-IS_PLAN_STATE = "(per + level + last + calendar + used + granted + day_used) % 1 == 0 and per >= 0 and per <= MOST"
-PLAN_IS_SOUND = " or not is_plan_state(struct.unpack('<ddddddd', own[2])) then return corrupt(field) end"
+IS_BUCKET = "(per + level + last) % 1 == 0 and per > 0 and per <= MAX_INTEGER"
+IS_PLAN_STATE = (
+    "(per + level + last + calendar + used + granted + day_used) % 1 == 0 and per >= 0 and per <= MAX_INTEGER"
+)
+PLAN_IS_SOUND = (
+    " or not is_plan_state(struct.unpack('<ddddddd', hash_values[2])) then\n    return corrupt(plan_field)\n  end"
+)
 
 
 @pytest.mark.parametrize(
@@ -250,13 +254,13 @@ PLAN_IS_SOUND = " or not is_plan_state(struct.unpack('<ddddddd', own[2])) then r
         ("used >= 0 and day_used >= 0) then", "day_used >= 0) then", "check"),
         ("used >= 0 and day_used >= 0) then", "used >= 0) then", "check"),
         (HELD_SUM, PASSED_HELD, "check"),
-        (IS_BUCKET, "per > 0 and per <= MOST", "check"),
-        (IS_PLAN_STATE, "per >= 0 and per <= MOST", "check"),
-        ("and used >= 0 and used <= MOST", "and used <= MOST", "check"),
-        ("and granted >= -MOST and granted <= MOST", "and granted >= -MOST", "check"),
-        ("and calendar >= 0 and calendar <= MOST", "and calendar <= MOST", "check"),
-        (PLAN_IS_SOUND, " then return corrupt(field) end", "check"),
-        ("calendar % 1048576 == today and calendar >= 0 end", "calendar % 1048576 == today end", "check"),
+        (IS_BUCKET, "per > 0 and per <= MAX_INTEGER", "check"),
+        (IS_PLAN_STATE, "per >= 0 and per <= MAX_INTEGER", "check"),
+        ("and used >= 0 and used <= MAX_INTEGER", "and used <= MAX_INTEGER", "check"),
+        ("and granted >= -MAX_INTEGER and granted <= MAX_INTEGER", "and granted >= -MAX_INTEGER", "check"),
+        ("and calendar >= 0 and calendar <= MAX_INTEGER", "and calendar <= MAX_INTEGER", "check"),
+        (PLAN_IS_SOUND, " then\n    return corrupt(plan_field)\n  end", "check"),
+        ("calendar % CALENDAR_BASE == today and calendar >= 0 end", "calendar % CALENDAR_BASE == today end", "check"),
         (USUAL_SUM + "  if quota >= 0 then\n", "  if quota >= 0 then\n", "check_many"),
         (HELD_SUM, PASSED_HELD, "check_many"),
     ],
@@ -277,8 +281,12 @@ def test_a_seeded_bug_is_found(server, right, wrong, test):
 NEGATIVE = (
     ("    if not (cost <= left) then fits = false end", "    if cost > left then fits = false end", "used"),
     ("    if not (price <= level) then fits = false end", "    if price > level then fits = false end", "level"),
-    ("if not (numbers[at - 1] <= held) then fits", "if numbers[at - 1] > held then fits", "held"),
-    ("if not (refilled >= held) then held = refilled end", "if refilled < held then held = refilled end", "refilled"),
+    ("if not (numbers[at - 1] <= refilled) then fits", "if numbers[at - 1] > refilled then fits", "held"),
+    (
+        "if refilled > bucket_full then refilled = bucket_full end",
+        "if not (refilled <= bucket_full) then refilled = bucket_full end",
+        "refilled",
+    ),
 )
 
 
@@ -308,13 +316,13 @@ def test_comparisons_say_what_admits(server, right, wrong, name):
 @pytest.mark.parametrize(
     ("right", "wrong", "script", "test"),
     [
-        ("#state ~= 56 or not is_plan_state(struct.unpack('<ddddddd', state))", "#state ~= 56", "set_remaining",
+        (" or not is_plan_state(unpack_doubles('<ddddddd', state))", "", "set_remaining",
          test_set_remaining_makes_nothing_sound),
-        ("#own[2] == 56 and is_plan_state(struct.unpack('<ddddddd', own[2]))", "#own[2] == 56", "give_back",
-         test_give_back_makes_nothing_sound),
-        (" or not is_bucket(stored, level, last)", "", "give_back", test_give_back_makes_nothing_sound),
-        ("if are_sound(day_used, balance) and day_used >= 0 then", "if true then", "give_back",
-         test_give_back_makes_nothing_sound),
+        (" and is_plan_state(unpack_doubles('<ddddddd', plan_state))", "", "return_lease",
+         test_return_lease_makes_nothing_sound),
+        (" or not is_bucket(stored_per, level, last)", "", "return_lease", test_return_lease_makes_nothing_sound),
+        ("if are_integers(day_used, balance) and day_used >= 0 then", "if true then", "return_lease",
+         test_return_lease_makes_nothing_sound),
     ],
 )  # fmt: skip
 def test_a_bug_in_what_corrects_counts_is_found(server, right, wrong, script, test):

@@ -1,14 +1,11 @@
-"""Lua read from outside: a file's contract and code, the globals in its bytecode, and a server of ten lines."""
+"""Lua read from outside: a file's contract and code, and a server of ten lines."""
 
 import re
-import struct
 from dataclasses import dataclass
 
 from lupa import lua51
 
 from ratelimit.scripts import expanded, folder
-
-GETGLOBAL, SETGLOBAL = 5, 7
 
 
 @dataclass
@@ -44,10 +41,8 @@ def code(text):
 
 
 def contract(name):
-    """The contract of an entry script; a line that belongs to the one before is indented further."""
-    lines = source(name).split("\n\n")[0].splitlines()
-    head = re.sub(r"\n-- {3,}", " ", "\n".join(lines))
-    items = re.findall(r"^-- (KEYS|ARGV|returns|errors)(?:\[([\d.]+)\])? +(.*)$", head, re.MULTILINE)
+    """The contract of an entry script."""
+    items = _items(source(name))
     indices = {kind: {index for found, index, _ in items if found == kind} for kind in ("KEYS", "ARGV")}
     replies = {}
     for text in (text for kind, _, text in items if kind == "returns"):
@@ -58,66 +53,62 @@ def contract(name):
             replies |= {int(status): size for status in statuses}
     errors = " | ".join(text for kind, _, text in items if kind == "errors")
     texts = {re.sub(r" <[^>]+>$", "", error.strip()) for error in errors.split("|")} - {""}
-    return Contract(lines[0], indices, replies, texts)
+    return Contract(source(name).splitlines()[0], indices, replies, texts)
 
 
-def global_accesses(text):
-    """(names read, names written) of the globals that a source touches, by the compiler's own word."""
-    reader = _compiled(text)
-    return reader.read, reader.written
+ITEMS = ("KEYS", "ARGV", "returns", "errors")
+"""What a header says of an entry script after its purpose, in this order."""
 
 
-def executable_lines(text):
-    """The numbers of the lines for which the compiler made instructions; an `end` is none."""
-    lines = text.splitlines()
-    return {number for number in _compiled(text).lines if lines[number - 1].strip() != "end"}
+def _items(text):
+    """(kind, index or "", words) of each item in a header; a line that continues one is indented further."""
+    head = re.sub(r"\n-- {3,}", " ", text.split("\n\n")[0])
+    return re.findall(r"^-- (\w+)(?:\[([\d.]+)\])? {2,}(.*)$", head, re.MULTILINE)
 
 
-def _compiled(text):
-    dump = lua51.LuaRuntime(encoding=None).eval("function(text) return string.dump(assert(loadstring(text))) end")
-    reader = _Bytecode(dump(text.encode()))
-    reader.function()
-    return reader
+def header_faults(name, text):
+    """What is wrong with the header of an entry script.
+
+    A header is its purpose, what it takes and returns, and then in sentences what else a caller has to know. After it
+    come the parts that the whole script needs, and then code.
+    """
+    head, _, body = text.partition("\n\n")
+    items = _items(text)
+    kinds = [kind for kind, _, _ in items]
+    faults = []
+    if not re.match(rf"-- {name}: \S.*\.\n--\n", head):
+        faults.append("it does not start with its name, its purpose and an empty comment")
+    if any(line != "--" and not line.startswith("-- ") for line in head.splitlines()):
+        faults.append("code stands in the header")
+    if set(kinds) - set(ITEMS) or not set(ITEMS[:3]) <= set(kinds):
+        faults.append(f"it says {sorted(set(kinds))}, not KEYS, ARGV, returns and perhaps errors")
+    elif kinds != sorted(kinds, key=ITEMS.index):
+        faults.append("its items are in another order")
+    for kind in ("KEYS", "ARGV"):
+        indices = [index for found, index, _ in items if found == kind]
+        if not _are_consecutive(indices):
+            faults.append(f"the indices of {kind} are {indices}")
+    code_lines = [line for line in body.splitlines() if line]
+    parts = [at for at, line in enumerate(code_lines) if line.startswith("-- @include ")]
+    if parts != list(range(len(parts))):
+        faults.append("a part that the whole script needs does not stand at the top")
+    return faults
 
 
-class _Bytecode:
-    """Reads what string.dump of Lua 5.1 writes on a 64-bit machine."""
+def _are_consecutive(indices):
+    """Whether indices are 1, 2, and so on; the last may be "n.." or "..", and a single one none at all."""
+    *first, last = indices or [""]
+    return first == [str(number) for number in range(1, len(indices))] and (
+        last in {str(len(indices)), f"{len(indices)}.."} or (last == ".." and first) or (last == "" and not first)
+    )
 
-    def __init__(self, dumped):
-        self._dumped, self._at = dumped, 12
-        self.read, self.written, self.lines = set(), set(), set()
 
-    def _take(self, form):
-        values = struct.unpack_from(f"<{form}", self._dumped, self._at)
-        self._at += struct.calcsize(f"<{form}")
-        return values if len(values) > 1 else values[0] if values else ()
-
-    def _string(self):
-        length = self._take("Q")
-        self._at += length
-        return self._dumped[self._at - length : self._at - 1].decode("latin-1") if length else ""
-
-    def _constant(self):
-        kind = self._take("B")
-        return {0: lambda: None, 1: lambda: self._take("B"), 3: lambda: self._take("d"), 4: self._string}[kind]()
-
-    def function(self):
-        self._string()
-        self._take("2i4B")
-        instructions = [self._take("I") for _ in range(self._take("i"))]
-        constants = [self._constant() for _ in range(self._take("i"))]
-        for instruction in instructions:
-            name = constants[instruction >> 14] if instruction & 63 in {GETGLOBAL, SETGLOBAL} else None
-            if name is not None:
-                (self.read if instruction & 63 == GETGLOBAL else self.written).add(name)
-        for _ in range(self._take("i")):
-            self.function()
-        self.lines |= {self._take("i") for _ in range(self._take("i"))}
-        for _ in range(self._take("i")):
-            self._string()
-            self._take("2i")
-        for _ in range(self._take("i")):
-            self._string()
+def passage_names(name):
+    """({locals of its caller that a passage reads}, {those that it assigns}), as its header says."""
+    words = {"Reads": "", "Leaves": ""}
+    for kind, _, text in _items(source(name)):
+        words[kind] += ", " + re.split(r" {2,}", text)[0]
+    return tuple(set(re.findall(r"\w+", words[kind])) for kind in ("Reads", "Leaves"))
 
 
 class PlainServer:

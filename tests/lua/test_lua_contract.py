@@ -7,26 +7,29 @@ import struct
 
 import pytest
 from helpers import lua_tools
-from helpers.lua_tools import PlainServer, code, contract, entry_names, executable_lines, global_accesses, hexed, source
+from helpers.lua_bytecode import compiled, executable_lines, global_accesses
+from helpers.lua_lint import GLOBALS
+from helpers.lua_tools import PlainServer, code, contract, entry_names, header_faults, hexed, passage_names, source
 
 import ratelimit
+from ratelimit import scripts
 from ratelimit.scripts import expanded, folder, load
 
 SCRIPTS = entry_names()
 PARTS = sorted(f"lib/{path.stem}" for path in (folder() / "lib").glob("*.lua"))
+PASSAGES = sorted(f"inline/{path.stem}" for path in (folder() / "inline").glob("*.lua"))
 VECTORS = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
-GLOBALS = {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "struct", "select", "unpack", "ipairs"}
-GLOBALS |= {"pairs", "type", "tonumber"}
-TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "string.rep(", "place)", "field)", "struct.pack(", "pack_doubles(")
+TEXTS = ("'", "ARGV[", "KEYS[", "string.sub(", "string.rep(", "struct.pack(", "pack_doubles(")
+TEXTS += ("field_or_key)", "field)", "plan_field)", "name)", "new_name)")
 SERVERS_CLOCK = [
     "local time = call('TIME')",
     "now = time[1] * 1000000 + time[2]",
-    "local milliseconds = (2 * KEPT_US + fill_us[i]) / 1000",
-    "call('SET', place, state, 'PX', milliseconds - milliseconds % 1)",
-    "call('SETRANGE', place, '0', state)",
+    "local milliseconds = (2 * EXPIRY_STEP_US + fill_us[i]) / 1000",
+    "call('SET', bucket_key, state, 'PX', milliseconds - milliseconds % 1)",
+    "call('SETRANGE', bucket_key, '0', state)",
 ]
 """The lines of check.lua that run without a caller's clock alone, and so under no vector."""
-INCLUDE = re.compile(r"^ *-- @include (\S+)$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^ *-- @(include|inline) (\S+)$", re.MULTILINE)
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -36,8 +39,76 @@ def script(request):
 
 def test_a_file_starts_with_its_name_and_purpose():
     """The first line of every source is "-- <name>: <what it does>"."""
-    for path in (*SCRIPTS, *PARTS):
-        assert re.match(rf"-- {path.removeprefix('lib/')}: \w.*\n", source(path)), path
+    for path in (*SCRIPTS, *PARTS, *PASSAGES):
+        assert re.match(rf"-- {path.rpartition('/')[2]}: \w.*\n", source(path)), path
+
+
+def test_a_header_follows_the_grammar(script):
+    """Purpose, KEYS, ARGV, returns, errors, sentences; then the parts that the whole script needs."""
+    assert header_faults(script, source(script)) == []
+
+
+HEADER = """\
+-- x: does something.
+--
+-- KEYS[1]    a
+-- KEYS[2..]  b
+-- ARGV[1]    c,
+--            and d
+-- returns    1
+-- errors     RATELIMIT E
+
+-- @include lib/a
+-- @include lib/b
+
+return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("-- x: does", "-- y: does"),
+        ("something.", "something"),
+        ("something.\n--\n", "something.\n"),
+        ("-- KEYS[1]    a\n-- KEYS[2..]  b\n", ""),
+        ("-- returns    1\n", ""),
+        ("-- returns    1\n", "-- replies    1\n"),
+        ("-- returns    1\n-- errors     RATELIMIT E\n", "-- errors     RATELIMIT E\n-- returns    1\n"),
+        ("KEYS[1] ", "KEYS[2] "),
+        ("KEYS[2..]", "KEYS[3..]"),
+        ("ARGV[1]", "ARGV[2]"),
+        ("\n\n-- @include lib/a", "\nlocal a\n\n-- @include lib/a"),
+        ("-- @include lib/b\n", "local a\n-- @include lib/b\n"),
+    ],
+)
+def test_a_header_with_a_fault_is_noticed(right, wrong):
+    """Each rule of the grammar can fail."""
+    assert header_faults("x", HEADER) == []
+    assert HEADER.count(right) == 1
+    assert len(header_faults("x", HEADER.replace(right, wrong))) == 1
+
+
+@pytest.mark.parametrize("passage", PASSAGES)
+def test_a_passage_names_what_it_takes_from_its_caller(passage):
+    """A local that it reads or assigns without declaring it is in its header, and no other one is."""
+    reads, leaves = passage_names(passage)
+    read, written = global_accesses(expanded(passage))
+    assert written == leaves
+    assert {name for name in read - written - GLOBALS - offered() if not name.isupper()} == reads - leaves
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_function_takes_nothing_from_its_caller(part):
+    """What is in lib/ uses constants and other functions of lib/ alone."""
+    read, written = global_accesses(expanded(part))
+    assert {name for name in read - GLOBALS - offered() if not name.isupper()} == set()
+    assert written == set()
+
+
+def offered():
+    """The names that files of lua/lib define for a whole script."""
+    return {local.name for part in PARTS for local in compiled(source(part)).locals}
 
 
 def further_buckets(vector):
@@ -119,23 +190,36 @@ def test_the_replies_of_commit_have_the_arity_of_the_contract(backend):
         assert client.get("s") == b"new"
 
 
-def test_every_part_is_included_once():
-    """Each file of lua/lib is part of some script, and in no script twice."""
+def test_every_part_is_used():
+    """Each file of lua/lib is part of some script, and in no script twice; each of lua/inline is spliced somewhere."""
     used = set()
     for name in SCRIPTS:
         text = expanded(name)
-        for part in PARTS:
+        for part in (*PARTS, *PASSAGES):
             count = text.count(source(part).splitlines()[0])
-            assert count <= 1, (name, part)
+            assert count <= 1 or part in PASSAGES, (name, part)
             used |= {part} if count else set()
-    assert used == set(PARTS)
+    assert used == {*PARTS, *PASSAGES}
 
 
-def test_every_include_resolves():
-    """An include names a file of lua/lib, and no script is left with one."""
-    for path in (*SCRIPTS, *PARTS):
-        assert set(INCLUDE.findall(source(path))) <= set(PARTS), path
-    assert [name for name in SCRIPTS if INCLUDE.search(expanded(name))] == []
+def test_every_directive_resolves():
+    """`@include` names a file of lua/lib, `@inline` one of lua/inline, and no script is left with either."""
+    for path in (*SCRIPTS, *PARTS, *PASSAGES):
+        for kind, part in DIRECTIVE.findall(source(path)):
+            assert part in {"include": PARTS, "inline": PASSAGES}[kind], (path, part)
+    assert [name for name in SCRIPTS if DIRECTIVE.search(expanded(name))] == []
+
+
+def test_a_part_comes_once_and_a_passage_wherever_it_is_named(tmp_path, monkeypatch):
+    """However deep the line that names it stands."""
+    monkeypatch.setattr(scripts, "folder", lambda: tmp_path)
+    for name, text in {
+        "a": "-- @include f\nif x then\n  -- @inline p\nend\n-- @inline p\n-- @include f\n",
+        "f": "function\n-- @inline p\n",
+        "p": "passage",
+    }.items():
+        (tmp_path / f"{name}.lua").write_text(text)
+    assert expanded("a").split() == ["function", "passage", "if", "x", "then", "passage", "end", "passage"]
 
 
 def test_no_global_is_written_and_none_is_unknown(script):
@@ -159,7 +243,7 @@ def test_every_script_loads_under_its_own_hash(backend, script):
 
 def test_the_scripts_are_sent_as_they_are_written(script):
     """Nothing is formatted into a script: each of its lines stands in a file of lua/."""
-    written = {line for path in (*SCRIPTS, *PARTS) for line in source(path).splitlines()}
+    written = {line for path in (*SCRIPTS, *PARTS, *PASSAGES) for line in source(path).splitlines()}
     assert [line for line in load(script).source.splitlines() if line not in written] == []
 
 

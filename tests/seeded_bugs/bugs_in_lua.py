@@ -38,46 +38,49 @@ USUAL = (
     (
         Lua(
             "usual: charge before judging",
-            "      numbers[at] = held\n",
-            "      numbers[at] = held\n      local place = KEYS[own_keys + at / 7 - own_buckets]\n"
-            "      if at / 7 > own_buckets then redis.call('SET', place, "
-            "struct.pack('<ddd', numbers[at - 6], held - numbers[at - 1], now)) end\n",
+            "      numbers[at] = refilled\n",
+            "      numbers[at] = refilled\n      local place = KEYS[hash_keys + at / 7 - key_buckets]\n"
+            "      if at / 7 > key_buckets then redis.call('SET', place, "
+            "struct.pack('<ddd', numbers[at - 6], refilled - numbers[at - 1], now)) end\n",
         ),
         denial_by_the_plan,
     ),
     (
         Lua(
             "usual: a denial counts",
-            "  if refused then return reply end\n",
-            "  if refused then\n    redis.call('HSET', KEYS[1], ARGV[2], "
-            "string.sub(own[2], 1, 48) .. struct.pack('<d', now))\n    return reply\n  end\n",
+            "  if denied then return reply end\n",
+            "  if denied then\n    redis.call('HSET', KEYS[1], ARGV[2], "
+            "string.sub(hash_values[2], 1, 48) .. struct.pack('<d', now))\n    return reply\n  end\n",
         ),
         denial_by_the_plan,
     ),
     (
         Lua(
             "usual: expiry moved although denied",
-            "  if refused then return reply end\n",
-            "  if refused then\n    if KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "    return reply\n  end\n",
+            "  if denied then return reply end\n",
+            "  if denied then\n    if KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n    return reply\n  end\n",
         ),
         expiries,
     ),
     (
-        Lua("usual: a peek charges", "if own and not has_shadow and not peeks then", "if own and not has_shadow then"),
+        Lua(
+            "usual: a peek charges",
+            "if hash_values and not has_shadow and not peeks then",
+            "if hash_values and not has_shadow then",
+        ),
         peek,
     ),
     (USUAL_NOT_CHARGED, admission),
     (
-        Lua("usual: only one bucket denies", "if not (numbers[at - 1] <= held) then fits = false end\n", "\n"),
+        Lua("usual: only one bucket denies", "if not (numbers[at - 1] <= refilled) then fits = false end\n", "\n"),
         denial_by_the_stage,
     ),
     (Lua("usual: the last token refused", "price <= level", "price < level"), retry_after),
     (USUAL_REFILL_LOST, steady_traffic),
     (USUAL_ONE_TOO_FEW, quota),
-    (Lua("usual: another window ignored", "calendar == this_calendar", "calendar % 1048576 == today"), period),
-    (Lua("usual: a newer day ignored", "calendar == this_calendar", "calendar <= this_calendar"), metering),
-    (Lua("usual: a newer day ignored, no quota", "calendar % 1048576 == today", "calendar > 0"), metering),
+    (Lua("usual: another window ignored", "calendar == current_calendar", "calendar % CALENDAR_BASE == today"), period),
+    (Lua("usual: a newer day ignored", "calendar == current_calendar", "calendar <= current_calendar"), metering),
+    (Lua("usual: a newer day ignored, no quota", "calendar % CALENDAR_BASE == today", "calendar > 0"), metering),
     (
         Lua(
             "usual: a step back ignored",
@@ -95,7 +98,7 @@ USUAL = (
         steady_traffic,
     ),
     (
-        Lua("usual: expiries not renewed", "if last < recent then", "if last == 0 then"),
+        Lua("usual: expiries not renewed", "if last < step_start then", "if last == 0 then"),
         renewal,
     ),
     (
@@ -106,39 +109,50 @@ USUAL = (
         ),
         renewal,
     ),
-    (Lua("expiries end before a bucket is full", "(2 * KEPT_US + fill_us[i]) / 1000", "2 * KEPT_US / 1000"), renewal),
+    (
+        Lua(
+            "expiries end before a bucket is full",
+            "(2 * EXPIRY_STEP_US + fill_us[i]) / 1000",
+            "2 * EXPIRY_STEP_US / 1000",
+        ),
+        renewal,
+    ),
 )
-"""Bugs in lib/usual.lua, and in what check.lua does with its verdict."""
+"""Bugs in inline/fast_path.lua, and in what check.lua does with its decision."""
 
 AT_ONCE = (
     (
         Many(
             "shared state not carried",
-            "shared[place], charged_at[place] = pack_doubles('<ddd', unpack(numbers, 7 * b - 6, 7 * b - 4)), given_us",
-            "charged_at[place] = given_us",
+            "shared_states[bucket_key] = pack_doubles('<ddd', unpack(numbers, 7 * i - 6, 7 * i - 4))",
+            "",
         ),
         at_once,
     ),
     (
         Many(
-            "shared state not written", "for place, given in pairs(charged_at) do", "for place, given in pairs({}) do"
+            "shared state not written",
+            "for bucket_key, callers_us in pairs(charged_by) do",
+            "for bucket_key, callers_us in pairs({}) do",
         ),
         at_once,
     ),
-    (Many("the key's state not carried", "own[2] = plan", ""), at_once),
+    (Many("the key's state not carried", "hash_values[2] = new_plan", ""), at_once),
     (
         Many(
-            "the key's state not written", "for key in pairs(changed) do write(key, hashes[key], read_at[key]) end", ""
+            "the key's state not written",
+            "for key in pairs(is_changed) do write_hash(key, hashes[key], fields_at[key]) end",
+            "",
         ),
         at_once,
     ),
-    (Many("denied, but charged", "if reply and not refused then", "if reply then"), at_once),
-    (Many("a key that is met once not written", "call('HSET', key, field, plan)", ""), keys_at_once),
-    (Many("nor with its methods", "          write(key, own, at)\n", ""), keys_at_once),
+    (Many("denied, but charged", "if reply and not denied then", "if reply then"), at_once),
+    (Many("a key that is met once not written", "call('HSET', key, plan_field, new_plan)", ""), keys_at_once),
+    (Many("nor with its methods", "          write_hash(key, hash_values, template_at)\n", ""), keys_at_once),
     (
         Many(
             "all taken for the first question",
-            "if asked_by ~= '' then number, again = byte(asked_by, 2 * i - 1, 2 * i) end",
+            "if template_numbers ~= '' then number, key_repeats = byte(template_numbers, 2 * check - 1, 2 * check) end",
             "",
         ),
         methods_at_once,
@@ -146,7 +160,7 @@ AT_ONCE = (
     (
         Many(
             "buckets of methods not carried",
-            "for b = 1, own_buckets do own[b + 2] = sub(reply, 33 + 24 * b, 56 + 24 * b) end",
+            "hash_values[i + 2] = sub(reply, at - BUCKET_SIZE + 1, at)",
             "",
         ),
         methods_at_once,
@@ -154,29 +168,44 @@ AT_ONCE = (
     (
         Many(
             "another question, and what is not yet written is lost",
-            "if changed[key] then write(key, own, before) end",
+            "if is_changed[key] then write_hash(key, hash_values, at) end",
             "",
         ),
         methods_at_once,
     ),
     (
-        Many("one question taken for another", "same = same and ARGV[before + i] == ARGV[at + i]", "same = same"),
+        Many(
+            "one question taken for another",
+            "same = same and ARGV[at + i] == ARGV[template_at + i]",
+            "same = same",
+        ),
         methods_at_once,
     ),
-    (Many("left out, but overtaken", "in_turn = in_turn and not left_out[KEYS[k]]", "in_turn = in_turn"), overtaking),
-    (Many("only the key's own checks wait", "left_out[KEYS[k]] = true end", "end"), overtaking),
-    (Many("identities not compared", "own[1] == sub(identities, 26 * i - 25, 26 * i)", "true"), obeying_at_once),
-    (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
-    (Many("set without an expiry", "elseif expiry[place] then", "elseif false then"), renewal),
+    (Many("left out, but overtaken", "is_next = is_next and not deferred[KEYS[i]]", "is_next = is_next"), overtaking),
+    (Many("only the key's own checks wait", "deferred[KEYS[i]] = true end", "end"), overtaking),
     (
-        Many("expiries end before a bucket is full", "(2 * KEPT_US + expiry[place]) / 1000", "2 * KEPT_US / 1000"),
+        Many(
+            "identities not compared",
+            "hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)",
+            "true",
+        ),
+        obeying_at_once,
+    ),
+    (Many("keys never expire", "(valid_until == 0 or now < valid_until)", "true"), obeying_at_once),
+    (Many("set without an expiry", "elseif shared_fill_us[bucket_key] then", "elseif false then"), renewal),
+    (
+        Many(
+            "expiries end before a bucket is full",
+            "(2 * EXPIRY_STEP_US + shared_fill_us[bucket_key]) / 1000",
+            "2 * EXPIRY_STEP_US / 1000",
+        ),
         renewal,
     ),
     (
         Many(
             "an expiry with every charge",
-            "expiry[place] = expiry[place] or fill_us and fill_us[b]",
-            "expiry[place] = 1000000000",
+            "shared_fill_us[bucket_key] = shared_fill_us[bucket_key] or fill_us and fill_us[i]",
+            "shared_fill_us[bucket_key] = 1000000000",
         ),
         renewal,
     ),

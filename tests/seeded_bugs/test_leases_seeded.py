@@ -14,15 +14,15 @@ from ratelimit.local import leases
 
 def everything_is_given_back():
     """Also what the bucket has refilled since the charge."""
-    return bug("units * per - elapsed * rate", "units * per", "give_back")
+    return bug("units * its_per - elapsed * its_rate", "units * its_per", "return_lease")
 
 
 def the_count_is_not_given_back():
-    return bug("if (calendar - day) / 1048576 == its_window", "if false", "give_back")
+    return bug("if window == charge_window", "if false", "return_lease")
 
 
 def a_day_that_is_over_keeps_what_was_not_spent():
-    return bug("if closed and #closed == 16", "if false", "give_back")
+    return bug("if closed_day and #closed_day == CLOSED_DAY_SIZE", "if false", "return_lease")
 
 
 def days_never_end():

@@ -410,7 +410,7 @@ def stolen(server, root, plan_file):
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("way", ["by itself", "by a script"])
 def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
-    """No plan, no key, no record, not by a script of its own either. On Redis 6.2 it could: lua/README.md says so."""
+    """No plan, no key, no record, not by a script of its own either. On Redis 6.2 it could: lua/ACL.md says so."""
     client, names = stolen
     command = [re.sub(r"\{(id|digest)\}", lambda match: names[match[0]], part) for part in DEEDS[deed]]
     before = exact_snapshot(server)
@@ -457,7 +457,7 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
         assert cause.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
-        shas = {name: load(name).sha for name in ("check", "check_many", "give_back", "archive")}
+        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive")}
         assert ran.stdout == "".join(f"{sha}  {name}\n" for name, sha in shas.items())
         assert root.script_exists(*shas.values()) == [True] * 4
         assert limiter.check(key.value, STAGE, METHOD).allowed
@@ -486,15 +486,15 @@ def test_scripts_are_told_as_data_as_well(server):
 
 
 def granted(title):
-    """By user, the words of the line that grants it what it may, in a part of the contract."""
-    text = (folder() / "README.md").read_text(encoding="utf-8").split(title)[1]
+    """By user, the words of the line that grants it what it may, in a part of the page."""
+    text = (folder() / "ACL.md").read_text(encoding="utf-8").split(title)[1]
     lines = re.search(r"```text\n(.*?)```", text, re.DOTALL)[1].splitlines()
     return {line.split()[2]: line.split()[3:] for line in lines}
 
 
 def test_the_contract_lists_the_same_permissions():
-    """What lua/README.md tells operators to grant is what is needed here."""
-    new, old = granted("### Permissions"), granted("**Redis 6.2**")
+    """What lua/ACL.md tells operators to grant is what is needed here."""
+    new, old = granted("# Permissions"), granted("## Redis 6.2")
     confined = ["resetchannels", "&ratelimit:changes", "-@all"]
     begin = ["on", ">change-me", "resetkeys"]
     gateway = {f"+{command}" for command in [*GATEWAY, "ping"]}  # for clients of one's own that look after connections

@@ -40,7 +40,7 @@ def left(reply):
 
 
 def test_calls_are_joined_in_order():
-    """What checks have in common is said once, as lua/README.md has it, in one call of check_many.lua."""
+    """What checks have in common is said once, as lua/PROTOCOL.md has it, in one call of check_many.lua."""
     script, limits = load("check_many"), {"a": b"1" * 88, "b": b"2" * 88}
 
     def call(key, terms, *, shared=("s",), fields=("p:1",), layout=b"\0\1", tail=bytes(24)):

@@ -99,3 +99,37 @@ def test_the_readmes_figures_are_those_of_the_performance_page():
     assert f"make {tasks[peer][1]} of throttled-py's checks per second" in text
     admitted, right = re.match(r"([\d,]+) of ([\d,]+) ", measured(r".*the exact maximum \(valkey\)")[peer][1]).groups()
     assert f"it admitted {admitted} where {right} were right" in text
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_architecture_names_every_room():
+    """Its picture of the package has exactly the folders that there are."""
+    picture = ARCHITECTURE.split("```")[1]
+    rooms = {path.name for path in (ROOT / "ratelimit").iterdir() if (path / "__init__.py").is_file()}
+    assert set(re.findall(r"^  (\w+)/", picture, re.MULTILINE)) == rooms
+
+
+@pytest.mark.parametrize(("column", "most"), [(1, 7), (2, 10)], ids=["blocking", "asyncio"])
+def test_the_walk_of_a_check_is_short(column, most):
+    """The files from `check` to the socket and back exist, and are as few as promised."""
+    table = ARCHITECTURE.split("A newcomer's walk")[1].split("**Blocking.**")[0]
+    cells = [line.split("|")[column + 1] for line in table.splitlines() if line.startswith("| ")]
+    files = [name for cell in cells for name in re.findall(r"`([\w/]+\.py)`", cell)]
+    assert [name for name in files if not (ROOT / "ratelimit" / name).is_file()] == []
+    assert 5 < len(files) <= most
+
+
+def test_the_files_of_the_promises_exist():
+    """Scripts, modules and tests in the table of promises."""
+    table = ARCHITECTURE.split("## Where each promise is kept")[1].split("## Glossary")[0]
+    names = re.findall(r"`([\w/]+(?:\.py|\.lua|/))`", table)
+    places = (ROOT, ROOT / "ratelimit", ROOT / "lua", ROOT / "lua" / "lib")
+    assert [name for name in names if not any((place / name).exists() for place in places)] == []
+
+
+def test_the_glossary_is_short():
+    """At most 25 words."""
+    rows = [line for line in ARCHITECTURE.split("## Glossary")[1].splitlines() if line.startswith("| ")]
+    assert 5 < len(rows) - 1 <= 25

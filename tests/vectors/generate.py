@@ -21,7 +21,7 @@ from vectors.slow_path import UNUSUAL
 
 CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
-    "Test vectors of lua/check.lua, for clients in any language; lua/README.md explains the bytes. For each vector: "
+    "Test vectors of lua/check.lua, for clients in any language; lua/PROTOCOL.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
     "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` "
     "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 "
@@ -36,9 +36,9 @@ LUA = ROOT / "lua"
 
 
 def assembled(name):
-    """A script as lua/README.md says that it is sent."""
+    """A script as lua/PROTOCOL.md says that it is sent."""
     text = (LUA / f"{name}.lua").read_text(encoding="utf-8")
-    return re.sub(r"(?m)^ *-- @include (\S+)$", lambda match: assembled(match[1]), text)
+    return re.sub(r"(?m)^ *-- @(?:include|inline) (\S+)$", lambda match: assembled(match[1]), text)
 
 
 def hashes():

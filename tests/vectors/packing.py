@@ -1,4 +1,4 @@
-"""What the test vectors are written with: bytes packed from the tables of lua/README.md, and nothing of the package."""
+"""What test vectors are written with: bytes packed from the tables of lua/PROTOCOL.md, and nothing of the package."""
 
 import struct
 from functools import partial

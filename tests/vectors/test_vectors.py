@@ -49,7 +49,7 @@ def answer(client, source, vector):
 
 
 def means(vector):
-    """What a reply says, by lua/README.md: status, time, and of each limit remaining, reset, and the wait if denied."""
+    """What a reply says, by lua/PROTOCOL.md: status, time, and of each limit remaining, reset, and wait if denied."""
     reply = vector["reply"]
     if isinstance(reply, list) and len(reply) == 2:
         return reply
@@ -101,7 +101,7 @@ def test_a_vector_holds(backend, vector):
 
 @pytest.mark.parametrize("vector", [vector for vector in VECTORS if "means" in vector], ids=lambda each: each["name"])
 def test_a_reply_says_what_it_means(vector):
-    """Read as lua/README.md says, a reply gives time, remaining and reset of each limit, and the wait if it denies."""
+    """Read as lua/PROTOCOL.md says, a reply gives time, remaining and reset of each limit, and wait if it denies."""
     assert means(vector) == vector["means"]
 
 

@@ -1,4 +1,4 @@
-"""give_back.lua, called by hand: what each state gets back, to the unit."""
+"""return_lease.lua, called by hand: what each state gets back, to the unit."""
 
 import struct
 
@@ -33,14 +33,14 @@ def redis(backend):
         yield client
 
 
-def give_back(redis, units=20, after_us=1_000_000, waited_us=None, identity="epoch--10000000007", shared=(SHARED,)):
+def return_lease(redis, units=20, after_us=1_000_000, waited_us=None, identity="epoch--10000000007", shared=(SHARED,)):
     """Give units back, `after_us` after the charge by the server and `waited_us` by the caller."""
     now, waited = CHARGED + after_us, after_us if waited_us is None else waited_us
     head = struct.pack("<9d", now, units, CHARGED, waited, BURST, R, P, WINDOW, DAY)
     further = struct.pack("<6d", BURST, R, P, BURST, R, P)
     fields = (identity, "p:gold", f"d:gold:{DAY}", "b:gold:m")
     keys = (HASH, DAYS, *shared)
-    assert redis.eval(load("give_back").source, len(keys), *keys, head + further, *fields) == 1
+    assert redis.eval(load("return_lease").source, len(keys), *keys, head + further, *fields) == 1
 
 
 def levels(redis):
@@ -57,7 +57,7 @@ def counts(redis):
 
 def test_each_bucket_gets_what_it_has_not_refilled(redis):
     """20 units, a second in which 3 were refilled: 17 of them; the counts get all 20."""
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [27 * P] * 3
     assert counts(redis) == (30, 30)
 
@@ -65,7 +65,7 @@ def test_each_bucket_gets_what_it_has_not_refilled(redis):
 @pytest.mark.parametrize(("after_us", "credit"), [(0, 20 * P), (6_666_666, 2), (6_666_667, 0), (60_000_000, 0)])
 def test_the_credit_falls_with_time(redis, after_us, credit):
     """By R each microsecond until nothing is left to credit; the counts get all units at any time."""
-    give_back(redis, after_us=after_us)
+    return_lease(redis, after_us=after_us)
     assert levels(redis) == [10 * P + credit] * 3
     assert counts(redis) == (30, 30)
 
@@ -73,14 +73,14 @@ def test_the_credit_falls_with_time(redis, after_us, credit):
 def test_no_bucket_gets_above_its_burst(redis):
     """A credit fills a bucket at most."""
     redis.hset(HASH, "p:gold", state(level=95 * P))
-    give_back(redis, after_us=0)
+    return_lease(redis, after_us=0)
     assert levels(redis) == [100 * P, 30 * P, 30 * P]
 
 
 @pytest.mark.parametrize(("after_us", "waited_us"), [(1_000_000, 0), (-3_000_000, 1_000_000), (500_000, 1_000_000)])
 def test_the_longer_of_two_times_counts(redis, after_us, waited_us):
     """The server's clock may have been set back since the charge, the caller's was not; whichever says more."""
-    give_back(redis, after_us=after_us, waited_us=waited_us)
+    return_lease(redis, after_us=after_us, waited_us=waited_us)
     assert levels(redis) == [27 * P] * 3
 
 
@@ -92,7 +92,7 @@ def test_no_bucket_gets_anything_once_the_catalogue_changed(redis, since):
     else:
         told = {"epoch--2": "epoch--20000000007stamp--1", "00000008": "epoch--10000000008stamp--1"}
         redis.hset(HASH, "r", told.get(since, since))
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [10 * P] * 3
     assert counts(redis) == (30, 30)
 
@@ -100,13 +100,13 @@ def test_no_bucket_gets_anything_once_the_catalogue_changed(redis, since):
 def test_a_new_stamp_alone_changes_no_plans(redis):
     """A record that was changed since, as by another name, keeps what is given back."""
     redis.hset(HASH, "r", "epoch--10000000007stamp--2")
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [27 * P] * 3
 
 
 def test_a_shared_bucket_that_is_not_named_gets_nothing(redis):
     """By a caller who knows that the catalogue changed since: others may have charged it under that."""
-    give_back(redis, shared=())
+    return_lease(redis, shared=())
     assert levels(redis) == [27 * P, 27 * P, 10 * P]
 
 
@@ -114,14 +114,14 @@ def test_a_bucket_of_another_per_gets_nothing(redis):
     """Its units are not the ones that were charged."""
     redis.hset(HASH, "p:gold", state(per=2 * P))
     redis.set(SHARED, bucket(per=2 * P))
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [10 * P, 27 * P, 10 * P]
 
 
 def test_a_state_from_before_the_charge_gets_nothing(redis):
     """The server lost the charge, or its clock was set back so far that the state was anchored anew."""
     redis.hset(HASH, "p:gold", state(last=CHARGED - 1))
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [10 * P] * 3
     assert counts(redis) == (50, 50)
 
@@ -130,7 +130,7 @@ def test_a_bucket_from_before_the_charge_gets_nothing(redis):
     """Each of them on its own: a shared one may have been lost alone."""
     redis.hset(HASH, "b:gold:m", bucket(last=CHARGED - 1))
     redis.set(SHARED, bucket(last=CHARGED - 1))
-    give_back(redis)
+    return_lease(redis)
     assert levels(redis) == [27 * P, 10 * P, 10 * P]
     assert counts(redis) == (30, 30)
 
@@ -147,7 +147,7 @@ def test_a_bucket_from_before_the_charge_gets_nothing(redis):
 def test_counts_of_another_window_or_day_stay(redis, other, left):
     """What was charged to a window or a day comes back to no other one, and no count falls below 0."""
     redis.hset(HASH, "p:gold", state(**other))
-    give_back(redis)
+    return_lease(redis)
     assert counts(redis) == left
 
 
@@ -156,7 +156,7 @@ def test_a_day_that_is_over_is_corrected_where_it_is(redis, key, field):
     """In the key's hash, or in the archive."""
     redis.hset(HASH, "p:gold", state(day=DAY + 1, day_used=3))
     redis.hset(key, field, struct.pack("<2d", 50, BALANCE))
-    give_back(redis)
+    return_lease(redis)
     assert struct.unpack("<2d", redis.hget(key, field)) == (30, BALANCE + 20)
     assert counts(redis)[1] == 3
 
@@ -164,14 +164,14 @@ def test_a_day_that_is_over_is_corrected_where_it_is(redis, key, field):
 def test_nothing_is_created(redis):
     """No hash, no field, no bucket, no day."""
     redis.delete(HASH, SHARED)
-    give_back(redis)
+    return_lease(redis)
     assert redis.exists(HASH, SHARED, DAYS) == 0
 
 
 def test_an_expiry_stays(redis):
     """A shared bucket is written in place."""
     redis.pexpire(SHARED, 50_000)
-    give_back(redis)
+    return_lease(redis)
     assert 0 < redis.pttl(SHARED) <= 50_000
 
 
@@ -179,25 +179,30 @@ def test_an_expiry_stays(redis):
     ("right", "wrong", "test", "arguments"),
     [
         (
-            "string.sub(own[1], 1, 18) == ARGV[2]",
+            "string.sub(stored_identity, 1, 18) == ARGV[2]",
             "true",
             test_no_bucket_gets_anything_once_the_catalogue_changed,
             ("00000008",),
         ),
-        ("math.max(now - charged, waited)", "now - charged", test_the_longer_of_two_times_counts, (500_000, 1_000_000)),
-        ("math.max(now - charged, waited)", "waited", test_the_longer_of_two_times_counts, (1_000_000, 0)),
-        ("per > 0 and last < charged", "false", test_a_state_from_before_the_charge_gets_nothing, ()),
-        ("stored ~= its_per or last < charged", "false", test_a_bucket_from_before_the_charge_gets_nothing, ()),
         (
-            "(calendar - day) / 1048576 == its_window",
+            "math.max(now - charged_us, waited_us)",
+            "now - charged_us",
+            test_the_longer_of_two_times_counts,
+            (500_000, 1_000_000),
+        ),
+        ("math.max(now - charged_us, waited_us)", "waited_us", test_the_longer_of_two_times_counts, (1_000_000, 0)),
+        ("per > 0 and last < charged_us", "false", test_a_state_from_before_the_charge_gets_nothing, ()),
+        ("stored_per ~= its_per or last < charged_us", "false", test_a_bucket_from_before_the_charge_gets_nothing, ()),
+        (
+            "window == charge_window",
             "true",
             test_counts_of_another_window_or_day_stay,
             ({"window": WINDOW + 64}, (50, 30)),
         ),
-        ("math.max(level, burst * per)", "level + credit", test_no_bucket_gets_above_its_burst, ()),
+        ("math.max(level, its_burst * its_per)", "level + credit", test_no_bucket_gets_above_its_burst, ()),
     ],
 )
 def test_a_seeded_bug_is_found(redis, right, wrong, test, arguments):
     """With the bug the test fails; that it passes without is for the test itself to show."""
-    with bug(right, wrong, "give_back"), pytest.raises(AssertionError):
+    with bug(right, wrong, "return_lease"), pytest.raises(AssertionError):
         test(redis, *arguments)
