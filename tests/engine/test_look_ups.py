@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from helpers.batching import echo, gathering
+from helpers.batching import echo, open_batcher
 from helpers.replica import FOREVER, METHOD, STAGE
 from redis.exceptions import ResponseError
 
@@ -37,7 +37,7 @@ def sent(monkeypatch):
 
 async def test_they_leave_beside_what_came_between_them(server, sent):
     """Twenty scripts and twenty look-ups in turn, in one tick: one write, in which the look-ups are two commands."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         sent.clear()
         calls = [each for number in range(20) for each in (echo(number), look_up(number))]
         replies = await asyncio.gather(*map(batcher.call, calls))
@@ -48,7 +48,7 @@ async def test_they_leave_beside_what_came_between_them(server, sent):
 
 async def test_each_has_its_own_values(server):
     """Of one MGET, however many ask for a value and in whatever order; also two values by one."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.mset({f"value{number}": f"told{number}" for number in range(0, 300, 2)})
         await client.hset("about", "version", "7")
         numbers = [*range(299, -1, -1), *range(300)]
@@ -60,7 +60,7 @@ async def test_each_has_its_own_values(server):
 
 async def test_who_looks_up_what_is_none_fails_alone(server):
     """An error is told to those who asked for it; MGET has none but for all."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.set("text", "1")
         calls = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
         first, second, third = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
@@ -75,7 +75,7 @@ async def test_who_looks_up_what_is_none_fails_alone(server):
 
 async def test_a_command_is_bounded(server):
     """Six hundred values take three commands: nobody else waits for all of them."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.config_resetstat()
         await asyncio.gather(*(batcher.call(look_up(number)) for number in range(600)))
         assert (await client.info("commandstats"))["cmdstat_mget"]["calls"] == 3
@@ -83,7 +83,7 @@ async def test_a_command_is_bounded(server):
 
 async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
     """With each write of checks some look-ups leave, not more than take about as long to answer."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         batcher._all_usual = True
         sent.clear()
         calls = [*(look_up(number) for number in range(500)), *(echo(number) for number in range(500))]
@@ -103,7 +103,7 @@ async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
 async def test_the_one_who_has_waited_longest_is_refused(server, monkeypatch, caplog):
     """Beyond the bound of look-ups, and no other call: they have bounds of their own. It is said once."""
     monkeypatch.setattr(batcher_module, "_MOST_WAITING", 5)
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         futures = [batcher.call(look_up(number)) for number in range(8)]
         others = [*map(batcher.call, [echo(number) for number in range(5)])]
         others += [batcher.call(BatchableReads([("GET", f"value{number}")])) for number in range(5)]
@@ -120,7 +120,7 @@ async def test_the_one_who_has_waited_longest_is_refused(server, monkeypatch, ca
 
 async def test_closing_waits_for_them(server):
     """Sent or not."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         futures = [batcher.call(look_up(number)) for number in range(700)]
         await asyncio.sleep(0)
     assert [future.result() for future in futures] == [[[None], [None]]] * 700

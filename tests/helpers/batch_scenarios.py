@@ -1,6 +1,6 @@
-"""Random worlds for checks that are asked at once: what Redis holds, and a list of questions about it.
+"""Random scenarios for checks that are sent together: what Redis holds, and a list of checks.
 
-Most of what is drawn is usual, so that long stretches of a list are answered together; any part may be unusual.
+Most of what is drawn takes the fast path, so that long stretches of a list are answered together; any part may not.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def stored(draw, now):
 
 
 @st.composite
-def questions(draw, now):
+def check_of(draw, now):
     """A check; `now` 0 is the server's clock, as in a request."""
     own = draw(st.sampled_from([(), (), *[(field,) for field in FIELDS], FIELDS]))
     shared = draw(st.sampled_from([(), SHARED[:1], SHARED[1:], SHARED]))
@@ -93,9 +93,9 @@ def questions(draw, now):
 
 
 @st.composite
-def worlds(draw, now=NOW, request_now=None):
-    """What Redis holds, and the questions."""
-    checks = questions(now if request_now is None else request_now)
+def scenarios(draw, now=NOW, request_now=None):
+    """What Redis holds, and the checks."""
+    checks = check_of(now if request_now is None else request_now)
     few = draw(st.lists(checks, min_size=1, max_size=4))
-    # The same again, as it is asked again and again, and some that come once.
+    # The same ones again and again, and some that come once.
     return draw(stored(now)), draw(st.lists(st.one_of(st.sampled_from(few), st.sampled_from(few), checks), max_size=12))

@@ -14,8 +14,8 @@ def echo(number):
 
 
 @asynccontextmanager
-async def gathering(server, **options):
-    """A gatherer on a client of its own, that was answered once. Both are closed when all went well."""
+async def open_batcher(server, **options):
+    """A batcher on a client of its own, that was answered once. Both are closed when all went well."""
     async with server.async_client(**options) as client:
         made = CheckBatcher(client.connection_pool)
         assert await made.call(echo(0)) == 0

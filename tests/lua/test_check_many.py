@@ -1,7 +1,7 @@
 """lua/check_many.lua: checks that are asked at once, held against check.lua and against the promises."""
 
 import pytest
-from helpers.batch_scenarios import worlds
+from helpers.batch_scenarios import scenarios
 from helpers.lua_tools import PlainServer
 from hypothesis import HealthCheck, given, settings
 from properties.promises import batches
@@ -79,7 +79,7 @@ class Plain:
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(world=worlds())
+@given(world=scenarios())
 def test_checks_at_once_are_as_one_after_the_other(client, world):
     """The same replies, the same bytes in Redis, and an expiry where there was one, whatever is stored and asked."""
     state, asked = world
@@ -91,7 +91,7 @@ def test_checks_at_once_are_as_one_after_the_other(client, world):
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None)
-@given(world=worlds(PLAIN_NOW, 0))
+@given(world=scenarios(PLAIN_NOW, 0))
 def test_by_the_servers_clock_expiries_are_the_same_too(world):
     """Where the clock stands still, also each expiry to the millisecond."""
     state, asked = world
