@@ -16,7 +16,7 @@ class Lua:
     wrong: str
     script: str = "check"
 
-    def put_in(self, monkeypatch):
+    def apply(self, monkeypatch):
         monkeypatch.setattr(scripts, "expanded", mutated(self.right, self.wrong, self.script))
 
 
@@ -34,5 +34,5 @@ class Python:
     attribute: str
     wrong: object
 
-    def put_in(self, monkeypatch):
+    def apply(self, monkeypatch):
         monkeypatch.setattr(self.owner, self.attribute, self.wrong)
