@@ -66,7 +66,7 @@ def test_lines_that_their_client_closed_are_replaced(both_ways, way):
             for line in [lines._line_of_pool() for _ in range(4)]:
                 lines._give_back(line)
             assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - used
-            limiter._to_close.connection_pool.disconnect()
+            limiter._owned_client.connection_pool.disconnect()
 
 
 def test_another_time_limit_is_heeded(server, key):

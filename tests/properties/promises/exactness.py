@@ -145,14 +145,14 @@ def retry_after_is_exact(backend, clock, rate, burst, cost):
         for turn in range(1, 8):
             due = start + ceil(turn * cost / tokens_per_us)
             if due - 1 >= clock():
-                limit = limiter.check(key, STAGE, METHOD, cost)
-                assert (limit.allowed, limit.retry_after) == (False, (due - clock()) / 1_000_000)
+                denial = limiter.check(key, STAGE, METHOD, cost)
+                assert (denial.allowed, denial.retry_after) == (False, (due - clock()) / 1_000_000)
                 one_due = start + ceil(((turn - 1) * cost + 1) / tokens_per_us)
                 (limit,) = limiter.peek(key, STAGE, METHOD).limits
                 assert limit.retry_after == max(0, one_due - clock()) / 1_000_000
                 clock.advance_us(due - 1 - clock())
-                limit = limiter.check(key, STAGE, METHOD, cost)
-                assert (limit.allowed, limit.retry_after) == (False, 0.000001)
+                denial = limiter.check(key, STAGE, METHOD, cost)
+                assert (denial.allowed, denial.retry_after) == (False, 0.000001)
                 clock.advance_us(1)
             assert limiter.check(key, STAGE, METHOD, cost).allowed
 
