@@ -1,4 +1,4 @@
-"""The Lua sources, found, joined and hashed, and how they are called."""
+"""The Lua sources: located, assembled and hashed; and calls of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ class Script:
 
 
 class ScriptCall:
-    """A script with its KEYS and ARGV. To be kept where it is asked again and again: it is packed once."""
+    """A script with its KEYS and ARGV. Reused where it is called again and again: it is packed once.
+
+    Attributes:
+        packet: The call as it goes over the wire, once it was packed.
+    """
 
     __slots__ = ("args", "keys", "packet", "script")
 
@@ -45,7 +49,7 @@ class ScriptCall:
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
     def by_source(self) -> Command:
-        """Return the command that runs the script and teaches it to the server."""
+        """Return the command that runs the script, and makes the server know it."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
     def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:

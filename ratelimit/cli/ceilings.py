@@ -1,4 +1,4 @@
-"""The ceilings of the command line: how many things its commands may make, from RATELIMIT_CEILINGS."""
+"""RATELIMIT_CEILINGS: how many plans, keys and so on the commands may create."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ _NAMES = tuple(field.name for field in fields(Ceilings))
 def ceilings() -> Ceilings:
     """Return the ceilings that the variable describes: "aws", "plans=300,keys=50000", "aws,keys=none".
 
-    What comes later counts. Raises ConfigError for anything else.
+    Later parts override earlier ones.
+
+    Raises:
+        ConfigError: A part is none of these.
+
     """
-    found = Ceilings()
+    parsed = Ceilings()
     for part in os.environ.get(CEILINGS, "").replace(" ", "").split(","):
         name, _, number = part.partition("=")
         if part == "aws":
-            found = Ceilings.aws()
+            parsed = Ceilings.aws()
         elif name in _NAMES and number == "none":
-            found = replace(found, **{name: None})
+            parsed = replace(parsed, **{name: None})
         elif name in _NAMES and number.isascii() and number.isdigit() and len(number) < 16:
-            found = replace(found, **{name: int(number)})
+            parsed = replace(parsed, **{name: int(number)})
         elif part:
-            known = f"aws, or NAME=NUMBER or NAME=none of {', '.join(_NAMES)}, with commas between"
-            raise ConfigError(f"cannot be read at {part!r}: write {known}", field=CEILINGS)
-    return found
+            accepted = f"aws, NAME=NUMBER or NAME=none, separated by commas; a NAME is one of {', '.join(_NAMES)}"
+            raise ConfigError(f"cannot be read at {part!r}: write {accepted}", field=CEILINGS)
+    return parsed

@@ -1,4 +1,4 @@
-"""The options by which commands reach a server, and what they say when it does not answer."""
+"""The options that name the server, the limiter and catalogue on it, and what is printed when it fails."""
 
 from __future__ import annotations
 
@@ -23,22 +23,31 @@ from ratelimit.store import urls
 
 PEPPER = "RATELIMIT_PEPPER"
 _PERMISSIONS = (
-    "This user may not do that, and what it may do of it may have been done. lua/ACL.md says what an administrator "
-    "needs (Permissions); look at what holds now, then repeat the command as such a user."
+    "This Redis user lacks a permission, so the command may have been carried out in part. lua/ACL.md says what an "
+    "administrator needs. Check what is stored now, then repeat the command as such a user."
 )
-_INSTEAD = {
+_REMEDIES = {
     "no permissions to": _PERMISSIONS,
     "can't run this command": _PERMISSIONS,
-    "username-password": "Check the user and the password in RATELIMIT_URL; percent-encode what is special in a URL.",
+    "username-password": "Check the user and the password in RATELIMIT_URL; percent-encode special characters.",
     "Authentication required": "Put the password into RATELIMIT_URL: redis://:PASSWORD@host:port/0.",
-    "DB index is out of range": "The number at the end of the URL is a database's: the server has fewer.",
+    "DB index is out of range": "The number at the end of the URL is the database: this server has fewer.",
 }
-"""What to do about what a server said, where it is not its absence."""
+"""What to do about an error of the server: a part of its message -> the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What the options said. The pepper comes from the environment alone: command lines can be seen by others."""
+    """The server that the options name.
+
+    The pepper is read from the environment only: command lines are visible to others.
+
+    Attributes:
+        url: The server's URL; it may hold a password.
+        namespace: The prefix of all names in Redis.
+        deadline: Seconds to wait for the server.
+
+    """
 
     url: str = field(repr=False)
     namespace: str
@@ -46,51 +55,55 @@ class Connection:
 
     @contextmanager
     def limiter(self) -> Iterator[Limiter]:
-        """Return a limiter on the server, for a `with` block in which a failing server ends the command."""
+        """Open a limiter for a `with` block.
+
+        Raises:
+            StoreFailure: Redis failed within the block; with the remedy.
+
+        """
         pepper = os.environ.get(PEPPER) or None
         options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
-        bounds = ceilings()
         with Limiter.from_url(self.url, **options) as limiter:
-            limiter.catalog.ceilings = bounds
+            limiter.catalog.ceilings = ceilings()
             try:
                 yield limiter
             except StoreError as error:
-                told = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-                raise self.fault("\n".join(told)) from None
+                lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+                raise self.failure("\n".join(lines)) from None
 
     @contextmanager
     def catalog(self) -> Iterator[Catalog]:
-        """Return the catalogue of such a limiter, in the same way."""
+        """Open a limiter's catalogue for a `with` block, as `limiter` does."""
         with self.limiter() as limiter:
             yield limiter.catalog
 
-    def fault(self, cause: str) -> StoreFailure:
-        """Return the error that ends a command whose server failed."""
+    def failure(self, cause: str) -> StoreFailure:
+        """Return the error that ends a command because Redis failed, with the remedy."""
         remedy = f"Is a server running at {self.shown_url}? Name another one by --url or RATELIMIT_URL."
-        for told, instead in _INSTEAD.items():
-            if told in cause:
-                remedy = f"{instead} The server is {self.shown_url}."
+        for message, better in _REMEDIES.items():
+            if message in cause:
+                remedy = f"{better} The server is {self.shown_url}."
         return StoreFailure(f"{cause}\n{remedy}")
 
     @property
     def shown_url(self) -> str:
-        """The URL without the password that it may hold: where the server is."""
+        """The URL without user and password."""
         return urls.shown_url(self.url)
 
 
 def server_day(limiter: Limiter) -> date:
-    """Return the day (UTC) by the server's clock, which is the one that limits go by."""
+    """Return today's date (UTC) by the server's clock, which decides which window a request belongs to."""
     now_us = limiter._store.run(limiter._namespace.server_us())
     return date.fromordinal(EPOCH_ORDINAL + day_of(now_us))
 
 
 def server_time(catalog: Catalog) -> float:
-    """Return the time by the server's clock, in seconds since 1970."""
+    """Return the server's time, in seconds since 1970."""
     return catalog._run(catalog._namespace.server_us()) / MICROSECONDS
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --url, --namespace and --deadline to a command, which gets a `Connection` as `connection`."""
+    """Add --url, --namespace and --deadline to a command, as one `Connection` called `connection`."""
 
     @wraps(command)
     def connected(*args: Any, url: str, namespace: str, deadline: float, **options: Any) -> Any:
@@ -103,7 +116,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             default=2.0,
             show_default=True,
-            help="How long to wait for the server.",
+            help="How long to wait for Redis.",
         ),
         click.option(
             "--namespace",
@@ -111,7 +124,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="ratelimit",
             show_default=True,
             show_envvar=True,
-            help="Prefix of every name in Redis.",
+            help="Prefix of all names in Redis.",
         ),
         click.option(
             "--url",
@@ -120,7 +133,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             show_envvar=True,
             help="The server: redis://, rediss:// or unix://. Put a password into the variable, not on the command "
-            f"line; the pepper, if keys have one, is read from {PEPPER}.",
+            f"line. A pepper is read from {PEPPER}.",
         ),
     ):
         connected = option(connected)

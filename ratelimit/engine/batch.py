@@ -1,4 +1,4 @@
-"""Checks that are asked together: one call of lua/check_many.lua for several of lua/check.lua."""
+"""Checks that are sent together: one call of lua/check_many.lua for several of lua/check.lua."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from weakref import WeakValueDictionary
 from ratelimit.scripts import Command, Script, ScriptCall, load
 
 RETRY_INDIVIDUALLY = -5
-_NOBODY = bytes(26)
-"""In place of an identity."""
+"""In place of a reply: the check was not carried out, and is to be sent by itself."""
+
+_TOKEN_AT, _TOKEN_END = 88, 114
+"""Where the version token stands in a request."""
+_NO_TOKEN = bytes(_TOKEN_END - _TOKEN_AT)
 
 
 class CheckTemplate:
-    """All that is asked by a check but for whose key it is: cost, limits, windows. Checks that are alike share it.
+    """All of a check but whose key it is about: cost, limits, windows. Checks that are alike share it.
 
-    layout  how many further buckets a key's hash has, and how many shared ones are met: two bytes
-    keys    the shared buckets
-    args    the request, without an identity, and the hash fields
+    Attributes:
+        layout: How many further buckets a key's hash has, and how many shared ones there are: two bytes.
+        keys: The shared buckets.
+        args: The request without its version token, and the hash fields.
+        packed_keys: `keys`, packed.
+        packed_args: `args`, packed.
     """
 
     __slots__ = ("__weakref__", "args", "keys", "layout", "packed_args", "packed_keys")
@@ -30,23 +36,25 @@ class CheckTemplate:
 
     @classmethod
     def of(cls, layout: bytes, keys: Sequence[str], args: Sequence[str | bytes]) -> CheckTemplate:
-        """Return those of a check, the same for all checks that are alike."""
-        known = layout, tuple(keys), tuple(args)
-        found = _all_terms.get(known)
-        return _all_terms.setdefault(known, cls(*known)) if found is None else found
+        """Return the template of a check, the same object for all checks that are alike."""
+        parts = layout, tuple(keys), tuple(args)
+        template = _templates.get(parts)
+        return _templates.setdefault(parts, cls(*parts)) if template is None else template
 
 
-_all_terms: WeakValueDictionary[tuple[bytes, tuple[str, ...], tuple[str | bytes, ...]], CheckTemplate] = (
+_templates: WeakValueDictionary[tuple[bytes, tuple[str, ...], tuple[str | bytes, ...]], CheckTemplate] = (
     WeakValueDictionary()
 )
 _Parts = tuple[bytes, bytes, CheckTemplate]
-"""A key's hash as it goes over the wire, the identity, and the terms of a check."""
+"""A key's hash, packed; the version token; the template of a check."""
 
 
 class CheckCall(ScriptCall):
-    """A call of check.lua that may be asked together with others: it has no shadow, no alerts and a cost.
+    """A call of check.lua that may be sent together with others: it has no shadow, no alerts and a cost.
 
-    layout  as of `Terms`
+    Attributes:
+        layout: As of `CheckTemplate`.
+        parts: What `ManyChecks` joins, once it was packed.
     """
 
     __slots__ = ("layout", "parts")
@@ -57,51 +65,56 @@ class CheckCall(ScriptCall):
         self.parts: _Parts | None = None
 
     def packed_parts(self) -> _Parts:
-        """Return what `ManyChecks` puts together, and keep it as `parts`."""
+        """Return what `ManyChecks` joins, and keep it as `parts`."""
         (key, *shared), (request, *fields) = self.keys, cast(tuple[bytes, ...], self.args)
-        before, identity, after = request[:88], request[88:114], request[114:]
-        self.parts = _bulk(key), identity, CheckTemplate.of(self.layout, shared, (before + _NOBODY + after, *fields))
+        before, token, after = request[:_TOKEN_AT], request[_TOKEN_AT:_TOKEN_END], request[_TOKEN_END:]
+        self.parts = _bulk(key), token, CheckTemplate.of(self.layout, shared, (before + _NO_TOKEN + after, *fields))
         return self.parts
 
 
 class ManyChecks:
-    """The one call that asks several checks, in order, of at most 255 terms.
+    """The one call for several checks, in order, of at most 255 templates.
 
-    Its reply is the list of theirs, or ASK_ALONE in a place. Who is left out was not carried out, and nobody who meets
-    one of the same limits later in the list was either.
+    Its reply is the list of theirs, or RETRY_INDIVIDUALLY in a place. A check that is left out was not carried out, nor
+    was any later one in the list that meets one of the same limits.
 
-    packet  the call as it goes over the wire, put together from what its checks keep of themselves
+    Attributes:
+        packet: The call as it goes over the wire, joined from the packed parts of its checks.
     """
 
-    __slots__ = ("_calls", "_lists", "_terms", "packet")
+    __slots__ = ("_calls", "_lists", "_templates", "packet")
 
     def __init__(self, calls: Sequence[CheckCall]) -> None:
         parts = [call.parts or call.packed_parts() for call in calls]
-        hashes, identities, asked = zip(*parts, strict=True)
-        terms = tuple(dict.fromkeys(asked))
+        hashes, tokens, its_templates = zip(*parts, strict=True)
+        templates = tuple(dict.fromkeys(its_templates))
         numbers = b""
-        if len(terms) > 1 or len(set(hashes)) < len(hashes):
-            number, met = {each: at for at, each in enumerate(terms, 1)}, Counter(hashes)
-            numbers = b"".join([bytes((number[each], met[key] > 1)) for key, _, each in parts])
-        self._calls, self._terms = calls, terms
-        self._lists = b"".join([each.layout for each in terms]), b"".join(identities), numbers
-        many_keys = len(calls) + sum([len(each.keys) for each in terms])
-        many = 3 + many_keys + len(self._lists) + sum([len(each.args) for each in terms])
+        if len(templates) > 1 or len(set(hashes)) < len(hashes):
+            number, times = {template: at for at, template in enumerate(templates, 1)}, Counter(hashes)
+            numbers = b"".join([bytes((number[template], times[key] > 1)) for key, _, template in parts])
+        self._calls, self._templates = calls, templates
+        layouts = b"".join([template.layout for template in templates])
+        self._lists = layouts, b"".join(tokens), numbers
+        key_count = len(calls) + sum([len(template.keys) for template in templates])
+        words = 3 + key_count + len(self._lists) + sum([len(template.args) for template in templates])
         self.packet = b"".join(
             (
-                b"*%d\r\n" % many,
-                *map(_bulk, (b"EVALSHA", load("check_many").sha.encode(), b"%d" % many_keys)),
-                *[each.packed_keys for each in terms],
+                b"*%d\r\n" % words,
+                *map(_bulk, (b"EVALSHA", load("check_many").sha.encode(), b"%d" % key_count)),
+                *[template.packed_keys for template in templates],
                 *hashes,
                 *map(_bulk, self._lists),
-                *[each.packed_args for each in terms],
+                *[template.packed_args for template in templates],
             )
         )
 
     def by_source(self) -> Command:
-        """Return the command that runs the script and teaches it to the server."""
-        keys = [*(key for each in self._terms for key in each.keys), *(call.keys[0] for call in self._calls)]
-        args = [*self._lists, *(arg for each in self._terms for arg in each.args)]
+        """Return the command that runs the script, and makes the server know it."""
+        keys = [
+            *(key for template in self._templates for key in template.keys),
+            *(call.keys[0] for call in self._calls),
+        ]
+        args = [*self._lists, *(arg for template in self._templates for arg in template.args)]
         return ScriptCall(load("check_many"), keys, args).by_source()
 
 

@@ -1,7 +1,7 @@
-"""The exact model: every limit in `fractions.Fraction`, in memory, one caller at a time.
+"""The reference model: every limit in `fractions.Fraction`, in memory, one caller at a time.
 
-Slow and simple on purpose. Whatever the Lua script answers must equal this, decision for decision: the tests hold it
-against the script, `ratelimit demo` and `ratelimit replay` hold whole runs against it.
+Slow and simple on purpose. Whatever the Lua script decides must equal this, decision for decision: the tests compare it
+with the script, `ratelimit demo` and `ratelimit replay` compare whole runs with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TOLERANCE_US = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLimit:
-    """One limit after the check; times in microseconds, None for never."""
+    """One limit after the check. Times in microseconds, None for never."""
 
     name: str
     remaining: int
@@ -30,7 +30,7 @@ class ExpectedLimit:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDecision:
-    """What the script has to answer."""
+    """What the script has to decide."""
 
     allowed: bool
     limited_by: str | None
@@ -57,50 +57,50 @@ class _Window:
     moved: bool = False
 
 
-_Place = tuple[str, str]
+_StateId = tuple[str, str]
 
 
 class Reference:
     """All state of one namespace. `owner` is the id of an API key; shared limits belong to nobody."""
 
     def __init__(self) -> None:
-        self._states: dict[_Place, _Tokens | _Window] = {}
+        self._states: dict[_StateId, _Tokens | _Window] = {}
 
     def check(self, owner: str, limits: Sequence[Limit], cost: int, now_us: int) -> ExpectedDecision:
-        """Decide one request at `now_us`; cost 0 tells what cost 1 would get."""
-        asked = cost or 1
-        places = [_place(owner, limit) for limit in limits]
-        states = [self._at(place, limit, now_us) for place, limit in zip(places, limits, strict=True)]
-        waits = [_wait(limit, state, asked, now_us) for limit, state in zip(limits, states, strict=True)]
+        """Decide one request at `now_us`. A cost of 0 returns what a cost of 1 would get, and consumes nothing."""
+        required = cost or 1
+        state_ids = [_state_id(owner, limit) for limit in limits]
+        states = [self._at(state_id, limit, now_us) for state_id, limit in zip(state_ids, limits, strict=True)]
+        waits = [_wait(limit, state, required, now_us) for limit, state in zip(limits, states, strict=True)]
         allowed = all(wait == 0 for wait in waits)
-        for place, state in zip(places, states, strict=True):
+        for state_id, state in zip(state_ids, states, strict=True):
             if cost and allowed:
                 _charge(state, cost)
             if cost and (allowed or state.moved):
-                self._states[place] = state
+                self._states[state_id] = state
         verdicts = tuple(
             _verdict(limit, state, wait, now_us) for limit, state, wait in zip(limits, states, waits, strict=True)
         )
-        refusing = [verdict for verdict in verdicts if verdict.retry_us != 0]
-        if not refusing:
+        denying = [verdict for verdict in verdicts if verdict.retry_us != 0]
+        if not denying:
             return ExpectedDecision(True, None, None, verdicts)  # noqa: FBT003 - a record
-        every = [verdict.retry_us for verdict in refusing]
+        every = [verdict.retry_us for verdict in denying]
         longest = None if None in every else max(wait for wait in every if wait is not None)
-        return ExpectedDecision(False, refusing[0].name, longest, verdicts)  # noqa: FBT003 - a record
+        return ExpectedDecision(False, denying[0].name, longest, verdicts)  # noqa: FBT003 - a record
 
     def forget(self, owner: str) -> None:
         """Forget all that was counted for a key, as deleting it does."""
-        self._states = {place: state for place, state in self._states.items() if place[0] != owner}
+        self._states = {state_id: state for state_id, state in self._states.items() if state_id[0] != owner}
 
-    def _at(self, place: _Place, limit: Limit, now_us: int) -> _Tokens | _Window:
-        state = self._states.get(place)
+    def _at(self, state_id: _StateId, limit: Limit, now_us: int) -> _Tokens | _Window:
+        state = self._states.get(state_id)
         if isinstance(limit, Bucket):
             return _tokens_at(state if isinstance(state, _Tokens) else None, limit.throttle, now_us)
         return _window_at(state if isinstance(state, _Window) else None, limit, now_us)
 
 
-def _place(owner: str, limit: Limit) -> _Place:
-    # A plan's own bucket and count have no place of their own: their names tell them apart.
+def _state_id(owner: str, limit: Limit) -> _StateId:
+    # A plan's own bucket and count share one field: their names distinguish them.
     return ("" if limit.shared else owner, limit.field_or_key or limit.name)
 
 
@@ -133,18 +133,18 @@ def _window_at(state: _Window | None, limit: QuotaCount, now_us: int) -> _Window
     return _Window(start, stop, state.used if (state.start, state.stop) == (start, stop) else 0)
 
 
-def _wait(limit: Limit, state: _Tokens | _Window, asked: int, now_us: int) -> int | None:
-    """Return microseconds until the limit admits `asked`: 0 now, None never."""
+def _wait(limit: Limit, state: _Tokens | _Window, required: int, now_us: int) -> int | None:
+    """Return microseconds until the limit admits `required`: 0 now, None never."""
     if isinstance(state, _Tokens) and isinstance(limit, Bucket):
-        if limit.throttle.rate == 0 or asked > limit.throttle.burst:
+        if limit.throttle.rate == 0 or required > limit.throttle.burst:
             return None
-        if asked <= state.level:
+        if required <= state.level:
             return 0
-        return state.last_us - now_us + ceil((asked - state.level) / _per_us(limit.throttle))
+        return state.last_us - now_us + ceil((required - state.level) / _per_us(limit.throttle))
     assert isinstance(state, _Window) and isinstance(limit, QuotaCount)  # noqa: S101, PT018 - for the type checker
-    if asked > limit.quota.limit:
+    if required > limit.quota.limit:
         return None
-    return 0 if state.used + asked <= limit.quota.limit else state.stop - now_us
+    return 0 if state.used + required <= limit.quota.limit else state.stop - now_us
 
 
 def _charge(state: _Tokens | _Window, cost: int) -> None:

@@ -1,4 +1,4 @@
-"""The limiter and its asyncio twin."""
+"""The limiter, its asyncio twin, and the checker that both share. May import all rooms but `cli`."""
 
 from ratelimit.limiter.aio import AsyncLimiter
 from ratelimit.limiter.base import Options

@@ -94,8 +94,8 @@ class Denial(NamedTuple):
     """A denial computed from known states, valid as long as these are the same, for the cost, within the times.
 
     Attributes:
-        replies: What is known of the key: replaced, never changed.
-        states: What is known of the shared limits: replaced, never changed.
+        replies: The states of the key: replaced, never changed.
+        states: The states of the shared limits: replaced, never changed.
         cost: The cost of the request.
         from_us: By this process' clock.
         until_us: By this process' clock.
@@ -193,15 +193,15 @@ class DenialCache:
         if shared and prepared.limits.has_shared:
             self._shared = SharedStates()
 
-    def record(self, prepared: PreparedCheck, known: KnownStates | None, reply: Reply, sent_us: int) -> None:
+    def record(self, prepared: PreparedCheck, states: KnownStates | None, reply: Reply, sent_us: int) -> None:
         """Record the states in the reply to a check that was sent at `sent_us` and was not a peek."""
         try:
-            self._record(prepared, known, reply, sent_us)
+            self._record(prepared, states, reply, sent_us)
         except StoreError:  # it cannot be read: nobody knows what was charged
             self.invalidate(prepared)
             raise
 
-    def _record(self, prepared: PreparedCheck, known: KnownStates | None, reply: Reply, sent_us: int) -> None:
+    def _record(self, prepared: PreparedCheck, states: KnownStates | None, reply: Reply, sent_us: int) -> None:
         code = status(reply)
         if code not in _JUDGED:
             return
@@ -214,7 +214,7 @@ class DenialCache:
             if not self.is_active:
                 return
             self._advance(now_us)
-            own, shared = known or (None, None)
+            own, shared = states or (None, None)
             is_late = not 0 <= now_us - sent_us < self._max_age_us
             is_own_lost = is_late or own is None or self._by_key.get(prepared.key_id) is not own
             is_shared_lost = is_late or self._shared is not shared
@@ -323,10 +323,10 @@ class DenialCache:
         cost: int,
         now_us: int,
     ) -> Denial | None:
-        known = self._known_numbers(prepared, replies, states, now_us)
-        if known is None:
+        latest = self._latest_numbers(prepared, replies, states, now_us)
+        if latest is None:
             return None
-        limits, (numbers, ahead_us, fresh_until_us) = prepared.limits, known
+        limits, (numbers, ahead_us, fresh_until_us) = prepared.limits, latest
         server_us = now_us + ahead_us
         denial = limits.denial(numbers, server_us, cost)
         if denial is None or (
@@ -344,7 +344,7 @@ class DenialCache:
             return None
         return Denial(replies, states, cost, now_us, until_us, ahead_us, numbers, first, end_us)
 
-    def _known_numbers(
+    def _latest_numbers(
         self,
         prepared: PreparedCheck,
         replies: tuple[RecordedReply, ...],

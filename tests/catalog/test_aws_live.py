@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from cli.test_cli import run
 from helpers import aws_samples as samples
 from helpers.aws_server import aws_server
+from helpers.commands import run
 
 from ratelimit import Limiter
 from ratelimit.admin.aws import convert, read_export
@@ -89,7 +89,7 @@ def test_what_aws_denies_is_said_and_nothing_is_stored(live, aws, server):
     aws.errors.append((403, "AccessDeniedException", "User: x is not authorized to perform: apigateway:GET"))
     result = live(RATELIMIT_URL=server.url)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Error: --live: AWS did not answer as it should: " in result.stderr
+    assert "Error: --live: the request to AWS failed: " in result.stderr
     assert "AccessDeniedException" in result.stderr
     assert "not authorized to perform: apigateway:GET" in result.stderr
     with Limiter.from_url(server.url, deadline=2) as limiter:
@@ -108,6 +108,6 @@ def test_without_credentials(live, aws):
     result = live("--dry-run", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert (result.exit_code, result.stderr) == (
         2,
-        "Error: --live: AWS did not answer as it should: Unable to locate credentials\n",
+        "Error: --live: the request to AWS failed: Unable to locate credentials\n",
     )
     assert aws.asked == []

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.gateway import GET_PETS, QUOTA_ONLY, Gateway
 
 from ratelimit import Quota, StoreError, UsagePlan

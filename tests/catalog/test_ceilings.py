@@ -5,8 +5,8 @@ from itertools import chain
 
 import pytest
 from catalog.test_catalog_races import at_once
-from cli.test_cli import run
 from helpers import aws_samples as aws
+from helpers.commands import run
 from helpers.interception import InterceptedCatalog, before_script
 from helpers.key_files import file
 from helpers.redis_snapshot import snapshot
@@ -360,4 +360,6 @@ class TestCommands:
         """Is refused before the server is asked, with what can be written."""
         result = run("plans", "list", RATELIMIT_URL="unix:///nowhere", RATELIMIT_CEILINGS=text)
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"Error: RATELIMIT_CEILINGS: cannot be read at {text!r}: write aws, or NAME=")
+        assert result.stderr.startswith(
+            f"Error: RATELIMIT_CEILINGS: cannot be read at {text!r}: write aws, NAME=NUMBER or NAME=none, "
+        )

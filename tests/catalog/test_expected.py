@@ -1,7 +1,7 @@
 """Changes that rest on what somebody was shown: another administrator changes the thing before it is written."""
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.interception import InterceptedCatalog, before_script
 from helpers.redis_snapshot import snapshot
 

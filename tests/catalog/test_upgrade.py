@@ -4,7 +4,7 @@ import json
 import struct
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
@@ -345,10 +345,10 @@ def test_the_command(server, clock):
         with_state(client, clock)
         as_schema_1(client)
     options = ["--url", f"unix://{server.socket}"]
-    assert run("upgrade", "--dry-run", *options).stdout == "To upgrade: 6 names of Redis, 4 key values.\n"
+    assert run("upgrade", "--dry-run", *options).stdout == "To upgrade: 6 names in Redis, 4 key values.\n"
     assert "run `ratelimit upgrade`" in run("keys", "list", *options).output
-    assert run("upgrade", *options).stdout == "Upgraded to schema 2: 6 names of Redis, 4 key values.\n"
-    nothing = "Nothing to upgrade: what is stored is of schema 2, or there is nothing.\n"
+    assert run("upgrade", *options).stdout == "Upgraded to schema 2: 6 names in Redis, 4 key values.\n"
+    nothing = "Nothing to upgrade: the stored data has schema 2, or there is none.\n"
     again = run("upgrade", *options)
     assert (again.exit_code, again.stdout) == (0, nothing)
     report = {"schema": 2, "needed": False, "renamed": 0, "claims": 0, "dry_run": True}

@@ -7,23 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers.commands import run
 from helpers.redis_snapshot import exact_snapshot
 
 from ratelimit import Catalog, Limiter, Method, Quota, Stage, Throttle, UsagePlan
-from ratelimit.cli.app import app
 
 STAGE = "petstore/prod"
 # One token a day: nothing comes back while a test runs.
 SLOW = "1/86400"
-
-
-def run(*arguments, stdin=None, **environment):
-    """Run the command line in this process; nothing of the caller's environment takes part."""
-    clean = dict.fromkeys(
-        ("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE", "RATELIMIT_CEILINGS")
-    )
-    return CliRunner().invoke(app, arguments, input=stdin, env={**clean, "COLUMNS": "80", **environment})
 
 
 def run_python(code, *arguments):
@@ -117,15 +108,15 @@ class TestCheck:
         """A cost above the burst never passes."""
         result = check(key.value, STAGE, "GET /pets", "--cost", "4")
         assert result.exit_code == 1
-        assert result.stdout.splitlines()[0] == "THROTTLED  HTTP 429  by plan:gold  waiting cannot help"
+        assert result.stdout.splitlines()[0] == "THROTTLED  HTTP 429  by plan:gold  waiting does not help"
         assert result.stdout.splitlines()[4].split()[-1] == "never"
 
-    @pytest.mark.parametrize("asking", [["--peek"], ["--cost", "0"]])
-    def test_asking_consumes_nothing(self, check, key, server, asking):
+    @pytest.mark.parametrize("options", [["--peek"], ["--cost", "0"]])
+    def test_a_peek_consumes_nothing(self, check, key, server, options):
         """--peek and --cost 0 leave every byte in Redis as it was."""
         check(key.value, STAGE, "GET /pets")
         before = exact_snapshot(server)
-        assert check(key.value, STAGE, "GET /pets", *asking).exit_code == 0
+        assert check(key.value, STAGE, "GET /pets", *options).exit_code == 0
         assert exact_snapshot(server) == before
 
     def test_any_cost_can_be_asked_about(self, check, key, server):
@@ -140,8 +131,8 @@ class TestCheck:
 
     def test_the_cost_is_consumed(self, check, key):
         """--cost 2 takes two units of each limit."""
-        told = json.loads(check(key.value, STAGE, "GET /pets", "--cost", "2", "--json").stdout)
-        assert [(limit["name"], limit["remaining"]) for limit in told["limits"]] == [
+        data = json.loads(check(key.value, STAGE, "GET /pets", "--cost", "2", "--json").stdout)
+        assert [(limit["name"], limit["remaining"]) for limit in data["limits"]] == [
             ("plan:gold", 1),
             ("quota:gold", 8),
         ]
@@ -150,9 +141,9 @@ class TestCheck:
         """All attributes of the decision, equal to what the library answers to the same request."""
         limiter.check(key.value, STAGE, "GET /pets", cost=3)
         result = check(key.value, STAGE, "GET /pets", "--json", "--peek")
-        told = json.loads(result.stdout)
+        data = json.loads(result.stdout)
         assert result.exit_code == 1
-        fixed = {name: told[name] for name in told if name not in {"retry_after", "limits", "time_us", "headers"}}
+        fixed = {name: data[name] for name in data if name not in {"retry_after", "limits", "time_us", "headers"}}
         assert fixed == {
             "allowed": False,
             "reason": "THROTTLED",
@@ -164,11 +155,11 @@ class TestCheck:
             "cause": None,
         }
         later = limiter.peek(key.value, STAGE, "GET /pets")
-        passed_us = later.time_us - told["time_us"]
-        assert round((told["retry_after"] - later.retry_after) * 1e6) == passed_us
-        assert [limit["name"] for limit in told["limits"]] == [limit.name for limit in later.limits]
-        assert told["limits"][1]["remaining"] == later.limits[1].remaining == 7
-        assert set(told["headers"]) == {"Retry-After", "RateLimit", "RateLimit-Policy"}
+        passed_us = later.time_us - data["time_us"]
+        assert round((data["retry_after"] - later.retry_after) * 1e6) == passed_us
+        assert [limit["name"] for limit in data["limits"]] == [limit.name for limit in later.limits]
+        assert data["limits"][1]["remaining"] == later.limits[1].remaining == 7
+        assert set(data["headers"]) == {"Retry-After", "RateLimit", "RateLimit-Policy"}
 
     def test_the_key_comes_from_standard_input_or_the_environment(self, check, key):
         """`-` reads one line, and without KEY the variable is used: neither stands in the list of processes."""
@@ -191,23 +182,23 @@ class TestCheck:
     def test_a_key_that_is_none_gets_403(self, check, limiter, arguments, stdin, detail):
         """No key, an empty line, an unknown value, bytes that are no text: refused with exit code 1, and why."""
         remedies = {
-            "missing": "No key was given: as KEY, on standard input (-) or in RATELIMIT_KEY.",
-            "unknown": "No key has this value: it is the value that is asked for here, not the id.",
+            "missing": "The request has no key: give KEY, standard input (-) or RATELIMIT_KEY.",
+            "unknown": "No key has this value. Give the key's value, not its id.",
         }
         result = check(*arguments, STAGE, "GET /pets", stdin=stdin, COLUMNS="200")
         assert result.stdout == f"INVALID_KEY  HTTP 403  {detail}\n{remedies[detail]}\n"
         assert (result.exit_code, result.stderr) == (1, "")
 
-    def test_a_key_that_opens_nothing_is_told_what_to_look_at(self, check, limiter):
+    def test_a_key_that_opens_nothing_is_shown_what_to_look_at(self, check, limiter):
         """Disabled, expired and in no plan of the stage: each names the commands that help."""
-        for more, told in (
+        for more, remedy in (
             ({"enabled": False}, "see `ratelimit keys enable`"),
             ({"expires_at": 1}, "`ratelimit keys update --expires`"),
             ({"plans": []}, "see `ratelimit keys opens`"),
         ):
             key = limiter.catalog.create_key(**{"plans": ["gold"], **more})
             result = check(key.value, STAGE, "GET /pets", COLUMNS="200")
-            assert (result.exit_code, told in result.stdout) == (1, True), result.stdout
+            assert (result.exit_code, remedy in result.stdout) == (1, True), result.stdout
 
     def test_an_open_method_needs_no_key(self, check, limiter):
         """A method with key_required = false is allowed without any."""
@@ -235,7 +226,7 @@ class TestCheck:
         assert "sugar" not in wrong.output
 
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             ([], "give [KEY] STAGE METHOD"),
             (["one"], "give [KEY] STAGE METHOD"),
@@ -250,10 +241,10 @@ class TestCheck:
             (["k", STAGE, "GET /", "--namespace", "a b"], "namespace: cannot be 'a b'"),
         ],
     )
-    def test_wrong_usage_exits_with_2(self, arguments, told):
+    def test_wrong_usage_exits_with_2(self, arguments, message):
         """A message on standard error, nothing on standard output, no traceback."""
         result = run("check", *arguments)
-        assert told in result.stderr
+        assert message in result.stderr
         assert (result.exit_code, result.stdout) == (2, "")
         assert isinstance(result.exception, SystemExit)
 
@@ -274,12 +265,12 @@ class TestUnreachable:
         alone = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (alone.returncode, alone.stderr) == (3, result.stderr)
 
-    def test_json_still_tells_the_decision(self, tmp_path):
+    def test_json_still_has_the_decision(self, tmp_path):
         """Standard output is JSON also when the store fails, and the exit code is 3."""
         result = run("check", *self.REQUEST, "--json", RATELIMIT_URL=f"unix://{tmp_path}/no.sock")
         assert result.exit_code == 3
-        told = json.loads(result.stdout)
-        assert (told["reason"], told["status"], told["source"]) == ("UNAVAILABLE", 503, "fail_closed")
+        data = json.loads(result.stdout)
+        assert (data["reason"], data["status"], data["source"]) == ("UNAVAILABLE", 503, "fail_closed")
 
     def test_a_password_in_the_url_is_not_shown(self, server):
         """A server that refuses the login is a fault of the store; the message leaves the password out."""
@@ -290,8 +281,8 @@ class TestUnreachable:
         assert "Check the user and the password" in result.stderr
         assert f"The server is {server.url}." in result.stderr
 
-    def test_what_a_user_may_not_do_is_told_as_that(self, server):
-        """Nobody is asked whether a server runs that has just answered."""
+    def test_what_a_user_may_not_do_is_reported_as_that(self, server):
+        """A server that has just answered is not suspected of not running."""
         with server.client() as admin:
             admin.acl_setuser("little", enabled=True, nopass=True, keys="*", commands=["+ping", "+hgetall"], reset=True)
             try:
@@ -355,4 +346,4 @@ def test_output_that_cannot_be_written(command, server):
     assert ran.returncode == 3
     assert "Traceback" not in ran.stderr
     assert "could not be written" in ran.stderr
-    assert ("Give it another: `ratelimit keys rotate " in ran.stderr) == ("create" in command)
+    assert ("Give it another one: `ratelimit keys rotate " in ran.stderr) == ("create" in command)

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from ratelimit.cli.replay.access_log import Request, parsed, read
+from ratelimit.cli.replay.access_log import Request, parse_line, read
 from ratelimit.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def line(host="10.0.0.1", user="-", time=TIME, request="GET /a HTTP/1.1", rest='
 )
 def test_a_line_is_a_request(text, expected):
     """Host, time in UTC, verb and path: in common and combined format, with odd but real variations."""
-    assert parsed(text) == Request(*expected)
+    assert parse_line(text) == Request(*expected)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_line_is_a_request(text, expected):
 )
 def test_a_line_is_malformed(text):
     """What is no request in this format, has no real time, or would print control codes as an address."""
-    assert parsed(text) is None
+    assert parse_line(text) is None
 
 
 def test_a_log_is_sorted_and_counted(tmp_path):
@@ -100,17 +100,17 @@ def test_progress_is_told_in_bytes_of_the_file(tmp_path):
     """Every 1,000 lines, also of a packed file, and never beyond its size."""
     path = tmp_path / "log.gz"
     path.write_bytes(gzip.compress(line() * 3500))
-    told = []
-    read(str(path), told.append)
-    assert len(told) == 3
-    assert told[-1] <= path.stat().st_size
+    progress = []
+    read(str(path), progress.append)
+    assert len(progress) == 3
+    assert progress[-1] <= path.stat().st_size
 
 
 PACKED = gzip.compress(b"".join(line(host=f"10.0.{n // 250}.{n % 250}") for n in range(5000)), mtime=0)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "problem"),
     [
         ("log.gz", PACKED[: len(PACKED) // 2], "is cut off: its gzip data ends after "),
         ("log", PACKED[:12], "is cut off: its gzip data ends after 0 lines"),
@@ -123,18 +123,18 @@ PACKED = gzip.compress(b"".join(line(host=f"10.0.{n // 250}.{n % 250}") for n in
         ("log", b"one\ntwo\n", "none of its 2 lines is a request in common or combined log format"),
     ],
 )
-def test_a_log_that_cannot_be_used_says_why(tmp_path, name, content, told):
+def test_a_log_that_cannot_be_used_says_why(tmp_path, name, content, problem):
     """The error names the file, what is wrong with it, and how far it could be read."""
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read(str(path), lambda _: None)
-    assert str(caught.value).startswith(f"{path}: {told}")
+    assert str(caught.value).startswith(f"{path}: {problem}")
 
 
 def test_a_file_that_cannot_be_opened_says_why(tmp_path):
     """Nothing there, or a folder."""
-    for path, told in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+    for path, problem in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError) as caught:
             read(str(path), lambda _: None)
-        assert str(caught.value) == f"{path}: cannot be read: {told}"
+        assert str(caught.value) == f"{path}: cannot be read: {problem}"

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.paths import EXAMPLE_PLANS
 from helpers.redis_snapshot import snapshot
 
@@ -101,7 +101,7 @@ def test_a_dry_run_writes_nothing(apply, server, catalog):
 
 
 def test_a_plan_with_keys_is_not_removed(apply, catalog):
-    """The conflict is told as it is, exit code 2, and what held before holds still."""
+    """The message is that of the conflict, exit code 2, and what held before holds still."""
     apply(FIRST)
     catalog.create_key(plans=["gold"])
     result = apply(SECOND)
@@ -111,7 +111,7 @@ def test_a_plan_with_keys_is_not_removed(apply, catalog):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("plans = 3", "plans.toml: plans: must be a table, not 3"),
         ("[plans.gold", "plans.toml: is not TOML: "),
@@ -119,10 +119,10 @@ def test_a_plan_with_keys_is_not_removed(apply, catalog):
         ("[plans.gold.throttle]\nrate = -1\nburst = 1", "plans.gold.throttle.rate: must not be negative, got -1"),
     ],
 )
-def test_a_wrong_file_is_told_as_it_is(apply, server, text, told):
+def test_a_wrong_file_is_reported_with_its_fault(apply, server, text, problem):
     """The path of the file and of the field, exit code 2, no traceback, nothing written."""
     result = apply(text)
-    assert told in result.stderr
+    assert problem in result.stderr
     assert (result.exit_code, result.stdout) == (2, "")
     assert isinstance(result.exception, SystemExit)
     with server.client() as client:
@@ -130,7 +130,7 @@ def test_a_wrong_file_is_told_as_it_is(apply, server, text, told):
 
 
 def test_a_file_that_is_not_there_is_told():
-    """No server is asked for it."""
+    """No server is needed for it."""
     result = run("apply", "--url", "unix:///nowhere", "/nowhere/plans.toml")
     assert result.stderr == "Error: /nowhere/plans.toml: cannot be read: No such file or directory\n"
     assert (result.exit_code, result.stdout) == (2, "")
@@ -165,9 +165,9 @@ def test_plans_that_span_several_apis_draw_a_warning(apply, options):
 def test_json_tells_changes_and_warnings(apply):
     """The same as the table; nothing on standard error."""
     result = apply(SPANNING, "--json")
-    told = json.loads(result.stdout)
+    data = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert told == {
+    assert data == {
         "dry_run": False,
         "changes": [
             {"change": "added", "kind": "plan", "id": "wide"},
@@ -175,7 +175,7 @@ def test_json_tells_changes_and_warnings(apply):
         ],
         "warnings": [WARNING],
     }
-    assert json.loads(apply(SPANNING, "--json", "--dry-run").stdout) == {**told, "dry_run": True, "changes": []}
+    assert json.loads(apply(SPANNING, "--json", "--dry-run").stdout) == {**data, "dry_run": True, "changes": []}
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])

@@ -5,8 +5,8 @@ import sys
 import types
 
 import pytest
-from cli.test_cli import run
 from helpers import aws_samples as samples
+from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.aws import read_export
@@ -44,25 +44,25 @@ class TestCapacity:
         result = command("capacity")
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout.splitlines()[0] == "Active keys: 2 of gold, 0 of open."
-        told = rows(result.stdout)
-        assert ["shop/prod", "1", "10", "10", "200"] in told
-        assert ["plan:gold", "2", "1", "10", "10"] in told
-        assert ["quota:gold", "2", "200"] in told
-        assert ["toys/prod", "0", "0", "0", "0"] in told
-        assert ["total", "1", "10", "10", "200"] in told
+        shown = rows(result.stdout)
+        assert ["shop/prod", "1", "10", "10", "200"] in shown
+        assert ["plan:gold", "2", "1", "10", "10"] in shown
+        assert ["quota:gold", "2", "200"] in shown
+        assert ["toys/prod", "0", "0", "0", "0"] in shown
+        assert ["total", "1", "10", "10", "200"] in shown
 
     def test_one_more_customer(self, command, plans):
         """What it adds, where; nothing where it opens nothing."""
         text = command("capacity", "--new-customer", "gold").stdout
-        told = rows(text[text.index("One more key of plan gold adds:") :])
-        assert ["shop/prod", "+0.5", "+5", "+5", "+100"] in told
-        assert ["toys/prod"] in told
-        assert ["total", "+0.5", "+5", "+5", "+100"] in told
+        shown = rows(text[text.index("One more key of plan gold adds:") :])
+        assert ["shop/prod", "+0.5", "+5", "+5", "+100"] in shown
+        assert ["toys/prod"] in shown
+        assert ["total", "+0.5", "+5", "+5", "+100"] in shown
 
     def test_json_is_the_catalogues_answer(self, command, plans, catalog):
         """Every figure and bound."""
-        told = json.loads(command("capacity", "--new-customer", "open", "--json").stdout)
-        found = catalog.capacity("open")
+        result = json.loads(command("capacity", "--new-customer", "open", "--json").stdout)
+        report = catalog.capacity("open")
 
         def data(figures):
             return {
@@ -73,24 +73,24 @@ class TestCapacity:
                 for name in ("rate", "burst", "second", "day")
             }
 
-        assert told == {
+        assert result == {
             "active_keys": {"gold": 2, "open": 0},
-            "total": data(found.total),
-            "stages": {stage: data(figures) for stage, figures in found.stages.items()},
+            "total": data(report.total),
+            "stages": {stage: data(figures) for stage, figures in report.stages.items()},
             "addition": {
                 "plan": "open",
-                "total": data(found.addition.total),
-                "stages": {stage: data(figures) for stage, figures in found.addition.stages.items()},
+                "total": data(report.addition.total),
+                "stages": {stage: data(figures) for stage, figures in report.addition.stages.items()},
             },
         }
-        assert told["addition"]["stages"]["toys/prod"]["rate"]["value"] == 4.0
+        assert result["addition"]["stages"]["toys/prod"]["rate"]["value"] == 4.0
 
     def test_what_has_no_limit_says_so(self, command, catalog):
         """ "unlimited" in words, null in JSON."""
         catalog.put_plan(UsagePlan("open", stages=["toys/prod"]))
         catalog.create_key(plans=["open"])
-        told = rows(command("capacity").stdout)
-        assert ["total", *["unlimited"] * 4] in told
+        shown = rows(command("capacity").stdout)
+        assert ["total", *["unlimited"] * 4] in shown
         assert json.loads(command("capacity", "--json").stdout)["total"]["rate"]["value"] is None
 
     def test_nothing_and_the_unknown(self, command, catalog):
@@ -111,22 +111,20 @@ class TestImportAws:
         return str(samples.written(tmp_path))
 
     def test_a_dry_run_needs_no_server(self, folder):
-        """What would be carried over, what could not, and no connection."""
+        """What would be imported, what could not, and no connection."""
         result = run("import-aws", folder, "--dry-run", RATELIMIT_URL="unix:///nowhere")
         assert (result.exit_code, result.stderr) == (0, "")
         text = " ".join(result.stdout.split())
-        assert (
-            "Would be carried over: 3 plans, 3 stages with limits of their own, 3 keys, the account's throttle." in text
-        )
-        assert "Nothing was stored (dry run). 1 thing could not be carried over as it was:" in text
+        assert "Would be imported: 3 plans, 3 stages with limits of their own, 3 keys, the account's throttle." in text
+        assert "Nothing was stored (dry run). Not imported exactly (1):" in text
         assert f"- {samples.OFFSET}" in text
 
     def test_it_can_be_run_twice(self, command, folder, catalog, server):
         """The second time all keys exist; the values of the callers work, and none is printed."""
         first, again = command("import-aws", folder), command("import-aws", folder)
-        assert "3 made, 0 existed." in " ".join(first.stdout.split())
-        assert "--json tells which key of AWS became which" in " ".join(first.stdout.split())
-        assert "0 made, 3 existed." in " ".join(again.stdout.split())
+        assert "3 created, 0 updated." in " ".join(first.stdout.split())
+        assert "--json lists them by the ids in AWS" in " ".join(first.stdout.split())
+        assert "0 created, 3 updated." in " ".join(again.stdout.split())
         assert {plan.id: plan for plan in catalog.plans()} == {plan.id: plan for plan in samples.EXPECTED_PLANS}
         assert len(catalog.keys()) == 3
         for value in samples.VALUES.values():
@@ -138,14 +136,14 @@ class TestImportAws:
     def test_json(self, command, folder, catalog):
         """The report, with the new id of each key; a dry run knows none."""
         dry = json.loads(command("import-aws", folder, "--json", "--dry-run").stdout)
-        told = json.loads(command("import-aws", folder, "--json").stdout)
-        assert (dry["dry_run"], dry["ids"], told["dry_run"]) == (True, None, False)
-        assert told["ids"].keys() == samples.VALUES.keys()
-        assert {key.id for key in catalog.keys()} == set(told["ids"].values())  # noqa: SIM118 - a catalogue
-        assert (told["created"], told["updated"], told["keys"]) == (3, 0, 3)
-        assert [f"{note['where']}: {note['why']}" for note in told["notes"]] == [samples.OFFSET]
+        result = json.loads(command("import-aws", folder, "--json").stdout)
+        assert (dry["dry_run"], dry["ids"], result["dry_run"]) == (True, None, False)
+        assert result["ids"].keys() == samples.VALUES.keys()
+        assert {key.id for key in catalog.keys()} == set(result["ids"].values())  # noqa: SIM118 - a catalogue
+        assert (result["created"], result["updated"], result["keys"]) == (3, 0, 3)
+        assert [f"{note['where']}: {note['why']}" for note in result["notes"]] == [samples.OFFSET]
         for name in ("plans", "stages", "keys", "account"):
-            assert dry[name] == told[name]
+            assert dry[name] == result[name]
 
     def test_options_of_the_conversion(self, command, folder, catalog):
         """--api-names and --scope go to the import."""
@@ -157,9 +155,9 @@ class TestImportAws:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "give one of FOLDER and --live"),
-            ([".", "--live"], "give one of FOLDER and --live"),
-            ([".", "--region", "eu-west-1"], "--region is for --live"),
+            ([], "give either FOLDER or --live"),
+            ([".", "--live"], "give either FOLDER or --live"),
+            ([".", "--region", "eu-west-1"], "--region needs --live"),
             (["/nowhere"], "cannot be read"),
         ],
     )
@@ -199,13 +197,13 @@ class TestImportAws:
         monkeypatch.setitem(sys.modules, "boto3", types.SimpleNamespace(client=client))
         result = run("import-aws", "--live", "--dry-run")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == "Error: --live: AWS did not answer as it should: You must specify a region.\n"
+        assert result.stderr == "Error: --live: the request to AWS failed: You must specify a region.\n"
 
     def test_live_takes_what_aws_says(self, monkeypatch, folder, command, catalog):
         """The export that `fetch_live` makes is imported as one of a folder; how it is fetched is tested elsewhere."""
-        asked = []
-        monkeypatch.setitem(sys.modules, "boto3", types.SimpleNamespace(client=lambda *a, **o: asked.append((a, o))))
+        clients = []
+        monkeypatch.setitem(sys.modules, "boto3", types.SimpleNamespace(client=lambda *a, **o: clients.append((a, o))))
         monkeypatch.setattr("ratelimit.cli.commands.import_aws.fetch_live", lambda client: read_export(folder))
         assert command("import-aws", "--live", "--region", "eu-west-1").exit_code == 0
-        assert asked == [(("apigateway",), {"region_name": "eu-west-1"})]
+        assert clients == [(("apigateway",), {"region_name": "eu-west-1"})]
         assert len(catalog.plans()) == 3

@@ -9,7 +9,7 @@ import sys
 
 import click
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.paths import ROOT
 
 from ratelimit.cli.app import app
@@ -29,7 +29,7 @@ COMMANDS = dict(walked(app))
 LEAVES = {path: command for path, command in COMMANDS.items() if not isinstance(command, click.Group)}
 WITHOUT_JSON = {("completion",), ("demo",)}
 WITHOUT_SERVER = {("completion",), ("demo",), ("replay",)}
-ASKING = {
+CONFIRMED = {
     ("account", "unset"),
     ("keys", "delete"),
     ("keys", "rotate"),
@@ -69,11 +69,11 @@ def test_help_fits_80_columns(path):
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_options_are_the_same_everywhere(path):
     """--json, the server's options and, where something would be lost, --yes."""
-    found = options(LEAVES[path])
-    assert ("--json" in found) == (path not in WITHOUT_JSON)
-    assert ({"--url", "--namespace", "--deadline"} <= found) == (path not in WITHOUT_SERVER)
-    assert ("--yes" in found) == (path in ASKING)
-    assert found & {"--value", "--pepper", "--password"} == set()
+    names = options(LEAVES[path])
+    assert ("--json" in names) == (path not in WITHOUT_JSON)
+    assert ({"--url", "--namespace", "--deadline"} <= names) == (path not in WITHOUT_SERVER)
+    assert ("--yes" in names) == (path in CONFIRMED)
+    assert names & {"--value", "--pepper", "--password"} == set()
 
 
 # What each command needs to get as far as the server.
@@ -119,8 +119,8 @@ def test_without_a_server(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(ELSEWHERE), ids=" ".join)
-def test_input_is_looked_at_before_the_server_is(path, tmp_path):
-    """A file that is not there is told (exit code 2), whether or not a server is."""
+def test_input_is_checked_before_the_server_is_reached(path, tmp_path):
+    """A file that is not there is reported (exit code 2), whether or not a server is."""
     arguments = ["a/b", "GET /", "--cost", "x"] if path == ("check",) else [str(tmp_path / "nothing")]
     result = run(*path, *arguments, RATELIMIT_URL=f"unix://{tmp_path}/no.sock")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -146,6 +146,17 @@ def test_an_example_of_the_handbook_is_right(example):
     if words[0] == "usage" and at == 1:
         command = COMMANDS["usage", "show"]
     assert {word for word in rest if word.startswith("--")} <= options(command)
+
+
+@pytest.mark.parametrize("path", sorted(LEAVES.keys() - {("completion",)}), ids=" ".join)
+def test_help_has_an_example(path):
+    """One line that fits, of this command, with options that exist. (`completion` has one for each shell.)"""
+    before, example = LEAVES[path].epilog.split("ratelimit ")
+    assert before == "Example: "
+    words = shlex.split(example.partition(" < ")[0])
+    assert tuple(words[: len(path)]) == path
+    assert {word for word in words if word.startswith("--")} <= options(LEAVES[path])
+    assert LEAVES[path].epilog in run(*path, "--help").stdout
 
 
 class TestCompletion:

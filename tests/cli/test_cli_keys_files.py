@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, UsagePlan
 
@@ -50,13 +50,13 @@ class TestImport:
         """The second time the same keys are there already; no value is printed."""
         result = keys("import", written(FILE))
         assert (result.exit_code, result.stderr) == (0, "")
-        assert result.stdout == "2 keys made, 0 existed and are as the file says, 0 warnings.\n"
+        assert result.stdout == "2 keys created, 0 updated, 0 warnings.\n"
         assert names(catalog) == {"Acme": (True, ("gold",)), "Beta Inc": (False, ())}
         again = keys("import", written(FILE))
-        assert again.stdout == "0 keys made, 2 existed and are as the file says, 0 warnings.\n"
+        assert again.stdout == "0 keys created, 2 updated, 0 warnings.\n"
         assert A not in result.output + again.output
 
-    def test_warnings_tell_their_lines(self, keys, catalog, written):
+    def test_warnings_have_their_lines(self, keys, catalog, written):
         """On standard error; good rows are stored, exit code 0."""
         result = keys("import", written(WITH_WARNINGS))
         assert result.exit_code == 0
@@ -64,7 +64,7 @@ class TestImport:
         assert first == "line 4: Key has 5 characters: give it 20 to 128"
         assert second.startswith("line 5: ")
         assert "nosuchplan" in second
-        assert result.stdout == "3 keys made, 0 existed and are as the file says, 2 warnings.\n"
+        assert result.stdout == "3 keys created, 0 updated, 2 warnings.\n"
         assert len(names(catalog)) == 3
 
     def test_warnings_can_keep_everything_from_being_stored(self, keys, catalog, written):
@@ -79,11 +79,11 @@ class TestImport:
     def test_json_has_all_of_the_report(self, keys, catalog, written):
         """Ids in the order of the file, figures, and every warning with its line."""
         result = keys("import", written(WITH_WARNINGS), "--json")
-        told = json.loads(result.stdout)
+        data = json.loads(result.stdout)
         assert (result.exit_code, result.stderr) == (0, "")
-        assert (told["created"], told["updated"]) == (3, 0)
-        assert [catalog.get_key(key_id).name for key_id in told["ids"]] == ["Acme", "Beta Inc", "Gamma"]
-        assert [warning["line"] for warning in told["warnings"]] == [4, 5]
+        assert (data["created"], data["updated"]) == (3, 0)
+        assert [catalog.get_key(key_id).name for key_id in data["ids"]] == ["Acme", "Beta Inc", "Gamma"]
+        assert [warning["line"] for warning in data["warnings"]] == [4, 5]
 
     def test_many_warnings_are_cut(self, keys, catalog, written):
         """Fifty lines for people, all of them as JSON."""
@@ -114,9 +114,9 @@ class TestImport:
 
     def test_a_file_that_is_not_there(self, keys, tmp_path):
         """Neither a file nor a folder can be imported: exit code 2."""
-        for path, told in ((tmp_path / "no.csv", "No such file or directory"), (tmp_path, "Is a directory")):
+        for path, problem in ((tmp_path / "no.csv", "No such file or directory"), (tmp_path, "Is a directory")):
             result = keys("import", str(path))
-            assert (result.exit_code, result.stderr) == (2, f"Error: {path}: cannot be read: {told}\n")
+            assert (result.exit_code, result.stderr) == (2, f"Error: {path}: cannot be read: {problem}\n")
 
     def test_a_progress_bar_is_for_terminals(self, keys, catalog, written):
         """On standard error where that is a terminal; standard output is the same."""
@@ -160,7 +160,7 @@ class TestExport:
         result = keys("export", str(tmp_path / "no" / "out.csv"))
         assert (result.exit_code, "cannot be written: No such file" in result.stderr) == (2, True)
         assert keys("export", str(tmp_path)).exit_code == 2
-        assert "--json tells what was written to a FILE" in keys("export", "--json").stderr
+        assert "--json needs a FILE to report on" in keys("export", "--json").stderr
 
     def test_a_reader_that_goes_away_is_no_traceback(self, catalog, server):
         """`ratelimit keys export | head -1` in a shell."""

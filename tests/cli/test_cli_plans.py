@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.cli import options
@@ -47,7 +47,7 @@ def command(server):
 
 
 @pytest.fixture
-def told(command):
+def as_json(command):
     """What a command says with --json."""
 
     def json_of(*arguments):
@@ -78,7 +78,7 @@ class TestPut:
         for part in {field.name for field in dataclasses.fields(UsagePlan)} - {"stages"}:
             assert getattr(stored, part) == getattr(GOLD, part)
         again = command("plans", *PUT)
-        assert (again.exit_code, again.stdout) == (0, "Nothing changed: plan gold holds already.\n")
+        assert (again.exit_code, again.stdout) == (0, "Nothing changed: plan gold is already stored like this.\n")
 
     def test_a_plan_without_limits(self, command, catalog):
         """Nothing given is nothing limited and nothing opened."""
@@ -89,9 +89,9 @@ class TestPut:
         """What would go is named before the prepared; without a yes the plan stays."""
         catalog.put_plan(GOLD)
         arguments = ("plans", "put", "gold", "--rate", "9", "--burst", "5", "--stage", STAGE)
-        asked = command(*arguments, stdin="n\n")
-        assert (asked.exit_code, asked.stdout) == (1, "")
-        shown = cells(asked.stderr)
+        unconfirmed = command(*arguments, stdin="n\n")
+        assert (unconfirmed.exit_code, unconfirmed.stdout) == (1, "")
+        shown = cells(unconfirmed.stderr)
         assert ["throttle", "1/3/s,", "burst", "5", "9/s,", "burst", "5"] in shown
         assert ["quota", "100", "a", "week", "from", "Monday", "unlimited"] in shown
         assert ["lease", "0.5", "s"] in shown
@@ -105,7 +105,7 @@ class TestPut:
         refused = command("plans", "put", "gold", stdin="y\n")
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert refused.stderr.splitlines()[-1] == (
-            "Error: Replace plan gold? There is no terminal to ask at: give --yes if it is meant."
+            "Error: Replace plan gold? There is no terminal to ask at: give --yes to confirm."
         )
         assert catalog.get_plan("gold") == GOLD
         assert command("plans", "put", "gold", "--yes").stdout == "Replaced plan gold.\n"
@@ -113,9 +113,9 @@ class TestPut:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--rate", "1"], "give both of --rate and --burst, or neither"),
-            (["--quota", "1"], "give both of --quota and --period, or neither"),
-            (["--offset", "1"], "--offset is about a quota"),
+            (["--rate", "1"], "--rate and --burst belong together: give both or neither"),
+            (["--quota", "1"], "--quota and --period belong together: give both or neither"),
+            (["--offset", "1"], "--offset needs a quota"),
             (["--rate", "fast", "--burst", "1"], "rate: must be a finite rate, not 'fast'"),
             (["--rate", "-1", "--burst", "1"], "rate: must not be negative, got '-1'"),
             (["--quota", "1", "--period", "DAY", "--offset", "1"], "offset: must be from 0 to 0"),
@@ -136,7 +136,7 @@ class TestPut:
 
 
 class TestLook:
-    def test_list_and_show(self, command, told, catalog):
+    def test_list_and_show(self, command, as_json, catalog):
         """Throttle, quota and stages in words; as JSON what a plan file would say."""
         catalog.put_plan(GOLD)
         rows = cells(command("plans", "list").stdout)
@@ -145,10 +145,10 @@ class TestLook:
         shown = command("plans", "show", "gold").stdout
         assert f"{STAGE} GET /pets: 2/s, burst 3" in shown
         assert "50%, 80%" in shown
-        data = told("plans", "show", "gold")
+        data = as_json("plans", "show", "gold")
         assert data["throttle"] == {"rate": "1/3", "burst": 5}
         assert data["stages"][STAGE] == {"throttles": {"GET /pets": {"rate": "2", "burst": 3}}}
-        assert [data] == [plan for plan in told("plans", "list") if plan["id"] == "gold"]
+        assert [data] == [plan for plan in as_json("plans", "list") if plan["id"] == "gold"]
 
     def test_long_ids_are_folded_not_cut(self, command, catalog):
         """Ids of a usual length stay whole, and nothing of the longest is lost."""
@@ -163,19 +163,19 @@ class TestLook:
 
     def test_no_plan(self, server, command):
         """An empty catalogue is no error."""
-        assert command("plans", "list").stdout == "No plan.\n"
+        assert command("plans", "list").stdout == "No plans.\n"
         assert command("plans", "list", "--json").stdout == "[]\n"
 
-    def test_offers_are_json_with_or_without_the_option(self, command, told, catalog):
+    def test_offers_are_json_with_or_without_the_option(self, command, as_json, catalog):
         """Plans that open a stage, as a portal may show them."""
         catalog.put_plan(UsagePlan("closed"))
-        offers = told("plans", "offers")
+        offers = as_json("plans", "offers")
         assert json.loads(command("plans", "offers").stdout) == offers
         assert [(offer["id"], offer["stages"]) for offer in offers] == [("silver", [STAGE])]
 
     @pytest.mark.parametrize("arguments", [["show"], ["delete"], ["delete", "--yes"], ["shadow"], ["shadow-reset"]])
     def test_an_unknown_plan(self, command, limiter, arguments):
-        """Exit code 2 and one line; nobody is asked to confirm it."""
+        """Exit code 2 and one line; no confirmation is needed."""
         result = command("plans", *arguments, "none")
         assert (result.exit_code, result.stderr) == (
             2,
@@ -186,13 +186,13 @@ class TestLook:
 class TestDelete:
     def test_it_needs_a_yes(self, command, catalog):
         """Refused without a terminal, done with --yes, and a second time there is none."""
-        assert "give --yes if it is meant" in command("plans", "delete", "silver").stderr
+        assert "give --yes to confirm" in command("plans", "delete", "silver").stderr
         assert [plan.id for plan in catalog.plans()] == ["silver"]
         assert command("plans", "delete", "silver", "--yes").stdout == "Removed plan silver.\n"
         assert command("plans", "delete", "silver", "--yes").exit_code == 2
 
     def test_a_plan_with_keys_stays(self, command, catalog):
-        """The conflict is told as it is."""
+        """The message is that of the conflict."""
         catalog.create_key(plans=["silver"])
         result = command("plans", "delete", "silver", "--yes")
         assert result.stderr == "Error: plan_id: plan 'silver' still has 1 key: move or delete them first\n"
@@ -209,7 +209,7 @@ class TestShadow:
             assert all(limiter.check(key.value, STAGE, "GET /pets").allowed for _ in range(requests))
         return made
 
-    def test_who_would_be_denied(self, command, told, keys):
+    def test_who_would_be_denied(self, command, as_json, keys):
         """The most denied first, with shares; keys that the shadow did not see are not listed."""
         lines = command("plans", "shadow", "trial").stdout.splitlines()
         assert " ".join(lines[:2]) == (
@@ -218,7 +218,7 @@ class TestShadow:
         rows = cells("\n".join(lines))
         assert [keys[0].id, "Acme", "4", "3", "3", "0", "75.0%"] in rows
         assert [keys[1].id, "=1+1", "2", "1", "1", "0", "50.0%"] in rows
-        assert told("plans", "shadow", "trial") == {
+        assert as_json("plans", "shadow", "trial") == {
             "plan": "trial",
             "shadow": "silver",
             "keys": [
@@ -228,17 +228,17 @@ class TestShadow:
         }
         assert command("plans", "shadow", "trial", "--top", "1").stdout.splitlines()[-1] == "1 more key (see --top)."
 
-    def test_the_trial_starts_anew(self, command, told, keys):
+    def test_a_shadow_starts_again(self, command, as_json, keys):
         """After a yes nothing is counted, and a second time it does no harm."""
         assert "give --yes" in command("plans", "shadow-reset", "trial").stderr
-        assert len(told("plans", "shadow", "trial")["keys"]) == 2
+        assert len(as_json("plans", "shadow", "trial")["keys"]) == 2
         for _ in range(2):
             result = command("plans", "shadow-reset", "trial", "--yes")
-            assert (result.exit_code, result.stdout) == (0, "The trial of silver on plan trial starts anew.\n")
-        assert command("plans", "shadow", "trial").stdout == "The shadow silver of plan trial has seen no request.\n"
+            assert (result.exit_code, result.stdout) == (0, "The shadow silver of plan trial starts again from zero.\n")
+        assert command("plans", "shadow", "trial").stdout == "The shadow silver of plan trial has seen no requests.\n"
 
     def test_a_plan_without_a_shadow(self, command, limiter):
-        """Nothing to show and nothing to reset: exit code 2, and nobody is asked."""
+        """Nothing to show and nothing to reset: exit code 2, and there is no question."""
         for arguments in (["shadow"], ["shadow-reset"]):
             result = command("plans", *arguments, "silver")
             assert (result.exit_code, "plan 'silver' has no shadow" in result.stderr) == (2, True)
@@ -250,19 +250,19 @@ class TestStages:
         methods = {"GET /health": Method(Throttle(5, 10), key_required=False), "GET /pets": Method()}
         catalog.put_stage(Stage(STAGE, Throttle(100, 50), methods))
 
-    def test_list_and_show(self, command, told, stage):
+    def test_list_and_show(self, command, as_json, stage):
         """Each method with its own throttle or the stage's, and "*" for the rest."""
         assert cells(command("stages", "list").stdout)[-1] == [STAGE, "100/s,", "burst", "50", "2", "1"]
         rows = cells(command("stages", "show", STAGE).stdout)
         assert ["GET", "/health", "open", "to", "all", "5/s,", "burst", "10"] in rows
         assert ["GET", "/pets", "needed", "100/s,", "burst", "50"] in rows
         assert ["*", "needed", "100/s,", "burst", "50"] in rows
-        (listed,) = told("stages", "list")
-        assert listed == told("stages", "show", STAGE)
+        (listed,) = as_json("stages", "list")
+        assert listed == as_json("stages", "show", STAGE)
         assert listed["methods"]["GET /health"] == {"key_required": False, "throttle": {"rate": "5", "burst": 10}}
 
-    def test_put(self, command, told, catalog):
-        """Every option of it is stored; a second time nothing changes, and nobody is asked."""
+    def test_put(self, command, as_json, catalog):
+        """Every option of it is stored; a second time nothing changes, and there is no question."""
         options = ["--rate", "100", "--burst", "50", "--method", "GET /search", "1/3", "2", "--list", "GET /pets"]
         options += ["--open", "GET /health", "--method", "GET /health", "5", "10", "--open", "GET /help"]
         made = Stage(
@@ -275,17 +275,17 @@ class TestStages:
                 "GET /help": Method(key_required=False),
             },
         )
-        assert told("stages", "put", STAGE, *options) == told("stages", "show", STAGE)
+        assert as_json("stages", "put", STAGE, *options) == as_json("stages", "show", STAGE)
         assert catalog.stages() == [made]
         again = command("stages", "put", STAGE, *options)
-        assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} holds already.\n")
+        assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} is already stored like this.\n")
         assert command("stages", "put", "toys/prod").stdout == "Configured stage toys/prod.\n"
 
     def test_put_replaces_only_after_a_yes(self, command, stage, catalog):
         """What would change is shown on standard error; what is not given is gone then."""
-        asked = command("stages", "put", STAGE, "--rate", "1", "--burst", "50", "--list", "GET /pets")
-        assert (asked.exit_code, asked.stdout, "give --yes" in asked.stderr) == (2, "", True)
-        shown = cells(asked.stderr)
+        unconfirmed = command("stages", "put", STAGE, "--rate", "1", "--burst", "50", "--list", "GET /pets")
+        assert (unconfirmed.exit_code, unconfirmed.stdout, "give --yes" in unconfirmed.stderr) == (2, "", True)
+        shown = cells(unconfirmed.stderr)
         assert ["throttle", "100/s,", "burst", "50", "1/s,", "burst", "50"] in shown
         assert catalog.stages()[0].throttle == Throttle(100, 50)
         done = command("stages", "put", STAGE, "--yes")
@@ -296,7 +296,7 @@ class TestStages:
         ("arguments", "message"),
         [
             (["petstore"], "id: cannot be 'petstore'"),
-            ([STAGE, "--rate", "1"], "give both of --rate and --burst"),
+            ([STAGE, "--rate", "1"], "--rate and --burst belong together"),
             ([STAGE, "--list", "GET"], "methods: cannot be 'GET'"),
             ([STAGE, "--method", "GET /a", "x", "1"], "rate: must be a finite rate, not 'x'"),
             ([STAGE, "--open", "GET /\x1b"], "methods: cannot be 'GET /\\x1b'"),
@@ -308,11 +308,11 @@ class TestStages:
         assert (result.exit_code, result.stdout, catalog.stages()) == (2, "", [])
         assert message in result.stderr
 
-    def test_delete(self, command, told, stage, catalog):
+    def test_delete(self, command, as_json, stage, catalog):
         """Only after a yes; a plan goes on opening the stage."""
         assert "give --yes" in command("stages", "delete", STAGE).stderr
         assert len(catalog.stages()) == 1
-        assert told("stages", "delete", STAGE, "--yes") == {"deleted": STAGE}
+        assert as_json("stages", "delete", STAGE, "--yes") == {"deleted": STAGE}
         assert catalog.stages() == []
         assert command("stages", "list").stdout == "No stage is configured.\n"
 
@@ -327,14 +327,14 @@ class TestStages:
 
 
 class TestAccount:
-    def test_set_show_unset_and_each_twice(self, command, told, catalog):
+    def test_set_show_unset_and_each_twice(self, command, as_json, catalog):
         """The second time says that nothing changed; only the removal of a throttle asks."""
         assert command("account", "show").stdout == "Account: unlimited.\n"
-        assert told("account", "show") == {"throttle": None}
+        assert as_json("account", "show") == {"throttle": None}
         set_it = ("account", "set", "--rate", "0.5", "--burst", "2000")
         assert command(*set_it).stdout == "Account, from now on: 0.5/s, burst 2,000.\n"
         assert command(*set_it).stdout == "Nothing changed, account: 0.5/s, burst 2,000.\n"
-        assert told("account", "show") == {"throttle": {"rate": "1/2", "burst": 2000}}
+        assert as_json("account", "show") == {"throttle": {"rate": "1/2", "burst": 2000}}
         refused = command("account", "unset")
         assert (refused.exit_code, "give --yes" in refused.stderr) == (2, True)
         assert catalog.get_account_throttle() == Throttle("1/2", 2000)

@@ -1,11 +1,11 @@
-"""`ratelimit replay --against`: two plan files on one log, held against the model that test_replay writes anew."""
+"""`ratelimit replay --against`: two plan files on one log, compared with an independent model."""
 
 import json
 from datetime import UTC, datetime
 
 import pytest
-from cli.test_cli import run
-from cli.test_replay import SMALL, SMALL_LOG, Model, line
+from helpers.access_logs import SMALL, SMALL_LOG, PlanModel, line
+from helpers.commands import run
 
 pytestmark = pytest.mark.slow
 
@@ -51,25 +51,25 @@ def files(tmp_path):
     return written
 
 
-def told(*arguments):
+def replay_json(*arguments):
     result = run("replay", *arguments, "--json")
     assert (result.exit_code, result.exception) == (0, None), result.stderr
     return json.loads(result.stdout)
 
 
-def refusals(text):
-    """Whom the independent model refuses, by request of the small log, in order."""
-    model = Model(text, "basic", "web/prod")
+def denials(text):
+    """Which limit denies each request, by the independent model of the small log, in order."""
+    model = PlanModel(text, "basic", "web/prod")
     midnight = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp())
     return [
-        model.refused_by(midnight + second, client, request.partition("?")[0]) for second, client, request, _ in SMALL
+        model.denied_by(midnight + second, client, request.partition("?")[0]) for second, client, request, _ in SMALL
     ]
 
 
 def test_each_request_is_compared(files):
     """Totals of both sides and the requests that are decided differently, per plan and client, as by the model."""
-    result = told(*files())
-    was, now = refusals(BEFORE), refusals(AFTER)
+    result = replay_json(*files())
+    was, now = denials(BEFORE), denials(AFTER)
     (plan,) = result["plans"]
     for side, names in (("before", was), ("after", now)):
         assert plan[side] == {
@@ -78,16 +78,16 @@ def test_each_request_is_compared(files):
             "throttled": sum(name is not None and not name.startswith("quota:") for name in names),
             "over_quota": names.count("quota:basic"),
         }
-    refused = [at for at in range(13) if was[at] is None and now[at] is not None]
+    denied = [at for at in range(13) if was[at] is None and now[at] is not None]
     admitted = [at for at in range(13) if was[at] is not None and now[at] is None]
     assert (plan["plan"], plan["stage"]) == ("basic", "web/prod")
-    assert (plan["newly_refused"], plan["newly_admitted"]) == (len(refused), len(admitted))
-    assert refused
+    assert (plan["newly_denied"], plan["newly_admitted"]) == (len(denied), len(admitted))
+    assert denied
     assert admitted
-    clients = {SMALL[at][1] for at in refused + admitted}
+    clients = {SMALL[at][1] for at in denied + admitted}
     assert {each["client"] for each in plan["most_changed"]} == clients
     for each in plan["most_changed"]:
-        assert each["newly_refused"] == sum(SMALL[at][1] == each["client"] for at in refused)
+        assert each["newly_denied"] == sum(SMALL[at][1] == each["client"] for at in denied)
         assert each["newly_admitted"] == sum(SMALL[at][1] == each["client"] for at in admitted)
     assert (result["exact"], result["difference"]) == (True, None)
 
@@ -95,7 +95,7 @@ def test_each_request_is_compared(files):
 def test_plans_of_one_file_alone_are_left_out(files):
     """Those that only one file has, and those that open other stages now; both are named."""
     arguments = files()
-    assert told(*arguments)["left_out"] == ["new", "moved", "old"]
+    assert replay_json(*arguments)["left_out"] == ["new", "moved", "old"]
     text = " ".join(run("replay", *arguments).stdout.split())
     assert "Left out, because only one of them has it on this stage: new, moved, old." in text
 
@@ -107,31 +107,31 @@ def test_the_table(files):
     assert (result.exit_code, result.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert f"Before: {before}. After: {after}." in lines
-    (plan,) = told(*arguments)["plans"]
+    (plan,) = replay_json(*arguments)["plans"]
     for name, key in (("admitted", "admitted"), ("throttled", "throttled"), ("over quota", "over_quota")):
         change = plan["after"][key] - plan["before"][key]
         assert f"{name} {plan['before'][key]} {plan['after'][key]} {change:+}" in lines
     first = plan["most_changed"][0]
-    refused = (side["throttled"] + side["over_quota"] for side in (first["before"], first["after"]))
-    figures = (first["before"]["requests"], *refused, first["newly_refused"], first["newly_admitted"])
+    denied = (side["throttled"] + side["over_quota"] for side in (first["before"], first["after"]))
+    figures = (first["before"]["requests"], *denied, first["newly_denied"], first["newly_admitted"])
     assert " ".join([first["client"], *map(str, figures)]) in lines
-    assert lines[-1] == "EXACT: 26 decisions, each as the exact model decides it."
+    assert lines[-1] == "EXACT: 26 decisions, each equal to the reference model."
     assert "2 more clients (see --top)." in run("replay", *arguments, "--top", "1").stdout
-    assert "refusals of" not in run("replay", *arguments, "--top", "0").stdout
+    assert "denials of" not in run("replay", *arguments, "--top", "0").stdout
 
 
 def test_the_same_file_changes_nothing(files):
     """No request is decided differently, and it says so."""
     arguments = files(before=AFTER)
     assert "basic on web/prod: each request is decided as before." in run("replay", *arguments).stdout
-    assert [plan["newly_refused"] + plan["newly_admitted"] for plan in told(*arguments)["plans"]] == [0, 0, 0]
+    assert [plan["newly_denied"] + plan["newly_admitted"] for plan in replay_json(*arguments)["plans"]] == [0, 0, 0]
 
 
 def test_the_order_of_files_is_the_direction(files):
-    """Exchanged, what was newly refused is newly admitted."""
-    (there,) = told(*files())["plans"]
-    (back,) = told(*files(after=BEFORE, before=AFTER))["plans"]
-    assert (there["newly_refused"], there["newly_admitted"]) == (back["newly_admitted"], back["newly_refused"])
+    """Exchanged, what was newly denied is newly admitted."""
+    (there,) = replay_json(*files())["plans"]
+    (back,) = replay_json(*files(after=BEFORE, before=AFTER))["plans"]
+    assert (there["newly_denied"], there["newly_admitted"]) == (back["newly_admitted"], back["newly_denied"])
     assert (there["before"], there["after"]) == (back["after"], back["before"])
 
 
@@ -139,8 +139,8 @@ def test_nothing_in_common(files):
     """Exit code 2 with both files named."""
     result = run("replay", *files(before="[plans.x]\nstages = ['web/prod']"))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "before.toml: has no plan that" in result.stderr
-    assert "after.toml has, too, and opens the same stage" in result.stderr
+    assert "before.toml: has no plan in common with" in result.stderr
+    assert "after.toml that opens the same stage" in result.stderr
 
 
 def test_a_wrong_file_is_told_before_the_log_is_read(files, tmp_path):
@@ -151,10 +151,10 @@ def test_a_wrong_file_is_told_before_the_log_is_read(files, tmp_path):
 
 def test_a_difference_from_the_model_is_exit_code_1(files, monkeypatch):
     """Where limiter and model disagree there is no comparison, and both answers are shown."""
-    monkeypatch.setattr("ratelimit.cli.demo.model.agree", lambda *_: False)
+    monkeypatch.setattr("ratelimit.cli.reference.agree", lambda *_: False)
     result = run("replay", *files(log=line(1)))
     assert result.exit_code == 1
-    assert "NOT EXACT: limiter and model differ; the replay ended there." in result.stdout
+    assert "NOT EXACT: limiter and reference model differ; the replay ended there." in result.stdout
     data = json.loads(run("replay", *files(log=line(1)), "--json").stdout)
     assert (data["exact"], data["plans"]) == (False, [])
     assert data["difference"].startswith("request 1 of plan basic")

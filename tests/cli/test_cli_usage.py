@@ -1,4 +1,4 @@
-"""`ratelimit usage` and `ratelimit top`: on every real server, against traffic of days that are told by hand."""
+"""`ratelimit usage` and `ratelimit top`: on every real server, against traffic that is written down by hand."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import time
 from datetime import date, timedelta
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
@@ -61,7 +61,7 @@ def keys(server, today):
             for name, requests in TRAFFIC.items():
                 for _ in range(requests[at]):
                     limiter.check(made[name].value, STAGE, "GET /pets")
-        limiter._tick()  # what was refused is told to Redis
+        limiter._tick()  # denials are added to Redis
     return made
 
 
@@ -107,15 +107,15 @@ class TestUsage:
         assert (rows[0][1], rows[-1][1], len(rows)) == (str(today - timedelta(14)), str(today - timedelta(1)), 14)
 
     @pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
-    def test_days_that_are_no_longer_kept_are_told(self, usage, keys, today, form):
+    def test_days_that_are_no_longer_kept_are_reported(self, usage, keys, today, form):
         """A warning on standard error from the first of them on, beside the answer: 0 may not be the truth there."""
-        kept = today - timedelta(90)
-        result = usage("gold", "--from", str(kept), *form)
+        oldest = today - timedelta(90)
+        result = usage("gold", "--from", str(oldest), *form)
         assert (result.exit_code, result.stderr) == (0, "")
-        result = usage("gold", "--from", str(kept - timedelta(1)), *form)
-        assert (result.exit_code, str(kept - timedelta(1)) in result.stdout) == (0, True)
-        told = f"Days before {kept} are no longer kept: what was used then is told as 0."
-        assert " ".join(result.stderr.split()) == told
+        result = usage("gold", "--from", str(oldest - timedelta(1)), *form)
+        assert (result.exit_code, str(oldest - timedelta(1)) in result.stdout) == (0, True)
+        warning = f"Days before {oldest} are no longer kept: their usage is shown as 0."
+        assert " ".join(result.stderr.split()) == warning
 
     def test_csv_has_a_line_for_each_key_and_day(self, usage, keys, today):
         """Names and owners that a spreadsheet would take for formulas have a single quote before them."""
@@ -135,9 +135,9 @@ class TestUsage:
 
     def test_json(self, usage, keys, today):
         """Every key with its days, and refusals by reason."""
-        told = json.loads(usage("gold", "--from", str(today), "--json").stdout)
-        assert (told["plan"], told["from"], told["to"]) == ("gold", str(today), str(today))
-        assert {each["key"]: each["days"] for each in told["keys"]} == {
+        data = json.loads(usage("gold", "--from", str(today), "--json").stdout)
+        assert (data["plan"], data["from"], data["to"]) == ("gold", str(today), str(today))
+        assert {each["key"]: each["days"] for each in data["keys"]} == {
             keys[name].id: [{"day": str(today), "used": used, "remaining": left, "denied": denied}]
             for name, used, left, denied in (
                 ("Acme", 1, 4, {}),
@@ -154,8 +154,8 @@ class TestUsage:
             imported = limiter.catalog.import_keys(io.StringIO(f"Key,Name,UsagePlanIds\n{rows}"))
             value = f"tenantManyKeys{imported.ids.index(max(imported.ids)):010}"
             assert limiter.check(value, STAGE, "GET /pets", cost=7).allowed
-        told = json.loads(usage("gold", "--json").stdout)
-        assert [each["key"] for each in told["keys"]] == sorted(imported.ids)
+        data = json.loads(usage("gold", "--json").stdout)
+        assert [each["key"] for each in data["keys"]] == sorted(imported.ids)
         assert usage("gold").stdout.splitlines()[-1] == "7 used, 0 denied, by 1 key of 501."
         assert len(usage("gold", "--csv").stdout.splitlines()) == 1 + 501 * 14
         (busiest,) = json.loads(top("--json").stdout)["keys"]
@@ -182,10 +182,10 @@ class TestUsage:
         [
             (["none"], "plan_id: there is no plan 'none'"),
             (["gold", "--key", "nosuchkey"], "key_id: there is no key with the id 'nosuchkey'"),
-            (["gold", "--from", "yesterday"], "'yesterday' is no day: write YYYY-MM-DD"),
+            (["gold", "--from", "yesterday"], "'yesterday' is not a day: write YYYY-MM-DD"),
             (["gold", "--from", "2026-03-02", "--to", "2026-03-01"], "end: is before the start"),
             (["gold", "--from", "2020-01-01", "--to", "2026-03-01"], "end: is more than a year after the start"),
-            (["gold", "--csv", "--json"], "give one of --csv and --json"),
+            (["gold", "--csv", "--json"], "--csv and --json exclude each other"),
             (["a\x1bb"], r"there is no plan 'a\x1bb'"),
             ([], "Usage: app usage [OPTIONS] PLAN | COMMAND"),
         ],
@@ -209,12 +209,12 @@ class TestSetRemaining:
         key = keys["=1+1"]
         for left in (3, 3, 0, 7):
             result = usage("set-remaining", "gold", key.id, str(left))
-            told = f"Key {key.id} has {left} left of plan gold (5 a day), until this window ends."
-            assert (result.exit_code, result.stdout) == (0, f"{told}\n")
+            message = f"Key {key.id} has {left} left of plan gold (5 a day), until this window ends."
+            assert (result.exit_code, result.stdout) == (0, f"{message}\n")
             with Limiter.from_url(server.url, deadline=2) as limiter:
                 assert limiter.peek(key.value, STAGE, "GET /pets").limits[-1].remaining == left
-        told = json.loads(usage("set-remaining", "gold", key.id, "1", "--json").stdout)
-        assert told == {"plan": "gold", "key": key.id, "remaining": 1}
+        data = json.loads(usage("set-remaining", "gold", key.id, "1", "--json").stdout)
+        assert data == {"plan": "gold", "key": key.id, "remaining": 1}
 
     def test_what_cannot_be(self, usage, keys):
         """An unknown plan or key, a plan without a quota, a number that is none: exit code 2."""
@@ -235,7 +235,7 @@ class TestTop:
         result = top("--once")
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout.splitlines()[0] == f"{today} (UTC): 15 used, 1 denied, by 3 keys."
-        assert result.stdout.splitlines()[1] == "Denied, and not known to whom: 1 unknown."
+        assert result.stdout.splitlines()[1] == "Denied without a valid key: 1 unknown."
         assert table(result.stdout) == [
             [other.id, "Busy", "free", "9", "0", "0"],
             [keys["=1+1"].id, "=1+1", "gold", "5", "0", "1", "0"],
@@ -261,7 +261,7 @@ class TestTop:
 
     def test_live_it_shows_the_rate_since_the_last_look(self, top, keys):
         """On a terminal: a column of units per second, empty at the first look, and the screen is drawn again."""
-        result = top("--looks", "2", "--every", "0.1", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm")
+        result = top("--refreshes", "2", "--every", "0.1", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm")
         assert result.exit_code == 0
         assert result.stdout.count("used/s") >= 2
         first, *_, last = [line for line in result.stdout.splitlines() if keys["Acme"].id in line]

@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 from datetime import UTC, date, datetime
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ ENTRY = {
     "time_us": "1772625600000001",
 }
 ALERT = Alert("k1", "gold", 80, 81, 100, date(2026, 3, 1), 1772625600.000001)
-START = f"Waiting for alerts on {STREAM}; Ctrl-C ends.\n"
+START = f"Waiting for alerts on {STREAM}; press Ctrl-C to stop.\n"
 
 
 class TestEntry:
@@ -114,8 +114,8 @@ class TestAlone:
     def test_json_lines(self, watch, alerting, clock):
         """One document a line, with the names of the dataclass."""
         alerting(5)
-        (told,) = watch("--from-start", "--count", "1", "--json").stdout.splitlines()
-        assert json.loads(told) == {
+        (line,) = watch("--from-start", "--count", "1", "--json").stdout.splitlines()
+        assert json.loads(line) == {
             "key_id": alerting.key.id,
             "plan_id": "gold",
             "percent": 50,
@@ -142,7 +142,7 @@ class TestAlone:
         with server.client() as client:
             assert client.dbsize() == 0
 
-    def test_an_entry_that_is_none_is_told_and_passed_over(self, watch, alerting, server):
+    def test_an_entry_that_is_none_is_reported_and_passed_over(self, watch, alerting, server):
         """On standard error, with its id; the alerts around it are shown. Control codes are spelled out."""
         with server.client() as client:
             client.xadd(STREAM, {**ENTRY, "key": "k\x1b[2J1"}, id="1-1")
@@ -233,7 +233,7 @@ def test_alerts_come_as_they_happen_until_ctrl_c(server, alerting, options, quie
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--consumer", "a"], 2, "--consumer is a member of a group: give --group"),
+        (["--consumer", "a"], 2, "--consumer needs a group: give --group"),
         (["--count", "0"], 2, "'--count'"),
         (["--seconds", "0"], 2, "'--seconds'"),
         (["--namespace", "a b"], 2, "namespace: cannot be 'a b'"),

@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from store.test_embedded import is_running, pid_of
 
 from ratelimit import Decision, LimitStatus, Reason
+from ratelimit.cli import reference
 from ratelimit.cli.demo import command as demo_command
-from ratelimit.cli.demo import model as exact
 from ratelimit.cli.demo import workers
-from ratelimit.cli.demo.verify import audited
-from ratelimit.cli.demo.workers import ReplicaLost, Shot, Traffic, drive
+from ratelimit.cli.demo.verify import verify
+from ratelimit.cli.demo.workers import ReplicaLostError, SentRequest, Traffic, run_replicas
 from ratelimit.engine.reference_model import ExpectedDecision, ExpectedLimit
 from ratelimit.model import ApiKey
 from ratelimit.registry.plan_documents import document_from
@@ -36,25 +36,25 @@ NOW = 1_772_625_600_000_000
 
 def figures(output):
     """(plan, outcome) -> (observed, exact), as the table shows them."""
-    found, plan = {}, ""
+    counts, plan = {}, ""
     for text in output.splitlines():
         row = re.match(r" (\w*) +(admitted|throttled by \w+|over quota) +([\d,]+) +([\d,]+) +(=|differs)", text)
         if row:
             plan = row[1] or plan
-            found[plan, row[2]] = tuple(int(number.replace(",", "")) for number in row.group(3, 4))
-    return found
+            counts[plan, row[2]] = tuple(int(number.replace(",", "")) for number in row.group(3, 4))
+    return counts
 
 
 def alive_in_group(group):
     """The names of the processes of a group, those aside that have ended and wait for their parent to look."""
-    found = []
+    names = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             name, _, rest = path.read_text().partition("(")[2].rpartition(")")
             state, _, its_group = rest.split()[:3]
             if its_group == str(group) and state not in "ZX":
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 class TestRun:
@@ -63,11 +63,11 @@ class TestRun:
         started = time.monotonic()
         ran = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=60)
         assert (ran.returncode, ran.stderr) == (0, "")
-        found = figures(ran.stdout)
-        assert list(found) == [(plan, outcome) for plan in ("Basic", "Premium") for outcome in OUTCOMES]
-        for observed, exactly in found.values():
+        counts = figures(ran.stdout)
+        assert list(counts) == [(plan, outcome) for plan in ("Basic", "Premium") for outcome in OUTCOMES]
+        for observed, exactly in counts.values():
             assert observed == exactly > 0
-        decisions = sum(observed for observed, _ in found.values())
+        decisions = sum(observed for observed, _ in counts.values())
         assert ran.stdout.splitlines()[0] == "4 gateway replicas on one embedded Valkey server: 2 plans, 6 API keys."
         assert f"EXACT: {decisions:,} decisions within 3." in ran.stdout
         assert max(map(len, ran.stdout.splitlines())) <= 80
@@ -143,26 +143,26 @@ class TestReplicas:
         """Each replica's own number of requests, batches or not."""
         progress = []
         parts = [self.traffic(server, requests=number) for number in (1, 64, 130)]
-        shots = drive(parts, lambda *told: progress.append(told))
-        assert len(shots) == 195
-        assert Counter(shot.decision.detail for shot in shots) == {"unknown": 195}
+        requests = run_replicas(parts, lambda *counts: progress.append(counts))
+        assert len(requests) == 195
+        assert Counter(sent.decision.detail for sent in requests) == {"unknown": 195}
         assert progress[-1][0] == 195
 
     def test_replicas_differ(self, server):
         """Each has a seed of its own, and the same seed gives the same traffic."""
         wide = self.traffic(server, keys=tuple(f"tenantUnknownKey{n:08}" for n in range(50)), requests=40)
-        one, other = ([shot.key for shot in drive([wide], lambda *_: None)] for _ in range(2))
+        one, other = ([sent.key for sent in run_replicas([wide], lambda *_: None)] for _ in range(2))
         assert one == other
-        both = [shot.key for shot in drive([wide, wide], lambda *_: None)]
+        both = [sent.key for sent in run_replicas([wide, wide], lambda *_: None)]
         assert Counter(both) != Counter(one + one)
 
-    def test_a_replica_that_does_not_start_is_told(self, server, monkeypatch):
+    def test_a_replica_that_does_not_start_is_reported(self, server, monkeypatch):
         """A command that never becomes ready ends with a message, exit code 1."""
-        monkeypatch.setattr(workers, "_READY_WITHIN", 0.0)
-        with pytest.raises(ReplicaLost, match="replica 1 did not start"):
-            drive([self.traffic(server)], lambda *_: None)
+        monkeypatch.setattr(workers, "_START_TIMEOUT", 0.0)
+        with pytest.raises(ReplicaLostError, match="replica 1 did not start"):
+            run_replicas([self.traffic(server)], lambda *_: None)
 
-    def test_a_replica_that_dies_is_told(self, server):
+    def test_a_replica_that_dies_is_reported(self, server):
         """Killed in the middle: its decisions are lost, so nothing can be shown, and that is said."""
 
         def kill_first(_shots, elapsed):
@@ -171,51 +171,53 @@ class TestReplicas:
 
                 os.kill(min(child.pid for child in multiprocessing.active_children()), signal.SIGKILL)
 
-        with pytest.raises(ReplicaLost, match="ended in the middle of its work"):
-            drive([self.traffic(server, requests=None, seconds=20.0)] * 2, kill_first)
+        with pytest.raises(ReplicaLostError, match="ended before it had sent all its requests"):
+            run_replicas([self.traffic(server, requests=None, seconds=20.0)] * 2, kill_first)
 
-    def test_the_command_tells_it(self, monkeypatch):
+    def test_the_command_reports_it(self, monkeypatch):
         """The error of a lost replica is a message and exit code 1."""
 
         def lost(*_):
-            raise ReplicaLost("replica 2 ended in the middle of its work")
+            raise ReplicaLostError("replica 2 ended before it had sent all its requests")
 
-        monkeypatch.setattr(demo_command, "drive", lost)
+        monkeypatch.setattr(demo_command, "run_replicas", lost)
         result = run("demo")
-        assert (result.exit_code, result.stderr) == (1, "Error: replica 2 ended in the middle of its work\n")
+        assert (result.exit_code, result.stderr) == (1, "Error: replica 2 ended before it had sent all its requests\n")
 
 
 def changed(decision, **changes):
     """Return a decision that differs in what is named."""
-    told = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
-    return Decision(**({name: getattr(decision, name) for name in told} | changes))
+    fields = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
+    return Decision(**({name: getattr(decision, name) for name in fields} | changes))
 
 
 def tampered(monkeypatch, change):
-    """Run a small demo whose shots are changed before they are judged."""
+    """Run a small demo whose decisions are changed before they are judged."""
 
     def driven(parts, on_progress):
-        return change(sorted(drive(parts, on_progress), key=lambda shot: shot.decision.time_us))
+        return change(sorted(run_replicas(parts, on_progress), key=lambda sent: sent.decision.time_us))
 
-    monkeypatch.setattr(demo_command, "drive", driven)
+    monkeypatch.setattr(demo_command, "run_replicas", driven)
     return run("demo", "--replicas", "2", "--requests", "200", "--keys", "1")
 
 
 class TestHonesty:
     def test_no_decision_is_no_success(self, monkeypatch):
         """Traffic too short for a single request proves nothing: said, and exit code 1."""
-        monkeypatch.setattr(demo_command, "drive", lambda *_: [])
+        monkeypatch.setattr(demo_command, "run_replicas", lambda *_: [])
         result = run("demo")
         assert result.exit_code == 1
         assert result.stdout.splitlines()[-1] == "NOT SHOWN: no decision was made. Give the traffic more time."
 
     def test_one_admission_too_many_is_found(self, monkeypatch):
-        """The first refusal told as an admission: red line, both answers, exit code 1."""
+        """The first denial, changed into an admission: red line, both answers, exit code 1."""
 
-        def change(shots):
-            at = next(number for number, shot in enumerate(shots) if not shot.decision.allowed)
-            shots[at] = shots[at]._replace(decision=changed(shots[at].decision, reason=Reason.ALLOWED, limited_by=None))
-            return shots
+        def change(requests):
+            at = next(number for number, sent in enumerate(requests) if not sent.decision.allowed)
+            requests[at] = requests[at]._replace(
+                decision=changed(requests[at].decision, reason=Reason.ALLOWED, limited_by=None)
+            )
+            return requests
 
         result = tampered(monkeypatch, change)
         assert result.exit_code == 1
@@ -226,32 +228,35 @@ class TestHonesty:
         assert not re.search(r"^EXACT", result.stdout, re.MULTILINE)
 
     def test_a_lost_admission_is_found(self, monkeypatch):
-        """One admitted request that the audit does not get: what came after it does not fit."""
-        result = tampered(monkeypatch, lambda shots: [shot for shot in shots if shot is not shots[0]])
+        """One admitted request that the verification does not get: what came after it does not fit."""
+        result = tampered(monkeypatch, lambda requests: [sent for sent in requests if sent is not requests[0]])
         assert result.exit_code == 1
         assert "of 199 decisions differ. The first:\nno. " in result.stdout
 
     def test_a_wait_that_is_off_by_a_microsecond_is_found(self, monkeypatch):
         """Not only who is admitted is compared, but every number of the answer."""
 
-        def change(shots):
-            at = next(number for number, shot in enumerate(shots) if shot.decision.retry_after)
-            wait = shots[at].decision.retry_after + 1e-6
-            shots[at] = shots[at]._replace(decision=changed(shots[at].decision, retry_after=wait))
-            return shots
+        def change(requests):
+            at = next(number for number, sent in enumerate(requests) if sent.decision.retry_after)
+            wait = requests[at].decision.retry_after + 1e-6
+            requests[at] = requests[at]._replace(decision=changed(requests[at].decision, retry_after=wait))
+            return requests
 
         result = tampered(monkeypatch, change)
         assert result.exit_code == 1
         assert "NOT EXACT: 1 of 200 decisions differ." in result.stdout
 
     def test_an_unknown_outcome_is_not_passed_over(self, monkeypatch):
-        """A decision without a time of the server cannot be held against the model: said, and exit code 1."""
+        """A decision without a time of the server cannot be compared with the reference model: exit code 1."""
         lost = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="StoreTimeout: no answer")
-        result = tampered(monkeypatch, lambda shots: [*shots, shots[0]._replace(decision=lost)])
+        result = tampered(monkeypatch, lambda requests: [*requests, requests[0]._replace(decision=lost)])
         assert result.exit_code == 1
-        told = re.sub(r"\s+", " ", result.stdout)
-        assert "NOT SHOWN: 1 decision without a time of the server, which cannot be held against the model." in told
-        assert "The first: UNAVAILABLE by fail_closed: StoreTimeout: no answer" in told
+        stdout = re.sub(r"\s+", " ", result.stdout)
+        assert (
+            "NOT SHOWN: 1 decision without a time of the server, which cannot be compared with the reference model."
+            in stdout
+        )
+        assert "The first: UNAVAILABLE by fail_closed: StoreTimeout: no answer" in stdout
 
 
 DOCUMENT = document_from(
@@ -268,50 +273,50 @@ def admitted(time_us):
     return Decision(Reason.ALLOWED, limits=bucket(0, 1.0), time_us=time_us)
 
 
-def refused(time_us, wait):
+def denied(time_us, wait):
     return Decision(Reason.THROTTLED, "plan:p", wait, bucket(0, wait, wait), time_us=time_us)
 
 
-class TestAudit:
-    def audit(self, *shots):
-        return audited(
-            DOCUMENT, KEYS, "a/b", [Shot(key, "GET /", 1, decision) for key, decision in shots], lambda: None
+class TestVerification:
+    def verify(self, *requests):
+        return verify(
+            DOCUMENT, KEYS, "a/b", [SentRequest(key, "GET /", 1, decision) for key, decision in requests], lambda: None
         )
 
     def test_the_servers_time_is_the_order(self):
-        """Shots of several replicas in any order; in one microsecond the admitted one came first."""
-        found = self.audit(
-            (0, refused(NOW + 250_000, 0.75)),
-            (0, refused(NOW, 1.0)),
+        """Requests of several replicas in any order; in one microsecond the admitted one came first."""
+        result = self.verify(
+            (0, denied(NOW + 250_000, 0.75)),
+            (0, denied(NOW, 1.0)),
             (1, admitted(NOW + 500_000)),
             (0, admitted(NOW)),
         )
-        assert found.passed
-        assert (found.decisions, found.agreeing, found.span_us) == (4, 4, 500_000)
-        assert found.observed == found.exact == {("p", "admitted"): 2, ("p", "throttled by plan"): 2}
+        assert result.passed
+        assert (result.decisions, result.agreeing, result.span_us) == (4, 4, 500_000)
+        assert result.observed == result.exact == {("p", "admitted"): 2, ("p", "throttled by plan"): 2}
 
     def test_counts_that_agree_do_not_hide_a_difference(self):
         """The same totals, but the wrong one of two was admitted."""
-        found = self.audit((0, refused(NOW, 1.0)), (0, admitted(NOW + 1)))
-        assert (found.passed, found.agreeing) == (False, 0)
-        assert found.observed == found.exact
-        assert found.first_difference.startswith("no. 1, at 2026-03-04 12:00:00.000000 UTC: key one, GET /, cost 1\n")
+        result = self.verify((0, denied(NOW, 1.0)), (0, admitted(NOW + 1)))
+        assert (result.passed, result.agreeing) == (False, 0)
+        assert result.observed == result.exact
+        assert result.first_difference.startswith("no. 1, at 2026-03-04 12:00:00.000000 UTC: key one, GET /, cost 1\n")
 
     def test_nothing_at_all_shows_nothing(self):
         """Without a single decision there is no difference, and no success either."""
-        found = self.audit()
-        assert (found.passed, found.span_us, found.first_difference) == (False, 0, None)
+        result = self.verify()
+        assert (result.passed, result.span_us, result.first_difference) == (False, 0, None)
 
 
 class TestComparison:
     VERDICT = ExpectedDecision(
         allowed=False, limited_by="plan:p", retry_us=750_000, limits=(ExpectedLimit("plan:p", 0, 750_000, 750_000),)
     )
-    DECISION = refused(NOW, 0.75)
+    DECISION = denied(NOW, 0.75)
 
     def test_equal_answers_agree(self):
         """The same outcome, limit, waits and states."""
-        assert exact.agree(self.DECISION, self.VERDICT)
+        assert reference.agree(self.DECISION, self.VERDICT)
 
     @pytest.mark.parametrize(
         "changes",
@@ -331,7 +336,7 @@ class TestComparison:
     )
     def test_any_part_that_differs_is_a_difference(self, changes):
         """Each single part of the decision counts."""
-        assert not exact.agree(changed(self.DECISION, **changes), self.VERDICT)
+        assert not reference.agree(changed(self.DECISION, **changes), self.VERDICT)
 
     def test_the_model_skips_the_plan_for_open_methods(self):
         """A method with key_required = false meets the stage's limits alone, as in the limiter."""
@@ -339,6 +344,6 @@ class TestComparison:
             "plans": {"p": {"throttle": {"rate": 1, "burst": 1}, "stages": ["a/b"]}},
             "stages": {"a/b": {"methods": {"GET /open": {"key_required": False}}}},
         }
-        model = exact.Model(document_from(data))
+        model = reference.ReferenceLimiter(document_from(data))
         assert [limit.name for limit in model.check("k", "p", "a/b", "GET /open", 1, NOW).limits] == []
         assert [limit.name for limit in model.check("k", "p", "a/b", "GET /x", 1, NOW).limits] == ["plan:p"]

@@ -1,4 +1,4 @@
-"""`ratelimit replay`: an access log through the limiter, held against a small model that is written here anew."""
+"""`ratelimit replay`: an access log through the limiter, compared with an independent model."""
 
 import gzip
 import json
@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import tomllib
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from cli.test_cli import run
+from helpers.access_logs import SMALL, SMALL_LOG, PlanModel, line
+from helpers.commands import run
 from helpers.paths import EXAMPLE_PLANS
 from store.test_embedded import pid_of
 
@@ -46,30 +45,6 @@ stages = ["web/prod", "web/test"]
 """
 
 
-def line(second, client="10.0.0.1", request="GET /", zone="+0000"):
-    """One line of a log of the first minute of 2026-03-04."""
-    return f'{client} - - [04/Mar/2026:00:00:{second:02} {zone}] "{request} HTTP/1.1" 200 1 "-" "-"\n'
-
-
-# Second, client, request; and what `basic` on web/prod makes of it, by hand.
-SMALL = [
-    (0, "10.0.0.1", "GET /a", "admitted"),
-    (0, "10.0.0.1", "GET /b?q=1", "admitted"),
-    (0, "10.0.0.1", "GET /c", "throttled"),  # two tokens are gone
-    (0, "10.0.0.1", "GET /search?q=1", "admitted"),  # a bucket of its own
-    (0, "10.0.0.1", "GET /search?q=2", "throttled"),
-    (1, "10.0.0.1", "GET /a", "throttled"),  # half a token
-    (1, "2001:db8::2", "GET /slow", "admitted"),
-    (1, "2001:db8::2", "GET /slow", "admitted"),
-    (1, "10.0.0.3", "GET /slow", "throttled"),  # the stage's bucket is shared by all
-    (1, "10.0.0.3", "GET /health", "admitted"),  # needs no key, counts nowhere
-    (2, "10.0.0.1", "GET /a", "admitted"),
-    (9, "10.0.0.1", "GET /a", "over quota"),  # 4 a day
-    (9, "10.0.0.1", "GET /health", "admitted"),
-]
-SMALL_LOG = "".join(line(second, client, request) for second, client, request, _ in SMALL)
-
-
 @pytest.fixture
 def files(tmp_path):
     """A plan file and a log of this name."""
@@ -83,7 +58,7 @@ def files(tmp_path):
     return written
 
 
-def told(*arguments):
+def replay_json(*arguments):
     """What --json says, of a replay that succeeds."""
     result = run("replay", *arguments, "--json")
     assert (result.exit_code, result.exception) == (0, None), result.stderr
@@ -98,10 +73,10 @@ def tallies(plan):
 class TestSmallLog:
     def test_each_request_is_decided_as_by_hand(self, files):
         """Totals, limits and clients of a log whose every decision is worked out in this file."""
-        basic, premium = told(*files(), "--stage", "web/prod")["plans"]
+        basic, premium = replay_json(*files(), "--stage", "web/prod")["plans"]
         hand = Counter(outcome for *_, outcome in SMALL)
         assert tallies(basic) == (13, hand["admitted"], hand["throttled"], hand["over quota"]) == (13, 8, 4, 1)
-        assert basic["refused_by"] == {
+        assert basic["denied_by"] == {
             "plan:basic": 2,
             "plan:basic:GET /search": 1,
             "stage:web/prod:GET /slow": 1,
@@ -117,7 +92,7 @@ class TestSmallLog:
 
     def test_the_first_stage_that_a_plan_opens_is_called(self, files):
         """Without --stage each plan is tried on its own first one."""
-        plans = told(*files())["plans"]
+        plans = replay_json(*files())["plans"]
         assert [(plan["plan"], plan["stage"]) for plan in plans] == [
             ("basic", "web/prod"),
             ("free", "web/test"),
@@ -132,18 +107,20 @@ class TestSmallLog:
 
     def test_lines_are_sorted_by_their_time(self, files):
         """Any order of the seconds gives the same result, and the output says how many lines stood wrong."""
-        in_order = told(*files())
+        in_order = replay_json(*files())
         by_second = sorted(SMALL, key=lambda item: -item[0])
-        shuffled = told(*files("".join(line(second, client, request) for second, client, request, _ in by_second)))
+        shuffled = replay_json(
+            *files("".join(line(second, client, request) for second, client, request, _ in by_second))
+        )
         assert shuffled["plans"] == in_order["plans"]
         assert (in_order["log"]["disordered"], shuffled["log"]["disordered"]) == (0, 3)
         result = run("replay", *files("".join(line(second) for second in (3, 1, 2))))
-        assert "Sorted by time: 1 request stood after a later one." in result.stdout
+        assert "Sorted by time: 1 request came after a later one." in result.stdout
 
     def test_time_is_the_logs_own(self, files):
         """The same instants in another zone; the quota's day is UTC's, whatever the clock of this machine says."""
         log = line(1, zone="-0001") * 2 + line(1, zone="+0001") * 3
-        result = told(*files(log, "[plans.p]\nquota = { limit = 2, period = 'DAY' }\nstages = ['a/b']"))
+        result = replay_json(*files(log, "[plans.p]\nquota = { limit = 2, period = 'DAY' }\nstages = ['a/b']"))
         day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp())
         assert (result["log"]["first_second"], result["log"]["last_second"]) == (day - 59, day + 61)
         # Three fall on the day before, where two are admitted; the next day both of the others are.
@@ -151,9 +128,9 @@ class TestSmallLog:
 
     def test_packed_plain_and_piped_logs_are_the_same(self, files):
         """gzip is recognised by its content, and "-" reads standard input, packed or not."""
-        plain = told(*files())
-        assert told(*files(gzip.compress(SMALL_LOG.encode()), name="log.gz")) == plain
-        assert told(*files(gzip.compress(SMALL_LOG.encode()), name="log")) == plain
+        plain = replay_json(*files())
+        assert replay_json(*files(gzip.compress(SMALL_LOG.encode()), name="log.gz")) == plain
+        assert replay_json(*files(gzip.compress(SMALL_LOG.encode()), name="log")) == plain
         _, *plan = files()
         command = [sys.executable, "-m", "ratelimit", "replay", "-", *plan, "--json"]
         for content in (SMALL_LOG.encode(), gzip.compress(SMALL_LOG.encode())):
@@ -163,8 +140,8 @@ class TestSmallLog:
     def test_malformed_lines_are_counted_and_left_out(self, files):
         """With the number of the first one; the rest of the log is replayed."""
         log = line(0) + "junk\n" + line(0) + "\n" + line(0)
-        found = told(*files(log))["log"]
-        assert (found["lines"], found["requests"], found["malformed"], found["first_malformed"]) == (5, 3, 2, 2)
+        result = replay_json(*files(log))["log"]
+        assert (result["lines"], result["requests"], result["malformed"], result["first_malformed"]) == (5, 3, 2, 2)
         result = run("replay", *files(log))
         assert "Left out: 2 malformed lines, the first is line 2." in result.stdout.splitlines()
 
@@ -179,17 +156,17 @@ class TestSmallLog:
             " ────────────────────────────────────────────────────────────────────",
             " basic           13          8           4            1             2",
             " premium         13         12           1            0             1",
-            "basic on web/prod: refused 2 by plan:basic, 1 by plan:basic:GET /search, 1 by",
+            "basic on web/prod: denied 2 by plan:basic, 1 by plan:basic:GET /search, 1 by",
             "stage:web/prod:GET /slow, 1 by quota:basic.",
             " client     requests   throttled   over quota   █ throttled ▒ over quota",
             " ───────────────────────────────────────────────────────────────────────",
             " 10.0.0.1          9           3            1   ██████████████████▒▒▒▒▒▒",
             "1 more client (see --top).",
-            "premium on web/prod: refused 1 by stage:web/prod:GET /slow.",
+            "premium on web/prod: denied 1 by stage:web/prod:GET /slow.",
             " client     requests   throttled   over quota   █ throttled ▒ over quota",
             " ───────────────────────────────────────────────────────────────────────",
             " 10.0.0.3          2           1            0   ████████████████████████",
-            "EXACT: 26 decisions, each as the exact model decides it.",
+            "EXACT: 26 decisions, each equal to the reference model.",
         ]
 
     def test_a_long_address_and_a_plain_terminal(self, files):
@@ -202,10 +179,10 @@ class TestSmallLog:
         assert "# throttled + over quota" in ran.stdout
         assert ran.stdout.isascii()
 
-    def test_nobody_is_refused(self, files):
+    def test_nobody_is_denied(self, files):
         """A plan that everybody stays within says so."""
         result = run("replay", *files(line(0)))
-        assert "basic on web/prod: nobody is refused." in result.stdout.splitlines()
+        assert "basic on web/prod: no request is denied." in result.stdout.splitlines()
 
 
 class TestFaults:
@@ -305,79 +282,22 @@ class TestFaults:
 def real_requests():
     """(second, client, method) of each line of the real log, by time."""
     pattern = re.compile(r'^(\S+) \S+ \S+ \[(.+?)\] "(\S+) (\S+)')
-    found = []
+    result = []
     with gzip.open(REAL_LOG, "rt", encoding="utf-8", errors="replace") as log:
         for text in log:
             client, time, verb, target = pattern.match(text).groups()
             second = int(datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z").timestamp())
-            found.append((second, client, f"{verb} {target.split('?')[0]}"))
-    return sorted(found, key=lambda item: item[0])
-
-
-def window(period, second):
-    """What names the quota window of a second, UTC."""
-    day = second // 86400
-    if period == "WEEK":
-        return (day + 4) // 7  # 1970-01-01 was a Thursday, weeks start on Sunday
-    return day if period == "DAY" else datetime.fromtimestamp(second, UTC).strftime("%Y-%m")
-
-
-class Model:
-    """The limits of one plan of a plan file, in fractions, for whole seconds and a cost of 1."""
-
-    def __init__(self, text, plan_id, stage_id):
-        data = tomllib.loads(text, parse_float=str)
-        self.plan, self.plan_id, self.stage_id = data["plans"][plan_id], plan_id, stage_id
-        self.account, self.stage = data.get("account"), data.get("stages", {}).get(stage_id)
-        opened = [plan["stages"] for plan in data["plans"].values() if isinstance(plan["stages"], dict)]
-        self.entries = {}
-        if isinstance(self.plan["stages"], dict):
-            self.entries = self.plan["stages"][stage_id].get("throttles", {})
-        self.methods = (self.stage or {}).get("methods", {})
-        self.listed = set(self.methods).union(*(item.get(stage_id, {}).get("throttles", ()) for item in opened))
-        self.levels, self.used = {}, Counter()
-
-    def buckets(self, client, method):
-        """(name, owner, throttle) of each bucket that a request meets, in the order in which they are reported."""
-        if self.methods.get(method, {}).get("key_required", True):
-            if method in self.entries:
-                yield f"plan:{self.plan_id}:{method}", client, self.entries[method]
-            elif "throttle" in self.plan:
-                yield f"plan:{self.plan_id}", client, self.plan["throttle"]
-        shared = self.methods.get(method, {}).get("throttle") or (self.stage or {}).get("throttle")
-        if shared:
-            yield f"stage:{self.stage_id}:{method if method in self.listed else '*'}", None, shared
-        if self.account:
-            yield "account", None, self.account
-
-    def refused_by(self, second, client, method):
-        """The name of the first limit that refuses; None if all admit, and then they are charged."""
-        levels, refusing = {}, []
-        for name, owner, throttle in self.buckets(client, method):
-            level, last = self.levels.get((name, owner), (Fraction(throttle["burst"]), second))
-            level = min(Fraction(throttle["burst"]), level + (second - last) * Fraction(throttle["rate"]))
-            levels[name, owner] = (level - 1, second)
-            refusing += [name] if level < 1 else []
-        quota = self.plan.get("quota")
-        counts = quota and self.methods.get(method, {}).get("key_required", True)
-        counter = (client, window(quota["period"], second)) if counts else None
-        if counts and self.used[counter] >= quota["limit"]:
-            refusing.append(f"quota:{self.plan_id}")
-        if refusing:
-            return refusing[0]
-        self.levels.update(levels)
-        if counts:
-            self.used[counter] += 1
-        return None
+            result.append((second, client, f"{verb} {target.split('?')[0]}"))
+    return sorted(result, key=lambda item: item[0])
 
 
 def expected(text, plan_id, stage_id, requests):
     """What --json has to say of a plan, with all clients."""
-    model, refused = Model(text, plan_id, stage_id), Counter()
+    model, denied = PlanModel(text, plan_id, stage_id), Counter()
     clients = defaultdict(lambda: {"requests": 0, "admitted": 0, "throttled": 0, "over_quota": 0})
     for second, client, method in requests:
-        name = model.refused_by(second, client, method)
-        refused[name] += 1
+        name = model.denied_by(second, client, method)
+        denied[name] += 1
         outcome = "admitted" if name is None else "over_quota" if name.startswith("quota:") else "throttled"
         clients[client]["requests"] += 1
         clients[client][outcome] += 1
@@ -385,7 +305,7 @@ def expected(text, plan_id, stage_id, requests):
         {"client": client, **tally} for client, tally in clients.items() if tally["requests"] > tally["admitted"]
     ]
     affected.sort(key=lambda item: (item["admitted"] - item["requests"], item["client"]))
-    del refused[None]
+    del denied[None]
     total = {name: sum(tally[name] for tally in clients.values()) for name in next(iter(clients.values()))}
     return {
         "plan": plan_id,
@@ -393,7 +313,7 @@ def expected(text, plan_id, stage_id, requests):
         **total,
         "clients": len(clients),
         "clients_affected": len(affected),
-        "refused_by": dict(refused),
+        "denied_by": dict(denied),
         "most_affected": affected,
     }
 
@@ -421,22 +341,22 @@ class TestRealLog:
 
     def test_the_example_plans(self, requests):
         """10,000 real requests through both plans of the example: every figure equals the model's."""
-        found = told(REAL_LOG, "--plan", str(EXAMPLE_PLANS), "--top", "2000")
-        assert (found["log"]["requests"], found["log"]["malformed"]) == (10_000, 0)
-        assert found["log"]["disordered"] == 4915
-        assert found["exact"] is True
+        result = replay_json(REAL_LOG, "--plan", str(EXAMPLE_PLANS), "--top", "2000")
+        assert (result["log"]["requests"], result["log"]["malformed"]) == (10_000, 0)
+        assert result["log"]["disordered"] == 4915
+        assert result["exact"] is True
         text = EXAMPLE_PLANS.read_text(encoding="utf-8")
-        for plan in found["plans"]:
+        for plan in result["plans"]:
             assert plan == expected(text, plan["plan"], "petstore/prod", requests)
-        assert [tallies(plan) for plan in found["plans"]] == [(10_000, 9542, 237, 221), (10_000, 9697, 0, 303)]
+        assert [tallies(plan) for plan in result["plans"]] == [(10_000, 9542, 237, 221), (10_000, 9697, 0, 303)]
 
     def test_every_kind_of_limit(self, requests, tmp_path):
         """Method entries, open methods, shared stage buckets and the account at once: every figure the model's."""
         path = tmp_path / "plans.toml"
         path.write_text(ALL_KINDS, encoding="utf-8")
-        (plan,) = told(REAL_LOG, "--plan", str(path), "--top", "2000")["plans"]
+        (plan,) = replay_json(REAL_LOG, "--plan", str(path), "--top", "2000")["plans"]
         assert plan == expected(ALL_KINDS, "all", "web/prod", requests)
-        assert set(plan["refused_by"]) == {
+        assert set(plan["denied_by"]) == {
             "plan:all",
             "plan:all:GET /favicon.ico",
             "stage:web/prod:*",

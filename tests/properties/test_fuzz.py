@@ -19,8 +19,8 @@ from math import inf, isfinite, nan
 import click
 import http_sf
 import pytest
-from cli.test_cli import run
 from helpers import aws_samples
+from helpers.commands import run
 from helpers.paths import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -243,7 +243,7 @@ LOG = (
 @example(line=b"\x1b[31m" + encoded(LOG.splitlines()[0]))
 def test_lines_of_access_logs(line):
     """A request whose client can be printed, or None."""
-    request = access_log.parsed(line)
+    request = access_log.parse_line(line)
     if request is not None:
         assert request.second > 0
         assert request.client.isascii()
@@ -385,13 +385,13 @@ DAYS = [
 @given(text=st.sampled_from(DAYS) | mutated(DAYS) | WORDS)
 def test_words_of_options(text):
     """A value within its bounds, or an error of click."""
-    for read in (options.duration, options.moment, options.day, options.tag):
+    for read in (options.duration, options.timestamp, options.day, options.tag):
         with contextlib.suppress(click.UsageError):
             assert read(text) is not None
     with contextlib.suppress(click.UsageError):
         assert isinstance(options.day(text), date)
     with contextlib.suppress(click.UsageError):
-        assert 0 < options.Seconds(min_open=True).convert(text, None, None) <= options.MOST_SECONDS
+        assert 0 < options.Seconds(min_open=True).convert(text, None, None) <= options.MAX_SECONDS
     with contextlib.suppress(ConfigError):
         assert Throttle(text, 1).rate >= 0
 

@@ -1,7 +1,7 @@
 """All small limits and states, through check.lua on a real server: what its replies mean, and will mean later.
 
 The process works out of a reply's states what is left of a limit, when it is whole again and how long a cost waits, by
-`core/wire.py`. Held against exact arithmetic: `core/reference.py`, and for quotas what is written out here.
+`engine/limits.py`. Held against exact arithmetic: `engine/reference_model.py`, and for quotas what is written out here.
 """
 
 from fractions import Fraction

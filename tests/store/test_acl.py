@@ -13,8 +13,8 @@ import struct
 
 import pytest
 import redis
-from cli.test_cli import run
 from helpers.clock import FakeClock
+from helpers.commands import run
 from helpers.redis_snapshot import exact_snapshot
 from helpers.waiting import wait_for
 

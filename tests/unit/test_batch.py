@@ -58,17 +58,17 @@ def test_calls_are_joined_in_order():
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
-def test_checks_that_are_alike_share_their_terms():
+def test_checks_that_are_alike_share_their_template():
     """As long as there are such checks: a plan that went leaves nothing behind."""
     gc.collect()
-    before = len(batch._all_terms)
+    before = len(batch._templates)
     calls = [prepared(f"k{number}") for number in range(100)] + [prepared("k1", 2)]
     many = ManyChecks(calls)
-    assert len(batch._all_terms) == before + 2
+    assert len(batch._templates) == before + 2
     assert len(many.packet) < 100 * (4 * 26)
     del calls, many
     gc.collect()
-    assert len(batch._all_terms) == before
+    assert len(batch._templates) == before
 
 
 def test_a_check_is_a_call_of_its_own_too():

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 
 from ratelimit import Catalog, ConfigError, Limiter, Throttle, validation
 from ratelimit.admin.aws import convert, export, read_export
@@ -45,7 +45,7 @@ def nobody(*_arguments, **_options):
 
 
 class TestAccessLogs:
-    TOLD = "line 2: is longer than 131,072 bytes: this is no access log, or its line ends are missing"
+    TOLD = "line 2: is longer than 131,072 bytes: not an access log, or its line ends are missing"
 
     @pytest.mark.parametrize("opened", [open, gzip.open])
     def test_a_line_that_is_too_long(self, tmp_path, opened):
@@ -62,9 +62,9 @@ class TestAccessLogs:
     def test_the_longest_line_takes_little_memory(self):
         """A target of 131,000 bytes took 38 MB."""
         line = LINE.format("/" + "a" * 130_900).encode()
-        assert len(line) < access_log.MOST_LINE_BYTES
+        assert len(line) < access_log.MAX_LINE_BYTES
         with at_most(2):
-            request = access_log.parsed(line)
+            request = access_log.parse_line(line)
         assert len(request.method) == len("GET /") + 130_900
 
     @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class TestAccessLogs:
         line = LINE.format(target).encode()
         started = time.process_time()
         for end in (len(line), 100, -30, -60, -100):
-            access_log.parsed(line[:end])
+            access_log.parse_line(line[:end])
         assert time.process_time() - started < 0.5
 
     @pytest.mark.parametrize(
@@ -93,16 +93,16 @@ class TestAccessLogs:
     def test_what_is_a_request_has_not_changed(self, request_line, method):
         """The protocol goes, unless nothing else is there."""
         line = f'10.0.0.1 - - [04/Mar/2026:00:00:01 +0000] "{request_line}" 200 1\n'
-        assert access_log.parsed(line.encode()).method == method
+        assert access_log.parse_line(line.encode()).method == method
 
     def test_too_many_lines(self, tmp_path, monkeypatch):
         """Lines that are no requests count as well."""
-        monkeypatch.setattr(access_log, "MOST_LINES", 3)
+        monkeypatch.setattr(access_log, "MAX_LINES", 3)
         path = tmp_path / "log"
         path.write_text(LINE.format("/") * 2 + "none\n")
         assert access_log.read(str(path), lambda _: None).lines == 3
         path.write_text(LINE.format("/") * 2 + "none\nnone\n")
-        with pytest.raises(ConfigError, match="has more than 3 lines, the most that is read: divide it"):
+        with pytest.raises(ConfigError, match="has more than the 3 lines that are accepted: split it"):
             access_log.read(str(path), lambda _: None)
 
     @with_zeros
@@ -213,7 +213,7 @@ class TestKeyFiles:
         stream = io.BytesIO(b"x" * 10_000)
         result = run(*command, stdin=stream)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "the first line of standard input is longer than 1,024 bytes: no key's value is" in result.stderr
+        assert "the first line of standard input is longer than 1,024 bytes: it is not a key's value" in result.stderr
 
     @with_zeros
     def test_a_value_of_zeros(self):

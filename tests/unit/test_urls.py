@@ -4,7 +4,7 @@ import asyncio
 import traceback
 
 import pytest
-from cli.test_cli import run
+from helpers.commands import run
 from helpers.servers import Server, binaries
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, StoreError

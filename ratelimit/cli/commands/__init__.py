@@ -1,1 +1,1 @@
-"""One file per command group. May import what cli may."""
+"""One file per command or command group. Imports all rooms, and of cli: options, output, connection."""

@@ -1,4 +1,4 @@
-"""`ratelimit apply`: make a plan file hold."""
+"""`ratelimit apply`: make the catalogue equal to a plan file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from ratelimit.cli.connection import Connection, connection_options
 _STYLES = {"added": "green", "changed": "yellow", "removed": "red"}
 
 
-@click.command(short_help="Make a plan file hold.")
+@click.command(
+    short_help="Make the catalogue equal to a plan file.", epilog="Example: ratelimit apply plans.toml --dry-run"
+)
 @click.argument("file", type=click.Path())
-@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, without changing it.")
 @options.json_option
 @connection_options
 def apply(connection: Connection, file: str, dry_run: bool, as_json: bool) -> None:
-    """Make the plan FILE (TOML) hold: what it says is put, plans and stages that it does not name are removed.
+    """Store the plans and stages of FILE (TOML), and remove those that it does not name.
 
-    All or nothing; replicas are told at once, and go by it within 100 ms. Keys keep what they have used. A plan that
-    still has keys is not removed: the command then says so and changes nothing. Plans that span several APIs draw a
-    warning: each of their keys opens all of them.
+    All or nothing. The change is pushed to replicas, which apply it within 100 ms. Usage of keys is kept. If a plan
+    would be removed that still has keys, nothing is changed, and the command says so. A plan that spans several APIs
+    draws a warning, as each of its keys opens all of them.
     """
     with connection.catalog() as catalog:
         report = catalog.apply(file, dry_run=dry_run)
@@ -33,7 +35,7 @@ def apply(connection: Connection, file: str, dry_run: bool, as_json: bool) -> No
     would = "would be " if dry_run else ""
     console = output.console()
     if not report.changes:
-        console.print(f"Nothing {'would change' if dry_run else 'changed'}: {file} holds already.")
+        console.print(f"Nothing {'would change' if dry_run else 'changed'}: the catalogue equals {file} already.")
         return
     table = output.table("", "what", "id")
     for change, kind, name in report.changes:

@@ -13,20 +13,25 @@ from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import ConfigError
 from ratelimit.model import Scope
+from ratelimit.validation import printable
 
 
-@click.command("import-aws", short_help="Carry usage plans and keys over from AWS API Gateway.")
+@click.command(
+    "import-aws",
+    short_help="Import usage plans and keys from AWS API Gateway.",
+    epilog="Example: ratelimit import-aws export/ --dry-run",
+)
 @click.argument("folder", type=click.Path(), required=False)
-@click.option("--live", is_flag=True, help="Ask AWS itself, by the credentials and region that boto3 finds.")
-@click.option("--region", metavar="NAME", help="Of --live: which region.")
-@click.option("--dry-run", is_flag=True, help="Show what would be carried over, and store nothing.")
-@click.option("--api-names", is_flag=True, help="Call stages by the names of their APIs instead of their ids.")
+@click.option("--live", is_flag=True, help="Read from AWS itself, with the credentials and region that boto3 finds.")
+@click.option("--region", metavar="NAME", help="The region for --live.")
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, without storing it.")
+@click.option("--api-names", is_flag=True, help="Name stages by the names of their APIs instead of their ids.")
 @click.option(
     "--scope",
     type=click.Choice(["key", "key_method"]),
     default="key",
     show_default=True,
-    help="What a key has one bucket for: all of a plan, or each method of each stage.",
+    help="One bucket per key for the whole plan, or one for each method of each stage.",
 )
 @options.json_option
 @connection_options
@@ -40,29 +45,29 @@ def import_aws(
     scope: Scope,
     as_json: bool,
 ) -> None:
-    """Carry usage plans, stages and API keys over from AWS API Gateway, and report what could not be.
+    """Import usage plans, stages and API keys from AWS API Gateway, and report what could not be imported exactly.
 
-    FOLDER holds as *.json what `aws apigateway` printed of get-usage-plans, get-api-keys (with values) and the like.
-    Callers go on with the values that they have. What else the catalogue holds stays as it is, and an import that was
-    interrupted is simply repeated. A dry run asks no Redis.
+    FOLDER holds what `aws apigateway` printed for get-usage-plans, get-api-keys (with values) and so on, as *.json.
+    Key values stay valid. Everything else in the catalogue stays as it is, and an import that was interrupted can be
+    repeated. A dry run does not need Redis.
     """
     if (folder is None) != live:
-        raise click.UsageError("give one of FOLDER and --live")
+        raise click.UsageError("give either FOLDER or --live")
     if region is not None and not live:
-        raise click.UsageError("--region is for --live: a FOLDER has its region in it")
-    export = read_export(folder) if folder is not None else _fetched(region)
-    found = convert(export, api_names=api_names, throttle_scope=scope)
+        raise click.UsageError("--region needs --live: a FOLDER has its own region")
+    export = read_export(folder) if folder is not None else _fetch(region)
+    converted = convert(export, api_names=api_names, throttle_scope=scope)
     report = None
     if not dry_run:
         with connection.catalog() as catalog:
             report = catalog.import_aws(export, api_names=api_names, throttle_scope=scope)
     if as_json:
-        output.print_json(_as_data(found, report))
+        output.print_json(_as_data(converted, report))
     else:
-        _show(found, report)
+        _print(converted, report)
 
 
-def _fetched(region: str | None) -> AwsExport:
+def _fetch(region: str | None) -> AwsExport:
     try:
         boto3, exceptions = import_module("boto3"), import_module("botocore.exceptions")
     except ImportError:
@@ -70,17 +75,17 @@ def _fetched(region: str | None) -> AwsExport:
     try:
         return fetch_live(boto3.client("apigateway", region_name=region))
     except (exceptions.BotoCoreError, exceptions.ClientError) as error:
-        raise ConfigError(f"AWS did not answer as it should: {error}", field="--live") from None
+        raise ConfigError(f"the request to AWS failed: {error}", field="--live") from None
 
 
-def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
-    notes: Iterable[Note] = found.notes if report is None else report.notes
+def _as_data(converted: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
+    notes: Iterable[Note] = converted.notes if report is None else report.notes
     return {
         "dry_run": report is None,
-        "plans": [plan.id for plan in found.plans],
-        "stages": [stage.id for stage in found.stages],
-        "account": found.account is not None,
-        "keys": len(found.keys),
+        "plans": [plan.id for plan in converted.plans],
+        "stages": [stage.id for stage in converted.stages],
+        "account": converted.account is not None,
+        "keys": len(converted.keys),
         "created": None if report is None else report.created,
         "updated": None if report is None else report.updated,
         "ids": None if report is None else dict(report.ids),
@@ -88,32 +93,31 @@ def _as_data(found: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
     }
 
 
-def _show(found: AwsCatalogue, report: AwsReport | None) -> None:
+def _print(converted: AwsCatalogue, report: AwsReport | None) -> None:
     console = output.console()
     table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",))
-    for plan in found.plans:
-        members = sum(plan.id in key.plans for key in found.keys)
-        opened = "\n".join(stage.stage for stage in plan.stages)
+    for plan in converted.plans:
+        key_count = sum(plan.id in key.plans for key in converted.keys)
+        stages = "\n".join(stage.stage for stage in plan.stages)
         limits = (output.throttle(plan.throttle) or "unlimited", output.quota(plan.quota) or "unlimited")
-        table.add_row(plan.id, output.plain(plan.name), *limits, opened, f"{members:,}")
-    if found.plans:
-        output.keep_whole(table, "plan", "stages")
+        table.add_row(plan.id, printable(plan.name), *limits, stages, f"{key_count:,}")
+    if converted.plans:
+        output.avoid_wrapping(table, "plan", "stages")
         console.print(table)
     parts = [
-        output.count(len(found.plans), "plan"),
-        f"{output.count(len(found.stages), 'stage')} with limits of their own",
-        output.count(len(found.keys), "key"),
-        *(["the account's throttle"] if found.account else []),
+        output.count(len(converted.plans), "plan"),
+        f"{output.count(len(converted.stages), 'stage')} with limits of their own",
+        output.count(len(converted.keys), "key"),
+        *(["the account's throttle"] if converted.account else []),
     ]
     if report is None:
-        console.print(f"Would be carried over: {', '.join(parts)}. Nothing was stored (dry run).")
+        console.print(f"Would be imported: {', '.join(parts)}. Nothing was stored (dry run).")
     else:
-        console.print(f"Carried over: {', '.join(parts)}: {report.created:,} made, {report.updated:,} existed.")
+        console.print(f"Imported: {', '.join(parts)}: {report.created:,} created, {report.updated:,} updated.")
         if report.ids:
-            console.print("Keys have ids of their own here: --json tells which key of AWS became which.", style="dim")
-    notes = found.notes if report is None else report.notes
+            console.print("Keys have new ids: --json lists them by the ids in AWS.", style="dim")
+    notes = converted.notes if report is None else report.notes
     if notes:
-        were = "it was" if len(notes) == 1 else "they were"
-        console.print(f"\n{output.count(len(notes), 'thing')} could not be carried over as {were}:", style="yellow")
+        console.print(f"\nNot imported exactly ({len(notes):,}):", style="yellow")
     for note in notes:
-        console.print(f"- {output.plain(str(note))}")
+        console.print(f"- {printable(str(note))}")

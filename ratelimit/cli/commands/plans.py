@@ -1,4 +1,4 @@
-"""`ratelimit plans`: usage plans, and what they would do if they were in force."""
+"""`ratelimit plans`: create, change and list usage plans, and evaluate their shadows."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Any
 
 import click
 
-from ratelimit.admin.key_access import offers as offered
+from ratelimit.admin import key_access
 from ratelimit.cli import options, output
+from ratelimit.cli.commands.keys import name_of
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import NotFound
 from ratelimit.model import PlanStage, Quota, Throttle, UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.validation import printable
 
 _Methods = tuple[tuple[str, str, str, int], ...]
 
 
-@click.group(short_help="Make, change and list usage plans.")
+@click.group(short_help="Create, change and list usage plans.")
 def plans() -> None:
-    """Make, change and list usage plans. To keep all of them in one file, see `ratelimit apply`."""
+    """Create, change and list usage plans. To keep all of them in one file, see `ratelimit apply`."""
 
 
 def as_data(plan: UsagePlan) -> dict[str, Any]:
-    """Return a plan as JSON shows it: as a plan file does, rates as exact texts."""
+    """Return a plan for JSON: the fields of a plan file, rates as exact strings."""
     data: dict[str, Any] = json.loads(plan_documents.plan_json(plan))
     return {"id": plan.id, **data}
 
@@ -36,9 +38,9 @@ def _fields(plan: UsagePlan) -> dict[str, str]:
         for method, throttle in opened.throttles.items()
     ]
     return {
-        "name": output.plain(plan.name),
+        "name": printable(plan.name),
         "throttle": output.throttle(plan.throttle) or "unlimited",
-        "scope": "a bucket for each method" if plan.throttle_scope == "key_method" else "",
+        "scope": "a bucket per method" if plan.throttle_scope == "key_method" else "",
         "quota": output.quota(plan.quota) or "unlimited",
         "stages": "\n".join(opened.stage for opened in plan.stages) or "none",
         "methods": "\n".join(methods),
@@ -48,67 +50,81 @@ def _fields(plan: UsagePlan) -> dict[str, str]:
     }
 
 
-@plans.command("list", short_help="List all plans.")
+@plans.command("list", short_help="List all plans.", epilog="Example: ratelimit plans list")
 @options.json_option
 @connection_options
 def list_plans(connection: Connection, as_json: bool) -> None:
     """List all plans."""
     with connection.catalog() as catalog:
-        found = catalog.plans()
+        all_plans = catalog.plans()
     if as_json:
-        output.print_json([as_data(plan) for plan in found])
+        output.print_json([as_data(plan) for plan in all_plans])
         return
-    if not found:
-        output.console().print("No plan.")
+    if not all_plans:
+        output.console().print("No plans.")
         return
     table = output.table("id", "name", "throttle", "quota", "stages")
-    for plan in found:
-        shown = _fields(plan)
-        table.add_row(plan.id, *(shown[name] for name in ("name", "throttle", "quota", "stages")))
-    output.keep_whole(table, "id", "stages")
+    for plan in all_plans:
+        fields = _fields(plan)
+        table.add_row(plan.id, *(fields[name] for name in ("name", "throttle", "quota", "stages")))
+    output.avoid_wrapping(table, "id", "stages")
     output.console().print(table)
 
 
-@plans.command(short_help="Show one plan.")
+@plans.command(short_help="Show one plan.", epilog="Example: ratelimit plans show gold")
 @click.argument("plan_id")
 @options.json_option
 @connection_options
 def show(connection: Connection, plan_id: str, as_json: bool) -> None:
-    """Show all that the plan PLAN_ID says."""
+    """Show all fields of the plan PLAN_ID."""
     with connection.catalog() as catalog:
         plan = catalog.get_plan(plan_id)
     if as_json:
         output.print_json(as_data(plan))
     else:
-        output.show_fields({"id": plan.id, **_fields(plan)})
+        output.print_fields({"id": plan.id, **_fields(plan)})
 
 
-@plans.command(short_help="Add a plan, or replace it.")
+@plans.command(
+    short_help="Add a plan, or replace it.",
+    epilog="Example: ratelimit plans put gold --rate 10 --burst 20 --stage petstore/prod",
+)
 @click.argument("plan_id")
-@click.option("--name", default="", help="What it is called.")
+@click.option("--name", default="", help="Its name.")
 @options.throttle_options
-@click.option("--quota", type=int, metavar="LIMIT", help="Units per --period. Unlimited unless given.")
-@click.option("--period", type=click.Choice(["DAY", "WEEK", "MONTH"], case_sensitive=False), help="Of the quota.")
-@click.option("--offset", type=int, default=0, metavar="DAYS", help="By how many days the period starts later.")
-@click.option("--stage", "stages", multiple=True, metavar="API/STAGE", help="A stage that it opens; repeat it.")
+@click.option("--quota", type=int, metavar="LIMIT", help="Units per --period. Unlimited by default.")
+@click.option(
+    "--period", type=click.Choice(["DAY", "WEEK", "MONTH"], case_sensitive=False), help="The period of the quota."
+)
+@click.option("--offset", type=int, default=0, metavar="DAYS", help="Days by which the period starts later.")
+@click.option("--stage", "stages", multiple=True, metavar="API/STAGE", help="A stage that it opens; repeatable.")
 @click.option(
     "--method",
     "methods",
     type=(str, str, str, int),
     multiple=True,
     metavar="STAGE METHOD RATE BURST",
-    help="A method with a bucket that replaces the plan's; opens the stage. Repeat it.",
+    help="A method whose own bucket replaces the plan's; opens the stage. Repeatable.",
 )
 @click.option(
     "--scope",
     type=click.Choice(["key", "key_method"]),
     default="key",
     show_default=True,
-    help="What a key has one bucket for: all of the plan, or each method of each stage.",
+    help="One bucket per key for the whole plan, or one for each method of each stage.",
 )
-@click.option("--alert", "alerts", type=int, multiple=True, metavar="PERCENT", help="A share of the quota; repeat it.")
-@click.option("--shadow", metavar="PLAN", help="A plan that is tried out on what this one admits.")
-@click.option("--lease", type=float, default=0, metavar="SECONDS", help="For which replicas prepay units of hot keys.")
+@click.option(
+    "--alert",
+    "alerts",
+    type=int,
+    multiple=True,
+    metavar="PERCENT",
+    help="Alert at this share of the quota; repeatable.",
+)
+@click.option("--shadow", metavar="PLAN", help="A plan to try out on the requests that this one admits.")
+@click.option(
+    "--lease", type=float, default=0, metavar="SECONDS", help="How long replicas may prepay units of busy keys."
+)
 @options.yes_option
 @options.json_option
 @connection_options
@@ -130,14 +146,14 @@ def put(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Add the plan PLAN_ID, or replace the one of this id: what is not given, the plan does not have then.
+    """Add the plan PLAN_ID, or replace it as a whole: a field that is not given is removed.
 
-    Keys keep what they have used. What would change of a plan that exists is shown first, and has to be confirmed.
+    Usage of keys is kept. Before an existing plan is replaced, the changes are shown and have to be confirmed.
     """
     if (quota is None) != (period is None):
-        raise click.UsageError("give both of --quota and --period, or neither")
+        raise click.UsageError("--quota and --period belong together: give both or neither")
     if offset and quota is None:
-        raise click.UsageError("--offset is about a quota: give --quota and --period")
+        raise click.UsageError("--offset needs a quota: give --quota and --period")
     limit = None if quota is None or period is None else Quota(quota, period.upper(), offset)  # type: ignore[arg-type]
     throttle = options.throttle(rate, burst)
     plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), name, scope, alerts, shadow, lease)  # type: ignore[arg-type]
@@ -146,29 +162,29 @@ def put(
             before = catalog.get_plan(plan_id)
         except NotFound:
             before = None
-        what, question = f"plan {plan_id}", f"Replace plan {plan_id}?"
-        told = options.replacing(what, before, plan, _fields, question, new="Added", yes=yes)
+        title, question = f"plan {plan_id}", f"Replace plan {plan_id}?"
+        message = options.confirm_replacement(title, before, plan, _fields, question, verb_if_new="Added", yes=yes)
         catalog.put_plan(plan, expected=before)
     if as_json:
         output.print_json(as_data(plan))
     else:
-        output.console().print(told)
+        output.console().print(message)
 
 
 def _stages(stages: tuple[str, ...], methods: _Methods) -> list[PlanStage]:
-    opened: dict[str, dict[str, Throttle]] = {stage: {} for stage in stages}
+    throttles: dict[str, dict[str, Throttle]] = {stage: {} for stage in stages}
     for stage, method, rate, burst in methods:
-        opened.setdefault(stage, {})[method] = Throttle(rate, burst)
-    return [PlanStage(stage, throttles) for stage, throttles in opened.items()]
+        throttles.setdefault(stage, {})[method] = Throttle(rate, burst)
+    return [PlanStage(stage, by_method) for stage, by_method in throttles.items()]
 
 
-@plans.command(short_help="Remove a plan that no key is in.")
+@plans.command(short_help="Remove a plan that has no keys.", epilog="Example: ratelimit plans delete trial")
 @click.argument("plan_id")
 @options.yes_option
 @options.json_option
 @connection_options
 def delete(connection: Connection, plan_id: str, yes: bool, as_json: bool) -> None:
-    """Remove the plan PLAN_ID. One that still has keys is not removed."""
+    """Remove the plan PLAN_ID. A plan that still has keys cannot be removed."""
     with connection.catalog() as catalog:
         plan = catalog.get_plan(plan_id)
         options.confirm(f"Remove plan {plan_id}?", yes=yes)
@@ -179,12 +195,83 @@ def delete(connection: Connection, plan_id: str, yes: bool, as_json: bool) -> No
         output.console().print(f"Removed plan {plan_id}.")
 
 
-@plans.command(short_help="Print what a developer portal may offer, as JSON.")
+@plans.command(
+    short_help="Print the plans a developer portal may offer, as JSON.", epilog="Example: ratelimit plans offers"
+)
 @options.json_option
 @connection_options
 def offers(connection: Connection, as_json: bool) -> None:
-    """Print the plans that a developer portal may offer: those that open a stage. Always JSON."""
+    """Print the plans that a developer portal may offer: those that open a stage. Always as JSON."""
     del as_json
     with connection.catalog() as catalog:
         snapshot = CatalogSnapshot(plans={plan.id: plan for plan in catalog.plans()})
-    output.print_json(offered(snapshot))
+    output.print_json(key_access.offers(snapshot))
+
+
+@plans.command(
+    short_help="Show whom a plan's shadow would have denied.", epilog="Example: ratelimit plans shadow gold --top 5"
+)
+@click.argument("plan_id")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="How many keys to list.")
+@options.json_option
+@connection_options
+def shadow(connection: Connection, plan_id: str, top: int, as_json: bool) -> None:
+    """Show what the shadow of the plan PLAN_ID would have denied, since it was set or last reset.
+
+    The shadow sees the requests that the plan admits. --json lists all keys.
+    """
+    with connection.catalog() as catalog:
+        plan, counts = catalog.get_plan(plan_id), catalog.shadow_counts(plan_id)
+        names = {} if as_json else {of_key.key_id: name_of(catalog, of_key.key_id) for of_key in counts[:top]}
+    if as_json:
+        keys = [
+            {
+                "key": of_key.key_id,
+                "seen": of_key.seen,
+                "denied": of_key.denied,
+                "throttled": of_key.throttled,
+                "over_quota": of_key.exceeded,
+            }
+            for of_key in counts
+        ]
+        output.print_json({"plan": plan_id, "shadow": plan.shadow, "keys": keys})
+        return
+    console = output.console()
+    if not counts:
+        console.print(f"The shadow {plan.shadow} of plan {plan_id} has seen no requests.")
+        return
+    seen, denied = sum(of_key.seen for of_key in counts), sum(of_key.denied for of_key in counts)
+    denied_keys = sum(of_key.denied > 0 for of_key in counts)
+    console.print(
+        f"The shadow {plan.shadow} of plan {plan_id} saw {output.count(seen, 'request')} of "
+        f"{output.count(len(counts), 'key')} and would have denied {denied:,}, of {output.count(denied_keys, 'key')}."
+    )
+    numbers = ("seen", "denied", "throttled", "over quota")
+    table = output.table("key", "name", *numbers, "", numbers=(*numbers, ""))
+    for of_key in counts[:top]:
+        figures = (of_key.seen, of_key.denied, of_key.throttled, of_key.exceeded)
+        share = f"{100 * of_key.denied / of_key.seen:.1f}%"
+        cells = (of_key.key_id, names[of_key.key_id], *(f"{figure:,}" for figure in figures), share)
+        table.add_row(*cells, style="yellow" if of_key.denied else "")
+    output.avoid_wrapping(table, "key")
+    console.print(table)
+    if len(counts) > top:
+        console.print(f"{output.count(len(counts) - top, 'more key')} (see --top).", style="dim")
+
+
+@plans.command("shadow-reset", short_help="Reset a plan's shadow.", epilog="Example: ratelimit plans shadow-reset gold")
+@click.argument("plan_id")
+@options.yes_option
+@options.json_option
+@connection_options
+def shadow_reset(connection: Connection, plan_id: str, yes: bool, as_json: bool) -> None:
+    """Delete the counts and buckets of the shadow of the plan PLAN_ID. The plan itself and its keys stay."""
+    with connection.catalog() as catalog:
+        plan = catalog.get_plan(plan_id)
+        if plan.shadow is not None:
+            options.confirm(f"Delete what the shadow {plan.shadow} of plan {plan_id} counted?", yes=yes)
+        catalog.reset_shadow(plan_id, expected=plan)
+    if as_json:
+        output.print_json({"plan": plan_id, "shadow": plan.shadow})
+    else:
+        output.console().print(f"The shadow {plan.shadow} of plan {plan_id} starts again from zero.")

@@ -1,4 +1,4 @@
-"""`ratelimit watch`: alerts on quotas as they come."""
+"""`ratelimit watch`: print quota alerts as they arrive."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.store import clients, error_mapping
+from ratelimit.validation import printable
 
-_PATIENCE = 1.0
-"""Seconds that the server holds a question to which there is no answer yet."""
+_BLOCK_SECONDS = 1.0
+"""How long one read waits on the server for new alerts."""
 
-_MOST = 100
+_BATCH = 100
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
 
 
-@click.command(short_help="Show alerts on quotas as they come.")
-@click.option("--from-start", is_flag=True, help="All that is kept, not only what comes from now on.")
+@click.command(short_help="Print quota alerts as they arrive.", epilog="Example: ratelimit watch --from-start --json")
+@click.option("--from-start", is_flag=True, help="Start with the alerts that are stored, not only new ones.")
 @click.option("--group", metavar="NAME", help="Read as a member of this consumer group: each alert goes to one member.")
-@click.option("--consumer", metavar="NAME", help="Which member; the name of this machine unless given.")
-@click.option("--count", type=click.IntRange(1), help="End after so many alerts.")
-@click.option("--seconds", type=options.Seconds(min_open=True), help="End after so many seconds.")
+@click.option("--consumer", metavar="NAME", help="The member; by default, the name of this machine.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many alerts.")
+@click.option("--seconds", type=options.Seconds(min_open=True), help="Stop after this many seconds.")
 @options.json_option
 @connection_options
 def watch(
@@ -48,47 +49,47 @@ def watch(
     seconds: float | None,
     as_json: bool,
 ) -> None:
-    """Show alerts on quotas as they come, one line each (with --json, one JSON document each), until Ctrl-C.
+    """Print quota alerts as they arrive, one line each (with --json, one JSON document each), until Ctrl-C.
 
-    As a member of a group, an alert is acknowledged once it is printed. What this member had been given before and
-    not acknowledged comes first. A group is made when it is first named; from then on it misses nothing that the
-    stream keeps, and --from-start no longer matters for it.
+    With --group, an alert is acknowledged once it is printed, and alerts that this member received earlier without
+    acknowledging them come first. A group is created when it is first used; it then receives all alerts that the
+    stream keeps, so that --from-start has no effect on an existing group.
     """
     if consumer is not None and group is None:
-        raise click.UsageError("--consumer is a member of a group: give --group")
+        raise click.UsageError("--consumer needs a group: give --group")
     for option, name in (("--group", group), ("--consumer", consumer)):
         validation.label("" if name is None else name, option, most=256)
     stream = RedisKeys(connection.namespace).alerts
     try:
         with _client(connection) as client:
             if group is None:
-                source: _Source = _Stream(client, stream, b"0-0" if from_start else _last(client, stream))
+                source: _Source = _Stream(client, stream, b"0-0" if from_start else _last_id(client, stream))
             else:
                 source = _Group(client, stream, group, consumer or socket.gethostname())
-                source.make(b"0" if from_start else b"$")
-            told = f"Waiting for alerts on {stream}; Ctrl-C ends."
-            output.console(stderr=True).print(told, style="dim", soft_wrap=True)
+                source.create(b"0" if from_start else b"$")
+            message = f"Waiting for alerts on {stream}; press Ctrl-C to stop."
+            output.console(stderr=True).print(message, style="dim", soft_wrap=True)
             _print_all(source, count, seconds, as_json=as_json)
     except KeyboardInterrupt:
-        click.echo(err=True)  # behind the ^C of the terminal
+        click.echo(err=True)  # a new line after the ^C of the terminal
 
 
 def _print_all(source: _Source, count: int | None, seconds: float | None, *, as_json: bool) -> None:
     ends = None if seconds is None else time.monotonic() + seconds
     shown = 0
     while count is None or shown < count:
-        patience = _PATIENCE if ends is None else min(_PATIENCE, ends - time.monotonic())
-        if patience <= 0:
+        block = _BLOCK_SECONDS if ends is None else min(_BLOCK_SECONDS, ends - time.monotonic())
+        if block <= 0:
             return
-        most = _MOST if count is None else min(_MOST, count - shown)
-        for entry_id, fields in source.read(most, max(1, round(patience * 1000))):
-            if fields:  # else it was trimmed off the stream meanwhile
+        batch = _BATCH if count is None else min(_BATCH, count - shown)
+        for entry_id, fields in source.read(batch, max(1, round(block * 1000))):
+            if fields:  # else the stream was trimmed meanwhile
                 shown += _print(entry_id, fields, as_json=as_json)
-            source.done(entry_id)
+            source.acknowledge(entry_id)
 
 
 def _print(entry_id: bytes, fields: dict[bytes, bytes], *, as_json: bool) -> bool:
-    """Print an entry; tell whether it was an alert."""
+    """Print an entry; return whether it was an alert."""
     try:
         alert = alert_from(fields)
     except StoreError as error:
@@ -103,50 +104,50 @@ def _as_data(alert: Alert) -> dict[str, Any]:
 
 
 def _line(alert: Alert) -> str:
-    at = output.moment(round(alert.at * MICROSECONDS), digits=0)
+    at = output.timestamp(round(alert.at * MICROSECONDS), digits=0)
     used = f"{alert.used:,} of {alert.limit:,} used since {alert.window_start}"
-    return output.plain(f"{at}  {alert.percent:3}%  {alert.key_id}  {alert.plan_id}  {used}")
+    return printable(f"{at}  {alert.percent:3}%  {alert.key_id}  {alert.plan_id}  {used}")
 
 
 @contextmanager
 def _client(connection: Connection) -> Iterator[Redis]:
-    """Return a client of our own, which may wait for an answer."""
-    client = clients.client_from_url(connection.url, clients.checked_deadline(connection.deadline) + _PATIENCE)
+    """Open a client whose reads may block."""
+    client = clients.client_from_url(connection.url, clients.checked_deadline(connection.deadline) + _BLOCK_SECONDS)
     try:
         yield client
-    except (RedisError, OSError, UnicodeError) as error:  # the last of a host that can be no name
-        failure = error_mapping.after_sending(error)
-        raise connection.fault(f"{type(failure).__name__}: {failure}") from None
+    except (RedisError, OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name
+        store_error = error_mapping.after_sending(error)
+        raise connection.failure(f"{type(store_error).__name__}: {store_error}") from None
     finally:
         client.close()
 
 
-def _last(client: Redis, stream: str) -> bytes:
-    """Return the id of the newest entry. "$" would pass over what comes between two questions."""
+def _last_id(client: Redis, stream: str) -> bytes:
+    """Return the id of the newest entry. Reading from "$" would miss what arrives between two reads."""
     newest: Any = client.xrevrange(stream, count=1)
     return newest[0][0] if newest else b"0-0"
 
 
 @dataclass(slots=True)
 class _Stream:
-    """All that comes after an entry."""
+    """Reads a stream after an entry."""
 
     client: Redis
     stream: str
     after: bytes
 
-    def read(self, most: int, wait_ms: int) -> list[_Entry]:
-        """Return what came, at most so much."""
-        return _entries(self.client.xread({self.stream: self.after}, count=most, block=wait_ms))
+    def read(self, count: int, block_ms: int) -> list[_Entry]:
+        """Return at most `count` new entries, after at most `block_ms` milliseconds."""
+        return _entries(self.client.xread({self.stream: self.after}, count=count, block=block_ms))
 
-    def done(self, entry_id: bytes) -> None:
-        """Go on behind this entry."""
+    def acknowledge(self, entry_id: bytes) -> None:
+        """Continue after this entry."""
         self.after = entry_id
 
 
 @dataclass(slots=True)
 class _Group:
-    """What a member of a consumer group gets: first what it left unacknowledged, then what is new."""
+    """Reads a stream as a member of a consumer group: first what it did not acknowledge, then new entries."""
 
     client: Redis
     stream: str
@@ -154,24 +155,24 @@ class _Group:
     consumer: str
     after: bytes | None = b"0"
 
-    def make(self, start: bytes) -> None:
-        """Make the group if it does not exist; it gets what comes after `start`."""
+    def create(self, start: bytes) -> None:
+        """Create the group, if it does not exist, to receive entries after `start`."""
         try:
             self.client.xgroup_create(self.stream, self.group, id=start, mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    def read(self, most: int, wait_ms: int) -> list[_Entry]:
-        """Return what came, at most so much."""
+    def read(self, count: int, block_ms: int) -> list[_Entry]:
+        """Return at most `count` entries, after at most `block_ms` milliseconds."""
         after = b">" if self.after is None else self.after
-        reply = self.client.xreadgroup(self.group, self.consumer, {self.stream: after}, count=most, block=wait_ms)
-        found = _entries(reply)
-        if not found:
+        reply = self.client.xreadgroup(self.group, self.consumer, {self.stream: after}, count=count, block=block_ms)
+        entries = _entries(reply)
+        if not entries:
             self.after = None
-        return found
+        return entries
 
-    def done(self, entry_id: bytes) -> None:
+    def acknowledge(self, entry_id: bytes) -> None:
         """Acknowledge an entry."""
         self.client.xack(self.stream, self.group, entry_id)
         if self.after is not None:
@@ -182,7 +183,7 @@ _Source = _Stream | _Group
 
 
 def _entries(reply: Any) -> list[_Entry]:
-    """Return the entries of the one stream that was asked for: RESP3 sends a map, RESP2 a list."""
+    """Return the entries of the one stream in a reply: RESP3 sends a map, RESP2 a list."""
     if not reply:
         return []
     if isinstance(reply, dict):

@@ -1,1 +1,1 @@
-"""`ratelimit demo`: replicas of a gateway on one server, every decision verified."""
+"""`ratelimit demo`: gateway replicas share a server, every decision is verified. Imports of cli no other command."""

@@ -1,4 +1,4 @@
-"""The decisions of `ratelimit demo`, put in the server's order and held against the exact model."""
+"""Compares the decisions of all replicas, in the order of the server's time, with the reference model."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ratelimit.cli import output
-from ratelimit.cli.demo import model as exact
-from ratelimit.cli.demo.workers import Shot
+from ratelimit.cli import output, reference
+from ratelimit.cli.demo.workers import SentRequest
 from ratelimit.model import ApiKey
 from ratelimit.registry.plan_documents import Document
 
-BY_ACCOUNT = "throttled by account"
-OUTCOMES = (exact.ADMITTED, "throttled by plan", "throttled by stage", BY_ACCOUNT, exact.OVER_QUOTA)
+THROTTLED_BY_ACCOUNT = "throttled by account"
+OUTCOMES = (
+    reference.ADMITTED,
+    "throttled by plan",
+    "throttled by stage",
+    THROTTLED_BY_ACCOUNT,
+    reference.OVER_QUOTA,
+)
 
 
 @dataclass(slots=True)
-class Audit:
-    """What was found. The counters are by (plan id, outcome).
+class Verification:
+    """The result of a comparison.
 
-    span_us           from the first to the last decision, microseconds of the server's clock
-    unknown           decisions that have no time of the server, described
-    first_difference  both answers to the first request on which they differ
+    Attributes:
+        decisions: How many decisions there are.
+        agreeing: How many of them equal the reference model's.
+        span_us: Microseconds of the server's clock from the first decision to the last.
+        observed: Decisions by (plan id, outcome).
+        exact: The same, as the reference model decides.
+        without_time: Descriptions of decisions without a time of the server, which cannot be compared.
+        first_difference: Both answers to the first request on which they differ.
+
     """
 
     decisions: int
@@ -30,50 +41,68 @@ class Audit:
     span_us: int = 0
     observed: Counter[tuple[str, str]] = field(default_factory=Counter)
     exact: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unknown: list[str] = field(default_factory=list)
+    without_time: list[str] = field(default_factory=list)
     first_difference: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether there are decisions, and every single one agrees with the model."""
+        """Whether there are decisions, and each of them agrees."""
         return 0 < self.decisions == self.agreeing
 
 
-def audited(
-    document: Document, keys: Sequence[ApiKey], stage: str, shots: Sequence[Shot], on_decision: Callable[[], None]
-) -> Audit:
-    """Hold every shot against the model, in the order of the server's time; calls `on_decision` after each.
+def verify(
+    document: Document,
+    keys: Sequence[ApiKey],
+    stage: str,
+    requests: Sequence[SentRequest],
+    on_decision: Callable[[], None],
+) -> Verification:
+    """Compare every decision with the reference model, in the order of the server's time.
 
-    Of decisions in the same microsecond those that were admitted come first: a refusal changes nothing.
+    Of decisions in the same microsecond the admitted ones come first: a denial changes nothing.
+
+    Args:
+        document: The plans in force.
+        keys: The API keys, in the order that the requests count in.
+        stage: The stage that was called.
+        requests: The requests of all replicas, in any order.
+        on_decision: Called after each comparison.
+
+    Returns:
+        The result.
+
     """
-    found, model = Audit(len(shots)), exact.Model(document)
-    timed = [(shot.decision.time_us, not shot.decision.allowed, shot) for shot in shots if shot.decision.time_us]
-    timed.sort(key=lambda item: item[:2])
-    for number, (time_us, _, shot) in enumerate(timed, 1):
-        key, decision = keys[shot.key], shot.decision
+    result, limiter = Verification(len(requests)), reference.ReferenceLimiter(document)
+    in_order = sorted(
+        ((sent.decision.time_us, not sent.decision.allowed, sent) for sent in requests if sent.decision.time_us),
+        key=lambda item: item[:2],
+    )
+    for number, (time_us, _, sent) in enumerate(in_order, 1):
+        key, decision = keys[sent.key], sent.decision
         plan = key.plans[0]
-        verdict = model.check(key.id, plan, stage, shot.method, shot.cost, time_us)
-        found.observed[plan, _outcome(exact.outcome(decision), decision.limited_by)] += 1
-        found.exact[plan, _outcome(exact.exact_outcome(verdict), verdict.limited_by)] += 1
-        if exact.agree(decision, verdict):
-            found.agreeing += 1
-        elif found.first_difference is None:
-            found.first_difference = (
-                f"no. {number}, at {output.moment(time_us)} UTC: key {key.name}, {shot.method}, cost {shot.cost}\n"
-                f"observed: {exact.told(decision)}\nexact:    {exact.told_exactly(verdict)}"
+        expected = limiter.check(key.id, plan, stage, sent.method, sent.cost, time_us)
+        result.observed[plan, _outcome(reference.outcome(decision), decision.limited_by)] += 1
+        result.exact[plan, _outcome(reference.expected_outcome(expected), expected.limited_by)] += 1
+        if reference.agree(decision, expected):
+            result.agreeing += 1
+        elif result.first_difference is None:
+            result.first_difference = (
+                f"no. {number}, at {output.timestamp(time_us)} UTC: key {key.name}, {sent.method}, cost {sent.cost}\n"
+                f"observed: {reference.describe(decision)}\nexact:    {reference.describe_expected(expected)}"
             )
         on_decision()
-    if timed:
-        found.span_us = timed[-1][0] - timed[0][0]
-    found.unknown = [
-        f"{shot.decision.reason.value} by {shot.decision.source}: {shot.decision.cause or shot.decision.detail}"
-        for shot in shots
-        if not shot.decision.time_us
+    if in_order:
+        result.span_us = in_order[-1][0] - in_order[0][0]
+    result.without_time = [
+        f"{sent.decision.reason.value} by {sent.decision.source}: {sent.decision.cause or sent.decision.detail}"
+        for sent in requests
+        if not sent.decision.time_us
     ]
-    return found
+    return result
 
 
-def _outcome(what: str | None, limited_by: str | None) -> str:
-    if what == exact.THROTTLED:
-        return f"{what} by {(limited_by or '').partition(':')[0]}"
-    return str(what)
+def _outcome(outcome: str | None, limited_by: str | None) -> str:
+    """Return the outcome, a throttled one with the kind of limit that throttled."""
+    if outcome == reference.THROTTLED:
+        return f"{outcome} by {(limited_by or '').partition(':')[0]}"
+    return str(outcome)

@@ -1,4 +1,4 @@
-"""Gateway replicas for `ratelimit demo`: processes of their own that share nothing but the server."""
+"""Gateway replicas for `ratelimit demo`: separate processes that share nothing but the server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ratelimit.decision import Decision
 from ratelimit.limiter import Limiter, Options
 
 _BATCH = 64
-_READY_WITHIN = 30.0
-"""Seconds in which replicas must have started: slow machines take long to import."""
+_START_TIMEOUT = 30.0
+"""Seconds. Slow machines take long to import."""
 
 _PAUSE_CHANCE, _PAUSE = 0.1, 0.008
-"""After one request in ten a replica rests for 8 ms on average: traffic comes in bursts, about 1,000/s each."""
+"""After one request in ten a replica pauses for 8 ms on average: bursty traffic of about 1,000/s per replica."""
 
 
-class Shot(NamedTuple):
+class SentRequest(NamedTuple):
     """One request and its decision. `key` is the index of the API key."""
 
     key: int
@@ -35,7 +35,18 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What replicas send: random methods and costs under random keys, for `seconds` or until `requests` are sent."""
+    """What one replica sends: random keys, methods and costs.
+
+    Attributes:
+        url: The server's URL.
+        keys: Values of API keys.
+        stage: The stage that is called.
+        methods: Methods of the stage.
+        seconds: How long to send, unless `requests` is given.
+        requests: How many requests to send.
+        deadline: Seconds to wait for the server.
+
+    """
 
     url: str
     keys: tuple[str, ...]
@@ -46,14 +57,23 @@ class Traffic:
     deadline: float
 
 
-class ReplicaLost(Exception):  # noqa: N818 - what happened
-    """A replica ended before it had sent everything."""
+class ReplicaLostError(Exception):
+    """A replica ended before it had sent all its requests."""
 
 
-def drive(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> list[Shot]:
-    """Run one replica per entry at the same time, and return all their shots.
+def run_replicas(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> list[SentRequest]:
+    """Run one replica per entry of `traffic`, all at the same time.
 
-    `on_progress` is called often, with the number of shots so far and the seconds since the start.
+    Args:
+        traffic: What each replica sends.
+        on_progress: Called often, with the number of requests so far and the seconds since the start.
+
+    Returns:
+        The requests of all replicas with their decisions.
+
+    Raises:
+        ReplicaLostError: A replica did not start, or ended early.
+
     """
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
@@ -62,9 +82,9 @@ def drive(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> 
         for seed, part in enumerate(traffic):
             ours, theirs = context.Pipe()
             process = context.Process(target=_replica, args=(theirs, part, seed), daemon=True)
-            processes.append(process)  # before it starts: an interrupt in the middle must find it
+            processes.append(process)  # before it starts, so that an interrupt meanwhile ends it, too
             pipes.append(ours)
-            # Born with interrupts blocked: the terminal interrupts all, the parent ends its replicas.
+            # Replicas start with interrupts blocked: the terminal interrupts the whole group, the parent ends them.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
@@ -81,44 +101,46 @@ def drive(traffic: list[Traffic], on_progress: Callable[[int, float], None]) -> 
                 process.join()
 
 
-def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None]) -> list[Shot]:
+def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None]) -> list[SentRequest]:
     for number, pipe in enumerate(pipes, 1):
         with suppress(EOFError):
-            if pipe.poll(_READY_WITHIN) and pipe.recv() is None:
+            if pipe.poll(_START_TIMEOUT) and pipe.recv() is None:
                 continue
-        raise ReplicaLost(f"replica {number} did not start")
+        raise ReplicaLostError(f"replica {number} did not start")
     for pipe in pipes:
         pipe.send(None)
-    started, shots, running = time.monotonic(), list[Shot](), list(pipes)
+    started, requests, running = time.monotonic(), list[SentRequest](), list(pipes)
     while running:
         for pipe in cast("list[Connection]", wait(running, timeout=0.05)):
             try:
                 batch = pipe.recv()
             except EOFError:
-                raise ReplicaLost(f"replica {pipes.index(pipe) + 1} ended in the middle of its work") from None
+                raise ReplicaLostError(
+                    f"replica {pipes.index(pipe) + 1} ended before it had sent all its requests"
+                ) from None
             if batch is None:
                 running.remove(pipe)
             else:
-                shots += batch
-        on_progress(len(shots), time.monotonic() - started)
-    return shots
+                requests += batch
+        on_progress(len(requests), time.monotonic() - started)
+    return requests
 
 
 def _replica(pipe: Connection, traffic: Traffic, seed: int) -> None:
-    """Say that we are ready (None), wait for the start, send batches of shots, and say that it was all (None)."""
+    """Send None when ready, wait for the start, send batches of requests, then None again at the end."""
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    # Every decision is to be Redis', with its time: they are held against the model.
+    # Without the denial cache every decision is made by Redis and has its time: they are compared in that order.
     options = Options(deadline=traffic.deadline, denial_cache=False)
     with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, **options) as limiter:
         limiter.peek(traffic.keys[0], traffic.stage, traffic.methods[0])
         pipe.send(None)
         pipe.recv()
-        batch: list[Shot] = []
+        batch: list[SentRequest] = []
         stop, sent = time.monotonic() + traffic.seconds, 0
         while sent < traffic.requests if traffic.requests is not None else time.monotonic() < stop:
             key, method = chance.randrange(len(traffic.keys)), chance.choice(traffic.methods)
             cost = chance.choices((1, 2, 5), (90, 8, 2))[0]
-            batch.append(Shot(key, method, cost, limiter.check(traffic.keys[key], traffic.stage, method, cost)))
+            batch.append(SentRequest(key, method, cost, limiter.check(traffic.keys[key], traffic.stage, method, cost)))
             sent += 1
             if len(batch) == _BATCH:
                 pipe.send(batch)

@@ -1,1 +1,1 @@
-"""`ratelimit replay`: an access log run through the limiter."""
+"""`ratelimit replay`: an access log run through the limiter. Imports all rooms, of cli no other command."""

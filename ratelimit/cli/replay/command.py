@@ -1,4 +1,4 @@
-"""`ratelimit replay`: who would have been limited, had these plans been in force when this log was written."""
+"""`ratelimit replay`: try plans on an access log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 import click
 
 from ratelimit.cli import output
-from ratelimit.cli.replay import against as replay_against
-from ratelimit.cli.replay import report as replay_report
+from ratelimit.cli.replay import report
 from ratelimit.cli.replay.access_log import Log, read
-from ratelimit.cli.replay.run import Report, replayed
+from ratelimit.cli.replay.comparison import pair
+from ratelimit.cli.replay.run import PlanResult, replay_log
 from ratelimit.errors import ConfigError
-from ratelimit.registry import plan_documents as plan_file
+from ratelimit.registry import plan_documents
 from ratelimit.registry.plan_documents import Document
 from ratelimit.store.embedded import EmbeddedServer
-from ratelimit.validation import shown
+from ratelimit.validation import printable, shown
 
 
-@click.command(short_help="Try plans on an access log.")
+@click.command(
+    short_help="Try plans on an access log.", epilog="Example: ratelimit replay access.log.gz --plan plans.toml"
+)
 @click.argument("access_log", type=click.Path(allow_dash=True))
 @click.option("--plan", "plans", type=click.Path(), required=True, metavar="FILE", help="The plan file (TOML).")
 @click.option(
@@ -27,10 +29,10 @@ from ratelimit.validation import shown
     type=click.Choice(["client"]),
     default="client",
     show_default=True,
-    help="What stands for an API key: each client address.",
+    help="What counts as one API key: each client address.",
 )
 @click.option("--against", type=click.Path(), metavar="FILE", help="Compare with this plan file, the one in force.")
-@click.option("--stage", help="The stage that is called; unless given, the first one that each plan opens.")
+@click.option("--stage", help="The stage that is called; by default, the first one that each plan opens.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="How many clients to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
@@ -46,42 +48,49 @@ def replay(
 ) -> None:
     """Run an ACCESS_LOG (common or combined format, plain or gzip, "-" for standard input) through the plans of a file.
 
-    The real limiter decides, on a server of its own and on the log's own clock: once for each plan, with each client
-    as a key of that plan. A line's method is "<VERB> <path>", without the query. Lines are sorted by their time.
+    The real limiter decides, on an embedded server and on the log's own clock: once for each plan, with each client as
+    a key of that plan. A line's method is "<VERB> <path>", without the query. Lines are sorted by time.
 
-    With --against, each plan that both files have is tried as either file has it: whom does the change refuse, whom
-    does it admit? On the stage of the plan in the file --plan.
+    With --against, each plan that both files have is tried in both versions, to show which requests the change denies
+    and which it admits. The stage is that of the plan in the file --plan.
 
-    Exit codes: 0 done, 1 a decision is not the exact model's, 2 wrong usage or input, 3 the server failed.
+    Exit codes: 0 done, 1 a decision differs from the reference model, 2 wrong usage or input, 3 the server failed.
     """
-    del key_by  # one choice so far
-    document = plan_file.read(plans)
-    reports = _chosen(document, plans, stage)
+    del key_by  # so far there is one choice
+    document = plan_documents.read(plans)
+    results = _results_to_fill(document, plans, stage)
     if against is not None:
-        ctx.exit(_compare(access_log, Path(plans), document, reports, Path(against), top, as_json=as_json))
+        ctx.exit(_compare(access_log, Path(plans), document, results, Path(against), top, as_json=as_json))
     log = _read(access_log)
-    _replay_all(Path(plans), document, reports, log)
+    _replay_all(Path(plans), document, results, log)
     if as_json:
-        output.print_json(replay_report.as_data(log, reports, top))
+        output.print_json(report.results_data(log, results, top))
     else:
-        replay_report.show(output.console(), log, document, reports, top)
-    ctx.exit(1 if any(report.difference for report in reports) else 0)
+        report.print_results(output.console(), log, document, results, top)
+    ctx.exit(1 if any(result.difference for result in results) else 0)
 
 
 def _compare(
-    access_log: str, path: Path, document: Document, reports: list[Report], against: Path, top: int, *, as_json: bool
+    access_log: str,
+    path: Path,
+    document: Document,
+    results: list[PlanResult],
+    against: Path,
+    top: int,
+    *,
+    as_json: bool,
 ) -> int:
     """Try the plans of both files, print the comparison, and return the exit code."""
-    before = plan_file.read(against)
-    comparison = replay_against.paired(reports, before, str(against), str(path))
+    before = plan_documents.read(against)
+    comparison = pair(results, before, str(against), str(path))
     log = _read(access_log)
     _replay_all(against, before, comparison.before, log)
     if comparison.difference is None:
         _replay_all(path, document, comparison.after, log)
     if as_json:
-        output.print_json(replay_against.as_data(log, comparison, top))
+        output.print_json(report.comparison_data(log, comparison, top))
     else:
-        replay_against.show(output.console(), log, comparison, top)
+        report.print_comparison(output.console(), log, comparison, top)
     return 1 if comparison.difference else 0
 
 
@@ -89,23 +98,23 @@ def _read(access_log: str) -> Log:
     path = Path(access_log)
     size = path.stat().st_size if path.is_file() else None
     with output.progress() as progress:
-        task = progress.add_task("Reading", total=size, note=output.plain(access_log))
+        task = progress.add_task("Reading", total=size, note=printable(access_log))
         return read(access_log, lambda done: progress.update(task, completed=done))
 
 
-def _replay_all(path: Path, document: Document, reports: list[Report], log: Log) -> None:
-    """Fill the reports, up to the first one in which limiter and model differ."""
+def _replay_all(path: Path, document: Document, results: list[PlanResult], log: Log) -> None:
+    """Fill the results, up to the first one in which limiter and reference model differ."""
     with output.progress() as progress, EmbeddedServer() as server:
-        for number, report in enumerate(reports):
-            task = progress.add_task(report.plan.id, total=len(log.requests), note=report.stage)
+        for number, result in enumerate(results):
+            task = progress.add_task(result.plan.id, total=len(log.requests), note=result.stage)
             advance = partial(progress.advance, task)
-            replayed(server.url, f"replay-{number}", path, document, report, log.requests, advance)
-            if report.difference:
+            replay_log(server.url, f"replay-{number}", path, document, result, log.requests, advance)
+            if result.difference:
                 return
 
 
-def _chosen(document: Document, path: str, stage: str | None) -> list[Report]:
-    """Return a report to fill for each plan that the replay is about."""
+def _results_to_fill(document: Document, path: str, stage: str | None) -> list[PlanResult]:
+    """Return an empty result for each plan to try: all plans, or those that open `stage`."""
     if not document.plans:
         raise ConfigError("has no plan: add a table [plans.<id>]", field=path)
     if stage is None:
@@ -114,10 +123,10 @@ def _chosen(document: Document, path: str, stage: str | None) -> list[Report]:
                 raise ConfigError(
                     'opens no stage: add stages = ["<api>/<stage>"]', field=f"{path}: plans.{plan.id}.stages"
                 )
-        return [Report(plan, plan.stages[0].stage) for plan in document.plans.values()]
-    reports = [Report(plan, stage) for plan in document.plans.values() if plan.stage(stage)]
-    if not reports:
+        return [PlanResult(plan, plan.stages[0].stage) for plan in document.plans.values()]
+    results = [PlanResult(plan, stage) for plan in document.plans.values() if plan.stage(stage)]
+    if not results:
         opened = sorted({opened.stage for plan in document.plans.values() for opened in plan.stages})
         problem = f"no plan of {path} opens {shown(stage)}; they open {', '.join(opened) or 'none'}"
         raise ConfigError(problem, field="--stage")
-    return reports
+    return results

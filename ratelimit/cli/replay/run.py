@@ -1,4 +1,4 @@
-"""One plan of `ratelimit replay`: a log through the limiter on the log's own clock, and beside it the exact model."""
+"""Runs a log through the limiter, on the log's own clock, and through the reference model beside it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratelimit.cli import output
-from ratelimit.cli.demo import model as exact
+from ratelimit.cli import output, reference
 from ratelimit.cli.replay.access_log import Request
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import StoreError
@@ -18,67 +17,71 @@ from ratelimit.registry.plan_documents import Document
 from ratelimit.validation import shown
 
 _DEADLINE = 10.0
-_NEVER_LOOK_AGAIN = 1e10
-"""Seconds: nobody else changes the plans meanwhile, and the log's clock runs fast."""
+_MAX_AGE = 1e10
+"""Seconds: never re-read the plans. Nobody changes them meanwhile, and the log's clock runs fast."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one client got."""
+    """How the requests of one client were decided."""
 
     admitted: int = 0
     throttled: int = 0
     over_quota: int = 0
 
     @property
-    def refused(self) -> int:
+    def denied(self) -> int:
         """Requests that were not admitted."""
         return self.throttled + self.over_quota
 
     @property
     def requests(self) -> int:
         """All requests."""
-        return self.admitted + self.refused
+        return self.admitted + self.denied
 
     def add(self, outcome: str | None) -> None:
         """Count one decision."""
-        self.admitted += outcome == exact.ADMITTED
-        self.throttled += outcome == exact.THROTTLED
-        self.over_quota += outcome == exact.OVER_QUOTA
+        self.admitted += outcome == reference.ADMITTED
+        self.throttled += outcome == reference.THROTTLED
+        self.over_quota += outcome == reference.OVER_QUOTA
 
 
 @dataclass(slots=True)
-class Report:
-    """What a plan would have done.
+class PlanResult:
+    """How a log was decided under one plan.
 
-    clients     what each client got
-    refused_by  refusals by the name of the limit
-    admitted    one byte for each request, in order: whether it was admitted
-    difference  both answers to the request on which limiter and model differ; the replay ends there
+    Attributes:
+        plan: The plan.
+        stage: The stage that is called.
+        clients: The tally of each client.
+        denied_by: Denials by the name of the limit.
+        admitted: One byte for each request, in order: whether it was admitted.
+        difference: Both answers to the request on which limiter and reference model differ; the replay ends there.
+
     """
 
     plan: UsagePlan
     stage: str
     clients: dict[str, Tally] = field(default_factory=dict)
-    refused_by: Counter[str] = field(default_factory=Counter)
+    denied_by: Counter[str] = field(default_factory=Counter)
     admitted: bytearray = field(default_factory=bytearray)
     difference: str | None = None
 
     @property
     def total(self) -> Tally:
-        """What all clients got together."""
+        """The tally of all clients together."""
         total = Tally()
-        for one in self.clients.values():
-            total.admitted += one.admitted
-            total.throttled += one.throttled
-            total.over_quota += one.over_quota
+        for tally in self.clients.values():
+            total.admitted += tally.admitted
+            total.throttled += tally.throttled
+            total.over_quota += tally.over_quota
         return total
 
     @property
     def affected(self) -> list[tuple[str, Tally]]:
-        """The clients that were refused at least once, most often first."""
-        found = [item for item in self.clients.items() if item[1].refused]
-        return sorted(found, key=lambda item: (-item[1].refused, item[0]))
+        """The clients that were denied at least once, most often denied first."""
+        denied = [(client, tally) for client, tally in self.clients.items() if tally.denied]
+        return sorted(denied, key=lambda item: (-item[1].denied, item[0]))
 
 
 @dataclass(slots=True)
@@ -89,50 +92,58 @@ class _LogClock:
         return self.now_us
 
 
-def replayed(
+def replay_log(
     url: str,
     namespace: str,
     plan_file: Path,
     document: Document,
-    report: Report,
+    result: PlanResult,
     requests: Sequence[Request],
     on_request: Callable[[], None],
 ) -> None:
-    """Fill `report`: all requests, in order of time, each client under a key of its own of the report's plan.
+    """Decide all requests under one plan, each client with a key of its own.
 
-    `namespace` must be new: plans do not meet each other's traffic. `document` is what the plan file says. Calls
-    `on_request` after each request. Raises StoreError if the server fails.
+    Args:
+        url: The server's URL.
+        namespace: A namespace that nothing has used, so that plans do not share the state of limits.
+        plan_file: The file with the plan.
+        document: Its content.
+        result: Filled by this. It names the plan and the stage.
+        requests: The requests in order of time.
+        on_request: Called after each request.
+
+    Raises:
+        StoreError: The server failed.
+
     """
-    plan, stage, model = report.plan, report.stage, exact.Model(document)
+    plan, stage, model = result.plan, result.stage, reference.ReferenceLimiter(document)
     clock = _LogClock(requests[0].second * MICROSECONDS)
     values: dict[str, str] = {}
-    options = Options(
-        namespace=namespace, clock=clock, deadline=_DEADLINE, max_age=_NEVER_LOOK_AGAIN, denial_cache=False
-    )
+    options = Options(namespace=namespace, clock=clock, deadline=_DEADLINE, max_age=_MAX_AGE, denial_cache=False)
     with Limiter.from_url(url, **options) as limiter:
         limiter.catalog.apply(plan_file)
         for number, (second, client, method) in enumerate(requests, 1):
             clock.now_us = second * MICROSECONDS
             if client not in values:
                 values[client] = str(limiter.catalog.create_key(client, plans=[plan.id]).value)
-                report.clients[client] = Tally()
-            decision = _decided(limiter.check(values[client], stage, method))
-            verdict = model.check(client, plan.id, stage, method, 1, clock.now_us)
-            report.clients[client].add(exact.outcome(decision))
-            report.admitted.append(decision.allowed)
+                result.clients[client] = Tally()
+            decision = _available(limiter.check(values[client], stage, method))
+            expected = model.check(client, plan.id, stage, method, 1, clock.now_us)
+            result.clients[client].add(reference.outcome(decision))
+            result.admitted.append(decision.allowed)
             if decision.limited_by:
-                report.refused_by[decision.limited_by] += 1
-            if not exact.agree(decision, verdict):
-                report.difference = (
-                    f"request {number} of plan {plan.id}, {output.moment(clock.now_us, digits=0)} UTC: "
+                result.denied_by[decision.limited_by] += 1
+            if not reference.agree(decision, expected):
+                result.difference = (
+                    f"request {number} of plan {plan.id}, {output.timestamp(clock.now_us, digits=0)} UTC: "
                     f"client {client}, {shown(method)}\n"
-                    f"limiter: {exact.told(decision)}\nmodel:   {exact.told_exactly(verdict)}"
+                    f"limiter: {reference.describe(decision)}\nmodel:   {reference.describe_expected(expected)}"
                 )
                 return
             on_request()
 
 
-def _decided(decision: Decision) -> Decision:
+def _available(decision: Decision) -> Decision:
     if decision.reason is Reason.UNAVAILABLE:
         raise StoreError(decision.cause or "the server did not answer")
     return decision
