@@ -55,8 +55,8 @@ from ratelimit.admin import plans as plan_admin
 from ratelimit.effects import TooManyLookUpsError
 from ratelimit.engine.limits import CompiledLimits
 from ratelimit.engine.protocol import DENIED
+from ratelimit.limiter.checker import Checker
 from ratelimit.local import denial_cache
-from ratelimit.local.denial_cache import DenialCache
 from ratelimit.local.key_cache import KeyCache
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import RedisKeys
@@ -338,5 +338,5 @@ FOUND_BY_THE_MACHINE = (
     USUAL_REFILL_LOST,
     ANSWERS_EXCHANGED,
     Python("admitted replies not kept", denial_cache, "_JUDGED", frozenset({DENIED})),
-    Python("pushes lift no denial", DenialCache, "forget", lambda *_: None),
+    Python("changes that are pushed are not heard", Checker, "_forget_changed", lambda *_: None),
 )
