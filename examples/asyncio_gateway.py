@@ -46,7 +46,7 @@ async def main() -> None:
         orders = PlanStage(STAGE, {"POST /orders": Throttle(rate=0.001, burst=1)})
         await limiter.catalog.put_plan(UsagePlan("gold", Throttle(rate=0.001, burst=4), Quota(1000, "DAY"), [orders]))
         await limiter.catalog.put_stage(Stage(STAGE, methods={"GET /health": Method(key_required=False)}))
-        key = str((await limiter.catalog.create_key("demo", plans=["gold"])).value)
+        key = (await limiter.catalog.create_key("demo", plans=["gold"])).value
 
         server = await asyncio.start_server(partial(serve, limiter), "127.0.0.1", 0)
         async with server:

@@ -1,14 +1,25 @@
 """Exact rate limits for API gateways, decided inside Redis: usage plans, API keys, token buckets, calendar quotas."""
 
-from ratelimit.admin.applied import ApplyReport, PlanChange
-from ratelimit.admin.capacity.report import Capacity
-from ratelimit.admin.csv.transfer import ImportReport
-from ratelimit.admin.key_access import OpenMethod, OpenStage
-from ratelimit.admin.listing import Page
+from ratelimit.admin.aws import AwsExport, AwsNote, AwsReport
+from ratelimit.admin.capacity.report import (
+    AddedCapacity,
+    BindingLimit,
+    Capacity,
+    CapacityFigure,
+    CapacityFigures,
+)
+from ratelimit.admin.csv.format import RowWarning
+from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.key_access import MethodAccess, StageAccess
+from ratelimit.admin.keys import KeyDetails
+from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.plans import ApplyReport, PlanChange
+from ratelimit.admin.preconditions import NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import AsyncCatalog, Catalog
+from ratelimit.catalog.files import FileSource
 from ratelimit.decision import Decision, Detail, LimitStatus, RateLimited, Reason, Source
 from ratelimit.errors import (
     ConfigError,
@@ -20,7 +31,19 @@ from ratelimit.errors import (
     StoreUnavailable,
 )
 from ratelimit.limiter import AsyncLimiter, Limiter
-from ratelimit.model import ApiKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit.model import (
+    ApiKey,
+    CreatedKey,
+    Method,
+    Period,
+    PlanStage,
+    Quota,
+    Rate,
+    Stage,
+    Throttle,
+    ThrottleScope,
+    UsagePlan,
+)
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -28,40 +51,56 @@ from ratelimit.registry.namespace import Clock
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddedCapacity",
     "ApiKey",
     "ApplyReport",
     "AsyncCatalog",
     "AsyncLimiter",
+    "AwsExport",
+    "AwsNote",
+    "AwsReport",
+    "BindingLimit",
     "Capacity",
+    "CapacityFigure",
+    "CapacityFigures",
     "Catalog",
     "Ceilings",
     "Clock",
     "ConfigError",
     "Conflict",
+    "CreatedKey",
     "Decision",
     "Detail",
+    "FileSource",
     "ImportReport",
+    "KeyDetails",
+    "KeyPage",
     "LimitStatus",
     "Limiter",
     "Method",
+    "MethodAccess",
+    "NoPrecondition",
     "NotFound",
-    "OpenMethod",
-    "OpenStage",
-    "Page",
     "Peppers",
+    "Period",
     "PlanChange",
     "PlanStage",
+    "ProgressCallback",
     "Quota",
+    "Rate",
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "RowWarning",
     "ShadowCounts",
     "Source",
     "Stage",
+    "StageAccess",
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
     "Throttle",
+    "ThrottleScope",
     "UpgradeReport",
     "Usage",
     "UsagePlan",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from ratelimit import validation
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
 Period = Literal["DAY", "WEEK", "MONTH"]
-Scope = Literal["key", "key_method"]
+ThrottleScope = Literal["key", "key_method"]
 
 MICROSECONDS = 1_000_000
 
@@ -171,7 +171,7 @@ class UsagePlan:
     quota: Quota | None
     stages: tuple[PlanStage, ...]
     name: str
-    throttle_scope: Scope
+    throttle_scope: ThrottleScope
     alerts: tuple[int, ...]
     shadow: str | None
     lease: float
@@ -183,7 +183,7 @@ class UsagePlan:
         quota: Quota | None = None,
         stages: Iterable[PlanStage | str] = (),
         name: str = "",
-        throttle_scope: Scope = "key",
+        throttle_scope: ThrottleScope = "key",
         alerts: Iterable[int] = (),
         shadow: str | None = None,
         lease: float = 0,
@@ -278,21 +278,28 @@ class Stage:
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
-class _Valued:
-    """Keeps a key's value where nothing looks that goes through the fields of a dataclass."""
+class _WithValue:
+    """Holds a key's value outside of the dataclass fields, so that nothing that copies fields copies it."""
 
     __slots__ = ("_value",)
     _value: str | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class ApiKey(_Valued):
-    """An API key. `value` is there once, in what `create_key` returns; it is stored nowhere.
+class ApiKey(_WithValue):
+    """An API key, without its value: that is stored nowhere. `CreatedKey` has it.
 
-    No copy of a key has the value: none made by `pickle`, `copy`, `dataclasses.replace` or `asdict`, and no repr.
-
-    `created_at` and `expires_at` are seconds since 1970 (UTC); from `expires_at` on the key is refused. `description`,
-    `owner` and `tags` are for people and for billing; no decision depends on them. `revision` moves with every change.
+    Attributes:
+        id: 10 lower-case letters and digits.
+        name: For people; need not be unique.
+        enabled: Whether the key is accepted.
+        plans: Ids of its plans: at most one that opens any given stage.
+        created_at: Seconds since 1970 (UTC).
+        expires_at: Seconds since 1970 (UTC), from which on the key is refused; None for never.
+        description: For people; no decision depends on it.
+        owner: For people and billing; no decision depends on it.
+        tags: Texts by name, for people and billing; no decision depends on them.
+        revision: Changes with every change of the key.
     """
 
     id: str
@@ -321,11 +328,45 @@ class ApiKey(_Valued):
         revision: str = "",
     ) -> None:
         object.__setattr__(self, "_value", value)
-        fields = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
-        for name_, given in zip(self.__dataclass_fields__, fields, strict=True):
+        values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
+        for name_, given in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name_, given)
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, ApiKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def _fields(self) -> tuple[object, ...]:
+        return tuple(getattr(self, each.name) for each in fields(self) if each.compare)
 
     @property
     def value(self) -> str | None:
-        """What callers send, this once; None for a key that was read, and for a copy."""
+        """What callers send: None, except in a `CreatedKey`."""
         return getattr(self, "_value", None)
+
+
+class CreatedKey(ApiKey):
+    """An API key as `create_key` and `rotate_key` return it: with its value, which is shown this once.
+
+    It equals the `ApiKey` that is read later. No copy has the value: what `pickle`, `copy` and `dataclasses.replace`
+    make is an `ApiKey`, and neither `asdict` nor `repr` shows it.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        """Return a new key; without a value, as `dataclasses.replace` calls this, an `ApiKey`."""
+        if keywords.get("value") is None:
+            return ApiKey(*args, **keywords)  # type: ignore[return-value]
+        return super().__new__(cls)
+
+    @property
+    def value(self) -> str:
+        """What callers send."""
+        return cast("str", self._value)
+
+    def __reduce__(self) -> tuple[type[ApiKey], tuple[object, ...]]:
+        *values, revision = (getattr(self, each.name) for each in fields(self))
+        return ApiKey, (*values, None, revision)  # None: the value

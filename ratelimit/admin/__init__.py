@@ -1,1 +1,1 @@
-"""The control plane: what administrators do. Pure flows, as in `ratelimit.core`; no check runs through here."""
+"""What administrators do: plans, keys, usage, alerts. No I/O. Imports local, engine, registry and the ground floor."""

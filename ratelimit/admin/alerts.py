@@ -1,4 +1,4 @@
-"""Alerts on quotas, as the script of the decision tells them on the stream `<namespace>:alerts`. Pure."""
+"""Alerts on quotas, as the check script writes them to the stream `<namespace>:alerts`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ _END_US = (date.max.toordinal() - EPOCH_ORDINAL) * DAY_US
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A key reached a share of its quota: told once per window, for the request that took it there.
+    """A key reached a share of its quota. Written once per window and share, for the request that reached it.
 
-    percent       the share that was reached, one of the plan's `alerts`
-    used, limit   units used by then, and the quota's limit; with what was granted for this window
-    window_start  first day of the window (UTC)
-    at            time of the request by the server's clock, seconds since 1970
+    Attributes:
+        key_id: The key.
+        plan_id: The plan whose quota it is.
+        percent: The share that was reached, one of the plan's `alerts`.
+        used: Units used in this window, that request included.
+        limit: The quota's limit, with what was granted for this window.
+        window_start: First day of the window (UTC).
+        at: When the request was decided, by the server's clock: seconds since 1970.
     """
 
     key_id: str
@@ -33,27 +37,31 @@ class Alert:
     at: float
 
 
-def _moment_us(text: str) -> int:
+def _time_us(text: str) -> int:
     if not 0 <= (time_us := int(text)) < _END_US:
-        raise ValueError("no time")
+        raise ValueError("not a time from 1970 to 9999")
     return time_us
 
 
 def alert_from(fields: Mapping[bytes, bytes] | Mapping[str, str]) -> Alert:
-    """Return the alert that the fields of one entry of the stream are, as redis-py returns them.
+    """Parse an entry of the stream.
 
-    Raises StoreError for an entry that is none.
+    Args:
+        fields: The fields of the entry, as redis-py returns them: bytes, or str with `decode_responses`.
+
+    Raises:
+        StoreError: The entry is not an alert.
     """
     try:
-        told = {text(name): text(value) or "" for name, value in fields.items()}
+        entry = {text(name): text(value) or "" for name, value in fields.items()}
         return Alert(
-            told["key"],
-            told["plan"],
-            int(told["percent"]),
-            int(told["used"]),
-            int(told["limit"]),
-            date.fromordinal(int(told["window_day"]) + EPOCH_ORDINAL),
-            _moment_us(told["time_us"]) / MICROSECONDS,
+            entry["key"],
+            entry["plan"],
+            int(entry["percent"]),
+            int(entry["used"]),
+            int(entry["limit"]),
+            date.fromordinal(int(entry["window_day"]) + EPOCH_ORDINAL),
+            _time_us(entry["time_us"]) / MICROSECONDS,
         )
     except (KeyError, ValueError, OverflowError) as error:
         raise StoreError(f"an entry of the stream of alerts cannot be read ({error!r})") from None

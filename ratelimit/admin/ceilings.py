@@ -1,4 +1,4 @@
-"""Ceilings of a catalogue: what a change would come to, and the refusal of what goes beyond.
+"""Enforces the ceilings of a catalogue: a change that would exceed one is refused.
 
 Plans and stages are counted in the snapshot, whose version guards every change of it. Keys are counted in Redis, and
 only where there is a ceiling on them: then each commit that creates keys increments the revision `made` and depends
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ratelimit.admin.commit import MOST_TRIES, Commit
+from ratelimit.admin.commit import MAX_ATTEMPTS, Commit
 from ratelimit.effects import Operation, text
 from ratelimit.errors import ConfigError
 from ratelimit.registry.ceilings import Ceilings
@@ -18,113 +18,125 @@ from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.validation import shown
 
-_MADE = "made"
-_TRIES_WITH_CEILING = 8 * MOST_TRIES
-"""All who make keys under a ceiling overtake each other, where otherwise they would not meet."""
+_REVISION_FIELD = "made"
+_MAX_ATTEMPTS_WITH_CEILING = 8 * MAX_ATTEMPTS
+"""Under a ceiling, all who create keys overtake each other; without one they would not conflict."""
 
 
-class Count(NamedTuple):
-    """What is counted: the name of its ceiling, of whom, of what, and the field that an error names."""
+class Countable(NamedTuple):
+    """Something that a ceiling bounds.
+
+    Attributes:
+        ceiling: Name of the ceiling, a field of `Ceilings`.
+        owner: What has so many of them, such as "API 'petstore'".
+        noun: What is counted, such as "stages".
+        field: The field that an error names.
+    """
 
     ceiling: str
-    who: str
+    owner: str
     noun: str
     field: str
 
 
-def checked(ceilings: object) -> Ceilings:
-    """Return `ceilings` if that is what they are."""
+def validated(ceilings: object) -> Ceilings:
+    """Return `ceilings`. Raises ConfigError if they are not `Ceilings`."""
     if not isinstance(ceilings, Ceilings):
         raise ConfigError(f"must be Ceilings, not {shown(ceilings)}", field="ceilings")
     return ceilings
 
 
-def refuse_beyond(ceilings: Ceilings, old: CatalogSnapshot, new: CatalogSnapshot) -> None:
-    """Raise ConfigError if a new snapshot goes beyond a ceiling, and further than the old one."""
+def check_ceilings(ceilings: Ceilings, old: CatalogSnapshot, new: CatalogSnapshot) -> None:
+    """Raise ConfigError if a new snapshot exceeds a ceiling, and by more than the old one does."""
     if ceilings == Ceilings():
         return
-    before = _counted(old)
-    for count, number in _counted(new).items():
-        ceiling = getattr(ceilings, count.ceiling)
-        if ceiling is not None and number > max(ceiling, before.get(count, 0)):
-            raise _beyond(count, number, ceiling)
+    old_counts = _counts(old)
+    for countable, count in _counts(new).items():
+        ceiling = getattr(ceilings, countable.ceiling)
+        if ceiling is not None and count > max(ceiling, old_counts.get(countable, 0)):
+            raise _exceeded(countable, count, ceiling)
 
 
-def refuse_plans_of_key(ceilings: Ceilings, key_id: str, before: int, plans: int) -> None:
-    """Raise ConfigError if a key would come to be in more plans than it may."""
+def check_plans_per_key(ceilings: Ceilings, key_id: str, before: int, after: int) -> None:
+    """Raise ConfigError if a key would be in more plans than it may be; `before` and `after` count its plans."""
     ceiling = ceilings.plans_per_key
-    if ceiling is not None and plans > max(ceiling, before):
-        who = f"key {key_id!r}" if key_id else "the key"
-        raise _beyond(Count("plans_per_key", who, "plans", "plans"), plans, ceiling)
+    if ceiling is not None and after > max(ceiling, before):
+        owner = f"key {key_id!r}" if key_id else "the key"
+        raise _exceeded(Countable("plans_per_key", owner, "plans", "plans"), after, ceiling)
 
 
-class Room(NamedTuple):
-    """How many keys may still be made (None: any number), how many there are, and the revision this rests on."""
+class KeyHeadroom(NamedTuple):
+    """How many keys may still be created.
 
-    keys: int | None = None
-    there: int = 0
-    made: str | None = None
+    Attributes:
+        remaining: The number; None for any number.
+        existing: How many keys exist.
+        revision: The stored revision that this was computed from.
+    """
+
+    remaining: int | None = None
+    existing: int = 0
+    revision: str | None = None
 
 
-def room_for_keys(namespace: Namespace) -> Operation[Room]:
-    """Ask how many keys may still be made; where there is no ceiling nothing is asked."""
+def key_headroom(namespace: Namespace) -> Operation[KeyHeadroom]:
+    """Return how many keys may still be created. Reads nothing where there is no ceiling."""
     ceiling = namespace.ceilings.keys
     if ceiling is None:
-        return Room()
-    # The revision first: a key that is made between the two is noticed by it.
-    made, count = yield [("HGET", namespace.names.catalog, _MADE), ("ZCARD", namespace.names.keys)]
-    return Room(max(0, ceiling - count), count, text(made))
+        return KeyHeadroom()
+    # The revision first: it reveals a key that is created between the two.
+    revision, count = yield [("HGET", namespace.names.catalog, _REVISION_FIELD), ("ZCARD", namespace.names.keys)]
+    return KeyHeadroom(max(0, ceiling - count), count, text(revision))
 
 
-def tries(namespace: Namespace) -> int:
-    """Return how often to try to make a key."""
-    return MOST_TRIES if namespace.ceilings.keys is None else _TRIES_WITH_CEILING
+def max_attempts(namespace: Namespace) -> int:
+    """Return how often to attempt a commit that creates keys."""
+    return MAX_ATTEMPTS if namespace.ceilings.keys is None else _MAX_ATTEMPTS_WITH_CEILING
 
 
-def refuse_keys_beyond(namespace: Namespace, room: Room) -> None:
-    """Raise ConfigError if there is no room for one more key."""
+def check_key_ceiling(namespace: Namespace, headroom: KeyHeadroom) -> None:
+    """Raise ConfigError if not one more key may be created."""
     ceiling = namespace.ceilings.keys
-    if ceiling is not None and room.keys == 0:
-        raise _beyond(Count("keys", "the catalogue", "keys", "keys"), room.there + 1, ceiling)
+    if ceiling is not None and headroom.remaining == 0:
+        raise _exceeded(Countable("keys", "the catalogue", "keys", "keys"), headroom.existing + 1, ceiling)
 
 
-def take_room(commit: Commit, namespace: Namespace, room: Room) -> None:
-    """Have the commit make keys only if no other made some meanwhile."""
-    if room.keys is not None:
-        commit.expect(namespace.names.catalog, _MADE, room.made)
-        commit.do("HINCRBY", namespace.names.catalog, _MADE, 1)
+def guard_key_count(commit: Commit, namespace: Namespace, headroom: KeyHeadroom) -> None:
+    """Have the commit, which creates keys, fail if others have created keys meanwhile."""
+    if headroom.remaining is not None:
+        commit.expect(namespace.names.catalog, _REVISION_FIELD, headroom.revision)
+        commit.add("HINCRBY", namespace.names.catalog, _REVISION_FIELD, 1)
 
 
-def no_room(ceilings: Ceilings) -> str:
-    """Say of one of many keys that there was no room for it."""
+def catalogue_full(ceilings: Ceilings) -> str:
+    """Return the warning about one of many keys that exceeds the ceiling."""
     return f"the catalogue is full, {ceilings.keys:,} keys are its ceiling (keys): delete some, or raise the ceiling"
 
 
-def _beyond(count: Count, number: int, ceiling: int) -> ConfigError:
-    more = number - ceiling
+def _exceeded(countable: Countable, count: int, ceiling: int) -> ConfigError:
     return ConfigError(
-        f"{count.who} would have {number:,} {count.noun}, and the ceiling ({count.ceiling}) is {ceiling:,}: "
-        f"take {more:,} away, or raise the ceiling (of commands: RATELIMIT_CEILINGS)",
-        field=count.field,
+        f"{countable.owner} would have {count:,} {countable.noun}, and the ceiling ({countable.ceiling}) is "
+        f"{ceiling:,}: take {count - ceiling:,} away, or raise the ceiling (of commands: RATELIMIT_CEILINGS)",
+        field=countable.field,
     )
 
 
-def _counted(snapshot: CatalogSnapshot) -> dict[Count, int]:
-    found = {Count("plans", "the catalogue", "plans", "plans"): len(snapshot.plans)}
+def _counts(snapshot: CatalogSnapshot) -> dict[Countable, int]:
+    counts = {Countable("plans", "the catalogue", "plans", "plans"): len(snapshot.plans)}
     for plan in snapshot.plans.values():
-        for opened in plan.stages:
-            who = f"stage {opened.stage!r} of plan {plan.id!r}"
-            place = f'plans.{plan.id}.stages."{opened.stage}".throttles'
-            found[Count("methods_per_stage", who, "method throttles", place)] = len(opened.throttles)
+        for plan_stage in plan.stages:
+            owner = f"stage {plan_stage.stage!r} of plan {plan.id!r}"
+            field = f'plans.{plan.id}.stages."{plan_stage.stage}".throttles'
+            counts[Countable("methods_per_stage", owner, "method throttles", field)] = len(plan_stage.throttles)
     stages, paths = dict[str, set[str]](), dict[str, set[str]]()
     for stage, methods in snapshot.methods_by_stage.items():
         api = stage.partition("/")[0]
         stages.setdefault(api, set()).add(stage)
         paths.setdefault(api, set()).update(_paths(methods))
     for api, names in stages.items():
-        found[Count("stages_per_api", f"API {api!r}", "stages", "stages")] = len(names)
-        found[Count("resources_per_api", f"API {api!r}", "paths of methods", "stages")] = len(paths[api])
-    return found
+        counts[Countable("stages_per_api", f"API {api!r}", "stages", "stages")] = len(names)
+        counts[Countable("resources_per_api", f"API {api!r}", "paths of methods", "stages")] = len(paths[api])
+    return counts
 
 
 def _paths(methods: Iterable[str]) -> Iterable[str]:

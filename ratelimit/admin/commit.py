@@ -1,4 +1,4 @@
-"""Changes of the catalogue: worked out from what was read, committed only if that still holds (lua/commit.lua). Pure.
+"""Optimistic commits: a change computed from what was read, carried out only if that still holds (lua/commit.lua).
 
 Two revisions guard against administrators who race. `version`, the catalogue's, moves with every change of plans,
 stages and the account throttle. `members` moves whenever a key joins a plan. A change of plans is guarded by both,
@@ -19,85 +19,109 @@ from ratelimit.registry.schema import SCHEMA
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.scripts import ScriptCall, load
 
-MOST_TRIES = 16
-_MOST_ARGUMENTS = 2000
+MAX_ATTEMPTS = 16
+_MAX_ARGUMENTS = 2000
 
 
 class Commit:
-    """A change being worked out: what it rests on, and what it would do."""
+    """Conditions, and the commands that one script carries out if all of them hold."""
 
     def __init__(self) -> None:
         self._keys: dict[str, int] = {}
-        self._guards: list[tuple[int, str | None, str | None]] = []
+        self._conditions: list[tuple[int, str | None, str | None]] = []
         self._commands: list[tuple[str | int, ...]] = []
 
     def _index(self, key: str) -> int:
         return self._keys.setdefault(key, len(self._keys) + 1)
 
     def expect(self, key: str, field: str | None, value: str | None) -> None:
-        """Rest on a text in Redis (a hash field, or a whole string if `field` is None); None: absent."""
-        self._guards.append((self._index(key), field, value))
+        """Add a condition on a text in Redis.
 
-    def do(self, command: str, key: str | None, *arguments: str | int) -> None:
-        """Add a command; `key` is None for one that has none."""
+        Args:
+            key: Name of the hash or the string.
+            field: Field of the hash; None for a string.
+            value: The text it must have; None if it must not exist.
+        """
+        self._conditions.append((self._index(key), field, value))
+
+    def add(self, command: str, key: str | None, *arguments: str | int) -> None:
+        """Add a command.
+
+        Args:
+            command: Its name.
+            key: The key it is about; None for a command without one.
+            arguments: Its further arguments. Many are divided among several commands, each with an even number.
+        """
         index = self._index(key) if key is not None else 0
         texts = [str(argument) for argument in arguments]
         # Lua can pass on only so many values at once; field-value pairs stay together.
-        for at in range(0, max(1, len(texts)), _MOST_ARGUMENTS):
-            self._commands.append((command, index, *texts[at : at + _MOST_ARGUMENTS]))
+        for start in range(0, max(1, len(texts)), _MAX_ARGUMENTS):
+            self._commands.append((command, index, *texts[start : start + _MAX_ARGUMENTS]))
 
-    def call(self) -> ScriptCall:
-        """Return the script call that commits."""
-        return ScriptCall(load("commit"), tuple(self._keys), (json.dumps(self._guards), json.dumps(self._commands)))
+    def to_script_call(self) -> ScriptCall:
+        """Return the script call that commits; its reply begins with 1 if all conditions held."""
+        arguments = (json.dumps(self._conditions), json.dumps(self._commands))
+        return ScriptCall(load("commit"), tuple(self._keys), arguments)
 
 
-def begin(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:
-    """Return a commit that rests on the schema of `snapshot`: an upgrade may come between reading and writing."""
+def new_commit(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:
+    """Return a commit that expects the schema of `snapshot`: an upgrade may come between reading and writing."""
     commit = Commit()
     commit.expect(namespace.names.catalog, "schema", str(SCHEMA) if snapshot.epoch else None)
     return commit
 
 
-def stamp_record(
+def add_record(
     commit: Commit, namespace: Namespace, snapshot: CatalogSnapshot, record: KeyRecord, *, joins: bool
 ) -> None:
-    """Write a record, and its stamp into the key's hash; `joins`: it has a plan that it did not have before.
+    """Have the commit write a key's record, and the record's stamp into the key's hash.
 
-    Then the hash takes over the version of the catalogue as well: nobody may go by one that does not have the plan.
+    Args:
+        commit: The commit.
+        namespace: The namespace.
+        snapshot: The catalogue that the record was computed from.
+        record: The record.
+        joins: Whether the key has a plan that it did not have before. Then the hash takes over the version of the
+            catalogue as well, so that no process goes by a catalogue without that plan.
     """
-    commit.do("SET", namespace.names.key_record(record.id), record.json())
-    commit.do("STAMP", namespace.names.key_hash(record.id), record.stamp, snapshot.version_token, int(joins))
+    commit.add("SET", namespace.names.key_record(record.id), record.json())
+    commit.add("STAMP", namespace.names.key_hash(record.id), record.stamp, snapshot.version_token, int(joins))
 
 
-def tell_new_pepper(commit: Commit, namespace: Namespace) -> bool:
-    """Have the commit tell of a pepper that the catalogue does not know yet; return whether there is one."""
+def add_new_pepper(commit: Commit, namespace: Namespace) -> bool:
+    """Have the commit store the check value of a pepper that the catalogue does not have yet.
+
+    Returns:
+        Whether there is one.
+    """
     probes = namespace.new_probes()
     if probes is None:
         return False
-    stored, wanted = probes
-    commit.expect(namespace.names.catalog, "pepper", stored)  # another administrator may be telling of another
-    commit.do("HSET", namespace.names.catalog, "pepper", wanted)
+    stored, updated = probes
+    commit.expect(namespace.names.catalog, "pepper", stored)  # another administrator may be adding another pepper
+    commit.add("HSET", namespace.names.catalog, "pepper", updated)
     return True
 
 
 def existing_plan(snapshot: CatalogSnapshot, plan_id: object) -> UsagePlan:
-    """Return the plan of this id; raises NotFound."""
+    """Return the plan with this id. Raises NotFound."""
     plan = snapshot.plans.get(plan_id) if isinstance(plan_id, str) else None
     if plan is None:
         raise NotFound(f"there is no plan {validation.shown(plan_id)}", field="plan_id")
     return plan
 
 
-def two_plans(key_id: str, one: str, other: str, stage: str) -> Conflict:
-    """Return the error for a key that would be in two plans of one stage."""
-    who = f"key {key_id!r}" if key_id else "the key"
+def two_plans_conflict(key_id: str, one: str, other: str, stage: str) -> Conflict:
+    """Return the error for a key that would be in two plans of one stage; `key_id` is "" for a new key."""
+    subject = f"key {key_id!r}" if key_id else "the key"
     first, second = sorted((one, other))
     return Conflict(
-        f"{who} would be in two plans of stage {stage!r}, {first!r} and {second!r}: a key may be in one plan per stage",
+        f"{subject} would be in two plans of stage {stage!r}, {first!r} and {second!r}: "
+        "a key may be in one plan per stage",
         field="plans",
     )
 
 
-def too_busy(tries: int = MOST_TRIES) -> Conflict:
-    """Return the error for a change that others overtook again and again."""
-    return Conflict(f"others changed the catalogue {tries} times meanwhile: try again")
+def busy_conflict(attempts: int = MAX_ATTEMPTS) -> Conflict:
+    """Return the error for a change that others overtook in each of so many attempts."""
+    return Conflict(f"others changed the catalogue {attempts} times meanwhile: try again")

@@ -1,15 +1,15 @@
-"""The scripts that a gateway calls, given to the server by an administrator: then the gateway's user needs no EVAL."""
+"""Loads the scripts that a gateway calls: then the gateway's Redis user needs no permission for EVAL."""
 
 from __future__ import annotations
 
 from ratelimit.effects import Operation
 from ratelimit.scripts import load
 
-CALLED = ("check", "check_many", "return_lease", "archive")
-"""By a gateway; all others are an administrator's."""
+GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive")
+"""All others are called by administrators alone."""
 
 
 def load_scripts() -> Operation[dict[str, str]]:
-    """Teach the server all that a gateway calls; return the SHA-1 of each by its name."""
-    yield [("SCRIPT", "LOAD", load(name).source) for name in CALLED]
-    return {name: load(name).sha for name in CALLED}
+    """Load the scripts that a gateway calls into the server; return the SHA-1 of each by its name."""
+    yield [("SCRIPT", "LOAD", load(name).source) for name in GATEWAY_SCRIPTS]
+    return {name: load(name).sha for name in GATEWAY_SCRIPTS}

@@ -1,4 +1,4 @@
-"""What a key opens, which APIs a plan spans, and which plans a developer portal may offer. Pure."""
+"""What a key gives access to, which APIs a plan spans, and which plans a developer portal may offer."""
 
 from __future__ import annotations
 
@@ -16,71 +16,82 @@ from ratelimit.registry.snapshot import CatalogSnapshot
 
 
 @dataclass(frozen=True, slots=True)
-class OpenMethod:
-    """A method of a stage: the limits that requests meet, named as in decisions, and whether it needs the key."""
+class MethodAccess:
+    """A method of a stage that a key may call.
+
+    Attributes:
+        limits: Names of the limits that apply to a request, as in `Decision.limits`.
+        key_required: Whether the method needs a key at all.
+    """
 
     limits: tuple[str, ...]
     key_required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class OpenStage:
-    """A stage that a key opens by one of its plans. `methods` has each configured method, and "*": all others."""
+class StageAccess:
+    """A stage that a key may call.
+
+    Attributes:
+        stage: Id of the stage.
+        plan: Id of the key's plan that opens it.
+        methods: By name, each method that has limits of its own; "*" stands for all others.
+    """
 
     stage: str
     plan: str
-    methods: Mapping[str, OpenMethod]
+    methods: Mapping[str, MethodAccess]
 
 
-class KeyOpens:
-    """What the keys of one namespace open."""
+class KeyAccess:
+    """What the keys of one namespace give access to."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._keys = KeyAdmin(namespace)
 
-    def opens(self, key_id: str) -> Operation[list[OpenStage]]:
+    def key_access(self, key_id: str) -> Operation[list[StageAccess]]:
         """Return the stages that a key opens; none while it is disabled or expired."""
         key = yield from self._keys.get_key(key_id)
         snapshot = yield from self._namespace.load()
         now = (yield from self._namespace.server_us()) / MICROSECONDS
         if not key.enabled or (key.expires_at is not None and key.expires_at <= now):
             return []
-        return list(opened_by(key, snapshot, self._namespace))
+        return list(_stages_of_key(key, snapshot, self._namespace))
 
 
-def opened_by(key: ApiKey, snapshot: CatalogSnapshot, namespace: Namespace) -> Iterator[OpenStage]:
-    """Yield what the plans of a key open, in their order: every stage of each."""
+def _stages_of_key(key: ApiKey, snapshot: CatalogSnapshot, namespace: Namespace) -> Iterator[StageAccess]:
+    """Yield every stage that the plans of a key open, in the order of the plans."""
     for plan_id in key.plans:
         plan = snapshot.plans.get(plan_id)
-        for opened in plan.stages if plan else ():
-            methods = (*sorted(snapshot.methods_by_stage[opened.stage]), OTHERS)
-            found = {method: _open_method(plan, opened.stage, method, snapshot, namespace) for method in methods}
-            yield OpenStage(opened.stage, plan_id, FrozenMap(found))
+        for plan_stage in plan.stages if plan else ():
+            methods = (*sorted(snapshot.methods_by_stage[plan_stage.stage]), OTHERS)
+            access = {method: _method_access(plan, plan_stage.stage, method, snapshot, namespace) for method in methods}
+            yield StageAccess(plan_stage.stage, plan_id, FrozenMap(access))
 
 
-def _open_method(
+def _method_access(
     plan: UsagePlan | None, stage: str, method: str, snapshot: CatalogSnapshot, namespace: Namespace
-) -> OpenMethod:
+) -> MethodAccess:
     key_required = snapshot.method(stage, method).key_required
     limits = applicable_limits(snapshot, plan if key_required else None, stage, method, namespace.names)
-    return OpenMethod(tuple(limit.name for limit in limits), key_required)
+    return MethodAccess(tuple(limit.name for limit in limits), key_required)
 
 
-def spans(plan: UsagePlan) -> frozenset[str]:
-    """Return the names of the APIs that a plan opens: a key of the plan opens all of them."""
-    return frozenset(opened.stage.partition("/")[0] for opened in plan.stages)
+def apis_of_plan(plan: UsagePlan) -> frozenset[str]:
+    """Return the names of the APIs that a plan opens: each of its keys opens all of them."""
+    return frozenset(plan_stage.stage.partition("/")[0] for plan_stage in plan.stages)
 
 
 class OfferedThrottle(TypedDict):
-    """Requests per second, and how many at once."""
+    """A throttle as plain data: requests per second, and how many at once."""
 
     rate: float
     burst: int
 
 
 class OfferedQuota(TypedDict):
-    """So many requests per period, which starts anew `offset` days after the calendar's."""
+    """A quota as plain data: so many requests per period, which starts `offset` days after the calendar's."""
 
     limit: int
     period: str
@@ -88,7 +99,7 @@ class OfferedQuota(TypedDict):
 
 
 class Offer(TypedDict):
-    """A plan as plain data, to be made JSON of."""
+    """A plan as plain data that can be written as JSON."""
 
     id: str
     name: str
@@ -98,12 +109,12 @@ class Offer(TypedDict):
 
 
 def offers(snapshot: CatalogSnapshot) -> list[Offer]:
-    """Return the plans that a developer portal may offer, by id: those that open anything."""
+    """Return the plans that a developer portal may offer, sorted by id: those that open a stage."""
     return [
         Offer(
             id=plan.id,
             name=plan.name,
-            stages=[opened.stage for opened in plan.stages],
+            stages=[plan_stage.stage for plan_stage in plan.stages],
             throttle=_offered_throttle(plan.throttle),
             quota=_offered_quota(plan.quota),
         )

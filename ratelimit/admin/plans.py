@@ -1,104 +1,137 @@
-"""Plans, stages and the account throttle: reading and changing them. Pure: see commit.py and flow.py."""
+"""Plans, stages and the account throttle: read and changed, one by one or by a plan file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from ratelimit import validation
-from ratelimit.admin.applied import ApplyReport, report
-from ratelimit.admin.ceilings import refuse_beyond
-from ratelimit.admin.commit import MOST_TRIES, Commit, begin, existing_plan, too_busy, two_plans
-from ratelimit.admin.preconditions import ANYTHING, Expectation, refuse_other
+from ratelimit.admin.ceilings import check_ceilings
+from ratelimit.admin.commit import (
+    MAX_ATTEMPTS,
+    Commit,
+    busy_conflict,
+    existing_plan,
+    new_commit,
+    two_plans_conflict,
+)
+from ratelimit.admin.key_access import apis_of_plan
+from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition, check_precondition
 from ratelimit.effects import Operation, text, texts
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import Stage, Throttle, UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.key_values import generated_token
 from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.plan_documents import Document
 from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 
+class PlanChange(NamedTuple):
+    """One thing that a plan file changed.
+
+    Attributes:
+        change: What happened to it.
+        kind: What it is.
+        id: The id of the plan or stage; "account" for the account throttle.
+    """
+
+    change: Literal["added", "changed", "removed"]
+    kind: Literal["plan", "stage", "throttle"]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What `Catalog.apply` changed; with `dry_run`, what it would change.
+
+    Attributes:
+        changes: Each plan, stage and throttle that differs from before.
+        warnings: What is unusual about the file as a whole, changed or not.
+    """
+
+    changes: tuple[PlanChange, ...]
+    warnings: tuple[str, ...] = ()
+
+
 class PlanAdmin:
-    """The plans, stages and account throttle of one namespace."""
+    """Administers the plans, stages and account throttle of one namespace."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._names = namespace.names
 
-    def apply(self, path: str | Path, *, dry_run: bool = False) -> Operation[ApplyReport]:
-        """Make the plan file hold: what it says is put, what it does not say is removed."""
-        wanted = plan_documents.read(path)
+    def apply(self, document: Document, *, dry_run: bool = False) -> Operation[ApplyReport]:
+        """Make the catalogue equal to a plan file's document: plans and stages that it does not name are removed."""
+        new = CatalogSnapshot(plans=document.plans, stages=document.stages, account=document.account)
+        return (yield from self.change_catalog(lambda _: new, dry_run=validation.flag(dry_run, "dry_run")))
 
-        def change(_: CatalogSnapshot) -> CatalogSnapshot:
-            return CatalogSnapshot(plans=wanted.plans, stages=wanted.stages, account=wanted.account)
-
-        return (yield from self._change_book(change, dry_run=validation.flag(dry_run, "dry_run")))
-
-    def put_plan(self, plan: UsagePlan, expected: UsagePlan | Expectation | None = ANYTHING) -> Operation[None]:
-        """Add a plan, or replace the one of its id."""
-        _must_be(plan, UsagePlan, "plan")
+    def put_plan(
+        self, plan: UsagePlan, expected: UsagePlan | NoPrecondition | None = NO_PRECONDITION
+    ) -> Operation[None]:
+        """Add a plan, or replace the one with its id."""
+        _check_type(plan, UsagePlan, "plan")
 
         def change(snapshot: CatalogSnapshot) -> CatalogSnapshot:
-            refuse_other(snapshot.plans.get(plan.id), expected, f"plan {plan.id!r}", "plan")
+            check_precondition(snapshot.plans.get(plan.id), expected, f"plan {plan.id!r}", "plan")
             return replace(snapshot, plans={**snapshot.plans, plan.id: plan})
 
-        yield from self._change_book(change)
+        yield from self.change_catalog(change)
 
-    def delete_plan(self, plan_id: str, expected: UsagePlan | Expectation = ANYTHING) -> Operation[None]:
+    def delete_plan(self, plan_id: str, expected: UsagePlan | NoPrecondition = NO_PRECONDITION) -> Operation[None]:
         """Remove a plan that no key is in."""
 
         def change(snapshot: CatalogSnapshot) -> CatalogSnapshot:
-            refuse_other(existing_plan(snapshot, plan_id), expected, f"plan {plan_id!r}", "plan_id")
+            check_precondition(existing_plan(snapshot, plan_id), expected, f"plan {plan_id!r}", "plan_id")
             return replace(snapshot, plans={name: plan for name, plan in snapshot.plans.items() if name != plan_id})
 
-        yield from self._change_book(change)
+        yield from self.change_catalog(change)
 
-    def put_stage(self, stage: Stage, expected: Stage | Expectation | None = ANYTHING) -> Operation[None]:
+    def put_stage(self, stage: Stage, expected: Stage | NoPrecondition | None = NO_PRECONDITION) -> Operation[None]:
         """Configure a stage, or replace its configuration."""
-        _must_be(stage, Stage, "stage")
+        _check_type(stage, Stage, "stage")
 
         def change(snapshot: CatalogSnapshot) -> CatalogSnapshot:
-            refuse_other(snapshot.stages.get(stage.id), expected, f"stage {stage.id!r}", "stage")
+            check_precondition(snapshot.stages.get(stage.id), expected, f"stage {stage.id!r}", "stage")
             return replace(snapshot, stages={**snapshot.stages, stage.id: stage})
 
-        yield from self._change_book(change)
+        yield from self.change_catalog(change)
 
-    def delete_stage(self, stage_id: str, expected: Stage | Expectation = ANYTHING) -> Operation[None]:
+    def delete_stage(self, stage_id: str, expected: Stage | NoPrecondition = NO_PRECONDITION) -> Operation[None]:
         """Remove a stage's configuration; plans that name the stage go on opening it."""
 
         def change(snapshot: CatalogSnapshot) -> CatalogSnapshot:
             if not isinstance(stage_id, str) or stage_id not in snapshot.stages:
                 raise NotFound(f"no stage {validation.shown(stage_id)} is configured", field="stage_id")
-            refuse_other(snapshot.stages[stage_id], expected, f"stage {stage_id!r}", "stage_id")
+            check_precondition(snapshot.stages[stage_id], expected, f"stage {stage_id!r}", "stage_id")
             return replace(
                 snapshot, stages={name: stage for name, stage in snapshot.stages.items() if name != stage_id}
             )
 
-        yield from self._change_book(change)
+        yield from self.change_catalog(change)
 
     def set_account_throttle(
-        self, throttle: Throttle | None, expected: Throttle | Expectation | None = ANYTHING
+        self, throttle: Throttle | None, expected: Throttle | NoPrecondition | None = NO_PRECONDITION
     ) -> Operation[None]:
-        """Set the bucket that all requests share; None removes it."""
+        """Set the throttle that all requests share; None removes it."""
         if throttle is not None:
-            _must_be(throttle, Throttle, "throttle")
+            _check_type(throttle, Throttle, "throttle")
 
         def change(snapshot: CatalogSnapshot) -> CatalogSnapshot:
-            refuse_other(snapshot.account, expected, "the account's throttle", "throttle")
+            check_precondition(snapshot.account, expected, "the account's throttle", "throttle")
             return replace(snapshot, account=throttle)
 
-        yield from self._change_book(change)
+        yield from self.change_catalog(change)
 
     def plans(self) -> Operation[list[UsagePlan]]:
-        """Return all plans, by id."""
+        """Return all plans, sorted by id."""
         snapshot = yield from self._namespace.load()
         return [snapshot.plans[plan_id] for plan_id in sorted(snapshot.plans)]
 
     def stages(self) -> Operation[list[Stage]]:
-        """Return all configured stages, by id."""
+        """Return all configured stages, sorted by id."""
         snapshot = yield from self._namespace.load()
         return [snapshot.stages[stage_id] for stage_id in sorted(snapshot.stages)]
 
@@ -110,48 +143,54 @@ class PlanAdmin:
         """Return a plan."""
         return existing_plan((yield from self._namespace.load()), plan_id)
 
-    def _change_book(
+    def change_catalog(
         self, change: Callable[[CatalogSnapshot], CatalogSnapshot], *, dry_run: bool = False
     ) -> Operation[ApplyReport]:
-        for _ in range(MOST_TRIES):
+        """Change plans, stages and the account throttle in one commit.
+
+        Args:
+            change: Returns the new snapshot for the stored one; called again if others changed the catalogue meanwhile.
+            dry_run: Only check and report.
+        """
+        for _ in range(MAX_ATTEMPTS):
             (members,) = yield [("HGET", self._names.catalog, "members")]
             old = yield from self._namespace.load(for_change=True)
             new = change(old)
-            refuse_beyond(self._namespace.ceilings, old, new)
-            _refuse_lost_shadows(old, new)
-            yield from self._refuse_orphans(old, new)
-            yield from self._refuse_double_plans(old, new)
+            check_ceilings(self._namespace.ceilings, old, new)
+            _check_shadows(old, new)
+            yield from self._check_removed_plans_have_no_keys(old, new)
+            yield from self._check_one_plan_per_stage(old, new)
             if dry_run:
-                return report(old, new)
-            commit = begin(self._namespace, old)
+                return _report(old, new)
+            commit = new_commit(self._namespace, old)
             commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
             commit.expect(self._names.catalog, "members", text(members))
-            if self._write_book(commit, old, new) and (yield commit.call())[0] != 1:
+            if self._add_changes(commit, old, new) and (yield commit.to_script_call())[0] != 1:
                 continue
             yield from self._namespace.load()
-            return report(old, new)
-        raise too_busy()
+            return _report(old, new)
+        raise busy_conflict()
 
-    def _write_book(self, commit: Commit, old: CatalogSnapshot, new: CatalogSnapshot) -> bool:
-        """Write the difference between two snapshots; tell whether there is any."""
+    def _add_changes(self, commit: Commit, old: CatalogSnapshot, new: CatalogSnapshot) -> bool:
+        """Have the commit write the difference between two snapshots; return whether there is any."""
         before, after = _as_fields(old), _as_fields(new)
         changed = [part for item in after.items() if before.get(item[0]) != item[1] for part in item]
-        gone = [name for name in before if name not in after]
-        if not changed and not gone:
+        removed = [name for name in before if name not in after]
+        if not changed and not removed:
             return False
         catalog = self._names.catalog
         if not old.epoch:
             changed += self._namespace.first_fields()
-        commit.do("HSET", catalog, *changed, "stamp", generated_token())
-        if gone:
-            commit.do("HDEL", catalog, *gone)
+        commit.add("HSET", catalog, *changed, "stamp", generated_token())
+        if removed:
+            commit.add("HDEL", catalog, *removed)
         for plan_id in old.plans.keys() - new.plans.keys():
-            commit.do("UNLINK", self._names.plan_past(plan_id))
+            commit.add("UNLINK", self._names.plan_past(plan_id))
         for bucket in self._resized_buckets(old, new):
-            # Its expiry goes by the old size: gone too early, it would read as full. The next charges set one again.
-            commit.do("PERSIST", bucket)
-        commit.do("HINCRBY", catalog, "version", 1)
-        commit.do("PUBLISH", None, self._names.changes, old.version + 1)
+            # Its expiry goes by the old size: deleted too early, it would read as full. The next charge sets one.
+            commit.add("PERSIST", bucket)
+        commit.add("HINCRBY", catalog, "version", 1)
+        commit.add("PUBLISH", None, self._names.changes, old.version + 1)
         return True
 
     def _resized_buckets(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Iterator[str]:
@@ -163,22 +202,22 @@ class PlanAdmin:
         if new.account != old.account:
             yield self._names.account
 
-    def _refuse_orphans(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
-        gone = [plan_id for plan_id in old.plans if plan_id not in new.plans]
-        if not gone:
+    def _check_removed_plans_have_no_keys(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
+        removed = [plan_id for plan_id in old.plans if plan_id not in new.plans]
+        if not removed:
             return
-        counts = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gone]
-        told = [
+        counts = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in removed]
+        problems = [
             f"plan {plan_id!r} still has {count} key{'s' if count > 1 else ''}"
-            for plan_id, count in zip(gone, counts, strict=True)
+            for plan_id, count in zip(removed, counts, strict=True)
             if count
         ]
-        if told:
-            raise Conflict(f"{', '.join(told)}: move or delete them first", field="plan_id")
+        if problems:
+            raise Conflict(f"{', '.join(problems)}: move or delete them first", field="plan_id")
 
-    def _refuse_double_plans(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
-        """One plan per key and stage: where a plan comes to open a stage, no key of it may be in another one there."""
-        gained = {plan.id: _gained(old, plan) for plan in new.plans.values()}
+    def _check_one_plan_per_stage(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
+        """Raise Conflict if a plan comes to open a stage that another plan of one of its keys opens."""
+        gained = {plan.id: _gained_stages(old, plan) for plan in new.plans.values()}
         gained = {plan_id: stages for plan_id, stages in gained.items() if stages}
         sizes = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gained]
         by_stage: dict[str, list[str]] = {}
@@ -186,25 +225,57 @@ class PlanAdmin:
             for stage in stages if size else ():
                 by_stage.setdefault(stage, []).append(plan_id)
         pairs = {
-            (*sorted((plan_id, other.id)), opened.stage): None
+            (*sorted((plan_id, other.id)), plan_stage.stage): None
             for other in new.plans.values()
-            for opened in other.stages
-            for plan_id in by_stage.get(opened.stage, ())
+            for plan_stage in other.stages
+            for plan_id in by_stage.get(plan_stage.stage, ())
             if plan_id != other.id
         }
         shared = yield [("SINTER", self._names.plan_keys(one), self._names.plan_keys(other)) for one, other, _ in pairs]
         for (one, other, stage), ids in zip(pairs, shared, strict=True):
             if ids:
-                raise two_plans(min(texts(list(ids))), one, other, stage)
+                raise two_plans_conflict(min(texts(list(ids))), one, other, stage)
 
 
-def _gained(old: CatalogSnapshot, plan: UsagePlan) -> set[str]:
+def _report(old: CatalogSnapshot, new: CatalogSnapshot) -> ApplyReport:
+    return ApplyReport(tuple(_changes(old, new)), tuple(_warnings(new.plans.values())))
+
+
+def _changes(old: CatalogSnapshot, new: CatalogSnapshot) -> Iterator[PlanChange]:
+    before, after = dict(_parts(old)), dict(_parts(new))
+    for (kind, name), value in after.items():
+        if before.get((kind, name)) != value:
+            yield PlanChange("changed" if (kind, name) in before else "added", kind, name)
+    for kind, name in before:
+        if (kind, name) not in after:
+            yield PlanChange("removed", kind, name)
+
+
+_Part = tuple[Literal["plan", "stage", "throttle"], str]
+
+
+def _parts(snapshot: CatalogSnapshot) -> Iterator[tuple[_Part, object]]:
+    yield from ((("plan", name), plan) for name, plan in snapshot.plans.items())
+    yield from ((("stage", name), stage) for name, stage in snapshot.stages.items())
+    if snapshot.account is not None:
+        yield ("throttle", "account"), snapshot.account
+
+
+def _warnings(plans: Iterable[UsagePlan]) -> Iterator[str]:
+    for plan in plans:
+        apis = sorted(apis_of_plan(plan))
+        if len(apis) > 1:
+            yield f"plan {plan.id} spans {len(apis)} APIs ({', '.join(apis)}): each of its keys opens all of them"
+
+
+def _gained_stages(old: CatalogSnapshot, plan: UsagePlan) -> set[str]:
     """Return the stages that a plan did not open before."""
     before = old.plans.get(plan.id)
-    return {opened.stage for opened in plan.stages} - {opened.stage for opened in (before.stages if before else ())}
+    return {each.stage for each in plan.stages} - {each.stage for each in (before.stages if before else ())}
 
 
-def _refuse_lost_shadows(old: CatalogSnapshot, new: CatalogSnapshot) -> None:
+def _check_shadows(old: CatalogSnapshot, new: CatalogSnapshot) -> None:
+    """Raise if a plan has a shadow that does not exist, or is removed."""
     for plan in new.plans.values():
         if plan.shadow is None or plan.shadow in new.plans:
             continue
@@ -216,6 +287,7 @@ def _refuse_lost_shadows(old: CatalogSnapshot, new: CatalogSnapshot) -> None:
 
 
 def _as_fields(snapshot: CatalogSnapshot) -> dict[str, str]:
+    """Return the fields of the catalogue's hash in Redis."""
     fields = {f"plan:{plan.id}": plan_documents.plan_json(plan) for plan in snapshot.plans.values()}
     fields |= {f"stage:{stage.id}": plan_documents.stage_json(stage) for stage in snapshot.stages.values()}
     if snapshot.account is not None:
@@ -223,6 +295,6 @@ def _as_fields(snapshot: CatalogSnapshot) -> dict[str, str]:
     return fields
 
 
-def _must_be(value: object, kind: type, field: str) -> None:
+def _check_type(value: object, kind: type, field: str) -> None:
     if not isinstance(value, kind):
         raise ConfigError(f"must be a {kind.__name__}, not {validation.shown(value)}", field=field)

@@ -1,4 +1,4 @@
-"""Changes that rest on what somebody was shown: refused if another holds by now. Pure."""
+"""Changes with a precondition: refused if the stored thing is no longer the one that the caller saw."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from ratelimit.model import ApiKey
 from ratelimit.registry.key_record import KeyRecord
 
 
-class Expectation(Enum):
-    """Stands for whatever holds, where None stands for nothing."""
+class NoPrecondition(Enum):
+    """Sentinel: no precondition. None means "must not exist"."""
 
-    ANYTHING = "anything"
+    NO_PRECONDITION = "no precondition"
+
+    def __repr__(self) -> str:
+        return self.name
 
 
-ANYTHING: Final = Expectation.ANYTHING
+NO_PRECONDITION: Final = NoPrecondition.NO_PRECONDITION
 
 
-def refuse_other(found: object, expected: object, what: str, field: str) -> None:
-    """Raise Conflict unless `found` is what was expected."""
-    if expected is ANYTHING or found == expected:
+def check_precondition(current: object, expected: object, subject: str, field: str) -> None:
+    """Raise Conflict unless `current` equals `expected`.
+
+    Args:
+        current: What is stored; None if nothing is.
+        expected: What the caller saw; None if nothing was stored, `NO_PRECONDITION` if anything may be.
+        subject: What the error calls it, such as "plan 'gold'".
+        field: The field that the error names.
+    """
+    if expected is NO_PRECONDITION or current == expected:
         return
-    became = "was removed" if found is None else "was made" if expected is None else "was changed"
-    raise Conflict(f"{what} {became} by somebody else meanwhile: look at it again, then decide anew", field=field)
+    change = "was removed" if current is None else "was made" if expected is None else "was changed"
+    raise Conflict(f"{subject} {change} by somebody else meanwhile: look at it again, then decide anew", field=field)
 
 
-def refuse_changed(record: KeyRecord, expected: ApiKey | None) -> None:
-    """Raise Conflict if a key is no longer what `expected` was read of; None expects nothing."""
+def check_revision(record: KeyRecord, expected: ApiKey | None) -> None:
+    """Raise Conflict if a key was changed since `expected` was read; None is no precondition."""
     if expected is not None:
         if not isinstance(expected, ApiKey):
             raise ConfigError(f"must be the ApiKey that was read, not {type(expected).__name__}", field="expected")
-        refuse_other(record.stamp, expected.revision, f"key {record.id!r}", "key_id")
+        check_precondition(record.stamp, expected.revision, f"key {record.id!r}", "key_id")

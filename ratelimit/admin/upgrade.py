@@ -1,7 +1,7 @@
-"""From schema 1 to schema 2: other names, and claims of values with tokens. Pure: see flow.py.
+"""The upgrade from schema 1 to schema 2: other names in Redis, and claims of values with tokens.
 
-The names change in one script (lua/upgrade.lua). Then entries of the index are given tokens, some at a time: those that
-have one are passed over, so that an upgrade which was interrupted is simply repeated.
+The names change in one script (lua/upgrade.lua). Then entries of the index are given tokens, a page at a time; those
+that have one are skipped, so that an interrupted upgrade is simply repeated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ratelimit.admin.commit import MOST_TRIES, Commit, too_busy
+from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict
 from ratelimit.effects import Operation, pairs, text, texts
 from ratelimit.errors import StoreError
 from ratelimit.registry import schema
@@ -18,16 +18,17 @@ from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import FormerNames
 from ratelimit.scripts import ScriptCall, load
 
-_AT_ONCE = 500
+_NAMES_PER_SCAN = 500
 
 
 @dataclass(frozen=True, slots=True)
 class UpgradeReport:
-    """What an upgrade did, or has to do.
+    """What an upgrade did; with `dry_run`, what it would do.
 
-    is_needed  False if there was nothing to upgrade
-    renamed    keys of Redis that have other names now
-    claims     entries of the index that were given tokens; before the upgrade, entries in all
+    Attributes:
+        is_needed: False if there was nothing to upgrade.
+        renamed: Keys in Redis that were renamed.
+        claims: Entries of the index that were given tokens; with `dry_run`, all entries.
     """
 
     is_needed: bool = False
@@ -36,7 +37,7 @@ class UpgradeReport:
 
 
 class UpgradeAdmin:
-    """The upgrade of one namespace."""
+    """Upgrades one namespace."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace, self._names = namespace, namespace.names
@@ -45,35 +46,35 @@ class UpgradeAdmin:
     def upgrade(
         self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None
     ) -> Operation[UpgradeReport]:
-        """Bring what is stored to this version's schema; with `dry_run` tell what that would be."""
-        for _ in range(MOST_TRIES):
+        """Bring what is stored to this version's schema; with `dry_run`, only report."""
+        for _ in range(MAX_ATTEMPTS):
             (reply,) = yield [("HGETALL", self._names.catalog)]
             fields = pairs(reply)
             if fields:
                 schema.refuse_other(self._names, fields.get("schema"))
                 renamed, is_marked = 0, "upgrading" in fields
                 if dry_run:
-                    return UpgradeReport(is_marked, 0, (yield from self._found())[1] if is_marked else 0)
+                    return UpgradeReport(is_marked, 0, (yield from self._old_names())[1] if is_marked else 0)
             else:
-                switched = yield from self._switch(dry_run=dry_run)
-                if isinstance(switched, UpgradeReport):
-                    return switched
-                if switched is None:
+                result = yield from self._rename(dry_run=dry_run)
+                if isinstance(result, UpgradeReport):
+                    return result
+                if result is None:
                     continue
-                renamed, is_marked = switched, True
+                renamed, is_marked = result, True
             if not is_marked:
                 return UpgradeReport()
-            claims = yield from self._give_tokens(progress)
+            claims = yield from self._add_tokens(progress)
             yield from self._unmark()
             return UpgradeReport(is_needed=True, renamed=renamed, claims=claims)
-        raise too_busy()
+        raise busy_conflict()
 
-    def _switch(self, *, dry_run: bool) -> Operation[UpgradeReport | int | None]:
-        """Change all names at once, and return how many; None if others changed the catalogue meanwhile."""
+    def _rename(self, *, dry_run: bool) -> Operation[UpgradeReport | int | None]:
+        """Change all names in one script, and return how many; None if others changed the catalogue meanwhile."""
         version, members = yield from self._revision()
         if version is None:
             return UpgradeReport()
-        names, claims = yield from self._found()
+        names, claims = yield from self._old_names()
         renames = self._former.renames(names)
         if dry_run:
             return UpgradeReport(is_needed=True, renamed=len(renames) + 1, claims=claims)
@@ -92,46 +93,46 @@ class UpgradeAdmin:
             raise schema.gone(self._names) from None  # it was upgraded already
         return text(version), text(members)
 
-    def _found(self) -> Operation[tuple[list[str], int]]:
-        """Return the names that have to change, and how many entries the index has."""
-        found, claims, cursor = dict[str, None](), 0, None
+    def _old_names(self) -> Operation[tuple[list[str], int]]:
+        """Return the names that have to change, and the number of entries of the index."""
+        old_names, claims, cursor = dict[str, None](), 0, None
         while cursor != "0":
-            cursor, names = yield from self._scanned(f"{self._names.namespace}:*", cursor)
-            found |= dict.fromkeys(name for name in names if self._former.renamed(name) is not None)
+            cursor, names = yield from self._scan(f"{self._names.namespace}:*", cursor)
+            old_names |= dict.fromkeys(name for name in names if self._former.renamed(name) is not None)
             claims += sum(name.startswith(self._names.digest("")) for name in names)
-        return list(found), claims
+        return list(old_names), claims
 
-    def _give_tokens(self, progress: Callable[[int], None] | None) -> Operation[int]:
+    def _add_tokens(self, progress: Callable[[int], None] | None) -> Operation[int]:
         """Give a token to each entry of the index that has none, and return how many had none."""
         done, cursor = 0, None
         while cursor != "0":
-            cursor, names = yield from self._scanned(self._names.digest("*"), cursor)
-            done += yield from self._with_tokens(names)
+            cursor, names = yield from self._scan(self._names.digest("*"), cursor)
+            done += yield from self._add_tokens_to(names)
             if progress is not None:
                 progress(done)
         return done
 
-    def _with_tokens(self, names: list[str]) -> Operation[int]:
-        for _ in range(MOST_TRIES):
-            found = list(map(text, (yield [("MGET", *names)])[0])) if names else []
-            bare = [(name, claim) for name, claim in zip(names, found, strict=True) if claim and ":" not in claim]
+    def _add_tokens_to(self, names: list[str]) -> Operation[int]:
+        for _ in range(MAX_ATTEMPTS):
+            claims = list(map(text, (yield [("MGET", *names)])[0])) if names else []
+            bare = [(name, claim) for name, claim in zip(names, claims, strict=True) if claim and ":" not in claim]
             if not bare:
                 return 0
             commit = Commit()
             for name, claim in bare:
                 commit.expect(name, None, claim)
-                commit.do("SET", name, new_claim(claim))
-            if (yield commit.call())[0] == 1:
+                commit.add("SET", name, new_claim(claim))
+            if (yield commit.to_script_call())[0] == 1:
                 return len(bare)
-        raise too_busy()
+        raise busy_conflict()
 
     def _unmark(self) -> Operation[None]:
         commit = Commit()
         commit.expect(self._names.catalog, "upgrading", "1")
-        commit.do("HDEL", self._names.catalog, "upgrading")
-        yield commit.call()
+        commit.add("HDEL", self._names.catalog, "upgrading")
+        yield commit.to_script_call()
 
-    def _scanned(self, pattern: str, cursor: str | None) -> Operation[tuple[str, list[str]]]:
-        """Return where to go on, "0" at the end, and some names."""
-        ((following, names),) = yield [("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _AT_ONCE)]
+    def _scan(self, pattern: str, cursor: str | None) -> Operation[tuple[str, list[str]]]:
+        """Return the next cursor, "0" at the end, and some names."""
+        ((following, names),) = yield [("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _NAMES_PER_SCAN)]
         return text(following) or "0", texts(names)

@@ -1,4 +1,4 @@
-"""What keys used: metered in the script of the decision, read here as AWS' GetUsage reports it. Pure: see flow.py."""
+"""What keys used: metered by the check script, read here as AWS' GetUsage reports it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from struct import Struct
 
 from ratelimit import validation
 from ratelimit.admin.commit import Commit, existing_plan
+from ratelimit.admin.listing import MAX_PAGE, invalid_cursor
 from ratelimit.effects import IndependentCommands, Operation, pairs, text, texts
 from ratelimit.engine.protocol import KEY_CHANGED, WINDOWS_PAST
 from ratelimit.errors import ConfigError, NotFound, StoreError
@@ -22,20 +23,23 @@ from ratelimit.registry.redis_keys import plan_field
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
 from ratelimit.scripts import ScriptCall, load
 
-_PAGE = 500
-_NO_DAY = date(2200, 1, 1).toordinal() - EPOCH_ORDINAL
+_END_DAY = date(2200, 1, 1).toordinal() - EPOCH_ORDINAL
 _GRANT = Struct("<6d")
 _DAY = re.compile("[0-9]{1,6}")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Usage of a plan's keys, day by day from `start` to `end`, both included, also of keys that have left the plan.
+    """One page of what the keys of a plan used, day by day; also of keys that have left the plan.
 
-    items     key id -> one (used, remaining) per day: what was admitted on that day, and what was left of the quota
-              at its end (now, for today); remaining is None for a plan without a quota
-    denied    key id -> one {reason: requests} per day, as the clients counted them
-    position  where the next page goes on, None at the end
+    Attributes:
+        plan_id: The plan.
+        start: The first day (UTC).
+        end: The last day (UTC), included.
+        items: By key id, one pair (used, remaining) per day, in units: what was admitted on that day, and what was
+            left of the quota at its end (for today: now). `remaining` is None for a plan without a quota.
+        denied: By key id, one mapping per day from a reason ("throttled", ...) to denied requests.
+        cursor: What to pass to get the next page; None at the end.
     """
 
     plan_id: str
@@ -43,7 +47,7 @@ class Usage:
     end: date
     items: Mapping[str, Sequence[tuple[int, int | None]]]
     denied: Mapping[str, Sequence[Mapping[str, int]]] = field(default_factory=dict)
-    position: str | None = None
+    cursor: str | None = None
 
     def days(self) -> Iterator[date]:
         """Yield each day, in order."""
@@ -51,7 +55,7 @@ class Usage:
 
 
 class UsageAdmin:
-    """The metering of one namespace."""
+    """Reads and adjusts the metering of one namespace."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -63,22 +67,22 @@ class UsageAdmin:
         start: date | str,
         end: date | str,
         key_id: str | None = None,
-        limit: int = _PAGE,
-        position: str | None = None,
+        limit: int = MAX_PAGE,
+        cursor: str | None = None,
     ) -> Operation[Usage]:
-        """Return what the plan's keys used on each day of [start, end]."""
+        """Return what the plan's keys used on each day of [start, end]; `cursor` is the last key id of a page."""
         first, last = _days(start, end)
-        validation.whole(limit, "limit", least=1, below=_PAGE + 1)
+        validation.whole(limit, "limit", least=1, below=MAX_PAGE + 1)
         plan = existing_plan((yield from self._namespace.load()), plan_id)
         today = day_of((yield from self._namespace.server_us()))
         if key_id is None:
             members, past = yield from self._members(plan_id, first, today)
         else:
             members, past = [(yield from self._existing(key_id))], set[str]()
-        if position is not None:
-            validation.identifier(position, "position")
-        left = [member for member in members if position is None or member > position]
-        page = left[:limit]
+        if cursor is not None:
+            _check_cursor(cursor)
+        following = [member for member in members if cursor is None or member > cursor]
+        page = following[:limit]
         live = page if key_id is not None else (yield from self._live(page))
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
         replies = yield IndependentCommands(
@@ -92,11 +96,11 @@ class UsageAdmin:
             for member, reply in zip(live, replies, strict=True)
         }
         denied = yield from self._denied(plan_id, live, first, last)
-        following = page[-1] if page and len(left) > limit else None
+        next_cursor = page[-1] if page and len(following) > limit else None
         for member in past.intersection(live):
             if not any(used for used, _ in items[member]) and not any(denied[member]):
                 del items[member], denied[member]
-        return Usage(plan_id, _date(first), _date(last), items, denied, following)
+        return Usage(plan_id, _date(first), _date(last), items, denied, next_cursor)
 
     def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> Operation[None]:
         """Set what is left of a key's quota in the current window."""
@@ -105,20 +109,20 @@ class UsageAdmin:
         plan = existing_plan((yield from self._namespace.load()), plan_id)
         if plan.quota is None:
             raise ConfigError(f"plan {plan_id!r} has no quota: there is nothing to set", field="plan_id")
-        yield from self._refuse_stranger(plan, key_id)
-        guess_us = self._namespace.wall_us()
+        yield from self._check_membership(plan, key_id)
+        server_us = self._namespace.wall_us()  # an estimate; the script answers with the server's time if it is wrong
         for _ in range(2):
-            windows = two_windows(plan.quota, guess_us)
+            windows = two_windows(plan.quota, server_us)
             packed = _GRANT.pack(self._namespace.script_us(), plan.quota.limit, *windows, remaining)
             keys = (self._names.key_hash(key_id),)
-            status, guess_us, *_ = yield ScriptCall(load("set_remaining"), keys, (plan_field(plan_id), packed))
+            status, server_us, *_ = yield ScriptCall(load("set_remaining"), keys, (plan_field(plan_id), packed))
             if status == KEY_CHANGED:
                 raise NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
             if status != WINDOWS_PAST:
                 self._namespace.on_change_message(f"key:{key_id}")  # at once in this process
                 yield [("PUBLISH", self._names.changes, f"key:{key_id}")]
                 return
-        raise StoreError("the server's clock moved over two windows of the quota meanwhile: try again")
+        raise StoreError("the server's clock moved past two windows of the quota meanwhile: try again")
 
     def _existing(self, key_id: str) -> Operation[str]:
         if not (yield from self._live([validation.key_id(key_id)])):
@@ -126,32 +130,34 @@ class UsageAdmin:
         return key_id
 
     def _live(self, key_ids: list[str]) -> Operation[list[str]]:
-        """Return those of these that are keys: the lists of a plan may name one that is being made, or was deleted."""
+        """Return those that are keys: the set of a plan may name one that is being created, or was deleted."""
         if not key_ids:
             return []
-        (stored,) = yield [("MGET", *map(self._names.key_record, key_ids))]
-        found = zip(key_ids, map(text, stored), strict=True)
-        return [key_id for key_id, item in found if item is not None and KeyRecord.from_json(item, key_id).is_live]
+        (records,) = yield [("MGET", *map(self._names.key_record, key_ids))]
+        stored = zip(key_ids, map(text, records), strict=True)
+        return [
+            key_id for key_id, record in stored if record is not None and KeyRecord.from_json(record, key_id).is_live
+        ]
 
-    def _refuse_stranger(self, plan: UsagePlan, key_id: str) -> Operation[None]:
+    def _check_membership(self, plan: UsagePlan, key_id: str) -> Operation[None]:
         validation.key_id(key_id)
         (member,) = yield [("SISMEMBER", self._names.plan_keys(plan.id), key_id)]
         if not member:
             raise NotFound(f"key {validation.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
 
     def _members(self, plan_id: str, first: int, today: int) -> Operation[tuple[list[str], set[str]]]:
-        """Return the keys of a plan with those that may have left it since `first`; the second are these alone."""
-        members, gone = yield [
+        """Return the keys of a plan, with those that may have left it since the day `first`; and the latter alone."""
+        members, past_reply = yield [
             ("SMEMBERS", self._names.plan_keys(plan_id)),
             ("HGETALL", self._names.plan_past(plan_id)),
         ]
-        texts_left = pairs(gone)
-        left = {key_id: self._day_left(plan_id, key_id, day) for key_id, day in texts_left.items()}
-        old = {key_id: texts_left[key_id] for key_id, day in left.items() if day < today - DAYS_KEPT}
-        yield from self._forget(plan_id, old)
+        stored_days = pairs(past_reply)
+        days_left = {key_id: self._day_left(plan_id, key_id, day) for key_id, day in stored_days.items()}
+        expired = {key_id: stored_days[key_id] for key_id, day in days_left.items() if day < today - DAYS_KEPT}
+        yield from self._remove_past(plan_id, expired)
         present = set(texts(list(members)))
-        # Whose clock told the day on which it left may have been a little behind.
-        past = {key_id for key_id, day in left.items() if day >= first - 1} - present
+        # The clock of the administrator who removed a key may have been a little behind.
+        past = {key_id for key_id, day in days_left.items() if day >= first - 1} - present
         return sorted(present | past), past
 
     def _day_left(self, plan_id: str, key_id: str, day: str) -> int:
@@ -163,28 +169,28 @@ class UsageAdmin:
             )
         return int(day)
 
-    def _forget(self, plan_id: str, left: Mapping[str, str]) -> Operation[None]:
-        """Forget keys that left so long ago that nothing is known of them: some at a time, unless they left again."""
-        if not left:
+    def _remove_past(self, plan_id: str, days_left: Mapping[str, str]) -> Operation[None]:
+        """Delete the entries of keys that left before the days that are stored, a page of them, if unchanged."""
+        if not days_left:
             return
         name, commit = self._names.plan_past(plan_id), Commit()
-        some = dict(islice(left.items(), _PAGE))
-        for key_id, day in some.items():
+        page = dict(islice(days_left.items(), MAX_PAGE))
+        for key_id, day in page.items():
             commit.expect(name, key_id, day)
-        commit.do("HDEL", name, *some)
-        yield commit.call()
+        commit.add("HDEL", name, *page)
+        yield commit.to_script_call()
 
     def _denied(
         self, plan_id: str, page: Sequence[str], first: int, last: int
     ) -> Operation[dict[str, list[dict[str, int]]]]:
-        """Return what the clients counted of refusals."""
+        """Return the denials that the clients counted: per key, one {reason: requests} per day."""
         names = [self._names.denials(day) for day in range(first, last + 1)]
         replies = yield [("HGETALL", name) for name in names]
         denied = {member: [dict[str, int]() for _ in replies] for member in page}
-        for at, (name, reply) in enumerate(zip(names, replies, strict=True)):
+        for index, (name, reply) in enumerate(zip(names, replies, strict=True)):
             for plan, member, reason, requests in denials_of_day(name, reply):
                 if plan == plan_id and member in denied:
-                    denied[member][at][reason] = requests
+                    denied[member][index][reason] = requests
         return denied
 
 
@@ -193,23 +199,23 @@ def _by_day(
 ) -> Iterator[tuple[int, int | None]]:
     """Yield (used, remaining) of each day; on a day without traffic the balance is that of the day before."""
     window, window_used, granted, day, day_used, *closed = reply
-    known = {closed[at]: (closed[at + 1], closed[at + 2]) for at in range(0, len(closed), 3)}
+    metered = {closed[index]: (closed[index + 1], closed[index + 2]) for index in range(0, len(closed), 3)}
     if quota is None:
         if day:
-            known[day] = (day_used, -1)
-        yield from ((known.get(at, (0, 0))[0], None) for at in range(first, last + 1))
+            metered[day] = (day_used, -1)
+        yield from ((metered.get(each, (0, 0))[0], None) for each in range(first, last + 1))
         return
     if day:
-        known[day] = (day_used, max(0, quota.limit + granted - window_used))
-    balance, balance_of = quota.limit, None
-    for at in range(max(0, two_windows(quota, first * DAY_US)[0]), last + 1):
-        start = two_windows(quota, at * DAY_US)[0]
-        if start != balance_of:
-            balance, balance_of = quota.limit, start
-        used, balance = known.get(at, (0, balance))
-        if at == today and window // 64 == start:
+        metered[day] = (day_used, max(0, quota.limit + granted - window_used))
+    balance, balance_window = quota.limit, None
+    for each in range(max(0, two_windows(quota, first * DAY_US)[0]), last + 1):
+        start = two_windows(quota, each * DAY_US)[0]
+        if start != balance_window:
+            balance, balance_window = quota.limit, start
+        used, balance = metered.get(each, (0, balance))
+        if each == today and window // 64 == start:
             balance = max(0, quota.limit + granted - window_used)
-        if at >= first:
+        if each >= first:
             yield used, balance
 
 
@@ -228,9 +234,16 @@ def _day(value: date | str, name: str) -> int:
         day = moment.toordinal() - EPOCH_ORDINAL
     except (ValueError, AttributeError):
         raise ConfigError(f"must be a day, YYYY-MM-DD, not {validation.shown(value)}", field=name) from None
-    if not 0 <= day < _NO_DAY:
+    if not 0 <= day < _END_DAY:
         raise ConfigError(f"must be a day from 1970 to 2199, not {validation.shown(value)}", field=name)
     return day
+
+
+def _check_cursor(cursor: object) -> None:
+    try:
+        validation.identifier(cursor, "cursor")
+    except ConfigError:
+        raise invalid_cursor(cursor) from None
 
 
 def _date(day: int) -> date:

@@ -1,4 +1,4 @@
-"""The catalogue and its asyncio twin: plans, stages, the account throttle and API keys, kept in Redis."""
+"""The catalogue and its asyncio twin, and the files they read and write. Imports store, admin and what is below."""
 
 from ratelimit.catalog.aio import AsyncCatalog
 from ratelimit.catalog.blocking import Catalog

@@ -1,23 +1,30 @@
-"""The catalogue for asyncio: the twin of `Catalog`."""
+"""The catalogue for asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from datetime import date
-from pathlib import Path
 from typing import Self, Unpack
 
 import redis.asyncio
 
-from ratelimit.admin.applied import ApplyReport
-from ratelimit.admin.key_fields import About
-from ratelimit.admin.listing import Page
-from ratelimit.admin.plans import PlanAdmin
-from ratelimit.admin.preconditions import ANYTHING, Expectation
-from ratelimit.admin.shadows import ShadowAdmin, ShadowCounts
-from ratelimit.admin.usage import Usage, UsageAdmin
-from ratelimit.catalog.transfer import AsyncTransfer
-from ratelimit.model import ApiKey, Stage, Throttle, UsagePlan
+from ratelimit.admin.aws import AwsExport, AwsReport
+from ratelimit.admin.capacity.report import Capacity
+from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.gateway_scripts import load_scripts
+from ratelimit.admin.key_access import StageAccess
+from ratelimit.admin.keys import KeyDetails
+from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.plans import ApplyReport
+from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition
+from ratelimit.admin.shadows import ShadowCounts
+from ratelimit.admin.upgrade import UpgradeReport
+from ratelimit.admin.usage import Usage
+from ratelimit.catalog import files
+from ratelimit.catalog.base import Base
+from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
+from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Stage, Throttle, ThrottleScope, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
@@ -25,8 +32,8 @@ from ratelimit.store import clients
 from ratelimit.store.aio.executor import AsyncStore
 
 
-class AsyncCatalog(AsyncTransfer):
-    """The twin of `Catalog` for asyncio."""
+class AsyncCatalog(Base):
+    """The twin of `Catalog` for asyncio: the same methods, awaited. See `Catalog`."""
 
     def __init__(
         self,
@@ -38,60 +45,59 @@ class AsyncCatalog(AsyncTransfer):
         ceilings: Ceilings | None = None,
     ) -> None:
         clients.validate_client(client, redis.asyncio.Redis)
-        self._bind(Namespace(namespace, pepper, clock), AsyncStore(client, gathers=False))
+        self._bind(Namespace(namespace, pepper, clock))
+        self._run = AsyncStore(client, gathers=False).run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
     def _sharing(cls, namespace: Namespace, store: AsyncStore) -> Self:
+        """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
-        catalog._bind(namespace, store)
+        catalog._bind(namespace)
+        catalog._run = store.run
         return catalog
 
-    def _bind(self, namespace: Namespace, store: AsyncStore) -> None:
-        super()._bind(namespace, store)
-        self._plans, self._metering, self._shadows = PlanAdmin(namespace), UsageAdmin(namespace), ShadowAdmin(namespace)
+    async def apply(self, path: str | os.PathLike[str], *, dry_run: bool = False) -> ApplyReport:
+        """Make the catalogue equal to a plan file. See `Catalog.apply`."""
+        return await self._run(self._plans.apply(files.read_plan_file(path), dry_run=dry_run))
 
-    async def apply(self, path: str | Path, *, dry_run: bool = False) -> ApplyReport:
-        """As `Catalog.apply`."""
-        return await self._run(self._plans.apply(path, dry_run=dry_run))
-
-    async def put_plan(self, plan: UsagePlan, *, expected: UsagePlan | Expectation | None = ANYTHING) -> None:
-        """As `Catalog.put_plan`."""
+    async def put_plan(self, plan: UsagePlan, *, expected: UsagePlan | NoPrecondition | None = NO_PRECONDITION) -> None:
+        """Add or replace a plan. See `Catalog.put_plan`."""
         await self._run(self._plans.put_plan(plan, expected))
 
     async def get_plan(self, plan_id: str) -> UsagePlan:
-        """As `Catalog.get_plan`."""
+        """Return a plan. See `Catalog.get_plan`."""
         return await self._run(self._plans.get_plan(plan_id))
 
     async def plans(self) -> list[UsagePlan]:
-        """As `Catalog.plans`."""
+        """Return all plans, sorted by id. See `Catalog.plans`."""
         return await self._run(self._plans.plans())
 
-    async def delete_plan(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
-        """As `Catalog.delete_plan`."""
+    async def delete_plan(self, plan_id: str, *, expected: UsagePlan | NoPrecondition = NO_PRECONDITION) -> None:
+        """Remove a plan that has no keys. See `Catalog.delete_plan`."""
         await self._run(self._plans.delete_plan(plan_id, expected))
 
-    async def put_stage(self, stage: Stage, *, expected: Stage | Expectation | None = ANYTHING) -> None:
-        """As `Catalog.put_stage`."""
+    async def put_stage(self, stage: Stage, *, expected: Stage | NoPrecondition | None = NO_PRECONDITION) -> None:
+        """Configure a stage. See `Catalog.put_stage`."""
         await self._run(self._plans.put_stage(stage, expected))
 
     async def stages(self) -> list[Stage]:
-        """As `Catalog.stages`."""
+        """Return all configured stages, sorted by id. See `Catalog.stages`."""
         return await self._run(self._plans.stages())
 
-    async def delete_stage(self, stage_id: str, *, expected: Stage | Expectation = ANYTHING) -> None:
-        """As `Catalog.delete_stage`."""
+    async def delete_stage(self, stage_id: str, *, expected: Stage | NoPrecondition = NO_PRECONDITION) -> None:
+        """Remove the configuration of a stage. See `Catalog.delete_stage`."""
         await self._run(self._plans.delete_stage(stage_id, expected))
 
     async def set_account_throttle(
-        self, throttle: Throttle | None, *, expected: Throttle | Expectation | None = ANYTHING
+        self, throttle: Throttle | None, *, expected: Throttle | NoPrecondition | None = NO_PRECONDITION
     ) -> None:
-        """As `Catalog.set_account_throttle`."""
+        """Set the throttle that all requests share. See `Catalog.set_account_throttle`."""
         await self._run(self._plans.set_account_throttle(throttle, expected))
 
     async def get_account_throttle(self) -> Throttle | None:
-        """As `Catalog.get_account_throttle`."""
+        """Return the throttle that all requests share. See `Catalog.get_account_throttle`."""
         return await self._run(self._plans.account_throttle())
 
     async def create_key(
@@ -100,43 +106,58 @@ class AsyncCatalog(AsyncTransfer):
         value: str | None = None,
         plans: Iterable[str] = (),
         enabled: bool = True,
-        **about: Unpack[About],
-    ) -> ApiKey:
-        """As `Catalog.create_key`."""
-        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, **about))
+        expires_at: float | None = None,
+        description: str = "",
+        owner: str = "",
+        tags: Mapping[str, str] = FrozenMap(),
+    ) -> CreatedKey:
+        """Create an API key, and return it with its value. See `Catalog.create_key`."""
+        details = KeyDetails(expires_at=expires_at, description=description, owner=owner, tags=tags)
+        return await self._run(self._keys.create_key(name, value, plans, enabled=enabled, **details))
 
     async def get_key(self, key_id: str) -> ApiKey:
-        """As `Catalog.get_key`."""
+        """Return an API key, without its value. See `Catalog.get_key`."""
         return await self._run(self._keys.get_key(key_id))
 
     async def keys(self, prefix: str = "") -> list[ApiKey]:
-        """As `Catalog.keys`."""
-        return await self._run(self._lists.keys(prefix))
+        """Return all keys, the newest first. See `Catalog.keys`."""
+        return await self._run(self._listing.keys(prefix))
 
-    async def keys_page(self, prefix: str = "", limit: int = 25, position: str | None = None) -> Page:
-        """As `Catalog.keys_page`."""
-        return await self._run(self._lists.keys_page(prefix, limit, position))
+    async def list_keys(self, prefix: str = "", limit: int = 25, cursor: str | None = None) -> KeyPage:
+        """Return one page of the keys, the newest first. See `Catalog.list_keys`."""
+        return await self._run(self._listing.list_keys(prefix, limit, cursor))
 
     async def update_key(
-        self,
-        key_id: str,
-        *,
-        enabled: bool | None = None,
-        name: str | None = None,
-        **about: Unpack[About],
+        self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **details: Unpack[KeyDetails]
     ) -> ApiKey:
-        """As `Catalog.update_key`."""
-        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **about))
+        """Change an API key. See `Catalog.update_key`."""
+        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **details))
 
     async def rotate_key(
         self, key_id: str, grace_s: float = 0, value: str | None = None, *, expected: ApiKey | None = None
-    ) -> ApiKey:
-        """As `Catalog.rotate_key`."""
+    ) -> CreatedKey:
+        """Give an API key a new value, and return it with that. See `Catalog.rotate_key`."""
         return await self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
 
     async def delete_key(self, key_id: str, *, expected: ApiKey | None = None) -> None:
-        """As `Catalog.delete_key`."""
+        """Delete an API key and everything that was counted for it. See `Catalog.delete_key`."""
         await self._run(self._keys.delete_key(key_id, expected))
+
+    async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """Put a key into a plan. See `Catalog.add_key_to_plan`."""
+        return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
+
+    async def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+        """Move a key from one plan to another in one step. See `Catalog.move_key`."""
+        return await self._run(self._keys.move_key(key_id, from_plan, to_plan))
+
+    async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
+        """Take a key out of a plan. See `Catalog.remove_key_from_plan`."""
+        return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))
+
+    async def key_access(self, key_id: str) -> list[StageAccess]:
+        """Return what a key gives access to. See `Catalog.key_access`."""
+        return await self._run(self._access.key_access(key_id))
 
     async def usage(
         self,
@@ -145,31 +166,55 @@ class AsyncCatalog(AsyncTransfer):
         end: date | str,
         key_id: str | None = None,
         limit: int = 500,
-        position: str | None = None,
+        cursor: str | None = None,
     ) -> Usage:
-        """As `Catalog.usage`."""
-        return await self._run(self._metering.usage(plan_id, start, end, key_id, limit, position))
+        """Return one page of what the keys of a plan used, day by day. See `Catalog.usage`."""
+        return await self._run(self._metering.usage(plan_id, start, end, key_id, limit, cursor))
 
     async def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
-        """As `Catalog.set_remaining`."""
+        """Set what is left of a key's quota in the current window. See `Catalog.set_remaining`."""
         await self._run(self._metering.set_remaining(plan_id, key_id, remaining))
 
     async def shadow_counts(self, plan_id: str) -> list[ShadowCounts]:
-        """As `Catalog.shadow_counts`."""
+        """Return what the shadow of a plan saw and would have denied. See `Catalog.shadow_counts`."""
         return await self._run(self._shadows.shadow_counts(plan_id))
 
-    async def reset_shadow(self, plan_id: str, *, expected: UsagePlan | Expectation = ANYTHING) -> None:
-        """As `Catalog.reset_shadow`."""
+    async def reset_shadow(self, plan_id: str, *, expected: UsagePlan | NoPrecondition = NO_PRECONDITION) -> None:
+        """Delete what a plan's shadow counted. See `Catalog.reset_shadow`."""
         await self._run(self._shadows.reset_shadow(plan_id, expected))
 
-    async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
-        """As `Catalog.add_key_to_plan`."""
-        return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
+    async def capacity(self, new_plan: str | None = None) -> Capacity:
+        """Return the most that all active keys together may send. See `Catalog.capacity`."""
+        return await self._run(self._capacity.capacity(new_plan))
 
-    async def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
-        """As `Catalog.move_key`."""
-        return await self._run(self._keys.move_key(key_id, from_plan, to_plan))
+    async def import_keys(
+        self,
+        source: FileSource,
+        fail_on_warnings: bool = False,
+        progress: ProgressCallback | None = None,
+        *,
+        max_bytes: int = MAX_CSV_BYTES,
+    ) -> ImportReport:
+        """Create API keys from a CSV file, and change those that exist. See `Catalog.import_keys`.
 
-    async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
-        """As `Catalog.remove_key_from_plan`."""
-        return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))
+        The source is read without awaiting: it should be a file whose content is at hand, not a slow pipe.
+        """
+        return await self._run(files.import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
+
+    async def export_keys(self, target: FileSource) -> int:
+        """Write all API keys to a CSV file. See `Catalog.export_keys`."""
+        return await self._run(files.export_keys(self._listing, target))
+
+    async def import_aws(
+        self, export: AwsExport, *, api_names: bool = False, throttle_scope: ThrottleScope = "key"
+    ) -> AwsReport:
+        """Import the usage plans, stages and API keys of AWS API Gateway. See `Catalog.import_aws`."""
+        return await self._run(self._aws.import_aws(export, api_names=api_names, throttle_scope=throttle_scope))
+
+    async def load_scripts(self) -> dict[str, str]:
+        """Load the scripts that gateways call into the server. See `Catalog.load_scripts`."""
+        return await self._run(load_scripts())
+
+    async def upgrade(self, *, dry_run: bool = False, progress: ProgressCallback | None = None) -> UpgradeReport:
+        """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
+        return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))

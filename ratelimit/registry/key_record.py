@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS, ApiKey, FrozenMap
+from ratelimit.model import MICROSECONDS, ApiKey, CreatedKey, FrozenMap
 from ratelimit.registry import unknown_fields
 from ratelimit.registry.key_values import generated_token
 from ratelimit.validation import EXACT
@@ -75,9 +75,18 @@ class KeyRecord:
         ends = [end for end in (self.expires_us, self.digests[digest]) if end]
         return min(ends, default=0)
 
-    def api_key(self, value: str | None = None) -> ApiKey:
+    def api_key(self) -> ApiKey:
         """Return what callers see of it."""
-        return ApiKey(
+        return ApiKey(*self._public_fields(), revision=self.stamp)
+
+    def created_key(self, value: str) -> CreatedKey:
+        """Return the same with the key's value."""
+        return CreatedKey(*self._public_fields(), value=value, revision=self.stamp)
+
+    def _public_fields(
+        self,
+    ) -> tuple[str, str, bool, tuple[str, ...], float, float | None, str, str, FrozenMap[str]]:
+        return (
             self.id,
             self.name,
             self.enabled,
@@ -87,8 +96,6 @@ class KeyRecord:
             self.description,
             self.owner,
             FrozenMap(self.tags),
-            value,
-            self.stamp,
         )
 
 

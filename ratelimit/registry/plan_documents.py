@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import TypeVar
 
 from ratelimit.errors import ConfigError
-from ratelimit.files import read_whole, refuse_costly
 from ratelimit.model import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry import unknown_fields
 from ratelimit.registry.lazy_documents import DocumentSummary
 from ratelimit.registry.unknown_fields import EACH, Table
 from ratelimit.validation import shown
 
-MOST_BYTES = 2**21
-"""Size of a plan file: enough for thousands of plans."""
 _T = TypeVar("_T")
+
+MAX_NAME_PARTS = 8
+"""Of a name with dots: `plans.gold.stages."a/b".throttles."GET /".rate` has seven."""
+MAX_DEPTH = 16
+
+# Strings and comments, within which nothing counts; and the marks that count outside of them.
+_TOML_TOKEN = re.compile(
+    r"""
+    \"{3} (?: [^"\\]++ | \\. | "{1,2}(?!") )*+ \"{3,5} | '{3} .*? '{3,5} |
+    " (?: [^"\\\n]++ | \\. )*+ " | ' [^'\n]*+ ' | \# [^\n]*+ | [.=,\[\]{}\n]
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 _THROTTLE: Table = {"rate": None, "burst": None}
 _QUOTA: Table = {"limit": None, "period": None, "offset": None}
@@ -49,25 +59,54 @@ class Document:
     account: Throttle | None = None
 
 
-def read(path: str | Path) -> Document:
-    """Return the plan file at `path` (TOML). Raises ConfigError with the path of the field inside the file."""
+def document_from_toml(data: bytes, name: str) -> Document:
+    """Return what a plan file says.
+
+    Args:
+        data: The content of the file.
+        name: What errors call the file.
+
+    Raises:
+        ConfigError: With the name of the file, and the path of the field inside it.
+    """
     try:
-        text = read_whole(path, MOST_BYTES).decode()
-        refuse_costly(text, str(path))
+        text = data.decode()
+        _check_parsing_cost(text, name)
         # Numbers are taken as they are written: 0.1 is one tenth.
-        data = tomllib.loads(text, parse_float=Decimal)
+        tables = tomllib.loads(text, parse_float=Decimal)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot be read: {error}", field=str(path)) from None
+        raise ConfigError(f"cannot be read: {error}", field=name) from None
     except ConfigError:
         raise
     except ValueError as error:  # also for a number of thousands of digits
-        raise ConfigError(f"is not TOML: {error}", field=str(path)) from None
+        raise ConfigError(f"is not TOML: {error}", field=name) from None
     except ArithmeticError:
-        raise ConfigError("holds a number whose exponent is too large", field=str(path)) from None
+        raise ConfigError("holds a number whose exponent is too large", field=name) from None
     try:
-        return document_from(data)
+        return document_from(tables)
     except ConfigError as error:
-        raise type(error)(str(error), field=str(path)) from None
+        raise type(error)(str(error), field=name) from None
+
+
+def _check_parsing_cost(text: str, name: str) -> None:
+    """Raise ConfigError for text whose parsing would take many times its size in memory."""
+    depth = dots = 0
+    line = 1
+    for match in _TOML_TOKEN.finditer(text):
+        mark = match[0]
+        if mark == ".":
+            dots += 1
+        elif mark in "=,[]{}\n":
+            dots = 0
+            depth += (mark in "[{") - (mark in "]}")
+        problem = None
+        if dots >= MAX_NAME_PARTS:
+            problem = f"a name of more than {MAX_NAME_PARTS} parts"
+        elif depth > MAX_DEPTH:
+            problem = f"more than {MAX_DEPTH} open brackets"
+        if problem is not None:
+            raise ConfigError(f"line {line} has {problem}: no plan file needs that", field=name)
+        line += mark.count("\n")
 
 
 def document_from(data: Table) -> Document:

@@ -18,7 +18,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
-from ratelimit.admin.aws import convert, fetch_live, read_export
+from ratelimit.catalog.aws import convert, fetch_live, read_export
 
 
 def model():
@@ -136,7 +136,7 @@ REFUSED = {
     "not JSON": (f'{{"items": [{{"id": "{aws.SECRET}"', "bad.json: is not JSON (line 1): export it again"),
     "not a number": ('{"items": [NaN]}', "bad.json: is not JSON (ValueError): export it again"),
     "nested without end": ('{"items":' + "[" * 100_000, "bad.json: is not JSON (RecursionError): export it again"),
-    "a list": ([aws.SECRET], "bad.json: must hold a JSON object, not list"),
+    "a list": ([aws.SECRET], "bad.json: must hold an object, not a list: export it again"),
     "another document": ({"Users": [aws.SECRET]}, None),
     "no list": ({"items": {"id": aws.SECRET}}, None),
     "another list": ({"items": [{"Arn": aws.SECRET}]}, None),
@@ -144,23 +144,23 @@ REFUSED = {
     "no id": ({"items": [{"value": aws.SECRET, "enabled": True}]}, "bad.json: items[0]: has no id: export it again"),
     "a number for a value": (
         {"items": [{"id": "a", "enabled": True, "value": 5 * 10**30}]},
-        "bad.json: items[0].value: has the wrong type, int: export it again",
+        "bad.json: items[0].value: must be text, not a number: export it again",
     ),
     "a text for a flag": (
         {"items": [{"id": "a", "enabled": "yes", "value": aws.SECRET}]},
-        "bad.json: items[0].enabled: has the wrong type, str: export it again",
+        "bad.json: items[0].enabled: must be true or false, not text: export it again",
     ),
     "a flag for a number": (
         {"items": [{"id": "a", "throttle": {"rateLimit": True}}]},
-        "bad.json: items[0].throttle.rateLimit: has the wrong type, bool: export it again",
+        "bad.json: items[0].throttle.rateLimit: must be a number, not a boolean: export it again",
     ),
     "a list for an object": (
         {"items": [{"id": "a", "throttle": []}]},
-        "bad.json: items[0].throttle: must be an object, not list",
+        "bad.json: items[0].throttle: must be an object, not a list: export it again",
     ),
     "a text for a list": (
         {"items": [{"id": "a", "apiStages": "api1:prod"}]},
-        "bad.json: items[0].apiStages: must be a list, not str",
+        "bad.json: items[0].apiStages: must be a list, not text: export it again",
     ),
     "differs from another file": (
         {"items": [{"id": "gold01", "name": "Silver", "apiStages": []}]},
@@ -182,8 +182,8 @@ REFUSED = {
     ),
 }
 NO_OUTPUT = (
-    "bad.json: is no output of get-usage-plans, get-api-keys, get-usage-plan-keys, get-rest-apis, get-stages, "
-    "get-resources, get-account: take it out"
+    "bad.json: is not an output of get-usage-plans, get-api-keys, get-usage-plan-keys, get-rest-apis, get-stages, "
+    "get-resources, get-account: remove it from the export"
 )
 
 

@@ -16,7 +16,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
-from ratelimit.admin.aws import storing as aws_storing
+from ratelimit.admin.aws import importer as aws_importer
 
 
 def test_an_import_is_what_checks_go_by(tmp_path, limiter):
@@ -163,8 +163,8 @@ def test_an_id_that_is_a_value_is_not_reported(tmp_path, limiter):
 
 def test_an_interrupted_import_goes_on_when_repeated(tmp_path, limiter, monkeypatch):
     """A fault between two batches leaves whole keys, says how many, and the next import completes them."""
-    monkeypatch.setattr(aws_storing, "_BATCH", 2)
-    export, genuine = aws.exported(tmp_path), aws_storing.AwsAdmin._store
+    monkeypatch.setattr(aws_importer, "_BATCH_SIZE", 2)
+    export, genuine = aws.exported(tmp_path), aws_importer.AwsImporter._store
     batches = []
 
     def failing(self, keys, notes, done):
@@ -173,12 +173,12 @@ def test_an_interrupted_import_goes_on_when_repeated(tmp_path, limiter, monkeypa
             raise StoreError("gone")
         return (yield from genuine(self, keys, notes, done))
 
-    monkeypatch.setattr(aws_storing.AwsAdmin, "_store", failing)
+    monkeypatch.setattr(aws_importer.AwsImporter, "_store", failing)
     with pytest.raises(StoreError) as caught:
         limiter.catalog.import_aws(export)
     assert caught.value.__notes__ == ["2 keys are done; import the export again to go on"]
     assert len(limiter.catalog.keys()) == 2
-    monkeypatch.setattr(aws_storing.AwsAdmin, "_store", genuine)
+    monkeypatch.setattr(aws_importer.AwsImporter, "_store", genuine)
     report = limiter.catalog.import_aws(export)
     assert (report.created, report.updated) == (1, 2)
 

@@ -8,7 +8,7 @@ from helpers.aws_server import aws_server
 from helpers.commands import run
 
 from ratelimit import Limiter
-from ratelimit.admin.aws import convert, read_export
+from ratelimit.catalog.aws import convert, read_export
 
 
 @pytest.fixture

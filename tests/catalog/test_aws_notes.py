@@ -10,7 +10,7 @@ from ratelimit import (
     Stage,
     Throttle,
 )
-from ratelimit.admin.aws import convert, read_export
+from ratelimit.catalog.aws import convert, read_export
 
 STAGE = {"apiId": "api1", "stage": "v1"}
 NO_STAGES = "API api1: throttles of its stages are not carried over: there is no get-stages of it"
@@ -292,7 +292,7 @@ def test_an_absent_flag_is_noted(tmp_path):
     document = {
         "items": [aws.KEY, {name: item for name, item in aws.KEY.items() if name != "enabled"} | {"stageKeys": []}]
     }
-    with pytest.raises(ConfigError, match="is no output of"):
+    with pytest.raises(ConfigError, match="is not an output of"):
         aws.converted(tmp_path, {"keys.json": document})
     export = read_export(aws.written(tmp_path, {"keys.json": {"items": [aws.KEY]}}))
     nobody_says = {name: item for name, item in export.keys[0].items() if name != "enabled"}

@@ -8,7 +8,7 @@ import pytest
 from helpers.capacity_oracle import book_of
 
 from ratelimit import AsyncCatalog, Catalog, Method, NotFound, PlanStage, Quota, Stage, Throttle, UsagePlan
-from ratelimit.admin.capacity.maxflow import SINK, SOURCE, Network
+from ratelimit.admin.capacity.maxflow import SINK, SOURCE, FlowGraph
 from ratelimit.admin.capacity.report import capacity_of
 
 TEN_FIVE = Throttle(10, 5)
@@ -288,7 +288,7 @@ def test_the_maximum_flow_is_the_minimum_cut():
         for tail, head in product(nodes, nodes):
             if tail not in (head, SINK) and head != SOURCE and pick.random() < 0.6:
                 edges[tail, head] = pick.choice((None, 0, 1, 2, 3, 7, 12))
-        network = Network()
+        network = FlowGraph()
         for (tail, head), capacity in edges.items():
             network.add(tail, head, capacity)
         cuts = [_cut(edges, {SOURCE, *inner}) for inner in _subsets(nodes[1:-1])]

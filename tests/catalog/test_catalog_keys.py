@@ -96,7 +96,7 @@ def test_a_value_opens_one_key(catalog, client):
         (
             {"expires": 5},
             TypeError,
-            "got an unexpected keyword argument 'expires': besides enabled and name there are exp",
+            "Catalog.create_key() got an unexpected keyword argument 'expires'",
         ),
     ],
     ids=lambda item: str(item)[:30],
@@ -161,31 +161,32 @@ def test_keys_are_listed_newest_first(catalog, clock):
 
 
 def test_keys_are_listed_in_pages(catalog, clock):
-    """Each page goes on where the one before ended; the last has no position."""
+    """Each page goes on where the one before ended; the last has no cursor."""
     made = made_one_by_one(catalog, clock, ["a1", "b", "a2", "a3"])[::-1]
-    seen, position = [], None
+    seen, cursor = [], None
     for expected in ([0, 1], [2, 3]):
-        page = catalog.keys_page(limit=2, position=position)
+        page = catalog.list_keys(limit=2, cursor=cursor)
         assert page.items == [made[at] for at in expected]
-        seen, position = seen + page.items, page.position
-    assert position is None
-    first = catalog.keys_page("a", 2)
+        seen, cursor = seen + page.items, page.cursor
+    assert cursor is None
+    first = catalog.list_keys("a", 2)
     assert first.items == [made[0], made[1]]
-    assert catalog.keys_page("a", 2, first.position).items == [made[3]]
+    assert catalog.list_keys("a", 2, first.cursor).items == [made[3]]
 
 
 def test_a_page_goes_on_although_keys_come_and_go(catalog, clock):
-    """The key that a position names may be deleted: the next page is the same."""
+    """The key that a cursor names may be deleted: the next page is the same."""
     made = made_one_by_one(catalog, clock, ["a", "b", "c", "d"])[::-1]
-    page = catalog.keys_page(limit=2)
+    page = catalog.list_keys(limit=2)
     catalog.delete_key(made[1].id)
     catalog.create_key("newer")
-    assert catalog.keys_page(limit=2, position=page.position).items == made[2:]
+    assert catalog.list_keys(limit=2, cursor=page.cursor).items == made[2:]
 
 
 def test_keys_of_one_microsecond_are_all_listed(catalog, monkeypatch):
     """An import makes many at once: more than one reply of Redis holds, none is missed and none shown twice."""
-    monkeypatch.setattr(listing, "_PAGE", 3)
+    monkeypatch.setattr(listing, "MAX_PAGE", 3)
+    monkeypatch.setattr(listing, "_KEYS_PER_READ", 3)
     made = {catalog.create_key().id for _ in range(8)}
     listed = catalog.keys()
     assert (len(listed), {key.id for key in listed}) == (8, made)
@@ -195,14 +196,14 @@ def test_keys_of_one_microsecond_are_all_listed(catalog, monkeypatch):
 def test_a_page_has_1_to_500_keys(catalog, limit):
     """Anything else is refused."""
     with pytest.raises(ConfigError, match=r"^limit: must be "):
-        catalog.keys_page(limit=limit)
+        catalog.list_keys(limit=limit)
 
 
-@pytest.mark.parametrize("position", ["", "abc", "12", ":", "x:y", 5])
-def test_a_position_is_one_that_a_listing_returned(catalog, position):
+@pytest.mark.parametrize("cursor", ["", "abc", "12", ":", "x:y", 5])
+def test_a_cursor_is_one_that_a_page_had(catalog, cursor):
     """Anything else is refused."""
-    with pytest.raises(ConfigError, match=r"^position: "):
-        catalog.keys_page(position=position)
+    with pytest.raises(ConfigError, match=r"^cursor: invalid cursor .*: pass that of the page before$"):
+        catalog.list_keys(cursor=cursor)
 
 
 def test_what_is_given_is_changed_and_nothing_else(catalog, client):
@@ -420,7 +421,7 @@ def test_any_kind_of_client_will_do(server, clock, options):
         catalog.add_key_to_plan(made.id, "silver")
         with pytest.raises(Conflict, match=made.id):
             catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/prod"]))
-        assert catalog.keys() == catalog.keys_page().items == [catalog.get_key(made.id)]
+        assert catalog.keys() == catalog.list_keys().items == [catalog.get_key(made.id)]
         catalog.rotate_key(made.id)
         catalog.delete_key(made.id)
         assert catalog.keys() == []

@@ -144,7 +144,7 @@ def test_a_key_goes_while_it_is_changed(server):
             partial(third.rotate_key, key.id, grace_s=60),
         )
         assert deleted is None
-        assert {type(item).__name__ for item in changed} <= {"ApiKey", "NotFound"}
+        assert {type(item).__name__ for item in changed} <= {"ApiKey", "CreatedKey", "NotFound"}
         assert client.keys("*") == [b"{ratelimit}:catalog"]
 
 

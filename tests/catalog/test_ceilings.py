@@ -240,7 +240,7 @@ class TestImport:
         catalog.create_key("there")
         report = catalog.import_keys(file(rows(1, 2, 3, 4)))
         assert (report.created, warned(report)) == (2, [(4, NO_ROOM), (5, NO_ROOM)])
-        assert [key.name for key in catalog.keys_page().items] == ["name 2", "name 1", "there"]
+        assert [key.name for key in catalog.list_keys().items] == ["name 2", "name 1", "there"]
 
     def test_all_or_nothing(self, bounded, client):
         """With fail_on_warnings nothing is stored, over batches too; a value counts once, however often it is there."""

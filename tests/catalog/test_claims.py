@@ -197,6 +197,6 @@ def test_what_is_no_key_is_unknown(state, catalog, client, clock):
         with pytest.raises(NotFound):
             call()
     assert [key.id for key in catalog.keys("")] == [other.id]
-    assert [key.id for key in catalog.keys_page(limit=1).items] == [other.id]
+    assert [key.id for key in catalog.list_keys(limit=1).items] == [other.id]
     assert list(catalog.usage("gold", "2026-03-04", "2026-03-04").items) == [other.id]
     assert record_of(client, made.id) == before

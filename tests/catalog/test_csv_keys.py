@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from ratelimit import ApiKey, ConfigError, validation
 from ratelimit.admin.csv.format import (
-    MOST_CELL,
-    MOST_LINE_BYTES,
-    ImportWarning,  # noqa: A004 - ours
+    MAX_CELL,
+    MAX_LINE_BYTES,
     Row,
+    RowWarning,
     cells,
-    exported,
+    csv_line,
     exported_header,
-    joined,
+    exported_rows,
     read,
 )
 
@@ -132,15 +132,15 @@ WARNED = {
 def test_bad_lines(name):
     """Each of these lines draws one warning that says what to do, and spoils none of its neighbours."""
     line, message = WARNED[name]
-    expected = [Row(2, BETA, "b"), ImportWarning(3, message), Row(4, GAMMA, "c")]
+    expected = [Row(2, BETA, "b"), RowWarning(3, message), Row(4, GAMMA, "c")]
     assert parsed(f"{HEAD}{BETA},b\n{line}\n{GAMMA},c\n") == expected
 
 
 def test_a_cell_does_not_span_lines():
     """A line break inside quotes spoils its own two lines, and nothing after them."""
     assert parsed(f'Key,Name\n{ALPHA},"two\nlines"\n{BETA},b\n') == [
-        ImportWarning(2, OPEN),
-        ImportWarning(3, "Key has 6 characters: give it 20 to 128; Name is empty: name the key"),
+        RowWarning(2, OPEN),
+        RowWarning(3, "Key has 6 characters: give it 20 to 128; Name is empty: name the key"),
         Row(4, BETA, "b"),
     ]
 
@@ -177,15 +177,15 @@ REFUSED = {
         "keys.csv, line 1: has a carriage return inside: save the file with the line ends LF or CRLF",
     ),
     "a long line": (
-        b"Key,Name\n" + b"x" * (MOST_LINE_BYTES + 1),
+        b"Key,Name\n" + b"x" * (MAX_LINE_BYTES + 1),
         "keys.csv, line 2: is longer than 1,048,576 bytes: this is no list of keys, or its line ends are missing",
     ),
     "a long cell": (
-        f"{HEAD}{ALPHA},a,{'d' * (MOST_CELL + 1)}\n".encode(),
+        f"{HEAD}{ALPHA},a,{'d' * (MAX_CELL + 1)}\n".encode(),
         "keys.csv, line 2: has a cell of more than 131,072 characters: shorten it",
     ),
     "a long cell in an unknown column": (
-        f"Key,Name,Team\n{ALPHA},a,'{'d' * (MOST_CELL + 1)}'\n".encode(),
+        f"Key,Name,Team\n{ALPHA},a,'{'d' * (MAX_CELL + 1)}'\n".encode(),
         "keys.csv, line 2: has a cell of more than 131,072 characters: shorten it",
     ),
 }
@@ -210,7 +210,7 @@ TRICKY = st.lists(st.text(st.sampled_from(",'\" \tab=\u00a0\x1f")), min_size=1, 
 @settings(max_examples=400)
 def test_quoting_round_trip(texts):
     """Whatever cells hold, the line that is written of them is read as the same cells, also by Python's csv."""
-    line = joined(texts).removesuffix("\n")
+    line = csv_line(texts).removesuffix("\n")
     assert cells(line) == texts
     if texts != [""]:  # a single empty cell is a blank line, which csv drops
         assert next(csv.reader(io.StringIO(line, newline=""))) == texts
@@ -231,7 +231,7 @@ def test_cells_of_any_line(line):
 @pytest.mark.parametrize("unit", ['"', "'", '""', ',"', "',", ' "', " x", '"" '])
 def test_no_line_takes_long(unit):
     """A line as long as any may be is split in one go: if it took quadratic time, this would not end."""
-    line = unit * (MOST_LINE_BYTES // len(unit))
+    line = unit * (MAX_LINE_BYTES // len(unit))
     values = cells(line)
     assert values is None or len(values) <= line.count(",") + 1
 
@@ -276,7 +276,7 @@ def test_names_are_those_of_create_key(text, padding):
         accepted = False
     if "\n" in name or "\0" in name:  # these end a line, or the file
         return
-    (item,) = parsed("Key,Name\n" + joined([ALPHA, name]))
+    (item,) = parsed("Key,Name\n" + csv_line([ALPHA, name]))
     assert isinstance(item, Row) is accepted
 
 
@@ -310,7 +310,7 @@ KEY = ApiKey(
 def test_exported_lines():
     """All that is known of a key is written, formulas are made text, and the value is not there."""
     assert exported_header() == "Id,Name,Description,Enabled,UsagePlanIds,Owner,Tags,CreatedAt,ExpiresAt\n"
-    assert exported([KEY, ApiKey("a", "=1+1", enabled=False)]) == (
+    assert exported_rows([KEY, ApiKey("a", "=1+1", enabled=False)]) == (
         '58v93i1885,"Zoë, Ltd","5"" disk",true,"gold01,trial7","\'@home","{""team"": ""red"", ""a"": ""=""}",'
         "2026-03-04T12:00:00.000001Z,2026-03-04T12:00:01Z\n"
         'a,"\'=1+1",,false,,,,1970-01-01T00:00:00Z,\n'
@@ -324,7 +324,7 @@ def test_no_exported_cell_is_a_formula(first, rest):
     All others stay as they are, but for what no terminal could show.
     """
     text = first + rest
-    line = exported([ApiKey("a", text, description=text, owner=text)])
+    line = exported_rows([ApiKey("a", text, description=text, owner=text)])
     _, name, description, _, _, owner, *_ = next(csv.reader(io.StringIO(line, newline="")))
     assert name == description == owner == validation.printable(text if first in "x'" else f"'{text}")
     assert name.isprintable()
@@ -333,4 +333,4 @@ def test_no_exported_cell_is_a_formula(first, rest):
 def test_an_exported_file_is_no_file_to_import():
     """It has no values, and is refused as a whole."""
     with pytest.raises(ConfigError, match=r"^keys\.csv, line 1: must name the columns, Key among them$"):
-        parsed(exported_header() + exported([KEY]))
+        parsed(exported_header() + exported_rows([KEY]))

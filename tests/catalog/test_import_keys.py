@@ -11,7 +11,7 @@ from helpers.key_files import ALPHA, BETA, DELTA, GAMMA, GOLD, MANY, file, store
 from helpers.redis_snapshot import snapshot
 
 from ratelimit import Catalog, ConfigError, Limiter, Quota, UsagePlan
-from ratelimit.admin.csv.format import ImportWarning  # noqa: A004 - ours
+from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport
 
 pytestmark = pytest.mark.usefixtures("three_plans")
@@ -44,7 +44,7 @@ CASES = {
         f"Key,Name,UsagePlanIds\n{ALPHA},alpha,'gold01,other3,trial7'\n",
         [("alpha", True, ("gold01", "trial7"), "")],
         (
-            ImportWarning(
+            RowWarning(
                 2,
                 "UsagePlanIds: plans 'gold01' and 'other3' of the list both open stage 'a/prod', "
                 "so the second was dropped: leave one of them out",
@@ -55,7 +55,7 @@ CASES = {
         f"Key,Name,UsagePlanIds\n{ALPHA},alpha,'ghost,trial7'\n",
         [("alpha", True, ("trial7",), "")],
         (
-            ImportWarning(
+            RowWarning(
                 2,
                 "UsagePlanIds: 'ghost', number 1 of the list, is no plan and was dropped: "
                 "correct it, or make the plan and import again",
@@ -65,7 +65,7 @@ CASES = {
     "C08 bad row": (
         ONE_BAD,
         [("ok", True, (), "")],
-        (ImportWarning(2, "Key has 11 characters: give it 20 to 128"),),
+        (RowWarning(2, "Key has 11 characters: give it 20 to 128"),),
     ),
 }
 
@@ -227,7 +227,7 @@ def test_a_value_that_was_rotated_away_is_not_brought_back(twin, client, clock):
         before = snapshot(client)
         for flag in (False, True):
             report = twin.import_keys(file(f"Key,Name\n{ALPHA},new\n"), flag)
-            assert report == ImportReport((), (ImportWarning(2, message),))
+            assert report == ImportReport((), (RowWarning(2, message),))
         assert snapshot(client) == before
         clock.advance(120)
     assert twin.import_keys(file(f"Key,Name\n{BETA},new\n")).ids == (key.id,)

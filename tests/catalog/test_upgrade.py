@@ -148,7 +148,7 @@ def interrupting(catalog, at, *, before):
 @pytest.mark.parametrize("before", [True, False], ids=["before it", "after it"])
 def test_an_upgrade_is_repeated_wherever_it_ended(before, store, client, clock, monkeypatch):
     """After each of its writes: the second run leaves what one would have left, and checks never go by half of it."""
-    monkeypatch.setattr("ratelimit.admin.upgrade._AT_ONCE", 1)
+    monkeypatch.setattr("ratelimit.admin.upgrade._NAMES_PER_SCAN", 1)
     given = {name: client.dump(name) for name in client.keys("*")}
     for at in range(1, 100):
         client.flushall()

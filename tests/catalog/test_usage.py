@@ -85,22 +85,22 @@ def test_q18_usage_by_id_and_day(gateway):
     assert usage.items == {gateway.ids["k1"]: [(137, 863), (123, 740), (84, 656)]}
     assert list(usage.days()) == [date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3)]
     assert (usage.plan_id, usage.start, usage.end) == ("gold", date(2026, 3, 1), date(2026, 3, 3))
-    assert usage.position is None
+    assert usage.cursor is None
 
 
 def test_q19_usage_in_pages(gateway):
-    """Q19: of two keys, a limit of 1 gives one and a position, then the other and none."""
+    """Q19: of two keys, a limit of 1 gives one and a cursor, then the other and none."""
     assert (use(gateway, 3), use(gateway, 5, "k2")) == (3, 5)
     first, second = sorted(gateway.ids.values())
     whole = gateway.catalog.usage("gold", TODAY, TODAY)
     assert whole.items == {gateway.ids["k1"]: [(3, 97)], gateway.ids["k2"]: [(5, 95)]}
-    assert (list(whole.items), whole.position) == ([first, second], None)
+    assert (list(whole.items), whole.cursor) == ([first, second], None)
     page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1)
-    assert (page.items, page.position) == ({first: whole.items[first]}, first)
-    page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, position=page.position)
-    assert (page.items, page.position) == ({second: whole.items[second]}, None)
-    page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, position=second)
-    assert (page.items, page.position) == ({}, None)
+    assert (page.items, page.cursor) == ({first: whole.items[first]}, first)
+    page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, cursor=page.cursor)
+    assert (page.items, page.cursor) == ({second: whole.items[second]}, None)
+    page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, cursor=second)
+    assert (page.items, page.cursor) == ({}, None)
 
 
 # Usage
@@ -110,18 +110,18 @@ def test_pages_of_many_keys_have_each_key_once(gateway):
     """Whatever the size of a page, and with keys that come and go, each key that stays is told once, in order."""
     made = [gateway.catalog.create_key(plans=["gold"]).id for _ in range(23)]
     for limit in (1, 7, 25, 500):
-        items, position = [], None
+        items, cursor = [], None
         while True:
-            page = gateway.catalog.usage("gold", TODAY, TODAY, limit=limit, position=position)
+            page = gateway.catalog.usage("gold", TODAY, TODAY, limit=limit, cursor=cursor)
             assert len(page.items) <= limit
             items += page.items
-            position = page.position
-            if position is None:
+            cursor = page.cursor
+            if cursor is None:
                 break
         assert items == sorted([*made, *gateway.ids.values()])
     page = gateway.catalog.usage("gold", TODAY, TODAY, limit=10)
-    gateway.catalog.remove_key_from_plan(page.position, "gold")
-    rest = gateway.catalog.usage("gold", TODAY, TODAY, position=page.position)
+    gateway.catalog.remove_key_from_plan(page.cursor, "gold")
+    rest = gateway.catalog.usage("gold", TODAY, TODAY, cursor=page.cursor)
     assert [*page.items, *rest.items] == items
 
 
@@ -217,10 +217,10 @@ def test_a_key_that_left_takes_its_place_in_the_pages(gateway):
     made = [gateway.catalog.create_key(value=f"{'v' * 20}{at}", plans=["gold"]) for at in range(8)]
     for key in made[:6]:
         gateway.catalog.remove_key_from_plan(key.id, "gold")
-    items, position, pages = [], None, 0
-    while pages == 0 or position is not None:
-        page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, position=position)
-        items, position, pages = items + list(page.items), page.position, pages + 1
+    items, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = gateway.catalog.usage("gold", TODAY, TODAY, limit=1, cursor=cursor)
+        items, cursor, pages = items + list(page.items), page.cursor, pages + 1
     assert items == sorted([*gateway.ids.values(), made[6].id, made[7].id])
     assert pages == 10
 
@@ -297,7 +297,7 @@ def test_an_unknown_key_is_told(gateway):
         ((TODAY, TODAY, None, 0), "limit"),
         ((TODAY, TODAY, None, 501), "limit"),
         ((TODAY, TODAY, None, "all"), "limit"),
-        ((TODAY, TODAY, None, 1, 7), "position"),
+        ((TODAY, TODAY, None, 1, 7), "cursor"),
     ],
 )
 def test_what_cannot_be_asked_is_named(gateway, arguments, field):

@@ -305,7 +305,7 @@ VALUE = "rl_live_" + "a1B2c3D4e5F6" * 3
         ("plans", "show", VALUE),
         ("plans", "put", VALUE, "--alert", VALUE),
         ("keys", "list", VALUE),
-        ("keys", "list", "--position", VALUE),
+        ("keys", "list", "--cursor", VALUE),
         ("keys", "show", VALUE),
         ("keys", "create", "x", "--plan", VALUE),
         ("keys", "add", VALUE, VALUE),

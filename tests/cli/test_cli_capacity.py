@@ -9,7 +9,7 @@ from helpers import aws_samples as samples
 from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
-from ratelimit.admin.aws import read_export
+from ratelimit.catalog.aws import read_export
 
 pytestmark = pytest.mark.slow
 

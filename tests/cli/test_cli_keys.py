@@ -167,8 +167,8 @@ class TestList:
         ids = [catalog.create_key(name).id for name in names]
         page = as_json("list", "--limit", "3")
         assert [key["name"] for key in page["keys"]] == ["alpha 3", "alpha 2", "beta"]
-        rest = as_json("list", "--limit", "3", "--position", page["position"])
-        assert ([key["id"] for key in rest["keys"]], rest["position"]) == ([ids[0]], None)
+        rest = as_json("list", "--limit", "3", "--cursor", page["cursor"])
+        assert ([key["id"] for key in rest["keys"]], rest["cursor"]) == ([ids[0]], None)
         assert [key["name"] for key in as_json("list", "--prefix", "alpha")["keys"]] == [
             "alpha 3",
             "alpha 2",
@@ -176,7 +176,7 @@ class TestList:
         ]
         assert len(as_json("list", "--all")["keys"]) == 4
         last = keys("list", "--limit", "1").stdout.splitlines()[-1]
-        assert last.startswith("There are more: --position ")
+        assert last.startswith("There are more: --cursor ")
         assert keys("list", "--limit", "1", *last.split()[-2:]).stdout.count("alpha 2") == 1
 
     def test_the_table(self, keys, catalog):
@@ -211,8 +211,8 @@ class TestList:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--position", "nonsense"], "position: is none that a listing returned: 'nonsense'"),
-            (["--all", "--position", "1:a"], "--all and --position exclude each other: give one of them"),
+            (["--cursor", "nonsense"], "cursor: invalid cursor 'nonsense': pass that of the page before"),
+            (["--all", "--cursor", "1:a"], "--all and --cursor exclude each other: give one of them"),
             (["--limit", "0"], "'--limit'"),
         ],
     )

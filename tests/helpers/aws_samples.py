@@ -6,7 +6,7 @@
 import json
 
 from ratelimit import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
-from ratelimit.admin.aws import convert, read_export
+from ratelimit.catalog.aws import convert, read_export
 
 PETS, TOYS = "a1b2c3d4e5", "f6g7h8i9j0"
 VALUES = {

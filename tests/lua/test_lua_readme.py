@@ -118,8 +118,8 @@ def test_the_permissions_suffice(permitted, clock, tmp_path):
     catalog.add_key_to_plan(catalog.create_key("other").id, "gold")
     catalog.reset_shadow("gold")
     catalog.update_key(key.id, name="renamed")
-    assert {found.name for found in catalog.keys_page().items} == {"renamed", "other"}
-    for found in catalog.keys_page().items:
+    assert {found.name for found in catalog.list_keys().items} == {"renamed", "other"}
+    for found in catalog.list_keys().items:
         catalog.delete_key(found.id)
     empty = tmp_path / "plans.toml"
     empty.write_text("")

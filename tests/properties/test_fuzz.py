@@ -26,9 +26,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ratelimit import AsyncLimiter, ConfigError, Decision, Limiter, LimitStatus, Reason, StoreError, Throttle
-from ratelimit.admin.aws import AwsCatalogue, convert, shapes
-from ratelimit.admin.aws.export import assembled
+from ratelimit.admin.aws import AwsConversion, convert, shapes
+from ratelimit.admin.aws.export import assemble
 from ratelimit.admin.csv import format as csv_keys
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import options
 from ratelimit.cli.replay import access_log
 from ratelimit.model import Stage, UsagePlan
@@ -186,7 +187,7 @@ def file(tmp_path):
 def test_plan_files(file, data):
     """A document that can be stored and read again, or a ConfigError with the name of the file."""
     file.write_bytes(data)
-    result, error = tried(lambda: plan_documents.read(file))
+    result, error = tried(lambda: read_plan_file(file))
     if error is not None:
         assert error.field == str(file)
         return
@@ -222,7 +223,7 @@ def test_keys_as_csv(data):
         assert SECRET not in told_by(error)
         return
     for item in result:
-        assert item is None or isinstance(item, csv_keys.Row | csv_keys.ImportWarning)
+        assert item is None or isinstance(item, csv_keys.Row | csv_keys.RowWarning)
         assert isinstance(item, csv_keys.Row) or SECRET not in str(item)
 
 
@@ -299,11 +300,11 @@ DEEP = '{"items": [{"id": "k1", "enabled": true, "value": "%s", "x": %s}]}'
 def test_exports_of_aws(texts):
     """Plans, stages and keys with notes, or a ConfigError; neither shows the value of a key."""
     files = {f"{number}.json": encoded(text) for number, text in enumerate(texts)}
-    result, error = tried(lambda: convert(assembled([shapes.parsed(data, name) for name, data in files.items()])))
+    result, error = tried(lambda: convert(assemble([shapes.parse(data, name) for name, data in files.items()])))
     if error is not None:
         assert SECRET not in told_by(error)
         return
-    assert isinstance(result, AwsCatalogue)
+    assert isinstance(result, AwsConversion)
     for key in result.keys:
         assert key.value not in repr(result.keys)
         assert not any(key.value in note.why for note in result.notes)
@@ -400,7 +401,7 @@ COMMANDS = [
     ("keys", "create", "x", "--expires", "{}"),
     ("keys", "rotate", "x", "--grace", "{}"),
     ("keys", "list", "--limit", "{}"),
-    ("keys", "list", "--position", "{}"),
+    ("keys", "list", "--cursor", "{}"),
     ("keys", "create", "{}", "--tag", "{}={}", "--owner", "{}"),
     ("plans", "put", "{}", "--rate", "{}", "--burst", "{}"),
     ("plans", "put", "gold", "--quota", "{}", "--period", "DAY", "--offset", "{}"),

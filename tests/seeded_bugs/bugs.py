@@ -319,10 +319,10 @@ BUGS = (
     (Python("who comes last refused", queues.LookUpLane, "no_room", _refuse_who_comes_last), flood),
     (Python("one queue for all", batcher_module.CheckBatcher, "__init__", _one_lane), flood),
     # Administrators at the same moment
-    (Python("keys not counted", key_admin, "refuse_keys_beyond", lambda *_: None), ceiling),
-    (Python("count of keys not guarded", key_admin, "take_room", lambda *_: None), ceiling),
+    (Python("keys not counted", key_admin, "check_key_ceiling", lambda *_: None), ceiling),
+    (Python("count of keys not guarded", key_admin, "guard_key_count", lambda *_: None), ceiling),
     (Python("keys that left forgotten", RedisKeys, "plan_past", lambda *_: f"lost:{next(_numbers)}"), usage),
-    (Python("another plan than was shown", plan_admin, "refuse_other", lambda *_: None), shown),
+    (Python("another plan than was shown", plan_admin, "check_precondition", lambda *_: None), shown),
     *USUAL,
     *AT_ONCE,
 )

@@ -228,7 +228,7 @@ def as_admin(url, plan_file, *, go_on=False):
             lambda: catalog.delete_stage(STAGE),
             lambda: catalog.set_account_throttle(Throttle(1, 9)),
             create_key,
-            lambda: [catalog.get_key(made[0]), catalog.keys(), catalog.keys_page()],
+            lambda: [catalog.get_key(made[0]), catalog.keys(), catalog.list_keys()],
             lambda: catalog.update_key(made[0], name="two"),
             lambda: catalog.rotate_key(made[0], grace_s=60),
             lambda: catalog.rotate_key(made[0]),

@@ -18,8 +18,8 @@ from ratelimit import ApiKey, ConfigError, Limiter, Stage, StoreError, UsagePlan
 from ratelimit.admin import keys as key_admin
 from ratelimit.admin.aws import convert
 from ratelimit.admin.aws.shapes import AwsExport
-from ratelimit.admin.csv.format import ImportWarning as Warned
-from ratelimit.admin.csv.format import exported, read
+from ratelimit.admin.csv.format import RowWarning as Warned
+from ratelimit.admin.csv.format import exported_rows, read
 from ratelimit.admin.usage import Usage
 from ratelimit.cli.commands import usage
 from ratelimit.registry.key_values import generated_value
@@ -308,7 +308,7 @@ class TestSpreadsheets:
         """Of keys and of usage: full-width characters are taken for the narrow ones by some."""
         text = f"{first}1+1"
         key = ApiKey("k1", text, owner=text, description=text)
-        cells = next(csv.reader(io.StringIO(exported([key]))))
+        cells = next(csv.reader(io.StringIO(exported_rows([key]))))
         assert [cell for cell in cells if "1+1" in cell] == [validation.printable(f"'{text}")] * 3
         page = Usage("gold", *(date(2026, 3, 4),) * 2, {"k1": [(1, 2)]}, {"k1": [{}]})
         usage.print_csv([page], {"k1": key})

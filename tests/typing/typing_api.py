@@ -16,33 +16,43 @@ from ratelimit import (
     ApplyReport,
     AsyncCatalog,
     AsyncLimiter,
+    AwsExport,
+    AwsReport,
     Capacity,
+    CapacityFigure,
     Catalog,
     Ceilings,
     ConfigError,
     Conflict,
+    CreatedKey,
     Decision,
     Detail,
+    FileSource,
     ImportReport,
+    KeyDetails,
+    KeyPage,
     Limiter,
     LimitStatus,
     Method,
+    NoPrecondition,
     NotFound,
-    OpenStage,
-    Page,
     PlanChange,
     PlanStage,
+    ProgressCallback,
     Quota,
     RateLimited,
     RateLimitError,
     Reason,
+    RowWarning,
     ShadowCounts,
     Source,
     Stage,
+    StageAccess,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
     Throttle,
+    ThrottleScope,
     Usage,
     UsagePlan,
 )
@@ -100,6 +110,7 @@ def administer(catalog: Catalog, path: Path) -> None:
     catalog.put_plan(model(), expected=None)
     catalog.put_plan(model(), expected=catalog.get_plan("gold"))
     catalog.put_plan(model(), expected="gold")  # type: ignore[arg-type]
+    catalog.put_plan(model(), expected=NoPrecondition.NO_PRECONDITION)
     assert_type(catalog.get_plan("gold"), UsagePlan)
     assert_type(catalog.plans(), list[UsagePlan])
     catalog.delete_plan("gold")
@@ -109,32 +120,52 @@ def administer(catalog: Catalog, path: Path) -> None:
     catalog.set_account_throttle(Throttle(10_000, 5000))
     catalog.set_account_throttle(None, expected=Throttle(10_000, 5000))
     assert_type(catalog.get_account_throttle(), Throttle | None)
-    key = catalog.create_key("me", plans=["gold"], enabled=False, expires_at=1e9)
-    assert_type(key, ApiKey)
-    assert_type(key.value, str | None)
-    assert_type(catalog.get_key(key.id), ApiKey)
-    assert_type(catalog.keys("app-"), list[ApiKey])
-    page = catalog.keys_page("app-", limit=10, position=None)
-    assert_type(page, Page)
-    assert_type(page.items, list[ApiKey])
-    assert_type(page.position, str | None)
-    assert_type(catalog.rotate_key(key.id, grace_s=3600), ApiKey)
-    assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
-    assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31"), Usage)
     assert_type(catalog.capacity(), Capacity)
-    assert_type(catalog.opens(key.id), list[OpenStage])
-    assert_type(catalog.import_keys(path), ImportReport)
-    catalog.set_remaining("gold", key.id, 100)
+    assert_type(catalog.capacity().total.rate, CapacityFigure)
     assert_type(catalog.shadow_counts("gold"), list[ShadowCounts])
     catalog.reset_shadow("gold")
-    assert_type(catalog.export_keys(path), int)
+    administer_keys(catalog)
+
+
+def administer_keys(catalog: Catalog) -> None:
+    """Those about keys."""
+    key = catalog.create_key("me", plans=["gold"], enabled=False, expires_at=1e9)
+    assert_type(key, CreatedKey)
+    assert_type(key.value, str)
+    assert_type(catalog.get_key(key.id), ApiKey)
+    assert_type(catalog.get_key(key.id).value, str | None)
+    assert_type(catalog.keys("app-"), list[ApiKey])
+    page = catalog.list_keys("app-", limit=10, cursor=None)
+    assert_type(page, KeyPage)
+    assert_type(page.items, list[ApiKey])
+    assert_type(page.cursor, str | None)
+    assert_type(catalog.rotate_key(key.id, grace_s=3600), CreatedKey)
+    assert_type(catalog.rotate_key(key.id, expected=catalog.get_key(key.id)).value, str)
+    assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
+    assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31"), Usage)
+    assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31", cursor=None).cursor, str | None)
+    assert_type(catalog.key_access(key.id), list[StageAccess])
+    catalog.set_remaining("gold", key.id, 100)
     catalog.create_key("me", tags={"team": "a"}, owner="you", description="for the demo")
     catalog.create_key("me", colour="red")  # type: ignore[call-arg]
+    details: KeyDetails = {"owner": "you", "expires_at": None}
+    assert_type(catalog.update_key(key.id, enabled=True, name="you", **details), ApiKey)
     catalog.update_key(key.id, enabled=True, name="you", expires_at=None)
+    catalog.update_key(key.id, colour="red")  # type: ignore[call-arg]
     assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
     assert_type(catalog.move_key(key.id, "gold", "silver"), ApiKey)
     assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
     catalog.delete_key(key.id, expected=key)
+
+
+def transfer(catalog: Catalog, path: Path, source: FileSource, progress: ProgressCallback, export: AwsExport) -> None:
+    """Imports, with names for everything in their signatures."""
+    assert_type(catalog.import_keys(path), ImportReport)
+    assert_type(catalog.export_keys(path), int)
+    report = catalog.import_keys(source, progress=progress, max_bytes=1000)
+    assert_type(report.warnings, tuple[RowWarning, ...])
+    scope: ThrottleScope = "key_method"
+    assert_type(catalog.import_aws(export, throttle_scope=scope), AwsReport)
 
 
 async def awaited(client: redis.asyncio.Redis) -> None:
@@ -143,7 +174,8 @@ async def awaited(client: redis.asyncio.Redis) -> None:
         assert_type(limiter, AsyncLimiter)
         assert_type(limiter.catalog, AsyncCatalog)
         assert_type(await limiter.check("key", "petstore/prod", "GET /pets"), Decision)
-        assert_type(await limiter.catalog.create_key(), ApiKey)
+        assert_type(await limiter.catalog.create_key(), CreatedKey)
+        assert_type((await limiter.catalog.list_keys()).cursor, str | None)
     AsyncLimiter(redis.Redis())  # type: ignore[arg-type]
     limiter = AsyncLimiter.from_url("redis://localhost")
     await limiter.aclose()

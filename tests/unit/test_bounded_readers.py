@@ -17,8 +17,10 @@ import pytest
 from helpers.commands import run
 
 from ratelimit import Catalog, ConfigError, Limiter, Throttle, validation
-from ratelimit.admin.aws import convert, export, read_export
-from ratelimit.admin.csv import transfer as importing
+from ratelimit.admin.csv import transfer
+from ratelimit.catalog import aws, files
+from ratelimit.catalog.aws import convert, read_export
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli.replay import access_log
 from ratelimit.registry import plan_documents
 
@@ -147,7 +149,7 @@ class TestPlanFiles:
         path = tmp_path / "plans.toml"
         path.write_text(f"[plans.gold]\n{line}\n")
         with pytest.raises(ConfigError) as caught:
-            plan_documents.read(path)
+            read_plan_file(path)
         assert (caught.value.problem, caught.value.field) == (message, str(path))
 
     def test_what_only_looks_like_that(self, tmp_path):
@@ -162,20 +164,20 @@ class TestPlanFiles:
             "quota = {limit = 1, period = 'DAY'}\n"
             f"alerts = [{', '.join(map(str, range(1, 101)))}]\n"
         )
-        plan = plan_documents.read(path).plans["gold"]
+        plan = read_plan_file(path).plans["gold"]
         assert plan.name == '[[[[[[[[[[[[[[[[[[[[ a.b.c.d.e.f.g.h.i.j " # '
         assert plan.stages[0].throttles["GET /a.b.c.d.e.f.g.h.i.{x}[]"] == Throttle("0.5", 1)
 
     def test_a_file_that_is_too_large(self, tmp_path, monkeypatch):
         """The largest passes; of a larger one no more is read."""
         path = tmp_path / "plans.toml"
-        path.write_bytes(PLAN.encode() + b"#" * (plan_documents.MOST_BYTES - len(PLAN)))
-        assert list(plan_documents.read(path).plans) == ["gold"]
+        path.write_bytes(PLAN.encode() + b"#" * (files.MAX_PLAN_FILE_BYTES - len(PLAN)))
+        assert list(read_plan_file(path).plans) == ["gold"]
         with path.open("ab") as file:
             file.write(b"#")
         monkeypatch.setattr(plan_documents.tomllib, "loads", nobody)
         with pytest.raises(ConfigError, match="is larger than 2,097,152 bytes, the most that is read: divide it"):
-            plan_documents.read(path)
+            read_plan_file(path)
 
     @with_zeros
     @pytest.mark.parametrize("command", [["apply", "/dev/zero"], ["replay", "-", "--plan", "/dev/zero"]])
@@ -189,7 +191,7 @@ class TestPlanFiles:
 class TestKeyFiles:
     def test_too_many_lines_that_are_no_keys(self, monkeypatch):
         """Nothing is stored, whether or not warnings are let pass."""
-        monkeypatch.setattr(importing, "MOST_BAD_LINES", 100)
+        monkeypatch.setattr(transfer, "MAX_BAD_LINES", 100)
         good = "Key,Name\nimported-value-000001,one\n"
         for fail_on_warnings in (False, True):
             with Limiter.embedded() as limiter:
@@ -236,7 +238,7 @@ class TestAws:
     def test_a_file_that_is_too_large(self, tmp_path, monkeypatch):
         """It is not parsed."""
         folder = self.written(tmp_path, "keys.json", {"items": [KEY]})
-        monkeypatch.setattr(export, "MOST_BYTES", 10)
+        monkeypatch.setattr(aws, "MAX_FILE_BYTES", 10)
         monkeypatch.setattr(json, "loads", nobody)
         with pytest.raises(
             ConfigError, match=r"^keys.json: is larger than 10 bytes, the most that is read: divide it$"
@@ -252,7 +254,7 @@ class TestAws:
 
     def test_too_many_files(self, tmp_path, monkeypatch):
         """As of a folder that is the wrong one."""
-        monkeypatch.setattr(export, "_MOST_FILES", 1)
+        monkeypatch.setattr(aws, "MAX_FILES", 1)
         folder = self.written(tmp_path, "keys.json", {"items": [KEY]})
         assert len(read_export(folder).keys) == 1
         self.written(tmp_path, "more.json", {"items": [KEY]})
@@ -326,7 +328,7 @@ class TestNumbers:
         path = tmp_path / "plans.toml"
         path.write_text(f"{PLAN}throttle = {{rate = 0.{'1' * 10**5}, burst = 1}}\n")
         with pytest.raises(ConfigError) as caught:
-            plan_documents.read(path)
+            read_plan_file(path)
         assert str(caught.value) == f"{path}: plans.gold.throttle.{self.LONG}"
         result = run("plans", "put", "gold", "--rate", "1." + "1" * 10**5, "--burst", "1")
         assert (result.exit_code, result.stderr) == (2, f"Error: {self.LONG}\n")

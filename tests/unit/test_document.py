@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit import ConfigError, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.registry import plan_documents
 from ratelimit.registry.lazy_documents import DocumentSummary
 
@@ -46,7 +47,7 @@ stages = ["petstore/dev"]
 def read(tmp_path, text):
     path = tmp_path / "plans.toml"
     path.write_text(text, encoding="utf-8")
-    return plan_documents.read(path)
+    return read_plan_file(path)
 
 
 def test_a_plan_file_says_all_of_the_model(tmp_path):
@@ -190,7 +191,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     binary.write_bytes(b'name = "\xff"')
     for path in (tmp_path / "missing.toml", tmp_path, binary):
         with pytest.raises(ConfigError, match="cannot be read: ") as caught:
-            plan_documents.read(path)
+            read_plan_file(path)
         assert caught.value.field == str(path)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from helpers.paths import EXAMPLES
 
-from ratelimit.registry.plan_documents import read
+from ratelimit.catalog.files import read_plan_file
 
 
 def run(name):
@@ -74,7 +74,7 @@ def test_alerts():
 @pytest.mark.parametrize("plan", ["basic", "premium"])
 def test_plans(plan):
     """The example's plan file can be read, and both of its plans open the same stage."""
-    document = read(EXAMPLES / "plans.toml")
+    document = read_plan_file(EXAMPLES / "plans.toml")
     assert list(document.plans) == ["basic", "premium"]
     assert document.plans[plan].stages[0].stage == "petstore/prod"
     assert not document.stages["petstore/prod"].methods["GET /health"].key_required

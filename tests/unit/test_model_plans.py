@@ -2,10 +2,11 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 
-from ratelimit import ApiKey, ConfigError, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit import ApiKey, ConfigError, CreatedKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.model import FrozenMap
 
 TEN = Throttle(10, 5)
@@ -100,6 +101,19 @@ def test_a_frozen_map_is_a_mapping():
     assert frozen == {"b": 2, "a": 1}
     assert hash(frozen) == hash(FrozenMap([("b", 2), ("a", 1)]))
     assert (repr(frozen), len(frozen), list(frozen)) == ("{'a': 1, 'b': 2}", 2, ["a", "b"])
+
+
+def test_a_created_key_is_the_key_that_is_read_later():
+    """Equal to it and with the same hash, but with the value; a copy is an `ApiKey`, without."""
+    made, read = CreatedKey("k1", "me", value="my-secret-value-000001", revision="r"), ApiKey("k1", "me", revision="r")
+    assert (made, hash(made)) == (read, hash(read))
+    assert made != ApiKey("k1", "you")
+    assert made != "k1"
+    assert (made.value, read.value) == ("my-secret-value-000001", None)
+    for twin in (pickle.loads(pickle.dumps(made)), copy.copy(made), copy.deepcopy(made), replace(made)):
+        assert (type(twin), twin.value, twin.revision) == (ApiKey, None, "r")
+        assert twin == made
+    assert "secret" not in repr(made)
 
 
 def test_a_key_never_shows_its_value():

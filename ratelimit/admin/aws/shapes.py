@@ -1,7 +1,7 @@
-"""What AWS API Gateway says of its usage plans, recognised by its shape. Pure.
+"""Outputs of `aws apigateway get-...`, recognised and validated by their shape.
 
-The shapes are those of service model 2015-07-09, as `aws apigateway get-...` prints them and boto3 returns them. Only
-what has to do with keys and limits is looked at. The values of API keys are in here; no error and no repr shows them.
+The shapes are those of service model 2015-07-09, as the AWS CLI prints them and boto3 returns them. Only what concerns
+keys and limits is validated. The values of API keys are in here; no error and no repr shows them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ Record = Mapping[str, Any]
 Owned = Mapping[str, tuple[Record, ...]]
 
 
-class Note(NamedTuple):
-    """Something that was not carried over, or not as it was: where it is, and why."""
+class AwsNote(NamedTuple):
+    """Something that was not carried over, or not as it was.
+
+    Attributes:
+        where: What it is about, such as "plan a1b2c3".
+        why: What is different, and why.
+    """
 
     where: str
     why: str
@@ -30,40 +35,50 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AwsExport:
-    """What was read of an AWS account, checked for its shape.
+    """The usage plans of an AWS account, as AWS describes them.
 
-    plans, keys, apis     usage plans, API keys and REST APIs
-    members               plan id -> its usage plan keys; of a plan that is not here, the keys were not exported
-    stages, resources     API id -> its stages, its resources
-    account               the settings of the account, None if they were not exported
-    notes                 what is odd about the files
+    Attributes:
+        plans: The usage plans.
+        keys: The API keys.
+        members: By plan id, its usage plan keys; without an entry, they were not exported.
+        apis: The REST APIs.
+        stages: By API id, its stages; without an entry, they were not exported.
+        resources: By API id, its resources; without an entry, they were not exported.
+        account: The settings of the account; None if they were not exported.
+        notes: What is unusual about the files.
     """
 
-    plans: tuple[Record, ...] = ()
-    keys: tuple[Record, ...] = field(default=(), repr=False)
-    members: Owned = field(default_factory=dict, repr=False)
-    apis: tuple[Record, ...] = ()
-    stages: Owned = field(default_factory=dict)
-    resources: Owned = field(default_factory=dict)
-    account: Record | None = None
-    notes: tuple[Note, ...] = ()
+    plans: tuple[Mapping[str, Any], ...] = ()
+    keys: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    members: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict, repr=False)
+    apis: tuple[Mapping[str, Any], ...] = ()
+    stages: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    resources: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    account: Mapping[str, Any] | None = None
+    notes: tuple[AwsNote, ...] = ()
 
 
 class _MapOf(NamedTuple):
-    """The shape of an object whose members have names of their own, and all the same shape."""
+    """The shape of an object whose members have any names, and all the same shape."""
 
     shape: Any
 
 
 _NUMBER = (int, float, Decimal)
+_ACCEPTED = {str: "text", bool: "true or false", int: "a whole number", _NUMBER: "a number"}
+"""What errors call the shapes of single values."""
 _TEXTS = _MapOf(str)
 _THROTTLE = {"rateLimit": _NUMBER, "burstLimit": int}
 
 
 class Kind(NamedTuple):
-    """One sort of thing: the command that prints it, its shape, what names it, and the argument that owns it.
+    """The kinds of output.
 
-    `owner` is an argument of the command, and alas no part of its output.
+    Attributes:
+        command: The command of the AWS CLI that prints it.
+        shape: The shape of one item.
+        required: Members that each item must have.
+        owner: The argument of the command that says what the output belongs to; it is not part of the output.
     """
 
     command: str
@@ -120,8 +135,8 @@ KINDS = {
     "account": Kind("get-account", {"throttleSettings": _THROTTLE}, ()),
 }
 
-_MOST_DEPTH = 32
-"""Of what is not looked at: AWS nests a handful."""
+_MAX_DEPTH = 32
+"""Of what is not validated: AWS nests a handful."""
 
 _MARKS = {
     "stageName": "stages",
@@ -136,11 +151,19 @@ _MARKS = {
     "endpointConfiguration": "apis",
     "id": "plans",
 }
-"""Members that tell what an item is; the first that it has decides. A usage plan may have nothing but an id."""
+"""Members by which an item is recognised; the first that it has decides. A usage plan may have nothing but an id."""
 
 
 class Output(NamedTuple):
-    """What one command printed, and where it was read. `kind` is None if it lists nothing."""
+    """The output of one command.
+
+    Attributes:
+        kind: A key of `KINDS`; None if it lists nothing.
+        items: What it lists.
+        where: What errors and notes call it.
+        owner: Id of the plan or API it belongs to, if the output says so.
+        has_more: Whether it says that more pages follow.
+    """
 
     kind: str | None
     items: tuple[Record, ...]
@@ -149,15 +172,15 @@ class Output(NamedTuple):
     has_more: bool = False
 
 
-def parsed(data: bytes, where: str) -> Output:
-    """Return the output that a file holds. Raises ConfigError, which shows nothing of what is in it."""
+def parse(data: bytes, where: str) -> Output:
+    """Parse the content of a file. Raises ConfigError, which shows nothing of it."""
     try:
         # Numbers are taken as they are written: 0.1 is one tenth.
         document = json.loads(data, parse_float=Decimal, parse_constant=_refused)
     except (ValueError, ArithmeticError, RecursionError) as error:
         problem = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
     else:
-        return output(document, where)
+        return output_from(document, where)
     # Raised out here, so that it does not carry the text of the file along.
     raise ConfigError(f"is not JSON ({problem}): export it again", field=where)
 
@@ -166,75 +189,85 @@ def _refused(_: str) -> None:
     raise ValueError
 
 
-def output(document: object, where: str, kind: str | None = None, owner: str | None = None) -> Output:
-    """Return the output that a parsed document is. `kind` and `owner` are for who knows them already."""
+def output_from(document: object, where: str, kind: str | None = None, owner: str | None = None) -> Output:
+    """Recognise and validate a parsed document.
+
+    Args:
+        document: The document.
+        where: What errors call it.
+        kind: A key of `KINDS`; None to recognise it.
+        owner: Id of the plan or API it belongs to, if known.
+    """
     if not isinstance(document, Mapping):
-        raise ConfigError(f"must hold a JSON object, not {_type_of(document)}", field=where)
+        raise ConfigError(f"must hold an object, not {_json_type(document)}: export it again", field=where)
     if kind == "account" or (kind is None and "throttleSettings" in document):
-        return Output("account", (_shaped(document, KINDS["account"].shape, where),), where)
+        return Output("account", (_validated(document, KINDS["account"].shape, where),), where)
     name = "item" if "item" in document else "items"
     items = document.get(name)
     if not isinstance(items, list):
-        raise _none_of_them(where)
-    kinds = {kind or _recognised(item) for item in items}
+        raise _unknown_output(where)
+    kinds = {kind or _recognise(item) for item in items}
     if None in kinds or len(kinds) > 1:
-        raise _none_of_them(where)
-    found = kinds.pop() if kinds else kind
-    shaped = tuple(_item(item, found, f"{where}: {name}[{at}]") for at, item in enumerate(items)) if found else ()
+        raise _unknown_output(where)
+    kind = kinds.pop() if kinds else kind
+    valid = (
+        tuple(_valid_item(item, kind, f"{where}: {name}[{index}]") for index, item in enumerate(items)) if kind else ()
+    )
     if owner is None:
         owner = next((str(document[each.owner]) for each in KINDS.values() if each.owner in document), None)
-    return Output(found, shaped, where, owner, bool(document.get("position") or document.get("NextToken")))
+    return Output(kind, valid, where, owner, bool(document.get("position") or document.get("NextToken")))
 
 
-def _none_of_them(where: str) -> ConfigError:
+def _unknown_output(where: str) -> ConfigError:
     commands = ", ".join(each.command for each in KINDS.values())
-    return ConfigError(f"is no output of {commands}: take it out", field=where)
+    return ConfigError(f"is not an output of {commands}: remove it from the export", field=where)
 
 
-def _recognised(item: object) -> str | None:
+def _recognise(item: object) -> str | None:
     if not isinstance(item, Mapping):
         return None
     return next((kind for mark, kind in _MARKS.items() if mark in item), None)
 
 
-def _item(item: object, kind: str, where: str) -> Record:
-    shaped: Record = _shaped(item, KINDS[kind].shape, where)
+def _valid_item(item: object, kind: str, where: str) -> Record:
+    valid: Record = _validated(item, KINDS[kind].shape, where)
     for name in KINDS[kind].required:
-        if not shaped.get(name):
+        if not valid.get(name):
             raise ConfigError(f"has no {name}: export it again", field=where)
-    return shaped
+    return valid
 
 
-def _shaped(value: object, shape: Any, where: str) -> Any:
+def _validated(value: object, shape: Any, where: str) -> Any:
     """Return `value` without null members if it has this shape. Members that the shape does not name are kept."""
     if isinstance(shape, Mapping | _MapOf):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"must be an object, not {_type_of(value)}", field=where)
+            raise ConfigError(f"must be an object, not {_json_type(value)}: export it again", field=where)
         shapes = {name: shape.shape if isinstance(shape, _MapOf) else shape.get(name, object) for name in value}
         return {
-            name: _shaped(item, shapes[name], f"{where}.{name}") for name, item in value.items() if item is not None
+            name: _validated(item, shapes[name], f"{where}.{name}") for name, item in value.items() if item is not None
         }
     if isinstance(shape, list):
         if not isinstance(value, list):
-            raise ConfigError(f"must be a list, not {_type_of(value)}", field=where)
-        return tuple(_shaped(item, shape[0], f"{where}[{at}]") for at, item in enumerate(value))
-    if shape is object and _is_deep(value, _MOST_DEPTH):
-        raise ConfigError(f"is nested more than {_MOST_DEPTH} deep: export it again", field=where)
+            raise ConfigError(f"must be a list, not {_json_type(value)}: export it again", field=where)
+        return tuple(_validated(item, shape[0], f"{where}[{index}]") for index, item in enumerate(value))
+    if shape is object and _is_deep(value, _MAX_DEPTH):
+        raise ConfigError(f"is nested more than {_MAX_DEPTH} deep: export it again", field=where)
     if not isinstance(value, shape) or (isinstance(value, bool) and shape not in (bool, object)):
-        raise ConfigError(f"has the wrong type, {_type_of(value)}: export it again", field=where)
+        raise ConfigError(f"must be {_ACCEPTED[shape]}, not {_json_type(value)}: export it again", field=where)
     return value
 
 
-def _is_deep(value: object, most: int) -> bool:
+def _is_deep(value: object, max_depth: int) -> bool:
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return not most or any(_is_deep(part, most - 1) for part in parts)
+    return not max_depth or any(_is_deep(part, max_depth - 1) for part in parts)
 
 
 def opened_stages(plans: Iterable[Record]) -> Iterator[Record]:
-    """Yield the stages that plans open, as far as they are named."""
+    """Yield the stages that plans open, except those without an id or a name."""
     for plan in plans:
         yield from (stage for stage in plan.get("apiStages", ()) if stage.get("apiId") and stage.get("stage"))
 
 
-def _type_of(value: object) -> str:
-    return "null" if value is None else type(value).__name__
+def _json_type(value: object) -> str:
+    names = ((type(None), "null"), (bool, "a boolean"), (Mapping, "an object"), (list, "a list"), (str, "text"))
+    return next((name for kind, name in names if isinstance(value, kind)), "a number")

@@ -1,1 +1,1 @@
-"""The most that all active keys together may send. No I/O. May import what admin may."""
+"""The most that all active keys together may send. No I/O. Imports what admin may import."""

@@ -1,14 +1,14 @@
-"""The network of limits through which requests pass, and the most that can pass. Pure; capacity.py says why."""
+"""The flow network of limits through which requests pass, and the most that can pass; report.py says why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
 
-from ratelimit.admin.capacity.maxflow import SINK, SOURCE, Network, Node
+from ratelimit.admin.capacity.maxflow import SINK, SOURCE, FlowGraph, Node
 from ratelimit.engine.compile import applicable_limits
 from ratelimit.engine.limits import Bucket, Limit, QuotaCount
 from ratelimit.model import MICROSECONDS, Throttle
@@ -17,16 +17,19 @@ from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.registry.windows import DAY_US
 
 _CALLERS = ("callers",)
-"""Where all requests come together, before the account's throttle."""
+"""The node where all requests come together, before the account's throttle."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A limit that binds: `each`, as many times as there are buckets of it (or counts).
+class BindingLimit:
+    """A limit that bounds a figure, as many times as there are buckets (or counts) of it.
 
-    `name` is the one that decisions give it; where it stands for several methods of a stage alike, that of all of them.
-    `keys` is how many keys have one, None for what all callers share; `methods`, how many methods have one. `each` is
-    None for what has no limit at all. `stage` is the stage, where the name does not say.
+    Attributes:
+        name: Its name in decisions; where it stands for several methods of a stage alike, that of all of them.
+        each: What one bucket or count of it admits; None for what has no limit at all.
+        keys: How many keys have one; None for a limit that all callers share.
+        methods: How many methods have one.
+        stage: The stage, where the name does not say it.
     """
 
     name: str
@@ -37,7 +40,7 @@ class Bound:
 
     @property
     def amount(self) -> Fraction | None:
-        """All of it; None if it is unlimited."""
+        """What all of them admit together; None if that is unlimited."""
         return None if self.each is None else self.each * self.methods * (1 if self.keys is None else self.keys)
 
     def __str__(self) -> str:
@@ -48,11 +51,16 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A maximum: `exact`, None if it is unlimited, and the limits that it is the sum of (or what is unlimited)."""
+class CapacityFigure:
+    """A maximum.
+
+    Attributes:
+        exact: The maximum as an exact fraction; None if it is unlimited.
+        bounds: The limits that it is the sum of; of an unlimited one, what is unlimited.
+    """
 
     exact: Fraction | None
-    bounds: tuple[Bound, ...] = ()
+    bounds: tuple[BindingLimit, ...] = ()
 
     @property
     def value(self) -> float | None:
@@ -61,16 +69,18 @@ class Figure:
 
 
 class Measure(NamedTuple):
-    """How much a bucket admits, and how much a quota, for one of the figures.
+    """How much a bucket and a quota admit, for one of the figures.
 
-    `quota_times` is how many limits of a quota fall into the span; None: the quota does not bound the figure.
+    Attributes:
+        bucket: Returns what a bucket of this throttle admits.
+        quota_times: How many limits of a quota fall into the time span; None: the quota does not bound the figure.
     """
 
     bucket: Callable[[Throttle], Fraction]
     quota_times: int | None
 
     def quota(self, count: QuotaCount | None) -> Fraction | None:
-        """Return what a quota admits, None for any number. One of nothing admits nothing, ever."""
+        """Return what a quota admits; None for any number. A quota of 0 never admits anything."""
         if count is None or (self.quota_times is None and count.quota.limit):
             return None
         return Fraction(count.quota.limit * (self.quota_times or 0))
@@ -91,9 +101,15 @@ DAY = Measure(_within(DAY_US), 1)
 
 
 class Route(NamedTuple):
-    """One way of requests: from the keys of a plan, or callers without a key, to methods of a stage that are alike.
+    """One path of requests through the limits, to methods of a stage that are alike.
 
-    `own` is a bucket that each key has, of the plan or for each of the methods; `shared` one that each method has.
+    Attributes:
+        plan: Id of the plan whose keys send the requests; None for callers without a key.
+        stage: Id of the stage.
+        methods: The methods.
+        quota: The quota that each key has.
+        own: The bucket that each key has, of the plan or for each of the methods.
+        shared: The bucket that each method has, for all callers.
     """
 
     plan: str | None
@@ -105,54 +121,65 @@ class Route(NamedTuple):
 
 
 _NAMES = RedisKeys("ratelimit")
-"""Of any namespace: places have to be told apart, no more."""
+"""Of any namespace: names only have to be distinct."""
 
 
 def routes(snapshot: CatalogSnapshot) -> Iterator[Route]:
-    """Yield every way that the snapshot opens, with the limits that checks go by.
+    """Yield every route that the snapshot opens, with the limits that checks apply.
 
-    Methods of a stage whose limits are of the same sizes, whichever the plan, are one way: what is alike can be evened
-    out, and so n buckets of them let through what one of n times the size does.
+    Methods of a stage whose limits have the same sizes, under every plan, share a route: requests can be spread evenly
+    over them, so n such buckets admit what one of n times the size does.
     """
     for stage in sorted(snapshot.methods_by_stage):
         plans = [plan for plan in snapshot.plans.values() if plan.stage(stage)]
         alike: dict[tuple[bool, object], list[str]] = {}
         for method in (*sorted(snapshot.methods_by_stage[stage]), OTHERS):
             needs_key = snapshot.method(stage, method).key_required
-            limits = (
+            by_plan = (
                 applicable_limits(snapshot, plan, stage, method, _NAMES) for plan in (plans if needs_key else [None])
             )
-            alike.setdefault((needs_key, tuple(tuple(map(_size, each)) for each in limits)), []).append(method)
+            alike.setdefault((needs_key, tuple(tuple(map(_size, limits)) for limits in by_plan)), []).append(method)
         for (needs_key, _), methods in alike.items():
             for plan in plans if needs_key else [None]:
-                met = list(applicable_limits(snapshot, plan, stage, methods[0], _NAMES))
-                buckets = [limit for limit in met if isinstance(limit, Bucket) and limit.field_or_key != _NAMES.account]
+                limits = list(applicable_limits(snapshot, plan, stage, methods[0], _NAMES))
+                buckets = [
+                    limit for limit in limits if isinstance(limit, Bucket) and limit.field_or_key != _NAMES.account
+                ]
                 yield Route(
                     plan.id if plan else None,
                     stage,
                     tuple(methods),
-                    next((limit for limit in met if isinstance(limit, QuotaCount)), None),
+                    next((limit for limit in limits if isinstance(limit, QuotaCount)), None),
                     next((bucket for bucket in buckets if not bucket.shared), None),
                     next((bucket for bucket in buckets if bucket.shared), None),
                 )
 
 
 def _size(limit: Limit) -> object:
-    """What tells limits of different methods apart, besides which method it is."""
+    """Return what distinguishes limits of different methods, besides the method itself."""
     return limit.quota if isinstance(limit, QuotaCount) else (limit.throttle, limit.shared, bool(limit.field_or_key))
 
 
-class Demand:
-    """What keys, so many of each plan, and callers without a key can send on some routes, for one figure."""
+class FlowNetwork:
+    """What keys, and callers without a key, can send on some routes, for one figure.
 
-    def __init__(self, snapshot: CatalogSnapshot, keys: Mapping[str, int], some: list[Route], measure: Measure) -> None:
+    Args:
+        snapshot: The catalogue.
+        keys: How many active keys each plan has, by its id.
+        routes: The routes.
+        measure: Selects the figure.
+    """
+
+    def __init__(
+        self, snapshot: CatalogSnapshot, keys: Mapping[str, int], routes: Iterable[Route], measure: Measure
+    ) -> None:
         self._keys, self._measure = keys, measure
-        self._bounds: dict[tuple[Node, Node], Bound] = {}
+        self._bounds: dict[tuple[Node, Node], BindingLimit] = {}
         self._routes: dict[tuple[Node, Node], Route] = {}
-        for route in some:
+        for route in routes:
             if route.plan is None or keys.get(route.plan, 0):
                 self._add(route)
-        self._bounds[_CALLERS, SINK] = Bound("account", self._most(snapshot.account))
+        self._bounds[_CALLERS, SINK] = BindingLimit("account", self._admitted(snapshot.account))
 
     def _add(self, route: Route) -> None:
         node = SOURCE if route.plan is None else self._through_own_limits(route, route.plan)
@@ -161,57 +188,57 @@ class Demand:
         if route.shared is not None:
             head = ("shared", route.shared.field_or_key)
             name = route.shared.name if methods == 1 else f"stage:{route.stage}"
-            self._bounds[head, _CALLERS] = Bound(name, self._most(route.shared.throttle), None, methods)
+            self._bounds[head, _CALLERS] = BindingLimit(name, self._admitted(route.shared.throttle), None, methods)
         self._routes.setdefault((node, head), route)
 
     def _through_own_limits(self, route: Route, plan: str) -> Node:
         node, keys, own = ("plan", plan), self._keys[plan], route.own
-        self._bounds[SOURCE, node] = Bound(f"quota:{plan}", self._measure.quota(route.quota), keys)
+        self._bounds[SOURCE, node] = BindingLimit(f"quota:{plan}", self._measure.quota(route.quota), keys)
         if own is None:
             return node
-        head, most = ("own", own.field_or_key or own.name), self._most(own.throttle)
+        head, admitted = ("own", own.field_or_key or own.name), self._admitted(own.throttle)
         if not own.field_or_key:
-            self._bounds[node, head] = Bound(own.name, most, keys)
+            self._bounds[node, head] = BindingLimit(own.name, admitted, keys)
         else:
             methods = len(route.methods)
             name = own.name if methods == 1 else f"plan:{plan}"
-            self._bounds[node, head] = Bound(name, most, keys, methods, route.stage)
+            self._bounds[node, head] = BindingLimit(name, admitted, keys, methods, route.stage)
         return head
 
-    def _most(self, throttle: Throttle | None) -> Fraction | None:
+    def _admitted(self, throttle: Throttle | None) -> Fraction | None:
         if throttle is None:
             return None
-        # A bucket with rate 0 refuses, full as it may be.
+        # A bucket with rate 0 denies, however full it is.
         return self._measure.bucket(throttle) if throttle.rate and throttle.burst else Fraction()
 
-    def figure(self) -> Figure:
-        """Return the maximum, and the limits that it is the sum of."""
-        network = Network()
+    def figure(self) -> CapacityFigure:
+        """Return the maximum flow, and the limits of the minimum cut."""
+        graph = FlowGraph()
         amounts = {edge: bound.amount for edge, bound in self._bounds.items()}
         scale = lcm(*(amount.denominator for amount in amounts.values() if amount is not None))
         for (tail, head), amount in amounts.items():
-            network.add(tail, head, None if amount is None else int(amount * scale))
+            graph.add(tail, head, None if amount is None else int(amount * scale))
         for tail, head in self._routes:
-            network.add(tail, head, None)
-        unlimited = network.reaching_sink_unlimited()
+            graph.add(tail, head, None)
+        unlimited = graph.reaching_sink_unlimited()
         if SOURCE in unlimited:
-            return Figure(None, tuple(dict.fromkeys(self._without_limit(unlimited))))
-        flow, side = network.solve()
+            return CapacityFigure(None, tuple(dict.fromkeys(self._without_limit(unlimited))))
+        flow, side = graph.solve()
         binding = [bound for (tail, head), bound in self._bounds.items() if tail in side and head not in side]
-        return Figure(Fraction(flow, scale), tuple(sorted(binding, key=_order)))
+        return CapacityFigure(Fraction(flow, scale), tuple(sorted(binding, key=_order)))
 
-    def _without_limit(self, unlimited: set[Node]) -> Iterator[Bound]:
+    def _without_limit(self, unlimited: set[Node]) -> Iterator[BindingLimit]:
         for (_, head), route in self._routes.items():
             if head not in unlimited:
                 continue
             if route.plan is None:
-                yield from (Bound(f"stage:{route.stage}:{method}", None) for method in route.methods)
+                yield from (BindingLimit(f"stage:{route.stage}:{method}", None) for method in route.methods)
             elif (node := ("plan", route.plan)) in unlimited and self._bounds[SOURCE, node].each is None:
-                yield Bound(f"plan:{route.plan}", None, self._keys[route.plan])
+                yield BindingLimit(f"plan:{route.plan}", None, self._keys[route.plan])
 
 
-def _order(bound: Bound) -> int:
-    """Limits of keys come first, then those of stages, then the account's: as in decisions."""
+def _order(bound: BindingLimit) -> int:
+    """Return the rank of a limit: those of keys come first, then stages, then the account, as in decisions."""
     return ("plan", "quota", "stage", "account").index(bound.name.partition(":")[0])
 
 

@@ -42,64 +42,96 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ratelimit.admin.capacity.network import BURST, DAY, RATE, SECOND, Bound, Demand, Figure, Route, routes
+from ratelimit.admin.capacity.network import (
+    BURST,
+    DAY,
+    RATE,
+    SECOND,
+    BindingLimit,
+    CapacityFigure,
+    FlowNetwork,
+    Route,
+    routes,
+)
 from ratelimit.admin.commit import existing_plan
-from ratelimit.admin.listing import KeyLists
+from ratelimit.admin.listing import KeyListing
 from ratelimit.effects import Operation
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
 
-__all__ = ["Addition", "Bound", "Capacity", "CapacityAdmin", "Figure", "Figures", "capacity_of"]
+__all__ = [
+    "AddedCapacity",
+    "BindingLimit",
+    "Capacity",
+    "CapacityAdmin",
+    "CapacityFigure",
+    "CapacityFigures",
+    "capacity_of",
+]
 
-_PAGE = 400
-"""Keys looked at together: fewer than a listing reads at once, so that it does not read twice for one page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Requests per second for ever, at one moment, within one second, and within one day (UTC)."""
-
-    rate: Figure
-    burst: Figure
-    second: Figure
-    day: Figure
+_PAGE_SIZE = 400
+"""Keys counted together: fewer than a listing reads at once, so that it does not read twice for one page."""
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
-    """What one more key of `plan` adds to each figure, and the limits that bind then. None: unlimited then."""
+class CapacityFigures:
+    """The figures of one stage, or of all together.
+
+    Attributes:
+        rate: Requests per second, sustained.
+        burst: Requests at one moment.
+        second: Requests within one second.
+        day: Requests within one calendar day (UTC).
+    """
+
+    rate: CapacityFigure
+    burst: CapacityFigure
+    second: CapacityFigure
+    day: CapacityFigure
+
+
+@dataclass(frozen=True, slots=True)
+class AddedCapacity:
+    """What one more key of a plan adds to each figure. A figure's `exact` is None where it becomes unlimited.
+
+    Attributes:
+        plan: Id of the plan.
+        total: What is added to all stages together, with the limits that bind then.
+        stages: The same for each stage, by its id.
+    """
 
     plan: str
-    total: Figures
-    stages: Mapping[str, Figures]
+    total: CapacityFigures
+    stages: Mapping[str, CapacityFigures]
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a backend must bear: see the module.
+    """The most that all active keys together may send: what a backend must bear.
 
-    active_keys  plan id -> its keys that are enabled and not expired
-    total        all stages together, which may be less than their sum
-    stages       stage id -> what comes to it if its callers call nothing else
-    addition     what one more key would add, if that was asked for
+    Attributes:
+        active_keys: By plan id, how many of its keys are enabled and not expired.
+        total: All stages together, which may be less than their sum.
+        stages: By stage id, what that stage receives if its callers call nothing else.
+        addition: What one more key would add; None unless a new plan was given.
     """
 
     active_keys: Mapping[str, int]
-    total: Figures
-    stages: Mapping[str, Figures]
-    addition: Addition | None = None
+    total: CapacityFigures
+    stages: Mapping[str, CapacityFigures]
+    addition: AddedCapacity | None = None
 
 
 class CapacityAdmin:
-    """The capacity that one namespace demands."""
+    """Computes the capacity that one namespace demands."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._keys = KeyLists(namespace)
+        self._keys = KeyListing(namespace)
 
     def capacity(self, new_plan: str | None = None) -> Operation[Capacity]:
-        """Return what all active keys may send, and what one more key of `new_plan` would add."""
+        """Return the most that all active keys may send, and what one more key of `new_plan` would add."""
         snapshot = yield from self._namespace.load()
         if new_plan is not None:
             existing_plan(snapshot, new_plan)
@@ -109,48 +141,55 @@ class CapacityAdmin:
     def _active_keys(self, snapshot: CatalogSnapshot) -> Operation[dict[str, int]]:
         now = (yield from self._namespace.server_us()) / MICROSECONDS
         counts = Counter(dict.fromkeys(snapshot.plans, 0))
-        position = None
+        cursor = None
         while True:
-            page = yield from self._keys.keys_page(limit=_PAGE, position=position)
+            page = yield from self._keys.list_keys(limit=_PAGE_SIZE, cursor=cursor)
             for key in page.items:
                 if key.enabled and (key.expires_at is None or key.expires_at > now):
                     counts.update(plan for plan in key.plans if plan in snapshot.plans)
-            position = page.position
-            if position is None:
+            cursor = page.cursor
+            if cursor is None:
                 return dict(counts)
 
 
 def capacity_of(snapshot: CatalogSnapshot, active_keys: Mapping[str, int], new_plan: str | None = None) -> Capacity:
-    """Return what so many keys of each plan may send."""
-    total, stages = _everywhere(snapshot, active_keys)
-    found = Capacity(dict(active_keys), total, stages)
-    if new_plan is None:
-        return found
-    then, then_stages = _everywhere(snapshot, {**active_keys, new_plan: active_keys.get(new_plan, 0) + 1})
-    more = {stage: _more(figures, then_stages[stage]) for stage, figures in stages.items()}
-    return Capacity(found.active_keys, total, stages, Addition(new_plan, _more(total, then), more))
+    """Return the capacity for a number of active keys by plan id, and what one more key of `new_plan` adds."""
+    total, stages = _figures_of_all(snapshot, active_keys)
+    addition = None
+    if new_plan is not None:
+        keys = {**active_keys, new_plan: active_keys.get(new_plan, 0) + 1}
+        new_total, new_stages = _figures_of_all(snapshot, keys)
+        added = {stage: _added(figures, new_stages[stage]) for stage, figures in stages.items()}
+        addition = AddedCapacity(new_plan, _added(total, new_total), added)
+    return Capacity(dict(active_keys), total, stages, addition)
 
 
-def _everywhere(snapshot: CatalogSnapshot, keys: Mapping[str, int]) -> tuple[Figures, dict[str, Figures]]:
-    every = list(routes(snapshot))
+def _figures_of_all(
+    snapshot: CatalogSnapshot, keys: Mapping[str, int]
+) -> tuple[CapacityFigures, dict[str, CapacityFigures]]:
+    """Return the figures of all stages together, and of each stage."""
+    all_routes = list(routes(snapshot))
     by_stage: dict[str, list[Route]] = {stage: [] for stage in sorted(snapshot.methods_by_stage)}
-    for route in every:
+    for route in all_routes:
         by_stage[route.stage].append(route)
-    return _figures(snapshot, keys, every), {stage: _figures(snapshot, keys, some) for stage, some in by_stage.items()}
+    stages = {stage: _figures(snapshot, keys, of_stage) for stage, of_stage in by_stage.items()}
+    return _figures(snapshot, keys, all_routes), stages
 
 
-def _figures(snapshot: CatalogSnapshot, keys: Mapping[str, int], some: list[Route]) -> Figures:
-    rate, burst, second, day = (Demand(snapshot, keys, some, each).figure() for each in (RATE, BURST, SECOND, DAY))
-    return Figures(rate, burst, second, day)
+def _figures(snapshot: CatalogSnapshot, keys: Mapping[str, int], some_routes: list[Route]) -> CapacityFigures:
+    measures = (RATE, BURST, SECOND, DAY)
+    rate, burst, second, day = (FlowNetwork(snapshot, keys, some_routes, each).figure() for each in measures)
+    return CapacityFigures(rate, burst, second, day)
 
 
-def _more(before: Figures, after: Figures) -> Figures:
-    def more(old: Figure, new: Figure) -> Figure:
-        return Figure(None if old.exact is None or new.exact is None else new.exact - old.exact, new.bounds)
+def _added(before: CapacityFigures, after: CapacityFigures) -> CapacityFigures:
+    def added(old: CapacityFigure, new: CapacityFigure) -> CapacityFigure:
+        exact = None if old.exact is None or new.exact is None else new.exact - old.exact
+        return CapacityFigure(exact, new.bounds)
 
-    return Figures(
-        more(before.rate, after.rate),
-        more(before.burst, after.burst),
-        more(before.second, after.second),
-        more(before.day, after.day),
+    return CapacityFigures(
+        added(before.rate, after.rate),
+        added(before.burst, after.burst),
+        added(before.second, after.second),
+        added(before.day, after.day),
     )

@@ -1,1 +1,1 @@
-"""API keys as CSV, in the format of AWS API Gateway. No I/O. May import what admin may."""
+"""API keys as CSV, in the format of AWS API Gateway. No I/O. Imports what admin may import."""

@@ -1,4 +1,4 @@
-"""API keys as CSV: the files of AWS API Gateway are read, lists for people are written. Pure text, no Redis.
+"""API keys as CSV text: the files of AWS API Gateway are parsed, lists for people are written.
 
 A file is read line by line, so that one bad row spoils no other: a cell does not span lines. No message shows what a
 cell holds, because in a file whose columns are mixed up any cell may be a key value.
@@ -19,13 +19,13 @@ from ratelimit.model import MICROSECONDS, ApiKey
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.validation import printable, without_values
 
-MOST_LINE_BYTES = 2**20
-MOST_CELL = 2**17
+MAX_LINE_BYTES = 2**20
+MAX_CELL = 2**17
 """Characters of one cell: more than any column holds (a description has 125,000 at most)."""
 
-_MOST_NAME = 1024
-_MOST_DESCRIPTION = 125_000
-_KNOWN = ("key", "name", "description", "enabled", "usageplanids")
+_MAX_NAME = 1024
+_MAX_DESCRIPTION = 125_000
+_COLUMNS = ("key", "name", "description", "enabled", "usageplanids")
 _FLAGS = {"": None, "true": True, "false": False}
 _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")  # noqa: RUF001 - full-width ones count as well
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -37,8 +37,13 @@ _CELL = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class ImportWarning:  # noqa: A001 - the contract's name; the builtin is about import statements
-    """What is wrong with a line of the file (the first is 1), and what to do about it. Never shows a cell."""
+class RowWarning:
+    """What is wrong with a line of a CSV file.
+
+    Attributes:
+        line: Its number; the first line is 1.
+        message: The problem and its remedy. Never shows what a cell holds.
+    """
 
     line: int
     message: str
@@ -46,7 +51,16 @@ class ImportWarning:  # noqa: A001 - the contract's name; the builtin is about i
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a good line says of a key. None: it does not say."""
+    """A good line of a CSV file: what it says about a key. None where it says nothing.
+
+    Attributes:
+        line: Its number; the first line is 1.
+        value: The key's value.
+        name: The key's name.
+        description: The key's description.
+        enabled: Whether the key is accepted.
+        plans: Ids of the key's plans, as the file lists them.
+    """
 
     line: int
     value: str = field(repr=False)
@@ -57,7 +71,7 @@ class Row:
 
 
 class _Columns(NamedTuple):
-    """How many cells the header has, and which of them is what; None where it has no such column."""
+    """The number of cells of the header, and the index of each column; None where the file has no such column."""
 
     width: int
     key: int
@@ -67,10 +81,15 @@ class _Columns(NamedTuple):
     plans: int | None
 
 
-def read(stream: BinaryIO, source: str) -> Iterator[Row | ImportWarning | None]:
+def read(stream: BinaryIO, source: str) -> Iterator[Row | RowWarning | None]:
     """Yield what each line after the header says; None for a blank one.
 
-    `source` is the name of the file in errors. Raises ConfigError where the file as a whole cannot be read.
+    Args:
+        stream: The file, read from where it stands.
+        source: What errors call the file.
+
+    Raises:
+        ConfigError: The file as a whole cannot be read.
     """
     columns = None
     for number, text in _lines(stream, source):
@@ -84,9 +103,9 @@ def read(stream: BinaryIO, source: str) -> Iterator[Row | ImportWarning | None]:
 
 
 def _lines(stream: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number, checked to be text that can be worked with, without its end."""
+    """Yield each line without its end, with its number. Raises ConfigError for one that is not acceptable text."""
     number = 0
-    while raw := stream.readline(MOST_LINE_BYTES + 1):
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1:
             if raw.startswith(_UTF16):
@@ -94,8 +113,8 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         text = _decoded(raw)
         problem = None
-        if len(raw) > MOST_LINE_BYTES:
-            problem = f"is longer than {MOST_LINE_BYTES:,} bytes: this is no list of keys, or its line ends are missing"
+        if len(raw) > MAX_LINE_BYTES:
+            problem = f"is longer than {MAX_LINE_BYTES:,} bytes: this is no list of keys, or its line ends are missing"
         elif text is None:
             problem = "is not UTF-8: save the file as UTF-8"
         elif "\0" in text:
@@ -114,70 +133,73 @@ def _decoded(raw: bytes) -> str | None:
 
 
 def cells(line: str) -> list[str] | None:
-    """Split a line into its cells: blanks around each go, one pair of double or single quotes is taken off.
+    """Split a line into its cells, without the blanks around each, and without one pair of double or single quotes.
 
-    A quote inside such a pair is written twice. A cell that merely begins with a single quote keeps it. None where a
-    double quote is not closed at the end of its cell.
+    A quote inside such a pair is written twice. A cell that merely begins with a single quote keeps it.
+
+    Returns:
+        The cells; None where a double quote is not closed at the end of its cell.
     """
     if '"' not in line and "'" not in line:
         return [cell.strip() for cell in line.split(",")]
-    found, at = list[str](), -1
-    while at < len(line):
-        match = _CELL.match(line, at + 1)
+    parsed, end = list[str](), -1
+    while end < len(line):
+        match = _CELL.match(line, end + 1)
         if match is None:
             raise AssertionError("a plain cell may hold anything, so something matches")
-        at = match.end()
+        end = match.end()
         double, single, plain = match.groups()
         if double is not None:
-            found.append(double.replace('""', '"'))
+            parsed.append(double.replace('""', '"'))
         elif single is not None:
-            found.append(single.replace("''", "'"))
+            parsed.append(single.replace("''", "'"))
         elif plain.startswith('"'):
             return None
         else:
-            found.append(plain.strip())
-    return found
+            parsed.append(plain.strip())
+    return parsed
 
 
-def _cells(line: str, where: str) -> list[str] | None:
-    found = cells(line)
-    if len(line) > MOST_CELL and found and max(map(len, found)) > MOST_CELL:
-        raise ConfigError(f"has a cell of more than {MOST_CELL:,} characters: shorten it", field=where)
-    return found
+def _bounded_cells(line: str, where: str) -> list[str] | None:
+    parsed = cells(line)
+    if len(line) > MAX_CELL and parsed and max(map(len, parsed)) > MAX_CELL:
+        raise ConfigError(f"has a cell of more than {MAX_CELL:,} characters: shorten it", field=where)
+    return parsed
 
 
 def _header(line: str, where: str) -> _Columns:
     if "\r" in line:
         raise ConfigError("has a carriage return inside: save the file with the line ends LF or CRLF", field=where)
-    found = _cells(line, where)
-    if found is None:
+    titles = _bounded_cells(line, where)
+    if titles is None:
         raise ConfigError("has a quote that is not closed: close it", field=where)
-    names = [cell.strip().casefold() for cell in found]
+    names = [title.strip().casefold() for title in titles]
     missing = [title for title in ("Key", "Name") if title.casefold() not in names]
     if missing:
         raise ConfigError(f"must name the columns, {' and '.join(missing)} among them", field=where)
-    if any(names.count(name) > 1 for name in _KNOWN):
+    if any(names.count(name) > 1 for name in _COLUMNS):
         raise ConfigError("names a column twice: rename or remove one of the two", field=where)
-    at = {name: names.index(name) for name in _KNOWN if name in names}
-    return _Columns(len(names), at["key"], at["name"], at.get("description"), at.get("enabled"), at.get("usageplanids"))
+    index = {name: names.index(name) for name in _COLUMNS if name in names}
+    optional = (index.get("description"), index.get("enabled"), index.get("usageplanids"))
+    return _Columns(len(names), index["key"], index["name"], *optional)
 
 
-def _row(columns: _Columns, number: int, line: str, source: str) -> Row | ImportWarning:
-    found = _cells(line, f"{source}, line {number}")
-    if found is None:
+def _row(columns: _Columns, number: int, line: str, source: str) -> Row | RowWarning:
+    row = _bounded_cells(line, f"{source}, line {number}")
+    if row is None:
         remedy = "close it on the same line, and write a quote inside a quoted cell twice"
-        return ImportWarning(number, f"a quote is not closed: {remedy}")
-    if len(found) > columns.width and any(found[columns.width :]):
+        return RowWarning(number, f"a quote is not closed: {remedy}")
+    if len(row) > columns.width and any(row[columns.width :]):
         remedy = "put a list of plans, or any text with commas, in one pair of quotes"
-        return ImportWarning(number, f"has {len(found)} cells where the header has {columns.width}: {remedy}")
-    found += [""] * (columns.width - len(found))
-    value, name = found[columns.key].strip(), found[columns.name]
-    description = "" if columns.description is None else found[columns.description]
-    enabled = "" if columns.enabled is None else found[columns.enabled].strip().casefold()
+        return RowWarning(number, f"has {len(row)} cells where the header has {columns.width}: {remedy}")
+    row += [""] * (columns.width - len(row))
+    value, name = row[columns.key].strip(), row[columns.name]
+    description = "" if columns.description is None else row[columns.description]
+    enabled = "" if columns.enabled is None else row[columns.enabled].strip().casefold()
     problems = list(_problems(value, name, description, enabled))
     if problems:
-        return ImportWarning(number, "; ".join(problems))
-    plans = _plan_ids(found[columns.plans]) if columns.plans is not None else ()
+        return RowWarning(number, "; ".join(problems))
+    plans = _plan_ids(row[columns.plans]) if columns.plans is not None else ()
     return Row(number, value, name, description or None, _FLAGS[enabled], plans or None)
 
 
@@ -190,9 +212,9 @@ def _problems(value: str, name: str, description: str, enabled: str) -> Iterator
         yield _about_value(value)
     if not name:
         yield "Name is empty: name the key"
-    for title, text, most in (("Name", name, _MOST_NAME), ("Description", description, _MOST_DESCRIPTION)):
-        if len(text) > most:
-            yield f"{title} has {len(text):,} characters: shorten it to {most:,}"
+    for title, text, max_length in (("Name", name, _MAX_NAME), ("Description", description, _MAX_DESCRIPTION)):
+        if len(text) > max_length:
+            yield f"{title} has {len(text):,} characters: shorten it to {max_length:,}"
         if not text.isprintable():
             yield f"{title} holds control characters: remove them"
         if without_values(text) != text:
@@ -220,21 +242,21 @@ _EXPORTED: tuple[tuple[str, Callable[[ApiKey], str]], ...] = (
     ("CreatedAt", lambda key: _moment(key.created_at)),
     ("ExpiresAt", lambda key: _moment(key.expires_at)),
 )
-"""The columns of an exported file, and what each holds. There is no Key: values are stored nowhere."""
+"""The columns of an exported file. There is no Key: values are stored nowhere."""
 
 
 def exported_header() -> str:
     """Return the first line of an exported file."""
-    return joined([title for title, _ in _EXPORTED])
+    return csv_line([title for title, _ in _EXPORTED])
 
 
-def exported(keys: Iterable[ApiKey]) -> str:
+def exported_rows(keys: Iterable[ApiKey]) -> str:
     """Return the lines of an exported file for these keys."""
-    return "".join(joined([unevaluated(cell(key)) for _, cell in _EXPORTED]) for key in keys)
+    return "".join(csv_line([without_formula(cell(key)) for _, cell in _EXPORTED]) for key in keys)
 
 
-def joined(texts: Sequence[str]) -> str:
-    """Return a line of CSV, quoted where `cells` (or a spreadsheet) would read it otherwise."""
+def csv_line(texts: Sequence[str]) -> str:
+    """Return a line of CSV, its cells quoted where `cells` (or a spreadsheet) would misread them."""
     return ",".join(map(_quoted, texts)) + "\n"
 
 
@@ -244,10 +266,10 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def unevaluated(text: str) -> str:
-    """Return a text so that no spreadsheet takes it for a formula: a single quote before it says that it is text.
+def without_formula(text: str) -> str:
+    """Return a text that no spreadsheet evaluates as a formula, and no terminal as an escape sequence.
 
-    Nor does a terminal obey it: what cannot be printed, and only garbage in Redis can hold, is spelled out.
+    A single quote before it marks it as text. Control characters, which only garbage in Redis can hold, are escaped.
     """
     return printable(f"'{text}" if text.startswith(_FORMULAS) else text)
 

@@ -1,4 +1,4 @@
-"""Import of API keys from CSV, and their export. Flows: see flow.py. The format is that of csv_keys.py.
+"""Import of API keys from CSV, and their export.
 
 A file is read twice. The first pass finds whether it can be read at all, so that one that cannot leaves no trace, and
 with `fail_on_warnings` whether anything in it draws a warning. The second stores it batch by batch. One batch of the
@@ -8,34 +8,38 @@ file is in memory at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-from ratelimit import validation
-from ratelimit.admin.ceilings import Room, room_for_keys, tries
-from ratelimit.admin.commit import too_busy
-from ratelimit.admin.csv import files as csv_files
-from ratelimit.admin.csv import format as csv_keys
-from ratelimit.admin.csv.batch import Changes, Entry, Verdict, judged, looked_up, within_room
-from ratelimit.admin.csv.files import Source
+from ratelimit.admin.ceilings import KeyHeadroom, key_headroom, max_attempts
+from ratelimit.admin.commit import busy_conflict
+from ratelimit.admin.csv import format as csv_format
+from ratelimit.admin.csv.batch import (
+    BatchCommit,
+    ResolvedRow,
+    RowOutcome,
+    apply_key_ceiling,
+    resolve_rows,
+    row_outcome,
+)
+from ratelimit.admin.csv.format import Row, RowWarning
 from ratelimit.admin.keys import KeyAdmin
-from ratelimit.admin.listing import KeyLists
-from ratelimit.effects import Operation
+from ratelimit.admin.listing import MAX_PAGE, KeyListing
+from ratelimit.effects import Operation, Request
 from ratelimit.errors import ConfigError, StoreError
+from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
 
-Progress = Callable[[int], None]
-Batch = list[csv_keys.Row | csv_keys.ImportWarning]
+ProgressCallback = Callable[[int], None]
+"""Called with the number of items done so far."""
 
-MOST_BYTES = 2**28
-"""Size of a file, unless the caller says otherwise: enough for a million rows and more."""
+Batch = list[Row | RowWarning]
 
-MOST_BAD_LINES = 100_000
+MAX_BAD_LINES = 100_000
 """Each is remembered with what is wrong with it."""
 
-_BATCH = 64
+_BATCH_SIZE = 64
 """Rows committed by one script: some 200 commands, which occupy the server for a millisecond or two."""
 
 
@@ -43,151 +47,148 @@ _BATCH = 64
 class ImportReport:
     """What an import did.
 
-    ids       of the keys that the good rows name, in the order of the file, each once
-    warnings  in the order of the file
-    created   how many of these keys are new
-    updated   how many existed before; among them those that were as the file says already
+    Attributes:
+        ids: Ids of the keys that the good rows name, in the order of the file, each once.
+        warnings: In the order of the file.
+        created: How many of these keys are new.
+        updated: How many existed before; among them those that were as the file says already.
     """
 
     ids: tuple[str, ...]
-    warnings: tuple[csv_keys.ImportWarning, ...]
+    warnings: tuple[RowWarning, ...]
     created: int = 0
     updated: int = 0
 
 
+def pause(namespace: Namespace) -> Request:
+    """Return a small request: while its reply is awaited, an event loop runs other tasks."""
+    return [namespace.version_query()]
+
+
 def import_keys(
-    admin: KeyAdmin,
-    source: Source,
-    fail_on_warnings: bool = False,
-    progress: Progress | None = None,
-    max_bytes: int = MOST_BYTES,
+    admin: KeyAdmin, stream: BinaryIO, name: str, *, fail_on_warnings: bool, progress: ProgressCallback | None
 ) -> Operation[ImportReport]:
-    """Make the keys of a CSV file, and change those that exist."""
-    validation.flag(fail_on_warnings, "fail_on_warnings")
-    validation.whole(max_bytes, "max_bytes", least=1)
-    name, namespace = csv_files.name_of(source), admin._namespace
-    breath = [namespace.version_query()]  # while one waits for an answer, an event loop does other things
-    work = _Import(admin)
-    with ExitStack() as stack:
-        given = csv_files.opened(source, stack)
-        if csv_files.is_rereadable(given):
-            stream = cast("BinaryIO", given)
+    """Create the keys of a CSV file, and change those that exist.
+
+    Args:
+        admin: Administers the keys.
+        stream: The file, seekable, read from where it stands.
+        name: What errors call the file.
+        fail_on_warnings: Store nothing if anything draws a warning.
+        progress: Called with the number of rows done so far.
+    """
+    namespace, work = admin.namespace, _Import(admin)
+    start, bad_lines = stream.tell(), 0
+    yield from namespace.load()
+    for batch in _batches(stream, name):
+        bad_lines += sum(isinstance(item, RowWarning) for item in batch)
+        if bad_lines > MAX_BAD_LINES:
+            problem = f"has more than {MAX_BAD_LINES:,} lines that are no keys: is it the right file?"
+            raise ConfigError(problem, field=name)
+        if fail_on_warnings:
+            yield from work.inspect(batch)
         else:
-            copy = csv_files.temporary(stack)
-            for _ in csv_files.copied(given, copy, name, max_bytes):
-                yield breath
-            stream = cast("BinaryIO", copy)
-        csv_files.refuse_larger(stream, name, max_bytes)
-        start, bad = stream.tell(), 0
-        yield from namespace.load()
-        for batch in _batches(stream, name):
-            bad += sum(isinstance(item, csv_keys.ImportWarning) for item in batch)
-            if bad > MOST_BAD_LINES:
-                problem = f"has more than {MOST_BAD_LINES:,} lines that are no keys: is it the right file?"
-                raise ConfigError(problem, field=name)
-            if fail_on_warnings:
-                yield from work.inspect(batch)
-            else:
-                yield breath
-        if work.warnings:
-            return work.report()
-        stream.seek(start)
-        done = 0
-        try:
-            for batch in _batches(stream, name):
-                yield from work.store(batch)
-                done += len(batch)
-                if progress is not None:
-                    progress(done)
-        except StoreError as error:
-            error.add_note(f"the first {done} rows of the file are done; import it again to go on")
-            raise
+            yield pause(namespace)
+    if work.warnings:
         return work.report()
+    stream.seek(start)
+    done = 0
+    try:
+        for batch in _batches(stream, name):
+            yield from work.store(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+    except StoreError as error:
+        error.add_note(f"the first {done} rows of the file are done; import it again to go on")
+        raise
+    return work.report()
 
 
-def export_keys(lists: KeyLists, target: Source) -> Operation[int]:
-    """Write all keys, the newest first, and return how many there are."""
-    with ExitStack() as stack:
-        write = csv_files.writer(target, stack)
-        write(csv_keys.exported_header())
-        count, position = 0, None
-        while True:
-            page = yield from lists.keys_page(limit=500, position=position)
-            write(csv_keys.exported(page.items))
-            count, position = count + len(page.items), page.position
-            if position is None:
-                return count
+def export_keys(listing: KeyListing, write: Callable[[str], object]) -> Operation[int]:
+    """Write all keys as CSV, the newest first, and return how many there are."""
+    write(csv_format.exported_header())
+    count, cursor = 0, None
+    while True:
+        page = yield from listing.list_keys(limit=MAX_PAGE, cursor=cursor)
+        write(csv_format.exported_rows(page.items))
+        count, cursor = count + len(page.items), page.cursor
+        if cursor is None:
+            return count
 
 
 def _batches(stream: BinaryIO, name: str) -> Iterator[Batch]:
-    lines = csv_keys.read(stream, name)
-    while batch := list(islice(lines, _BATCH)):
+    lines = csv_format.read(stream, name)
+    while batch := list(islice(lines, _BATCH_SIZE)):
         yield [item for item in batch if item is not None]
 
 
 class _Import:
-    """One import under way, and what it has done so far."""
+    """One import in progress."""
 
     def __init__(self, admin: KeyAdmin) -> None:
         self._admin = admin
-        self._namespace = admin._namespace
+        self._namespace = admin.namespace
         self._ids: dict[str, None] = {}
         self._created = self._updated = 0
-        self._made_us = 0
-        self._room: Room | None = None
+        self._last_created_us = 0
+        self._headroom: KeyHeadroom | None = None
         self._new: set[str] = set()
-        self.warnings: list[csv_keys.ImportWarning] = []
+        self.warnings: list[RowWarning] = []
 
     def report(self) -> ImportReport:
         """Return what was done."""
         return ImportReport(tuple(self._ids), tuple(self.warnings), self._created, self._updated)
 
     def inspect(self, batch: Batch) -> Operation[None]:
-        """Note what a batch draws in warnings, and store nothing."""
-        entries = yield from looked_up(self._namespace, _rows(batch))
-        if self._room is None:
-            self._room = yield from room_for_keys(self._namespace)
-        self._warn(batch, entries, self._judged(entries, self._namespace.snapshot, self._room, self._new))
+        """Add the warnings about a batch, and store nothing."""
+        rows = yield from resolve_rows(self._namespace, _rows(batch))
+        if self._headroom is None:
+            self._headroom = yield from key_headroom(self._namespace)
+        self._add_warnings(batch, rows, self._outcomes(rows, self._namespace.snapshot, self._headroom, self._new))
 
     def store(self, batch: Batch) -> Operation[None]:
-        """Store the good rows of a batch, all at once; start over if what they rest on moves meanwhile."""
-        for attempt in range(tries(self._namespace)):
-            entries = yield from looked_up(self._namespace, _rows(batch))
+        """Store the good rows of a batch in one commit; start over if others change what it depends on."""
+        for attempt in range(max_attempts(self._namespace)):
+            rows = yield from resolve_rows(self._namespace, _rows(batch))
             snapshot = self._namespace.snapshot
-            if entries and (attempt or not snapshot.epoch):
-                snapshot = yield from self._admin._ensure_book()
-            room = yield from room_for_keys(self._namespace)
-            verdicts = self._judged(entries, snapshot, room, set())
+            if rows and (attempt or not snapshot.epoch):
+                snapshot = yield from self._admin.ensure_catalog()
+            headroom = yield from key_headroom(self._namespace)
+            outcomes = self._outcomes(rows, snapshot, headroom, set())
             # Of rows with the same value the last one counts, in the place of the first.
             good = {
-                entry.digests[0]: (entry, verdict.plans)
-                for entry, verdict in zip(entries, verdicts, strict=True)
-                if verdict.is_good
+                resolved.digests[0]: (resolved, outcome.plans)
+                for resolved, outcome in zip(rows, outcomes, strict=True)
+                if outcome.is_stored
             }
-            changes = Changes(self._namespace, snapshot, room)
-            done = [(self._put(changes, entry, plans), entry.record is None) for entry, plans in good.values()]
-            call = changes.call()
+            commit = BatchCommit(self._namespace, snapshot, headroom)
+            done = [(self._put(commit, resolved, plans), resolved.record is None) for resolved, plans in good.values()]
+            call = commit.to_script_call()
             if call is None or (yield call)[0] == 1:
                 self._namespace.on_change_message("keys")  # at once in this process
-                self._warn(batch, entries, verdicts)
+                self._add_warnings(batch, rows, outcomes)
                 for key_id, is_new in done:
                     self._count(key_id, is_new)
-                if changes.has_new_pepper:
+                if commit.has_new_pepper:
                     yield from self._namespace.load()
                 return
-        raise too_busy(tries(self._namespace))
+        raise busy_conflict(max_attempts(self._namespace))
 
-    def _judged(self, entries: list[Entry], snapshot: CatalogSnapshot, room: Room, new: set[str]) -> list[Verdict]:
+    def _outcomes(
+        self, rows: list[ResolvedRow], snapshot: CatalogSnapshot, headroom: KeyHeadroom, new: set[str]
+    ) -> list[RowOutcome]:
         ceilings = self._namespace.ceilings
-        return within_room(entries, [judged(entry, snapshot, ceilings) for entry in entries], room, ceilings, new)
+        outcomes = [row_outcome(resolved, snapshot, ceilings) for resolved in rows]
+        return apply_key_ceiling(rows, outcomes, headroom, ceilings, new)
 
-    def _put(self, changes: Changes, entry: Entry, plans: tuple[str, ...] | None) -> str:
-        if entry.record is not None:
-            changes.update(entry.row, entry.record, entry.stored, plans)
-            return entry.record.id
-        # No two keys of an import have the same time: lists are in its order.
-        self._made_us = max(self._made_us + 1, self._namespace.wall_us())
-        return changes.create(entry, plans or (), self._made_us)
+    def _put(self, commit: BatchCommit, resolved: ResolvedRow, plans: tuple[str, ...] | None) -> str:
+        if resolved.record is not None:
+            commit.update(resolved.row, resolved.record, resolved.stored, plans)
+            return resolved.record.id
+        # No two keys of an import have the same time: lists show them in its order.
+        self._last_created_us = max(self._last_created_us + 1, self._namespace.wall_us())
+        return commit.create(resolved, plans or (), self._last_created_us)
 
     def _count(self, key_id: str, is_new: bool) -> None:
         if key_id not in self._ids:
@@ -195,12 +196,12 @@ class _Import:
             self._updated += not is_new
             self._ids[key_id] = None
 
-    def _warn(self, batch: Batch, entries: list[Entry], verdicts: list[Verdict]) -> None:
-        found = [item for item in batch if isinstance(item, csv_keys.ImportWarning)]
-        for entry, verdict in zip(entries, verdicts, strict=True):
-            found += (csv_keys.ImportWarning(entry.row.line, problem) for problem in verdict.problems)
-        self.warnings += sorted(found, key=lambda warning: warning.line)
+    def _add_warnings(self, batch: Batch, rows: list[ResolvedRow], outcomes: list[RowOutcome]) -> None:
+        warnings = [item for item in batch if isinstance(item, RowWarning)]
+        for resolved, outcome in zip(rows, outcomes, strict=True):
+            warnings += (RowWarning(resolved.row.line, problem) for problem in outcome.problems)
+        self.warnings += sorted(warnings, key=lambda warning: warning.line)
 
 
-def _rows(batch: Batch) -> list[csv_keys.Row]:
-    return [item for item in batch if isinstance(item, csv_keys.Row)]
+def _rows(batch: Batch) -> list[Row]:
+    return [item for item in batch if isinstance(item, Row)]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ratelimit.admin.capacity.report import Figure, Figures
+from ratelimit.admin.capacity.report import CapacityFigure, CapacityFigures
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 
@@ -58,19 +58,19 @@ def capacity(connection: Connection, new_plan: str | None, as_json: bool) -> Non
         console.print(_table({**report.addition.stages, "total": report.addition.total}, added=True))
 
 
-def _by_name(figures: Figures) -> Iterator[tuple[str, Figure]]:
+def _by_name(figures: CapacityFigures) -> Iterator[tuple[str, CapacityFigure]]:
     for field in fields(figures):
         yield field.name, getattr(figures, field.name)
 
 
-def _data(figures: Figures) -> dict[str, Any]:
+def _data(figures: CapacityFigures) -> dict[str, Any]:
     return {
         name: {"value": figure.value, "bounds": [str(bound) for bound in figure.bounds]}
         for name, figure in _by_name(figures)
     }
 
 
-def _table(figures_by_stage: Mapping[str, Figures], *, added: bool = False) -> Table:
+def _table(figures_by_stage: Mapping[str, CapacityFigures], *, added: bool = False) -> Table:
     """Return a table of the figures of each stage, and below each the limits that they are the sum of."""
     titles = (*(() if added else ("keys",)), *_TITLES.values())
     table = output.table("stage", *titles, numbers=titles)
@@ -86,7 +86,7 @@ def _table(figures_by_stage: Mapping[str, Figures], *, added: bool = False) -> T
     return table
 
 
-def _bounds(stage: str, figures: Figures) -> dict[tuple[str, str], dict[str, str]]:
+def _bounds(stage: str, figures: CapacityFigures) -> dict[tuple[str, str], dict[str, str]]:
     """Return the limits that bind: (title, number of keys) -> name of a figure -> what the limit adds to it."""
     amounts: dict[tuple[str, str], dict[str, str]] = {}
     for name, figure in _by_name(figures):

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from ratelimit.admin.aws import AwsCatalogue, AwsExport, AwsReport, Note, convert, fetch_live, read_export
+from ratelimit.admin.aws import AwsConversion, AwsExport, AwsNote, AwsReport
+from ratelimit.catalog.aws import convert, fetch_live, read_export
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import ConfigError
-from ratelimit.model import Scope
+from ratelimit.model import ThrottleScope
 from ratelimit.validation import printable
 
 
@@ -42,7 +43,7 @@ def import_aws(
     region: str | None,
     dry_run: bool,
     api_names: bool,
-    scope: Scope,
+    scope: ThrottleScope,
     as_json: bool,
 ) -> None:
     """Import usage plans, stages and API keys from AWS API Gateway, and report what could not be imported exactly.
@@ -78,8 +79,8 @@ def _fetch(region: str | None) -> AwsExport:
         raise ConfigError(f"the request to AWS failed: {error}", field="--live") from None
 
 
-def _as_data(converted: AwsCatalogue, report: AwsReport | None) -> dict[str, Any]:
-    notes: Iterable[Note] = converted.notes if report is None else report.notes
+def _as_data(converted: AwsConversion, report: AwsReport | None) -> dict[str, Any]:
+    notes: Iterable[AwsNote] = converted.notes if report is None else report.notes
     return {
         "dry_run": report is None,
         "plans": [plan.id for plan in converted.plans],
@@ -93,7 +94,7 @@ def _as_data(converted: AwsCatalogue, report: AwsReport | None) -> dict[str, Any
     }
 
 
-def _print(converted: AwsCatalogue, report: AwsReport | None) -> None:
+def _print(converted: AwsConversion, report: AwsReport | None) -> None:
     console = output.console()
     table = output.table("plan", "name", "throttle", "quota", "stages", "keys", numbers=("keys",))
     for plan in converted.plans:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ratelimit.admin.csv.transfer import ImportReport
-from ratelimit.admin.key_fields import About
+from ratelimit.admin.keys import KeyDetails
 from ratelimit.catalog import Catalog
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options, server_time
@@ -120,25 +120,25 @@ def _print_new_value(key: ApiKey, message: str, *, generated: bool, as_json: boo
 @keys.command("list", short_help="List keys, newest first.", epilog="Example: ratelimit keys list --prefix acme")
 @click.option("--prefix", default="", metavar="TEXT", help="Only keys whose name starts with this.")
 @click.option("--limit", type=click.IntRange(1, 500), default=25, show_default=True, help="Keys per page.")
-@click.option("--position", help="Where to continue: printed at the end of the page before.")
+@click.option("--cursor", help="Where to continue: printed at the end of the page before.")
 @click.option("--all", "all_pages", is_flag=True, help="All pages.")
 @options.json_option
 @connection_options
 def list_keys(
-    connection: Connection, prefix: str, limit: int, position: str | None, all_pages: bool, as_json: bool
+    connection: Connection, prefix: str, limit: int, cursor: str | None, all_pages: bool, as_json: bool
 ) -> None:
     """List API keys page by page, newest first."""
     with connection.catalog() as catalog:
         if all_pages:
-            if position is not None:
-                raise click.UsageError("--all and --position exclude each other: give one of them")
+            if cursor is not None:
+                raise click.UsageError("--all and --cursor exclude each other: give one of them")
             listed = catalog.keys(prefix)
         else:
-            page = catalog.keys_page(prefix, limit, position)
-            listed, position = page.items, page.position
+            page = catalog.list_keys(prefix, limit, cursor)
+            listed, cursor = page.items, page.cursor
         now = server_time(catalog)
     if as_json:
-        output.print_json({"keys": [as_data(key) for key in listed], "position": position})
+        output.print_json({"keys": [as_data(key) for key in listed], "cursor": cursor})
         return
     console = output.console()
     if not listed:
@@ -152,8 +152,8 @@ def list_keys(
         table.add_row(*cells, style="" if state == "enabled" else "dim")
     output.avoid_wrapping(table, "id", "created", "expires")
     console.print(table)
-    if position is not None:
-        console.print(f"There are more: --position {position}")
+    if cursor is not None:
+        console.print(f"There are more: --cursor {cursor}")
 
 
 @keys.command(short_help="Show one key.", epilog="Example: ratelimit keys show tpcx6e0oyw")
@@ -183,7 +183,7 @@ def opens(ctx: click.Context, connection: Connection, key_id: str, as_json: bool
     "*" stands for all methods that the stage does not list. Exit code 1 if the key opens nothing.
     """
     with connection.catalog() as catalog:
-        stages, key, now = catalog.opens(key_id), catalog.get_key(key_id), server_time(catalog)
+        stages, key, now = catalog.key_access(key_id), catalog.get_key(key_id), server_time(catalog)
     if as_json:
         output.print_json(
             [
@@ -217,8 +217,8 @@ def opens(ctx: click.Context, connection: Connection, key_id: str, as_json: bool
 # Create and change keys
 
 
-def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that describe a key; `_about` collects them."""
+def _details_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that describe a key; `_details` collects them."""
     for option in (
         click.option("--tag", "tags", type=options.tag, multiple=True, metavar="NAME=TEXT", help="A tag; repeatable."),
         click.option("--owner", help="Whose key it is, for people and for billing."),
@@ -234,19 +234,19 @@ def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _about(
+def _details(
     expires: float | None, description: str | None, owner: str | None, tags: tuple[tuple[str, str], ...]
-) -> About:
-    about = About()
+) -> KeyDetails:
+    details = KeyDetails()
     if expires is not None:
-        about["expires_at"] = None if expires == options.NEVER else expires
+        details["expires_at"] = None if expires == options.NEVER else expires
     if description is not None:
-        about["description"] = description
+        details["description"] = description
     if owner is not None:
-        about["owner"] = owner
+        details["owner"] = owner
     if tags:
-        about["tags"] = options.tags(tags)
-    return about
+        details["tags"] = options.tags(tags)
+    return details
 
 
 @keys.command(
@@ -256,7 +256,7 @@ def _about(
 @click.argument("name", default="")
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="A plan to add it to; repeatable.")
 @click.option("--disabled", is_flag=True, help="Create it disabled.")
-@_about_options
+@_details_options
 @options.value_option
 @options.json_option
 @connection_options
@@ -273,10 +273,10 @@ def create(
     as_json: bool,
 ) -> None:
     """Create an API key called NAME and print its value. It is shown only this once, as it is stored nowhere."""
-    about = _about(expires, description, owner, tags)
+    details = _details(expires, description, owner, tags)
     value = options.chosen_value(value_from)
     with connection.catalog() as catalog:
-        key = catalog.create_key(name, value, plans, not disabled, **about)
+        key = catalog.create_key(name, value, plans, not disabled, **details)
         has_expired = key.expires_at is not None and key.expires_at <= server_time(catalog)
     message = (
         f"Created key {display_name(key)}, plans: {', '.join(key.plans) or 'none yet (see `ratelimit keys add`)'}."
@@ -323,7 +323,7 @@ def rotate(connection: Connection, key_id: str, grace: float, value_from: str | 
 )
 @click.argument("key_id")
 @click.option("--name", help="Its name.")
-@_about_options
+@_details_options
 @click.option("--no-tags", is_flag=True, help="Remove all tags.")
 @options.json_option
 @connection_options
@@ -341,13 +341,13 @@ def update(
     """Change what the options name of the key KEY_ID. Given tags replace all tags that it had."""
     if tags and no_tags:
         raise click.UsageError("--tag and --no-tags exclude each other: give one of them")
-    about = _about(expires, description, owner, tags)
+    details = _details(expires, description, owner, tags)
     if no_tags:
-        about["tags"] = {}
-    if not about and name is None:
+        details["tags"] = {}
+    if not details and name is None:
         raise click.UsageError("nothing to change: give an option such as --name")
     with connection.catalog() as catalog:
-        key = catalog.update_key(key_id, name=name, **about)
+        key = catalog.update_key(key_id, name=name, **details)
         now = server_time(catalog)
     if as_json:
         output.print_json(as_data(key))

@@ -144,9 +144,9 @@ def _sample(limiter: Limiter) -> Sample:
 
 
 def _rows(catalog: Catalog, plan_id: str, day: date) -> Iterator[Row]:
-    position = None
+    cursor = None
     while True:
-        page = catalog.usage(plan_id, day, day, position=position)
+        page = catalog.usage(plan_id, day, day, cursor=cursor)
         for key_id, ((used, remaining),) in page.items.items():
             (denied,) = page.denied[key_id]
             throttled, over_quota = (
@@ -154,8 +154,8 @@ def _rows(catalog: Catalog, plan_id: str, day: date) -> Iterator[Row]:
             )
             if used or throttled or over_quota:
                 yield Row(key_id, plan_id, used, remaining, throttled, over_quota)
-        position = page.position
-        if position is None:
+        cursor = page.cursor
+        if cursor is None:
             return
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import click
 
-from ratelimit.admin.csv.format import joined, unevaluated
+from ratelimit.admin.csv.format import csv_line, without_formula
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import Catalog
 from ratelimit.cli import options, output
@@ -88,12 +88,12 @@ def show(
 
 
 def _pages(catalog: Catalog, plan_id: str, start: date, end: date, key_id: str | None) -> Iterator[Usage]:
-    position = None
+    cursor = None
     while True:
-        page = catalog.usage(plan_id, start, end, key_id, position=position)
+        page = catalog.usage(plan_id, start, end, key_id, cursor=cursor)
         yield page
-        position = page.position
-        if position is None:
+        cursor = page.cursor
+        if cursor is None:
             return
 
 
@@ -121,14 +121,14 @@ def print_csv(pages: Iterable[Usage], keys: Mapping[str, ApiKey]) -> None:
         keys: Keys by id, for names and owners. Deleted ones may be missing.
 
     """
-    click.echo(joined(_CSV_COLUMNS), nl=False)
+    click.echo(csv_line(_CSV_COLUMNS), nl=False)
     for page in pages:
         for key_id, day, used, remaining, denied in _key_days(page):
             key = keys.get(key_id) or ApiKey(key_id)
             texts = (page.plan_id, key_id, key.name, key.owner, day.isoformat())
             denials = (denied.get(reason.value, 0) for reason in (Reason.THROTTLED, Reason.QUOTA_EXCEEDED))
             figures = (used, "" if remaining is None else remaining, *denials)
-            click.echo(joined([*map(unevaluated, texts), *map(str, figures)]), nl=False)
+            click.echo(csv_line([*map(without_formula, texts), *map(str, figures)]), nl=False)
 
 
 def _print_json(pages: Iterable[Usage]) -> None:

@@ -8,12 +8,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import options, output
 from ratelimit.cli.demo.verify import OUTCOMES, THROTTLED_BY_ACCOUNT, Verification, verify
 from ratelimit.cli.demo.workers import ReplicaLostError, SentRequest, Traffic, run_replicas
 from ratelimit.limiter import Limiter
-from ratelimit.model import ApiKey
-from ratelimit.registry.plan_documents import Document, read
+from ratelimit.model import CreatedKey
+from ratelimit.registry.plan_documents import Document
 from ratelimit.store.embedded import EmbeddedServer
 
 STAGE = "shop/prod"
@@ -50,7 +51,7 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
         raise click.UsageError("--seconds and --requests exclude each other: give one of them")
     console = output.console()
     with as_file(files("ratelimit.cli.demo") / "plans.toml") as path, EmbeddedServer() as server:
-        document = read(path)
+        document = read_plan_file(path)
         with Limiter.from_url(server.url, deadline=DEADLINE) as limiter:
             limiter.catalog.apply(path)
             created = [
@@ -62,7 +63,7 @@ def demo(ctx: click.Context, replicas: int, seconds: float | None, requests: int
             f"{output.count(replicas, 'gateway replica')} on one embedded Valkey server: "
             f"{output.count(len(document.plans), 'plan')}, {output.count(len(created), 'API key')}."
         )
-        values = tuple(str(key.value) for key in created)
+        values = tuple(key.value for key in created)
         requests_sent = _run_replicas(
             [
                 Traffic(server.url, values, STAGE, METHODS, seconds or SECONDS, share, DEADLINE)
@@ -97,7 +98,7 @@ def _run_replicas(traffic: list[Traffic]) -> list[SentRequest]:
             raise click.ClickException(str(error)) from None
 
 
-def _verify(document: Document, keys: list[ApiKey], requests: list[SentRequest]) -> Verification:
+def _verify(document: Document, keys: list[CreatedKey], requests: list[SentRequest]) -> Verification:
     with output.progress() as progress:
         note = f"of {output.count(len(requests), 'decision')}"
         task = progress.add_task("Checking", total=len(requests), note=note)

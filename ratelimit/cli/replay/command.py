@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import output
 from ratelimit.cli.replay import report
 from ratelimit.cli.replay.access_log import Log, read
 from ratelimit.cli.replay.comparison import pair
 from ratelimit.cli.replay.run import PlanResult, replay_log
 from ratelimit.errors import ConfigError
-from ratelimit.registry import plan_documents
 from ratelimit.registry.plan_documents import Document
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.validation import printable, shown
@@ -57,7 +57,7 @@ def replay(
     Exit codes: 0 done, 1 a decision differs from the reference model, 2 wrong usage or input, 3 the server failed.
     """
     del key_by  # so far there is one choice
-    document = plan_documents.read(plans)
+    document = read_plan_file(plans)
     results = _results_to_fill(document, plans, stage)
     if against is not None:
         ctx.exit(_compare(access_log, Path(plans), document, results, Path(against), top, as_json=as_json))
@@ -81,7 +81,7 @@ def _compare(
     as_json: bool,
 ) -> int:
     """Try the plans of both files, print the comparison, and return the exit code."""
-    before = plan_documents.read(against)
+    before = read_plan_file(against)
     comparison = pair(results, before, str(against), str(path))
     log = _read(access_log)
     _replay_all(against, before, comparison.before, log)

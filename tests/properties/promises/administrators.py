@@ -23,7 +23,7 @@ def a_ceiling_holds_between_administrators(server):
         one.create_key("first")
         InterceptedCatalog(one, before_script(lambda: other.create_key("other"), number=1))
         assert raised(one.create_key, "one") == "ConfigError"
-        assert [key.name for key in other.keys_page().items] == ["other", "first"]
+        assert [key.name for key in other.list_keys().items] == ["other", "first"]
 
 
 def what_was_shown_is_what_is_replaced(server):

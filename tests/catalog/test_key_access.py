@@ -17,7 +17,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
-from ratelimit.admin.key_access import OpenMethod, OpenStage, offers, spans
+from ratelimit.admin.key_access import MethodAccess, StageAccess, apis_of_plan, offers
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 GOLD = UsagePlan(
@@ -48,26 +48,26 @@ def catalog(limiter):
 def test_a_key_opens_every_stage_of_its_plans(catalog):
     """Each stage of each plan, with the methods configured there, whoever configured them, and all others as "*"."""
     key = catalog.create_key(plans=["gold", "free"])
-    assert catalog.opens(key.id) == [
-        OpenStage(
+    assert catalog.key_access(key.id) == [
+        StageAccess(
             "a/prod",
             "gold",
             {
-                "GET /open": OpenMethod(("stage:a/prod:GET /open", "account"), key_required=False),
-                "GET /pets": OpenMethod(("plan:gold", "stage:a/prod:GET /pets", "account", "quota:gold")),
-                "GET /slow": OpenMethod(("plan:gold:GET /slow", "stage:a/prod:GET /slow", "account", "quota:gold")),
-                "*": OpenMethod(("plan:gold", "stage:a/prod:*", "account", "quota:gold")),
+                "GET /open": MethodAccess(("stage:a/prod:GET /open", "account"), key_required=False),
+                "GET /pets": MethodAccess(("plan:gold", "stage:a/prod:GET /pets", "account", "quota:gold")),
+                "GET /slow": MethodAccess(("plan:gold:GET /slow", "stage:a/prod:GET /slow", "account", "quota:gold")),
+                "*": MethodAccess(("plan:gold", "stage:a/prod:*", "account", "quota:gold")),
             },
         ),
-        OpenStage("b/prod", "gold", {"*": OpenMethod(("plan:gold", "account", "quota:gold"))}),
-        OpenStage("c/prod", "free", {"*": OpenMethod(("account",))}),
+        StageAccess("b/prod", "gold", {"*": MethodAccess(("plan:gold", "account", "quota:gold"))}),
+        StageAccess("c/prod", "free", {"*": MethodAccess(("account",))}),
     ]
 
 
 def test_what_is_said_to_be_open_is_what_checks_let_through(catalog, limiter):
     """On each stage and method the limits of the decision; on all other stages a refusal."""
     key = catalog.create_key(plans=["gold", "free"])
-    opened = {stage.stage: stage.methods for stage in catalog.opens(key.id)}
+    opened = {stage.stage: stage.methods for stage in catalog.key_access(key.id)}
     for stage in ("a/prod", "a/test", "b/prod", "c/prod", "d/prod"):
         for method in ("GET /open", "GET /pets", "GET /slow", "GET /else"):
             decision = limiter.peek(key.value, stage, method)
@@ -86,15 +86,15 @@ def test_a_key_that_is_refused_opens_nothing(catalog, clock, backend):
     clock.advance_us(999_999)
     with backend.client() as client:
         before = snapshot(client)
-        assert [stage.stage for stage in catalog.opens(key.id)] == ["c/prod"]
+        assert [stage.stage for stage in catalog.key_access(key.id)] == ["c/prod"]
         clock.advance_us(1)
-        assert catalog.opens(key.id) == []
+        assert catalog.key_access(key.id) == []
         assert snapshot(client) == before
     off = catalog.create_key(plans=["free"], enabled=False)
-    assert catalog.opens(off.id) == []
-    assert catalog.opens(catalog.create_key().id) == []
+    assert catalog.key_access(off.id) == []
+    assert catalog.key_access(catalog.create_key().id) == []
     with pytest.raises(NotFound):
-        catalog.opens("nobody")
+        catalog.key_access("nobody")
 
 
 @pytest.mark.asyncio
@@ -104,14 +104,14 @@ async def test_the_twin_says_the_same(backend):
         with backend.client() as client, Limiter(client) as limiter:
             limiter.catalog.put_plan(GOLD)
             key = limiter.catalog.create_key(plans=["gold"])
-            assert await AsyncCatalog(async_client).opens(key.id) == Catalog(client).opens(key.id) != []
+            assert await AsyncCatalog(async_client).key_access(key.id) == Catalog(client).key_access(key.id) != []
 
 
 def test_a_plan_spans_the_apis_of_its_stages():
     """Stages of one API count once."""
-    assert spans(GOLD) == {"a", "b"}
-    assert spans(UsagePlan("x", stages=["a/prod", "a/test"])) == {"a"}
-    assert spans(UsagePlan("x")) == frozenset()
+    assert apis_of_plan(GOLD) == {"a", "b"}
+    assert apis_of_plan(UsagePlan("x", stages=["a/prod", "a/test"])) == {"a"}
+    assert apis_of_plan(UsagePlan("x")) == frozenset()
 
 
 def test_offers_are_plans_as_plain_data():

@@ -1,0 +1,44 @@
+"""What the twins share: the administration of one namespace, without a connection."""
+
+from __future__ import annotations
+
+from ratelimit.admin.aws.importer import AwsImporter
+from ratelimit.admin.capacity.report import CapacityAdmin
+from ratelimit.admin.ceilings import validated
+from ratelimit.admin.key_access import KeyAccess
+from ratelimit.admin.keys import KeyAdmin
+from ratelimit.admin.listing import KeyListing
+from ratelimit.admin.plans import PlanAdmin
+from ratelimit.admin.shadows import ShadowAdmin
+from ratelimit.admin.upgrade import UpgradeAdmin
+from ratelimit.admin.usage import UsageAdmin
+from ratelimit.registry.ceilings import Ceilings
+from ratelimit.registry.namespace import Namespace
+
+
+class Base:
+    """A catalogue without its store."""
+
+    def _bind(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._plans = PlanAdmin(namespace)
+        self._keys = KeyAdmin(namespace)
+        self._listing = KeyListing(namespace)
+        self._access = KeyAccess(namespace)
+        self._metering = UsageAdmin(namespace)
+        self._shadows = ShadowAdmin(namespace)
+        self._capacity = CapacityAdmin(namespace)
+        self._aws = AwsImporter(namespace)
+        self._upgrade = UpgradeAdmin(namespace)
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """How many keys, plans and the like the catalogue may hold.
+
+        Can be set where none were given, as in `limiter.catalog.ceilings = Ceilings.aws()`.
+        """
+        return self._namespace.ceilings
+
+    @ceilings.setter
+    def ceilings(self, ceilings: Ceilings) -> None:
+        self._namespace.ceilings = validated(ceilings)
