@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long fuzz vectors lint lua bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ help:  ## show this list
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable ".[hiredis,embedded,cli]" --group tests --group bench --group lint
+	  --editable ".[hiredis,valkey,embedded,cli]" --group tests --group bench --group lint
 	@touch $@
 
 demo: .venv/ready  ## run the main job: replicas of a gateway that share an embedded server
@@ -46,6 +46,12 @@ lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
 	@$(BIN)/python -c "from ratelimit.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
 
+compat:  ## pass the tests of connections with the oldest and newest redis-py and valkey-py, with and without hiredis
+	$(PYTHON) scripts/compat.py
+
+compat-short:  ## the quickest part of it: the oldest redis-py and the newest valkey-py, without hiredis, on one server
+	$(PYTHON) scripts/compat.py --short
+
 bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
 	$(BIN)/python benchmarks
 
@@ -63,4 +69,4 @@ release-tag: .venv/release  ## the same, then tag the version if the tree is cle
 	$(BIN)/python scripts/release.py tag
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results
+	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results

@@ -153,7 +153,7 @@ def limiter(backend, clock):
     client.close()
 
 
-@pytest_asyncio.fixture(params=["direct", "through redis-py"])
+@pytest_asyncio.fixture(params=[pytest.param("direct", marks=servers.needs_hiredis), "through redis-py"])
 async def batcher(request, server, monkeypatch):
     """One on a pool of a single connection, by either way of reading."""
     if request.param != "direct":

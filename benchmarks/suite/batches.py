@@ -28,7 +28,7 @@ TASKS = 1024
 CALLS_PER_TASK = 10
 THREADS = (1, 4, 16)
 CALLS_OF_THREADS = 2_000
-SHIPPED = batcher_module._MOST_IN_BATCH
+SHIPPED = batcher_module._MAX_CHECKS
 
 
 async def _of_tasks(call, callers):
@@ -56,7 +56,7 @@ async def _rounds_of_sizes(server, rounds, step):
                 for size in rotated(SIZES, number):
                     step(f"batches of {size}")
                     admin.config_resetstat()
-                    with patch.object(batcher_module, "_MOST_IN_BATCH", size):
+                    with patch.object(batcher_module, "_MAX_CHECKS", size):
                         rate = await _of_tasks(call, callers)
                     if number >= 0:
                         by_size[size]["rates"].append(rate)

@@ -21,7 +21,8 @@ from benchmarks.suite.rounds import spread
 from benchmarks.suite.workers import workers
 from ratelimit import Limiter, scripts
 from ratelimit.engine.batch import ManyChecks
-from ratelimit.store.blocking.connection import DirectConnection, packed
+from ratelimit.store.blocking.connection import DirectConnection
+from ratelimit.store.resp import pack
 
 PROCESSES = (1, 2, 4, 8)
 IN_FLIGHT = 50
@@ -49,7 +50,7 @@ def _packets(limiter, callers, together):
     chunks = [calls[at : at + IN_FLIGHT] for at in range(0, len(calls), IN_FLIGHT)]
     if together:
         return [(ManyChecks(chunk).packet, 1) for chunk in chunks]
-    return [(b"".join(call.packed(packed) for call in chunk), len(chunk)) for chunk in chunks]
+    return [(b"".join(call.packed(pack) for call in chunk), len(chunk)) for chunk in chunks]
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def _serve(pipe):
                 pipe.recv()
                 admitted, start = 0, time.monotonic()
                 for packet, replies in islice(cycle(packets), calls // IN_FLIGHT):
-                    admitted += _admitted(connection.ask(packet, replies), together)
+                    admitted += _admitted(connection.execute(packet, replies), together)
                 pipe.send((start, time.monotonic(), {True: admitted, False: calls - admitted, None: 0}))
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Self, Unpack
 
-import redis.asyncio
-
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
@@ -29,7 +27,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.aio.executor import AsyncExecutor
 
 
 class AsyncCatalog(Base):
@@ -37,21 +35,21 @@ class AsyncCatalog(Base):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: clients.AsyncClient,
         *,
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_client(client, redis.asyncio.Redis)
+        clients.validate_async_client(client)
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = AsyncStore(client, gathers=False).run
+        self._run = AsyncExecutor(client, batches=False).run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: AsyncStore) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncExecutor) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Self, Unpack
 
-import redis
-
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
@@ -29,7 +27,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.blocking.executor import BlockingExecutor
 
 
 class Catalog(Base):
@@ -42,7 +40,7 @@ class Catalog(Base):
     `limiter.catalog` is a catalogue that shares the client and the settings of a limiter.
 
     Args:
-        client: A client of redis-py.
+        client: A client of redis-py or valkey-py.
         namespace: Prefix of every name in Redis; 1 to 64 letters, digits and `. _ ~ -`.
         pepper: Secret mixed into the digests of key values, as for `Limiter`.
         clock: For tests: a callable that returns microseconds since 1970, in place of the server's clock.
@@ -57,21 +55,21 @@ class Catalog(Base):
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: clients.Client,
         *,
         namespace: str = "ratelimit",
         pepper: Peppers = None,
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_client(client, redis.Redis)
+        clients.validate_client(client)
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = Store(client).run
+        self._run = BlockingExecutor(client).run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: Store) -> Self:
+    def _sharing(cls, namespace: Namespace, store: BlockingExecutor) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)

@@ -88,7 +88,7 @@ class Connection:
     @property
     def shown_url(self) -> str:
         """The URL without user and password."""
-        return urls.shown_url(self.url)
+        return urls.redact_url(self.url)
 
 
 def server_day(limiter: Limiter) -> date:

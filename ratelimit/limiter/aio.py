@@ -15,7 +15,7 @@ from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Limiter
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncStore
+from ratelimit.store.aio.executor import AsyncExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
@@ -36,7 +36,7 @@ class AsyncLimiter(LimiterBase):
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: clients.AsyncClient,
         *,
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
@@ -45,10 +45,10 @@ class AsyncLimiter(LimiterBase):
         clock: Clock | None = None,
         denial_cache: bool = True,
     ) -> None:
-        """Use a client of your own, a `redis.asyncio.Redis`. See `Limiter` for the arguments."""
+        """Use a client of your own, of `redis.asyncio` or `valkey.asyncio`. See `Limiter` for the arguments."""
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client, redis.asyncio.Redis)
-        self._store = AsyncStore(client)
+        clients.validate_async_client(client)
+        self._store = AsyncExecutor(client)
         self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(

@@ -48,7 +48,7 @@ class LimiterBase:
     ) -> None:
         if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 0 < max_age < inf:
             raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
-        clients.checked_deadline(deadline)
+        clients.validate_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
         self._namespace = Namespace(namespace, pepper, clock)

@@ -15,7 +15,7 @@ from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, Limiter
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import Store
+from ratelimit.store.blocking.executor import BlockingExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import Listener
 
@@ -34,7 +34,7 @@ class Limiter(LimiterBase):
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: clients.Client,
         *,
         namespace: str = "ratelimit",
         deadline: float = DEADLINE,
@@ -46,7 +46,7 @@ class Limiter(LimiterBase):
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
         Args:
-            client: A `redis.Redis`.
+            client: A `redis.Redis`, or a `valkey.Valkey`.
             namespace: Prefix of every name in Redis; all replicas of a gateway use the same.
             deadline: Seconds. `from_url` bounds by it connecting, each wait for a reply, and the wait for a free
                 connection; a client of your own has its own time limits.
@@ -61,8 +61,8 @@ class Limiter(LimiterBase):
             ConfigError: An argument cannot work.
         """
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client, redis.Redis)
-        self._store = Store(client)
+        clients.validate_client(client)
+        self._store = BlockingExecutor(client)
         self._owned_client: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
         self._listener = Listener(client, self._namespace.names.changes, self._namespace.on_change_message, self._tick)

@@ -1,1 +1,1 @@
-"""The part that talks to Redis: connections, the runners of flows, the embedded server."""
+"""Talking to Redis: clients, connections, executors. May import the ground floor and the rooms without I/O."""

@@ -1,4 +1,4 @@
-"""A server that ends with this process, from a wheel: nothing to install, nothing left behind."""
+"""A Valkey server from a wheel that ends with this process: nothing to install, nothing left behind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import IO, Self
 
 from ratelimit.errors import ConfigError, StoreUnavailable
 
-_START_S = 10.0
-_LOOK_S = 0.002
+_START_TIMEOUT_S = 10.0
+_POLL_S = 0.002
 _SETTINGS = (
     *("--port", "0"),  # no TCP at all
     *("--unixsocketperm", "700"),
@@ -27,7 +27,7 @@ _SETTINGS = (
     *("--appendonly", "no"),
     *("--maxmemory-policy", "noeviction"),
 )
-_KEEPER = """
+_SUPERVISOR = """
 PATH=$PATH:/usr/bin:/bin
 folder=$1
 shift
@@ -41,16 +41,20 @@ rm -rf "$folder"
 """
 """Starts a server, kills it as soon as standard input brings a line or ends, and removes its folder.
 
-The other end of its standard input is held by us alone, and the system closes it when we end, however that is. (A
-signal at the parent's death, as Linux offers it, comes at the end of the thread that started the child.)
+This process alone holds the other end of its standard input, and the system closes it when the process ends, however
+that is. (Linux can signal a parent's death, but does so at the end of the thread that started the child.)
 """
 
 
 class EmbeddedServer:
-    """A Valkey server on a unix socket in a folder of its own. Its data goes when it stops.
+    """A Valkey server on a Unix socket in a folder of its own. Its data is lost when it stops.
 
-    It stops with `stop`, and with the process that made it, however that ends: SIGKILL is enough. A child that was
-    forked meanwhile may go on using it: then it stops when that has ended, too. Only who made it can stop it.
+    It stops with `stop`, and with the process that made it, however that ends, even by SIGKILL. A forked child may go
+    on using it: then it stops when that has ended, too. Only the process that made it can stop it.
+
+    Attributes:
+        socket: The path of its socket.
+
     """
 
     def __init__(self) -> None:
@@ -64,39 +68,39 @@ class EmbeddedServer:
         server = [str(get_binary_path()), "--dir", folder, "--unixsocket", self.socket, *_SETTINGS]
         try:
             with Path(folder, "log").open("w+b") as log:
-                keeper = subprocess.Popen(  # noqa: S603 - our own words
-                    ["/bin/sh", "-c", _KEEPER, "sh", folder, *server],
+                supervisor = subprocess.Popen(  # noqa: S603 - no input of others
+                    ["/bin/sh", "-c", _SUPERVISOR, "sh", folder, *server],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     cwd="/",
                     start_new_session=True,  # a Ctrl-C is for us alone
                 )
-                self._stop = weakref.finalize(self, _stop, keeper, folder, os.getpid())
-                self._wait(keeper, log)
+                self._stop = weakref.finalize(self, _stop, supervisor, folder, os.getpid())
+                self._wait(supervisor, log)
         except BaseException:
             self.stop()
             raise
 
-    def _wait(self, keeper: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        ends = time.monotonic() + _START_S
-        while keeper.poll() is None and time.monotonic() < ends:
+    def _wait(self, supervisor: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        ends = time.monotonic() + _START_TIMEOUT_S
+        while supervisor.poll() is None and time.monotonic() < ends:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
-                end.settimeout(_START_S)
+                end.settimeout(_START_TIMEOUT_S)
                 end.connect(self.socket)
                 return
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         log.seek(0)
         lines = log.read().decode(errors="replace").strip().splitlines()
-        raise StoreUnavailable(f"the embedded server did not start: {lines[-1] if lines else 'it says nothing'}")
+        raise StoreUnavailable(f"the embedded server did not start: {lines[-1] if lines else 'its log is empty'}")
 
     @property
     def url(self) -> str:
-        """The URL for clients, also of other processes on this machine."""
+        """Its URL, for clients of any process on this machine."""
         return f"unix://{self.socket}"
 
     def stop(self) -> None:
-        """Stop the server and remove its folder; in a child that was forked, do nothing."""
+        """Stop the server and remove its folder; does nothing in a forked child."""
         self._stop()
 
     def __enter__(self) -> Self:
@@ -108,12 +112,12 @@ class EmbeddedServer:
         self.stop()
 
 
-def _stop(keeper: subprocess.Popen[bytes] | None, folder: str, owner: int) -> None:
+def _stop(supervisor: subprocess.Popen[bytes] | None, folder: str, owner: int) -> None:
     if os.getpid() != owner:
         return
-    if keeper is not None and keeper.stdin is not None:
+    if supervisor is not None and supervisor.stdin is not None:
         with contextlib.suppress(BrokenPipeError):  # the server has ended already
-            keeper.stdin.write(b"\n")  # closing alone would not be noticed while a child holds this end as well
-            keeper.stdin.close()
-        keeper.wait()
-    shutil.rmtree(folder, ignore_errors=True)  # where the keeper could not
+            supervisor.stdin.write(b"\n")  # closing alone would not be noticed while a child holds this end as well
+            supervisor.stdin.close()
+        supervisor.wait()
+    shutil.rmtree(folder, ignore_errors=True)  # where the supervisor could not

@@ -1,6 +1,6 @@
-"""Pushed changes: every replica listens, so that a change of plans is in force everywhere at once. Nobody polls.
+"""Change messages: every replica subscribes, so that a change of plans is in force everywhere at once.
 
-A lost push is no harm: `max_age` and the version that each key's state carries cover it.
+A lost message is no harm: `max_age` and the version that each key's state carries cover it.
 """
 
 from __future__ import annotations
@@ -14,37 +14,41 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import redis
-import redis.asyncio
-from redis.exceptions import RedisError
-
 from ratelimit.local import fork_safety
+from ratelimit.store import redis_compat
+from ratelimit.store.clients import AsyncClient, Client
 
-_PATIENCE = 1.0
-_PAUSE = 0.5
+_POLL_S = 1.0
+_RECONNECT_PAUSE_S = 0.5
 
-Changed = Callable[[str | None], None]
-"""Takes a message, or None if some may have been missed."""
+OnMessage = Callable[[str | None], None]
+"""Takes a change message, or None if some may have been missed."""
 
 
-def _said(message: dict[str, Any]) -> str | None:
+def _text(message: dict[str, Any]) -> str | None:
     if message["type"] != "message":
-        return None
-    said = message["data"]
-    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        return None  # the confirmation of the subscription: what was published before it was missed
+    data = message["data"]
+    return data.decode(errors="replace") if isinstance(data, bytes) else str(data)
 
 
 class Listener:
-    """A daemon thread that calls `changed` for each message on `channel`, and whenever messages may have been lost.
+    """A daemon thread that passes each message on a channel on, and says when messages may have been lost.
 
-    About once a second it calls `tick`, for what has to be done now and then. It ends with `stop`, and by itself
-    some seconds after the object that `changed` is a method of is gone.
+    It ends with `stop`, and by itself some seconds after the object that `on_message` is a method of is gone.
+
+    Args:
+        client: Its pool gives the connection.
+        channel: The channel's name.
+        on_message: A method to be called with each message, and with None.
+        tick: A method to be called about once a second, for what has to be done now and then.
+
     """
 
-    def __init__(self, client: redis.Redis, channel: str, changed: Changed, tick: Callable[[], None]) -> None:
-        self._client: Any = client  # redis-py leaves pubsub untyped
+    def __init__(self, client: Client, channel: str, on_message: OnMessage, tick: Callable[[], None]) -> None:
+        self._client: Any = client  # its pubsub is untyped
         self._channel = channel
-        self._changed = weakref.WeakMethod(changed)
+        self._on_message = weakref.WeakMethod(on_message)
         self._tick = weakref.WeakMethod(tick)
         self._pubsub: Any = None
         self._thread: threading.Thread | None = None
@@ -54,7 +58,7 @@ class Listener:
         fork_safety.register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Make the locks anew: another thread of the parent may have held them at the fork."""
+        """Make the locks anew: a thread of the parent may have held them at the fork."""
         stopped = self._stopped.is_set()
         self._lock, self._stopped = threading.Lock(), threading.Event()
         if stopped:
@@ -77,40 +81,39 @@ class Listener:
         if self._thread is None or self._pid != os.getpid():
             return
         pubsub = self._pubsub
-        end = getattr(getattr(pubsub, "connection", None), "_sock", None)
-        with contextlib.suppress(RedisError, OSError):
-            if isinstance(end, socket.socket):
-                end.shutdown(socket.SHUT_RDWR)  # wakes the thread, which alone may use the connection
-            elif end is not None:
+        sock = redis_compat.socket_of(getattr(pubsub, "connection", None))
+        with contextlib.suppress(*redis_compat.client_errors()):
+            if isinstance(sock, socket.socket):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread, which alone may use the connection
+            elif sock is not None:
                 pubsub.unsubscribe()  # an emulator has no socket, and its reply wakes the thread
-        self._thread.join(timeout=3 * _PATIENCE)
+        self._thread.join(timeout=3 * _POLL_S)
 
     def _listen(self) -> None:
-        while not self._stopped.is_set() and self._changed() is not None:
-            # Whatever happens to a connection that others may close meanwhile: listen again.
+        while not self._stopped.is_set() and self._on_message() is not None:
+            # Whatever happens to a connection that others may close meanwhile: subscribe again.
             with contextlib.suppress(Exception), self._client.pubsub() as pubsub:
                 pubsub.subscribe(self._channel)
                 self._pubsub = pubsub
-                while not self._stopped.is_set() and (changed := self._changed()) is not None:
-                    # The first message confirms the subscription: what was said before it was not heard.
-                    if (message := pubsub.get_message(timeout=_PATIENCE)) is not None:
-                        changed(_said(message))
+                while not self._stopped.is_set() and (on_message := self._on_message()) is not None:
+                    if (message := pubsub.get_message(timeout=_POLL_S)) is not None:
+                        on_message(_text(message))
                     if (tick := self._tick()) is not None:
                         tick()
-                    del changed, tick  # not to keep alive what would end this thread
+                    del on_message, tick  # not to keep alive what would end this thread
             self._pubsub = None
-            self._stopped.wait(_PAUSE)
+            self._stopped.wait(_RECONNECT_PAUSE_S)
 
 
 class AsyncListener:
     """The twin of `Listener`: a task of the event loop that starts it."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, channel: str, changed: Changed, tick: Callable[[], Awaitable[None]]
+        self, client: AsyncClient, channel: str, on_message: OnMessage, tick: Callable[[], Awaitable[None]]
     ) -> None:
-        self._client = client
+        self._client: Any = client  # as above
         self._channel = channel
-        self._changed = changed
+        self._on_message = on_message
         self._tick = tick
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
@@ -133,7 +136,7 @@ class AsyncListener:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
                     while not self._stopped:
-                        if (message := await pubsub.get_message(timeout=_PATIENCE)) is not None:
-                            self._changed(_said(message))
+                        if (message := await pubsub.get_message(timeout=_POLL_S)) is not None:
+                            self._on_message(_text(message))
                         await self._tick()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_RECONNECT_PAUSE_S)

@@ -1,6 +1,6 @@
-"""The URL of a server, checked before redis-py reads it.
+"""The URL of a server, validated before redis-py parses it.
 
-What a parser of URLs, or redis-py, says of one may show a part of the password. Our messages show nothing of it.
+The errors of redis-py and of URL parsers may show a part of the password; ours show nothing of the URL.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from urllib.parse import parse_qsl, unquote
 
 from ratelimit.errors import ConfigError
 
-MOST_S = 2**31 // 1000 - 1
-"""The most that Python waits for a socket: beyond, the milliseconds do not fit, and it waits for less or for ever."""
+MAX_TIMEOUT_S = 2**31 // 1000 - 1
+"""The longest timeout of a socket in Python: beyond, the milliseconds overflow, and it waits for less or for ever."""
 
 _ACCEPTED = (
     "write redis://USER:PASSWORD@HOST:PORT/DB, rediss:// likewise, or unix://USER:PASSWORD@/SOCKET?db=DB, and "
     "percent-encode what is special in a user or password (/ as %2F, ? as %3F, # as %23, @ as %40)"
 )
 _URL = re.compile(r"(rediss?|unix)://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
-_PLACE = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
+_HOST_AND_PORT = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}/?")
 
 
-def _whole(least: int, most: int) -> Callable[[str], bool]:
+def _whole_number(least: int, most: int) -> Callable[[str], bool]:
     return lambda text: text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most
 
 
 def _seconds(text: str) -> bool:
     try:
-        return 0 < float(text) <= MOST_S
+        return 0 < float(text) <= MAX_TIMEOUT_S
     except ValueError:
         return False
 
@@ -39,20 +39,20 @@ def _one_of(*choices: str) -> Callable[[str], bool]:
 
 
 _FLAG = ("true or false", _one_of("true", "false", "yes", "no", "1", "0"))
-_SECONDS = (f"seconds above 0, at most {MOST_S}", _seconds)
+_SECONDS = (f"seconds above 0, at most {MAX_TIMEOUT_S}", _seconds)
 _TEXT = ("a text", str.isprintable)
 _OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "db": ("a whole number", _whole(0, 10**9)),
+    "db": ("a whole number", _whole_number(0, 10**9)),
     "username": _TEXT,
     "password": ("a text", lambda _: True),
     "client_name": ("a text without blanks", lambda text: text.isprintable() and " " not in text),
     "protocol": ("2 or 3", _one_of("2", "3")),
-    "max_connections": ("a whole number from 1 to 65535", _whole(1, 65_535)),
+    "max_connections": ("a whole number from 1 to 65535", _whole_number(1, 65_535)),
     "timeout": _SECONDS,
     "socket_timeout": _SECONDS,
     "socket_connect_timeout": _SECONDS,
     "socket_keepalive": _FLAG,
-    "health_check_interval": ("whole seconds", _whole(0, MOST_S)),
+    "health_check_interval": ("whole seconds", _whole_number(0, MAX_TIMEOUT_S)),
     "decode_responses": _FLAG,
 }
 _TLS_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -68,57 +68,57 @@ _TLS_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 
 
-def checked_url(url: object) -> str:
-    """Return the URL of a server; raise ConfigError, which shows none of it, unless it says where one is."""
+def validate_url(url: object) -> str:
+    """Return the URL of a server; raise ConfigError, which shows nothing of it, if it is none."""
     if not isinstance(url, str):
         raise ConfigError(f"must be text, not of the type {type(url).__name__}", field="url")
     problem = _problem(url)
     if problem is not None:
-        raise unusable(problem)
+        raise url_error(problem)
     return url
 
 
-def unusable(problem: str) -> ConfigError:
-    """Return the error for a URL."""
+def url_error(problem: str) -> ConfigError:
+    """Return the error for a URL, with what is accepted."""
     return ConfigError(f"cannot be used: {problem}; {_ACCEPTED}", field="url")
 
 
-def shown_url(url: str) -> str:
-    """Return a URL as it may be shown: where the server is, without user, password and options."""
+def redact_url(url: str) -> str:
+    """Return a URL without user, password and options, to be shown."""
     match = _URL.fullmatch(url)
     if match is None or _problem(url) is not None:
         return "the URL that was given"
-    scheme, _, place, path, _ = match.groups()
-    return f"{scheme}://{place}{path or ''}"
+    scheme, _, host, path, _ = match.groups()
+    return f"{scheme}://{host}{path or ''}"
 
 
 def _problem(url: str) -> str | None:
-    """Return what is wrong with a URL in words of our own, None if nothing is."""
+    """Return what is wrong with a URL, without a part of it; None if nothing is."""
     if not url.isprintable():
         return "it holds a control character, or half a character"
     match = _URL.fullmatch(url)
     if match is None:
         begins = re.match("(rediss?|unix)://", url) is not None
         return "it holds a #" if begins else "it does not begin with redis://, rediss:// or unix://"
-    scheme, user, place, path, options = match.groups()
+    scheme, user, host, path, options = match.groups()
     path = path or ""
-    # So whatever a password holds that ends it too early: no part of it can be taken for a host, a path or an option.
-    if "@" in (options or "") or ("@" in path and (scheme != "unix" or place or user is not None)):
+    # A password with a special character in it ends too early: no rest of it may be taken for a host, path or option.
+    if "@" in (options or "") or ("@" in path and (scheme != "unix" or host or user is not None)):
         return "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
-    problem = _problem_of_socket(place, path) if scheme == "unix" else _problem_of_place(place, path)
+    problem = _problem_of_socket(host, path) if scheme == "unix" else _problem_of_host(host, path)
     return problem or _problem_of_options(options or "", scheme)
 
 
-def _problem_of_socket(place: str, path: str) -> str | None:
-    if place:
+def _problem_of_socket(host: str, path: str) -> str | None:
+    if host:
         return "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
     if not path.strip("/"):
         return "it names no socket"
     return None if unquote(path).isprintable() else "the path of the socket holds a control character"
 
 
-def _problem_of_place(place: str, path: str) -> str | None:
-    match = _PLACE.fullmatch(place)
+def _problem_of_host(host: str, path: str) -> str | None:
+    match = _HOST_AND_PORT.fullmatch(host)
     if match is None or not 1 <= int(match[2] or "1") <= 65_535:
         return "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
     if _DATABASE.fullmatch(path) is None:
@@ -127,12 +127,12 @@ def _problem_of_place(place: str, path: str) -> str | None:
 
 
 def _problem_of_options(options: str, scheme: str) -> str | None:
-    known = {**_OPTIONS, **_TLS_OPTIONS} if scheme == "rediss" else _OPTIONS
+    allowed = {**_OPTIONS, **_TLS_OPTIONS} if scheme == "rediss" else _OPTIONS
     for name, text in parse_qsl(options, keep_blank_values=True):
-        if name not in known:
+        if name not in allowed:
             only = " (its options ssl_... are for rediss:// alone)" if name in _TLS_OPTIONS else ""
-            return f"it has an option that is not known here{only}; known are {', '.join(known)}"
-        accepted, is_accepted = known[name]
+            return f"it has an option that is not known here{only}; known are {', '.join(allowed)}"
+        accepted, is_accepted = allowed[name]
         if not is_accepted(text):
             return f"its option {name} must be {accepted}"
     return None

@@ -91,14 +91,14 @@ def test_nobody_writes_into_another_schema(write, gateway):
 def test_an_upgrade_between_reading_and_writing_is_noticed(write, gateway):
     """A commit rests on the schema."""
     catalog = Catalog(gateway.client, clock=gateway.clock)
-    right = catalog._run.__self__._answer
+    right = catalog._run.__self__._execute
 
     def answer(request):
         if hasattr(request, "script"):
             gateway.client.hset(CATALOG, "schema", "3")
         return right(request)
 
-    catalog._run.__self__._answer = answer
+    catalog._run.__self__._execute = answer
     before = snapshot_without_denials(gateway.client)
     with pytest.raises(StoreError, match="is of schema '3'"):
         WRITES[write](catalog, gateway.ids["k1"])

@@ -129,7 +129,7 @@ class Interrupted(BaseException):
 def interrupting(catalog, at, *, before):
     """Have a catalogue end at its `at`-th script, before or after it was run; tell how many it ran."""
     store, ran = catalog._run.__self__, []
-    right = store._answer
+    right = store._execute
 
     def answer(request):
         if isinstance(request, ScriptCall):
@@ -141,7 +141,7 @@ def interrupting(catalog, at, *, before):
             raise Interrupted
         return reply
 
-    store._answer = answer
+    store._execute = answer
     return ran
 
 
@@ -191,7 +191,7 @@ def test_gateways_decide_from_the_first_step_on(store, client, clock):
 def test_a_change_between_looking_and_renaming_is_noticed(store, client, clock):
     """The names are read again: a plan that was put meanwhile, and a key that joined one."""
     catalog = Catalog(client, clock=clock)
-    right, turns = catalog._run.__self__._answer, []
+    right, turns = catalog._run.__self__._execute, []
 
     def answer(request):
         if isinstance(request, ScriptCall) and len(turns) < 2:
@@ -200,7 +200,7 @@ def test_a_change_between_looking_and_renaming_is_noticed(store, client, clock):
             client.sadd(f"ratelimit:plan:late{len(turns)}:keys", "k1")
         return right(request)
 
-    catalog._run.__self__._answer = answer
+    catalog._run.__self__._execute = answer
     catalog.upgrade()
     assert client.exists("{ratelimit}:plan:late1:keys", "{ratelimit}:plan:late2:keys") == 2
     assert client.keys("ratelimit:plan:*") == []

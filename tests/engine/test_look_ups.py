@@ -12,7 +12,7 @@ from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.effects import BatchableReads, KeyLookUps, TooManyLookUpsError
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.store.aio import batcher as batcher_module
-from ratelimit.store.aio import steps
+from ratelimit.store.aio import exchanges
 from ratelimit.store.aio.batcher import CheckBatcher
 
 pytestmark = pytest.mark.asyncio
@@ -25,13 +25,13 @@ def look_up(number):
 @pytest.fixture
 def sent(monkeypatch):
     """How many commands each write had."""
-    sizes, put = [], CheckBatcher._put
+    sizes, put = [], CheckBatcher._write
 
     def counted(batcher, packets, answered):
         sizes.append(len(packets))
         put(batcher, packets, answered)
 
-    monkeypatch.setattr(CheckBatcher, "_put", counted)
+    monkeypatch.setattr(CheckBatcher, "_write", counted)
     return sizes
 
 
@@ -66,7 +66,7 @@ async def test_who_looks_up_what_is_none_fails_alone(server):
         first, second, third = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
         assert (first, third) == ([[None], [None]], [None])
         assert type(second) is StoreError
-    asking = steps.look_up([look_up(1), KeyLookUps([("HGET", "hash", "r")])])
+    asking = exchanges.look_ups([look_up(1), KeyLookUps([("HGET", "hash", "r")])])
     next(asking)
     with pytest.raises(StopIteration) as finished:
         asking.send([[None], b"r", error := ResponseError("NOPERM")])
@@ -84,7 +84,7 @@ async def test_a_command_is_bounded(server):
 async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
     """With each write of checks some look-ups leave, not more than take about as long to answer."""
     async with open_batcher(server) as batcher:
-        batcher._all_usual = True
+        batcher._left_out = 0
         sent.clear()
         calls = [*(look_up(number) for number in range(500)), *(echo(number) for number in range(500))]
         done = []
@@ -102,7 +102,7 @@ async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
 
 async def test_the_one_who_has_waited_longest_is_refused(server, monkeypatch, caplog):
     """Beyond the bound of look-ups, and no other call: they have bounds of their own. It is said once."""
-    monkeypatch.setattr(batcher_module, "_MOST_WAITING", 5)
+    monkeypatch.setattr(batcher_module, "_MAX_WAITING", 5)
     async with open_batcher(server) as batcher:
         futures = [batcher.call(look_up(number)) for number in range(8)]
         others = [*map(batcher.call, [echo(number) for number in range(5)])]
@@ -189,9 +189,9 @@ async def test_a_flood_at_once_refuses_no_key_that_was_met(server, keys, caplog)
 
 async def test_a_key_whose_record_changed_is_read_in_a_flood(server, keys, monkeypatch):
     """It was met before: what it reads does not wait behind values that nobody has met, nor is refused with them."""
-    monkeypatch.setattr(batcher_module, "_MOST_LOOKED_UP", 1)
-    monkeypatch.setattr(batcher_module, "_BESIDE_CHECKS", 1)
-    monkeypatch.setattr(batcher_module, "_BESIDE_FEW_CHECKS", 1)
+    monkeypatch.setattr(batcher_module, "_MAX_LOOK_UPS", 1)
+    monkeypatch.setattr(batcher_module, "_LOOK_UPS_BESIDE_CHECKS", 1)
+    monkeypatch.setattr(batcher_module, "_LOOK_UPS_BESIDE_FEW_CHECKS", 1)
     with server.client() as client, Limiter(client) as administrator:
         made = [administrator.catalog.create_key(plans=["gold"]) for _ in range(10)]
         async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:

@@ -15,7 +15,7 @@ def echo(number):
 
 @asynccontextmanager
 async def open_batcher(server, **options):
-    """A batcher on a client of its own, that was answered once. Both are closed when all went well."""
+    """A batcher on a client of its own, that had one reply. Both are closed when all went well."""
     async with server.async_client(**options) as client:
         made = CheckBatcher(client.connection_pool)
         assert await made.call(echo(0)) == 0

@@ -89,7 +89,7 @@ class Sent:
     """A check that was sent: when Redis carries it out and when its reply arrives is for the test to say."""
 
     def __init__(self, limiter, *request):
-        self._answer = limiter._store._answer
+        self._answer = limiter._store._execute
         self._flow = limiter._checker.check(*request)
         self._call = self._up_to_a_script(partial(next, self._flow))
         self._reply = None

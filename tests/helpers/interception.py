@@ -10,8 +10,8 @@ class InterceptedCatalog:
         self.catalog, self.requests, self.scripts = catalog, [], 0
         self.before_script = before_script
         self._executor = catalog._run.__self__
-        self._answer = self._executor._answer
-        self._executor._answer = self._intercept
+        self._answer = self._executor._execute
+        self._executor._execute = self._intercept
 
     def _intercept(self, request):
         self.requests.append(request)

@@ -7,11 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import pytest
+
+from ratelimit.store.resp import PUSH
+
+LIBRARY = os.environ.get("RATELIMIT_TEST_CLIENT", "redis")
+"""Whose clients the tests pass in: those of redis (redis-py) or of valkey (valkey-py)."""
+CLIENT = {"redis": "Redis", "valkey": "Valkey"}
+"""What each library calls its clients."""
+needs_hiredis = pytest.mark.skipif(PUSH is None, reason="without hiredis, the client reads replies")
+needs_redis_py = pytest.mark.skipif(LIBRARY != "redis", reason="valkey-py has no such thing")
 
 
 def system_redis():
@@ -41,6 +49,13 @@ def binaries():
 NAMES = tuple(binaries())
 
 
+def make_client(module, retries=0, **options):
+    """A client of a library, such as "redis" or "valkey.asyncio", that tries a failed command `retries` times more."""
+    library = module.partition(".")[0]
+    retry = import_module(f"{module}.retry").Retry(import_module(f"{library}.backoff").NoBackoff(), retries)
+    return getattr(import_module(module), CLIENT[library])(retry=retry, **options)
+
+
 class Server:
     """One running server. `options` are configuration directives, as on its command line; a tuple is several words."""
 
@@ -61,7 +76,7 @@ class Server:
     def _wait(self):
         deadline = time.monotonic() + 20
         while True:
-            with contextlib.suppress(redis.ConnectionError), self.client() as client:
+            with contextlib.suppress(import_module(LIBRARY).ConnectionError), self.client() as client:
                 client.ping()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -72,15 +87,12 @@ class Server:
     def url(self):
         return f"unix://{self.socket}"
 
-    def client(self, **options):
+    def client(self, library=LIBRARY, **options):
         """A client without retries, as a limiter wants it."""
-        return redis.Redis(unix_socket_path=self.socket, retry=Retry(NoBackoff(), 0), **options)
+        return make_client(library, unix_socket_path=self.socket, **options)
 
-    def async_client(self, **options):
-        from redis.asyncio.retry import Retry as AsyncRetry
-
-        retry = AsyncRetry(NoBackoff(), 0)
-        return redis.asyncio.Redis(unix_socket_path=self.socket, retry=retry, **options)
+    def async_client(self, library=LIBRARY, **options):
+        return make_client(f"{library}.asyncio", unix_socket_path=self.socket, **options)
 
     def stop(self):
         self.process.terminate()

@@ -62,33 +62,34 @@ from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.store import error_mapping
 from ratelimit.store.aio import batcher as batcher_module
-from ratelimit.store.aio import queues, steps
+from ratelimit.store.aio import exchanges, queues
 from ratelimit.store.blocking import connections
 
 _numbers = count()
-_right_ask, _right_put, _right_check = connections.ConnectionStack.ask, batcher_module.CheckBatcher._put, steps.check
+_right_execute, _right_write = connections.ConnectionStack.execute, batcher_module.CheckBatcher._write
+_right_checks = exchanges.checks
 _right_admits = CompiledLimits.admits_us
 
 
-def _ask_again(stack, packet, replies, **again):
+def _execute_again(stack, packet, replies, **again):
     try:
-        return _right_ask(stack, packet, replies, **again)
+        return _right_execute(stack, packet, replies, **again)
     except StoreTimeout:
-        return _right_ask(stack, packet, replies, **again)
+        return _right_execute(stack, packet, replies, **again)
 
 
-def _put_again(batcher, packets, answered):
+def _write_again(batcher, packets, answered):
     def again(replies):
         if isinstance(replies[0], StoreTimeout):
-            asyncio.get_running_loop().call_soon(_right_put, batcher, packets, answered)
+            asyncio.get_running_loop().call_soon(_right_write, batcher, packets, answered)
         else:
             answered(replies)
 
-    _right_put(batcher, packets, again)
+    _right_write(batcher, packets, again)
 
 
-def _answer_each_other(calls, all_usual):
-    return (yield from _right_check(calls, all_usual))[::-1]
+def _answer_each_other(calls, on_left_out):
+    return (yield from _right_checks(calls, on_left_out))[::-1]
 
 
 def _replies(connection, replies, **how):
@@ -101,8 +102,8 @@ def _replies(connection, replies, **how):
     return received
 
 
-def _ask_as_redis_py_would(stack, packet, replies, **_again):
-    connection = stack._pool.get_connection()
+def _execute_as_redis_py_would(stack, packet, replies, **_again):
+    connection = stack._pool().get_connection()
 
     def once():
         connection.send_packed_command((packet,))
@@ -113,18 +114,18 @@ def _ask_as_redis_py_would(stack, packet, replies, **_again):
     except RedisError as error:
         raise error_mapping.after_sending(error) from error
     finally:
-        stack._pool.release(connection)
+        stack._pool().release(connection)
 
 
 def _keep_a_connection_whose_reply_is_late(stack, packet, replies, **_again):
-    connection = stack._pool.get_connection()
+    connection = stack._pool().get_connection()
     try:
         connection.send_packed_command((packet,))
         return _replies(connection, replies, disconnect_on_error=False)
     except (RedisError, OSError) as error:
         raise error_mapping.after_sending(error) from error
     finally:
-        stack._pool.release(connection)
+        stack._pool().release(connection)
 
 
 def _forget_what_is_absent_alone(cache, _key_id):
@@ -158,18 +159,18 @@ def _catch_up_with_nothing(*_):
     yield from ()
 
 
-def _refuse_who_comes_last(lane):
-    return TooManyLookUpsError(f"{lane.most_waiting} are waiting")
+def _refuse_who_comes_last(queue):
+    return TooManyLookUpsError(f"{queue.capacity} are waiting")
 
 
 _right_init = batcher_module.CheckBatcher.__init__
 
 
-def _one_lane(batcher, pool):
+def _one_queue(batcher, pool):
     _right_init(batcher, pool)
-    batcher._lane_of = {}
-    batcher._steps = lambda _, calls: (
-        steps.look_up(calls) if isinstance(calls[0], list) else steps.check(calls, lambda _: None)
+    batcher._queue_by_type = {}
+    batcher._exchange = lambda _, calls: (
+        exchanges.look_ups(calls) if isinstance(calls[0], list) else exchanges.checks(calls, lambda _: None)
     )
 
 
@@ -206,7 +207,7 @@ REFILL_LOST = Lua(
     "return level + elapsed * rate, now, false",
     "return level + math.floor(elapsed * rate / per) * per, now, false",
 )
-ANSWERS_EXCHANGED = Python("answers exchanged among tasks", steps, "check", _answer_each_other)
+ANSWERS_EXCHANGED = Python("answers exchanged among tasks", exchanges, "checks", _answer_each_other)
 
 BUGS = (
     # 1. All or nothing
@@ -266,10 +267,10 @@ BUGS = (
     (Lua("whole seconds", "now = time[1] * 1000000 + time[2]", "now = time[1] * 1000000"), skewed_clocks),
     (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
     # 4. Never double
-    (Python("sent again", connections.ConnectionStack, "ask", _ask_again), lost_reply),
-    (Python("sent again, asyncio", batcher_module.CheckBatcher, "_put", _put_again), lost_reply_async),
+    (Python("sent again", connections.ConnectionStack, "execute", _execute_again), lost_reply),
+    (Python("sent again, asyncio", batcher_module.CheckBatcher, "_write", _write_again), lost_reply_async),
     (
-        Python("sent with retries", connections.ConnectionStack, "ask", _ask_as_redis_py_would),
+        Python("sent with retries", connections.ConnectionStack, "execute", _execute_as_redis_py_would),
         reset,
     ),
     (Python("unknown told as not sent", error_mapping, "after_sending", error_mapping.before_sending), lost_reply),
@@ -277,7 +278,7 @@ BUGS = (
         Python(
             "late reply left on its connection",
             connections.ConnectionStack,
-            "ask",
+            "execute",
             _keep_a_connection_whose_reply_is_late,
         ),
         late_reply,
@@ -316,8 +317,8 @@ BUGS = (
         Python("absence overtaken by a push kept", KeyCache, "forget_changed", _forget_what_is_there_alone),
         look_up_overtaken,
     ),
-    (Python("who comes last refused", queues.LookUpLane, "no_room", _refuse_who_comes_last), flood),
-    (Python("one queue for all", batcher_module.CheckBatcher, "__init__", _one_lane), flood),
+    (Python("who comes last refused", queues.LookUpQueue, "overflow", _refuse_who_comes_last), flood),
+    (Python("one queue for all", batcher_module.CheckBatcher, "__init__", _one_queue), flood),
     # Administrators at the same moment
     (Python("keys not counted", key_admin, "check_key_ceiling", lambda *_: None), ceiling),
     (Python("count of keys not guarded", key_admin, "guard_key_count", lambda *_: None), ceiling),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers.batching import echo
 from helpers.proxy import Proxy
+from helpers.servers import needs_hiredis
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.errors import StoreUnavailable
@@ -26,7 +27,7 @@ def a_key(limiter):
     return limiter.catalog.create_key(plans=["gold"]).value
 
 
-@pytest.fixture(params=["direct", "through redis-py"])
+@pytest.fixture(params=[pytest.param("direct", marks=needs_hiredis), "through redis-py"])
 def reading(request, monkeypatch):
     """Both ways to read replies in asyncio."""
     if request.param != "direct":
@@ -44,13 +45,13 @@ def key(server):
 async def test_each_caller_gets_its_own_reply_in_batches(server, monkeypatch, reading):
     """Two hundred calls of one tick are answered in order, in batches no longer than allowed, unknown script or not."""
     sizes = []
-    put = CheckBatcher._put
+    put = CheckBatcher._write
 
     def counted(batcher, packets, answered):
         sizes.append(len(packets))
         put(batcher, packets, answered)
 
-    monkeypatch.setattr(CheckBatcher, "_put", counted)
+    monkeypatch.setattr(CheckBatcher, "_write", counted)
     async with server.async_client() as client:
         batcher = CheckBatcher(client.connection_pool)
         assert await asyncio.gather(*(batcher.call(echo(n)) for n in range(200))) == list(range(200))
@@ -132,7 +133,7 @@ async def test_two_batches_on_their_way_are_both_unknown(server, key, reading):
 @pytest.mark.asyncio
 async def test_a_queue_too_long_is_refused(server, monkeypatch):
     """Beyond a bound, a check is refused at once as not sent, and those that wait are answered."""
-    monkeypatch.setattr(batcher_module, "_MOST_WAITING", 5)
+    monkeypatch.setattr(batcher_module, "_MAX_WAITING", 5)
     async with server.async_client() as client:
         batcher = CheckBatcher(client.connection_pool)
         done = await asyncio.gather(*(batcher.call(echo(n)) for n in range(8)), return_exceptions=True)
@@ -177,7 +178,7 @@ def test_another_event_loop_at_the_same_time_is_refused(server, key):
             await limiter.check(key, A, GET)
             checks = [asyncio.ensure_future(limiter.check(key, A, GET)) for _ in range(3)]
             await asyncio.sleep(0)
-            assert len(limiter._store._gatherer._scripts.waiting) == 3
+            assert len(limiter._store._batcher._scripts.waiting) == 3
             with ThreadPoolExecutor(1) as other, pytest.raises(ConfigError, match="another event loop"):
                 other.submit(asyncio.run, limiter.check(key, A, GET)).result()
             assert all(decision.allowed for decision in await asyncio.gather(*checks))

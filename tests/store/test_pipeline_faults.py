@@ -6,6 +6,7 @@ import pytest
 import redis.asyncio
 from helpers.batching import echo, open_batcher
 from helpers.proxy import Proxy
+from helpers.servers import needs_hiredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -45,7 +46,7 @@ async def test_who_connects_is_cancelled(server):
         batcher = CheckBatcher(client.connection_pool)
         future = batcher.call(echo(1))
         await asyncio.sleep(0)
-        batcher._opening.cancel()
+        batcher._connecting.cancel()
         with pytest.raises(StoreUnavailable, match="cancelled"):
             await future
         assert await batcher.call(echo(2)) == 2
@@ -104,7 +105,7 @@ async def test_the_end_is_seen_while_a_batch_is_on_its_way(server, monkeypatch):
     async with server.async_client() as client:
         batcher = CheckBatcher(client.connection_pool)
         assert await batcher.call(echo(0)) == 0
-        batcher._all_usual = True
+        batcher._left_out = 0
         connection, released, release = batcher._pipeline.connection, [], client.connection_pool.release
 
         async def count(given_back):
@@ -138,6 +139,7 @@ async def test_who_asks_is_cancelled(server, monkeypatch):
         assert await batcher.call(echo(2)) == 2
 
 
+@needs_hiredis
 @pytest.mark.asyncio
 async def test_no_protocol_is_an_unknown_outcome(server):
     """With checks on their way, nobody knows what became of them."""

@@ -335,7 +335,7 @@ def test_the_twin_hears_and_reconnects(server, admin):
 @pytest.mark.parametrize("hears", [listeners_reconnect, the_twin_hears], ids=["thread", "task"])
 def test_listeners_survive_what_nobody_expects(hears, server, admin, monkeypatch):
     """An exception of any kind while listening, as of a client's own connection class, ends one connection at most."""
-    right, raised = pubsub._said, []
+    right, raised = pubsub._text, []
 
     def said(message):
         if not raised:
@@ -343,7 +343,7 @@ def test_listeners_survive_what_nobody_expects(hears, server, admin, monkeypatch
             raise RuntimeError("not expected")
         return right(message)
 
-    monkeypatch.setattr(pubsub, "_said", said)
+    monkeypatch.setattr(pubsub, "_text", said)
     hears(server, *admin)
     assert raised
 

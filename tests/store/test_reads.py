@@ -69,7 +69,7 @@ async def test_the_same_is_asked_once(server):
 @pytest.mark.asyncio
 async def test_who_reads_what_is_none_fails_alone(server):
     """Others in the same batch have their replies."""
-    async with server.async_client() as client:
+    async with server.async_client(protocol=3) as client:
         await client.hset("hash", "field", "value")
         batcher = CheckBatcher(client.connection_pool)
         calls = [
@@ -103,7 +103,7 @@ async def test_what_administrators_read_holds_no_check_up(server, keys):
     async with server.async_client() as client, AsyncLimiter(client) as limiter:
         await limiter.check(keys[0], STAGE, METHOD)
         calls = []
-        right = limiter._store._gatherer.call
+        right = limiter._store._batcher.call
         limiter._store.call = lambda call: calls.append(call) or right(call)
         await limiter.catalog.usage("gold", date(2026, 3, 1), date(2026, 3, 4))
         assert [type(call) for call in calls if not isinstance(call, ScriptCall)] == [

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import redis
+import valkey
 from helpers.gateway import GET_PETS, A
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from helpers.servers import make_client
 
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, ConfigError, Limiter, Throttle, UsagePlan
 
@@ -21,22 +20,21 @@ NOWHERE = {"unix_socket_path": "/nowhere/redis.sock"}
 BLOCKING, AWAITED = (Limiter, Catalog), (AsyncLimiter, AsyncCatalog)
 
 
-def retrying(kind, times):
+def retrying(kind, library, times):
     """A client for a limiter or catalogue that tries `times` times more."""
-    if kind in BLOCKING:
-        return redis.Redis(**NOWHERE, retry=Retry(NoBackoff(), times))
-    return redis.asyncio.Redis(**NOWHERE, retry=AsyncRetry(NoBackoff(), times))
+    return make_client(library if kind in BLOCKING else f"{library}.asyncio", times, **NOWHERE)
 
 
+@pytest.mark.parametrize("library", ["redis", "valkey"])
 @pytest.mark.parametrize("kind", [*BLOCKING, *AWAITED])
-def test_a_client_that_retries_is_warned_of(kind):
+def test_a_client_that_retries_is_warned_of(kind, library):
     """One warning, at the line that passed the client in, with the number of retries and what to do; else none."""
     with pytest.warns(UserWarning, match="this client retries 3 times: .* retry=Retry") as caught:
-        kind(retrying(kind, 3))
+        kind(retrying(kind, library, 3))
     assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        kind(retrying(kind, 0))
+        kind(retrying(kind, library, 0))
 
 
 @pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
@@ -49,8 +47,13 @@ def test_from_url_makes_a_client_that_never_retries(kind):
 
 @pytest.mark.parametrize(
     ("kinds", "client"),
-    [(BLOCKING, redis.RedisCluster), (AWAITED, redis.asyncio.RedisCluster)],
-    ids=["blocking", "asyncio"],
+    [
+        (BLOCKING, redis.RedisCluster),
+        (AWAITED, redis.asyncio.RedisCluster),
+        (BLOCKING, valkey.ValkeyCluster),
+        (AWAITED, valkey.asyncio.ValkeyCluster),
+    ],
+    ids=["redis", "redis.asyncio", "valkey", "valkey.asyncio"],
 )
 def test_a_cluster_client_is_refused(kinds, client):
     """A cluster client is refused in words of its own, not as any wrong thing."""
@@ -63,12 +66,21 @@ def test_a_cluster_client_is_refused(kinds, client):
 
 @pytest.mark.parametrize("kind", [*BLOCKING, *AWAITED])
 def test_a_client_of_the_wrong_kind_is_refused(kind):
-    """Anything but a client of the twin's own library face is refused, and the right one named."""
-    right, twin = (redis.Redis, redis.asyncio.Redis) if kind in BLOCKING else (redis.asyncio.Redis, redis.Redis)
-    named = "redis.Redis" if kind in BLOCKING else "redis.asyncio.Redis"
-    for wrong in (twin(**NOWHERE), None, "redis://localhost", right(**NOWHERE).connection_pool, right):
-        with pytest.raises(ConfigError, match=f"^client: must be a {named}, not {type(wrong).__name__}$"):
-            kind(wrong)
+    """Anything but a client of the twin's own kind is refused, and the right ones named."""
+    blocking, awaited = (redis.Redis, valkey.Valkey), (redis.asyncio.Redis, valkey.asyncio.Valkey)
+    right, others, way = (blocking, awaited, "") if kind in BLOCKING else (awaited, blocking, ".asyncio")
+    wrong = {
+        None: "NoneType",
+        "redis://localhost": "str",
+        right[0]: "class",
+        right[0](**NOWHERE).connection_pool: f"redis{way}.connection.ConnectionPool",
+        others[0](**NOWHERE): f"redis{'' if way else '.asyncio'}.client.Redis",
+        others[1](**NOWHERE): f"valkey{'' if way else '.asyncio'}.client.Valkey",
+    }
+    for client, name in wrong.items():
+        with pytest.raises(ConfigError) as caught:
+            kind(client)
+        assert str(caught.value) == f"client: must be a redis{way}.Redis or valkey{way}.Valkey, not a {name}"
 
 
 def connections(client):

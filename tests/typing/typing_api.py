@@ -10,6 +10,8 @@ from typing import assert_type
 
 import redis
 import redis.asyncio
+import valkey
+import valkey.asyncio
 
 from ratelimit import (
     ApiKey,
@@ -91,6 +93,9 @@ def blocking(client: redis.Redis, path: Path) -> None:
         administer(limiter.catalog, path)
     Limiter.from_url("redis://localhost", timeout=3)  # type: ignore[call-arg]
     Limiter("redis://localhost")  # type: ignore[arg-type]
+    Limiter(valkey.Valkey(), max_age=1)
+    Catalog(valkey.Valkey())
+    Limiter(valkey.asyncio.Valkey())  # type: ignore[arg-type]
     limiter = Limiter(client, max_age=1, clock=lambda: 1)
     assert_type(limiter.url, str | None)
     limiter.close()
@@ -177,6 +182,7 @@ async def awaited(client: redis.asyncio.Redis) -> None:
         assert_type(await limiter.catalog.create_key(), CreatedKey)
         assert_type((await limiter.catalog.list_keys()).cursor, str | None)
     AsyncLimiter(redis.Redis())  # type: ignore[arg-type]
+    AsyncLimiter(valkey.asyncio.Valkey())
     limiter = AsyncLimiter.from_url("redis://localhost")
     await limiter.aclose()
 

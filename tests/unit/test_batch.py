@@ -16,7 +16,7 @@ from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.scripts import Script, ScriptCall, load
 from ratelimit.store.aio import batcher as batcher_module
 from ratelimit.store.aio.batcher import CheckBatcher
-from ratelimit.store.blocking.connection import packed
+from ratelimit.store.resp import pack
 
 MOST_IN_BATCH = 64
 ROOM = 30
@@ -54,7 +54,7 @@ def test_calls_are_joined_in_order():
         keys, arguments = together([(each.keys, each.args, each.layout) for each in calls])
         parameters = len(keys), *keys, *arguments
         assert many.by_source() == ("EVAL", script.source, *parameters)
-        assert many.packet == packed([("EVALSHA", script.sha, *parameters)])
+        assert many.packet == pack([("EVALSHA", script.sha, *parameters)])
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
@@ -93,7 +93,7 @@ def test_batches_keep_the_order(kinds):
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
             batcher._scripts.waiting.append((call, future))
         while batcher._scripts.waiting:
-            joined.append([call for call, _ in batcher._next(batcher._scripts)])
+            joined.append([call for call, _ in batcher._take(batcher._scripts)])
         return joined
 
     taken = asyncio.run(batches())
@@ -136,7 +136,7 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     Whose key is `new` cannot be answered together with others: it was charged nothing yet. One batch at a time: another
     that was on its way already could come before what this one left out.
     """
-    monkeypatch.setattr(batcher_module, "_MOST_IN_FLIGHT", 1)
+    monkeypatch.setattr(batcher_module, "_MAX_IN_FLIGHT", 1)
     peeks = {8, 30, 31, 60}
     calls = []
     for place in range(90):
@@ -160,7 +160,7 @@ def test_batches_overlap_in_order(server, monkeypatch):
     """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
     calls = [prepared(f"old{place % 3}") for place in range(600)]
     on_their_way, most = 0, 0
-    right = CheckBatcher._put
+    right = CheckBatcher._write
 
     def counted(batcher, packets, answered):
         nonlocal on_their_way, most
@@ -174,7 +174,7 @@ def test_batches_overlap_in_order(server, monkeypatch):
         most = max(most, on_their_way)
         right(batcher, packets, came)
 
-    monkeypatch.setattr(CheckBatcher, "_put", counted)
+    monkeypatch.setattr(CheckBatcher, "_write", counted)
     charged_before(server, calls[:3])
     replies = all_at_once(server, calls)
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in range(1, 601)]

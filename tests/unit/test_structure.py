@@ -156,6 +156,65 @@ def test_the_walk_sees_every_import():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
 
 
+def own_names(texts):
+    """The private names that sources define: functions, classes, attributes of `self`, fields and slots."""
+    for text in texts:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+                yield node.attr
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+
+
+def is_own(node):
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def private_accesses(text):
+    """The private attributes that a source touches on anything but `self` and `cls`, also by `getattr` and `vars`."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and not is_own(node.value):
+            yield node.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in {"getattr", "hasattr", "setattr", "delattr"} and not is_own(node.args[0]):
+                yield from (argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant))
+            elif node.func.id == "vars" and node.args:
+                yield "_vars"
+
+
+OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+"""Public, whatever their names say."""
+
+
+def foreign_privates(module, text, own):
+    """Those that may be another library's: in the store, which alone handles its objects, whatever they are called."""
+    private = {name for name in private_accesses(text) if name.startswith("_") and not name.startswith("__")}
+    return private - OF_NAMED_TUPLES - (set() if room_of(module) == "store" else own)
+
+
+def test_privates_of_clients_are_touched_at_one_place():
+    """No private attribute of redis-py, valkey-py or others is read or written outside of redis_compat."""
+    texts = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    own = set(own_names(texts.values()))
+    found = {module: foreign_privates(module, text, own) for module, text in texts.items()}
+    compat = found.pop("ratelimit.store.redis_compat")
+    assert {module: names for module, names in found.items() if names} == {}
+    assert {"_sock", "_parser", "_writer", "_reader", "_retries"} <= compat
+
+
+def test_the_search_for_privates_finds_them():
+    """Nested in calls and chains, read and written; not one's own."""
+    text = (
+        "class A:\n    def f(self, pool):\n        self._x = pool._b._c()\n        del pool.d._e\n"
+        "        return vars(pool)['_g'], getattr(pool, '_h', None), self._i, pool.__class__, cls._j\n"
+    )
+    assert foreign_privates("ratelimit.store.a", text, set()) == {"_b", "_c", "_e", "_h", "_vars"}
+    assert foreign_privates("ratelimit.admin.a", text, {"_b", "_c"}) == {"_e", "_h", "_vars"}
+    assert set(own_names([text])) >= {"A", "f", "_x"}
+
+
 def test_the_ground_floor_is_small():
     """What is in no room."""
     files = {name.partition(".")[2] for name in MODULES if not room_of(name)}

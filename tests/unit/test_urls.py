@@ -8,7 +8,7 @@ from helpers.commands import run
 from helpers.servers import Server, binaries
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, StoreError
-from ratelimit.store.urls import shown_url
+from ratelimit.store.urls import redact_url
 
 SECRET = "S3cr3tPw"
 REQUEST = ("tenantUnknownKey00000001", "petstore/prod", "GET /pets")
@@ -102,12 +102,12 @@ def test_what_is_right_is_taken_as_redis_py_reads_it(url, shown):
     with Limiter.from_url(url):
         pass
     asyncio.run(AsyncLimiter.from_url(url).aclose())
-    assert shown_url(url) == shown
+    assert redact_url(url) == shown
 
 
 def test_what_cannot_be_read_is_not_shown():
     """Nor does it raise."""
-    assert {shown_url(url) for url, problem in WRONG if "redis-py" not in problem} == {"the URL that was given"}
+    assert {redact_url(url) for url, problem in WRONG if "redis-py" not in problem} == {"the URL that was given"}
 
 
 def all_that_is_told(url):

@@ -112,7 +112,7 @@ def _line(alert: Alert) -> str:
 @contextmanager
 def _client(connection: Connection) -> Iterator[Redis]:
     """Open a client whose reads may block."""
-    client = clients.client_from_url(connection.url, clients.checked_deadline(connection.deadline) + _BLOCK_SECONDS)
+    client = clients.client_from_url(connection.url, clients.validate_deadline(connection.deadline) + _BLOCK_SECONDS)
     try:
         yield client
     except (RedisError, OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name

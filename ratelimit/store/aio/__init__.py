@@ -1,1 +1,1 @@
-"""Redis over asyncio. May import what store may."""
+"""Redis over asyncio: executor, batcher, pipelines. May import what the store may, nothing of `blocking`."""

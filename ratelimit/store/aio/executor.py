@@ -1,4 +1,4 @@
-"""Flows over asyncio."""
+"""Runs operations on asyncio connections."""
 
 from __future__ import annotations
 
@@ -6,74 +6,76 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-
 from ratelimit.effects import BatchableReads, Operation, Request
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
-from ratelimit.store import error_mapping
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio import connections
 from ratelimit.store.aio.batcher import CheckBatcher
-from ratelimit.store.aio.pipeline import factory
+from ratelimit.store.clients import AsyncClient
 
 _T = TypeVar("_T")
-_GATHERED = (ScriptCall, BatchableReads)
+_BATCHABLE = (ScriptCall, BatchableReads)
 
 
-class AsyncStore:
-    """The twin of `store.sync.Store`. Belongs to the event loop that it is first used in.
+class AsyncExecutor:
+    """The twin of `BlockingExecutor`. Belongs to the event loop in which it is first used.
 
-    gathers  whether checks leave together, on a connection that is kept until `close`; else all have one of the pool's
+    Args:
+        client: Its pool gives the connections.
+        batches: Whether script calls and small reads leave in batches, on a connection that is kept until `close`.
+            Else each takes a connection of the pool.
+
     """
 
-    def __init__(self, client: Redis, *, gathers: bool = True) -> None:
-        self._pool: Any = client.connection_pool  # redis-py leaves its connections untyped
-        self._gathers = gathers
-        self._gatherer = CheckBatcher(self._pool)
-        self.call = self._gatherer.call
+    def __init__(self, client: AsyncClient, *, batches: bool = True) -> None:
+        self._pool: Any = client.connection_pool
+        self._batches = batches
+        self._batcher = CheckBatcher(self._pool)
+        self.call = self._batcher.call
 
-    async def run(self, flow: Operation[_T]) -> _T:
-        """Answer what the flow asks until it returns."""
+    async def run(self, operation: Operation[_T]) -> _T:
+        """Reply to what the operation requests until it returns; return its result."""
         try:
-            request = next(flow)
+            request = next(operation)
             while True:
                 try:
-                    if self._gathers and isinstance(request, _GATHERED):
+                    if self._batches and isinstance(request, _BATCHABLE):
                         reply = await self.call(request)
                     else:
-                        reply = await self._answer(request)
+                        reply = await self._execute(request)
                 except StoreError as error:
-                    request = flow.throw(error)
+                    request = operation.throw(error)
                 else:
-                    request = flow.send(reply)
+                    request = operation.send(reply)
         except StopIteration as finished:
             result: _T = finished.value
             return result
         finally:
-            flow.close()
+            operation.close()
 
-    async def _answer(self, request: Request) -> Any:
-        self._gatherer.belong_to(asyncio.get_running_loop())
+    async def _execute(self, request: Request) -> Any:
+        self._batcher.bind_to(asyncio.get_running_loop())
         if isinstance(request, ScriptCall):
-            return await self._alone(request)
+            return await self._call_script(request)
         return await self._send(request)
 
-    async def _alone(self, call: ScriptCall) -> Any:
+    async def _call_script(self, call: ScriptCall) -> Any:
         try:
             (reply,) = await self._send([call.by_hash()])
-        except NoScriptError:
+        except redis_compat.errors("NoScriptError"):
             (reply,) = await self._send([call.by_source()])
         return reply
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            connection = await factory.taken(self._pool)
-        except (RedisError, OSError) as error:
+            connection = await connections.acquire(self._pool)
+        except redis_compat.client_errors() as error:
             raise error_mapping.before_sending(error) from error
         try:
             await connection.send_packed_command(connection.pack_commands(commands))
             replies = [await self._read(connection) for _ in commands]
-        except (RedisError, OSError) as error:
+        except redis_compat.client_errors() as error:
             await connection.disconnect(nowait=True)
             raise error_mapping.after_sending(error) from error
         except BaseException:
@@ -85,13 +87,12 @@ class AsyncStore:
         return error_mapping.replies_to(commands, replies)
 
     async def close(self) -> None:
-        """Give the connection that is kept at hand back to the client."""
-        await self._gatherer.close()
+        """Return the connection of the batches to the client."""
+        await self._batcher.close()
 
     @staticmethod
     async def _read(connection: Any) -> Any:
         try:
             return await connection.read_response(disable_decoding=True)
-        except ResponseError as error:
-            # Kept in its place: every reply must be read before the connection is used again.
-            return error
+        except redis_compat.errors("ResponseError") as error:
+            return error  # every reply must be read before the connection is used again

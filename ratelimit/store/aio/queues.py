@@ -1,4 +1,4 @@
-"""What waits to be sent, by kind: nobody of one kind waits for all of another that came before."""
+"""Queues of calls that wait to be sent, one for each kind: no kind waits for all of another that came before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ratelimit.effects import BatchableReads, TooManyLookUpsError
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import ScriptCall
-from ratelimit.store.aio.steps import Steps
+from ratelimit.store.aio.exchanges import Exchange
 
 log = logging.getLogger("ratelimit")
 
@@ -22,37 +22,37 @@ CALL = itemgetter(0)
 
 
 class Batch:
-    """Calls that left together, with what is asked for them."""
+    """Calls of one queue that leave together."""
 
-    __slots__ = ("lane", "steps", "waiters")
+    __slots__ = ("exchange", "queue", "waiters")
 
-    def __init__(self, lane: Lane, steps: Steps, waiters: list[Waiter]) -> None:
-        self.lane = lane
-        self.steps = steps
+    def __init__(self, queue: CallQueue, exchange: Exchange, waiters: list[Waiter]) -> None:
+        self.queue = queue
+        self.exchange = exchange
         self.waiters = waiters
 
 
-class Lane:
-    """Calls of one kind that wait, in the order in which they came, and the batches of them that are on their way."""
+class CallQueue:
+    """Calls of one kind that wait, in the order in which they came, and batches of them that are in flight."""
 
-    __slots__ = ("in_flight", "most_waiting", "waiting")
+    __slots__ = ("capacity", "in_flight", "waiting")
 
-    def __init__(self, most_waiting: int) -> None:
-        self.most_waiting = most_waiting
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.waiting: deque[Waiter] = deque()
         self.in_flight = set[Batch]()
 
     def pending(self) -> list[asyncio.Future[Any]]:
-        """Return what is not answered yet."""
+        """Return the futures of all calls that have no reply yet."""
         lists = self.waiting, *(batch.waiters for batch in self.in_flight)
         return [future for waiters in lists for _, future in waiters if not future.done()]
 
-    def no_room(self) -> Exception | None:
-        """Return the error for a call that comes when as many wait as may; None if it may wait after all."""
-        return StoreUnavailable(f"{self.most_waiting} calls are waiting to be sent: Redis is slower than they come")
+    def overflow(self) -> Exception | None:
+        """Return the error for a call that comes when the queue is full; None if it may wait after all."""
+        return StoreUnavailable(f"{self.capacity} calls are waiting to be sent: Redis is slower than they come")
 
     def take(self, most: int) -> list[Waiter]:
-        """Take the first of those that wait, with who can go with it, and leave out who has given up."""
+        """Remove the first calls of one type, without those whose caller has given up."""
         waiting = self.waiting
         taken = list(islice(waiting, most))
         if len(set(map(type, map(CALL, taken)))) > 1:
@@ -63,34 +63,32 @@ class Lane:
         return [waiter for waiter in taken if not waiter[1].done()]
 
 
-class LookUpLane(Lane):
-    """Look-ups: whoever sends keys that do not exist can cause as many as he likes.
+class LookUpQueue(CallQueue):
+    """Look-ups of keys: anybody can cause any number of them, by sending keys that do not exist.
 
-    When as many wait as may, it is the one who has waited longest that is refused. Of a crowd that came at once all
-    are alike, and a caller who comes after it finds room.
+    When it is full, the one that has waited longest is refused. In a crowd that came at once all are alike, and a
+    caller who comes after it finds room.
     """
 
-    __slots__ = ("_refusal", "_told")
+    __slots__ = ("_has_warned", "_message")
 
-    def __init__(self, most_waiting: int) -> None:
-        super().__init__(most_waiting)
-        self._refusal = (
-            f"{most_waiting} look-ups of keys are waiting to be sent: more unknown keys come than can be read"
-        )
-        self._told = False
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._message = f"{capacity} look-ups of keys are waiting to be sent: more unknown keys come than can be read"
+        self._has_warned = False
 
-    def no_room(self) -> Exception | None:
-        """As of `Lane`."""
-        if not self._told:
-            self._told = True
-            log.warning("%s; until there are fewer, those that have waited longest are refused with 503", self._refusal)
+    def overflow(self) -> Exception | None:
+        """As `CallQueue.overflow`."""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("%s; until there are fewer, those that have waited longest are refused with 503", self._message)
         _, future = self.waiting.popleft()
         if not future.done():
-            future.set_exception(TooManyLookUpsError(self._refusal))
+            future.set_exception(TooManyLookUpsError(self._message))
         return None
 
     def take(self, most: int) -> list[Waiter]:
-        """As of `Lane`."""
+        """As `CallQueue.take`."""
         taken = super().take(most)
-        self._told = self._told and bool(self.waiting)
+        self._has_warned = self._has_warned and bool(self.waiting)
         return taken

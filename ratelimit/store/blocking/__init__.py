@@ -1,1 +1,1 @@
-"""Redis over blocking connections. May import what store may."""
+"""Redis over blocking sockets: executor, connections. May import what the store may, nothing of `aio`."""

@@ -1,4 +1,4 @@
-"""Connections kept at hand: a trip to redis-py's pool takes locks and keeps records, and costs more than a check."""
+"""Idle connections kept at hand: a trip to the client's pool takes locks and costs more than a check."""
 
 from __future__ import annotations
 
@@ -6,119 +6,140 @@ import contextlib
 import threading
 from collections import deque
 from typing import Any
-
-from redis.exceptions import RedisError
+from weakref import WeakKeyDictionary, ref
 
 from ratelimit.local import fork_safety
-from ratelimit.store import error_mapping
-from ratelimit.store.blocking.connection import DirectConnection, NothingSentError, wanted_back
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.blocking.connection import DirectConnection, NothingSentError
 
-_KEPT = 8
-_SHARE = 4
-"""Of a client's pool, a fourth is kept at most: the application may use the client as well."""
+_MAX_IDLE = 8
+_POOL_SHARE = 4
+"""At most a fourth of a client's pool is kept: the application may use the client as well."""
 
 
 class ConnectionStack:
-    """The idle lines of one process, the last used first; beyond some, they go back to the client's pool.
+    """The idle connections of one process to one pool, the last used first. Those beyond a few go back to the pool.
 
-    Safe between threads (a deque's ends are), and after a fork: a child starts with none.
+    Safe between threads (a deque's ends are), and after a fork: a child starts with none. The pool must be held by
+    whoever uses the stack.
     """
 
     @classmethod
     def of(cls, pool: Any) -> ConnectionStack:
-        """Return the lines of a client's pool: however many limiters and catalogues share it, they keep few."""
-        lines: ConnectionStack = vars(pool).setdefault("_ratelimit_lines", cls(pool))
-        return lines
+        """Return the stack of a client's pool: all limiters and catalogues of the client share it."""
+        return _stacks.setdefault(pool, cls(pool))  # one step, also between threads
 
     def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._most = min(_KEPT, max(1, pool.max_connections // _SHARE))
+        self._pool = ref(pool)  # `_stacks` ends with the pool, and so must not keep it
+        self._max_idle = min(_MAX_IDLE, max(1, pool.max_connections // _POOL_SHARE))
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Have no line: after a fork they are the parent's."""
+        """Forget the parent's connections."""
         self._idle: deque[DirectConnection] = deque()
-        self._waiting = 0
+        self._waiter_count = 0
         self._lock = threading.Lock()
 
-    def ask(self, packet: bytes, replies: int, *, again: bool = False) -> list[Any]:
-        """Send commands, and return as many replies: texts as bytes, errors in their places.
+    def execute(self, packet: bytes, reply_count: int, *, is_retry: bool = False) -> list[Any]:
+        """Send commands once and wait for their replies.
 
-        Raises StoreError, which says whether they may have been carried out. They are sent once: `again` tells that
-        there was an attempt before in which nothing was.
+        Args:
+            packet: The commands as they go over the wire.
+            reply_count: How many commands these are.
+            is_retry: Whether there was an attempt before, in which nothing was sent.
+
+        Returns:
+            Their replies: texts as bytes, errors in their places.
+
+        Raises:
+            StoreUnavailable: The commands were not carried out.
+            StoreTimeout: Nobody knows whether they were.
+
         """
         try:
-            # Of lines that were kept, another thread may just have given back one that has ended as well.
-            line = self._line_of_pool(or_kept=False) if again else self._idle.pop()
+            # Of idle connections, another thread may just have released one that has ended as well.
+            connection = self._acquire(or_idle=False) if is_retry else self._idle.pop()
         except IndexError:
-            line = self._line_of_pool()
+            connection = self._acquire()
         try:
-            return line.ask(packet, replies)
+            return connection.execute(packet, reply_count)
         except NothingSentError as error:
-            line.break_off()
-            if again:
+            connection.disconnect()
+            if is_retry:
                 raise error_mapping.before_sending(error) from error
-        except (RedisError, OSError) as error:
-            line.break_off()
+        except redis_compat.client_errors() as error:
+            connection.disconnect()
             raise error_mapping.after_sending(error) from error
         except BaseException:
-            line.break_off()  # interrupted
+            connection.disconnect()  # interrupted
             raise
         finally:
-            self._give_back(line)
-        self.break_off()  # others that were idle will have ended, too
-        return self.ask(packet, replies, again=True)
+            self._release(connection)
+        self.disconnect()  # others that were idle will have ended, too
+        return self.execute(packet, reply_count, is_retry=True)
 
-    def _line_of_pool(self, *, or_kept: bool = True) -> DirectConnection:
-        # Who waits says so before looking once more, and who gives back looks for waiters after: one sees the other.
+    def _acquire(self, *, or_idle: bool = True) -> DirectConnection:
+        # Who waits says so before looking once more, and who releases looks for waiters after: one sees the other.
         with self._lock:
-            self._waiting += 1
+            self._waiter_count += 1
         try:
-            if or_kept:
+            if or_idle:
                 with contextlib.suppress(IndexError):
                     return self._idle.pop()
-            return self._made()
+            return self._connect()
         except Exception as error:  # whatever a client's own way of connecting raises, there is no connection
             raise error_mapping.before_sending(error) from error
         finally:
             with self._lock:
-                self._waiting -= 1
+                self._waiter_count -= 1
 
-    def _made(self) -> DirectConnection:
-        connection = self._pool.get_connection()
+    def _connect(self) -> DirectConnection:
+        connection = redis_compat.get_connection(self._pool())
         try:
-            line = DirectConnection(connection)
-            if line.keep and line.readable(0):
-                # redis-py looks as well, but not where it expects to be told of maintenance.
-                line.break_off()
+            direct = DirectConnection(connection)
+            if direct.is_reusable and direct.poll(0):
+                # redis-py looks as well, but not where it expects to hear of maintenance.
+                direct.disconnect()
                 connection.connect()
-                line = DirectConnection(connection)
+                direct = DirectConnection(connection)
         except BaseException:
-            self._pool.release(connection)
+            self._return_to_pool(connection)
             raise
-        return line
+        return direct
 
-    def _give_back(self, line: DirectConnection) -> None:
-        """Keep a line for the next command; one that was disconnected goes to the pool, which connects it anew."""
-        if not line.keep or len(self._idle) >= self._most or wanted_back(line.connection):
-            self._pool.release(line.connection)
+    def _release(self, connection: DirectConnection) -> None:
+        """Keep a connection for the next command; one that was disconnected goes to the pool, which reconnects it."""
+        if (
+            not connection.is_reusable
+            or len(self._idle) >= self._max_idle
+            or redis_compat.must_be_released(connection.connection)
+        ):
+            self._return_to_pool(connection.connection)
             return
-        self._idle.append(line)
-        if self._waiting:
+        self._idle.append(connection)
+        if self._waiter_count:
             with contextlib.suppress(IndexError):
-                self._pool.release(self._idle.pop().connection)
+                self._return_to_pool(self._idle.pop().connection)
 
-    def break_off(self) -> None:
-        """Disconnect all lines that are idle."""
+    def _return_to_pool(self, connection: Any) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool.release(connection)
+
+    def disconnect(self) -> None:
+        """Disconnect all idle connections."""
         with contextlib.suppress(IndexError):  # another thread may be faster
             while True:
-                line = self._idle.pop()
-                line.break_off()
-                self._pool.release(line.connection)
+                idle = self._idle.pop()
+                idle.disconnect()
+                self._return_to_pool(idle.connection)
 
     def close(self) -> None:
-        """Give all lines back to the pool."""
+        """Return all idle connections to the pool."""
         with contextlib.suppress(IndexError):
             while True:
-                self._pool.release(self._idle.pop().connection)
+                self._return_to_pool(self._idle.pop().connection)
+
+
+_stacks: WeakKeyDictionary[Any, ConnectionStack] = WeakKeyDictionary()

@@ -20,7 +20,7 @@ FILLS_MS, KEPT_MS = 1_000_000, 60_000
 @contextmanager
 def at_once(backend, **options):
     """Yield a function that asks several checks in one tick, and a list: how many calls each write had then."""
-    sent, put = [], CheckBatcher._put
+    sent, put = [], CheckBatcher._write
 
     def counted(batcher, packets, answered):
         sent.append(len(packets))
@@ -33,7 +33,7 @@ def at_once(backend, **options):
     with backend.client() as client:
         for name in ("check", "check_many"):
             client.script_load(load(name).source)
-    with asyncio.Runner() as runner, patch.object(CheckBatcher, "_put", counted):
+    with asyncio.Runner() as runner, patch.object(CheckBatcher, "_write", counted):
         client = backend.async_client()
         limiter = AsyncLimiter(client, denial_cache=False, **options)
         limiter._namespace.before_refresh = lambda: None

@@ -106,7 +106,7 @@ def a_batch_is_carried_out_once(server, fault):
 def what_is_known_of_a_batch_is_told(server):
     """Where one check of a batch has to be asked alone and cannot be, another that was carried out is answered."""
     charged, new = gold_key(server), gold_key(server)
-    put, sent = CheckBatcher._put, []
+    put, sent = CheckBatcher._write, []
 
     def once(batcher, packets, answered):
         """As if the server went away between the batch and what it left out."""
@@ -122,7 +122,7 @@ def what_is_known_of_a_batch_is_told(server):
             await limiter.check(charged.value, STAGE, METHOD)
             await asyncio.gather(*(limiter.check(charged.value, STAGE, METHOD) for _ in range(2)))
             await limiter.peek(new.value, STAGE, METHOD)
-            with patch.object(CheckBatcher, "_put", once):
+            with patch.object(CheckBatcher, "_write", once):
                 return await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for key in (charged, new)))
 
     first, second = asyncio.run(two_at_once())

@@ -24,7 +24,7 @@ def administrator(backend, clock):
 @contextmanager
 def asking(limiter, after=lambda: None):
     """Yield a list of what is read meanwhile, a list of commands each; `after` is called once a reply is there."""
-    reads, right = [], limiter._store._answer
+    reads, right = [], limiter._store._execute
 
     def answer(request):
         reply = right(request)
@@ -33,11 +33,11 @@ def asking(limiter, after=lambda: None):
         after()
         return reply
 
-    limiter._store._answer = answer
+    limiter._store._execute = answer
     try:
         yield reads
     finally:
-        del limiter._store._answer
+        del limiter._store._execute
 
 
 def ask(limiter, value, stage=STAGE):

@@ -1,1 +1,1 @@
-"""One connection of an event loop with several batches in flight."""
+"""One asyncio connection with several batches in flight. May import the store, nothing else of `aio`."""

@@ -1,34 +1,36 @@
-"""A connection of an event loop with several batches of commands in flight: replies come in the order of requests."""
+"""The protocol of a pipeline: one asyncio connection with several batches of commands in flight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-Answered = Callable[[list[Any]], None]
-"""Takes a reply for each command: texts as bytes, errors in their places."""
+OnReplies = Callable[[list[Any]], None]
+"""Takes a reply for each command of a batch: texts as bytes, errors in their places."""
 
-Lost = Callable[["Pipeline"], None]
-"""Told once, before anybody else hears of it, when a pipeline has failed."""
+OnLost = Callable[["Pipeline"], None]
+"""Called once when a pipeline has failed, before any of its batches gets an error."""
 
 
 class Pipeline(Protocol):
-    """A connection of redis-py's, and what was asked on it and is not answered yet.
+    """A client's connection, and the batches sent on it that are not answered yet. Replies come in order.
 
-    connection  redis-py's
+    Attributes:
+        connection: The client's connection.
+
     """
 
     connection: Any
 
     @property
-    def usable(self) -> bool:
-        """Whether it may be asked, as far as is known."""
+    def is_usable(self) -> bool:
+        """Whether a batch may be sent, as far as is known."""
 
-    def ask(self, packet: bytes, replies: int, answered: Answered) -> None:
-        """Send commands. If the connection fails, all of the replies are the error that says so."""
+    def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
+        """Send a batch of commands. If the connection fails, each of its replies is a StoreError."""
 
-    def give_back(self) -> bool:
-        """Leave the connection as redis-py made it, unless something is on its way; return whether that was done."""
+    def detach(self) -> bool:
+        """Leave the connection as its client made it; return False, and do nothing, if a batch is in flight."""
 
-    def break_off(self) -> None:
-        """Give the connection up, with all that is on its way."""
+    def disconnect(self) -> None:
+        """Fail all batches that are in flight, and report the pipeline as lost."""

@@ -1,4 +1,4 @@
-"""A pipeline that has redis-py read."""
+"""A pipeline that has the client read: for emulators, and where there is no hiredis."""
 
 from __future__ import annotations
 
@@ -7,84 +7,83 @@ from functools import partial
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 
 from ratelimit.errors import StoreError, StoreTimeout
-from ratelimit.store import error_mapping
-from ratelimit.store.aio.pipeline.base import Answered, Lost
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio.pipeline.base import OnLost, OnReplies
 
 
 class FallbackPipeline:
-    """The same by redis-py's own reading, one batch at a time: for emulators, and where there is no hiredis."""
+    """Sends one batch at a time, by a task of its own; the next one waits."""
 
-    def __init__(self, connection: Any, lost: Lost) -> None:
+    def __init__(self, connection: Any, on_lost: OnLost) -> None:
         self.connection = connection
-        self._lost = lost
-        self._given_up = False
-        self._turn = asyncio.Lock()
+        self._on_lost = on_lost
+        self._is_closed = False
+        self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[list[Any]]]()
 
     @property
-    def usable(self) -> bool:
-        """As `Pipeline.usable`."""
-        reader, writer = (getattr(self.connection, name, None) for name in ("_reader", "_writer"))
-        ended = isinstance(reader, asyncio.StreamReader) and reader.at_eof()
-        closing = isinstance(writer, asyncio.StreamWriter) and writer.is_closing()
-        return bool(self.connection.is_connected) and not (self._given_up or ended or closing)
+    def is_usable(self) -> bool:
+        """As `Pipeline.is_usable`."""
+        if self._is_closed or not self.connection.is_connected or redis_compat.stream_has_ended(self.connection):
+            return False
+        # Where nothing is in flight, whatever came must not answer the next command.
+        return bool(self._tasks) or not redis_compat.has_unread_data(self.connection)
 
-    def ask(self, packet: bytes, replies: int, answered: Answered) -> None:
-        """As `Pipeline.ask`."""
-        task = asyncio.create_task(self._answer(packet, replies), name="ratelimit-ask")
+    def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
+        """As `Pipeline.send`."""
+        task = asyncio.create_task(self._execute(packet, reply_count), name="ratelimit-send")
         self._tasks.add(task)
-        task.add_done_callback(partial(self._answered, answered, replies))
+        task.add_done_callback(partial(self._on_done, on_replies, reply_count))
 
-    async def _answer(self, packet: bytes, replies: int) -> list[Any]:
+    async def _execute(self, packet: bytes, reply_count: int) -> list[Any]:
         try:
-            async with self._turn:
-                found = await self._ask(packet, replies)
+            async with self._one_at_a_time:
+                replies = await self._send_and_read(packet, reply_count)
         except BaseException:
-            self.break_off()
+            self.disconnect()
             raise
-        if any(map(error_mapping.from_a_replica, found)):
-            self.break_off()
-        return found
+        if any(map(error_mapping.is_from_replica, replies)):
+            self.disconnect()
+        return replies
 
-    def _answered(self, answered: Answered, replies: int, task: asyncio.Task[list[Any]]) -> None:
+    def _on_done(self, on_replies: OnReplies, reply_count: int, task: asyncio.Task[list[Any]]) -> None:
         # A task that is cancelled before it began runs none of its own code.
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        answered(task.result() if error is None else [_told(error)] * replies)
+        on_replies(task.result() if error is None else [_store_error(error)] * reply_count)
 
-    async def _ask(self, packet: bytes, replies: int) -> list[Any]:
-        if self._given_up:
+    async def _send_and_read(self, packet: bytes, reply_count: int) -> list[Any]:
+        if self._is_closed:
             raise error_mapping.before_sending(RedisConnectionError("it was given up"))
         async with asyncio.timeout(self.connection.socket_timeout):
             await self.connection.send_packed_command(packet, check_health=False)
-            return [await self._read() for _ in range(replies)]
+            return [await self._read() for _ in range(reply_count)]
 
     async def _read(self) -> Any:
         try:
             return await self.connection.read_response(disable_decoding=True)
-        except ResponseError as error:
+        except redis_compat.errors("ResponseError") as error:
             return error  # each command fails alone
 
-    def give_back(self) -> bool:
-        """As `Pipeline.give_back`."""
-        if self._tasks or not self.usable:
+    def detach(self) -> bool:
+        """As `Pipeline.detach`."""
+        if self._tasks or not self.is_usable:
             return False
-        self._given_up = True
+        self._is_closed = True
         return True
 
-    def break_off(self) -> None:
-        """As `Pipeline.break_off`."""
-        if not self._given_up:
-            self._given_up = True
-            self._lost(self)
+    def disconnect(self) -> None:
+        """As `Pipeline.disconnect`."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_lost(self)
 
 
-def _told(error: BaseException) -> StoreError:
+def _store_error(error: BaseException) -> StoreError:
     if isinstance(error, StoreError):
         return error
-    if isinstance(error, RedisError | OSError):
+    if isinstance(error, redis_compat.client_errors()):
         return error_mapping.after_sending(error)
     return StoreTimeout(f"the connection was given up before the answer came: {type(error).__name__}")

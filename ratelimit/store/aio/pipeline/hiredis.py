@@ -1,4 +1,4 @@
-"""A pipeline that reads replies itself."""
+"""A pipeline that reads replies from the transport itself."""
 
 from __future__ import annotations
 
@@ -7,129 +7,128 @@ from collections import deque
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from ratelimit.errors import StoreError, StoreTimeout
-from ratelimit.store import error_mapping
-from ratelimit.store.aio.pipeline.base import Answered, Lost
-from ratelimit.store.blocking.connection import INCOMPLETE, PUSHED, push_handler
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio.pipeline.base import OnLost, OnReplies
+from ratelimit.store.resp import INCOMPLETE, PUSH
 
 
-class _Asked:
-    __slots__ = ("answered", "most", "replies", "timer")
+class _Batch:
+    __slots__ = ("on_replies", "replies", "reply_count", "timer")
 
-    def __init__(self, most: int, answered: Answered, timer: asyncio.TimerHandle | None) -> None:
-        self.most = most
-        self.answered = answered
+    def __init__(self, reply_count: int, on_replies: OnReplies, timer: asyncio.TimerHandle | None) -> None:
+        self.reply_count = reply_count
+        self.on_replies = on_replies
         self.timer = timer
         self.replies: list[Any] = []
 
-    def answer(self, replies: list[Any]) -> None:
+    def finish(self, replies: list[Any]) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        self.answered(replies)
+        self.on_replies(replies)
 
 
 class HiredisPipeline(asyncio.Protocol):
-    """Reads what comes by itself: a task that waits for it would have to be woken, through three layers.
+    """Takes the place of the connection's protocol: a task that waits for data would have to be woken by three layers.
 
-    The protocol that redis-py gave to the transport hears of everything but data.
+    The client's protocol is still told of everything but data.
     """
 
-    def __init__(self, connection: Any, reader: Any, lost: Lost) -> None:
+    def __init__(self, connection: Any, reader: Any, on_lost: OnLost) -> None:
         self.connection = connection
-        self._ended = False
-        self._lost = lost
-        self._time_limit: float | None = connection.socket_timeout
+        self._is_closed = False
+        self._on_lost = on_lost
+        self._timeout_s: float | None = connection.socket_timeout
         self._loop = asyncio.get_running_loop()
-        self._asked: deque[_Asked] = deque()
+        self._batches: deque[_Batch] = deque()
         self._pushes = set[asyncio.Task[None]]()
         self._reader: Any = reader
-        self._transport: Any = connection._writer.transport
-        self._under: Any = self._transport.get_protocol()
+        self._transport: Any = redis_compat.transport_of(connection)
+        self._client_protocol: Any = self._transport.get_protocol()
         self._transport.set_protocol(self)
 
     @property
-    def usable(self) -> bool:
-        """As `Pipeline.usable`."""
-        return not self._ended and not self._transport.is_closing()
+    def is_usable(self) -> bool:
+        """As `Pipeline.is_usable`."""
+        return not self._is_closed and not self._transport.is_closing()
 
-    def ask(self, packet: bytes, replies: int, answered: Answered) -> None:
-        """As `Pipeline.ask`."""
-        # One time limit for the whole batch: one for each reply costs more than reading it.
-        timer = None if self._time_limit is None else self._loop.call_later(self._time_limit, self._late)
-        self._asked.append(_Asked(replies, answered, timer))
+    def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
+        """As `Pipeline.send`."""
+        # One timer for the whole batch: one for each reply costs more than reading it.
+        timer = None if self._timeout_s is None else self._loop.call_later(self._timeout_s, self._on_timeout)
+        self._batches.append(_Batch(reply_count, on_replies, timer))
         self._transport.write(packet)
 
     def data_received(self, data: bytes) -> None:
-        """Answer who asked first."""
-        reader, asked = self._reader, self._asked
+        """Give replies to the batches, in the order in which they were sent."""
+        reader, batches = self._reader, self._batches
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not INCOMPLETE:
-                if type(reply) is PUSHED:
-                    self._pushed(reply)
+                if type(reply) is PUSH:
+                    self._on_push(reply)
                     continue
-                if not asked:
+                if not batches:
                     self._fail(StoreTimeout("the server sent a reply that nobody had asked for"))
                     return
-                first = asked[0]
+                first = batches[0]
                 first.replies.append(reply)
-                if len(first.replies) == first.most:
-                    del asked[0]
-                    first.answer(first.replies)
-                    if any(map(error_mapping.from_a_replica, first.replies)):
+                if len(first.replies) == first.reply_count:
+                    del batches[0]
+                    first.finish(first.replies)
+                    if any(map(error_mapping.is_from_replica, first.replies)):
                         self._fail(error_mapping.after_sending(RedisConnectionError("the server is a replica now")))
                         return
-        except RedisError as error:
+        except redis_compat.redis_errors() as error:
             self._fail(error_mapping.after_sending(error))
 
-    def _pushed(self, reply: Any) -> None:
-        handle = push_handler(self.connection)
+    def _on_push(self, message: Any) -> None:
+        handle = redis_compat.push_handler(self.connection)
         if handle is None:
             return
-        push = self._loop.create_task(handle(reply))
-        self._pushes.add(push)  # the event loop itself keeps no task alive
-        push.add_done_callback(self._pushes.discard)
+        task = self._loop.create_task(handle(message))
+        self._pushes.add(task)  # the event loop itself keeps no task alive
+        task.add_done_callback(self._pushes.discard)
 
-    def _late(self) -> None:
-        self._fail(error_mapping.after_sending(TimeoutError(f"there was none within {self._time_limit} s")))
+    def _on_timeout(self) -> None:
+        self._fail(error_mapping.after_sending(TimeoutError(f"there was none within {self._timeout_s} s")))
 
     def _fail(self, error: StoreError) -> None:
-        if self._ended:
+        if self._is_closed:
             return
-        self._ended = True
-        self._lost(self)
-        while self._asked:
-            first = self._asked.popleft()
-            first.answer([error] * first.most)
+        self._is_closed = True
+        self._on_lost(self)
+        while self._batches:
+            first = self._batches.popleft()
+            first.finish([error] * first.reply_count)
 
     def eof_received(self) -> None:
-        """Fail what was asked; the transport then closes by itself."""
-        self._under.eof_received()
+        """Fail all batches; the transport then closes by itself."""
+        self._client_protocol.eof_received()
         self._fail(error_mapping.after_sending(RedisConnectionError("the server closed the connection")))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what was asked."""
-        self._under.connection_lost(exc)
+        """Fail all batches."""
+        self._client_protocol.connection_lost(exc)
         self._fail(error_mapping.after_sending(RedisConnectionError(str(exc or "it was closed"))))
 
     def pause_writing(self) -> None:
-        """Nothing to be done here: few batches are on their way at a time."""
-        self._under.pause_writing()
+        """Write on: few batches are in flight at a time."""
+        self._client_protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """The twin of `pause_writing`."""
-        self._under.resume_writing()
+        self._client_protocol.resume_writing()
 
-    def give_back(self) -> bool:
-        """As `Pipeline.give_back`."""
-        if self._asked or self._reader.has_data() or self._transport.is_closing():
+    def detach(self) -> bool:
+        """As `Pipeline.detach`."""
+        if self._batches or self._reader.has_data() or self._transport.is_closing():
             return False
-        self._ended = True
-        self._transport.set_protocol(self._under)
+        self._is_closed = True
+        self._transport.set_protocol(self._client_protocol)
         return True
 
-    def break_off(self) -> None:
-        """As `Pipeline.break_off`."""
+    def disconnect(self) -> None:
+        """As `Pipeline.disconnect`."""
         self._fail(StoreTimeout("the connection was given up before the answer came"))

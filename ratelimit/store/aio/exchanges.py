@@ -1,0 +1,98 @@
+"""What is sent for calls that leave together, and which reply each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from itertools import chain
+from typing import Any
+
+from ratelimit.effects import BatchableReads, KeyLookUps
+from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
+from ratelimit.errors import StoreError
+from ratelimit.scripts import Command, ScriptCall
+from ratelimit.store import redis_compat
+from ratelimit.store.resp import pack
+
+Exchange = Generator[list[bytes], list[Any], list[Any]]
+"""Yields packets, is sent a reply or an error for each, and returns what each call gets."""
+
+
+def reads(calls: Sequence[BatchableReads]) -> Exchange:
+    """Send each command once, however many callers want its reply: after a restart many keys are new at once."""
+    commands = list(dict.fromkeys(chain.from_iterable(calls)))
+    replies = dict(zip(commands, (yield [pack([command]) for command in commands]), strict=True))
+    return _replies_by_call(calls, replies)
+
+
+def look_ups(calls: Sequence[KeyLookUps]) -> Exchange:
+    """As `reads`, with all MGET commands joined into one."""
+    commands = list(dict.fromkeys(chain.from_iterable(calls)))
+    others = [command for command in commands if command[0] != "MGET"]
+    names = list(dict.fromkeys([name for command in commands if command[0] == "MGET" for name in command[1:]]))
+    joined: list[Command] = [*others, ("MGET", *names)] if names else others
+    replies = dict(zip(joined, (yield [pack([command]) for command in joined]), strict=True))
+    if names:
+        values = replies[joined[-1]]
+        if isinstance(values, list):
+            value_of = dict(zip(names, values, strict=True))
+            values = None
+        for command in commands:
+            if command[0] == "MGET":
+                replies[command] = [value_of[name] for name in command[1:]] if values is None else values
+    return _replies_by_call(calls, replies)
+
+
+def _replies_by_call(calls: Sequence[BatchableReads], replies: dict[Command, Any]) -> list[Any]:
+    """Return what each call gets: the replies to its commands, or the first error among them."""
+    by_call: list[Any] = [[replies[command] for command in call] for call in calls]
+    if not any(isinstance(reply, Exception) for reply in replies.values()):
+        return by_call
+    return [next((reply for reply in each if isinstance(reply, Exception)), each) for each in by_call]
+
+
+def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange:
+    """Send several checks as one script call, then individually those that it left out.
+
+    Args:
+        calls: Calls of one type; those that are no CheckCall are sent individually.
+        on_left_out: Called with how many were left out, once that is known.
+
+    Returns:
+        The reply to each call, or its error.
+
+    """
+    if len(calls) < 2 or type(calls[0]) is not CheckCall:
+        return (yield from script_calls(calls))
+    many = ManyChecks(calls)
+    (replies,) = yield from _scripts([many.packet], [many])
+    if isinstance(replies, Exception):
+        return [replies] * len(calls)
+    if not isinstance(replies, list) or len(replies) != len(calls):
+        return [StoreError("Redis answered to many checks with something else")] * len(calls)
+    left_out = []
+    if RETRY_INDIVIDUALLY in replies:
+        left_out = [at for at, reply in enumerate(replies) if reply == RETRY_INDIVIDUALLY]
+    on_left_out(len(left_out))
+    if left_out:
+        for at, reply in zip(left_out, (yield from script_calls([calls[at] for at in left_out])), strict=True):
+            replies[at] = reply
+    return list(replies)
+
+
+def script_calls(calls: Sequence[ScriptCall]) -> Exchange:
+    """Send each script call individually."""
+    return _scripts([call.packet or call.packed(pack) for call in calls], calls)
+
+
+def _scripts(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> Exchange:
+    """Send packets of script calls, and those whose script the server does not know once more, by their source."""
+    replies = yield packets
+    unknown = [
+        at for at, reply in enumerate(replies) if isinstance(reply, Exception) and redis_compat.is_unknown_script(reply)
+    ]
+    if unknown:
+        # EVAL runs the script and teaches it at once. Whatever becomes of it, the others have their replies.
+        retried = yield [pack([calls[at].by_source()]) for at in unknown]
+        for at, reply in zip(unknown, retried, strict=True):
+            replies[at] = reply
+    return replies
