@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,11 +22,14 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 	$(BIN)/ratelimit demo
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not slow" --durations=20
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
 
+test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
+	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py
+
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m slow --durations=20
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py

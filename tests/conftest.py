@@ -1,22 +1,62 @@
-"""Fixtures: real servers, an emulated one, a clock that is told the time, and a gateway with two plans.
+"""Fixtures: real servers, an emulated one, a clock that is moved by hand, processes. Where tests are:
 
-Every test that claims something about Redis takes `server` and so runs on each real server. `backend` adds fakeredis.
+unit          what needs no server: models, documents, names, headers; the repository itself (structure, packaging)
+engine        one check: limits, denials, leases, the denial cache, the conformance matrix; blocking and asyncio
+store         talking to Redis: connections, batches, pushes, faults, permissions, secrets
+catalog       what administrators do: plans, keys, usage, alerts, shadows, import and export, upgrades
+cli           the command line
+lua           the scripts, called by hand, and their text
+properties    the promises, random histories against the exact model, fuzzing, two versions side by side
+seeded_bugs   bugs put in on purpose, each of which a test must find
+vectors       lua/vectors.json: worked out on paper, replayed on every server
+typing        users' code that must type-check
+helpers       what tests share: servers, replicas, snapshots, proxies, samples
+
+A test that claims something about Redis takes `server` and so runs on each real server; `backend` adds fakeredis.
+`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`.
 """
 
 import signal
 import warnings
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import fakeredis
 import pytest
 import pytest_asyncio
 from helpers import servers
+from helpers.batching import echo
 from helpers.clock import FakeClock
-from helpers.gathering import echo
+from helpers.processes import PROCESSES
 
 from ratelimit import Limiter
 from ratelimit.store.aio.batcher import CheckBatcher
 from ratelimit.store.aio.pipeline import factory
+
+NEED_A_SERVER = {"backend", "running"}
+"""Fixtures behind which there is a server; `server`, `valkey`, `limiter` and `client` use them."""
+
+
+def pytest_addoption(parser):
+    servers_ = (*servers.NAMES, "fakeredis")
+    parser.addoption("--server", choices=servers_, help="run what is run once for each server on this one alone")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark what needs a server, and leave out what runs on a server that was not asked for."""
+    chosen = config.getoption("server")
+    others = {*servers.NAMES, "fakeredis"} - {chosen} if chosen else set()
+    selected, deselected = [], []
+    for item in items:
+        if NEED_A_SERVER & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        runs_elsewhere = any(isinstance(value, str) and value in others for value in parameters)
+        (deselected if runs_elsewhere else selected).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = selected
 
 
 def pytest_configure():
@@ -74,6 +114,29 @@ def backend(request):
     with chosen.client() as client:
         client.flushall()
     return Backend(chosen.name, chosen.client, chosen.async_client, chosen)
+
+
+@pytest.fixture
+def valkey(running):
+    """One real server, emptied: for what does not depend on the server."""
+    chosen = running["valkey"]
+    with chosen.client() as client:
+        client.flushall()
+    return chosen
+
+
+@pytest.fixture
+def client(backend):
+    """A client of the backend."""
+    with backend.client() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """A pool of eight processes, started once. Spawned: they share nothing with this one."""
+    with get_context("spawn").Pool(PROCESSES) as pool:
+        yield pool  # and ended with the block, also those that would wait for ever
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ratelimit import Catalog, Throttle, UsagePlan
 
 sys.path.insert(0, str(host.ROOT / "tests"))
 
-from helpers.pushed import SEEN, STAGE, watch
+from helpers.propagation_worker import SEEN, STAGE, watch
 
 REPLICAS = 4
 ROUNDS, MORE_ROUNDS = 200, 1000

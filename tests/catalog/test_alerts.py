@@ -3,18 +3,18 @@
 import struct
 from contextlib import contextmanager
 from inspect import signature
-from multiprocessing import get_context
 
 import pytest
-from helpers.asking import ask
-from helpers.seeded import bug
-from properties.promises import METHOD, STAGE, replica, snapshot
+from helpers.check_worker import ask
+from helpers.lua_mutation import bug
+from helpers.processes import PROCESSES
+from helpers.redis_snapshot import exact_snapshot
+from helpers.replica import METHOD, STAGE, replica
 from redis.exceptions import ResponseError
 
 from ratelimit import Catalog, Quota, Reason, Throttle, UsagePlan
 
 STREAM = "ratelimit:alerts"
-PROCESSES = 8
 
 
 def alerting(limit, *percentages, period="DAY", throttle=None, plan_id="gold"):
@@ -35,7 +35,7 @@ def gateway(backend, clock):
         yield made
 
 
-def told(client):
+def sent_alerts(client):
     """All alerts so far, as (key, percent, used, limit)."""
     entries = (fields for _, fields in client.xrange(STREAM))
     return [(f[b"key"].decode(), *(int(f[name]) for name in (b"percent", b"used", b"limit"))) for f in entries]
@@ -49,9 +49,9 @@ def test_each_percentage_is_told_once(gateway):
     """At 8 of 10 and at 10 of 10, not before, not again, and not by denials."""
     limiter, key, client = gateway
     assert use(limiter, key, *[1] * 7) == [True] * 7
-    assert told(client) == []
+    assert sent_alerts(client) == []
     assert use(limiter, key, *[1] * 5) == [True] * 3 + [False] * 2
-    assert told(client) == [(key.id, 80, 8, 10), (key.id, 100, 10, 10)]
+    assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 100, 10, 10)]
 
 
 def test_an_alert_says_whom_when_and_how_much(gateway, clock):
@@ -75,7 +75,7 @@ def test_each_key_is_told_of(gateway):
     limiter, key, client = gateway
     other = limiter.catalog.create_key(plans=["gold"])
     assert use(limiter, key, 8) == use(limiter, other, 9) == [True]
-    assert told(client) == [(key.id, 80, 8, 10), (other.id, 80, 9, 10)]
+    assert sent_alerts(client) == [(key.id, 80, 8, 10), (other.id, 80, 9, 10)]
 
 
 def test_each_plan_of_a_key_is_told_of(gateway):
@@ -96,14 +96,14 @@ def test_the_next_window_is_told_of_again(gateway, clock):
         limiter.catalog.put_plan(alerting(10, period=period))
         clock.set(f"{start}T00:00:00")
         assert use(limiter, key, 9, 1) == [True, True]
-        assert told(client) == [(key.id, 80, 9, 10), (key.id, 100, 10, 10)] * at
+        assert sent_alerts(client) == [(key.id, 80, 9, 10), (key.id, 100, 10, 10)] * at
 
 
 def test_a_cost_that_passes_both_tells_both(gateway):
     """From 7 of 10 to 10 of 10 at once: both, the lower one first, with the same use."""
     limiter, key, client = gateway
     assert use(limiter, key, 7, 3) == [True, True]
-    assert told(client) == [(key.id, 80, 10, 10), (key.id, 100, 10, 10)]
+    assert sent_alerts(client) == [(key.id, 80, 10, 10), (key.id, 100, 10, 10)]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_percentage_is_reached_at_the_first_whole_unit(limiter, backend, limit
     with backend.client() as client:
         if reached > 1:
             assert use(limiter, key, reached - 1) == [True]
-        assert told(client) == []
+        assert sent_alerts(client) == []
         assert use(limiter, key, 1) == [True]
-        assert told(client) == [(key.id, percent, reached, limit)]
+        assert sent_alerts(client) == [(key.id, percent, reached, limit)]
 
 
 def test_what_is_set_by_hand_tells_nothing_twice(gateway):
@@ -129,7 +129,7 @@ def test_what_is_set_by_hand_tells_nothing_twice(gateway):
     assert use(limiter, key, 8) == [True]
     limiter.catalog.set_remaining("gold", key.id, 20)
     assert use(limiter, key, *[1] * 20) == [True] * 20
-    assert told(client) == [(key.id, 80, 8, 10), (key.id, 100, 10, 28)]
+    assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 100, 10, 28)]
 
 
 def test_a_raised_plan_tells_nothing_twice(gateway):
@@ -138,7 +138,7 @@ def test_a_raised_plan_tells_nothing_twice(gateway):
     assert use(limiter, key, 8) == [True]
     limiter.catalog.put_plan(alerting(100))
     assert use(limiter, key, *[1] * 92) == [True] * 92
-    assert told(client) == [(key.id, 80, 8, 10), (key.id, 100, 100, 100)]
+    assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 100, 100, 100)]
 
 
 def test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice(gateway):
@@ -147,7 +147,7 @@ def test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice(gateway):
     assert use(limiter, key, 10) == [True]
     limiter.catalog.put_plan(alerting(20))
     assert use(limiter, key, *[1] * 10) == [True] * 10
-    assert told(client) == [(key.id, 80, 10, 10), (key.id, 100, 10, 10)]
+    assert sent_alerts(client) == [(key.id, 80, 10, 10), (key.id, 100, 10, 10)]
 
 
 def test_another_percentage_is_told_when_it_is_higher(gateway):
@@ -156,19 +156,19 @@ def test_another_percentage_is_told_when_it_is_higher(gateway):
     assert use(limiter, key, 8) == [True]
     limiter.catalog.put_plan(alerting(10, 50, 90, 100))
     assert use(limiter, key, 1, 1) == [True, True]
-    assert told(client) == [(key.id, 80, 8, 10), (key.id, 90, 9, 10), (key.id, 100, 10, 10)]
+    assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 90, 9, 10), (key.id, 100, 10, 10)]
 
 
 def test_a_peek_and_a_denial_tell_nothing(gateway, backend):
     """At 7 of 10, a peek and a denied cost of 4 change nothing in Redis."""
     limiter, key, client = gateway
     assert use(limiter, key, 7) == [True]
-    before = snapshot(backend)
+    before = exact_snapshot(backend)
     for cost in (0, 4, 5, 11):
         limiter.check(key.value, STAGE, METHOD, cost)
     limiter.peek(key.value, STAGE, METHOD)
-    assert snapshot(backend) == before
-    assert told(client) == []
+    assert exact_snapshot(backend) == before
+    assert sent_alerts(client) == []
 
 
 def test_a_denial_by_another_limit_tells_nothing(gateway):
@@ -176,7 +176,7 @@ def test_a_denial_by_another_limit_tells_nothing(gateway):
     limiter, key, client = gateway
     limiter.catalog.put_plan(alerting(10, throttle=Throttle("1/1000000", 7)))
     assert use(limiter, key, *[1] * 7, 1) == [True] * 7 + [False]
-    assert told(client) == []
+    assert sent_alerts(client) == []
 
 
 @pytest.mark.parametrize("spoilt", [("SET", STREAM, "x"), ("RPUSH", STREAM, "x"), ("HSET", STREAM, "x", "y")])
@@ -198,7 +198,7 @@ def test_what_could_not_be_told_does_not_hinder_the_next(gateway):
     assert use(limiter, key, 8) == [True]
     client.delete(STREAM)
     assert use(limiter, key, 2) == [True]
-    assert told(client) == [(key.id, 100, 10, 10)]
+    assert sent_alerts(client) == [(key.id, 100, 10, 10)]
 
 
 def test_a_plan_without_alerts_tells_nothing(gateway):
@@ -222,8 +222,8 @@ def test_the_stream_keeps_about_a_hundred_thousand(server, clock):
                 pipeline.xadd(STREAM, {"x": "y"})
             pipeline.execute()
         assert use(limiter, key, 10) == [True]
-        kept = client.xlen(STREAM)
-        assert 100_000 <= kept < 100_300  # whole nodes of the stream go
+        entries = client.xlen(STREAM)
+        assert 100_000 <= entries < 100_300  # whole nodes of the stream go
         assert len([1 for _, fields in client.xrevrange(STREAM, count=200) if b"percent" in fields]) == 100
 
 
@@ -262,25 +262,16 @@ def test_the_note_of_what_was_told_is_small(gateway):
 # Between processes
 
 
-@pytest.fixture(scope="module")
-def pool():
-    """Eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as started:
-        yield started
-        started.close()
-        started.join()
-
-
-def test_eight_processes_tell_each_percentage_once(server, pool):
+def test_eight_processes_tell_each_percentage_once(server, processes):
     """All hammer one key: ten percentages of 1,000 units are told, each once, at its own count."""
     percentages = range(10, 101, 10)
     with server.client() as client:
         catalog = Catalog(client)
         catalog.put_plan(alerting(1000, *percentages, period="MONTH"))
         key = catalog.create_key(plans=["gold"])
-        outcomes = pool.starmap(ask, [(server.url, key.value, 200, PROCESSES)] * PROCESSES, chunksize=1)
+        outcomes = processes.starmap(ask, [(server.url, key.value, 200, PROCESSES)] * PROCESSES, chunksize=1)
         assert sum(outcome.get(Reason.ALLOWED.value, 0) for outcome in outcomes) == 1000
-        assert told(client) == [(key.id, percent, percent * 10, 1000) for percent in percentages]
+        assert sent_alerts(client) == [(key.id, percent, percent * 10, 1000) for percent in percentages]
 
 
 # Seeded bugs

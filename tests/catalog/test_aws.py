@@ -59,21 +59,21 @@ def test_an_export_becomes_plans_stages_and_keys(tmp_path, form):
     """A folder, its path as text, and a list of files give the same: exactly these plans, stages, keys and notes."""
     folder = aws.written(tmp_path)
     source = {"folder": folder, "text": str(folder), "files": sorted(folder.rglob("*.json"))}[form]
-    found = convert(read_export(source))
-    assert found.plans == aws.EXPECTED_PLANS
-    assert found.stages == aws.EXPECTED_STAGES
-    assert found.account == Throttle(10_000, 5_000)
-    assert [(key.id, key.value, key.name, key.enabled, key.plans) for key in found.keys] == [
+    catalogue = convert(read_export(source))
+    assert catalogue.plans == aws.EXPECTED_PLANS
+    assert catalogue.stages == aws.EXPECTED_STAGES
+    assert catalogue.account == Throttle(10_000, 5_000)
+    assert [(key.id, key.value, key.name, key.enabled, key.plans) for key in catalogue.keys] == [
         ("k1aaaaaaaa", aws.VALUES["k1aaaaaaaa"], "alpha", True, ("gold01", "trial7")),
         ("k2bbbbbbbb", aws.VALUES["k2bbbbbbbb"], "beta", False, ("gold01",)),
         ("k3cccccccc", aws.VALUES["k3cccccccc"], "gamma", True, ("trial7",)),
     ]
-    assert [(key.description, key.tags, key.created_us) for key in found.keys] == [
+    assert [(key.description, key.tags, key.created_us) for key in catalogue.keys] == [
         ("the first", {"team": "red"}, 1_706_933_106_000_000),
         ("", {}, 1_706_933_106_000_000),
         ("", {}, 0),
     ]
-    assert aws.notes(found) == [aws.OFFSET]
+    assert aws.notes(catalogue) == [aws.OFFSET]
 
 
 def test_names_of_files_do_not_tell_what_they_are(tmp_path):
@@ -108,9 +108,15 @@ def test_apis_can_be_called_by_their_names(tmp_path):
             ]
         },
     }
-    found = convert(read_export(aws.written(tmp_path, files)), api_names=True)
-    assert [opened.stage for opened in found.plans[0].stages] == ["pets/v1", "api2/v1", "api3/v1", "api4/v1", "api5/v1"]
-    assert aws.notes(found)[:4] == [
+    catalogue = convert(read_export(aws.written(tmp_path, files)), api_names=True)
+    assert [opened.stage for opened in catalogue.plans[0].stages] == [
+        "pets/v1",
+        "api2/v1",
+        "api3/v1",
+        "api4/v1",
+        "api5/v1",
+    ]
+    assert aws.notes(catalogue)[:4] == [
         "API api2: is called by its id: its name cannot be part of the id of a stage",
         "API api3: is called by its id: its name is that of another API, too",
         "API api4: is called by its id: its name is that of another API, too",
@@ -120,8 +126,8 @@ def test_apis_can_be_called_by_their_names(tmp_path):
 
 def test_the_scope_of_throttles_is_the_callers_choice(tmp_path):
     """All plans get the scope that the caller names."""
-    found = convert(read_export(aws.written(tmp_path)), throttle_scope="key_method")
-    assert {plan.throttle_scope for plan in found.plans} == {"key_method"}
+    catalogue = convert(read_export(aws.written(tmp_path)), throttle_scope="key_method")
+    assert {plan.throttle_scope for plan in catalogue.plans} == {"key_method"}
 
 
 # Input that is refused
@@ -221,10 +227,10 @@ def test_nothing_shows_a_value(tmp_path):
     """No repr of an export, of a catalogue of it or of its keys shows a value, nor an id that is one."""
     keys = {"items": [*aws.KEYS["items"], {**aws.KEY, "id": aws.SECRET, "value": aws.SECRET}]}
     export = aws.exported(tmp_path, **{"two.json": keys})
-    found = convert(export)
-    assert len(found.keys) == 4
-    told = repr(export) + repr(found) + repr(found.keys) + repr(found.notes)
-    assert [value for value in (aws.SECRET, *aws.VALUES.values()) if value in told] == []
+    catalogue = convert(export)
+    assert len(catalogue.keys) == 4
+    shown = repr(export) + repr(catalogue) + repr(catalogue.keys) + repr(catalogue.notes)
+    assert [value for value in (aws.SECRET, *aws.VALUES.values()) if value in shown] == []
     assert pickle.loads(pickle.dumps(export)) == export
 
 
@@ -282,6 +288,6 @@ def test_an_empty_account_gives_nothing():
         ]
     )
     with stubber:
-        found = convert(fetch_live(client))
-    assert (found.plans, found.stages, found.keys, found.notes) == ((), (), (), ())
-    assert found.account == Throttle(10_000, 5_000)
+        catalogue = convert(fetch_live(client))
+    assert (catalogue.plans, catalogue.stages, catalogue.keys, catalogue.notes) == ((), (), (), ())
+    assert catalogue.account == Throttle(10_000, 5_000)

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import aws_samples as aws
-from helpers.gateway import snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,
@@ -105,8 +105,8 @@ def test_a_key_of_plans_that_were_not_exported_with_keys_stays_in_them(tmp_path,
     limiter.catalog.import_aws(aws.exported(tmp_path / "whole"))
     report = limiter.catalog.import_aws(aws.exported(tmp_path / "part", **{"keys-of-gold01.json": None}))
     assert limiter.catalog.get_key(report.ids["k1aaaaaaaa"]).plans == ("gold01", "trial7")
-    told = "plan gold01: no key is put into it: there is no get-usage-plan-keys of it"
-    assert told in [str(note) for note in report.notes]
+    expected_note = "plan gold01: no key is put into it: there is no get-usage-plan-keys of it"
+    assert expected_note in [str(note) for note in report.notes]
 
 
 def test_a_key_in_a_plan_of_its_own_is_not_put_into_another_of_the_stage(tmp_path, limiter):
@@ -115,8 +115,8 @@ def test_a_key_in_a_plan_of_its_own_is_not_put_into_another_of_the_stage(tmp_pat
     key = limiter.catalog.create_key("mine", aws.VALUES["k3cccccccc"], ["own"])
     report = limiter.catalog.import_aws(aws.exported(tmp_path))
     assert limiter.catalog.get_key(key.id).plans == ("own",)
-    told = f"key k3cccccccc: is not put into plan trial7: plan own, which it is in, opens {aws.PETS}/test, too"
-    assert [str(note) for note in report.notes] == [aws.OFFSET, told]
+    expected_note = f"key k3cccccccc: is not put into plan trial7: plan own, which it is in, opens {aws.PETS}/test, too"
+    assert [str(note) for note in report.notes] == [aws.OFFSET, expected_note]
 
 
 def test_plans_that_would_double_a_key_store_nothing(tmp_path, limiter, backend):
@@ -139,8 +139,8 @@ def test_a_former_value_is_not_brought_back(tmp_path, limiter):
     report = limiter.catalog.import_aws(aws.exported(tmp_path))
     assert limiter.catalog.get_key(key.id) == before
     assert "k3cccccccc" not in report.ids
-    told = f"key k3cccccccc: is left as it is: key {key.id} was rotated, and this is its former value"
-    assert str(report.notes[-1]) == told
+    expected_note = f"key k3cccccccc: is left as it is: key {key.id} was rotated, and this is its former value"
+    assert str(report.notes[-1]) == expected_note
 
 
 def test_a_malformed_file_stores_nothing(tmp_path, limiter, backend):
@@ -167,11 +167,11 @@ def test_an_interrupted_import_goes_on_when_repeated(tmp_path, limiter, monkeypa
     export, genuine = aws.exported(tmp_path), aws_importer.AwsImporter._store
     batches = []
 
-    def failing(self, keys, told, done):
+    def failing(self, keys, notes, done):
         batches.append(len(keys))
         if len(batches) == 2:
             raise StoreError("gone")
-        return (yield from genuine(self, keys, told, done))
+        return (yield from genuine(self, keys, notes, done))
 
     monkeypatch.setattr(aws_importer.AwsImporter, "_store", failing)
     with pytest.raises(StoreError) as caught:

@@ -13,8 +13,8 @@ from ratelimit.catalog.aws import convert, read_export
 
 @pytest.fixture
 def aws():
-    with aws_server() as found:
-        yield found
+    with aws_server() as account:
+        yield account
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def test_live_imports_what_the_files_import(live, server, tmp_path):
     url = {"RATELIMIT_URL": server.url}
     first, again = live("--json", **url), live("--json", **url)
     assert (first.exit_code, first.stderr, again.exit_code) == (0, "", 0)
-    told = json.loads(first.stdout)
+    report = json.loads(first.stdout)
     expected = convert(read_export(samples.written(tmp_path)))
-    assert (told["plans"], told["stages"]) == (
+    assert (report["plans"], report["stages"]) == (
         [plan.id for plan in expected.plans],
         [stage.id for stage in expected.stages],
     )
-    assert (told["created"], told["updated"], told["account"]) == (3, 0, True)
+    assert (report["created"], report["updated"], report["account"]) == (3, 0, True)
     assert json.loads(again.stdout)["updated"] == 3
-    assert json.loads(again.stdout)["ids"] == told["ids"]
-    assert [note["why"] for note in told["notes"]] == [note.why for note in expected.notes]
+    assert json.loads(again.stdout)["ids"] == report["ids"]
+    assert [note["why"] for note in report["notes"]] == [note.why for note in expected.notes]
     with Limiter.from_url(server.url, deadline=2) as limiter:
         assert {plan.id: plan for plan in limiter.catalog.plans()} == {p.id: p for p in samples.EXPECTED_PLANS}
         assert len(limiter.catalog.keys()) == 3

@@ -123,9 +123,9 @@ PLAN_NOTES = {
 def test_what_a_plan_loses_is_noted(tmp_path, case):
     """Each note says where and why, and there is no other."""
     members, expected = PLAN_NOTES[case]
-    found = aws.converted(tmp_path, aws.plan_of(**members))
+    catalogue = aws.converted(tmp_path, aws.plan_of(**members))
     general = {NO_STAGES, NO_METHODS, NO_MEMBERS}
-    assert [note for note in aws.notes(found) if note not in general] == expected
+    assert [note for note in aws.notes(catalogue) if note not in general] == expected
 
 
 def test_any_is_carried_over_as_a_method_of_that_name(tmp_path):
@@ -137,17 +137,17 @@ def test_any_is_carried_over_as_a_method_of_that_name(tmp_path):
 def test_a_rate_that_cannot_be_exact_is_rounded_down(tmp_path):
     """As many digits as fit are kept, and the note says so."""
     text = '{"items": [{"id": "p1", "throttle": {"rateLimit": 33.33333333333, "burstLimit": 5000}}]}'
-    found = aws.converted(tmp_path, {"one.json": text})
-    assert found.plans[0].throttle == Throttle("33.333333", 5000)
-    assert aws.notes(found)[0].startswith("plan p1: its rate is rounded down to 33.333333: rate 33.33333333333 ")
+    catalogue = aws.converted(tmp_path, {"one.json": text})
+    assert catalogue.plans[0].throttle == Throttle("33.333333", 5000)
+    assert aws.notes(catalogue)[0].startswith("plan p1: its rate is rounded down to 33.333333: rate 33.33333333333 ")
 
 
 def test_a_throttle_of_minus_one_is_off(tmp_path):
     """-1 in either member switches a throttle off, without a note; quota and stages stay."""
     for throttle in ({"rateLimit": -1.0, "burstLimit": -1}, {"rateLimit": -1.0, "burstLimit": 5}):
-        found = aws.converted(tmp_path, aws.plan_of(throttle=throttle))
-        assert found.plans[0].throttle is None
-        assert aws.notes(found) == [NO_MEMBERS]
+        catalogue = aws.converted(tmp_path, aws.plan_of(throttle=throttle))
+        assert catalogue.plans[0].throttle is None
+        assert aws.notes(catalogue) == [NO_MEMBERS]
 
 
 def api_files(stages=None, resources=None, source="HEADER", **plan):
@@ -282,9 +282,9 @@ KEY_NOTES = {
 def test_what_a_key_loses_is_noted(tmp_path, case):
     """Each note says where and why, there is no other, and none shows a value."""
     items, count, expected = KEY_NOTES[case]
-    found = aws.converted(tmp_path, {"keys.json": {"items": items}})
-    assert aws.notes(found) == expected
-    assert len(found.keys) == count
+    catalogue = aws.converted(tmp_path, {"keys.json": {"items": items}})
+    assert aws.notes(catalogue) == expected
+    assert len(catalogue.keys) == count
 
 
 def test_an_absent_flag_is_noted(tmp_path):
@@ -296,16 +296,18 @@ def test_an_absent_flag_is_noted(tmp_path):
         aws.converted(tmp_path, {"keys.json": document})
     export = read_export(aws.written(tmp_path, {"keys.json": {"items": [aws.KEY]}}))
     nobody_says = {name: item for name, item in export.keys[0].items() if name != "enabled"}
-    found = convert(type(export)(keys=(nobody_says,)))
-    assert found.keys == ()
-    assert aws.notes(found) == ["key k1aaaaaaaa: is not carried over: the export does not say whether it is enabled"]
+    catalogue = convert(type(export)(keys=(nobody_says,)))
+    assert catalogue.keys == ()
+    assert aws.notes(catalogue) == [
+        "key k1aaaaaaaa: is not carried over: the export does not say whether it is enabled"
+    ]
 
 
 def test_values_are_taken_from_plan_keys_where_api_keys_have_none(tmp_path):
     """AWS always shows the values of a plan's keys: an export without --include-values is whole for those."""
     bare = {"items": [{name: item for name, item in key.items() if name != "value"} for key in aws.KEYS["items"]]}
-    found = convert(aws.exported(tmp_path, **{"two.json": bare}))
-    assert [key.value for key in found.keys] == list(aws.VALUES.values())
+    catalogue = convert(aws.exported(tmp_path, **{"two.json": bare}))
+    assert [key.value for key in catalogue.keys] == list(aws.VALUES.values())
 
 
 def test_a_key_is_in_one_plan_per_stage(tmp_path):
@@ -317,10 +319,10 @@ def test_a_key_is_in_one_plan_per_stage(tmp_path):
         "p1.json": aws.members("k1aaaaaaaa"),
         "p2.json": aws.members("k1aaaaaaaa"),
     }
-    found = aws.converted(tmp_path, files)
-    assert found.keys[0].plans == ("p1",)
-    told = "key k1aaaaaaaa: is not put into plan p2: plan p1, which it is in, opens api1/v1, too"
-    assert [note for note in aws.notes(found) if note not in {NO_STAGES, NO_METHODS}] == [told]
+    catalogue = aws.converted(tmp_path, files)
+    assert catalogue.keys[0].plans == ("p1",)
+    expected_note = "key k1aaaaaaaa: is not put into plan p2: plan p1, which it is in, opens api1/v1, too"
+    assert [note for note in aws.notes(catalogue) if note not in {NO_STAGES, NO_METHODS}] == [expected_note]
 
 
 def test_keys_that_are_not_where_they_should_be_are_noted(tmp_path):
@@ -344,10 +346,10 @@ def test_a_plan_that_cannot_be_is_noted_with_its_keys(tmp_path):
         "members.json": {**aws.members("k1aaaaaaaa"), "usagePlanId": "-p"},
         "keys.json": {"items": [aws.KEY]},
     }
-    found = aws.converted(tmp_path, files)
-    assert found.plans == ()
-    assert found.keys[0].plans == ()
-    assert aws.notes(found) == [
+    catalogue = aws.converted(tmp_path, files)
+    assert catalogue.plans == ()
+    assert catalogue.keys[0].plans == ()
+    assert aws.notes(catalogue) == [
         (
             "plan -p: is not carried over: id: cannot be '-p': "
             "use 1 to 128 letters, digits and . _ ~ -, a letter or digit first"
@@ -364,7 +366,7 @@ def test_an_export_that_was_cut_off_is_noted(tmp_path):
         "3.json": {"items": [{"id": "p3", "name": "", "apiStages": []}]},
         "4.json": {"items": []},
     }
-    found = aws.converted(tmp_path, pages)
-    assert [plan.id for plan in found.plans] == ["p1", "p2", "p3"]
+    catalogue = aws.converted(tmp_path, pages)
+    assert [plan.id for plan in catalogue.plans] == ["p1", "p2", "p3"]
     more = "says that more pages follow: what they list must be in the other files"
-    assert aws.notes(found)[:3] == [f"1.json: {more}", f"2.json: {more}", "4.json: lists nothing"]
+    assert aws.notes(catalogue)[:3] == [f"1.json: {more}", f"2.json: {more}", "4.json: lists nothing"]

@@ -88,8 +88,8 @@ def test_a_day_far_away_costs_nothing(quota, days):
     """Only the window of the first day that is asked about is looked through, whatever is known before it and after."""
     closed = [number for day in days for number in (day, 1, 7)]
     reply = [20_516 * 64 + 1, 5, 0, 20_516, 5, *closed]
-    (told,) = _by_day(quota, reply, 20_516, 20_516, 20_516)
-    assert told == (5, None if quota is None else 95)
+    (day_usage,) = _by_day(quota, reply, 20_516, 20_516, 20_516)
+    assert day_usage == (5, None if quota is None else 95)
     assert list(_by_day(quota, [0] * 5, 0, 0, 20_516)) == [(0, None if quota is None else 100)]
 
 
@@ -144,8 +144,8 @@ def test_archive_leaves_what_is_no_day(backend):
         client.hset("{k}:days", mapping={"": "8", "gold:": "9", "gold:x": "10", "20": "11", "gold:19": "12"})
         assert client.eval(load("archive").source, 2, "{k}", "{k}:days", "50") == [2, 2]
         assert client.hgetall("{k}") == {name.encode(): value.encode() for name, value in odd.items()}
-        kept = {"": "8", "gold:": "9", "gold:x": "10", "20": "11", "gold:90": "7"}
-        assert client.hgetall("{k}:days") == {name.encode(): value.encode() for name, value in kept.items()}
+        fields = {"": "8", "gold:": "9", "gold:x": "10", "20": "11", "gold:90": "7"}
+        assert client.hgetall("{k}:days") == {name.encode(): value.encode() for name, value in fields.items()}
 
 
 ALERT = {
@@ -195,5 +195,5 @@ def test_watch_goes_on_behind_it(server):
 def test_a_plan_of_a_year_ago(gateway):
     """The longest span, with a month's quota: each day is told."""
     gateway.catalog.put_plan(UsagePlan("gold", None, Quota(100, "MONTH", 27), ["petstore/prod"]))
-    found = gateway.catalog.usage("gold", "2025-03-04", TODAY, gateway.ids["k1"]).items[gateway.ids["k1"]]
-    assert (len(found), found[0], found[-1]) == (366, (0, 100), (1, 99))
+    usage = gateway.catalog.usage("gold", "2025-03-04", TODAY, gateway.ids["k1"]).items[gateway.ids["k1"]]
+    assert (len(usage), usage[0], usage[-1]) == (366, (0, 100), (1, 99))

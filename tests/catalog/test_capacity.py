@@ -5,7 +5,7 @@ from itertools import product
 from random import Random
 
 import pytest
-from helpers.capacity_books import book_of
+from helpers.capacity_oracle import book_of
 
 from ratelimit import AsyncCatalog, Catalog, Method, NotFound, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.admin.capacity.maxflow import SINK, SOURCE, FlowGraph
@@ -16,12 +16,12 @@ DAY_OF_TEN = 10 * 86_400 - 1
 """Whole tokens at 10 per second from the first to the last microsecond of a day."""
 
 
-def figures(found):
-    return tuple(figure.exact for figure in (found.rate, found.burst, found.second, found.day))
+def figures(total):
+    return tuple(figure.exact for figure in (total.rate, total.burst, total.second, total.day))
 
 
-def bounds(found):
-    return [[str(bound) for bound in figure.bounds] for figure in (found.rate, found.burst, found.second, found.day)]
+def bounds(total):
+    return [[str(bound) for bound in figure.bounds] for figure in (total.rate, total.burst, total.second, total.day)]
 
 
 def gold(throttle=TEN_FIVE, quota=None, stages=("a/prod",), **options):
@@ -121,10 +121,10 @@ TABLE = {
 def test_figures_by_hand(case):
     """Rate, burst, second and day, exactly, and the limits of which the rate is the sum."""
     snapshot, keys, expected, binding = TABLE[case]
-    found = capacity_of(snapshot, keys)
-    assert figures(found.total) == expected
-    assert bounds(found.total)[0] == binding
-    for figure in (found.total.rate, found.total.burst, found.total.second, found.total.day):
+    capacity = capacity_of(snapshot, keys)
+    assert figures(capacity.total) == expected
+    assert bounds(capacity.total)[0] == binding
+    for figure in (capacity.total.rate, capacity.total.burst, capacity.total.second, capacity.total.day):
         assert sum(bound.amount for bound in figure.bounds) == figure.exact
         assert figure.value == float(figure.exact)
 
@@ -132,53 +132,53 @@ def test_figures_by_hand(case):
 @pytest.mark.parametrize("period", ["DAY", "WEEK", "MONTH"])
 def test_a_quota_binds_the_day_whatever_its_period(period):
     """A key may use a whole month's quota in one day; at the change of windows it has two of them at once."""
-    found = capacity_of(book_of([gold(quota=Quota(1000, period))]), {"gold": 3}).total
-    assert figures(found) == (30, 15, 42, 3000)
-    assert bounds(found)[3] == ["quota:gold: 3 keys x 1000"]
-    found = capacity_of(book_of([gold(quota=Quota(2, period))]), {"gold": 3}).total
-    assert figures(found) == (30, 12, 12, 6)
-    assert bounds(found)[1:] == [["quota:gold: 3 keys x 4"], ["quota:gold: 3 keys x 4"], ["quota:gold: 3 keys x 2"]]
+    total = capacity_of(book_of([gold(quota=Quota(1000, period))]), {"gold": 3}).total
+    assert figures(total) == (30, 15, 42, 3000)
+    assert bounds(total)[3] == ["quota:gold: 3 keys x 1000"]
+    total = capacity_of(book_of([gold(quota=Quota(2, period))]), {"gold": 3}).total
+    assert figures(total) == (30, 12, 12, 6)
+    assert bounds(total)[1:] == [["quota:gold: 3 keys x 4"], ["quota:gold: 3 keys x 4"], ["quota:gold: 3 keys x 2"]]
 
 
 def test_unlimited_stays_unlimited_and_is_said():
     """No throttle: no bound of the rate, nor of anything where there is no quota; by whom is said."""
     free = UsagePlan("free", stages=["a/prod"])
     quota = UsagePlan("quota", quota=Quota(50, "DAY"), stages=["b/prod"])
-    found = capacity_of(book_of([gold(stages=["c/prod"]), free, quota]), {"gold": 1, "free": 2, "quota": 3})
-    assert figures(found.total) == (None, None, None, None)
-    assert [figure.value for figure in (found.total.rate, found.total.day)] == [None, None]
-    assert bounds(found.total) == [
+    capacity = capacity_of(book_of([gold(stages=["c/prod"]), free, quota]), {"gold": 1, "free": 2, "quota": 3})
+    assert figures(capacity.total) == (None, None, None, None)
+    assert [figure.value for figure in (capacity.total.rate, capacity.total.day)] == [None, None]
+    assert bounds(capacity.total) == [
         ["plan:free: 2 keys x unlimited", "plan:quota: 3 keys x unlimited"],
         *[["plan:free: 2 keys x unlimited"]] * 3,
     ]
-    assert figures(found.stages["a/prod"]) == (None, None, None, None)
-    assert figures(found.stages["b/prod"]) == (None, 300, 300, 150)
-    assert figures(found.stages["c/prod"]) == (10, 5, 14, 5 + DAY_OF_TEN)
+    assert figures(capacity.stages["a/prod"]) == (None, None, None, None)
+    assert figures(capacity.stages["b/prod"]) == (None, 300, 300, 150)
+    assert figures(capacity.stages["c/prod"]) == (10, 5, 14, 5 + DAY_OF_TEN)
 
 
 def test_methods_that_need_no_key_are_unlimited_without_a_throttle():
     """Whoever calls them; the stage's methods are named one by one."""
     stage = Stage("a/prod", None, {"GET /x": Method(key_required=False), "GET /y": Method(key_required=False)})
-    found = capacity_of(book_of([gold()], [stage]), {"gold": 1}).total
-    assert figures(found) == (None,) * 4
-    assert bounds(found)[0] == ["stage:a/prod:GET /x: unlimited", "stage:a/prod:GET /y: unlimited"]
-    found = capacity_of(book_of([gold()], [stage], Throttle(7, 7)), {"gold": 1}).total
-    assert figures(found)[:2] == (7, 7)
+    total = capacity_of(book_of([gold()], [stage]), {"gold": 1}).total
+    assert figures(total) == (None,) * 4
+    assert bounds(total)[0] == ["stage:a/prod:GET /x: unlimited", "stage:a/prod:GET /y: unlimited"]
+    total = capacity_of(book_of([gold()], [stage], Throttle(7, 7)), {"gold": 1}).total
+    assert figures(total)[:2] == (7, 7)
 
 
 def test_a_plan_without_a_throttle_is_bounded_by_what_comes_after_it():
     """By its stage, or the account."""
     free = UsagePlan("free", stages=["a/prod"])
-    found = capacity_of(book_of([free], [Stage("a/prod", TEN_FIVE)]), {"free": 9}).total
-    assert (figures(found)[:2], bounds(found)[0]) == ((10, 5), ["stage:a/prod:*: 10"])
+    total = capacity_of(book_of([free], [Stage("a/prod", TEN_FIVE)]), {"free": 9}).total
+    assert (figures(total)[:2], bounds(total)[0]) == ((10, 5), ["stage:a/prod:*: 10"])
 
 
 def test_another_limit_may_bind_the_rate_than_the_burst():
     """A wide slow bucket after a narrow fast one: one second sees more than rate and burst together."""
     snapshot = book_of([gold(Throttle(10, 1))], [Stage("a/prod", Throttle(1, 10))])
-    found = capacity_of(snapshot, {"gold": 1}).total
-    assert figures(found)[:3] == (1, 1, 10)
-    assert [each[0] for each in bounds(found)[:3]] == [
+    total = capacity_of(snapshot, {"gold": 1}).total
+    assert figures(total)[:3] == (1, 1, 10)
+    assert [each[0] for each in bounds(total)[:3]] == [
         "stage:a/prod:*: 1",
         "plan:gold: 1 key x 1",
         "plan:gold: 1 key x 10",
@@ -190,9 +190,9 @@ def test_stages_are_told_one_by_one():
     snapshot = book_of(
         [gold(stages=["a/prod", "b/prod"])], [Stage("b/prod", Throttle(4, 2)), Stage("c/prod", Throttle(1, 1))]
     )
-    found = capacity_of(snapshot, {"gold": 1})
-    assert figures(found.total)[:2] == (10, 5)
-    assert {stage: figures(each)[:2] for stage, each in found.stages.items()} == {
+    capacity = capacity_of(snapshot, {"gold": 1})
+    assert figures(capacity.total)[:2] == (10, 5)
+    assert {stage: figures(each)[:2] for stage, each in capacity.stages.items()} == {
         "a/prod": (10, 5),
         "b/prod": (4, 2),
         "c/prod": (0, 0),
@@ -202,12 +202,12 @@ def test_stages_are_told_one_by_one():
 def test_what_one_more_customer_adds():
     """The difference in each figure, and what binds then; unlimited is not counted with."""
     snapshot = book_of([gold(stages=["a/prod", "b/prod"])], [Stage("b/prod", Throttle(25, 9))], Throttle(45, 21))
-    found = capacity_of(snapshot, {"gold": 4}, "gold")
-    assert (found.addition.plan, found.active_keys) == ("gold", {"gold": 4})
-    assert figures(found.addition.total)[:2] == (5, 1)
-    assert bounds(found.addition.total)[:2] == [["account: 45"], ["account: 21"]]
-    assert figures(found.addition.stages["a/prod"])[:2] == (5, 1)
-    assert figures(found.addition.stages["b/prod"])[:2] == (0, 0)
+    capacity = capacity_of(snapshot, {"gold": 4}, "gold")
+    assert (capacity.addition.plan, capacity.active_keys) == ("gold", {"gold": 4})
+    assert figures(capacity.addition.total)[:2] == (5, 1)
+    assert bounds(capacity.addition.total)[:2] == [["account: 45"], ["account: 21"]]
+    assert figures(capacity.addition.stages["a/prod"])[:2] == (5, 1)
+    assert figures(capacity.addition.stages["b/prod"])[:2] == (0, 0)
     first = capacity_of(snapshot, {}, "gold").addition
     assert figures(first.total) == (10, 5, 14, 5 + DAY_OF_TEN)
     free = book_of([UsagePlan("free", stages=["a/prod"])])
@@ -232,9 +232,9 @@ def test_active_keys_are_counted(limiter, clock):
     catalog.delete_key(catalog.create_key(plans=["gold"]).id)
     catalog.create_key(plans=["gold"], expires_at=clock.now_us / 1_000_000 + 1)
     clock.advance_us(999_999)
-    found = catalog.capacity()
-    assert found.active_keys == {"gold": 2, "other": 2, "none": 0}
-    assert figures(found.total)[:2] == (22, 12)
+    capacity = catalog.capacity()
+    assert capacity.active_keys == {"gold": 2, "other": 2, "none": 0}
+    assert figures(capacity.total)[:2] == (22, 12)
     clock.advance_us(1)
     assert catalog.capacity().active_keys == {"gold": 1, "other": 2, "none": 0}
 
@@ -261,7 +261,7 @@ def test_keys_are_counted_page_by_page(server):
             pipeline.execute()
         client.config_resetstat()
         assert catalog.capacity().active_keys == {"gold": 1201}
-        calls = {name[8:]: told["calls"] for name, told in client.info("commandstats").items()}
+        calls = {name[8:]: stat["calls"] for name, stat in client.info("commandstats").items()}
         assert (calls["mget"], calls["hgetall"]) == (4, 1)
 
 

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from random import Random
 
 import pytest
-from helpers.capacity_books import kinds, random_book, sent_at_most
+from helpers.capacity_oracle import kinds, random_book, sent_at_most
 
 from ratelimit.admin.capacity.report import capacity_of
 from ratelimit.engine.limits import Bucket
 from ratelimit.engine.reference_model import Reference
 from ratelimit.registry.windows import DAY_US
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 HOURLY = ("0", "1/3600", "1/1800", "1/1200")
 PER_SECOND = ("0", "1", "2", "5")
@@ -35,11 +35,11 @@ def test_each_figure_is_what_keys_by_themselves_add_up_to(figure):
     for seed in SEEDS:
         snapshot, keys = random_book(seed, HOURLY)
         expected = sent_at_most(kinds(snapshot, keys), *SPANS[figure])
-        found = getattr(capacity_of(snapshot, keys).total, figure)
-        assert found.exact == (expected and expected[0]), seed
-        if found.exact is not None:
+        value = getattr(capacity_of(snapshot, keys).total, figure)
+        assert value.exact == (expected and expected[0]), seed
+        if value.exact is not None:
             finite += 1
-            assert sum(bound.amount for bound in found.bounds) == found.exact, seed
+            assert sum(bound.amount for bound in value.bounds) == value.exact, seed
     assert finite >= 30
 
 
@@ -47,12 +47,12 @@ def test_all_that_is_sent_meets_a_limit_that_binds():
     """The limits that are named are a cut: every kind of request has one of them, so no more can pass."""
     for seed in SEEDS:
         snapshot, keys = random_book(seed, HOURLY)
-        found = capacity_of(snapshot, keys).total
+        total = capacity_of(snapshot, keys).total
         for figure in SPANS:
-            told = getattr(found, figure)
-            if told.exact is None:
+            value = getattr(total, figure)
+            if value.exact is None:
                 continue
-            names = {bound.name for bound in told.bounds}
+            names = {bound.name for bound in value.bounds}
             for kind, limits in kinds(snapshot, keys).items():
                 stands_for = {limit.name for limit in limits}
                 # One name may stand for all methods of a stage that are alike.
@@ -65,17 +65,17 @@ def test_the_burst_is_reached():
     reached = 0
     for seed in SEEDS:
         snapshot, keys = random_book(seed, HOURLY)
-        found = kinds(snapshot, keys)
+        requests = kinds(snapshot, keys)
         figure = capacity_of(snapshot, keys).total.burst
         if figure.exact is None:
             continue
-        _, wanted = sent_at_most(found, *SPANS["burst"])
+        _, wanted = sent_at_most(requests, *SPANS["burst"])
         model = Reference()
         quota = {
             kind: next((each.quota.limit for each in limits if not isinstance(each, Bucket)), None)
-            for kind, limits in found.items()
+            for kind, limits in requests.items()
         }
-        before = dict.fromkeys((kind[0] for kind in found), 0)
+        before = dict.fromkeys((kind[0] for kind in requests), 0)
         admitted = 0
         for now_us in (MIDNIGHT - 1, MIDNIGHT):
             for kind, count in wanted.items():
@@ -84,7 +84,7 @@ def test_the_burst_is_reached():
                         if before[kind[0]] == quota[kind]:
                             break
                         before[kind[0]] += 1
-                    assert model.check(kind[0], found[kind], 1, now_us).allowed, (seed, kind)
+                    assert model.check(kind[0], requests[kind], 1, now_us).allowed, (seed, kind)
                     wanted[kind] -= 1
                     admitted += 1
         assert admitted == figure.exact, seed
@@ -102,18 +102,18 @@ def test_nothing_that_is_sent_exceeds_the_bound(figure, rates, start, steps):
     span_us, _ = SPANS[figure]
     for seed in SEEDS:
         snapshot, keys = random_book(seed, rates)
-        told = getattr(capacity_of(snapshot, keys).total, figure)
-        if told.exact is None:
+        value = getattr(capacity_of(snapshot, keys).total, figure)
+        if value.exact is None:
             continue
-        found, pick, model = kinds(snapshot, keys), Random(seed), Reference()
+        requests, pick, model = kinds(snapshot, keys), Random(seed), Reference()
         admitted = 0
         for now_us in moments(start, span_us, steps):
-            order = list(found)
+            order = list(requests)
             pick.shuffle(order)
             for kind in order[: pick.randrange(len(order) + 1)]:
-                while model.check(kind[0], found[kind], 1, now_us).allowed:
+                while model.check(kind[0], requests[kind], 1, now_us).allowed:
                     admitted += 1
-        assert admitted <= told.exact, seed
+        assert admitted <= value.exact, seed
 
 
 @pytest.mark.parametrize(
@@ -127,24 +127,24 @@ def test_the_bound_is_reached(figure, rates, steps, quotas, expected):
     exact = total = lost = 0
     for seed in SEEDS:
         snapshot, keys = random_book(seed, rates, quotas=quotas)
-        told = getattr(capacity_of(snapshot, keys).total, figure)
-        if not told.exact:
+        value = getattr(capacity_of(snapshot, keys).total, figure)
+        if not value.exact:
             continue
-        found, model = kinds(snapshot, keys), Reference()
-        _, wanted = sent_at_most(found, *SPANS[figure])
-        sent = dict.fromkeys(found, 0)
+        requests, model = kinds(snapshot, keys), Reference()
+        _, wanted = sent_at_most(requests, *SPANS[figure])
+        sent = dict.fromkeys(requests, 0)
         for now_us in moments(start, span_us, steps):
             done = (now_us - start + span_us // steps) / span_us
             while True:
                 late = sorted(
-                    (kind for kind in found if sent[kind] < wanted[kind]),
+                    (kind for kind in requests if sent[kind] < wanted[kind]),
                     key=lambda kind: sent[kind] - wanted[kind] * done,
                 )
-                passed = next((kind for kind in late if model.check(kind[0], found[kind], 1, now_us).allowed), None)
+                passed = next((kind for kind in late if model.check(kind[0], requests[kind], 1, now_us).allowed), None)
                 if passed is None:
                     break
                 sent[passed] += 1
-        missing = told.exact - sum(sent.values())
+        missing = value.exact - sum(sent.values())
         exact, total, lost = exact + (missing == 0), total + 1, max(lost, missing)
     assert (exact, total, lost) == expected
 

@@ -1,7 +1,7 @@
 """The catalogue's plans, stages and account throttle, on every server."""
 
 import pytest
-from helpers.held import held
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     Catalog,
@@ -21,17 +21,6 @@ TEN = Throttle(10, 5)
 GOLD = UsagePlan("gold", TEN, Quota(100, "DAY"), ["petstore/prod"])
 SILVER = UsagePlan("silver", TEN, None, ["petstore/test"])
 STAGE = Stage("petstore/prod", TEN, {"GET /pets": Method(Throttle(1, 1))})
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client, clock):
-    return Catalog(client, clock=clock)
 
 
 def version(client):
@@ -104,7 +93,7 @@ def test_an_unknown_stage_is_not_found(catalog):
 
 
 @pytest.mark.parametrize(
-    ("method", "argument", "told"),
+    ("method", "argument", "message"),
     [
         ("put_plan", "gold", "plan: must be a UsagePlan, not 'gold'"),
         ("put_plan", None, "plan: must be a UsagePlan, not None"),
@@ -112,12 +101,12 @@ def test_an_unknown_stage_is_not_found(catalog):
         ("set_account_throttle", 10, "throttle: must be a Throttle, not 10"),
     ],
 )
-def test_what_is_no_plan_stage_or_throttle_is_refused(catalog, client, method, argument, told):
+def test_what_is_no_plan_stage_or_throttle_is_refused(catalog, client, method, argument, message):
     """Before anything is asked or written."""
     with pytest.raises(ConfigError) as caught:
         getattr(catalog, method)(argument)
-    assert str(caught.value).startswith(told)
-    assert held(client) == {}
+    assert str(caught.value).startswith(message)
+    assert snapshot(client) == {}
 
 
 def test_every_change_moves_the_version_by_one_and_no_change_by_none(catalog, client):
@@ -134,9 +123,9 @@ def test_every_change_moves_the_version_by_one_and_no_change_by_none(catalog, cl
     for done, change in enumerate(changes, start=2):
         change()
         assert version(client) == done
-    before = held(client)
+    before = snapshot(client)
     catalog.set_account_throttle(TEN)
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 def test_every_change_is_published_with_its_version(catalog, client):
@@ -171,7 +160,7 @@ def test_an_empty_namespace_reads_as_empty_and_stays_so(catalog, client):
     ):
         with pytest.raises(NotFound):
             call()
-    assert held(client) == {}
+    assert snapshot(client) == {}
 
 
 def test_namespaces_know_nothing_of_each_other(client, clock):
@@ -189,7 +178,7 @@ def test_a_wrong_pepper_is_noticed_before_anything_is_written(client, clock):
     right = Catalog(client, pepper="right", clock=clock)
     right.put_plan(GOLD)
     key = right.create_key(plans=["gold"])
-    before = held(client)
+    before = snapshot(client)
     wrong = Catalog(client, pepper="wrong", clock=clock)
     for call in (
         wrong.plans,
@@ -204,7 +193,7 @@ def test_a_wrong_pepper_is_noticed_before_anything_is_written(client, clock):
         with pytest.raises(ConfigError, match=r"^pepper: is not the one that the keys of namespace ") as caught:
             call()
         assert "wrong" not in str(caught.value)
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 def test_a_pepper_is_replaced_while_keys_of_both_work(client, clock):

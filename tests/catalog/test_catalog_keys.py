@@ -1,11 +1,11 @@
-"""The catalogue's API keys, on every server: made, listed and changed."""
+"""The catalogue's API keys, on every server: made, listed, changed, rotated and deleted."""
 
 import json
 
 import pytest
-from helpers.held import held
+from helpers.redis_snapshot import snapshot
 
-from ratelimit import Catalog, ConfigError, Conflict, NotFound, PlanStage, Quota, Throttle, UsagePlan
+from ratelimit import Catalog, ConfigError, Conflict, Limiter, NotFound, PlanStage, Quota, Throttle, UsagePlan
 from ratelimit.admin import listing
 
 TEN = Throttle(10, 5)
@@ -16,17 +16,10 @@ VALUE = "my-own-key-value-0001"
 
 
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client, clock):
-    made = Catalog(client, clock=clock)
-    made.put_plan(SILVER)
-    made.put_plan(GOLD)
-    return made
+def catalog(catalog):
+    catalog.put_plan(SILVER)
+    catalog.put_plan(GOLD)
+    return catalog
 
 
 def record(client, key_id):
@@ -42,9 +35,9 @@ def test_a_key_is_made_with_all_that_is_said_of_it(catalog, clock):
     assert (made.name, made.value, made.plans, made.enabled) == ("Me", VALUE, ("gold", "silver"), False)
     assert (made.expires_at, made.description, made.owner, made.tags) == (2e9, "d", "o", tags)
     assert made.created_at == clock() / 1e6
-    found = catalog.get_key(made.id)
-    assert found == made
-    assert found.value is None
+    stored = catalog.get_key(made.id)
+    assert stored == made
+    assert stored.value is None
 
 
 def test_a_key_needs_nothing_said_of_it(catalog):
@@ -59,7 +52,7 @@ def test_redis_never_sees_a_value(catalog, client):
     """Nothing that the server holds contains it, whatever was done with the key."""
     made = catalog.create_key("Me", VALUE, ["gold"])
     rotated = catalog.rotate_key(made.id, grace_s=60)
-    everything = repr(held(client))
+    everything = repr(snapshot(client))
     assert VALUE not in everything
     assert rotated.value not in everything
     assert made.id in everything
@@ -68,15 +61,15 @@ def test_redis_never_sees_a_value(catalog, client):
 def test_a_value_opens_one_key(catalog, client):
     """A second key with the same value is refused by the id of the first, and the value is not shown."""
     first = catalog.create_key(value=VALUE)
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(Conflict) as caught:
         catalog.create_key(value=VALUE)
     assert str(caught.value) == f"value: a key with this value exists already, its id is '{first.id}'"
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "told"),
+    ("given", "error", "message"),
     [
         ({"name": 5}, ConfigError, "name: must be text, not 5"),
         ({"name": "a\nb"}, ConfigError, "name: holds control characters"),
@@ -108,30 +101,30 @@ def test_a_value_opens_one_key(catalog, client):
     ],
     ids=lambda item: str(item)[:30],
 )
-def test_what_cannot_be_said_of_a_key_is_refused(catalog, client, given, error, told):
+def test_what_cannot_be_said_of_a_key_is_refused(catalog, client, given, error, message):
     """With the field and a remedy, and nothing is written."""
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(error) as caught:
         catalog.create_key(**given)
-    assert str(caught.value).startswith(told)
-    assert held(client) == before
+    assert str(caught.value).startswith(message)
+    assert snapshot(client) == before
 
 
 def test_a_misspelt_change_changes_nothing_and_says_so(catalog, client):
     """Who means to disable a key must not believe that it is disabled."""
     key = catalog.create_key()
-    before = held(client)
+    before = snapshot(client)
     for wrong in ({"enable": False}, {"plans": []}, {"expire_at": 5, "name": "x"}):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(wrong))}'"):
             catalog.update_key(key.id, **wrong)
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 def test_what_no_caller_should_pass_is_refused(catalog, client):
     """As input, with the field; nothing is written."""
     key = catalog.create_key()
-    before = held(client)
-    for call, told in (
+    before = snapshot(client)
+    for call, message in (
         (lambda: catalog.rotate_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
         (lambda: catalog.delete_key(key.id, expected="x"), "expected: must be the ApiKey that was read, not str"),
         (lambda: catalog.delete_stage([]), "stage_id: no stage [] is configured"),
@@ -142,8 +135,8 @@ def test_what_no_caller_should_pass_is_refused(catalog, client):
     ):
         with pytest.raises(ConfigError) as caught:
             call()
-        assert str(caught.value).startswith(told)
-    assert held(client) == before
+        assert str(caught.value).startswith(message)
+    assert snapshot(client) == before
 
 
 def test_plans_are_joined_once(catalog):
@@ -252,8 +245,8 @@ def test_a_key_joins_and_leaves_plans(catalog, client):
 def test_joining_and_leaving_can_fail(catalog, client):
     """A plan that is unknown, that it is in already, that it is not in: refused, and nothing is written."""
     made = catalog.create_key(plans=["gold"])
-    before = held(client)
-    for call, error, told in (
+    before = snapshot(client)
+    for call, error, message in (
         (
             lambda: catalog.add_key_to_plan(made.id, "gold"),
             Conflict,
@@ -274,8 +267,8 @@ def test_joining_and_leaving_can_fail(catalog, client):
     ):
         with pytest.raises(error) as caught:
             call()
-        assert str(caught.value).startswith(told)
-    assert held(client) == before
+        assert str(caught.value).startswith(message)
+    assert snapshot(client) == before
 
 
 @pytest.mark.parametrize(
@@ -292,13 +285,13 @@ def test_joining_and_leaving_can_fail(catalog, client):
 )
 def test_an_unknown_key_is_not_found_and_no_id_is_refused(catalog, client, call):
     """By every method that takes one: an id that none has, and what can be none."""
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(NotFound):
         call(catalog, "nobody")
     for key_id in ("", "a:b", "a}b", None, 5):
         with pytest.raises(ConfigError, match=r"^key_id: cannot be "):
             call(catalog, key_id)
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 def test_a_key_moves_from_plan_to_plan(catalog, client):
@@ -314,7 +307,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
 
 
 @pytest.mark.parametrize(
-    ("where", "error", "told"),
+    ("where", "error", "message"),
     [
         (("gold", "nix"), NotFound, "plan_id: there is no plan 'nix'"),
         (("toys", "silver"), NotFound, "from_plan: key 'KEY' is not in plan 'toys'"),
@@ -322,7 +315,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
         (("other", "silver"), Conflict, "plans: key 'KEY' would be in two plans of stage 'petstore/prod', 'gold' and"),
     ],
 )
-def test_a_key_that_cannot_move(catalog, client, where, error, told):
+def test_a_key_that_cannot_move(catalog, client, where, error, message):
     """Is told why, and stays where it is."""
     catalog.put_plan(UsagePlan("silver", stages=["petstore/prod"]))
     catalog.put_plan(UsagePlan("toys", stages=["toys/prod"]))
@@ -331,5 +324,104 @@ def test_a_key_that_cannot_move(catalog, client, where, error, told):
     before = record(client, made.id)
     with pytest.raises(error) as caught:
         catalog.move_key(made.id, *where)
-    assert str(caught.value).startswith(told.replace("KEY", made.id))
+    assert str(caught.value).startswith(message.replace("KEY", made.id))
     assert record(client, made.id) == before
+
+
+# Rotated and deleted
+
+
+def allowed(client, clock, *values):
+    with Limiter(client, clock=clock) as limiter:
+        return [limiter.check(value, "petstore/prod", "GET /pets").allowed for value in values]
+
+
+def test_a_rotated_key_keeps_its_counts_and_loses_its_value(catalog, client, clock):
+    """The new value goes on where the old one was; without a grace the old one opens nothing, and is free again."""
+    made = catalog.create_key("Me", plans=["gold"])
+    assert allowed(client, clock, *[made.value] * 5) == [True] * 5
+    rotated = catalog.rotate_key(made.id)
+    assert (rotated.id, rotated.name, rotated.plans) == (made.id, "Me", ("gold",))
+    assert allowed(client, clock, rotated.value) == [False]
+    clock.advance(0.1)
+    assert allowed(client, clock, made.value, rotated.value) == [False, True]
+    assert catalog.create_key(value=made.value).id != made.id
+
+
+def test_the_old_value_works_through_its_grace(catalog, client, clock):
+    """To its last microsecond, on the same budget."""
+    made = catalog.create_key(plans=["gold"])
+    rotated = catalog.rotate_key(made.id, grace_s=10, value=VALUE)
+    assert rotated.value == VALUE
+    clock.advance_us(9_999_999)
+    assert allowed(client, clock, made.value, VALUE) == [True, True]
+    clock.advance_us(1)
+    assert allowed(client, clock, made.value, VALUE) == [False, True]
+
+
+def test_rotating_again_ends_no_grace_late(catalog, client, clock):
+    """A second rotation may shorten what the first promised, and never lengthens it."""
+    made = catalog.create_key(plans=["gold"])
+    second = catalog.rotate_key(made.id, grace_s=10)
+    third = catalog.rotate_key(made.id, grace_s=100)
+    clock.advance(10)
+    assert allowed(client, clock, made.value, second.value, third.value) == [False, True, True]
+    catalog.rotate_key(made.id)
+    assert allowed(client, clock, made.value, second.value, third.value) == [False] * 3
+    assert len(client.keys("ratelimit:digest:*")) == 1
+
+
+@pytest.mark.parametrize("grace", [-1, True, "10", None, float("nan"), float("inf"), 2**31])
+def test_a_grace_is_seconds(catalog, grace):
+    """Anything else is refused."""
+    made = catalog.create_key()
+    with pytest.raises(ConfigError, match=r"^grace_s: must be seconds >= 0"):
+        catalog.rotate_key(made.id, grace)
+
+
+def test_a_key_is_not_rotated_to_a_value_that_opens_one(catalog, client):
+    """Neither another's nor its own; nothing is written."""
+    one, other = catalog.create_key(value=VALUE), catalog.create_key()
+    before = snapshot(client)
+    for key_id in (one.id, other.id):
+        with pytest.raises(Conflict, match=f"^value: a key with this value exists already, its id is '{one.id}'$"):
+            catalog.rotate_key(key_id, value=VALUE)
+    assert snapshot(client) == before
+
+
+def test_a_deleted_key_leaves_nothing(catalog, client, clock):
+    """Buckets, counts, closed days, archive, shadow and digests go with it; only what belongs to no key stays."""
+    before = set(client.keys("*"))
+    made = catalog.create_key(plans=["gold", "silver"])
+    catalog.rotate_key(made.id, grace_s=1e6, value=VALUE)
+    for _ in range(3):
+        assert allowed(client, clock, made.value, VALUE) == [True, True]
+        clock.advance(86_400)
+    assert len(set(client.keys("*")) - before) == 9  # hash, record, days, two digests, keys, two plans' sets, alerts
+    catalog.delete_key(made.id)
+    assert set(client.keys("*")) - before == {b"ratelimit:alerts"}
+    with pytest.raises(NotFound):
+        catalog.get_key(made.id)
+    assert catalog.keys() == []
+    assert allowed(client, clock, made.value, VALUE) == [False, False]
+    catalog.delete_plan("gold")
+
+
+@pytest.mark.parametrize("options", [{"protocol": 2}, {"protocol": 3}, {"protocol": 2, "decode_responses": True}])
+def test_any_kind_of_client_will_do(server, clock, options):
+    """RESP2 or RESP3, bytes or texts: every method reads the same."""
+    with server.client(**options) as client:
+        catalog = Catalog(client, clock=clock)
+        catalog.put_plan(SILVER)
+        catalog.put_plan(GOLD)
+        made = catalog.create_key("Me", VALUE, ["gold"])
+        assert allowed(client, clock, VALUE) == [True]
+        catalog.set_remaining("gold", made.id, 7)
+        assert catalog.usage("gold", "2026-03-04", "2026-03-04").items == {made.id: [(1, 7)]}
+        catalog.add_key_to_plan(made.id, "silver")
+        with pytest.raises(Conflict, match=made.id):
+            catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/prod"]))
+        assert catalog.keys() == catalog.list_keys().items == [catalog.get_key(made.id)]
+        catalog.rotate_key(made.id)
+        catalog.delete_key(made.id)
+        assert catalog.keys() == []

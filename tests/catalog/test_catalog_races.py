@@ -159,8 +159,8 @@ def test_a_key_is_changed_in_three_ways(server):
             partial(third.update_key, key.id, enabled=False),
         )
         assert kinds(results) == ["done"] * 3
-        found = one.get_key(key.id)
-        assert (found.name, found.plans, found.enabled) == ("You", ("gold",), False)
+        stored = one.get_key(key.id)
+        assert (stored.name, stored.plans, stored.enabled) == ("You", ("gold",), False)
         assert broken(client) == []
 
 

@@ -1,24 +1,13 @@
 """The catalogue's rules that tie plans and keys together, from both sides, and plan files, on every server."""
 
 import pytest
-from helpers.held import held
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Catalog, ConfigError, Conflict, Limiter, NotFound, Quota, Stage, Throttle, UsagePlan
 
 TEN = Throttle(10, 5)
 GOLD = UsagePlan("gold", TEN, Quota(100, "DAY"), ["petstore/prod"])
 SILVER = UsagePlan("silver", TEN, None, ["petstore/test"])
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client, clock):
-    return Catalog(client, clock=clock)
 
 
 def applied(catalog, tmp_path, text):
@@ -62,13 +51,13 @@ def test_a_plan_cannot_come_to_share_a_stage_with_another_plan_of_its_keys(catal
     catalog.put_plan(GOLD)
     catalog.put_plan(SILVER)
     key = catalog.create_key(plans=["gold", "silver"])
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(Conflict) as caught:
         catalog.put_plan(UsagePlan("silver", TEN, None, ["petstore/test", "petstore/prod"]))
-    told, _, both = str(caught.value).partition("', ")
-    assert told == f"plans: key '{key.id}' would be in two plans of stage 'petstore/prod"
+    reason, _, both = str(caught.value).partition("', ")
+    assert reason == f"plans: key '{key.id}' would be in two plans of stage 'petstore/prod"
     assert both.startswith(("'gold' and 'silver': ", "'silver' and 'gold': "))
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 def test_a_key_cannot_join_two_plans_of_one_stage(catalog, client):
@@ -76,24 +65,24 @@ def test_a_key_cannot_join_two_plans_of_one_stage(catalog, client):
     catalog.put_plan(GOLD)
     catalog.put_plan(UsagePlan("rival", TEN, None, ["petstore/prod"]))
     key = catalog.create_key(plans=["gold"])
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(Conflict, match=f"^plans: key {key.id!r} would be in two plans of stage 'petstore/prod'"):
         catalog.add_key_to_plan(key.id, "rival")
     with pytest.raises(Conflict, match=r"^plans: the key would be in two plans of stage 'petstore/prod'"):
         catalog.create_key(plans=["gold", "rival"])
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
-@pytest.mark.parametrize(("keys", "told"), [(1, "still has 1 key: "), (2, "still has 2 keys: ")])
-def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, told):
+@pytest.mark.parametrize(("keys", "message"), [(1, "still has 1 key: "), (2, "still has 2 keys: ")])
+def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, message):
     """Conflict says how many; once they are gone, it can be."""
     catalog.put_plan(GOLD)
     made = [catalog.create_key(plans=["gold"]) for _ in range(keys)]
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(Conflict) as caught:
         catalog.delete_plan("gold")
-    assert str(caught.value) == f"plan_id: plan 'gold' {told}move or delete them first"
-    assert held(client) == before
+    assert str(caught.value) == f"plan_id: plan 'gold' {message}move or delete them first"
+    assert snapshot(client) == before
     for key in made:
         catalog.remove_key_from_plan(key.id, "gold")
     catalog.delete_plan("gold")
@@ -102,13 +91,13 @@ def test_a_plan_with_keys_is_not_deleted(catalog, client, keys, told):
 def test_a_shadow_is_a_plan_that_exists(catalog, client, tmp_path):
     """A plan cannot get one that does not exist, and one that is a shadow cannot go."""
     catalog.put_plan(GOLD)
-    before = held(client)
+    before = snapshot(client)
     shadowed = UsagePlan("gold", TEN, shadow="next")
     with pytest.raises(NotFound, match=r"^shadow: plan 'gold' has the shadow 'next', and there is no such plan$"):
         catalog.put_plan(shadowed)
     with pytest.raises(ConfigError, match="there is no such plan"):
         applied(catalog, tmp_path, '[plans.gold]\nshadow = "next"\n')
-    assert held(client) == before
+    assert snapshot(client) == before
     catalog.put_plan(UsagePlan("next", TEN))
     catalog.put_plan(shadowed)
     with pytest.raises(ConfigError, match="'next'"):
@@ -160,29 +149,29 @@ def test_a_plan_file_is_declarative(catalog, tmp_path):
 def test_a_plan_file_that_holds_already_changes_nothing(catalog, client, tmp_path):
     """Applied twice, the second time writes nothing: no replica loads anew."""
     applied(catalog, tmp_path, FILE)
-    before = held(client)
+    before = snapshot(client)
     applied(catalog, tmp_path, FILE)
-    assert held(client) == before
+    assert snapshot(client) == before
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "told"),
+    ("text", "error", "message"),
     [
         (FILE + "[plans.silver]\nthrottle = 1\n", ConfigError, "plans.silver.throttle: must be a table"),
         (FILE + '[plans.silver]\nstages = ["petstore/prod"]\n', Conflict, "in two plans of stage 'petstore/prod'"),
         (FILE, Conflict, "plan 'silver' still has 1 key"),
     ],
 )
-def test_a_plan_file_holds_whole_or_not_at_all(catalog, client, tmp_path, text, error, told):
+def test_a_plan_file_holds_whole_or_not_at_all(catalog, client, tmp_path, text, error, message):
     """A mistake, a key in two plans of one stage, a plan with keys that would go: nothing is written."""
     catalog.put_plan(UsagePlan("gold"))
     catalog.put_plan(SILVER)
     catalog.create_key(plans=["gold", "silver"])
-    before = held(client)
+    before = snapshot(client)
     with pytest.raises(error) as caught:
         applied(catalog, tmp_path, text)
-    assert told in str(caught.value)
-    assert held(client) == before
+    assert message in str(caught.value)
+    assert snapshot(client) == before
 
 
 @pytest.mark.parametrize("count", [5000])

@@ -7,9 +7,10 @@ import pytest
 from catalog.test_catalog_races import at_once
 from helpers import aws_samples as aws
 from helpers.commands import run
-from helpers.gateway import snapshot
-from helpers.keyfiles import Twins, Watched, file, once
-from properties import promises_of_administrators as administrators
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.key_files import file
+from helpers.redis_snapshot import snapshot
+from properties.promises import administrators
 
 from ratelimit import (
     AsyncCatalog,
@@ -35,16 +36,10 @@ def plan(name, *stages, methods=0):
     )
 
 
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def bounded(request, backend):
-    """Make a catalogue of either twin with ceilings."""
-    return lambda **ceilings: Twins(backend, request.param, ceilings=Ceilings(**ceilings))
-
-
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
+def bounded(make_twin):
+    """Make a catalogue of either twin with ceilings."""
+    return lambda **ceilings: make_twin(ceilings=Ceilings(**ceilings))
 
 
 @pytest.fixture
@@ -59,9 +54,9 @@ def refused(client, call, *args, **keywords):
         call(*args, **keywords)
     assert type(caught.value) is ConfigError  # no Conflict: it is not about other administrators
     assert snapshot(client) == before
-    told, remedy, rest = str(caught.value).partition(" (of commands: RATELIMIT_CEILINGS)")
+    message, remedy, rest = str(caught.value).partition(" (of commands: RATELIMIT_CEILINGS)")
     assert (bool(remedy), rest) == (True, "")
-    return told
+    return message
 
 
 class TestCeilings:
@@ -94,16 +89,16 @@ class TestCeilings:
     def test_without_one_nothing_is_asked(self, backend):
         """A key is made with as many requests as ever, and no revision is kept; a ceiling on keys costs one request."""
         with backend.client() as client:
-            asked = {}
+            requests = {}
             for ceilings in (Ceilings(plans=9, plans_per_key=9), Ceilings(keys=9)):
-                watched = Watched(Catalog(client, ceilings=ceilings))
-                watched.catalog.create_key()
-                asked[ceilings.keys] = len(watched.requests)
-                watched.requests.clear()
-                watched.catalog.create_key()
-                asked[ceilings.keys] = len(watched.requests)
+                intercepted = InterceptedCatalog(Catalog(client, ceilings=ceilings))
+                intercepted.catalog.create_key()
+                requests[ceilings.keys] = len(intercepted.requests)
+                intercepted.requests.clear()
+                intercepted.catalog.create_key()
+                requests[ceilings.keys] = len(intercepted.requests)
                 assert client.hexists("{ratelimit}:catalog", "made") == (ceilings.keys is not None)
-            assert asked[9] == asked[None] + 1
+            assert requests[9] == requests[None] + 1
 
 
 class TestPlans:
@@ -113,17 +108,17 @@ class TestPlans:
         catalog.put_plan(plan("a"))
         catalog.put_plan(plan("b"))
         catalog.put_plan(plan("b", "petstore/prod"))
-        told = (
+        message = (
             "plans: the catalogue would have 3 plans, and the ceiling (plans) is 2: take 1 away, or raise the ceiling"
         )
-        assert refused(client, catalog.put_plan, plan("c")) == told
+        assert refused(client, catalog.put_plan, plan("c")) == message
         path = tmp_path / "plans.toml"
         path.write_text("[plans.a]\n[plans.b]\n[plans.c]\n[plans.d]\n")
-        told = (
+        message = (
             "plans: the catalogue would have 4 plans, and the ceiling (plans) is 2: take 2 away, or raise the ceiling"
         )
-        assert refused(client, catalog.apply, path) == told
-        assert refused(client, catalog.apply, path, dry_run=True) == told
+        assert refused(client, catalog.apply, path) == message
+        assert refused(client, catalog.apply, path, dry_run=True) == message
         path.write_text("[plans.c]\n[plans.d]\n")
         assert len(catalog.apply(path).changes) == 4
 
@@ -142,9 +137,9 @@ class TestPlans:
         catalog.put_plan(plan("gold", "petstore/prod", "toys/prod"))
         catalog.put_stage(Stage("petstore/test"))
         catalog.put_stage(Stage("petstore/prod"))
-        told = "stages: API 'petstore' would have 3 stages, and the ceiling (stages_per_api) is 2: take 1 away"
-        assert refused(client, catalog.put_stage, Stage("petstore/dev")).startswith(told)
-        assert refused(client, catalog.put_plan, plan("new", "petstore/dev")).startswith(told)
+        message = "stages: API 'petstore' would have 3 stages, and the ceiling (stages_per_api) is 2: take 1 away"
+        assert refused(client, catalog.put_stage, Stage("petstore/dev")).startswith(message)
+        assert refused(client, catalog.put_plan, plan("new", "petstore/dev")).startswith(message)
         catalog.put_plan(plan("new", "toys/dev"))
 
     def test_resources_of_an_api(self, bounded, client):
@@ -152,8 +147,10 @@ class TestPlans:
         catalog = bounded(resources_per_api=2)
         catalog.put_stage(Stage("petstore/prod", methods={"GET /0": Method(), "PUT /0": Method(), "GET /1": Method()}))
         catalog.put_plan(plan("gold", "petstore/prod", "petstore/test", "toys/prod", methods=2))
-        told = "stages: API 'petstore' would have 3 paths of methods, and the ceiling (resources_per_api) is 2: take 1"
-        assert refused(client, catalog.put_plan, plan("new", "petstore/test", methods=3)).startswith(told)
+        message = (
+            "stages: API 'petstore' would have 3 paths of methods, and the ceiling (resources_per_api) is 2: take 1"
+        )
+        assert refused(client, catalog.put_plan, plan("new", "petstore/test", methods=3)).startswith(message)
 
     def test_what_is_beyond_already(self, bounded, client, unbounded):
         """Stays, may be changed and shrink, but does not grow."""
@@ -175,11 +172,11 @@ class TestKeys:
         catalog = bounded(plans_per_key=2)
         for name in "abc":
             catalog.put_plan(plan(name, f"{name}/prod"))
-        told = "plans: the key would have 3 plans, and the ceiling (plans_per_key) is 2: take 1 away"
-        assert refused(client, catalog.create_key, plans=["a", "b", "c"]).startswith(told)
+        message = "plans: the key would have 3 plans, and the ceiling (plans_per_key) is 2: take 1 away"
+        assert refused(client, catalog.create_key, plans=["a", "b", "c"]).startswith(message)
         key = catalog.create_key(plans=["a", "b"])
-        told = f"plans: key {key.id!r} would have 3 plans, and the ceiling (plans_per_key) is 2: take 1 away"
-        assert refused(client, catalog.add_key_to_plan, key.id, "c").startswith(told)
+        message = f"plans: key {key.id!r} would have 3 plans, and the ceiling (plans_per_key) is 2: take 1 away"
+        assert refused(client, catalog.add_key_to_plan, key.id, "c").startswith(message)
         catalog.remove_key_from_plan(key.id, "a")
         assert catalog.add_key_to_plan(key.id, "c").plans == ("b", "c")
 
@@ -198,11 +195,13 @@ class TestKeys:
         catalog = bounded(keys=2)
         first = catalog.create_key()
         catalog.create_key()
-        told = "keys: the catalogue would have 3 keys, and the ceiling (keys) is 2: take 1 away, or raise the ceiling"
-        assert refused(client, catalog.create_key) == told
+        message = (
+            "keys: the catalogue would have 3 keys, and the ceiling (keys) is 2: take 1 away, or raise the ceiling"
+        )
+        assert refused(client, catalog.create_key) == message
         catalog.delete_key(first.id)
         catalog.create_key()
-        assert refused(client, catalog.create_key) == told
+        assert refused(client, catalog.create_key) == message
 
     def test_none_at_all(self, bounded, client):
         """An empty namespace stays empty: not even a catalogue is made."""
@@ -266,11 +265,11 @@ class TestImport:
             unbounded.put_plan(plan(name, f"{name}/prod"))
         text = HEAD + f"{VALUE.format(1)},me,'a,b,c'\n"
         report = bounded(plans_per_key=2).import_keys(file(text))
-        told = (
+        message = (
             "UsagePlanIds: 'c' would be plan number 3 of this key, beyond the ceiling (plans_per_key) of 2, and was "
             "dropped: leave it out, or raise the ceiling"
         )
-        assert warned(report) == [(2, told)]
+        assert warned(report) == [(2, message)]
         assert unbounded.get_key(report.ids[0]).plans == ("a", "b")
         unbounded.import_keys(file(text))
         assert bounded(plans_per_key=1).import_keys(file(text.replace(",me,", ",you,"))).warnings == ()
@@ -281,7 +280,9 @@ class TestImport:
         with backend.client() as other:
             catalog = Catalog(client, ceilings=Ceilings(keys=3))
             catalog.import_keys(file(rows(1)))
-            Watched(catalog, once(lambda: Catalog(other, ceilings=Ceilings(keys=3)).create_key("other"), at=1))
+            InterceptedCatalog(
+                catalog, before_script(lambda: Catalog(other, ceilings=Ceilings(keys=3)).create_key("other"), number=1)
+            )
             report = catalog.import_keys(file(rows(1, 2, 3)))
         assert (report.created, report.updated, warned(report)) == (1, 1, [(4, NO_ROOM)])
 
@@ -289,8 +290,8 @@ class TestImport:
 class TestAws:
     def test_plans(self, bounded, client, tmp_path):
         """More than the ceiling: nothing at all is stored."""
-        told = refused(client, bounded(plans=2).import_aws, aws.exported(tmp_path))
-        assert told == (
+        message = refused(client, bounded(plans=2).import_aws, aws.exported(tmp_path))
+        assert message == (
             "plans: the catalogue would have 3 plans, and the ceiling (plans) is 2: take 1 away, or raise the ceiling"
         )
 

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from helpers.keyfiles import Watched, once
+from helpers.interception import InterceptedCatalog, before_script
 
 from ratelimit import Catalog, Conflict, Limiter, NotFound, UsagePlan
 from ratelimit.registry.key_values import Digester
@@ -16,16 +16,9 @@ INDEX = f"ratelimit:digest:{DIGEST}"
 
 
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client, clock):
-    made = Catalog(client, clock=clock)
-    made.put_plan(UsagePlan("gold", stages=[STAGE]))
-    return made
+def catalog(catalog):
+    catalog.put_plan(UsagePlan("gold", stages=[STAGE]))
+    return catalog
 
 
 def record_of(client, key_id):
@@ -110,7 +103,7 @@ def test_a_dead_claim_is_replaced_by_its_exact_text_alone(way, catalog, client, 
         rival = Catalog(rival_client, clock=clock)
         # The first script of `rotate` makes the key that is rotated.
         at = 2 if way is rotate else 1
-        Watched(catalog, once(lambda: rival.rotate_key(other.id, value=VALUE), at))
+        InterceptedCatalog(catalog, before_script(lambda: rival.rotate_key(other.id, value=VALUE), at))
         if way is bring_in:
             assert way(catalog) == other.id  # the row says that this is a key which exists
         else:

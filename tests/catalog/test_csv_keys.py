@@ -220,20 +220,20 @@ def test_quoting_round_trip(texts):
 @settings(max_examples=400)
 def test_cells_of_any_line(line):
     """Any line is split, or its quote is not closed; cells without quotes are what `split` makes of them."""
-    found = cells(line)
+    values = cells(line)
     if '"' not in line:
-        assert found is not None
+        assert values is not None
     if '"' not in line and "'" not in line:
-        assert found == [cell.strip() for cell in line.split(",")]
-    assert found is None or 1 <= len(found) <= line.count(",") + 1
+        assert values == [cell.strip() for cell in line.split(",")]
+    assert values is None or 1 <= len(values) <= line.count(",") + 1
 
 
 @pytest.mark.parametrize("unit", ['"', "'", '""', ',"', "',", ' "', " x", '"" '])
 def test_no_line_takes_long(unit):
     """A line as long as any may be is split in one go: if it took quadratic time, this would not end."""
     line = unit * (MAX_LINE_BYTES // len(unit))
-    found = cells(line)
-    assert found is None or len(found) <= line.count(",") + 1
+    values = cells(line)
+    assert values is None or len(values) <= line.count(",") + 1
 
 
 PLANTED = "Planted-Secret-Value-0123456789"

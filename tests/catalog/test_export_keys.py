@@ -3,27 +3,11 @@
 import io
 
 import pytest
-from helpers.keyfiles import ALPHA, BETA, Twins, file, with_plans
+from helpers.key_files import ALPHA, BETA, file
 
-from ratelimit import Catalog, ConfigError
+from ratelimit import ConfigError
 
-
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def catalog(request, backend, clock):
-    """Either twin on each backend."""
-    return with_plans(Twins(backend, request.param, clock=clock))
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def blocking(client, clock):
-    """The blocking twin on each backend."""
-    return with_plans(Catalog(client, clock=clock))
+pytestmark = pytest.mark.usefixtures("three_plans")
 
 
 NAMED = f"Key,Name,Description,Enabled,UsagePlanIds\n{ALPHA},=cmd,d,,'gold01,trial7'\n{BETA},b,,false,\n"
@@ -49,42 +33,42 @@ def path_of(catalog, folder):
 
 
 @pytest.mark.parametrize("export", [bytes_of, text_of, path_of])
-def test_export(export, catalog, tmp_path):
+def test_export(export, twin, tmp_path):
     """All keys, the newest first, to a path or an open file; formulas are made text; no value, no digest."""
-    ids = catalog.import_keys(file(NAMED)).ids
-    catalog.update_key(ids[0], owner="me", tags={"t": "x"}, expires_at=2e9)
-    count, content = export(catalog, tmp_path)
+    ids = twin.import_keys(file(NAMED)).ids
+    twin.update_key(ids[0], owner="me", tags={"t": "x"}, expires_at=2e9)
+    count, content = export(twin, tmp_path)
     assert count == 2
     assert content.decode() == EXPORTED.format(*ids)
 
 
-def test_an_export_of_no_keys(catalog):
+def test_an_export_of_no_keys(twin):
     """A file with nothing but its header."""
     target = io.StringIO()
-    assert catalog.export_keys(target) == 0
+    assert twin.export_keys(target) == 0
     assert target.getvalue() == EXPORTED.splitlines(keepends=True)[0]
 
 
-def test_an_export_of_many_keys(blocking):
+def test_an_export_of_many_keys(catalog):
     """Every key is written once, also beyond one page of 500."""
     rows = "".join(f"tenantExport{i:012},tenant {i},gold01\n" for i in range(1100))
-    ids = blocking.import_keys(file("Key,Name,UsagePlanIds\n" + rows)).ids
+    ids = catalog.import_keys(file("Key,Name,UsagePlanIds\n" + rows)).ids
     target = io.StringIO()
-    assert blocking.export_keys(target) == 1100
+    assert catalog.export_keys(target) == 1100
     assert [line.split(",")[0] for line in target.getvalue().splitlines()[1:]] == [*reversed(ids)]
 
 
-def test_an_exported_file_cannot_be_imported(catalog):
+def test_an_exported_file_cannot_be_imported(twin):
     """It has no values, so it is refused, and says what is missing."""
-    catalog.import_keys(file(NAMED))
+    twin.import_keys(file(NAMED))
     target = io.StringIO()
-    catalog.export_keys(target)
+    twin.export_keys(target)
     with pytest.raises(ConfigError, match=r"^source, line 1: must name the columns, Key among them$"):
-        catalog.import_keys(io.StringIO(target.getvalue()))
+        twin.import_keys(io.StringIO(target.getvalue()))
 
 
 @pytest.mark.parametrize("target", [3, b"keys.csv", "/no/such/folder/keys.csv"])
-def test_what_cannot_be_written(target, blocking):
+def test_what_cannot_be_written(target, catalog):
     """A target that is neither path nor file, or cannot be opened, is refused."""
     with pytest.raises(ConfigError, match=r"must be a path or an open file|cannot be written"):
-        blocking.export_keys(target)
+        catalog.export_keys(target)

@@ -6,30 +6,15 @@ from dataclasses import replace
 from pprint import pformat
 
 import pytest
-from helpers.gateway import GET_PETS, OK, A, exceeded, invalid, outcome, snapshot, throttled
-from helpers.keyfiles import ALPHA, BETA, DELTA, GAMMA, GOLD, MANY, Twins, file, stored, with_plans
+from helpers.gateway import GET_PETS, OK, A, exceeded, invalid, outcome, throttled
+from helpers.key_files import ALPHA, BETA, DELTA, GAMMA, GOLD, MANY, file, stored
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Catalog, ConfigError, Limiter, Quota, UsagePlan
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport
 
-
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def catalog(request, backend, clock):
-    """Either twin on each backend."""
-    return with_plans(Twins(backend, request.param, clock=clock))
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def blocking(client, clock):
-    """The blocking twin on each backend."""
-    return with_plans(Catalog(client, clock=clock))
+pytestmark = pytest.mark.usefixtures("three_plans")
 
 
 TWO_COLUMNS = f"Key,NAME\n{ALPHA},alpha\n"
@@ -86,28 +71,28 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_files_of_the_matrix(name, catalog):
+def test_files_of_the_matrix(name, twin):
     """C06, C08: what each file stores, and what it draws in warnings."""
     text, expected, warnings = CASES[name]
-    report = catalog.import_keys(file(text))
-    assert stored(catalog, report) == expected
+    report = twin.import_keys(file(text))
+    assert stored(twin, report) == expected
     assert report == ImportReport(report.ids, warnings, created=len(expected), updated=0)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2]])
-def test_fail_on_warnings_stores_nothing(name, catalog, client):
+def test_fail_on_warnings_stores_nothing(name, twin, client):
     """C08: a single warning, and all of Redis is as it was."""
     text, _, warnings = CASES[name]
     before, size = snapshot(client), client.dbsize()
-    assert catalog.import_keys(file(text), fail_on_warnings=True) == ImportReport((), warnings)
+    assert twin.import_keys(file(text), fail_on_warnings=True) == ImportReport((), warnings)
     assert client.dbsize() == size
     assert snapshot(client) == before
 
 
-def test_fail_on_warnings_sees_the_whole_file_first(catalog, client):
+def test_fail_on_warnings_sees_the_whole_file_first(twin, client):
     """C08: the warning may be in the last row, behind batches of good ones."""
     before = snapshot(client)
-    report = catalog.import_keys(file(f"{MANY}{ALPHA},alpha,ghost\n"), fail_on_warnings=True)
+    report = twin.import_keys(file(f"{MANY}{ALPHA},alpha,ghost\n"), fail_on_warnings=True)
     assert [warning.line for warning in report.warnings] == [152]
     assert (report.ids, report.created, report.updated) == ((), 0, 0)
     assert snapshot(client) == before
@@ -115,15 +100,16 @@ def test_fail_on_warnings_sees_the_whole_file_first(catalog, client):
 
 def test_fail_on_warnings_in_an_empty_redis(backend, client):
     """Not even the catalogue comes to be: DBSIZE stays 0."""
+    client.flushall()
     report = Catalog(client).import_keys(file(ONE_BAD), fail_on_warnings=True)
     assert report == ImportReport((), CASES["C08 bad row"][2])
     assert client.dbsize() == 0
 
 
-def test_fail_on_warnings_of_a_good_file(catalog):
+def test_fail_on_warnings_of_a_good_file(twin):
     """Without a warning, the flag changes nothing."""
-    report = catalog.import_keys(file(ALL_COLUMNS), fail_on_warnings=True)
-    assert stored(catalog, report) == CASES["C06 any order and case, padded, both quotes, unknown column"][1]
+    report = twin.import_keys(file(ALL_COLUMNS), fail_on_warnings=True)
+    assert stored(twin, report) == CASES["C06 any order and case, padded, both quotes, unknown column"][1]
 
 
 def test_an_import_into_an_empty_redis(backend, client):
@@ -134,49 +120,49 @@ def test_an_import_into_an_empty_redis(backend, client):
     assert Catalog(client).get_key(report.ids[0]).name == "alpha"
 
 
-def test_an_existing_value_is_overwritten(catalog, client):
+def test_an_existing_value_is_overwritten(twin, client):
     """C07: the key keeps its id, takes what the row says, and moves to the row's plans."""
-    key = catalog.create_key("old", ALPHA, ["gold01"])
+    key = twin.create_key("old", ALPHA, ["gold01"])
     text = f"Key,Name,Description,Enabled,UsagePlanIds\n{ALPHA},new,about,false,other3\n{BETA},b,,,\n"
-    report = catalog.import_keys(file(text))
+    report = twin.import_keys(file(text))
     assert report.ids[0] == key.id
     assert (report.created, report.updated, report.warnings) == (1, 1, ())
-    assert stored(catalog, report) == [("new", False, ("other3",), "about"), ("b", True, (), "")]
-    assert catalog.get_key(key.id).created_at == key.created_at
+    assert stored(twin, report) == [("new", False, ("other3",), "about"), ("b", True, (), "")]
+    assert twin.get_key(key.id).created_at == key.created_at
     assert client.smembers("{ratelimit}:plan:other3:keys") == {key.id.encode()}
     assert client.exists("{ratelimit}:plan:gold01:keys") == 0
 
 
-def test_what_a_row_does_not_say_stays(catalog, client):
+def test_what_a_row_does_not_say_stays(twin, client):
     """A missing column, an empty cell and a list without a plan that exists leave an existing key's part as it is."""
     about = {"expires_at": 2e9, "description": "d", "owner": "o", "tags": {"t": "x"}}
-    key = catalog.create_key("old", ALPHA, ["gold01", "trial7"], enabled=False, **about)
+    key = twin.create_key("old", ALPHA, ["gold01", "trial7"], enabled=False, **about)
     for text in (
         f"Key,Name\n{ALPHA},new\n",
         f"Key,Name,Description,Enabled,UsagePlanIds\n{ALPHA},new,,,\n",
         f"Key,Name,UsagePlanIds\n{ALPHA},new,ghost\n",
     ):
-        catalog.update_key(key.id, name="old")
-        report = catalog.import_keys(file(text))
+        twin.update_key(key.id, name="old")
+        report = twin.import_keys(file(text))
         assert report.ids == (key.id,)
-        assert catalog.get_key(key.id) == replace(key, name="new")
+        assert twin.get_key(key.id) == replace(key, name="new")
     assert client.smembers("{ratelimit}:plan:gold01:keys") == {key.id.encode()}
 
 
 @pytest.mark.parametrize("between", [0, 64, 200])
-def test_a_value_twice_in_a_file(between, blocking):
+def test_a_value_twice_in_a_file(between, catalog):
     """The last row wins, in the place of the first, in one batch or in several; each key is counted once."""
     rows = "".join(f"tenantFiller{i:012},filler,trial7\n" for i in range(between))
     text = f"Key,Name,UsagePlanIds\n{ALPHA},first,gold01\n{rows}{ALPHA},last,other3\n{BETA},b,\n"
-    report = blocking.import_keys(file(text))
+    report = catalog.import_keys(file(text))
     assert (len(report.ids), report.created, report.updated) == (between + 2, between + 2, 0)
-    assert stored(blocking, report)[:: between + 1] == [("last", True, ("other3",), ""), ("b", True, (), "")]
+    assert stored(catalog, report)[:: between + 1] == [("last", True, ("other3",), ""), ("b", True, (), "")]
 
 
-def test_every_line_is_warned_of_once_and_in_order(blocking):
+def test_every_line_is_warned_of_once_and_in_order(catalog):
     """Warnings come in the order of the file, also of rows that a later row with the same value replaces."""
     text = f"Key,Name,UsagePlanIds\n{ALPHA},a,no1\nshort,b,\n{ALPHA},c,no2\n{BETA},,\n{GAMMA},d,'no3,no4'\n"
-    report = blocking.import_keys(file(text))
+    report = catalog.import_keys(file(text))
     assert [(warning.line, warning.message.split(",")[0]) for warning in report.warnings] == [
         (2, "UsagePlanIds: 'no1'"),
         (3, "Key has 5 characters: give it 20 to 128"),
@@ -185,7 +171,7 @@ def test_every_line_is_warned_of_once_and_in_order(blocking):
         (6, "UsagePlanIds: 'no3'"),
         (6, "UsagePlanIds: 'no4'"),
     ]
-    assert stored(blocking, report) == [("c", True, (), ""), ("d", True, (), "")]
+    assert stored(catalog, report) == [("c", True, (), ""), ("d", True, (), "")]
 
 
 def made_equal(client, key_id):
@@ -193,27 +179,26 @@ def made_equal(client, key_id):
     record = json.loads(client.get(f"ratelimit:{{{key_id}}}:record"))
     (digest,) = record["digests"]
     token = client.get(f"ratelimit:digest:{digest}").decode().partition(":")[2]
-    found = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
-    told = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
-    for random, stands_for in told.items():
-        found = found.replace(random, stands_for)
-    return found
+    text = pformat(snapshot(client), width=10**6)  # whatever the order of hashes
+    placeholders = {key_id: "<id>", digest: "<digest>", record["stamp"]: "<stamp>", token: "<token>"}
+    for random, stands_for in placeholders.items():
+        text = text.replace(random, stands_for)
+    return text
 
 
-def test_imported_keys_are_stored_as_created_ones(blocking, client, clock):
+def test_imported_keys_are_stored_as_created_ones(catalog, client, clock):
     """An imported key and a created one differ in nothing but what is random."""
-    made = blocking.create_key("alpha", ALPHA, ["gold01"], enabled=False, description="d")
+    made = catalog.create_key("alpha", ALPHA, ["gold01"], enabled=False, description="d")
     expected = made_equal(client, made.id)
-    blocking.delete_key(made.id)
+    catalog.delete_key(made.id)
     client.hset("{ratelimit}:catalog", "members", 0)
     text = f"Key,Name,Enabled,UsagePlanIds,Description\n{ALPHA},alpha,false,gold01,d\n"
-    (key_id,) = blocking.import_keys(file(text)).ids
+    (key_id,) = catalog.import_keys(file(text)).ids
     assert made_equal(client, key_id) == expected
 
 
 def test_imported_keys_are_checked(limiter):
     """An imported key is let in, throttled and refused by its plan; an import that disables it is obeyed at once."""
-    with_plans(limiter.catalog)
     limiter.catalog.import_keys(file(f"Key,Name,UsagePlanIds\n{ALPHA},alpha,gold01\n{BETA},beta,trial7\n"))
     seen = [outcome(limiter.check(ALPHA, *GET_PETS)) for _ in range(6)]
     assert seen == [*5 * [OK], throttled("plan:gold01", 0.1)]
@@ -233,33 +218,34 @@ def test_an_import_gives_no_units_back(limiter):
     assert outcome(limiter.check(ALPHA, *GET_PETS)) == exceeded("quota:gold01", 43_200.0)
 
 
-def test_a_value_that_was_rotated_away_is_not_brought_back(catalog, client, clock):
+def test_a_value_that_was_rotated_away_is_not_brought_back(twin, client, clock):
     """Neither during the grace nor after it: the row draws a warning that names the key, and changes nothing."""
-    key = catalog.create_key("old", ALPHA, ["gold01"])
-    catalog.rotate_key(key.id, grace_s=60, value=BETA)
-    told = f"Key is a value that key {key.id!r} had before it was rotated: give the new one, or remove the line"
+    key = twin.create_key("old", ALPHA, ["gold01"])
+    twin.rotate_key(key.id, grace_s=60, value=BETA)
+    message = f"Key is a value that key {key.id!r} had before it was rotated: give the new one, or remove the line"
     for _ in range(2):
         before = snapshot(client)
         for flag in (False, True):
-            report = catalog.import_keys(file(f"Key,Name\n{ALPHA},new\n"), flag)
-            assert report == ImportReport((), (RowWarning(2, told),))
+            report = twin.import_keys(file(f"Key,Name\n{ALPHA},new\n"), flag)
+            assert report == ImportReport((), (RowWarning(2, message),))
         assert snapshot(client) == before
         clock.advance(120)
-    assert catalog.import_keys(file(f"Key,Name\n{BETA},new\n")).ids == (key.id,)
+    assert twin.import_keys(file(f"Key,Name\n{BETA},new\n")).ids == (key.id,)
 
 
-def test_an_import_is_repeatable(catalog, client):
+def test_an_import_is_repeatable(twin, client):
     """The same file again finds the same keys, and writes nothing."""
-    first = catalog.import_keys(file(MANY))
+    first = twin.import_keys(file(MANY))
     before = snapshot(client)
     assert (first.created, first.updated) == (150, 0)
-    again = catalog.import_keys(file(MANY))
+    again = twin.import_keys(file(MANY))
     assert again == ImportReport(first.ids, (), created=0, updated=150)
     assert snapshot(client) == before
 
 
 def test_peppers(backend, client):
     """A key that is stored under an older pepper is found; new ones are stored under the newest, which is noted."""
+    client.flushall()
     key = Catalog(client, pepper="old").create_key("a", ALPHA)
     report = Catalog(client, pepper=["new", "old"]).import_keys(file(f"Key,Name\n{ALPHA},b\n{BETA},c\n"))
     assert report.ids[0] == key.id
@@ -285,13 +271,13 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("name", LEAKS)
-def test_values_are_nowhere(name, blocking, client):
+def test_values_are_nowhere(name, catalog, client):
     """A key value is in no warning, in no error or what it came from, and not in Redis."""
     content = ("Key,Name,UsagePlanIds\n" + LEAKS[name]).encode("latin-1")
     errors = []
     for make in (io.BytesIO, lambda content: io.TextIOWrapper(io.BytesIO(content), "utf-8")):
         try:
-            assert PLANTED not in repr(blocking.import_keys(make(content)))
+            assert PLANTED not in repr(catalog.import_keys(make(content)))
         except ConfigError as error:
             errors.append(error)
     while errors:

@@ -7,42 +7,27 @@ from collections import Counter
 
 import pytest
 from helpers.gateway import A
-from helpers.keyfiles import GOLD, MANY, TENANTS, Twins, Watched, file, once, stored, with_plans
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.key_files import GOLD, MANY, TENANTS, file, stored, with_plans
 
 from ratelimit import AsyncCatalog, Catalog, Conflict, StoreError, Throttle, UsagePlan
 from ratelimit.scripts import ScriptCall
 
-
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def catalog(request, backend, clock):
-    """Either twin on each backend."""
-    return with_plans(Twins(backend, request.param, clock=clock))
+pytestmark = pytest.mark.usefixtures("three_plans")
 
 
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def blocking(client, clock):
-    """The blocking twin on each backend."""
-    return with_plans(Catalog(client, clock=clock))
-
-
-@pytest.fixture
-def rival(backend, clock, blocking):
+def rival(backend, clock, catalog):
     """Another administrator of the same catalogue."""
     with backend.client() as made:
         yield Catalog(made, clock=clock)
 
 
-def test_round_trips(blocking):
+def test_round_trips(catalog):
     """150 new rows are 3 batches: each is one prepared and one script of 3 commands a row and 4 more."""
-    watched = Watched(blocking)
-    blocking.import_keys(file(MANY))
-    load, *rest = watched.requests
+    intercepted = InterceptedCatalog(catalog)
+    catalog.import_keys(file(MANY))
+    load, *rest = intercepted.requests
     first, second = rest[:3], rest[3:]
     assert load == [("HGETALL", "{ratelimit}:catalog")]
     assert first == 3 * [[("HMGET", "{ratelimit}:catalog", "epoch", "version", "stamp", "schema")]]
@@ -53,83 +38,90 @@ def test_round_trips(blocking):
 
 def test_a_new_pepper_is_noted_once(client):
     """The first batch that stores keys under a new pepper says so in the catalogue; the others need not."""
+    client.flushall()
     with_plans(Catalog(client, pepper="old"))
     catalog = Catalog(client, pepper=["new", "old"])
-    watched = Watched(catalog)
+    intercepted = InterceptedCatalog(catalog)
     catalog.import_keys(file(MANY))
-    scripts = [request.args[1] for request in watched.requests if isinstance(request, ScriptCall)]
+    scripts = [request.args[1] for request in intercepted.requests if isinstance(request, ScriptCall)]
     assert ['"pepper"' in commands for commands in scripts] == [True, False, False]
 
 
-def test_progress(catalog):
+def test_progress(twin):
     """It is told of all rows, good and bad, after each batch."""
     seen = []
-    catalog.import_keys(file(MANY + "short,a,\n"), progress=seen.append)
+    twin.import_keys(file(MANY + "short,a,\n"), progress=seen.append)
     assert seen == [64, 128, 151]
 
 
-def test_another_makes_a_key_of_the_same_value(blocking, rival, client):
+def test_another_makes_a_key_of_the_same_value(catalog, rival, client):
     """Made between the look and the script: the row updates that key, and only its batch starts over."""
     made = []
-    watched = Watched(blocking, once(lambda: made.append(rival.create_key("rival", "tenantNumber000000000100"))))
-    report = blocking.import_keys(file(MANY))
-    assert watched.scripts == 4
+    intercepted = InterceptedCatalog(
+        catalog, before_script(lambda: made.append(rival.create_key("rival", "tenantNumber000000000100")))
+    )
+    report = catalog.import_keys(file(MANY))
+    assert intercepted.scripts == 4
     assert report.ids[100] == made[0].id
     assert (report.created, report.updated, len(report.ids)) == (149, 1, 150)
-    assert stored(blocking, report)[100] == ("tenant 100", True, ("gold01",), "")
+    assert stored(catalog, report)[100] == ("tenant 100", True, ("gold01",), "")
     assert client.zcard("{ratelimit}:keys") == 150
 
 
-def test_another_changes_a_key(blocking, rival):
+def test_another_changes_a_key(catalog, rival):
     """Changed between the look and the script: both changes are there in the end."""
-    key = blocking.create_key("old", "tenantNumber000000000100", ["trial7"])
-    watched = Watched(blocking, once(lambda: rival.update_key(key.id, owner="rival", name="rival")))
-    blocking.import_keys(file(MANY))
-    assert watched.scripts == 4
-    found = blocking.get_key(key.id)
-    assert (found.name, found.owner, found.plans) == ("tenant 100", "rival", ("gold01",))
+    key = catalog.create_key("old", "tenantNumber000000000100", ["trial7"])
+    intercepted = InterceptedCatalog(
+        catalog, before_script(lambda: rival.update_key(key.id, owner="rival", name="rival"))
+    )
+    catalog.import_keys(file(MANY))
+    assert intercepted.scripts == 4
+    stored = catalog.get_key(key.id)
+    assert (stored.name, stored.owner, stored.plans) == ("tenant 100", "rival", ("gold01",))
 
 
-def test_another_deletes_a_key(blocking, rival, client):
+def test_another_deletes_a_key(catalog, rival, client):
     """Deleted between the look and the script: the row makes a new one."""
-    key = blocking.create_key("old", "tenantNumber000000000100")
-    Watched(blocking, once(lambda: rival.delete_key(key.id)))
-    report = blocking.import_keys(file(MANY))
+    key = catalog.create_key("old", "tenantNumber000000000100")
+    InterceptedCatalog(catalog, before_script(lambda: rival.delete_key(key.id)))
+    report = catalog.import_keys(file(MANY))
     assert key.id not in report.ids
     assert (report.created, report.updated) == (150, 0)
     assert client.scard("{ratelimit}:plan:gold01:keys") == 150
 
 
-def test_another_changes_plans(blocking, rival, client):
+def test_another_changes_plans(catalog, rival, client):
     """A plan that changes meanwhile starts the batch over, so that no key's hash falls back to the older version."""
-    watched = Watched(blocking, once(lambda: rival.put_plan(UsagePlan("gold01", Throttle(1, 1), stages=[A]))))
-    report = blocking.import_keys(file(MANY))
-    assert watched.scripts == 4
+    intercepted = InterceptedCatalog(
+        catalog, before_script(lambda: rival.put_plan(UsagePlan("gold01", Throttle(1, 1), stages=[A])))
+    )
+    report = catalog.import_keys(file(MANY))
+    assert intercepted.scripts == 4
     versions = Counter(client.hget(f"ratelimit:{{{key_id}}}", "r")[8:18] for key_id in report.ids)
     assert versions == {b"0000000003": 64, b"0000000004": 86}
 
 
 @pytest.mark.parametrize("flag", [False, True], ids=["", "fail_on_warnings"])
-def test_another_removes_a_plan(flag, blocking, rival):
+def test_another_removes_a_plan(flag, catalog, rival):
     """Rows that were to join a plan that is gone meanwhile are stored without it, and warned of: with either flag."""
-    Watched(blocking, once(lambda: rival.delete_plan("trial7")))
-    report = blocking.import_keys(file(MANY.replace("0149,tenant 149,gold01", "0149,tenant 149,trial7")), flag)
+    InterceptedCatalog(catalog, before_script(lambda: rival.delete_plan("trial7")))
+    report = catalog.import_keys(file(MANY.replace("0149,tenant 149,gold01", "0149,tenant 149,trial7")), flag)
     assert len(report.ids) == report.created == 150
     assert [(warning.line, warning.message[:22]) for warning in report.warnings] == [(151, "UsagePlanIds: 'trial7'")]
-    assert blocking.get_key(report.ids[-1]).plans == ()
+    assert catalog.get_key(report.ids[-1]).plans == ()
 
 
-def test_others_who_never_rest(blocking, rival, client):
+def test_others_who_never_rest(catalog, rival, client):
     """After 16 tries the batch is given up and the error says so; what is stored is stored, and can be built on."""
-    Watched(blocking, lambda number: rival.put_plan(UsagePlan(f"p{number}")) if number > 1 else None)
+    InterceptedCatalog(catalog, lambda number: rival.put_plan(UsagePlan(f"p{number}")) if number > 1 else None)
     with pytest.raises(Conflict, match="others changed the catalogue 16 times meanwhile"):
-        blocking.import_keys(file(MANY))
+        catalog.import_keys(file(MANY))
     assert client.zcard("{ratelimit}:keys") == 64
     report = rival.import_keys(file(MANY))
     assert (report.created, report.updated) == (86, 64)
 
 
-def test_an_interrupted_import_is_repeated(catalog, client):
+def test_an_interrupted_import_is_repeated(twin, client):
     """An import that ends in its middle leaves whole batches; the second run makes the rest."""
 
     def interrupt(done):
@@ -137,9 +129,9 @@ def test_an_interrupted_import_is_repeated(catalog, client):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        catalog.import_keys(file(MANY), progress=interrupt)
+        twin.import_keys(file(MANY), progress=interrupt)
     assert client.zcard("{ratelimit}:keys") == 128
-    report = catalog.import_keys(file(MANY))
+    report = twin.import_keys(file(MANY))
     assert (report.created, report.updated, len(report.ids)) == (22, 128, 150)
     assert client.scard("{ratelimit}:plan:gold01:keys") == 150
 

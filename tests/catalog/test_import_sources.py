@@ -5,22 +5,12 @@ import os
 import tempfile
 
 import pytest
-from helpers.gateway import snapshot
-from helpers.keyfiles import ALPHA, MANY, file, stored, with_plans
+from helpers.key_files import ALPHA, MANY, file, stored
+from helpers.redis_snapshot import snapshot
 
-from ratelimit import Catalog, ConfigError
+from ratelimit import ConfigError
 
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def blocking(client, clock):
-    """The blocking twin on each backend."""
-    return with_plans(Catalog(client, clock=clock))
+pytestmark = pytest.mark.usefixtures("three_plans")
 
 
 def pipe(content):
@@ -58,12 +48,12 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_sources(name, blocking, tmp_path):
+def test_sources(name, catalog, tmp_path):
     """Paths and open files of every kind give the same keys; a file that was open stays so."""
     (tmp_path / "keys.csv").write_text(CONTENT, encoding="utf-8")
     source = SOURCES[name](tmp_path)
-    report = blocking.import_keys(source)
-    assert stored(blocking, report) == [("Zoë", True, (), "")]
+    report = catalog.import_keys(source)
+    assert stored(catalog, report) == [("Zoë", True, (), "")]
     if hasattr(source, "close"):
         assert not source.closed
         source.close()
@@ -96,13 +86,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("flag", [False, True], ids=["", "fail_on_warnings"])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_leaves_no_trace(name, flag, blocking, client, tmp_path):
+def test_what_cannot_be_read_leaves_no_trace(name, flag, catalog, client, tmp_path):
     """A file that cannot be read is refused as a whole, also when rows before the fault are good."""
     make, message = REFUSED[name]
     source = make(tmp_path)
     before = snapshot(client)
     with pytest.raises(ConfigError) as caught:
-        blocking.import_keys(source, flag)
+        catalog.import_keys(source, flag)
     assert str(caught.value).startswith(message.format(folder=tmp_path))
     assert snapshot(client) == before
     if hasattr(source, "close"):
@@ -110,16 +100,16 @@ def test_what_cannot_be_read_leaves_no_trace(name, flag, blocking, client, tmp_p
 
 
 @pytest.mark.parametrize("make", [file, io.StringIO, lambda text: pipe(text.encode())], ids=["bytes", "text", "pipe"])
-def test_the_size_of_a_file_is_limited(make, blocking, client):
+def test_the_size_of_a_file_is_limited(make, catalog, client):
     """A file of exactly `max_bytes` is imported, one byte more is refused."""
     size = len(MANY.encode())
     before = snapshot(client)
     with make(MANY) as source, pytest.raises(ConfigError) as caught:
-        blocking.import_keys(source, max_bytes=size - 1)
+        catalog.import_keys(source, max_bytes=size - 1)
     assert str(caught.value) == f"source: is larger than {size - 1:,} bytes: split it, or raise max_bytes"
     assert snapshot(client) == before
     with make(MANY) as source:
-        assert len(blocking.import_keys(source, max_bytes=size).ids) == 150
+        assert len(catalog.import_keys(source, max_bytes=size).ids) == 150
 
 
 class Endless:
@@ -133,19 +123,19 @@ class Endless:
         return b"\n" * size
 
 
-def test_an_endless_stream_is_refused(blocking):
+def test_an_endless_stream_is_refused(catalog):
     """What can be read once is copied only as far as the limit goes."""
     source = Endless()
     with pytest.raises(ConfigError, match=r"^source: is larger than 3,000,000 bytes: "):
-        blocking.import_keys(source, max_bytes=3_000_000)
+        catalog.import_keys(source, max_bytes=3_000_000)
     assert source.given == 3 * 2**20
 
 
 @pytest.mark.parametrize(
     ("arguments", "field"), [({"fail_on_warnings": 1}, "fail_on_warnings"), ({"max_bytes": 0}, "max_bytes")]
 )
-def test_wrong_arguments(arguments, field, blocking):
+def test_wrong_arguments(arguments, field, catalog):
     """What is no flag and no size is refused by name."""
     with pytest.raises(ConfigError) as caught:
-        blocking.import_keys(file(MANY), **arguments)
+        catalog.import_keys(file(MANY), **arguments)
     assert caught.value.field == field

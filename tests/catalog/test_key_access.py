@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.gateway import snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,
@@ -72,10 +72,10 @@ def test_what_is_said_to_be_open_is_what_checks_let_through(catalog, limiter):
         for method in ("GET /open", "GET /pets", "GET /slow", "GET /else"):
             decision = limiter.peek(key.value, stage, method)
             if stage in opened:
-                told = opened[stage].get(method, opened[stage]["*"])
-                assert tuple(limit.name for limit in decision.limits) == told.limits
+                opened_method = opened[stage].get(method, opened[stage]["*"])
+                assert tuple(limit.name for limit in decision.limits) == opened_method.limits
                 without_key = limiter.peek(None, stage, method)
-                assert (without_key.detail == "missing") is told.key_required
+                assert (without_key.detail == "missing") is opened_method.key_required
             else:
                 assert decision.detail == "no_plan_for_stage"
 

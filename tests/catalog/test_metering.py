@@ -7,29 +7,20 @@ from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
-from multiprocessing import get_context
 
 import pytest
-from helpers.metered import DONE, FREE, GATE, plan_of, spend
-from helpers.seeded import bug
-from properties.promises import METHOD, OTHER, STAGE, replica
-from properties.promises_of_replicas import wait_for
+from helpers.lua_mutation import bug
+from helpers.metering_worker import DONE, FREE, plan_of, spend
+from helpers.processes import GATE, PROCESSES
+from helpers.replica import METHOD, OTHER, STAGE, replica
+from helpers.waiting import wait_for
 
 from ratelimit import Catalog, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT
 
-PROCESSES, TURNS = 8, 80
+TURNS = 80
 PLANS = ("gold", "silver", FREE)
 SLOW = Fraction(1, 10)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """Eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as started:
-        yield started
-        started.close()
-        started.join()
 
 
 def plan(plan_id, throttle=None, quota=None, entries=(), scope="key"):
@@ -95,7 +86,7 @@ def in_raw_states(client, key_ids):
     return total
 
 
-def test_what_processes_were_admitted_is_metered(server, pool):
+def test_what_processes_were_admitted_is_metered(server, processes):
     """Eight processes, and an administrator who changes all there is to change meanwhile: the sums are equal."""
     with server.client() as client:
         catalog = Catalog(client)
@@ -108,8 +99,8 @@ def test_what_processes_were_admitted_is_metered(server, pool):
         for number in range(4):
             values = [f"key-{number}-value-{turn:04}-of-many" for turn in range(TURNS)]
             keys[catalog.create_key(value=values[0], plans=["gold"]).id] = values
-        told = [(server.url, keys, PROCESSES, seed) for seed in range(PROCESSES)]
-        running = pool.starmap_async(spend, told, chunksize=1)
+        tasks = [(server.url, keys, PROCESSES, seed) for seed in range(PROCESSES)]
+        running = processes.starmap_async(spend, tasks, chunksize=1)
         wait_for(lambda: client.get(GATE) == b"8", seconds=60)
         try:
             change_all(catalog, keys, random.Random(1))
@@ -191,8 +182,8 @@ def assert_metered(catalog, key_id, model):
         last = max(day for _, day in model.kept)
         days = range(last - 360, last + 1)
         usage = catalog.usage(plan_id, *(date(1970, 1, 1) + timedelta(days=day) for day in (days[0], last)), key_id)
-        told = {day: used for day, (used, _) in zip(days, usage.items[key_id], strict=True) if used}
-        assert told == {day: model.used[at] for at in model.kept if at[0] == plan_id for day in at[1:]}
+        used_by_day = {day: used for day, (used, _) in zip(days, usage.items[key_id], strict=True) if used}
+        assert used_by_day == {day: model.used[at] for at in model.kept if at[0] == plan_id for day in at[1:]}
 
 
 def test_every_day_is_metered(backend, clock):
@@ -255,7 +246,7 @@ def commands_told(server):
     """
     with server.client() as asking, server.client() as watching, watching.monitor() as monitor:
 
-        def told():
+        def commands():
             asking.echo("until here")
             names = []
             while (command := monitor.next_command())["command"] != "ECHO until here":
@@ -263,8 +254,8 @@ def commands_told(server):
                     names.append(command["command"].split()[0])
             return names
 
-        told()  # what connecting sends
-        yield told
+        commands()  # what connecting sends
+        yield commands
 
 
 def test_a_check_is_one_command(server, clock):
@@ -278,23 +269,23 @@ def test_a_check_is_one_command(server, clock):
         limiter.catalog.set_account_throttle(Throttle(SLOW, 100))
         value = limiter.catalog.create_key(plans=["gold"]).value
         limiter.check(value, STAGE, METHOD)  # looks at the catalogue and at the key, once
-        with commands_told(server) as told:
+        with commands_told(server) as commands:
             assert [limiter.check(value, STAGE, METHOD).allowed for _ in range(7)] == [True] * 4 + [False] * 3
-            assert told() == ["EVALSHA"] * 7
+            assert commands() == ["EVALSHA"] * 7
             limiter.peek(value, STAGE, METHOD)
-            assert told() == ["EVALSHA"]
+            assert commands() == ["EVALSHA"]
             # The first admission of a day moves the one before to the archive: once per key and day.
             clock.advance(86_400)
             assert limiter.check(value, STAGE, METHOD).allowed
-            assert told() == ["EVALSHA", "EVALSHA", "EVAL"]
+            assert commands() == ["EVALSHA", "EVALSHA", "EVAL"]
             assert limiter.check(value, STAGE, METHOD).allowed
-            assert told() == ["EVALSHA"]
+            assert commands() == ["EVALSHA"]
             clock.advance(86_400)
             assert limiter.check(value, STAGE, METHOD).allowed
             # On the third day the windows of the shadow are past: the caller is told, and asks again with later ones.
-            assert told() == ["EVALSHA", "EVALSHA", "EVALSHA"]
+            assert commands() == ["EVALSHA", "EVALSHA", "EVALSHA"]
             assert limiter.check(value, STAGE, METHOD).allowed
-            assert told() == ["EVALSHA"]
+            assert commands() == ["EVALSHA"]
 
 
 def test_an_archive_that_failed_loses_nothing(server, clock):

@@ -2,8 +2,8 @@
 
 import pytest
 from helpers.commands import run
-from helpers.gateway import snapshot
-from helpers.keyfiles import Twins, Watched, once
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Catalog, Conflict, NotFound, Stage, Throttle, UsagePlan
 from ratelimit.cli import options
@@ -14,21 +14,15 @@ GOLD = UsagePlan("gold", ONE, stages=[STAGE])
 SILVER = UsagePlan("silver", TWO, stages=["toys/prod"])
 
 
-@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
-def catalog(request, backend):
+@pytest.fixture
+def catalog(make_twin):
     """Either twin on each backend, with a plan that has a shadow, a stage, and the account's throttle."""
-    catalog = Twins(backend, request.param)
+    catalog = make_twin()
     catalog.put_plan(SILVER)
     catalog.put_plan(GOLD)
     catalog.put_stage(Stage(STAGE, ONE))
     catalog.set_account_throttle(ONE)
     return catalog
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
 
 
 def refused(client, call, *args, **keywords):
@@ -80,23 +74,23 @@ class TestCatalogue:
 
     def test_the_account(self, catalog, client):
         """Its throttle is set and removed only as it was seen."""
-        told = f"throttle: the account's throttle was changed {AGAIN}"
-        assert refused(client, catalog.set_account_throttle, None, expected=TWO) == told
+        message = f"throttle: the account's throttle was changed {AGAIN}"
+        assert refused(client, catalog.set_account_throttle, None, expected=TWO) == message
         catalog.set_account_throttle(None, expected=ONE)
-        told = f"throttle: the account's throttle was removed {AGAIN}"
-        assert refused(client, catalog.set_account_throttle, TWO, expected=ONE) == told
+        message = f"throttle: the account's throttle was removed {AGAIN}"
+        assert refused(client, catalog.set_account_throttle, TWO, expected=ONE) == message
         catalog.set_account_throttle(TWO, expected=None)
 
     def test_a_key(self, catalog, client):
         """Is rotated and deleted only in the revision that was read, which every change moves, a rotation too."""
         made = catalog.create_key("me")
         renamed = catalog.update_key(made.id, name="you")
-        told = f"key_id: key {made.id!r} was changed {AGAIN}"
-        assert refused(client, catalog.rotate_key, made.id, expected=made) == told
-        assert refused(client, catalog.delete_key, made.id, expected=made) == told
+        message = f"key_id: key {made.id!r} was changed {AGAIN}"
+        assert refused(client, catalog.rotate_key, made.id, expected=made) == message
+        assert refused(client, catalog.delete_key, made.id, expected=made) == message
         rotated = catalog.rotate_key(made.id, expected=renamed)
         assert rotated == renamed
-        assert refused(client, catalog.delete_key, made.id, expected=renamed) == told
+        assert refused(client, catalog.delete_key, made.id, expected=renamed) == message
         assert catalog.get_key(made.id).revision == rotated.revision
         catalog.delete_key(made.id, expected=rotated)
 
@@ -114,7 +108,9 @@ class TestCatalogue:
         catalog = Catalog(client)
         catalog.put_plan(GOLD)
         with backend.client() as other:
-            Watched(catalog, once(lambda: Catalog(other).put_plan(UsagePlan("gold", TWO)), at=1))
+            InterceptedCatalog(
+                catalog, before_script(lambda: Catalog(other).put_plan(UsagePlan("gold", TWO)), number=1)
+            )
             with pytest.raises(Conflict, match="was changed by somebody else"):
                 catalog.put_plan(UsagePlan("gold", THREE), expected=GOLD)
         assert catalog.get_plan("gold").throttle == TWO

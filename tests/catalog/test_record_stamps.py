@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 import pytest
-from helpers.keyfiles import Watched, once
-from helpers.seeded import bug
+from helpers.interception import InterceptedCatalog, before_script
+from helpers.lua_mutation import bug
 
 from ratelimit import Catalog, Conflict, Limiter, Quota, Throttle, UsagePlan
 from ratelimit.scripts import load
@@ -49,17 +49,10 @@ JOINS = {
 
 
 @pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client, clock):
-    made = Catalog(client, clock=clock)
-    made.put_plan(UsagePlan("gold", stages=[STAGE]))
-    made.put_plan(UsagePlan("silver", stages=["b/prod"]))
-    return made
+def catalog(catalog):
+    catalog.put_plan(UsagePlan("gold", stages=[STAGE]))
+    catalog.put_plan(UsagePlan("silver", stages=["b/prod"]))
+    return catalog
 
 
 def hash_of(key):
@@ -92,9 +85,9 @@ def test_who_adds_no_plan_rests_on_no_version(name, catalog, backend, clock):
     key = catalog.create_key("key", VALUE, ["gold"])
     with backend.client() as rival_client:
         rival = Catalog(rival_client, clock=clock)
-        watched = Watched(catalog, lambda number: rival.put_plan(UsagePlan(f"p{number}")))
+        intercepted = InterceptedCatalog(catalog, lambda number: rival.put_plan(UsagePlan(f"p{number}")))
         CHANGES[name](catalog, key)
-    assert watched.scripts == 1
+    assert intercepted.scripts == 1
 
 
 @pytest.mark.parametrize("name", JOINS)
@@ -103,9 +96,9 @@ def test_who_adds_a_plan_rests_on_the_version(name, catalog, backend, clock):
     key = catalog.create_key("key", VALUE, ["gold"])
     with backend.client() as rival_client:
         rival = Catalog(rival_client, clock=clock)
-        watched = Watched(catalog, once(lambda: rival.put_plan(UsagePlan("p")), 1))
+        intercepted = InterceptedCatalog(catalog, before_script(lambda: rival.put_plan(UsagePlan("p")), 1))
         JOINS[name](catalog, key)
-    assert watched.scripts == 2
+    assert intercepted.scripts == 2
 
 
 def test_a_lost_hash_is_written_anew(catalog, client, clock):
@@ -121,7 +114,7 @@ def test_a_lost_hash_is_written_anew(catalog, client, clock):
 
 
 @pytest.mark.parametrize(
-    ("found", "joins", "written"),
+    ("stored", "joins", "written"),
     [
         (None, 0, f"{EPOCH}0000000005"),
         (None, 1, f"{EPOCH}0000000005"),
@@ -135,10 +128,10 @@ def test_a_lost_hash_is_written_anew(catalog, client, clock):
         ("another10000000006", 1, f"{EPOCH}0000000005"),
     ],
 )
-def test_the_operation_of_commit(found, joins, written, client):
+def test_the_operation_of_commit(stored, joins, written, client):
     """STAMP, case by case: the version never falls within an epoch."""
-    if found is not None:
-        client.hset("h", "r", found if len(found) == 25 else f"{found}stamp--1")
+    if stored is not None:
+        client.hset("h", "r", stored if len(stored) == 25 else f"{stored}stamp--1")
     command = ["STAMP", 1, "stamp--2", f"{EPOCH}0000000005", str(joins)]
     assert client.eval(load("commit").source, 1, "h", "[]", json.dumps([command])) == [1, 0]
     assert client.hgetall("h") == {b"r": f"{written}stamp--2".encode()}

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from helpers.commands import run
-from helpers.held import held as snapshot
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import (
     AsyncCatalog,
@@ -70,18 +70,12 @@ def as_schema_1(client):
         client.set(name, client.get(name).partition(b":")[0])
 
 
-def without_tokens(found):
+def without_tokens(state):
     """A snapshot without the tokens of claims, which are random, and what the upgrade leaves at the former name."""
-    claims = {name: claim.partition(b":")[0] for name, (claim, _) in found.items() if b":digest:" in name}
-    assert all(found[name][0].count(b":") == 1 for name in claims)
-    counted = {name: value for name, value in found.items() if not name.startswith(b"ratelimit:denials:")}
+    claims = {name: claim.partition(b":")[0] for name, (_, claim, _) in state.items() if b":digest:" in name}
+    assert all(state[name][1].count(b":") == 1 for name in claims)
+    counted = {name: value for name, value in state.items() if not name.startswith(b"ratelimit:denials:")}
     return {**counted, **claims, OLD.encode(): None}
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
 
 
 @pytest.fixture
@@ -271,8 +265,8 @@ def test_many_keys_are_upgraded_in_batches(server, clock):
         names = client.keys("ratelimit:digest:*")
         claims = client.mget(names)
         assert len(set(claims)) == 5000
-        found = zip(names, claims, strict=True)
-        assert all(claim.startswith(b"k%d:" % int(name.split(b":")[2])) for name, claim in found)
+        pairs = zip(names, claims, strict=True)
+        assert all(claim.startswith(b"k%d:" % int(name.split(b":")[2])) for name, claim in pairs)
 
 
 LITERAL = {
@@ -357,5 +351,5 @@ def test_the_command(server, clock):
     nothing = "Nothing to upgrade: the stored data has schema 2, or there is none.\n"
     again = run("upgrade", *options)
     assert (again.exit_code, again.stdout) == (0, nothing)
-    told = {"schema": 2, "needed": False, "renamed": 0, "claims": 0, "dry_run": True}
-    assert json.loads(run("upgrade", "--json", "--dry-run", *options).stdout) == told
+    report = {"schema": 2, "needed": False, "renamed": 0, "claims": 0, "dry_run": True}
+    assert json.loads(run("upgrade", "--json", "--dry-run", *options).stdout) == report

@@ -7,7 +7,7 @@ import pytest
 from ratelimit.cli.replay.access_log import Request, parse_line, read
 from ratelimit.errors import ConfigError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 # 2015-05-17 10:05:03 UTC
 SECOND = 1431857103

@@ -3,17 +3,16 @@
 import json
 import os
 import threading
-from pathlib import Path
 
 import pytest
 from helpers.commands import run
-from helpers.gateway import snapshot
+from helpers.paths import EXAMPLE_PLANS
+from helpers.redis_snapshot import snapshot
 
 from ratelimit import Limiter, Throttle
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
 
 FIRST = """
 account = { rate = 10, burst = 5 }
@@ -139,7 +138,7 @@ def test_a_file_that_is_not_there_is_told():
 
 def test_an_unreachable_server_exits_with_3(tmp_path):
     """With the remedy, and without a traceback."""
-    result = run("apply", "--url", f"unix://{tmp_path}/no.sock", str(EXAMPLE))
+    result = run("apply", "--url", f"unix://{tmp_path}/no.sock", str(EXAMPLE_PLANS))
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.splitlines()[1].endswith("Name another one by --url or RATELIMIT_URL.")
     assert isinstance(result.exception, SystemExit)

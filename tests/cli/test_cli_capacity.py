@@ -11,7 +11,7 @@ from helpers.commands import run
 from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.catalog.aws import read_export
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
 from helpers.commands import run
+from helpers.paths import ROOT
 
 from ratelimit.cli.app import app
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 def walked(group, *path):
@@ -126,7 +126,7 @@ def test_input_is_checked_before_the_server_is_reached(path, tmp_path):
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-HANDBOOK = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+HANDBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"(?:\$|`)(?: RATELIMIT_\w+=\S+)? ?ratelimit ([a-z][^`\n|<>…]*)", HANDBOOK)
 
 

@@ -15,7 +15,7 @@ from ratelimit import Limiter, NotFound, PlanStage, Quota, Stage, Throttle, Usag
 from ratelimit.cli import options
 from ratelimit.registry.key_values import GENERATED_VALUE
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 STAGE = "petstore/prod"
 OWN = "tenantOwnKey000000000001"

@@ -10,7 +10,7 @@ from helpers.commands import run
 
 from ratelimit import Limiter, UsagePlan
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 A, B, C = (f"tenant{name}Key00000000001" for name in ("Alpha", "Beta", "Gamma"))
 FILE = f"Key,Name,Enabled,UsagePlanIds\n{A},Acme,true,gold\n{B},Beta Inc,false,\n"

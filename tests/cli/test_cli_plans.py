@@ -9,7 +9,7 @@ from helpers.commands import run
 from ratelimit import Limiter, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.cli import options
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 STAGE = "petstore/prod"
 GOLD = UsagePlan(

@@ -7,7 +7,7 @@ import pytest
 from helpers.access_logs import SMALL, SMALL_LOG, PlanModel, line
 from helpers.commands import run
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 BEFORE = """
 [plans.basic]

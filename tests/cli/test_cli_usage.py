@@ -17,7 +17,7 @@ from helpers.commands import run
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 DAY_US = 86_400_000_000
 STAGE = "petstore/prod"

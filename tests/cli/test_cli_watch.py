@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ratelimit import Limiter, Quota, StoreError, UsagePlan
 from ratelimit.admin.alerts import Alert, alert_from
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 STAGE, STREAM = "petstore/prod", "ratelimit:alerts"
 ENTRY = {

@@ -27,7 +27,7 @@ from ratelimit.model import ApiKey
 from ratelimit.registry.plan_documents import document_from
 from ratelimit.store.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "ratelimit", "demo"]
 OUTCOMES = ["admitted", "throttled by plan", "throttled by stage", "over quota"]

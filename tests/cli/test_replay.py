@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from helpers.access_logs import SMALL, SMALL_LOG, PlanModel, line
 from helpers.commands import run
+from helpers.paths import EXAMPLE_PLANS
 from store.test_embedded import pid_of
 
 from ratelimit import Limiter
 from ratelimit.cli.replay import command as replay_command
 from ratelimit.store.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.toml"
 REAL_LOG = os.environ.get("RATELIMIT_ACCESS_LOG", "")
 with_real_log = pytest.mark.skipif(
     not Path(REAL_LOG).is_file(),
@@ -341,11 +341,11 @@ class TestRealLog:
 
     def test_the_example_plans(self, requests):
         """10,000 real requests through both plans of the example: every figure equals the model's."""
-        result = replay_json(REAL_LOG, "--plan", str(EXAMPLE), "--top", "2000")
+        result = replay_json(REAL_LOG, "--plan", str(EXAMPLE_PLANS), "--top", "2000")
         assert (result["log"]["requests"], result["log"]["malformed"]) == (10_000, 0)
         assert result["log"]["disordered"] == 4915
         assert result["exact"] is True
-        text = EXAMPLE.read_text(encoding="utf-8")
+        text = EXAMPLE_PLANS.read_text(encoding="utf-8")
         for plan in result["plans"]:
             assert plan == expected(text, plan["plan"], "petstore/prod", requests)
         assert [tallies(plan) for plan in result["plans"]] == [(10_000, 9542, 237, 221), (10_000, 9697, 0, 303)]

@@ -66,7 +66,7 @@ def leave_and_join(gateway):
     gateway.catalog.add_key_to_plan(gateway.ids["k1"], "gold")
 
 
-def kept(change):
+def keeping_usage(change):
     """Steps around a change that must forgive nothing: two of three are used, one is left after it."""
     plan = UsagePlan("gold", None, Quota(3, "DAY"), [A])
     return (
@@ -146,9 +146,9 @@ QUOTAS = [
         left("k1", GET_PETS, quota=0),
         plans=(QUOTA_ONLY,),
     ),
-    case("Q17 rename", *kept(put(UsagePlan("gold", None, Quota(3, "DAY"), [A], name="Gold, new")))),
-    case("Q17 disable and enable", *kept(switch_off_and_on)),
-    case("Q17 remove and add again", *kept(leave_and_join)),
+    case("Q17 rename", *keeping_usage(put(UsagePlan("gold", None, Quota(3, "DAY"), [A], name="Gold, new")))),
+    case("Q17 disable and enable", *keeping_usage(switch_off_and_on)),
+    case("Q17 remove and add again", *keeping_usage(leave_and_join)),
     case(
         "Q17 tokens are kept too",
         call("k1", GET_PETS, *5 * [OK]),

@@ -4,8 +4,8 @@ import struct
 from contextlib import contextmanager
 
 import pytest
-from helpers.cached import ABOVE, both, replica, said, told, turn_on
-from properties.promises import METHOD, OTHER, STAGE
+from helpers.denial_cache import ABOVE, both, said, source_of, turn_on
+from helpers.replica import METHOD, OTHER, STAGE, caching_replica
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
 from ratelimit.local import denial_cache
@@ -17,7 +17,7 @@ TIGHT = UsagePlan("gold", Throttle(10, 5), Quota(100, "DAY"), [STAGE, ELSEWHERE]
 @contextmanager
 def emptied(backend, clock, plan=TIGHT, cost=5, stage=None, **options):
     """A limiter that keeps what it is told, a function that checks a key whose bucket is empty, and the key."""
-    with replica(backend, clock, **options) as limiter:
+    with caching_replica(backend, clock, **options) as limiter:
         limiter.catalog.put_plan(plan)
         if stage is not None:
             limiter.catalog.put_stage(stage)
@@ -35,16 +35,16 @@ def emptied(backend, clock, plan=TIGHT, cost=5, stage=None, **options):
 
 def test_nothing_is_kept_before_a_first_denial(backend, clock):
     """The first denial switches keeping on, the next is kept: a key that was out before is known from the third on."""
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         limiter.catalog.put_plan(TIGHT)
         key = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance_us(1)
         assert limiter.check(key, STAGE, METHOD, 5).allowed
         cache = limiter._checker.denial_cache
         assert (cache.is_active, len(cache._by_key), cache._shared.states) == (False, 0, {})
-        found = [limiter.check(key, STAGE, METHOD) for _ in range(4)]
-        assert [each.source for each in found] == ["redis", "redis", "denial_cache", "denial_cache"]
-        assert [each.retry_after for each in found] == [0.1] * 4
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(4)]
+        assert [each.source for each in decisions] == ["redis", "redis", "denial_cache", "denial_cache"]
+        assert [each.retry_after for each in decisions] == [0.1] * 4
 
 
 def test_who_was_just_emptied_is_known_to_be_out(backend, clock):
@@ -69,7 +69,7 @@ def test_it_answers_until_the_exact_microsecond(backend, clock):
 def test_what_it_tells(backend, clock):
     """All limits of the request, and all that the script would say of each."""
     stage = Stage(STAGE, Throttle(2, 20))
-    with emptied(backend, clock, stage=stage) as (limiter, _, key), replica(backend, clock) as asks:
+    with emptied(backend, clock, stage=stage) as (limiter, _, key), caching_replica(backend, clock) as asks:
         clock.advance_us(50_000)
         expected = asks.peek(key.value, STAGE, METHOD)
         decision = limiter.check(key.value, STAGE, METHOD)
@@ -92,7 +92,7 @@ def test_any_cost_is_answered(backend, clock, rate):
         assert world.check(5).allowed
         for step in (0, 1, 33_333):
             clock.advance_us(step)
-            assert [world.told(cost) for cost in (2, 1, 5, 3, 6, 1, 4)] == ["denial_cache"] * 7
+            assert [world.source(cost) for cost in (2, 1, 5, 3, 6, 1, 4)] == ["denial_cache"] * 7
         assert world.check(6).retry_after is None
 
 
@@ -173,7 +173,7 @@ def test_what_leases_give_back_to_a_shared_limit_admits_at_once(backend, clock):
     stage = Stage(STAGE, throttle=Throttle("1/100", 1000))
     plain = UsagePlan("gold", Throttle(10_000, 100_000), None, [STAGE])
     leased = UsagePlan("leased", plain.throttle, None, [STAGE], lease=1.0)
-    with emptied(backend, clock, plain, stage=stage) as (limiter, check, _), replica(backend, clock) as holder:
+    with emptied(backend, clock, plain, stage=stage) as (limiter, check, _), caching_replica(backend, clock) as holder:
         limiter.catalog.put_plan(leased)
         key = limiter.catalog.create_key(plans=["leased"]).value
         sources = []
@@ -190,7 +190,7 @@ def test_what_leases_give_back_to_a_shared_limit_admits_at_once(backend, clock):
 def test_what_leases_that_went_give_back_admits_at_once(backend, clock):
     """A plan leases no more; what another replica still holds of its quota comes back, and is there at once."""
     leased = UsagePlan("gold", None, Quota(400, "DAY"), [STAGE], lease=1.0)
-    with replica(backend, clock) as limiter, replica(backend, clock) as holder:
+    with caching_replica(backend, clock) as limiter, caching_replica(backend, clock) as holder:
         limiter.catalog.put_plan(leased)
         key = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance_us(1)
@@ -213,7 +213,7 @@ def test_what_leases_that_went_give_back_admits_at_once(backend, clock):
 
 def test_under_a_shadow_a_leased_plan_is_asked(backend, clock):
     """Nobody takes a lease any more, and some replica may still give one back."""
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         limiter.catalog.put_plan(UsagePlan("next", Throttle(1, 1), None, [ELSEWHERE]))
         limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/100", 1), None, [STAGE], lease=1.0, shadow="next"))
         key = limiter.catalog.create_key(plans=["gold"]).value
@@ -232,7 +232,7 @@ def test_beside_leases_own_limits_still_refuse(backend, clock):
         stage=Stage(STAGE, Throttle("1/100", 4)),
     ) as world:
         assert world.check(3).allowed
-        assert [world.told(1), world.told(2), world.told(1)] == ["denial_cache", "redis", "denial_cache"]
+        assert [world.source(1), world.source(2), world.source(1)] == ["denial_cache", "redis", "denial_cache"]
 
 
 def test_buckets_of_one_method_in_two_stages_are_two(backend, clock):
@@ -250,12 +250,12 @@ def test_buckets_of_one_method_in_two_stages_are_two(backend, clock):
 def test_an_open_method_is_refused_as_well(backend, clock):
     """Without a key, by the limits that all callers share; also after others' checks."""
     stage = Stage(STAGE, None, {METHOD: Method(Throttle(1, 1), key_required=False)})
-    with replica(backend, clock) as limiter, replica(backend, clock, denial_cache=False) as asks:
+    with caching_replica(backend, clock) as limiter, caching_replica(backend, clock, denial_cache=False) as asks:
         limiter.catalog.put_stage(stage)
         clock.advance_us(1)
         sources = [limiter.check(None, STAGE, METHOD).source for _ in range(4)]
         assert sources == ["redis", "redis", "redis", "denial_cache"]
-        assert [told(limiter, asks, None, STAGE, METHOD, cost) for cost in (1, 2)] == ["denial_cache"] * 2
+        assert [source_of(limiter, asks, None, STAGE, METHOD, cost) for cost in (1, 2)] == ["denial_cache"] * 2
 
 
 def test_peek_asks(backend, clock):
@@ -269,7 +269,7 @@ def test_peek_asks(backend, clock):
 
 def test_it_can_be_switched_off(backend, clock):
     """Then every denial is Redis'."""
-    with replica(backend, clock, denial_cache=False) as limiter:
+    with caching_replica(backend, clock, denial_cache=False) as limiter:
         limiter.catalog.put_plan(TIGHT)
         key = limiter.catalog.create_key(plans=["gold"]).value
         assert [limiter.check(key, STAGE, METHOD, cost).source for cost in (ABOVE, 5, 1, 1, 1)] == ["redis"] * 5
@@ -386,7 +386,7 @@ def test_a_denial_asked_before_a_push_is_not_kept(backend, clock):
 def test_it_cannot_grow_without_end(backend, clock, monkeypatch):
     """Beyond the most keys that it knows, the oldest are asked again."""
     monkeypatch.setattr(denial_cache, "_MAX_KEYS", 3)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         limiter.catalog.put_plan(UsagePlan("gold", Throttle("1/100", 1), None, [STAGE]))
         keys = [limiter.catalog.create_key(plans=["gold"]).value for _ in range(5)]
         clock.advance_us(1)
@@ -416,7 +416,7 @@ def test_a_reply_that_cannot_be_read(backend, clock, reply):
     """Is told as such; what the check was charged, nobody knows: what it met is asked about."""
     with both(backend, clock, UsagePlan("gold", Throttle("1/100", 5), None, [STAGE])) as world:
         assert world.check(1).allowed
-        assert world.told(5) == "denial_cache"
+        assert world.source(5) == "denial_cache"
         right = world.knows._store.call
 
         def garbled(call):
@@ -427,7 +427,7 @@ def test_a_reply_that_cannot_be_read(backend, clock, reply):
         decision = world.check(1)
         assert (decision.status, decision.cause.split(":")[0]) == (503, "StoreError")
         world.knows._store.call = right
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
 
 
 def test_threads_look_at_the_clock_in_any_order(backend, clock):
@@ -438,8 +438,8 @@ def test_threads_look_at_the_clock_in_any_order(backend, clock):
         other = limiter.catalog.create_key(plans=["gold"]).value
         clock.advance(1)
         assert limiter.check(other, STAGE, METHOD).allowed
-        asked = limiter._checker.prepared(other, STAGE, METHOD)
-        cache.states_for(asked, clock() - 1)
+        prepared_check = limiter._checker.prepared(other, STAGE, METHOD)
+        cache.states_for(prepared_check, clock() - 1)
         assert cache._by_key.get(key.id) is not None
         assert check() == ("denial_cache", False, 99.0)
 

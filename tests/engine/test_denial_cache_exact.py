@@ -1,11 +1,11 @@
 """The denial cache tells what the script would, in every field: which limit, how long, how much is left of each.
 
-A check whose last word is "denial_cache" was held against the script by `told`.
+A check whose last word is "denial_cache" was held against the script by `source_of`.
 """
 
 import pytest
-from helpers.cached import FOREVER, both, replica, said, turn_on
-from properties.promises import METHOD, OTHER, STAGE
+from helpers.denial_cache import both, said, turn_on
+from helpers.replica import FOREVER, METHOD, OTHER, STAGE, caching_replica
 
 from ratelimit import ConfigError, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.local import denial_cache
@@ -23,7 +23,7 @@ def test_what_another_limit_never_admits(backend, clock):
     with both(backend, clock, gold(Throttle(10, 10), Quota(12, "DAY"))) as world:
         assert world.check(8).allowed
         clock.advance_us(2 * SECOND_US)
-        assert [world.told(cost) for cost in (5, 10, 11, 5, 13)] == [KNOWN] * 5
+        assert [world.source(cost) for cost in (5, 10, 11, 5, 13)] == [KNOWN] * 5
 
 
 def test_what_another_limit_refuses_for_longer(backend, clock):
@@ -31,9 +31,9 @@ def test_what_another_limit_refuses_for_longer(backend, clock):
     with both(backend, clock, gold(Throttle("1/3600", 10), Quota(12, "DAY"))) as world:
         assert world.check(9).allowed
         clock.set("2026-03-04T23:59:00")
-        assert world.told(4) == KNOWN
+        assert world.source(4) == KNOWN
         assert world.check(3).allowed
-        assert world.told(8) == KNOWN
+        assert world.source(8) == KNOWN
 
 
 def test_two_limits_and_two_costs(backend, clock):
@@ -42,9 +42,9 @@ def test_two_limits_and_two_costs(backend, clock):
         assert world.check().allowed
         clock.advance_us(100_000)
         assert world.check().allowed
-        assert [world.told(cost) for cost in (1, 2, 3)] == [KNOWN] * 3
+        assert [world.source(cost) for cost in (1, 2, 3)] == [KNOWN] * 3
         clock.advance_us(100_000)
-        assert [world.told(cost) for cost in (1, 2, 3)] == [KNOWN] * 3
+        assert [world.source(cost) for cost in (1, 2, 3)] == [KNOWN] * 3
         assert (world.check(1).limited_by, world.check(2).limited_by) == ("quota:gold", "account")
 
 
@@ -53,11 +53,11 @@ def test_above_a_limit_and_a_while_later(backend, clock):
     with both(backend, clock, gold(Throttle(1, 5), Quota(20, "DAY")), max_age=50_000) as world:
         assert world.check(5).allowed
         clock.advance_us(4_900_000)
-        assert world.told(6) == KNOWN
+        assert world.source(6) == KNOWN
         assert [tuple(limit)[2:4] for limit in world.check(6).limits] == [(4, 0.1), (15, 43_195.099999)]
-        assert world.told(21) == KNOWN
+        assert world.source(21) == KNOWN
         clock.set("2026-03-05T00:00:00")
-        assert [world.told(21), world.told(21)] == ["redis", KNOWN]
+        assert [world.source(21), world.source(21)] == ["redis", KNOWN]
         assert world.check(21).limits[1][2:4] == (20, 86_400.0)
 
 
@@ -65,20 +65,20 @@ def test_policies_do_not_flicker(backend, clock):
     """Finding E: admitted, denied, known and looked at, a request has one RateLimit-Policy, byte for byte."""
     stage = Stage(STAGE, Throttle(4, 9))
     with both(backend, clock, gold(Throttle(1, 3), Quota(20, "DAY")), stage=stage, account=Throttle(2, 50)) as world:
-        found = [world.check(2), world.check(2), world.check(9), world.asks.peek(world.key.value, STAGE, METHOD)]
-        assert [each.source for each in found] == ["redis", KNOWN, KNOWN, "redis"]
-        assert len({each.headers()["RateLimit-Policy"] for each in found}) == 1
-        assert [len(each.limits) for each in found] == [4] * 4
+        decisions = [world.check(2), world.check(2), world.check(9), world.asks.peek(world.key.value, STAGE, METHOD)]
+        assert [each.source for each in decisions] == ["redis", KNOWN, KNOWN, "redis"]
+        assert len({each.headers()["RateLimit-Policy"] for each in decisions}) == 1
+        assert [len(each.limits) for each in decisions] == [4] * 4
 
 
 def test_what_was_admitted_meanwhile(backend, clock):
     """Five units were refused, three of the rest are taken: five have to wait for longer than was said."""
     with both(backend, clock, gold(Throttle(1, 10))) as world:
         assert world.check(7).allowed
-        assert world.told(5) == KNOWN
+        assert world.source(5) == KNOWN
         assert world.check(5).retry_after == 2.0
         assert world.check(3).allowed
-        assert world.told(5) == KNOWN
+        assert world.source(5) == KNOWN
         assert world.check(5).retry_after == 5.0
 
 
@@ -87,12 +87,12 @@ def test_what_others_took_meanwhile(backend, clock):
     with both(backend, clock, gold(Throttle(1, 10))) as world:
         assert world.check(7).allowed
         assert world.asks.check(world.key.value, STAGE, METHOD, 3).allowed
-        known, right = world.check(5), world.asks.peek(world.key.value, STAGE, METHOD, 5)
-        assert (known.source, known.limits[0].remaining, right.limits[0].remaining) == (KNOWN, 3, 0)
-        assert (known.retry_after, right.retry_after) == (2.0, 5.0)
+        cached, right = world.check(5), world.asks.peek(world.key.value, STAGE, METHOD, 5)
+        assert (cached.source, cached.limits[0].remaining, right.limits[0].remaining) == (KNOWN, 3, 0)
+        assert (cached.retry_after, right.retry_after) == (2.0, 5.0)
         clock.advance_us(2 * SECOND_US)
-        assert world.told(5) == "redis"
-        assert world.told(5) == KNOWN
+        assert world.source(5) == "redis"
+        assert world.source(5) == KNOWN
 
 
 def test_methods_with_buckets_of_their_own(backend, clock):
@@ -100,11 +100,11 @@ def test_methods_with_buckets_of_their_own(backend, clock):
     plan = gold(Throttle(10, 10), Quota(4, "DAY"), {OTHER: Throttle("1/100", 1)})
     with both(backend, clock, plan) as world:
         assert world.check(1, OTHER).allowed
-        assert world.told(1, OTHER) == KNOWN
+        assert world.source(1, OTHER) == KNOWN
         for _ in range(3):
             assert world.check().allowed
-            assert world.told(1, OTHER) == KNOWN
-        assert [world.told(1), world.told(1, OTHER), world.told(2, OTHER)] == [KNOWN] * 3
+            assert world.source(1, OTHER) == KNOWN
+        assert [world.source(1), world.source(1, OTHER), world.source(2, OTHER)] == [KNOWN] * 3
         assert world.check(1, OTHER).retry_after > 100
 
 
@@ -113,10 +113,10 @@ def test_a_bucket_for_each_method(backend, clock):
     plan = gold(Throttle("1/50", 2), Quota(6, "DAY"), {OTHER: Throttle("1/100", 1)}, throttle_scope="key_method")
     with both(backend, clock, plan, stage=Stage(STAGE, Throttle("1/200", 5))) as world:
         assert world.check(2).allowed
-        assert world.told(1) == KNOWN
-        assert world.told(1, OTHER) == "redis"
-        assert [world.told(1, OTHER), world.told(1)] == [KNOWN, KNOWN]
-        assert [world.told(cost, "GET /unlisted") for cost in (1, 2)] == [KNOWN, KNOWN]  # as any that nobody lists
+        assert world.source(1) == KNOWN
+        assert world.source(1, OTHER) == "redis"
+        assert [world.source(1, OTHER), world.source(1)] == [KNOWN, KNOWN]
+        assert [world.source(cost, "GET /unlisted") for cost in (1, 2)] == [KNOWN, KNOWN]  # as any that nobody lists
 
 
 def test_two_plans_of_one_key(backend, clock):
@@ -124,9 +124,9 @@ def test_two_plans_of_one_key(backend, clock):
     inner = UsagePlan("inner", Throttle("1/10", 3), Quota(9, "WEEK"), ["admin/prod"])
     with both(backend, clock, gold(Throttle("1/10", 2)), inner, account=Throttle("1/100", 4)) as world:
         assert world.check(2).allowed
-        assert [world.told(1), world.told(2)] == [KNOWN, KNOWN]
-        assert [world.told(2, stage="admin/prod"), world.told(1, stage="admin/prod")] == ["redis", KNOWN]
-        assert [world.told(1), world.told(3), world.told(2, stage="admin/prod")] == [KNOWN] * 3
+        assert [world.source(1), world.source(2)] == [KNOWN, KNOWN]
+        assert [world.source(2, stage="admin/prod"), world.source(1, stage="admin/prod")] == ["redis", KNOWN]
+        assert [world.source(1), world.source(3), world.source(2, stage="admin/prod")] == [KNOWN] * 3
 
 
 @pytest.mark.parametrize("cost", [1, 2])
@@ -135,9 +135,9 @@ def test_a_key_that_expires_is_refused_as_such(backend, clock, cost):
     with both(backend, clock, gold(Throttle("1/1000000", 1)), expires_us=86_400 * SECOND_US) as world:
         assert world.check(1).allowed
         clock.advance_us(86_400 * SECOND_US - 2)
-        assert world.told(cost) == KNOWN
+        assert world.source(cost) == KNOWN
         clock.advance_us(1)
-        assert world.told(cost) == "redis"
+        assert world.source(cost) == "redis"
         assert world.check(cost).detail == "disabled"
 
 
@@ -149,7 +149,7 @@ def test_a_value_that_ceases_to_open_the_key_is_refused_as_such(backend, clock):
         sources = [world.knows.check(value, STAGE, METHOD).source for value in (older, older, newer)]
         assert sources == ["redis", KNOWN, KNOWN]
         clock.advance_us(60 * SECOND_US - 1)
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         clock.advance_us(1)
         assert (world.check(1).detail, world.check(1).status) == ("unknown", 403)
         assert world.knows.check(newer, STAGE, METHOD).source == KNOWN
@@ -160,12 +160,12 @@ def test_a_clock_that_went_back_voids_what_it_had_said(backend, clock):
     with both(backend, clock, gold(Throttle(1, 1))) as world:
         clock.advance_us(3 * SECOND_US)
         assert world.check(1).allowed
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         clock.advance_us(-1_900_000)
-        assert [world.told(1), world.told(1)] == ["redis", KNOWN]
+        assert [world.source(1), world.source(1)] == ["redis", KNOWN]
         assert world.check(1).retry_after == 2.9
         clock.advance_us(-2_000_000)
-        assert [world.told(1), world.told(1)] == ["redis", KNOWN]
+        assert [world.source(1), world.source(1)] == ["redis", KNOWN]
         assert world.check(1).retry_after == 1.0
         clock.advance_us(2_100_000)
         assert world.check(1).allowed
@@ -179,7 +179,7 @@ def test_behind_a_state_by_what_is_tolerated(backend, clock):
         assert world.check(1).allowed
         for step in (0, 1, 749_999, 749_999, 1, 1, 500_000):
             clock.advance_us(step)
-            assert [world.told(cost) for cost in (1, 4, 5)] == [KNOWN] * 3
+            assert [world.source(cost) for cost in (1, 4, 5)] == [KNOWN] * 3
 
 
 def test_an_age_without_end_is_refused(backend):
@@ -193,8 +193,8 @@ def test_what_is_learnt_of_another_limit_counts_at_once(backend, clock):
     with both(backend, clock, gold(Throttle(1000, 1000), Quota(3, "DAY"), {METHOD: Throttle("1/10", 1)})) as world:
         assert [world.check().retry_after for _ in range(3)] == [None, 10.0, 10.0]
         assert [world.asks.check(world.key.value, STAGE, OTHER).allowed for _ in range(2)] == [True, True]
-        assert world.told(1, OTHER) == "redis"
-        assert [world.told(1), world.told(1, OTHER)] == [KNOWN, KNOWN]
+        assert world.source(1, OTHER) == "redis"
+        assert [world.source(1), world.source(1, OTHER)] == [KNOWN, KNOWN]
         assert world.check().retry_after > 10.0
 
 
@@ -202,10 +202,10 @@ def test_what_had_room_and_has_less_now_counts_too(backend, clock):
     """A method was refused by its bucket, when one unit of the quota was left; another method took that one."""
     with both(backend, clock, gold(Throttle(1000, 1000), Quota(2, "DAY"), {METHOD: Throttle("1/10", 1)})) as world:
         assert world.check().allowed
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         assert world.check().retry_after == 10.0
         assert world.check(1, OTHER).allowed
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         assert world.check().retry_after > 10.0
 
 
@@ -216,8 +216,8 @@ def test_a_limit_that_refused_another_method_is_no_answer_where_others_are_met(b
         assert world.asks.check(world.key.value, STAGE, METHOD).allowed
         world.catalog.update_key(world.key.id, name="pushed")  # what the first denial told is dropped
         assert [world.check(1, OTHER).allowed for _ in range(2)] == [True, False]
-        assert world.told(1, OTHER) == KNOWN
-        assert [world.told(1), world.told(1)] == ["redis", KNOWN]
+        assert world.source(1, OTHER) == KNOWN
+        assert [world.source(1), world.source(1)] == ["redis", KNOWN]
         assert world.check().limited_by == f"plan:gold:{METHOD}"
 
 
@@ -228,12 +228,12 @@ def test_what_others_are_told_of_a_shared_limit_counts_at_once(backend, clock):
         clock.advance_us(1)
         waits = [world.check(key=key).retry_after for key in (None, None, None, other, other, None)]
         assert waits == [None, 10.0, 10.0, None, 1000.0, 1000.0]
-        assert [world.told(1), world.told(2, key=other)] == [KNOWN, KNOWN]
+        assert [world.source(1), world.source(2, key=other)] == [KNOWN, KNOWN]
 
 
 def test_what_was_told_ends_when_it_ends(backend, clock):
     """A key that was refused ten seconds passes after them, whoever else is refused for longer."""
-    with replica(backend, clock, max_age=FOREVER) as limiter:
+    with caching_replica(backend, clock, max_age=FOREVER) as limiter:
         limiter.catalog.put_plan(gold(Throttle("1/10", 1)))
         limiter.catalog.put_plan(UsagePlan("slow", Throttle("1/1000", 1), None, [STAGE]))
         one, other = (limiter.catalog.create_key(plans=[plan]).value for plan in ("gold", "slow"))
@@ -256,12 +256,12 @@ def test_a_key_of_many_methods(backend, clock, monkeypatch):
         for at, method in enumerate(methods):
             clock.advance_us(at % 2)  # some at the same moment
             assert world.check(1, method).allowed
-            assert world.told(1, method) == KNOWN
+            assert world.source(1, method) == KNOWN
         assert len(world.knows._checker.denial_cache._by_key.get(world.key.id).replies) <= 3
-        assert {method: world.told(1, method) for method in methods[-2:]} == dict.fromkeys(methods[-2:], KNOWN)
+        assert {method: world.source(1, method) for method in methods[-2:]} == dict.fromkeys(methods[-2:], KNOWN)
         for method in methods:
             assert not world.check(1, method).allowed
-            assert {world.told(cost, method) for cost in (2, 1, 2)} <= {"redis", KNOWN}
+            assert {world.source(cost, method) for cost in (2, 1, 2)} <= {"redis", KNOWN}
 
 
 def test_what_is_denied_by_the_script_and_by_the_cache_is_one(backend, clock):

@@ -4,9 +4,9 @@ import asyncio
 from contextlib import contextmanager
 
 import pytest
-from helpers.cached import ABOVE, both, replica, turn_on
-from properties.promises import METHOD, STAGE
-from properties.promises_of_replicas import FOREVER, wait_for
+from helpers.denial_cache import ABOVE, both, turn_on
+from helpers.replica import FOREVER, METHOD, STAGE, caching_replica
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,
@@ -25,7 +25,7 @@ MAX_AGE_US = 5_000_000
 @contextmanager
 def caching(backend, clock, *plans, **options):
     """A replica that keeps what it is told and hears no pushes, and a key of each plan."""
-    with replica(backend, clock, **options) as limiter:
+    with caching_replica(backend, clock, **options) as limiter:
         for plan in plans:
             limiter.catalog.put_plan(plan)
         keys = [limiter.catalog.create_key(plans=[plan.id]) for plan in plans]
@@ -59,7 +59,7 @@ def commands_run(client):
     """How many commands a server has carried out, but for those that ask it this."""
     stats = client.info("commandstats")
     return {
-        name: told["calls"] for name, told in stats.items() if name not in {"cmdstat_info", "cmdstat_client|setinfo"}
+        name: stat["calls"] for name, stat in stats.items() if name not in {"cmdstat_info", "cmdstat_client|setinfo"}
     }
 
 
@@ -185,7 +185,7 @@ def test_what_is_heard_of_keys_loads_no_plans(backend, clock):
     """ "key:<id>" lifts one key, "keys" all; a version, or a gap, has the snapshot compared as well."""
     with caching(backend, clock, gold(Throttle(0, 0))) as (limiter, key):
         state, other = limiter._namespace, limiter.catalog.create_key(plans=["gold"])
-        for message, asked, looks in (
+        for message, reach_redis, looks in (
             (f"key:{key.id}", (True, False), False),
             ("keys", (True, True), False),
             ("17", (True, True), True),
@@ -196,7 +196,7 @@ def test_what_is_heard_of_keys_loads_no_plans(backend, clock):
                 assert ask(limiter, each).source == "denial_cache"
             state.on_change_message(message)
             assert state.is_stale(MAX_AGE_US, clock()) is looks
-            assert tuple(ask(limiter, each).source == "redis" for each in (key, other)) == asked
+            assert tuple(ask(limiter, each).source == "redis" for each in (key, other)) == reach_redis
 
 
 def test_a_late_denial_is_not_kept(backend, clock):
@@ -238,12 +238,16 @@ def test_a_key_that_opens_nothing_is_refused_as_such(backend, clock, change, det
     with both(backend, clock, gold(), account=Throttle("1/1000", 2)) as world:
         other = world.catalog.create_key(plans=["gold"])
         assert world.check(2).allowed
-        assert [world.told(), world.told(key=other), world.told(key=other)] == ["denial_cache", "redis", "denial_cache"]
+        assert [world.source(), world.source(key=other), world.source(key=other)] == [
+            "denial_cache",
+            "redis",
+            "denial_cache",
+        ]
         change(world.asks.catalog, world.key)
         assert world.check().status == 429
         world.knows._namespace.on_change_message(f"key:{world.key.id}")
         assert [(each.status, each.detail) for each in (world.check(), world.check())] == [(403, detail)] * 2
-        assert world.told(key=other) == "denial_cache"
+        assert world.source(key=other) == "denial_cache"
 
 
 def test_a_key_is_open_again_at_once(backend, clock):
@@ -251,8 +255,8 @@ def test_a_key_is_open_again_at_once(backend, clock):
     with both(backend, clock, gold(Throttle("1/10", 1)), account=Throttle("1/1000", 9)) as world:
         assert world.check().allowed
         for _ in range(2):
-            assert world.told() == "denial_cache"
+            assert world.source() == "denial_cache"
             disabled(world.catalog, world.key)
             assert [world.check().detail for _ in range(2)] == ["disabled"] * 2
             world.catalog.update_key(world.key.id, enabled=True)
-            assert [world.told(), world.told()] == ["redis", "denial_cache"]
+            assert [world.source(), world.source()] == ["redis", "denial_cache"]

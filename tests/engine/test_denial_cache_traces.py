@@ -9,8 +9,8 @@ import copy
 from itertools import product
 
 import pytest
-from helpers.cached import ABOVE, both, by_two_clocks, said
-from properties.promises import METHOD, STAGE
+from helpers.denial_cache import ABOVE, both, by_two_clocks, said
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import AsyncLimiter, Catalog, Quota, Stage, StoreTimeout, Throttle, UsagePlan
 
@@ -30,16 +30,16 @@ def charged_but_not_kept(backend, clock):
     """1. A check is admitted whose place was dropped meanwhile: what was kept since then is untrue as well."""
     with both(backend, clock, FREE, account=ACCOUNT) as world:
         other = world.catalog.create_key(plans=["gold"])
-        assert [world.told(5), world.told(5)] == ["redis", KNOWN]
+        assert [world.source(5), world.source(5)] == ["redis", KNOWN]
         assert world.check(1, key=other).allowed  # its first: no usual reply
         assert world.check(1).allowed
-        assert world.told(5) == KNOWN
+        assert world.source(5) == KNOWN
         clock.advance(1)
         sent = world.send(1)
         world.send(1, key=other).given_up()  # never carried out, as it happens
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
         assert sent.carried_out().arrived().allowed
-        assert [world.told(5), world.told(5)] == ["redis", KNOWN]
+        assert [world.source(5), world.source(5)] == ["redis", KNOWN]
 
 
 def raised_while_a_denial_was_on_its_way(backend, clock):
@@ -55,7 +55,7 @@ def raised_while_a_denial_was_on_its_way(backend, clock):
             clock.advance(steps[1])
             assert not sent.arrived().allowed
             clock.advance(steps[2])
-            assert world.told(1) == "redis"
+            assert world.source(1) == "redis"
 
 
 def admitted_behind_a_denial(backend, clock):
@@ -64,11 +64,11 @@ def admitted_behind_a_denial(backend, clock):
         assert world.check(1).allowed
         clock.advance(2)
         world.knows._namespace.on_change_message(f"key:{world.key.id}")
-        assert world.told(6) == "redis"
+        assert world.source(6) == "redis"
         clock.advance(-1)
         assert world.check(3).allowed
         clock.advance(1)
-        world.told(6)
+        world.source(6)
         assert world.check(6).limits[0].remaining == 3
 
 
@@ -77,11 +77,11 @@ def an_hour_back_and_forth(backend, clock):
     with both(backend, clock, FREE, account=ACCOUNT) as world:
         other = world.catalog.create_key(plans=["gold"])
         assert world.check(4).allowed
-        assert world.told(4) == KNOWN
+        assert world.source(4) == KNOWN
         clock.advance_us(-HOUR_US)
         assert not world.check(1, key=other).allowed
         clock.advance_us(HOUR_US)
-        assert world.told(4) == "redis"
+        assert world.source(4) == "redis"
 
 
 def the_servers_clock_an_hour_back(backend, clock):
@@ -91,7 +91,7 @@ def the_servers_clock_an_hour_back(backend, clock):
         own = copy.copy(clock)
         by_two_clocks(world.knows, own)
         assert world.check(1).allowed
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         clock.advance_us(-HOUR_US)
         sources = []
         for _ in range(300):
@@ -105,7 +105,7 @@ def a_key_that_only_shared_limits_refuse(backend, clock):
     """6. Disabled, and said so: it is refused for that, though the account is known to be out."""
     with both(backend, clock, FREE, account=ACCOUNT) as world:
         assert world.check(4).allowed
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         world.asks.catalog.update_key(world.key.id, enabled=False)
         world.knows._namespace.on_change_message(f"key:{world.key.id}")
         assert [world.check(1).detail for _ in range(2)] == ["disabled"] * 2
@@ -116,9 +116,9 @@ def a_key_that_expires(backend, clock):
     with both(backend, clock, FREE, account=Throttle("1/1000", 4), expires_us=2 * SECOND_US) as world:
         assert world.check(4).allowed
         clock.advance_us(2 * SECOND_US - 2)
-        assert world.told(1) == KNOWN
+        assert world.source(1) == KNOWN
         clock.advance_us(1)
-        assert world.told(1) == "redis"
+        assert world.source(1) == "redis"
         assert world.check(1).detail == "disabled"
 
 
@@ -129,7 +129,7 @@ def looked_at_behind_its_time(backend, clock):
         clock.advance(-3)
         assert world.knows.peek(world.key.value, STAGE, METHOD, 7).limits[0].remaining == 1
         clock.advance(1)
-        assert world.told(7) == "redis"
+        assert world.source(7) == "redis"
         assert world.check(7).limits[0].remaining == 1
 
 
@@ -137,14 +137,14 @@ def carried_out_for_nobody(backend, clock):
     """9. A caller goes away, or hears nothing: its check may be charged, so what it met is asked about."""
     with both(backend, clock, FREE, account=ACCOUNT) as world:
         for end in ("given up", "failed"):
-            assert [world.told(5), world.told(5)] == ["redis", KNOWN]
+            assert [world.source(5), world.source(5)] == ["redis", KNOWN]
             sent = world.send(1).carried_out()
             if end == "failed":
                 with pytest.raises(StoreTimeout):
                     sent.failed(StoreTimeout("no answer"))
             else:
                 sent.given_up()
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
         assert world.check(5).limits[0].remaining == 2
 
 
@@ -152,7 +152,7 @@ def no_answer_to_a_usual_check(backend, clock):
     """9, as a limiter asks by itself: the reply is lost on its way."""
     with both(backend, clock, UsagePlan("gold", Throttle("1/100", 5), None, [STAGE]), account=ACCOUNT) as world:
         assert world.check(1).allowed
-        assert world.told(5) == KNOWN
+        assert world.source(5) == KNOWN
         right = world.knows._store.call
 
         def lost(call):
@@ -162,7 +162,7 @@ def no_answer_to_a_usual_check(backend, clock):
         world.knows._store.call = lost
         assert world.check(1).status == 503
         world.knows._store.call = right
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
 
 
 def a_denial_overtaken_by_an_admission(backend, clock):
@@ -176,7 +176,7 @@ def a_denial_overtaken_by_an_admission(backend, clock):
             clock.advance_us(step)
             assert world.check(4).allowed
             assert not sent.arrived().allowed
-            world.told(5)
+            world.source(5)
             assert world.check(5).limits[0].remaining == 0
 
 
@@ -188,13 +188,13 @@ def later_than_max_age(backend, clock):
         by_two_clocks(world.knows, own)
         sent = world.send(1)
         own.advance_us(4_900_000)
-        assert [world.told(5), world.told(5)] == ["redis", KNOWN]
+        assert [world.source(5), world.source(5)] == ["redis", KNOWN]
         assert world.check(5).limited_by == "account"
         assert sent.carried_out()
         own.advance_us(100_000)
         assert sent.arrived().allowed
         world.knows.peek(world.key.value, STAGE, METHOD)  # the catalogue was to be looked at again
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
         assert world.check(5).limited_by == "plan:gold"
 
 
@@ -204,9 +204,9 @@ def executed_before_a_step_back(backend, clock):
         sent = world.send(2).carried_out()
         clock.advance(-3)
         assert sent.arrived().allowed
-        assert world.told(5) == "redis"
+        assert world.source(5) == "redis"
         clock.advance(3)
-        world.told(5)
+        world.source(5)
         assert world.check(5).limits[0].remaining == 4
 
 
@@ -263,9 +263,9 @@ def cancelled(backend, clock):
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            found, expected = await limiter.check(key, STAGE, METHOD, 5), await limiter.peek(key, STAGE, METHOD, 5)
-            assert said(found) == said(expected)
-            assert found.limits[0].remaining == 3
+            decision, expected = await limiter.check(key, STAGE, METHOD, 5), await limiter.peek(key, STAGE, METHOD, 5)
+            assert said(decision) == said(expected)
+            assert decision.limits[0].remaining == 3
 
     asyncio.run(main())
 
@@ -294,7 +294,7 @@ def a_batch_with_a_denial(server, clock, at_once=8):
             for key in keys:
                 await limiter.peek(key, STAGE, METHOD)
             assert not (await limiter.check(keys[0], STAGE, METHOD, ABOVE)).allowed
-            known = 0
+            cached = 0
             for turn in range(60):
                 met = keys[: 2 + turn // 6]
                 costs = [(turn * 5 + at * 3) % 7 + 1 for at in range(at_once)]
@@ -305,11 +305,11 @@ def a_batch_with_a_denial(server, clock, at_once=8):
                 for key, cost in product(met, (1, 3, 7)):
                     expected = await limiter.peek(key, STAGE, METHOD, cost)
                     if not expected.allowed:
-                        found = await limiter.check(key, STAGE, METHOD, cost)
-                        assert said(found) == said(expected)
-                        known += found.source == KNOWN
+                        decision = await limiter.check(key, STAGE, METHOD, cost)
+                        assert said(decision) == said(expected)
+                        cached += decision.source == KNOWN
                 clock.advance_us((0, 1, 333_333, 900_000)[turn % 4])
-            assert known > 400
+            assert cached > 400
 
     asyncio.run(main())
 

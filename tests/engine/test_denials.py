@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 from helpers.proxy import Proxy
-from properties.promises import METHOD, OTHER, STAGE, replica
-from properties.promises_of_replicas import wait_for
+from helpers.replica import METHOD, OTHER, STAGE, replica
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,
@@ -184,8 +184,8 @@ def test_replicas_and_threads_add_up(server):
         with ThreadPoolExecutor(9) as threads:
             flushing = threads.submit(flush)
             asking = [threads.submit(refuse, (here, there)[at % 2], key, 100) for at in range(8)]
-            for asked in asking:
-                asked.result()
+            for request in asking:
+                request.result()
             done.set()
             flushing.result()
         here._tick()
@@ -244,26 +244,15 @@ def test_refusals_are_flushed_without_being_told(server, clock):
 # When a flush fails
 
 
-class Deaf(Proxy):
-    """A network that loses the replies to what a flush sends."""
-
-    def _requests(self, client, server):
-        with suppress(OSError):
-            while data := client.recv(65536):
-                if b"HINCRBY" in data:
-                    self._asked.add(client)
-                server.sendall(data)
-
-
 def a_flush_whose_outcome_is_unknown_is_not_sent_twice(server, fault):
     """Its reply is lost, its sums are not: they are in Redis once, whoever flushes again."""
-    with Deaf(server.socket) as proxy, server.client() as client, refusing(server) as (_, key):
+    with Proxy(server.socket, b"HINCRBY") as proxy, server.client() as client, refusing(server) as (_, key):
         limiter = Limiter.from_url(proxy.url, deadline=0.3)
         limiter._namespace.before_refresh = lambda: None
         refuse(limiter, key, 3)
         proxy.fault = fault
         limiter._tick()
-        proxy.wait_until_hurt(1)
+        proxy.wait_for_faults(1)
         proxy.fault = None
         limiter._tick()
         limiter.close()
@@ -291,9 +280,9 @@ def test_what_was_not_sent_is_kept(server, clock):
         client.ping()
         socket.rename(hidden)
         try:
-            for kept in client.client_list():
-                if int(kept["id"]) != client.client_id():
-                    client.client_kill_filter(_id=kept["id"])
+            for connection in client.client_list():
+                if int(connection["id"]) != client.client_id():
+                    client.client_kill_filter(_id=connection["id"])
             for _ in range(2):
                 limiter._tick()
             assert not client.exists(DAY)

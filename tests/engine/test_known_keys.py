@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from properties import promises_of_lookups as promises
-from properties.promises import METHOD, STAGE, replica
-from properties.promises_of_lookups import (
+from helpers.replica import FOREVER, METHOD, STAGE, replica
+from helpers.waiting import wait_for
+from properties.promises import look_ups
+from properties.promises.look_ups import (
     ADMITTED,
     DISABLED,
     ELSEWHERE,
@@ -17,13 +18,10 @@ from properties.promises_of_lookups import (
     ask,
     asking,
 )
-from properties.promises_of_replicas import wait_for
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Throttle, UsagePlan
 from ratelimit.local import key_cache
 from ratelimit.registry.key_record import KeyRecord
-
-FOREVER = 1e9
 
 
 @pytest.fixture
@@ -52,19 +50,19 @@ def counted(limiter):
 def test_a_push_makes_a_new_key_known(backend, clock, message):
     """Of this key, of another, of many, of the catalogue, and a new subscription."""
     tell = {"key": lambda key: f"key:{key.id}", "another key": lambda _: "key:nobody"}.get(message, lambda _: message)
-    promises.a_new_key_is_known_by_its_push(backend, clock, tell)
+    look_ups.a_new_key_is_known_by_its_push(backend, clock, tell)
 
 
 @pytest.mark.parametrize(
     "promise",
     [
-        promises.a_new_key_is_known_within_a_second,
-        promises.a_look_up_that_a_push_overtook_is_not_kept,
-        promises.what_is_closed_is_never_remembered,
-        promises.a_stamp_put_back_opens_nothing,
-        promises.a_record_that_a_push_overtook_is_not_kept,
-        promises.a_refusal_that_a_push_overtook_is_not_given,
-        promises.a_newer_catalogue_is_loaded_before_a_refusal,
+        look_ups.a_new_key_is_known_within_a_second,
+        look_ups.a_look_up_that_a_push_overtook_is_not_kept,
+        look_ups.what_is_closed_is_never_remembered,
+        look_ups.a_stamp_put_back_opens_nothing,
+        look_ups.a_record_that_a_push_overtook_is_not_kept,
+        look_ups.a_refusal_that_a_push_overtook_is_not_given,
+        look_ups.a_newer_catalogue_is_loaded_before_a_refusal,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -74,7 +72,7 @@ def test_what_is_remembered(backend, clock, promise):
 
 def test_a_stamp_put_back_opens_no_lease(backend, clock):
     """Nor does what a lease asks for."""
-    promises.a_stamp_put_back_opens_nothing(
+    look_ups.a_stamp_put_back_opens_nothing(
         backend, clock, UsagePlan("gold", Throttle("1/1000", 50), None, [STAGE], lease=1)
     )
 
@@ -102,10 +100,10 @@ def test_values_are_remembered_up_to_a_bound(limiter, monkeypatch):
     values = [f"{number:030}" for number in range(200)]
     assert {ask(limiter, value) for value in values} == {UNKNOWN}
     assert len(limiter._checker._keys._absent) == 64
-    with asking(limiter) as asked:
+    with asking(limiter) as reads:
         ask(limiter, values[-1])
         ask(limiter, values[0])
-    assert len(asked) == 1
+    assert len(reads) == 1
 
 
 def test_a_new_key_is_known_by_the_push_alone(server, clock):
@@ -171,9 +169,9 @@ def test_a_refusal_reads_one_field(limiter, catalog, clock, kind):
         assert [ask(limiter, key.value, stage) for _ in range(2)] == [ADMITTED] * 2
         clock.advance(1)
     assert ask(limiter, key.value, stage) == refused
-    with asking(limiter) as asked:
+    with asking(limiter) as reads:
         assert [ask(limiter, key.value, stage) for _ in range(3)] == [refused] * 3
-    assert asked == [[("HGET", limiter._namespace.names.key_hash(key.id), "r")]] * 3
+    assert reads == [[("HGET", limiter._namespace.names.key_hash(key.id), "r")]] * 3
     assert counted(limiter) == {refused[1]: 4}
 
 
@@ -215,9 +213,9 @@ def test_what_a_server_lost_is_looked_for_once(limiter, backend, catalog):
     with backend.client() as client:
         r = client.hget(name, "r").decode()
         client.hset(name, "r", f"{r[:8]}{int(r[8:18]) + 7:010}{r[18:]}")
-    with asking(limiter) as asked:
+    with asking(limiter) as reads:
         assert [ask(limiter, key.value, ELSEWHERE) for _ in range(3)] == [NO_PLAN] * 3
-    assert [command[0] for request in asked for command in request] == [
+    assert [command[0] for request in reads for command in request] == [
         *("HMGET", "MGET", "GET", "HGET", "HGETALL"),
         *("HGET", "HGET"),
     ]
@@ -229,19 +227,19 @@ def test_what_a_server_lost_is_looked_for_once(limiter, backend, catalog):
 def test_each_value_is_found_by_its_keys_id(limiter, catalog, monkeypatch):
     """However many keys are met, pushed and pushed out: as many values as records, and none that is not current."""
     monkeypatch.setattr(key_cache, "_MAX_KEYS", 64)
-    known = limiter._checker._keys
+    cache = limiter._checker._keys
     keys = [catalog.create_key(plans=["gold"]) for _ in range(100)]
     met = []
     for key in keys:
         assert ask(limiter, key.value) == ADMITTED
-        met.append(known.get(key.value))
-    assert len(known._by_value) == 64
-    assert [found.is_valid for found in met] == [False] * 36 + [True] * 64
+        met.append(cache.get(key.value))
+    assert len(cache._by_value) == 64
+    assert [cached_key.is_valid for cached_key in met] == [False] * 36 + [True] * 64
     for key in keys[::2]:
         limiter._namespace.on_change_message(f"key:{key.id}")
-    assert [found.is_valid for found in met] == [False] * 36 + [False, True] * 32
-    assert sorted(known._values_by_id) == sorted(key.id for key in keys[37::2])
-    assert [value for values in known._values_by_id.values() for value in values] == list(known._by_value)
+    assert [cached_key.is_valid for cached_key in met] == [False] * 36 + [False, True] * 32
+    assert sorted(cache._values_by_id) == sorted(key.id for key in keys[37::2])
+    assert [value for values in cache._values_by_id.values() for value in values] == list(cache._by_value)
 
 
 def test_a_push_drops_all_values_of_a_key(limiter, catalog):
@@ -250,24 +248,24 @@ def test_a_push_drops_all_values_of_a_key(limiter, catalog):
     new = catalog.rotate_key(key.id, grace_s=60)
     values = key.value, new.value, other.value
     assert [ask(limiter, value) for value in values] == [ADMITTED] * 3
-    known = limiter._checker._keys
-    met = [known.get(value) for value in values]
+    cache = limiter._checker._keys
+    met = [cache.get(value) for value in values]
     limiter._namespace.on_change_message(f"key:{key.id}")
-    assert [found.is_valid for found in met] == [False, False, True]
-    assert list(known._by_value) == [other.value]
-    assert known._values_by_id == {other.id: (other.value,)}
+    assert [cached_key.is_valid for cached_key in met] == [False, False, True]
+    assert list(cache._by_value) == [other.value]
+    assert cache._values_by_id == {other.id: (other.value,)}
 
 
 def test_what_is_read_again_and_is_the_same_stays(limiter, catalog):
     """So that threads which meet a key at once do not take it from each other."""
     key = catalog.create_key(plans=["gold"])
-    known = limiter._checker._keys
+    cache = limiter._checker._keys
     assert ask(limiter, key.value) == ADMITTED
-    before = known.get(key.value)
-    assert limiter._store.run(known.look_up(key.value, None)) is before
+    before = cache.get(key.value)
+    assert limiter._store.run(cache.look_up(key.value, None)) is before
     assert before.is_valid
     catalog.update_key(key.id, name="renamed")
-    after = limiter._store.run(known.look_up(key.value, before))
+    after = limiter._store.run(cache.look_up(key.value, before))
     assert (before.is_valid, after.is_valid, after.record.name) == (False, True, "renamed")
 
 

@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from helpers.leased import TERM_S, gold_key, replica, used
-from properties.promises import METHOD, STAGE
+from helpers.leases import TERM_S, gold_key, used
+from helpers.replica import METHOD, STAGE, caching_replica
 
 from ratelimit import (
     AsyncLimiter,
@@ -36,7 +36,7 @@ def warm(limiter, clock, key, checks=64, step_us=100):
 def test_a_hot_key_is_leased(backend, clock):
     """Sizes double up to the rate seen times the term: at 10,000/s and 0.1 s, 60 checks take 7 trips."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         sources = warm(limiter, clock, key, 60)
         assert sources.count("redis") == 7
         assert sources[:2] == ["redis", "redis"]
@@ -46,7 +46,7 @@ def test_a_hot_key_is_leased(backend, clock):
 def test_what_is_leased_is_told(backend, clock):
     """A leased decision says so; it tells of limits as at the grant, with what is held as part of what remains."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         before = limiter.check(key.value, STAGE, METHOD)
         after = limiter.check(key.value, STAGE, METHOD)
@@ -64,7 +64,7 @@ def test_what_is_leased_is_told(backend, clock):
 def test_closing_gives_back_what_was_not_spent(backend, clock):
     """After close, exactly what was admitted is metered and counted; the bucket has no more than it would have had."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         assert used(backend, key)[:2] > (40, 40)
     count, day_used, level = used(backend, key)
@@ -75,7 +75,7 @@ def test_closing_gives_back_what_was_not_spent(backend, clock):
 def test_what_the_bucket_refilled_meanwhile_is_not_given_back(backend, clock):
     """Units that come back later than the bucket takes to refill them come back to the quota alone."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         clock.advance(10)
         full = 100_000 * 1000
@@ -91,7 +91,7 @@ def test_what_the_bucket_refilled_meanwhile_is_not_given_back(backend, clock):
 def test_a_lease_ends_after_its_term(backend, clock):
     """At the term's last microsecond it is spent, at its end it is not."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         while limiter.check(key.value, STAGE, METHOD).source != "lease":
             clock.advance_us(10)
         (lease,) = limiter._checker.leases._held
@@ -110,7 +110,7 @@ def test_a_lease_ends_with_its_day_and_window(backend, clock, moment):
     key = gold_key(
         backend, clock, UsagePlan("gold", Throttle(1000, 100_000), Quota(1_000_000, "MONTH"), [STAGE], lease=1.0)
     )
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 50, step_us=190)
         (lease,) = limiter._checker.leases._held
         assert lease.units > 0
@@ -127,7 +127,7 @@ def test_a_lease_ends_with_its_day_and_window(backend, clock, moment):
 def test_near_the_limit_checks_are_exact(backend, clock):
     """No lease holds more than an eighth of what is left: a replica gets every unit of the quota, and not one more."""
     key = gold_key(backend, clock, UsagePlan("gold", None, Quota(500, "DAY"), [STAGE], lease=TERM_S))
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         admitted, most_held = 0, 0
         for _ in range(600):
             admitted += limiter.check(key.value, STAGE, METHOD).allowed
@@ -140,7 +140,7 @@ def test_near_the_limit_checks_are_exact(backend, clock):
 def test_a_cost_above_what_is_held_is_asked_exactly(backend, clock):
     """It is charged as it is, and the lease goes on."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._held
         held, before = lease.units, used(backend, key)[0]
@@ -153,7 +153,7 @@ def test_a_cost_above_what_is_held_is_asked_exactly(backend, clock):
 def test_peek_looks_into_the_lease(backend, clock):
     """It says what a check would get, and takes nothing."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._held
         held = lease.units
@@ -166,7 +166,7 @@ def test_peek_looks_into_the_lease(backend, clock):
 def test_a_push_ends_a_lease(backend, clock, message):
     """A change of the key, of many keys, or nobody knows of what: the next check is asked, and sees it."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._held
         assert lease.units > 0
@@ -180,7 +180,7 @@ def test_a_push_ends_a_lease(backend, clock, message):
 def test_another_key_s_push_ends_no_lease(backend, clock):
     """What was said of one key is nothing to others."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         limiter._namespace.on_change_message("key:another")
         assert limiter.check(key.value, STAGE, METHOD).source == "lease"
@@ -189,7 +189,7 @@ def test_another_key_s_push_ends_no_lease(backend, clock):
 def test_a_changed_plan_ends_a_lease(backend, clock):
     """Nothing is spent under the old plan once the new one is known; what is left comes back to the quota."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(7, 9), Quota(1_000_000, "DAY"), [STAGE]))
         limiter._namespace.on_change_message("2")
@@ -202,7 +202,7 @@ def test_a_changed_plan_ends_a_lease(backend, clock):
 def test_a_deleted_key_gets_nothing_back(backend, clock):
     """Giving back creates nothing."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter, backend.client() as client:
+    with caching_replica(backend, clock) as limiter, backend.client() as client:
         warm(limiter, clock, key, 40)
         limiter.catalog.delete_key(key.id)
         limiter._namespace.on_change_message(f"key:{key.id}")
@@ -220,11 +220,11 @@ def test_shared_and_method_buckets_are_leased_and_given_back(backend, clock):
         lease=TERM_S,
     )
     key = gold_key(backend, clock, plan)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         limiter.catalog.put_stage(Stage(STAGE, Throttle("1/2000", 800)))
         limiter.catalog.set_account_throttle(Throttle("1/3000", 700))
         warm(limiter, clock, key, 40)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         left = {limit.name: limit.remaining for limit in limiter.peek(key.value, STAGE, METHOD).limits}
     assert left == {
         f"plan:gold:{METHOD}": 860,
@@ -236,7 +236,7 @@ def test_shared_and_method_buckets_are_leased_and_given_back(backend, clock):
 
 def test_what_is_never_leased(backend, clock):
     """Methods without a key, plans without a term, plans that have a shadow."""
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         catalog = limiter.catalog
         catalog.put_stage(Stage(STAGE, Throttle(1000, 1000), {"GET /open": Method(key_required=False)}))
         catalog.put_plan(UsagePlan("next", Throttle(1000, 1000), None, [STAGE]))
@@ -257,7 +257,7 @@ def test_a_term_goes_through_the_catalogue_and_the_plan_file(backend, clock, tmp
     """What is written is what is read."""
     file = tmp_path / "plans.toml"
     file.write_text(f'[plans.gold]\nthrottle = {{ rate = 10, burst = 5 }}\nstages = ["{STAGE}"]\nlease = 0.05\n')
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         limiter.catalog.apply(file)
         assert limiter.catalog.get_plan("gold").lease == 0.05
 
@@ -265,7 +265,7 @@ def test_a_term_goes_through_the_catalogue_and_the_plan_file(backend, clock, tmp
 def test_giving_back_twice_is_impossible(backend, clock):
     """What was taken out of a lease is out; nobody can give it back again."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._held
         lease.end()
@@ -278,7 +278,7 @@ def test_giving_back_twice_is_impossible(backend, clock):
 def test_a_child_holds_nothing(server, clock):
     """After a fork, the parent alone spends what is held, and gives it back."""
     key = gold_key(server, clock)
-    with replica(server, clock) as limiter:
+    with caching_replica(server, clock) as limiter:
         warm(limiter, clock, key, 40)
         child = os.fork()
         if child == 0:

@@ -5,10 +5,10 @@ from unittest.mock import patch
 
 import pytest
 from engine.test_leases import warm
-from helpers.forked import forks_are_not_noticed, in_a_child
-from helpers.leased import TERM_S, gold_key, replica, used
-from helpers.seeded import bug
-from properties.promises import METHOD, OTHER, STAGE
+from helpers.forks import run_in_child, without_fork_resets
+from helpers.leases import TERM_S, gold_key, used
+from helpers.lua_mutation import bug
+from helpers.replica import METHOD, OTHER, STAGE, caching_replica
 
 from ratelimit import Catalog, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.namespace import Namespace
@@ -29,7 +29,7 @@ def throttled(rate, burst):
 def test_a_smaller_burst_is_not_exceeded_by_what_comes_back(backend, clock):
     """Lowered while units are held, with a rate of the same P: the new burst passes once, not once more."""
     key = gold_key(backend, clock, throttled(1, 1000))
-    with replica(backend, clock) as holder, replica(backend, clock) as other:
+    with caching_replica(backend, clock) as holder, caching_replica(backend, clock) as other:
         warm(holder, clock, key, 100)
         assert held(holder) == 28
         other.catalog.put_plan(throttled(1, 20))
@@ -43,7 +43,7 @@ def test_a_smaller_burst_is_not_exceeded_by_what_comes_back(backend, clock):
 def test_a_smaller_burst_of_all_callers_is_not_exceeded_by_what_comes_back(backend, clock):
     """The same for a bucket that others of another plan share."""
     key = gold_key(backend, clock, throttled(1, 1000))
-    with replica(backend, clock) as holder, replica(backend, clock) as other:
+    with caching_replica(backend, clock) as holder, caching_replica(backend, clock) as other:
         other.catalog.put_stage(Stage(STAGE, Throttle(1, 1000)))
         other.catalog.put_plan(UsagePlan("plain", None, None, [STAGE]))
         another = other.catalog.create_key(plans=["plain"])
@@ -60,7 +60,7 @@ def test_a_smaller_burst_of_all_callers_is_not_exceeded_by_what_comes_back(backe
 def test_a_server_s_clock_that_is_set_back_mints_nothing(backend, clock):
     """What the bucket refilled since, by the clock of before and of after, is not given back on top."""
     key = gold_key(backend, clock, UsagePlan("gold", Throttle(100, 1000), None, [STAGE], lease=TERM_S))
-    with replica(backend, clock) as holder, replica(backend, clock) as other:
+    with caching_replica(backend, clock) as holder, caching_replica(backend, clock) as other:
         passed = [10_000_000]
         holder._namespace.age_us = lambda: passed[0]
         for _ in range(200):
@@ -87,7 +87,7 @@ def test_what_comes_back_to_all_callers_is_there_for_them(backend, clock):
         catalog.put_plan(UsagePlan("gold", Throttle(1000, 100_000), None, [STAGE], lease=TERM_S))
         catalog.put_plan(UsagePlan("plain", Throttle(1000, 100_000), None, [STAGE]))
         leased, plain = catalog.create_key(plans=["gold"]), catalog.create_key(plans=["plain"])
-    with replica(backend, clock) as holder, replica(backend, clock) as other:
+    with caching_replica(backend, clock) as holder, caching_replica(backend, clock) as other:
         warm(holder, clock, leased, 30)
         units = held(holder)
         assert units == 5
@@ -101,7 +101,7 @@ def test_what_comes_back_to_all_callers_is_there_for_them(backend, clock):
 def test_a_lease_outlives_a_look_at_the_catalogue(backend, clock):
     """The check that finds the snapshot as it was is paid from what is held, as the next one is."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         warm(limiter, clock, key, 40)
         units = held(limiter)
         limiter._namespace.loaded_us -= 5_000_000
@@ -112,7 +112,7 @@ def test_a_lease_outlives_a_look_at_the_catalogue(backend, clock):
 def test_a_change_ends_also_a_lease_that_is_being_asked_for(backend, clock):
     """What is heard after a request left may be later than its answer: the answer's own request passes, no other."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         prepared = grown(limiter, clock, key)
         flow = limiter._checker.leases.check(prepared, prepared.lease, 1, limiter._checker._send)
         request = next(flow)
@@ -138,25 +138,25 @@ def grown(limiter, clock, key):
 def test_no_grant_is_overlooked_by_a_thread_that_finds_nothing_held(backend, clock):
     """It looks again under the lock: what was granted in between stays known, and is given back at the end."""
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter:
+    with caching_replica(backend, clock) as limiter:
         prepared = grown(limiter, clock, key)
-        known = limiter._checker.leases
+        leases = limiter._checker.leases
 
         class Slow:
             """A lock that lets another thread have its whole turn before it is taken."""
 
             def __enter__(self):
-                known._lock = lock
+                leases._lock = lock
                 limiter.check(key.value, STAGE, METHOD)
                 lock.acquire()
 
             def __exit__(self, *_):
                 lock.release()
 
-        lock, known._lock = known._lock, Slow()
-        list(known._return_unspent(prepared, prepared.lease))
+        lock, leases._lock = leases._lock, Slow()
+        list(leases._return_unspent(prepared, prepared.lease))
         assert prepared.lease.units > 0
-        assert list(known._held) == [prepared.lease]
+        assert list(leases._held) == [prepared.lease]
     count, day_used, _ = used(backend, key)
     assert count == day_used
 
@@ -164,7 +164,7 @@ def test_no_grant_is_overlooked_by_a_thread_that_finds_nothing_held(backend, clo
 def test_a_fork_while_another_thread_notes_a_lease(server, clock):
     """The child has locks of its own: that thread does not exist there, and would never let go."""
     key = gold_key(server, clock)
-    with replica(server, clock) as limiter:
+    with caching_replica(server, clock) as limiter:
         warm(limiter, clock, key, 40)
         (lease,) = limiter._checker.leases._held
         taken, over = threading.Event(), threading.Event()
@@ -178,7 +178,7 @@ def test_a_fork_while_another_thread_notes_a_lease(server, clock):
         thread.start()
         taken.wait()
         try:
-            assert in_a_child(lambda: limiter.check(key.value, STAGE, METHOD).source == "redis") == 0
+            assert run_in_child(lambda: limiter.check(key.value, STAGE, METHOD).source == "redis") == 0
         finally:
             over.set()
             thread.join()
@@ -186,7 +186,7 @@ def test_a_fork_while_another_thread_notes_a_lease(server, clock):
 
 def test_a_lease_is_spent_once_by_all_threads(server, clock):
     """However many spend at once, it admits what it held."""
-    with replica(server, clock) as limiter:
+    with caching_replica(server, clock) as limiter:
         key = gold_key(server, clock, UsagePlan("gold", None, Quota(100_000, "DAY"), [STAGE], lease=1.0))
         prepared = grown(limiter, clock, key)
         assert limiter.check(key.value, STAGE, METHOD).source == "redis"
@@ -221,7 +221,7 @@ def changes_of_the_catalogue_are_not_heeded():
             changes_of_the_catalogue_are_not_heeded,
             test_a_smaller_burst_of_all_callers_is_not_exceeded_by_what_comes_back,
         ),
-        (forks_are_not_noticed, test_a_fork_while_another_thread_notes_a_lease),
+        (without_fork_resets, test_a_fork_while_another_thread_notes_a_lease),
     ],
     ids=lambda part: getattr(part, "__name__", ""),
 )

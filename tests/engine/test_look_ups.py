@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 import pytest
-from helpers.gathering import echo, gathering
-from properties.promises import METHOD, STAGE
+from helpers.batching import echo, open_batcher
+from helpers.replica import FOREVER, METHOD, STAGE
 from redis.exceptions import ResponseError
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
@@ -37,7 +37,7 @@ def sent(monkeypatch):
 
 async def test_they_leave_beside_what_came_between_them(server, sent):
     """Twenty scripts and twenty look-ups in turn, in one tick: one write, in which the look-ups are two commands."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         sent.clear()
         calls = [each for number in range(20) for each in (echo(number), look_up(number))]
         replies = await asyncio.gather(*map(batcher.call, calls))
@@ -48,22 +48,22 @@ async def test_they_leave_beside_what_came_between_them(server, sent):
 
 async def test_each_has_its_own_values(server):
     """Of one MGET, however many ask for a value and in whatever order; also two values by one."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.mset({f"value{number}": f"told{number}" for number in range(0, 300, 2)})
         await client.hset("about", "version", "7")
         numbers = [*range(299, -1, -1), *range(300)]
         replies = await asyncio.gather(*(batcher.call(look_up(number)) for number in numbers))
-        told = [None if number % 2 else f"told{number}".encode() for number in numbers]
-        assert replies == [[[b"7"], [value]] for value in told]
+        values = [None if number % 2 else f"told{number}".encode() for number in numbers]
+        assert replies == [[[b"7"], [value]] for value in values]
         assert await batcher.call(KeyLookUps([("MGET", "value1", "value0")])) == [[None, b"told0"]]
 
 
 async def test_who_looks_up_what_is_none_fails_alone(server):
     """An error is told to those who asked for it; MGET has none but for all."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.set("text", "1")
-        asked = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
-        first, second, third = await asyncio.gather(*map(batcher.call, asked), return_exceptions=True)
+        calls = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
+        first, second, third = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
         assert (first, third) == ([[None], [None]], [None])
         assert type(second) is StoreError
     asking = exchanges.look_ups([look_up(1), KeyLookUps([("HGET", "hash", "r")])])
@@ -75,7 +75,7 @@ async def test_who_looks_up_what_is_none_fails_alone(server):
 
 async def test_a_command_is_bounded(server):
     """Six hundred values take three commands: nobody else waits for all of them."""
-    async with server.async_client() as client, gathering(server) as batcher:
+    async with server.async_client() as client, open_batcher(server) as batcher:
         await client.config_resetstat()
         await asyncio.gather(*(batcher.call(look_up(number)) for number in range(600)))
         assert (await client.info("commandstats"))["cmdstat_mget"]["calls"] == 3
@@ -83,7 +83,7 @@ async def test_a_command_is_bounded(server):
 
 async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
     """With each write of checks some look-ups leave, not more than take about as long to answer."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         batcher._left_out = 0
         sent.clear()
         calls = [*(look_up(number) for number in range(500)), *(echo(number) for number in range(500))]
@@ -103,7 +103,7 @@ async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
 async def test_the_one_who_has_waited_longest_is_refused(server, monkeypatch, caplog):
     """Beyond the bound of look-ups, and no other call: they have bounds of their own. It is said once."""
     monkeypatch.setattr(batcher_module, "_MAX_WAITING", 5)
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         futures = [batcher.call(look_up(number)) for number in range(8)]
         others = [*map(batcher.call, [echo(number) for number in range(5)])]
         others += [batcher.call(BatchableReads([("GET", f"value{number}")])) for number in range(5)]
@@ -120,7 +120,7 @@ async def test_the_one_who_has_waited_longest_is_refused(server, monkeypatch, ca
 
 async def test_closing_waits_for_them(server):
     """Sent or not."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         futures = [batcher.call(look_up(number)) for number in range(700)]
         await asyncio.sleep(0)
     assert [future.result() for future in futures] == [[[None], [None]]] * 700
@@ -171,7 +171,7 @@ async def test_a_flood_at_once_refuses_no_key_that_was_met(server, keys, caplog)
     """Of 30,000 unknown values asked at once some are told 503; keys that were met, and a new one, are admitted."""
     *met, new = keys
     caplog.set_level(logging.WARNING)
-    async with AsyncLimiter.from_url(server.url, deadline=60, max_age=300) as limiter:
+    async with AsyncLimiter.from_url(server.url, deadline=60, max_age=FOREVER) as limiter:
         limiter._namespace.before_refresh = lambda: None
         assert all(await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in met)))
         flood = [asyncio.ensure_future(limiter.check(f"{number:030}", STAGE, METHOD)) for number in range(30_000)]

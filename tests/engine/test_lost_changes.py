@@ -1,7 +1,7 @@
 """A server that lost a change of the catalogue: restarted from a snapshot, or a replica that had lagged took over."""
 
 import pytest
-from helpers.seeded import bug
+from helpers.lua_mutation import bug
 
 from ratelimit import Catalog, Limiter, Throttle, UsagePlan
 from ratelimit.registry.snapshot import CatalogSnapshot

@@ -1,6 +1,6 @@
 """Methods that nobody lists, made up by callers: they share what is known, and fill no memory."""
 
-from properties.promises import METHOD, STAGE
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import Limiter, PlanStage, Throttle, UsagePlan
 

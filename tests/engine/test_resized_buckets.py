@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from properties.promises import METHOD, SLOW, STAGE, replica
+from helpers.replica import METHOD, SLOW, STAGE, replica
 
 from ratelimit import Method, Stage, Throttle, UsagePlan
 

@@ -1,22 +1,26 @@
-"""Traps that limiters are known to fall into, one test each: arithmetic and capacity, 1 to 16.
+"""Traps that limiters are known to fall into, one test each.
 
 The numbers are those of the collection they come from; what is missing is about what this limiter does not have.
-`test_traps_state` goes on with denials, windows, expiry and clocks.
 """
 
+import struct
 from math import inf, nan
 from unittest.mock import patch
 
 import pytest
-from helpers.one_plan import admitted, plan
-from properties import promises
-from properties.promises import STAGE, remaining, snapshot
+from helpers.redis_snapshot import exact_snapshot
+from helpers.replica import METHOD, OTHER, STAGE, remaining
+from helpers.single_plan import admitted, plan
+from properties.promises import exactness, replicas
 
-from ratelimit import ConfigError, Quota, Reason, Throttle, UsagePlan
+from ratelimit import ConfigError, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
 
 STAGE_BUCKET = f"ratelimit:stage:{STAGE}:*"
 KEPT_MS = 60_000
 """How long a shared bucket is kept beyond the moment at which it is full."""
+
+
+# Arithmetic and capacity
 
 
 def test_trap_1_a_burst_far_below_the_rate(backend, clock):
@@ -62,9 +66,9 @@ def test_trap_4_a_rate_of_0(backend, clock, throttle):
     with plan(backend, clock, throttle, Quota(5, "DAY")) as (_, check):
         decision = check()
         assert (decision.reason, decision.limited_by, decision.retry_after) == (Reason.THROTTLED, "plan:gold", None)
-        told = decision.limits[0]
-        assert (told.limit, told.remaining) == (throttle.burst, 0)
-        assert (told.reset_after, told.retry_after, told.window) == (None, None, None)
+        limit = decision.limits[0]
+        assert (limit.limit, limit.remaining) == (throttle.burst, 0)
+        assert (limit.reset_after, limit.retry_after, limit.window) == (None, None, None)
 
 
 def test_trap_5_a_quota_of_0(backend, clock):
@@ -94,13 +98,13 @@ def test_trap_8_the_whole_burst_at_one_moment(backend, clock):
 @pytest.mark.parametrize("rate", ["17/30", "90/60", 30])
 def test_trap_9_due_and_one_microsecond_before(backend, clock, rate):
     """Denied before, admitted on time."""
-    promises.retry_after_is_exact(backend, clock, rate, 10, 3)
+    exactness.retry_after_is_exact(backend, clock, rate, 10, 3)
 
 
 @pytest.mark.parametrize("rate", ["90/60", "30/60"])
 def test_trap_10_less_than_a_token_per_tick(backend, clock, rate):
     """Nothing is lost between calls that come faster than tokens."""
-    promises.steady_traffic_loses_nothing(backend, clock, rate, 100_000, 200)
+    exactness.steady_traffic_loses_nothing(backend, clock, rate, 100_000, 200)
 
 
 def test_trap_11_huge_numbers_are_exact(backend, clock):
@@ -130,7 +134,7 @@ def test_trap_11_a_cost_above_the_largest_quota_never_passes(backend, clock, cos
 
 def test_trap_13_a_cost_of_0_writes_nothing(backend, clock):
     """It is a peek: it starts no window and extends none."""
-    promises.a_peek_writes_nothing(backend, clock)
+    exactness.a_peek_writes_nothing(backend, clock)
 
 
 @pytest.mark.parametrize("cost", [-1, -5, nan, inf, 1.0, True, "1", "9" * 400, None, b"1"], ids=repr)
@@ -138,10 +142,10 @@ def test_trap_14_costs_that_are_none(backend, clock, cost):
     """TypeError or ValueError, and nothing is written: least of all more tokens."""
     with plan(backend, clock, Throttle(1, 5)) as (_, check):
         assert check(4).allowed
-        before = snapshot(backend)
+        before = exact_snapshot(backend)
         with pytest.raises(ValueError if cost in {-1, -5} else TypeError, match="whole number >= 0"):
             check(cost)
-        assert snapshot(backend) == before
+        assert exact_snapshot(backend) == before
 
 
 @pytest.mark.parametrize("cost", [-5, -0.5, 0.5, nan, -inf])
@@ -149,10 +153,10 @@ def test_trap_14_costs_that_are_none_sent_to_the_script(backend, clock, cost):
     """The script refuses them too: gateways in other languages call it, and it must never mint tokens."""
     with plan(backend, clock, Throttle(1, 5)) as (_, check):
         assert check(4).allowed
-        before = snapshot(backend)
+        before = exact_snapshot(backend)
         with patch("ratelimit.validation.cost", lambda _: None):
             decision = check(cost)
-        assert snapshot(backend) == before
+        assert exact_snapshot(backend) == before
         assert decision.reason is Reason.UNAVAILABLE
         assert "RATELIMIT ARGUMENTS" in decision.cause
 
@@ -170,6 +174,155 @@ def test_trap_16_remaining_and_reset_stay_in_range(backend, clock):
             limiter.catalog.put_plan(UsagePlan("gold", throttle, quota, [STAGE]))
             for step in (0, 1, 86_400_000_000, -86_400_000_001):
                 clock.advance_us(step)
-                for told in check().limits:
-                    assert 0 <= told.remaining <= told.limit
-                    assert told.reset_after >= 0
+                for limit in check().limits:
+                    assert 0 <= limit.remaining <= limit.limit
+                    assert limit.reset_after >= 0
+
+
+# Denials
+
+
+@pytest.mark.parametrize("kind", exactness.LIMITS)
+def test_trap_17_a_smaller_request_after_a_denied_one(backend, clock, kind):
+    """8 of 10 used: 5 are denied, and cost nothing, so 2 still pass; by every kind of limit."""
+
+    def ten_for(name):
+        return Throttle("1/1000", 10 if kind == name else 50)
+
+    stages = [PlanStage(STAGE, {METHOD: ten_for("method")})]
+    with plan(backend, clock, ten_for("plan"), Quota(10 if kind == "quota" else 50, "DAY"), stages) as (limiter, check):
+        limiter.catalog.put_stage(Stage(STAGE, ten_for("stage"), {METHOD: Method(ten_for("stage method"))}))
+        limiter.catalog.set_account_throttle(ten_for("account"))
+        method = OTHER if kind in {"plan", "stage"} else METHOD
+        assert [check(cost, method).allowed for cost in (8, 5, 1, 2, 1, 1)] == [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("kind", exactness.LIMITS)
+def test_trap_18_a_denied_check_writes_nothing(backend, clock, kind):
+    """Value for value, and expiry for expiry."""
+    exactness.a_denial_writes_nothing(backend, clock, kind)
+
+
+def test_trap_21_the_first_limit_is_not_charged_when_the_second_denies(backend, clock):
+    """The plan has tokens, its stage has none: the plan keeps them."""
+    with plan(backend, clock, Throttle("1/1000", 10), stage=Throttle("1/1000", 2)) as (_, check):
+        assert admitted(check, 20) == 2
+        assert remaining(check()) == {"plan:gold": 8, f"stage:{STAGE}:*": 0}
+
+
+def test_trap_22_a_quota_is_raised_and_lowered_while_in_use(backend, clock):
+    """Raised, it helps at once by the difference; lowered below what is used, nothing is left, and not less."""
+    with plan(backend, clock, None, Quota(5, "DAY")) as (limiter, check):
+        assert admitted(check, 7) == 5
+        for limit, passing in ((8, 3), (3, 0), (8, 0), (9, 1)):
+            limiter.catalog.put_plan(UsagePlan("gold", None, Quota(limit, "DAY"), [STAGE]))
+            assert admitted(check, 5) == passing
+            assert remaining(check()) == {"quota:gold": 0}
+
+
+@pytest.mark.parametrize(("entry", "quota", "left"), [(2, 9, (0, 7)), (9, 2, (7, 0))])
+def test_trap_23_method_and_quota_do_not_charge_for_each_other(backend, clock, entry, quota, left):
+    """Where the method's bucket denies the quota is not charged, and the reverse."""
+    stages = [PlanStage(STAGE, {METHOD: Throttle("1/1000", entry)})]
+    with plan(backend, clock, Throttle(1, 50), Quota(quota, "DAY"), stages) as (_, check):
+        assert admitted(check, 6) == 2
+        assert remaining(check()) == dict(zip((f"plan:gold:{METHOD}", "quota:gold"), left, strict=True))
+
+
+# Windows, expiry, clocks
+
+
+def test_trap_24_around_the_edge_of_a_window(backend, clock):
+    """A calendar quota is hard per window: all of one, all of the next. A bucket beside it bounds both."""
+    with plan(backend, clock, Throttle("1/1000", 4), Quota(3, "DAY")) as (_, check):
+        clock.set("2026-03-04T23:59:59.999999")
+        assert admitted(check, 5) == 3
+        clock.advance_us(1)
+        assert admitted(check, 5) == 1
+        clock.advance(1000 * 9)
+        assert admitted(check, 5) == 2
+
+
+def test_trap_25_a_bucket_that_expired(backend, clock):
+    """No state is a full bucket: the check that finds none starts at its cost."""
+    with plan(backend, clock, stage=Throttle(1, 5)) as (_, check), backend.client() as client:
+        assert admitted(check, 6) == 5
+        client.pexpire(STAGE_BUCKET, -1)
+        assert remaining(check(2)) == {f"stage:{STAGE}:*": 3}
+
+
+@pytest.mark.parametrize(("quota", "end"), exactness.PERIODS)
+def test_trap_26_a_count_does_not_leak_into_the_next_window(backend, clock, quota, end):
+    """A window is known by its calendar days, not by an expiry."""
+    exactness.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
+
+
+def test_trap_27_30_expiries_outlast_the_state_and_not_by_much(backend):
+    """A shared bucket is kept a minute longer than an empty one takes to fill; renewed once in half a minute."""
+    fills_in_ms = 1_000_000
+    with plan(backend, None, stage=Throttle("1/10", 100)) as (_, check), backend.client() as client:
+        for cost in (40, 59):
+            check(cost)
+            assert fills_in_ms + KEPT_MS - 1000 < client.pttl(STAGE_BUCKET) <= fills_in_ms + KEPT_MS
+        # Charged longest ago that an expiry may not have been renewed since: the state outlasts the way to full.
+        for age_s, is_renewed in ((31, True), (0, False)):
+            seconds, _ = client.time()
+            client.set(STAGE_BUCKET, struct.pack("<3d", 10_000_000, 0, (seconds - age_s) * 1_000_000), px=970_000)
+            assert check(0).limits[0].remaining == age_s // 10
+            if seconds % 30 < 25:  # else the next half minute might begin between the two
+                assert check(1).allowed == (age_s > 9)
+                assert (client.pttl(STAGE_BUCKET) > 970_000) == is_renewed
+
+
+def test_trap_28_no_key_without_expiry_but_the_catalogue_and_api_keys(backend):
+    """After traffic of every kind, what does not expire is the catalogue, and what belongs to an API key."""
+    with plan(backend, None, Throttle(1, 5), Quota(5, "DAY"), stage=Throttle(1, 5)) as (limiter, check):
+        limiter.catalog.set_account_throttle(Throttle(1, 5))
+        assert admitted(check, 9) == 5
+        limiter.peek("x" * 20, STAGE, METHOD)
+        limiter.check("x" * 20, "no/stage", "NO method")
+        (key,) = limiter.catalog.keys()
+    with backend.client() as client:
+        names = {name.decode() for name in client.scan_iter() if client.ttl(name) == -1}
+        (digest,) = (name for name in names if name.startswith("ratelimit:digest:"))
+        of_the_key = {f"ratelimit:{{{key.id}}}", f"ratelimit:{{{key.id}}}:record", digest}
+        of_the_catalogue = {"{ratelimit}:catalog", "{ratelimit}:keys", "{ratelimit}:plan:gold:keys"}
+        assert names == of_the_key | of_the_catalogue
+
+
+def test_trap_31_clients_20_minutes_apart(server):
+    """Their decisions are identical."""
+    replicas.skewed_replicas_decide_alike(server, (-600, 0, 600))
+
+
+def test_trap_32_the_servers_clock_steps_back(backend, clock):
+    """By an hour: no negative time, and nobody is locked out for it."""
+    exactness.a_clock_that_went_back_locks_nobody_out(backend, clock)
+
+
+def test_trap_32_the_servers_clock_steps_forward(backend, clock):
+    """By a day: one full bucket, and no more."""
+    with plan(backend, clock, Throttle(10, 10)) as (_, check):
+        assert admitted(check, 12) == 10
+        clock.advance(86_400)
+        assert admitted(check, 12) == 10
+
+
+def test_trap_34_the_first_window_of_a_plan_is_whole(backend, clock):
+    """A plan that begins in the middle of a month has its full quota, and the next month again."""
+    with plan(backend, clock, None, Quota(4, "MONTH", 27)) as (_, check):
+        assert admitted(check, 6) == 4
+        clock.set("2026-03-28T00:00:00")
+        assert admitted(check, 6) == 4
+
+
+def test_a_wait_of_centuries_is_exact(limiter, clock):
+    """Its end, in microseconds since 1970, is beyond 2^53: it is told to the microsecond all the same, also locally."""
+    clock.advance_us(1)  # an odd number, which no float of that size is
+    limiter.catalog.put_plan(UsagePlan("slow", Throttle("0.000001", 9007), None, [STAGE]))
+    key = limiter.catalog.create_key(plans=["slow"]).value
+    assert limiter.check(key, STAGE, METHOD, 8997).allowed
+    denials = [limiter.check(key, STAGE, METHOD, 9007) for _ in range(3)]
+    assert [decision.source for decision in denials] == ["redis", "redis", "denial_cache"]
+    for decision in denials:
+        assert (decision.retry_after, decision.limits[0].retry_after) == (8_997_000_000.0, 8_997_000_000.0)

@@ -42,8 +42,8 @@ def test_twins_have_the_same_methods(kind, twin):
 
 def parameters(method):
     """The parameters of a method: names, kinds, defaults and annotations, but for the kind of the client."""
-    found = inspect.signature(method).parameters.values()
-    return [each.replace(annotation="") if each.name == "client" else each for each in found]
+    parameters = inspect.signature(method).parameters.values()
+    return [each.replace(annotation="") if each.name == "client" else each for each in parameters]
 
 
 @EACH_TWIN

@@ -7,9 +7,9 @@ where nothing is. A check says CORRUPT or denies, and writes nothing; so do the 
 import struct
 
 import pytest
-from helpers.seeded import bug
+from helpers.lua_mutation import bug
 from redis.exceptions import ResponseError
-from vectors.vector_bytes import (
+from vectors.packing import (
     ACCOUNT,
     DAILY,
     KEY,
@@ -27,7 +27,7 @@ from vectors.vector_bytes import (
 
 from ratelimit.scripts import load
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 NAN, INF = float("nan"), float("inf")
 UNSOUND = (NAN, INF, -INF, 0.5, -0.5, 1e300, -1e300, 2.0**56, -(2.0**56))
@@ -106,11 +106,13 @@ class Held:
         """Whether a check of 1 admits nobody where this is stored, and leaves it as it is."""
         self.put(held)
         before = self.all()
-        asked = prepared(world, flags=flags)
-        reply = self.run("check", *asked[:2]) if script == "check" else self.run("check_many", *together([asked]))
+        call = prepared(world, flags=flags)
+        reply = self.run("check", *call[:2]) if script == "check" else self.run("check_many", *together([call]))
         reply = reply[0] if script == "check_many" else reply
-        told = str(reply).startswith("RATELIMIT CORRUPT ") or reply == -5 or (isinstance(reply, list) and reply[0] == 0)
-        return told and self.all() == before
+        is_refused = (
+            str(reply).startswith("RATELIMIT CORRUPT ") or reply == -5 or (isinstance(reply, list) and reply[0] == 0)
+        )
+        return is_refused and self.all() == before
 
 
 @pytest.fixture

@@ -251,8 +251,8 @@ def converted(folder, files):
     return convert(read_export(written(folder, files)))
 
 
-def notes(found):
-    return [str(note) for note in found.notes]
+def notes(result):
+    return [str(note) for note in result.notes]
 
 
 def plan_of(**members):

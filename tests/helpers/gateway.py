@@ -7,6 +7,7 @@ Wednesday, except where a step moves it.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from helpers.redis_snapshot import snapshot_without_denials
 from ratelimit import Method, Quota, Reason, Stage, Throttle, UsagePlan
 
 A, B = "a/prod", "b/prod"
@@ -47,32 +48,6 @@ def invalid(detail):
 
 def outcome(decision):
     return Outcome(decision.reason.value, decision.limited_by, decision.retry_after, decision.detail)
-
-
-_READ = {
-    b"string": lambda client, key: client.get(key),
-    b"hash": lambda client, key: client.hgetall(key),
-    b"set": lambda client, key: client.smembers(key),
-    b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
-    b"list": lambda client, key: client.lrange(key, 0, -1),
-}
-
-
-def snapshot(client):
-    """All that Redis holds: each key's type, value and expiry. (A DUMP of a large hash changes by being read.)
-
-    Without the sums of refusals, which clients add in their own time.
-    """
-    keys = sorted(key for key in client.keys("*") if not key.startswith(b"ratelimit:denials:"))
-    with client.pipeline(transaction=False) as pipeline:
-        for key in keys:
-            pipeline.type(key).pttl(key)
-        found = pipeline.execute()
-        kinds, expiries = found[::2], found[1::2]
-        for key, kind in zip(keys, kinds, strict=True):
-            _READ[kind](pipeline, key)
-        values = pipeline.execute()
-    return dict(zip(keys, zip(kinds, values, expiries, strict=True), strict=True))
 
 
 class Gateway:
@@ -143,11 +118,11 @@ def call(who, where, *outcomes, reanchors=False):
 
     def step(gateway):
         for expected in outcomes:
-            before = snapshot(gateway.client)
+            before = snapshot_without_denials(gateway.client)
             assert outcome(gateway.peek(who, where)) == expected
-            assert snapshot(gateway.client) == before
+            assert snapshot_without_denials(gateway.client) == before
             assert outcome(gateway.check(who, where)) == expected
-            assert (snapshot(gateway.client) == before) == (expected != OK and not reanchors)
+            assert (snapshot_without_denials(gateway.client) == before) == (expected != OK and not reanchors)
 
     return step
 
@@ -175,8 +150,8 @@ def left(who, where, **remaining):
     """What remains of limits, by the part of their name before the colon."""
 
     def step(gateway):
-        found = {limit.name.split(":")[0]: limit.remaining for limit in gateway.peek(who, where).limits}
-        assert {kind: found[kind] for kind in remaining} == remaining
+        by_kind = {limit.name.split(":")[0]: limit.remaining for limit in gateway.peek(who, where).limits}
+        assert {kind: by_kind[kind] for kind in remaining} == remaining
 
     return step
 

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server that does to the replies of scripts what networks do. Requests always arrive."""
+"""A TCP proxy in front of a server that does to replies what networks do. Requests always arrive."""
 
 import socket
 import struct
@@ -13,19 +13,19 @@ ABORT = struct.pack("ii", 1, 0)
 class Proxy:
     """Listens on a TCP `port` of this machine, and forwards to a server's unix socket.
 
-    `fault` is what happens to replies of EVAL and EVALSHA: None, or one of FAULTS. `spared` lets that many of them pass
-    first. `hurt` counts those that a fault met: each is the proof that the server ran a script.
+    `fault` is what happens to replies of `commands` (EVAL: EVALSHA, too): None, or one of FAULTS. `let_through` is how
+    many of them pass first. `faults` counts those that met a fault: each is the proof that the server ran a command.
     """
 
     FAULTS = ("swallow", "reset", "delay", "trickle")
     DELAY_S = 0.8
 
-    def __init__(self, path):
-        self.fault, self.spared, self.hurt = None, 0, 0
-        self._path = path
+    def __init__(self, path, commands=b"EVAL"):
+        self.fault, self.let_through, self.faults = None, 0, 0
+        self._path, self._commands = path, commands
         self._changed = threading.Condition()
         self._sockets = []
-        self._asked, self._swallowed = set(), set()
+        self._awaiting, self._swallowed = set(), set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -35,10 +35,10 @@ class Proxy:
     def url(self):
         return f"redis://127.0.0.1:{self.port}"
 
-    def wait_until_hurt(self, times):
-        """Wait until that many replies met the fault: until then, nobody knows whether the request was carried out."""
+    def wait_for_faults(self, times):
+        """Wait until that many replies met the fault: until then, the request may not have been carried out."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.hurt >= times, timeout=10), "no reply came"
+            assert self._changed.wait_for(lambda: self.faults >= times, timeout=10), "no reply came"
 
     def close(self):
         # An accept that is under way is not woken by closing its socket, but by shutting it down.
@@ -77,8 +77,8 @@ class Proxy:
     def _requests(self, client, server):
         with suppress(OSError):
             while data := client.recv(65536):
-                if b"EVAL" in data:
-                    self._asked.add(client)
+                if self._commands in data:
+                    self._awaiting.add(client)
                 server.sendall(data)
         with suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
@@ -93,16 +93,16 @@ class Proxy:
     def _deliver(self, client, data):
         if client in self._swallowed:
             return  # a stream of which a part was swallowed does not go on
-        fault = self.fault if client in self._asked else None
-        self._asked.discard(client)
-        if fault is not None and self.spared:
-            self.spared -= 1
+        fault = self.fault if client in self._awaiting else None
+        self._awaiting.discard(client)
+        if fault is not None and self.let_through:
+            self.let_through -= 1
             fault = None
         if fault is None:
             client.sendall(data)
             return
         with self._changed:
-            self.hurt += 1
+            self.faults += 1
             self._changed.notify_all()
         if fault == "swallow":
             self._swallowed.add(client)

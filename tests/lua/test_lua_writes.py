@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.vector_bytes import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, identity, state, together
+from vectors.packing import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, identity, state, together
 
 NOW = 1_772_625_600_123_456
 HALF_MINUTE = 1_772_625_600_000_000

@@ -294,5 +294,5 @@ def opened_by(key, which):
 
 def by_what_is_left(decision):
     """Sort the answers to one prepared, asked several times at one moment, as they were made."""
-    left = [(-told.remaining, told.reset_after or 0) for told in decision.limits]
+    left = [(-limit.remaining, limit.reset_after or 0) for limit in decision.limits]
     return not decision.allowed, decision.source == "denial_cache", left

@@ -65,8 +65,8 @@ class Modelled(RuleBasedStateMachine):
                 days = range(last - 89, last + 1)
                 for plan_id in PLANS:
                     usage = self.catalog.usage(plan_id, *map(_date, (days[0], days[-1])), key_id=key_id)
-                    told = [used for used, _ in usage.items[key_id]]
-                    assert told == [self.metered.get((key_id, plan_id, day), 0) for day in days]
+                    metered = [used for used, _ in usage.items[key_id]]
+                    assert metered == [self.metered.get((key_id, plan_id, day), 0) for day in days]
 
     def _judge(self, decision, key, value, stage, method, cost, *, peek=False, is_overtaken=False):
         """Hold a decision against the model, in which it is made now.
@@ -171,15 +171,15 @@ def is_not_stricter(decision, verdict):
         return (inf if value is None else value) <= (inf if right is None else right / 1_000_000)
 
     return never(decision.retry_after, verdict.retry_us) and all(
-        (told.name, told.remaining >= right.remaining, never(told.reset_after, right.reset_us))
+        (limit.name, limit.remaining >= right.remaining, never(limit.reset_after, right.reset_us))
         == (right.name, True, True)
-        for told, right in zip(decision.limits, verdict.limits, strict=True)
+        for limit, right in zip(decision.limits, verdict.limits, strict=True)
     )
 
 
 def as_told(decision):
     """Return what a decision says, to be compared with `as_modelled`."""
-    return decision.allowed, decision.limited_by, decision.retry_after, [tuple(told) for told in decision.limits]
+    return decision.allowed, decision.limited_by, decision.retry_after, [tuple(limit) for limit in decision.limits]
 
 
 def as_modelled(verdict, limits, now_us):

@@ -5,15 +5,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
-from multiprocessing import get_context
 
 import pytest
-from helpers.asking import ask
-from properties.promises import METHOD, STAGE
+from helpers.check_worker import ask
+from helpers.processes import PROCESSES
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Quota, Stage, Throttle, UsagePlan
 
-PROCESSES, CALLS = 8, 1000
+CALLS = 1000
 NEVER_REFILLS = Fraction(1, 10**6)
 DEADLINE = 10.0
 """Seconds: many callers on few cores are slow, not failing."""
@@ -25,15 +25,6 @@ SCENARIOS = {
     "shared stage, two keys": {"plan": (PLENTY, None), "stage": HUNDRED, "account": PLENTY, "keys": 2},
     "shared account, two keys": {"plan": (PLENTY, None), "stage": PLENTY, "account": HUNDRED, "keys": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """Eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as started:
-        yield started
-        started.close()
-        started.join()
 
 
 def keys_of(server, plan=(None, None), stage=None, account=None, keys=1):
@@ -66,29 +57,29 @@ def scripts_flushed(server):
         thread.join()
 
 
-def asked_by(pool, server, values):
+def asked_by(processes, server, values):
     """Every process asks as often as all others; return all outcomes, counted."""
-    asked = [(server.url, values[at % len(values)], CALLS, PROCESSES) for at in range(PROCESSES)]
+    tasks = [(server.url, values[at % len(values)], CALLS, PROCESSES) for at in range(PROCESSES)]
     total = {}
-    for counts in pool.starmap(ask, asked, chunksize=1):
+    for counts in processes.starmap(ask, tasks, chunksize=1):
         for outcome, count in counts.items():
             total[outcome] = total.get(outcome, 0) + count
     return total
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_processes_share_a_limit_exactly(server, pool, scenario):
+def test_processes_share_a_limit_exactly(server, processes, scenario):
     """Of 8 x 1,000 calls by eight processes, exactly the 100 of the limit pass."""
-    total = asked_by(pool, server, keys_of(server, **SCENARIOS[scenario]))
+    total = asked_by(processes, server, keys_of(server, **SCENARIOS[scenario]))
     denied = "QUOTA_EXCEEDED" if scenario == "quota" else "THROTTLED"
     assert total == {"ALLOWED": 100, denied: PROCESSES * CALLS - 100}
 
 
-def test_processes_share_a_limit_exactly_while_scripts_are_forgotten(server, pool):
+def test_processes_share_a_limit_exactly_while_scripts_are_forgotten(server, processes):
     """A server that forgets its scripts all the time causes no error, and no other count."""
     values = keys_of(server, **SCENARIOS["burst"])
     with scripts_flushed(server):
-        total = asked_by(pool, server, values)
+        total = asked_by(processes, server, values)
     assert total == {"ALLOWED": 100, "THROTTLED": PROCESSES * CALLS - 100}
 
 

@@ -15,13 +15,13 @@ import string
 import traceback
 from datetime import date
 from math import inf, isfinite, nan
-from pathlib import Path
 
 import click
 import http_sf
 import pytest
 from helpers import aws_samples
 from helpers.commands import run
+from helpers.paths import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -187,13 +187,13 @@ def file(tmp_path):
 def test_plan_files(file, data):
     """A document that can be stored and read again, or a ConfigError with the name of the file."""
     file.write_bytes(data)
-    found, error = tried(lambda: read_plan_file(file))
+    result, error = tried(lambda: read_plan_file(file))
     if error is not None:
         assert error.field == str(file)
         return
-    for plan in found.plans.values():
+    for plan in result.plans.values():
         assert plan_documents.plan_from_json(plan.id, plan_documents.plan_json(plan)) == plan
-    for stage in found.stages.values():
+    for stage in result.stages.values():
         assert plan_documents.stage_from_json(stage.id, plan_documents.stage_json(stage)) == stage
 
 
@@ -217,12 +217,12 @@ CSV = f"""Key,Name,Description,Enabled,UsagePlanIds
 @example(data=f"Key,Name\n\0{SECRET},x\n".encode())
 def test_keys_as_csv(data):
     """Rows and warnings, or a ConfigError; neither shows a value, in whatever column it stands."""
-    found, error = tried(lambda: list(csv_keys.read(io.BytesIO(data), "keys.csv")))
+    result, error = tried(lambda: list(csv_keys.read(io.BytesIO(data), "keys.csv")))
     if error is not None:
         assert error.field.startswith("keys.csv")
         assert SECRET not in told_by(error)
         return
-    for item in found:
+    for item in result:
         assert item is None or isinstance(item, csv_keys.Row | csv_keys.RowWarning)
         assert isinstance(item, csv_keys.Row) or SECRET not in str(item)
 
@@ -300,14 +300,14 @@ DEEP = '{"items": [{"id": "k1", "enabled": true, "value": "%s", "x": %s}]}'
 def test_exports_of_aws(texts):
     """Plans, stages and keys with notes, or a ConfigError; neither shows the value of a key."""
     files = {f"{number}.json": encoded(text) for number, text in enumerate(texts)}
-    found, error = tried(lambda: convert(assemble([shapes.parse(data, name) for name, data in files.items()])))
+    result, error = tried(lambda: convert(assemble([shapes.parse(data, name) for name, data in files.items()])))
     if error is not None:
         assert SECRET not in told_by(error)
         return
-    assert isinstance(found, AwsConversion)
-    for key in found.keys:
-        assert key.value not in repr(found.keys)
-        assert not any(key.value in note.why for note in found.notes)
+    assert isinstance(result, AwsConversion)
+    for key in result.keys:
+        assert key.value not in repr(result.keys)
+        assert not any(key.value in note.why for note in result.notes)
 
 
 # ----- URLs
@@ -519,13 +519,13 @@ def test_headers(limits, retry_after):
     assert ("Retry-After" in fields) == is_told
     assert not is_told or int(fields["Retry-After"]) >= retry_after - 1e-6
     for name in ("RateLimit", "RateLimit-Policy") if limits else ():
-        told = http_sf.parse(fields[name].encode(), tltype="list")
-        assert [text for text, _ in told] == [limit.name for limit in limits]
-        for _, parameters in told:
+        members = http_sf.parse(fields[name].encode(), tltype="list")
+        assert [text for text, _ in members] == [limit.name for limit in limits]
+        for _, parameters in members:
             assert all(0 <= number < 10**15 for number in parameters.values())
 
 
 def test_every_target_is_run_by_make():
     """`make fuzz` runs this file."""
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert "tests/properties/test_fuzz.py" in makefile

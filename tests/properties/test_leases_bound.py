@@ -3,14 +3,14 @@
 import gc
 
 import pytest
-from helpers.leased import gold_key, used
+from helpers.leases import gold_key, used
+from helpers.replica import METHOD, OTHER, STAGE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from properties.promises import METHOD, OTHER, STAGE
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 QUOTA, TERM_US = 4_000, 10_000
 REPLICAS = 3

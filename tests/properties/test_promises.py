@@ -2,9 +2,7 @@
 
 import pytest
 from helpers.proxy import Proxy
-from properties import promises
-from properties import promises_of_connections as connections
-from properties import promises_of_replicas as replicas
+from properties.promises import connections, exactness, replicas
 
 RATES = (
     (1, 10, 1),
@@ -22,49 +20,41 @@ RATES = (
     ("1/1000000", 9007, 100),
     (1_000_000, 2**53 - 2_000_003, 2**40 + 1),
 )
-limits = pytest.mark.parametrize("tight", promises.LIMITS)
-
-
-@pytest.fixture
-def valkey(running):
-    """One real server, for what does not depend on the server."""
-    with running["valkey"].client() as client:
-        client.flushall()
-    return running["valkey"]
+limits = pytest.mark.parametrize("tight", exactness.LIMITS)
 
 
 @limits
 def test_a_denial_writes_nothing(backend, clock, tight):
     """Promise 1: whichever limit refuses, every value and expiry stays as it was."""
-    promises.a_denial_writes_nothing(backend, clock, tight)
+    exactness.a_denial_writes_nothing(backend, clock, tight)
 
 
 @limits
 def test_a_denial_leaves_expiries(backend, tight):
     """Promise 1: nor does a denial move an expiry, at the server's own time."""
-    promises.a_denial_leaves_expiries(backend, tight)
+    exactness.a_denial_leaves_expiries(backend, tight)
 
 
 @limits
 def test_a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight):
     """Promise 1: the one exception re-anchors, and moves no token."""
-    promises.a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight)
+    exactness.a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight)
 
 
 def test_a_peek_writes_nothing(backend, clock):
     """Promise 1: a peek has no exception at all."""
-    promises.a_peek_writes_nothing(backend, clock)
+    exactness.a_peek_writes_nothing(backend, clock)
 
 
 def test_an_admission_charges_every_limit(backend, clock):
     """Promise 1: all means all."""
-    promises.an_admission_charges_every_limit(backend, clock)
+    exactness.an_admission_charges_every_limit(backend, clock)
 
 
 @pytest.mark.parametrize(("rate", "burst", "cost"), RATES)
 def test_retry_after_is_exact(backend, clock, rate, burst, cost):
     """Promise 2: a microsecond early is denied, on time is admitted."""
-    promises.retry_after_is_exact(backend, clock, rate, burst, cost)
+    exactness.retry_after_is_exact(backend, clock, rate, burst, cost)
 
 
 @pytest.mark.parametrize(
@@ -73,43 +63,43 @@ def test_retry_after_is_exact(backend, clock, rate, burst, cost):
 )
 def test_steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks):
     """Promise 2: fractions of a token add up."""
-    promises.steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks)
+    exactness.steady_traffic_loses_nothing(backend, clock, rate, tick_us, checks)
 
 
 def test_steady_traffic_loses_nothing_in_the_long_run(server, clock):
     """Promise 2: not in ten thousand checks either."""
-    promises.steady_traffic_loses_nothing(server, clock, "1/3", 1_234_567, 10_000)
+    exactness.steady_traffic_loses_nothing(server, clock, "1/3", 1_234_567, 10_000)
 
 
-@pytest.mark.parametrize(("quota", "end"), promises.PERIODS)
+@pytest.mark.parametrize(("quota", "end"), exactness.PERIODS)
 def test_a_quota_turns_at_the_microsecond(backend, clock, quota, end):
     """Promise 2: the last microsecond of a window is of that window."""
-    promises.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
+    exactness.a_quota_turns_at_the_microsecond(backend, clock, quota, end)
 
 
 def test_another_period_is_another_count(backend, clock):
     """Promise 2: a window is known by both its ends."""
-    promises.another_period_is_another_count(backend, clock)
+    exactness.another_period_is_another_count(backend, clock)
 
 
 def test_a_clock_that_flaps_mints_nothing(backend, clock):
     """Promise 2: small steps back are no new time."""
-    promises.a_clock_that_flaps_mints_nothing(backend, clock)
+    exactness.a_clock_that_flaps_mints_nothing(backend, clock)
 
 
 def test_a_clock_that_went_back_locks_nobody_out(backend, clock):
     """Promise 2: large steps back are the new time."""
-    promises.a_clock_that_went_back_locks_nobody_out(backend, clock)
+    exactness.a_clock_that_went_back_locks_nobody_out(backend, clock)
 
 
 def test_a_change_of_plan_mints_nothing(backend, clock):
     """Promise 2: what a bucket holds survives a change of its rate, rounded down."""
-    promises.a_change_of_plan_mints_nothing(backend, clock)
+    exactness.a_change_of_plan_mints_nothing(backend, clock)
 
 
 def test_every_unit_is_metered(backend, clock):
     """Promise 2: usage is counted as exactly as limits are."""
-    promises.every_unit_is_metered(backend, clock)
+    exactness.every_unit_is_metered(backend, clock)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from math import inf
 
 import pytest
 from properties.machine_model import as_modelled, as_told, would
-from vectors.vector_bytes import NOW, PLAN, TODAY, count, doubles, identity, state
+from vectors.packing import NOW, PLAN, TODAY, count, doubles, identity, state
 
 from ratelimit import Quota, Throttle
 from ratelimit.engine.limits import Bucket, CompiledLimits, QuotaCount
@@ -19,7 +19,7 @@ from ratelimit.engine.reference_model import Reference, _Tokens, _Window, _windo
 from ratelimit.registry.windows import DAY_US
 from ratelimit.scripts import load
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 KEY, FIELD, ACCOUNT = "ratelimit:{k1}", "b:gold:petstore/prod:GET /pets", "ratelimit:account"
 TOLERANCE_US = 2_000_000
@@ -115,12 +115,12 @@ def test_buckets(server, place):
                 assert len(reply[2]) == 16
             if not peeks:  # what a peek would re-anchor is not written
                 later.setdefault((call, call.numbers(reply)), (bucket, reference))
-        for (call, found), (bucket, reference) in later.items():
+        for (call, numbers), (bucket, reference) in later.items():
             for wait_us, cost in product(LATER, (1, bucket.throttle.burst, bucket.throttle.burst + 1)):
                 verdict = would(reference, "k1", [bucket], cost, NOW + wait_us)
-                (told,) = call.statuses(found, NOW + wait_us, 0 if verdict.allowed else cost)
-                assert told == as_modelled(verdict, [bucket], NOW + wait_us)[3][0], (bucket, found, wait_us, cost)
-                denial = call.denial(found, NOW + wait_us, cost)
+                (status,) = call.statuses(numbers, NOW + wait_us, 0 if verdict.allowed else cost)
+                assert status == as_modelled(verdict, [bucket], NOW + wait_us)[3][0], (bucket, numbers, wait_us, cost)
+                denial = call.denial(numbers, NOW + wait_us, cost)
                 assert (denial is None) == verdict.allowed
                 if denial is not None:
                     wait = None if denial[2] == inf else denial[2] - NOW - wait_us
@@ -164,8 +164,8 @@ def test_quotas(server):
                 wait = 0.0 if allowed else None if cost > limit else (held.stop - then_us) / 1_000_000
                 right = (left, (held.stop - then_us) / 1_000_000, wait)
                 numbers = call.numbers(reply)
-                (told,) = call.statuses(numbers, then_us, 0 if allowed else cost)
-                assert told[2:5] == right, (limit, used, first, days, now_us, cost)
+                (status,) = call.statuses(numbers, then_us, 0 if allowed else cost)
+                assert status[2:5] == right, (limit, used, first, days, now_us, cost)
                 if then_us == now_us:
                     assert tuple(decision.limits[0])[2:5] == right
                 if not allowed:

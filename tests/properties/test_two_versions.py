@@ -14,10 +14,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).parent / "two_versions_worker.py"
 COMMIT = (Path(__file__).parent / "previous_version.txt").read_text(encoding="utf-8").split()[0]
 STAGE, METHOD = "petstore/prod", "GET /pets/{id}"
@@ -29,25 +29,25 @@ _namespaces = (f"n{number}" for number in count())
 
 def ran(*command, **options):
     """The standard output of a command that has to succeed."""
-    found = subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
-    assert found.returncode == 0, f"{command}\n{found.stdout.decode()}\n{found.stderr.decode()}"
-    return found.stdout
+    completed = subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
+    assert completed.returncode == 0, f"{command}\n{completed.stdout.decode()}\n{completed.stderr.decode()}"
+    return completed.stdout
 
 
 @pytest.fixture(scope="session")
 def before(tmp_path_factory):
     """The folder in which the version before is installed."""
-    known = subprocess.run(
+    completed = subprocess.run(
         ("git", "cat-file", "-e", f"{COMMIT}^{{commit}}"), cwd=ROOT, check=False, capture_output=True
     )
-    if known.returncode != 0:
-        told = (
+    if completed.returncode != 0:
+        reason = (
             f"there is no commit {COMMIT} here (a source distribution, or a shallow clone): no version before to test"
         )
         shallow = ran("git", "rev-parse", "--is-shallow-repository", cwd=ROOT) if (ROOT / ".git").exists() else b"true"
         if shallow.strip() != b"true":
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(reason)
+        pytest.skip(reason)
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "before"))
     ran("tar", "x", "-C", source, input=ran("git", "archive", COMMIT, cwd=ROOT))
     ran(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target / "dist", source)
@@ -111,9 +111,9 @@ def processes(running, before):
 @pytest.fixture
 def workers(server, processes):
     """Two processes of each version in an empty namespace, by version."""
-    found = processes[server.name]
-    at_once(found, "open", next(_namespaces))
-    return found
+    workers = processes[server.name]
+    at_once(workers, "open", next(_namespaces))
+    return workers
 
 
 def all_of(workers):
@@ -166,9 +166,9 @@ def set_up(one, limits, lease=0):
 def test_sums_are_exact(name, by, workers):
     """Four processes of two versions, whoever has set it up: as many pass as the limit says, and are counted."""
     key_id = set_up(workers[by][0], LIMITS[name])
-    told = at_once(workers, "check", VALUES[0], STAGE, METHOD, 100)
-    assert sum(admitted for admitted, _ in told) == UNITS
-    assert {limit for _, limits in told for limit in limits} == {name}
+    decisions = at_once(workers, "check", VALUES[0], STAGE, METHOD, 100)
+    assert sum(admitted for admitted, _ in decisions) == UNITS
+    assert {limit for _, limits in decisions for limit in limits} == {name}
     used = at_once(workers, "usage", "gold", key_id, days())
     assert [times for times, _ in used] == [UNITS] * 4
     lefts = at_once(workers, "left", VALUES[0], STAGE, METHOD)
@@ -181,9 +181,9 @@ def test_sums_are_exact_with_leases(name, by, workers):
     """What was admitted and what is left are what there was, once all have given back what they held."""
     at_once(workers, "open", namespace := next(_namespaces))
     key_id = set_up(workers[by][0], LIMITS[name], lease=0.5)
-    told = at_once(workers, "check", VALUES[0], STAGE, METHOD, 40)
+    decisions = at_once(workers, "check", VALUES[0], STAGE, METHOD, 40)
     at_once(workers, "open", next(_namespaces))  # ends what they held
-    admitted = sum(times for times, _ in told)
+    admitted = sum(times for times, _ in decisions)
     assert admitted > 100
     at_once(workers, "open", namespace)
     used = at_once(workers, "usage", "gold", key_id, days())
@@ -230,15 +230,15 @@ def test_a_change_of_plans_is_obeyed_by_all(by, workers):
     assert at_once(workers, "check", VALUES[0], STAGE, METHOD, 10) == [[10, []]] * 4
 
     def left(value):
-        return [told["quota:gold"] for told in at_once(workers, "left", VALUES[0], STAGE, METHOD)] == [value] * 4
+        return [left["quota:gold"] for left in at_once(workers, "left", VALUES[0], STAGE, METHOD)] == [value] * 4
 
     assert left(160)
     admin.put_plan({"id": "gold", "throttle": AMPLE, "stages": [STAGE], "quota": 100})
     until(lambda: left(60))
     admin.set_remaining("gold", key_id, 7)
     until(lambda: left(7))
-    told = at_once(workers, "check", VALUES[0], STAGE, METHOD, 5)
-    assert sum(times for times, _ in told) == 7
+    decisions = at_once(workers, "check", VALUES[0], STAGE, METHOD, 5)
+    assert sum(times for times, _ in decisions) == 7
 
 
 def test_both_change_keys_at_once(workers):

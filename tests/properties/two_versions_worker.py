@@ -38,7 +38,7 @@ DEEDS = {
     "where": lambda limiter: ratelimit.__file__,
     "check": check,
     "usage": usage,
-    "left": lambda limiter, *request: {told.name: told.remaining for told in limiter.peek(*request).limits},
+    "left": lambda limiter, *request: {limit.name: limit.remaining for limit in limiter.peek(*request).limits},
     "put_plan": lambda limiter, data: limiter.catalog.put_plan(plan(data)),
     "put_stage": lambda limiter, stage, data: limiter.catalog.put_stage(Stage(stage, throttle(data))),
     "account": lambda limiter, data: limiter.catalog.set_account_throttle(throttle(data)),
@@ -59,10 +59,10 @@ def main(url):
             if limiter is not None:
                 limiter.close()
             limiter = Limiter.from_url(url, deadline=5, namespace=args[0])
-            told = None
+            result = None
         else:
-            told = DEEDS[deed](limiter, *args, **keywords)
-        sys.stdout.write(f"{json.dumps(told)}\n")
+            result = DEEDS[deed](limiter, *args, **keywords)
+        sys.stdout.write(f"{json.dumps(result)}\n")
         sys.stdout.flush()
 
 

@@ -5,7 +5,6 @@ import time
 from itertools import count
 from math import inf
 
-from helpers.seeding import Lua, Python
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -48,6 +47,7 @@ from seeded_bugs.bug_promises import (
     went_back,
 )
 from seeded_bugs.bugs_in_lua import AT_ONCE, USUAL, USUAL_NOT_CHARGED, USUAL_ONE_TOO_FEW, USUAL_REFILL_LOST
+from seeded_bugs.mutations import Lua, Python
 
 from ratelimit import StoreTimeout
 from ratelimit.admin import keys as key_admin
@@ -55,8 +55,8 @@ from ratelimit.admin import plans as plan_admin
 from ratelimit.effects import TooManyLookUpsError
 from ratelimit.engine.limits import CompiledLimits
 from ratelimit.engine.protocol import DENIED
+from ratelimit.limiter.checker import Checker
 from ratelimit.local import denial_cache
-from ratelimit.local.denial_cache import DenialCache
 from ratelimit.local.key_cache import KeyCache
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import RedisKeys
@@ -93,13 +93,13 @@ def _answer_each_other(calls, on_left_out):
 
 
 def _replies(connection, replies, **how):
-    found = []
+    received = []
     for _ in range(replies):
         try:
-            found.append(connection.read_response(disable_decoding=True, **how))
+            received.append(connection.read_response(disable_decoding=True, **how))
         except ResponseError as error:
-            found.append(error)
-    return found
+            received.append(error)
+    return received
 
 
 def _execute_as_redis_py_would(stack, packet, replies, **_again):
@@ -128,31 +128,31 @@ def _keep_a_connection_whose_reply_is_late(stack, packet, replies, **_again):
         stack._pool().release(connection)
 
 
-def _forget_what_is_absent_alone(known, _key_id):
-    known._changes += 1
-    known._absent.reset_after_fork()
-    known._absent._entries.clear()
+def _forget_what_is_absent_alone(cache, _key_id):
+    cache._changes += 1
+    cache._absent.reset_after_fork()
+    cache._absent._entries.clear()
 
 
-def _forget_records_alone(known, key_id):
-    known._changes += 1
-    for value in known._values_by_id.get(key_id or "", ()):
-        known._forget(value)
+def _forget_records_alone(cache, key_id):
+    cache._changes += 1
+    for value in cache._values_by_id.get(key_id or "", ()):
+        cache._forget(value)
 
 
-def _forget_what_is_there_alone(known, key_id):
-    _forget_what_is_absent_alone(known, key_id)
-    _forget_records_alone(known, key_id)
-    known._changes -= 2
+def _forget_what_is_there_alone(cache, key_id):
+    _forget_what_is_absent_alone(cache, key_id)
+    _forget_records_alone(cache, key_id)
+    cache._changes -= 2
 
 
-def _never_ask_again(known, key, found):
+def _never_ask_again(cache, key, cached_key):
     yield from ()
-    return found
+    return cached_key
 
 
-def _remember_for_ever(known, key, _now_us):
-    return known._absent.get(key) is not None
+def _remember_for_ever(cache, key, _now_us):
+    return cache._absent.get(key) is not None
 
 
 def _catch_up_with_nothing(*_):
@@ -339,5 +339,5 @@ FOUND_BY_THE_MACHINE = (
     USUAL_REFILL_LOST,
     ANSWERS_EXCHANGED,
     Python("admitted replies not kept", denial_cache, "_JUDGED", frozenset({DENIED})),
-    Python("pushes lift no denial", DenialCache, "forget", lambda *_: None),
+    Python("changes that are pushed are not heard", Checker, "_forget_changed", lambda *_: None),
 )

@@ -1,6 +1,5 @@
 """Bugs in the two quick ways through the scripts, each with the promise that it breaks; as `bugs`."""
 
-from helpers.seeding import Lua, Many
 from seeded_bugs.bug_promises import (
     admission,
     at_once,
@@ -21,6 +20,7 @@ from seeded_bugs.bug_promises import (
     steady_traffic,
     went_back,
 )
+from seeded_bugs.mutations import Lua, Many
 
 USUAL_NOT_CHARGED = Lua(
     "usual: further buckets not charged",

@@ -151,7 +151,7 @@ BUGS = [
 ]  # fmt: skip
 
 
-def put_in(monkeypatch, module, *changes):
+def mutate(monkeypatch, module, *changes):
     """Replace texts in a module, in memory: what they change of its functions, methods and constants is what runs."""
     source = Path(module.__file__).read_text(encoding="utf-8")
     if RECORDS_STAY in changes:
@@ -188,7 +188,7 @@ def _differs(made, right):
 )
 def test_a_seeded_bug_is_found(server, clock, monkeypatch, module, test, changes):
     """With the bug the test fails; that it passes without is for the test itself to show."""
-    put_in(monkeypatch, module, *changes)
+    mutate(monkeypatch, module, *changes)
     takes = {"monkeypatch": monkeypatch} if "monkeypatch" in signature(test).parameters else {}
     with pytest.raises(AssertionError):
         test(server, clock, **takes)

@@ -5,9 +5,9 @@ from unittest.mock import patch
 
 import pytest
 from engine import test_leases as tests
-from helpers.leased import gold_key, replica, used
-from helpers.seeded import bug
-from properties.promises import METHOD, STAGE
+from helpers.leases import gold_key, used
+from helpers.lua_mutation import bug
+from helpers.replica import METHOD, STAGE, caching_replica
 
 from ratelimit.local import leases
 
@@ -70,7 +70,7 @@ def late_return(backend, clock):
     """A lease that ends before midnight, and is given back after the first check of the next day."""
     clock.set("2026-03-04T23:59:59.900000")
     key = gold_key(backend, clock)
-    with replica(backend, clock) as limiter, replica(backend, clock) as other:
+    with caching_replica(backend, clock) as limiter, caching_replica(backend, clock) as other:
         tests.warm(limiter, clock, key, 40)
         clock.advance(1)
         assert other.check(key.value, STAGE, METHOD).allowed

@@ -15,8 +15,8 @@ import pytest
 import redis
 from helpers.clock import FakeClock
 from helpers.commands import run
-from properties.promises import snapshot
-from properties.promises_of_replicas import wait_for
+from helpers.redis_snapshot import exact_snapshot
+from helpers.waiting import wait_for
 
 from ratelimit import (
     AsyncLimiter,
@@ -270,9 +270,9 @@ def test_a_gateway_needs_no_fewer_names(server, root, plan_file, name):
     as_gateway(server, root, gateway_of(server, root, name), plan_file)
     left_out = re.compile(re.escape(name[1:]).replace(r"\*", ".*"))
     # What a script is called with is not told one by one; Redis 6.2 tells the command's name.
-    found = refused(root)
-    assert found
-    assert all(left_out.fullmatch(key) or not key.startswith(("ratelimit", "{ratelimit")) for key in found)
+    refusals = refused(root)
+    assert refusals
+    assert all(left_out.fullmatch(key) or not key.startswith(("ratelimit", "{ratelimit")) for key in refusals)
 
 
 def test_a_gateway_that_may_only_check_decides_alike(server, root, plan_file):
@@ -305,7 +305,7 @@ def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command
     Catalog(root).put_plan(plan)
     key = Catalog(root).create_key()
     url = url_of(server, root, "admin", [other for other in ADMIN if other != command])
-    before = snapshot(server)
+    before = exact_snapshot(server)
     with Limiter.from_url(url, deadline=5) as limiter:
         for change in (
             lambda: limiter.catalog.add_key_to_plan(key.id, "gold"),
@@ -314,7 +314,7 @@ def test_who_may_not_do_all_of_a_change_does_nothing_of_it(server, root, command
             with pytest.raises(StoreError, match=r"can't run this command|no permissions to run"):
                 change()
             if server.name != "redis6":
-                assert snapshot(server) == before
+                assert exact_snapshot(server) == before
 
 
 def as_watcher(server, root, commands):
@@ -412,8 +412,8 @@ def stolen(server, root, plan_file):
 def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
     """No plan, no key, no record, not by a script of its own either. On Redis 6.2 it could: lua/ACL.md says so."""
     client, names = stolen
-    command = [re.sub(r"\{(id|digest)\}", lambda found: names[found[0]], part) for part in DEEDS[deed]]
-    before = snapshot(server)
+    command = [re.sub(r"\{(id|digest)\}", lambda match: names[match[0]], part) for part in DEEDS[deed]]
+    before = exact_snapshot(server)
     if way == "by a script":
         script = "return redis.call(ARGV[1], unpack(ARGV, 2))"
         command = ["EVAL", script, "0", *command]
@@ -422,7 +422,7 @@ def test_a_stolen_gateway_changes_no_rights(deed, way, server, stolen):
             redis.ResponseError, match=r"permission|NOPERM|can't run this command|not allowed from script"
         ):
             client.execute_command(*command)
-        assert snapshot(server) == before
+        assert exact_snapshot(server) == before
     else:
         client.execute_command(*command)
 

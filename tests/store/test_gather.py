@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.gathering import echo
+from helpers.batching import echo
 from helpers.proxy import Proxy
 from helpers.servers import needs_hiredis
 
@@ -176,12 +176,12 @@ def test_another_event_loop_at_the_same_time_is_refused(server, key):
         async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
             limiter._namespace.before_refresh = lambda: None  # no listener, whose start makes a check look once more
             await limiter.check(key, A, GET)
-            asked = [asyncio.ensure_future(limiter.check(key, A, GET)) for _ in range(3)]
+            checks = [asyncio.ensure_future(limiter.check(key, A, GET)) for _ in range(3)]
             await asyncio.sleep(0)
             assert len(limiter._store._batcher._scripts.waiting) == 3
             with ThreadPoolExecutor(1) as other, pytest.raises(ConfigError, match="another event loop"):
                 other.submit(asyncio.run, limiter.check(key, A, GET)).result()
-            assert all(decision.allowed for decision in await asyncio.gather(*asked))
+            assert all(decision.allowed for decision in await asyncio.gather(*checks))
             return (await limiter.peek(key, A, GET)).limits[1].remaining
 
     assert asyncio.run(main()) == 10_000 - 4

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 from helpers.proxy import Proxy
-from helpers.sentinels import free_port
+from helpers.sentinel import free_port
 from helpers.servers import Server, binaries, needs_hiredis
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
@@ -179,10 +179,10 @@ def test_a_server_that_closes_each_connection_at_once(server, key, monkeypatch):
     """The check is told that nothing was sent, after one more attempt."""
     with Limiter.from_url(server.url, deadline=5) as limiter:
         assert limiter.check(key, A, GET).allowed
-        asked = []
+        lines_used = []
 
         def ended(direct, packet, replies):
-            asked.append(direct)
+            lines_used.append(direct)
             raise NothingSentError(32, "Broken pipe")
 
         with monkeypatch.context() as patched:
@@ -190,7 +190,7 @@ def test_a_server_that_closes_each_connection_at_once(server, key, monkeypatch):
             assert (
                 limiter.check(key, A, GET).cause == "StoreUnavailable: no connection to Redis: [Errno 32] Broken pipe"
             )
-        assert len(set(asked)) == len(asked) == 2
+        assert len(set(lines_used)) == len(lines_used) == 2
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 2
 
 
@@ -398,13 +398,13 @@ def test_connections_to_a_server_that_became_a_replica_are_left(server, key):
         assert limiter.check(key, A, GET).allowed
 
 
-@pytest.mark.parametrize(("connections", "kept"), [(1, 1), (4, 1), (8, 2), (31, 7), (32, 8), (1000, 8)])
-def test_of_a_small_pool_little_is_kept(server, key, connections, kept):
+@pytest.mark.parametrize(("connections", "most_idle"), [(1, 1), (4, 1), (8, 2), (31, 7), (32, 8), (1000, 8)])
+def test_of_a_small_pool_little_is_kept(server, key, connections, most_idle):
     """A fourth of the client's connections at most: the application may use the client as well."""
     with server.client(max_connections=connections) as client:
         stack = ConnectionStack(client.connection_pool)
         taken = [stack._acquire() for _ in range(min(connections, 12))]
         for direct in taken:
             stack._release(direct)
-        assert len(stack._idle) == kept
+        assert len(stack._idle) == most_idle
         stack.close()

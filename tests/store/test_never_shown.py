@@ -12,7 +12,7 @@ from datetime import date
 import pytest
 from helpers.commands import run
 from helpers.proxy import Proxy
-from properties.promises import METHOD, STAGE
+from helpers.replica import METHOD, STAGE
 
 from ratelimit import ApiKey, ConfigError, Limiter, Stage, StoreError, UsagePlan, validation
 from ratelimit.admin import keys as key_admin
@@ -56,8 +56,8 @@ class TestValuesInNames:
                 change()
             assert (caught.value.problem, caught.value.field) == (TOLD, field)
             assert VALUE[:20] not in "".join(traceback.format_exception(caught.value))
-        (kept,) = catalog.keys("")
-        assert kept.name == "good"
+        (stored,) = catalog.keys("")
+        assert stored.name == "good"
 
     @pytest.mark.parametrize(
         "make",
@@ -80,21 +80,21 @@ class TestValuesInNames:
     def test_of_a_csv_file(self):
         """A warning, as where columns are mixed up."""
         lines = f"Key,Name,Description\nown-value-0123456789,{VALUE},\n{VALUE},one,was {VALUE}\n{VALUE},two,\n"
-        found = list(read(io.BytesIO(lines.encode()), "keys.csv"))
-        assert found[:2] == [Warned(2, f"Name {TOLD}"), Warned(3, f"Description {TOLD}")]
-        assert found[2].name == "two"
+        rows = list(read(io.BytesIO(lines.encode()), "keys.csv"))
+        assert rows[:2] == [Warned(2, f"Name {TOLD}"), Warned(3, f"Description {TOLD}")]
+        assert rows[2].name == "two"
 
     def test_of_an_export_of_aws(self):
         """It is taken out, with a note."""
         record = {"id": "k1", "value": "own-value-0123456789", "name": f"was {VALUE}", "enabled": True}
-        found = convert(AwsExport(keys=({**record, "customerId": VALUE, "tags": {"a": VALUE}},)))
-        (key,) = found.keys
+        catalogue = convert(AwsExport(keys=({**record, "customerId": VALUE, "tags": {"a": VALUE}},)))
+        (key,) = catalogue.keys
         assert (key.name, key.owner, key.tags) == (
             "was rl_live_... (an API key's value)",
             "rl_live_... (an API key's value)",
             {},
         )
-        notes = [note.why for note in found.notes]
+        notes = [note.why for note in catalogue.notes]
         assert "its name held an API key's value, which is taken out" in notes
         assert f"its tags are not carried over: {TOLD}" in notes
         assert VALUE not in repr(notes)
@@ -247,11 +247,11 @@ class TestTerminals:
         output.console().print(f"x{ESCAPE}\ny")
         output.console(stderr=True).print(f"z{ESCAPE}")
         output.print_fields({"a": f"b{ESCAPE}"})
-        told = capsys.readouterr()
-        assert "\x1b" not in told.out + told.err
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
         for part in (f"one{SHOWN}", "two\\udc80", f"x{SHOWN}\ny", f"b{SHOWN}"):
-            assert part in told.out
-        assert told.err == f"z{SHOWN}\n"
+            assert part in captured.out
+        assert captured.err == f"z{SHOWN}\n"
 
     @pytest.mark.parametrize(
         "command",

@@ -5,8 +5,8 @@ from contextlib import contextmanager, suppress
 from unittest.mock import patch
 
 import pytest
-from helpers.held import held
-from properties.promises import METHOD, STAGE, replica
+from helpers.redis_snapshot import snapshot
+from helpers.replica import METHOD, STAGE, replica
 
 from ratelimit import AsyncLimiter, Catalog, ConfigError, Conflict, UsagePlan
 from ratelimit.registry.key_values import Digester
@@ -15,12 +15,6 @@ from ratelimit.scripts import ScriptCall
 OLD, NEW, BOTH = "the old pepper", "the new pepper", ["the new pepper", "the old pepper"]
 WRONG = r"^pepper: is not the one"
 VALUE = "a-value-of-our-own-0001"
-
-
-@pytest.fixture
-def client(backend):
-    with backend.client() as made:
-        yield made
 
 
 @contextmanager
@@ -82,10 +76,10 @@ def test_while_one_replaces_another_both_work(backend, clock, client, old_key):
 def test_reading_alone_changes_no_probe(backend, clock, client, old_key):
     """Until a key is stored under the new pepper, replicas that have both write nothing about it."""
     with replicas(backend, clock, BOTH) as (both,):
-        before = held(client)
+        before = snapshot(client)
         assert both.peek(old_key.value, STAGE, METHOD).allowed
         assert both.catalog.get_plan("gold").id == "gold"
-        assert held(client) == before
+        assert snapshot(client) == before
     assert probes(client) == [probe(OLD)]
     with replicas(backend, clock, NEW) as (new,), pytest.raises(ConfigError, match=WRONG):
         ask(new, old_key)
@@ -157,7 +151,7 @@ def test_three_peppers_in_a_row(backend, clock, client, old_key):
 def test_a_wrong_pepper_fails_at_once(backend, clock, client, old_key, wrong):
     """The first check says so, and so do all others and the catalogue: no key is told to be unknown, none is made."""
     with replicas(backend, clock, wrong) as (limiter,):
-        before = held(client)
+        before = snapshot(client)
         for attempt in (
             lambda: limiter.check(old_key.value, STAGE, METHOD),
             lambda: limiter.check(old_key.value, STAGE, METHOD),
@@ -172,7 +166,7 @@ def test_a_wrong_pepper_fails_at_once(backend, clock, client, old_key, wrong):
                 attempt()
             assert old_key.value not in str(caught.value)
             assert "another" not in str(caught.value)
-        assert held(client) == before
+        assert snapshot(client) == before
 
 
 def test_a_wrong_pepper_fails_at_once_in_asyncio_too(backend, clock, old_key):
@@ -198,7 +192,7 @@ def test_redis_holds_no_pepper_and_no_value(backend, clock, client, old_key):
         new_key = both.catalog.create_key(plans=["gold"])
         ask(both, new_key)
     for secret in (OLD, NEW, old_key.value, new_key.value):
-        assert secret not in repr(held(client))
+        assert secret not in repr(snapshot(client))
     assert not index(client) & set(probes(client))
 
 

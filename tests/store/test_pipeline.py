@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers.gathering import echo, gathering
+from helpers.batching import echo, open_batcher
 from helpers.servers import needs_hiredis, needs_redis_py
 from redis.asyncio.sentinel import SentinelManagedConnection
 
@@ -102,7 +102,7 @@ async def test_a_server_that_became_a_replica_is_left(batcher, server):
 @needs_hiredis
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(server):
     """Later replies might be taken for others'."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         batcher._pipeline.data_received(b"+surprise\r\n")
         assert batcher._pipeline is None
         assert await batcher.call(echo(2)) == 2

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import redis.asyncio
-from helpers.gathering import echo, gathering
+from helpers.batching import echo, open_batcher
 from helpers.proxy import Proxy
 from helpers.servers import needs_hiredis
 from redis.asyncio.retry import Retry
@@ -129,7 +129,7 @@ async def test_the_end_is_seen_while_a_batch_is_on_its_way(server, monkeypatch):
 async def test_who_asks_is_cancelled(server, monkeypatch):
     """Even before it began, as when the event loop ends: who waits does not wait for ever."""
     monkeypatch.setattr(factory, "reader_for", lambda _: None)
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         future = batcher.call(echo(1))
         await asyncio.sleep(0)
         (asking,) = batcher._pipeline._tasks
@@ -143,7 +143,7 @@ async def test_who_asks_is_cancelled(server, monkeypatch):
 @pytest.mark.asyncio
 async def test_no_protocol_is_an_unknown_outcome(server):
     """With checks on their way, nobody knows what became of them."""
-    async with gathering(server) as batcher:
+    async with open_batcher(server) as batcher:
         future = batcher.call(echo(2))
         await asyncio.sleep(0)
         batcher._pipeline.data_received(b"no protocol\r\n")

@@ -5,14 +5,13 @@ import gc
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
-from multiprocessing import get_context
 from unittest.mock import patch
 
 import pytest
-from helpers.forked import forks_are_not_noticed, in_a_child
-from helpers.pushed import METHOD, SEEN, STAGE, watch
-from helpers.seeded import bug
-from properties.promises_of_replicas import wait_for
+from helpers.forks import run_in_child, without_fork_resets
+from helpers.lua_mutation import bug
+from helpers.propagation_worker import METHOD, SEEN, STAGE, watch
+from helpers.waiting import wait_for
 from redis.client import PubSub
 
 from ratelimit import AsyncLimiter, Catalog, Limiter, Stage, Throttle, UsagePlan
@@ -42,8 +41,8 @@ def admin(server):
 
 
 def burst(limiter, key):
-    (told,) = limiter.peek(key.value, STAGE, METHOD).limits
-    return told.limit
+    (limit,) = limiter.peek(key.value, STAGE, METHOD).limits
+    return limit.limit
 
 
 def listeners(client):
@@ -63,20 +62,13 @@ def listening(server, client, **options):
 # Four processes
 
 
-@pytest.fixture(scope="module")
-def pool():
-    """Four processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(REPLICAS) as started:
-        yield started  # and ended with the block, also those that would wait for ever
-
-
-def test_a_change_is_in_force_on_all_replicas(server, pool, admin):
+def test_a_change_is_in_force_on_all_replicas(server, processes, admin):
     """On each of four, by push alone, and never later than `max_age` after the commit; none goes back to an old one."""
     client, catalog, _ = admin
     keys = [catalog.create_key(plans=["gold"]).value for _ in range(REPLICAS)]
     last = 100 + ROUNDS
-    told = [(server.url, at, key, last, 0.001, FOREVER) for at, key in enumerate(keys)]
-    running = pool.starmap_async(watch, told, chunksize=1)
+    tasks = [(server.url, at, key, last, 0.001, FOREVER) for at, key in enumerate(keys)]
+    running = processes.starmap_async(watch, tasks, chunksize=1)
     committed = {}
     for number in range(100, last + 1):
         catalog.put_plan(plan(number))
@@ -109,7 +101,7 @@ def a_change_is_heard(server, client, catalog, key, change, seconds=PATIENCE):
 
 
 def limits(limiter, key):
-    return {told.name: told.limit for told in limiter.peek(key.value, STAGE, METHOD).limits}
+    return {limit.name: limit.limit for limit in limiter.peek(key.value, STAGE, METHOD).limits}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -277,7 +269,7 @@ def test_a_limiter_that_is_forgotten_is_let_go(server, admin):
 def child_of_one_that_starts_to_listen(server, key):
     with Limiter.from_url(server.url, deadline=10.0) as limiter:
         with limiter._listener._lock, limiter._listener._stopped._cond:
-            ended = in_a_child(lambda: burst(limiter, key) == 100)
+            ended = run_in_child(lambda: burst(limiter, key) == 100)
         assert burst(limiter, key) == 100
     return ended
 
@@ -289,7 +281,7 @@ def test_a_fork_while_another_thread_starts_to_listen(server, admin):
 
 def test_locks_that_a_child_takes_over_are_noticed(on_valkey):
     server, *admin = on_valkey
-    with forks_are_not_noticed():
+    with without_fork_resets():
         assert child_of_one_that_starts_to_listen(server, admin[-1]) is None
 
 
@@ -305,8 +297,8 @@ async def listening_twin(server, client, **options):
 
 
 async def burst_of_twin(limiter, key):
-    (told,) = (await limiter.peek(key.value, STAGE, METHOD)).limits
-    return told.limit
+    (limit,) = (await limiter.peek(key.value, STAGE, METHOD)).limits
+    return limit.limit
 
 
 async def until(limiter, key, number, seconds):

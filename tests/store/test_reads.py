@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 import redis
-from properties.promises import METHOD, STAGE, remaining
+from helpers.replica import METHOD, STAGE, remaining
 
 from ratelimit import AsyncCatalog, AsyncLimiter, Limiter, StoreError, Throttle, UsagePlan
 from ratelimit.effects import BatchableReads
@@ -72,12 +72,12 @@ async def test_who_reads_what_is_none_fails_alone(server):
     async with server.async_client(protocol=3) as client:
         await client.hset("hash", "field", "value")
         batcher = CheckBatcher(client.connection_pool)
-        asked = [
+        calls = [
             BatchableReads([("HGETALL", "hash")]),
             BatchableReads([("GET", "here"), ("GET", "hash")]),
             BatchableReads([("GET", "here")]),
         ]
-        first, second, third = await asyncio.gather(*map(batcher.call, asked), return_exceptions=True)
+        first, second, third = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
         assert (first, third) == ([{b"field": b"value"}], [None])
         assert type(second) is StoreError
         assert "WRONGTYPE" in str(second)
@@ -102,10 +102,10 @@ async def test_what_administrators_read_holds_no_check_up(server, keys):
     """Reads whose answers may be long have a connection of their own."""
     async with server.async_client() as client, AsyncLimiter(client) as limiter:
         await limiter.check(keys[0], STAGE, METHOD)
-        asked = []
+        calls = []
         right = limiter._store._batcher.call
-        limiter._store.call = lambda call: asked.append(call) or right(call)
+        limiter._store.call = lambda call: calls.append(call) or right(call)
         await limiter.catalog.usage("gold", date(2026, 3, 1), date(2026, 3, 4))
-        assert [type(call) for call in asked if not isinstance(call, ScriptCall)] == [
+        assert [type(call) for call in calls if not isinstance(call, ScriptCall)] == [
             BatchableReads
         ]  # the catalogue itself

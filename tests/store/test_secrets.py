@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 import redis
 from helpers.proxy import Proxy
+from helpers.replica import METHOD, STAGE
 from helpers.servers import Server, binaries
-from properties.promises import METHOD, STAGE
-from properties.promises_of_connections import DEADLINE
+from properties.promises.connections import DEADLINE
 
 from ratelimit import AsyncLimiter, ConfigError, Conflict, Limiter, NotFound, Quota, RateLimited, Throttle, UsagePlan
 
@@ -57,7 +57,7 @@ def everything_in(client):
     return b"\n".join(parts)
 
 
-def found(texts, data):
+def occurring(texts, data):
     """Which of the texts occur."""
     return [text for text in texts if text.encode() in data]
 
@@ -66,7 +66,7 @@ def test_redis_holds_no_value(server):
     """No name, no value, no DUMP of any key in Redis shows a key value or the pepper."""
     with gateway(server.url) as (_, secrets), server.client() as client:
         client.set("mark", MARK)
-        assert found([*secrets, MARK], everything_in(client)) == [MARK]
+        assert occurring([*secrets, MARK], everything_in(client)) == [MARK]
 
 
 @pytest.mark.parametrize("name", list(binaries()))
@@ -80,9 +80,9 @@ def test_files_hold_no_value(name):
             client.set("mark", MARK)
             client.save()
             files = [path for path in server.folder.rglob("*") if path.is_file()]
-            holding = {path.suffix for path in files if found([MARK], path.read_bytes())}
+            holding = {path.suffix for path in files if occurring([MARK], path.read_bytes())}
             assert holding == {".rdb", ".aof"}
-            assert [found(secrets, path.read_bytes()) for path in files] == [[] for _ in files]
+            assert [occurring(secrets, path.read_bytes()) for path in files] == [[] for _ in files]
     finally:
         server.stop()
 
@@ -106,7 +106,7 @@ def test_monitor_and_slowlog_show_no_value(server):
         client.config_set("slowlog-log-slower-than", 10_000)
     for data in (seen, slow):
         assert b"EVALSHA" in data
-        assert found([*secrets, MARK], data) == [MARK]
+        assert occurring([*secrets, MARK], data) == [MARK]
 
 
 def test_logs_show_no_value(server, caplog):
@@ -132,7 +132,7 @@ def test_logs_show_no_value(server, caplog):
         limiter.check(value, STAGE, METHOD)
     assert "ratelimit" in {record.name for record in caplog.records if MARK not in record.getMessage()}
     shown = "\n".join([caplog.text, *(repr(vars(record)) for record in caplog.records)]).encode()
-    assert found([*secrets, MARK], shown) == [MARK]
+    assert occurring([*secrets, MARK], shown) == [MARK]
 
 
 def test_what_is_shown_holds_no_value(server):
@@ -156,7 +156,7 @@ def test_what_is_shown_holds_no_value(server):
         exported = io.StringIO()
         limiter.catalog.export_keys(exported)
         shown = "\n".join([*map(repr, things), *map(str, things), exported.getvalue(), repr(MARK)]).encode()
-        assert found([*secrets, made.value, WRONG, f"{OWN}-5", MARK], shown) == [MARK]
+        assert occurring([*secrets, made.value, WRONG, f"{OWN}-5", MARK], shown) == [MARK]
 
 
 def told_by(error):
@@ -215,8 +215,8 @@ def test_errors_show_no_value(server, case):
         with pytest.raises(kind) as raised:
             act(limiter, value)
     parts = [*secrets, value[:19], value[8:]]
-    assert found(parts, told_by(raised.value)) == []
-    assert found([value], told_by(KeyError(value))) == [value]
+    assert occurring(parts, told_by(raised.value)) == []
+    assert occurring([value], told_by(KeyError(value))) == [value]
 
 
 @pytest.mark.parametrize("fault", ["swallow", "reset"])
@@ -230,7 +230,7 @@ def test_causes_of_lost_replies_show_no_value(server, fault):
         assert decision.cause.startswith("StoreTimeout")
         with pytest.raises(RateLimited) as raised:
             decision.raise_for_limit()
-        assert found(secrets, repr(decision).encode() + told_by(raised.value)) == []
+        assert occurring(secrets, repr(decision).encode() + told_by(raised.value)) == []
 
 
 def test_causes_of_broken_state_show_no_value(server):
@@ -244,4 +244,4 @@ def test_causes_of_broken_state_show_no_value(server):
             causes.append(nowhere.check(value, STAGE, METHOD).cause)
         assert [cause.split(":")[0] for cause in causes] == ["StoreError", "StoreUnavailable"]
         assert "WRONGTYPE" in causes[0]
-        assert found(secrets, "\n".join(causes).encode()) == []
+        assert occurring(secrets, "\n".join(causes).encode()) == []

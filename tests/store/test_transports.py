@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from helpers.sentinels import NAME, Watched
+from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import NAMES
-from helpers.tls_end import TlsEnd
+from helpers.tls_proxy import TlsProxy
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
@@ -33,7 +33,7 @@ def left(decision):
 
 def test_over_tls(server, tmp_path):
     """One by one, and many at once on one connection: each is charged once."""
-    with TlsEnd(server.socket, tmp_path) as end, Limiter.from_url(end.url, deadline=5) as limiter:
+    with TlsProxy(server.socket, tmp_path) as end, Limiter.from_url(end.url, deadline=5) as limiter:
         key = a_key(limiter)
         assert [left(limiter.check(key, STAGE, METHOD)) for _ in range(3)] == [[999, 999], [998, 998], [997, 997]]
 
@@ -52,7 +52,7 @@ def test_over_tls(server, tmp_path):
 
 def test_a_certificate_of_somebody_else(server, tmp_path):
     """It is not talked to: nothing was sent, and the decision says so."""
-    with TlsEnd(server.socket, tmp_path) as end:
+    with TlsProxy(server.socket, tmp_path) as end:
         url = end.url.partition("?")[0]
         with Limiter.from_url(url, deadline=5) as limiter:
             assert limiter.check("k" * 30, STAGE, METHOD).cause.startswith("StoreUnavailable")
@@ -67,7 +67,7 @@ def test_a_certificate_of_somebody_else(server, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_sentinel_leads_to_the_new_primary(name):
     """After a failover, checks fail as long as the connection leads to a replica; then all counts go on."""
-    with Watched(name) as watched:
+    with WatchedPrimary(name) as watched:
         sentinels = Sentinel([watched.sentinel])
         with sentinels.master_for(NAME, retry=Retry(NoBackoff(), 0)) as client, Limiter(client, deadline=5) as limiter:
             key = a_key(limiter)

@@ -7,10 +7,10 @@ import sys
 import pytest
 import valkey
 from helpers.proxy import Proxy
-from helpers.sentinels import NAME, Watched
+from helpers.replica import METHOD, STAGE, remaining
+from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import make_client
-from properties.promises import METHOD, STAGE, remaining
-from properties.promises_of_replicas import wait_for
+from helpers.waiting import wait_for
 from valkey.asyncio.sentinel import Sentinel as AsyncSentinel
 from valkey.sentinel import Sentinel
 
@@ -141,7 +141,7 @@ async def test_errors_are_ours_asyncio(server, key):
 @pytest.mark.parametrize("name", ["valkey"])
 def test_sentinel_leads_to_the_new_primary(name):
     """As of redis-py: after a failover, both twins go on with the same counts."""
-    with Watched(name) as watched:
+    with WatchedPrimary(name) as watched:
         sentinels = Sentinel([watched.sentinel])
 
         async def check_until_allowed(key):

@@ -9,7 +9,7 @@ import pytest
 from helpers.lua_tools import contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors.vector_bytes import ACCOUNT, NOW, PLAN, count, doubles, identity, together
+from vectors.packing import ACCOUNT, NOW, PLAN, count, doubles, identity, together
 
 from ratelimit.engine import batch
 from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
@@ -52,9 +52,9 @@ def test_calls_are_joined_in_order():
     for calls in ([one], [one, like_it], [one, one], [one, other, one, like_it], [call("k1", "a"), call("k2", "a")]):
         many = ManyChecks(calls)
         keys, arguments = together([(each.keys, each.args, each.layout) for each in calls])
-        told = len(keys), *keys, *arguments
-        assert many.by_source() == ("EVAL", script.source, *told)
-        assert many.packet == pack([("EVALSHA", script.sha, *told)])
+        parameters = len(keys), *keys, *arguments
+        assert many.by_source() == ("EVAL", script.source, *parameters)
+        assert many.packet == pack([("EVALSHA", script.sha, *parameters)])
     assert one.by_hash()[3:] == ("k1", "s", *one.args)
 
 
@@ -85,7 +85,7 @@ def test_batches_keep_the_order(kinds):
     """C and c are checks, S and s are not; whoever is in small letters has given up before it is sent."""
 
     async def batches():
-        batcher, loop, found = CheckBatcher(None), asyncio.get_running_loop(), []
+        batcher, loop, joined = CheckBatcher(None), asyncio.get_running_loop(), []
         for place, kind in enumerate(kinds):
             future = loop.create_future()
             if kind.islower():
@@ -93,14 +93,36 @@ def test_batches_keep_the_order(kinds):
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
             batcher._scripts.waiting.append((call, future))
         while batcher._scripts.waiting:
-            found.append([call for call, _ in batcher._take(batcher._scripts)])
-        return found
+            joined.append([call for call, _ in batcher._take(batcher._scripts)])
+        return joined
 
     taken = asyncio.run(batches())
     names = [call.keys[0] for batch in taken for call in batch]
     assert names == [f"ratelimit:{{{place}}}" for place, kind in enumerate(kinds) if kind.isupper()]
     assert all(len(list(groupby(batch, type))) <= 1 for batch in taken)
     assert all(len(batch) <= MOST_IN_BATCH for batch in taken)
+
+
+def charged_before(server, calls):
+    """Have the server know the scripts, and each key of the calls have been charged under the plan before."""
+    with server.client() as client:
+        for name in ("check", "check_many"):
+            client.script_load(load(name).source)
+        for call in calls:
+            client.hset(call.keys[0], mapping={"r": identity(), PLAN: count(0, first=0, days=0)})
+
+
+def all_at_once(server, calls):
+    """The replies to calls that are sent in one tick."""
+
+    async def send():
+        async with server.async_client() as client:
+            batcher = CheckBatcher(client.connection_pool)
+            replies = await asyncio.gather(*(batcher.call(call) for call in calls))
+            await batcher.close()
+            return replies
+
+    return asyncio.run(send())
 
 
 @pytest.mark.parametrize(
@@ -116,26 +138,16 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     """
     monkeypatch.setattr(batcher_module, "_MAX_IN_FLIGHT", 1)
     peeks = {8, 30, 31, 60}
-    asked = []
+    calls = []
     for place in range(90):
         name = f"new{place}" if place in new else f"old{place % 3}"
-        asked.append(prepared(name, 0, ScriptCall) if place in peeks else prepared(name))
+        calls.append(prepared(name, 0, ScriptCall) if place in peeks else prepared(name))
 
-    async def all_at_once():
-        async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
-            replies = await asyncio.gather(*(batcher.call(call) for call in asked))
-            await batcher.close()
-            return replies
-
+    charged_before(server, [call for call in calls if "old" in call.keys[0]])
     with server.client() as client:
-        for name in ("check", "check_many"):
-            client.script_load(load(name).source)
-        for call in asked:
+        for call in calls:
             client.hset(call.keys[0], "r", identity())
-            if "old" in call.keys[0]:
-                client.hset(call.keys[0], PLAN, count(0, first=0, days=0))
-    replies = asyncio.run(all_at_once())
+    replies = all_at_once(server, calls)
     checks_before = [len(set(range(place + 1)) - peeks) for place in range(90)]
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in checks_before]
     denied = [isinstance(reply, list) and reply[0] == 0 for reply in replies]
@@ -144,9 +156,9 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     ]
 
 
-def test_batches_overlap_in_order(server):
+def test_batches_overlap_in_order(server, monkeypatch):
     """Of 600 checks of known keys, sent while others are not answered yet, each finds what those before it left."""
-    asked = [prepared(f"old{place % 3}") for place in range(600)]
+    calls = [prepared(f"old{place % 3}") for place in range(600)]
     on_their_way, most = 0, 0
     right = CheckBatcher._write
 
@@ -162,20 +174,8 @@ def test_batches_overlap_in_order(server):
         most = max(most, on_their_way)
         right(batcher, packets, came)
 
-    async def all_at_once():
-        async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
-            batcher._write = counted.__get__(batcher)
-            replies = await asyncio.gather(*(batcher.call(call) for call in asked))
-            await batcher.close()
-            return replies
-
-    with server.client() as client:
-        for name in ("check", "check_many"):
-            client.script_load(load(name).source)
-        for call in asked[:3]:
-            client.hset(call.keys[0], "r", identity())
-            client.hset(call.keys[0], PLAN, count(0, first=0, days=0))
-    replies = asyncio.run(all_at_once())
+    monkeypatch.setattr(CheckBatcher, "_write", counted)
+    charged_before(server, calls[:3])
+    replies = all_at_once(server, calls)
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in range(1, 601)]
     assert most == 2

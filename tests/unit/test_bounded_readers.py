@@ -124,7 +124,7 @@ class TestPlanFiles:
     BRACKETS = "has more than 16 open brackets: no plan file needs that"
 
     @pytest.mark.parametrize(
-        ("line", "told"),
+        ("line", "message"),
         [
             (".".join("a" * 20_000) + " = 1", PARTS),
             (" . ".join(["a"] * 9) + " = 1", PARTS),
@@ -143,14 +143,14 @@ class TestPlanFiles:
             ("a = " + "[{a = " * 20, f"line 2 {BRACKETS}"),
         ],
     )
-    def test_what_would_cost_the_parser_much(self, tmp_path, monkeypatch, line, told):
+    def test_what_would_cost_the_parser_much(self, tmp_path, monkeypatch, line, message):
         """It is refused before the parser of TOML sees it."""
         monkeypatch.setattr(plan_documents.tomllib, "loads", nobody)
         path = tmp_path / "plans.toml"
         path.write_text(f"[plans.gold]\n{line}\n")
         with pytest.raises(ConfigError) as caught:
             read_plan_file(path)
-        assert (caught.value.problem, caught.value.field) == (told, str(path))
+        assert (caught.value.problem, caught.value.field) == (message, str(path))
 
     def test_what_only_looks_like_that(self, tmp_path):
         """Dots and brackets in texts and comments, the deepest that a plan file has, and many numbers on one line."""

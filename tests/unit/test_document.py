@@ -52,9 +52,9 @@ def read(tmp_path, text):
 
 def test_a_plan_file_says_all_of_the_model(tmp_path):
     """Every field of the format arrives in the model, exact: 0.1 is one tenth."""
-    found = read(tmp_path, FULL)
-    assert found.account == Throttle(10_000, 5000)
-    assert found.stages == {
+    document = read(tmp_path, FULL)
+    assert document.account == Throttle(10_000, 5000)
+    assert document.stages == {
         "petstore/prod": Stage(
             "petstore/prod",
             Throttle(100, 50),
@@ -62,7 +62,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
         )
     }
     special = PlanStage("petstore/prod", {"GET /pets/{id}": Throttle(Fraction(1, 3), 1)})
-    assert found.plans == {
+    assert document.plans == {
         "gold": UsagePlan(
             "gold",
             Throttle(Fraction(1, 10), 5),
@@ -174,15 +174,15 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "path", "told"), BAD, ids=lambda item: str(item)[:40])
-def test_a_bad_plan_file_is_refused_with_path_and_remedy(tmp_path, text, path, told):
+@pytest.mark.parametrize(("text", "path", "message"), BAD, ids=lambda item: str(item)[:40])
+def test_a_bad_plan_file_is_refused_with_path_and_remedy(tmp_path, text, path, message):
     """The error names the file, the field inside it, what it found and what to do."""
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, text)
     file = tmp_path / "plans.toml"
     assert caught.value.field == str(file)
     assert str(caught.value).startswith(f"{file}: {path}: " if path else f"{file}: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):

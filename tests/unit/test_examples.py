@@ -3,13 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import EXAMPLES
 
 from ratelimit.catalog.files import read_plan_file
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name):

@@ -209,15 +209,15 @@ def test_t_tells_when_there_is_more(throttle, consumed, left, until_us, limiter,
 def test_t_is_the_same_whatever_is_left(limiter):
     """A token each ten seconds: whoever has four, three, two, one or none has one more in ten seconds."""
     key = a_key(limiter, Throttle("1/10", 5))
-    told = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(6)]
-    assert told == [[("plan:gold", {"r": left, "t": 10})] for left in (4, 3, 2, 1, 0, 0)]
+    headers = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(6)]
+    assert headers == [[("plan:gold", {"r": left, "t": 10})] for left in (4, 3, 2, 1, 0, 0)]
 
 
 def test_t_of_a_quota_is_the_end_of_its_window(limiter):
     """Half a day, whatever is left of it, and when nothing is."""
     key = a_key(limiter, quota=Quota(2, "DAY"))
-    told = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(3)]
-    assert told == [[("quota:gold", {"r": left, "t": 43_200})] for left in (1, 0, 0)]
+    headers = [fields(limiter.check(key, STAGE, METHOD))[0] for _ in range(3)]
+    assert headers == [[("quota:gold", {"r": left, "t": 43_200})] for left in (1, 0, 0)]
 
 
 @pytest.mark.parametrize("lease", [0, 1.0])
@@ -298,9 +298,9 @@ def test_a_decision_as_a_dict(limiter):
     """Plain values for a log, without a key's value."""
     key = a_key(limiter, Throttle(10, 5))
     limiter.check(key, STAGE, METHOD, 5)
-    told = limiter.check(key, STAGE, METHOD).as_dict()
-    assert key not in json.dumps(told)
-    assert told == {
+    data = limiter.check(key, STAGE, METHOD).as_dict()
+    assert key not in json.dumps(data)
+    assert data == {
         "allowed": False,
         "reason": "THROTTLED",
         "status": 429,

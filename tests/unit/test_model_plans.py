@@ -13,7 +13,7 @@ TEN = Throttle(10, 5)
 
 
 @pytest.mark.parametrize(
-    ("make", "field", "told"),
+    ("make", "field", "message"),
     [
         (lambda: UsagePlan(""), "id", "1 to 128 letters, digits"),
         (lambda: UsagePlan("x" * 129), "id", "1 to 128 letters, digits"),
@@ -46,12 +46,12 @@ TEN = Throttle(10, 5)
         (lambda: Method(None, 1), "key_required", "true or false, not 1"),
     ],
 )
-def test_what_cannot_be_is_refused_with_field_value_and_remedy(make, field, told):
+def test_what_cannot_be_is_refused_with_field_value_and_remedy(make, field, message):
     """Every error is a ConfigError that says where, what and what instead."""
     with pytest.raises(ConfigError) as caught:
         make()
     assert caught.value.field == field
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_stages_are_given_as_ids_or_with_throttles():

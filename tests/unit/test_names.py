@@ -13,8 +13,8 @@ NAMES = RedisKeys("ns")
 
 def hash_tag(name):
     """What a Cluster takes of a name to choose the slot: the first braces that hold something."""
-    found = re.match(r"[^{]*\{([^}]+)\}", name)
-    return found and found[1]
+    match = re.match(r"[^{]*\{([^}]+)\}", name)
+    return match and match[1]
 
 
 def test_the_catalogue_has_one_tag_and_each_key_its_own():

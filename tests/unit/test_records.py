@@ -4,7 +4,8 @@ import json
 import struct
 
 import pytest
-from helpers.gateway import GET_PETS, OK, VALUES, Gateway, assert_unavailable, outcome, snapshot
+from helpers.gateway import GET_PETS, OK, VALUES, Gateway, assert_unavailable, outcome
+from helpers.redis_snapshot import snapshot_without_denials
 
 from ratelimit import ConfigError, Limiter, StoreError
 from ratelimit.registry.key_record import KeyRecord
@@ -131,11 +132,11 @@ def test_no_record_makes_a_check_raise(gateway):
     for text in texts:
         gateway.client.set(name, text)
         gateway.client.hset(gateway.key_of("k1"), "r", "moved")
-        before = snapshot(gateway.client)
+        before = snapshot_without_denials(gateway.client)
         assert_unavailable(gateway, "StoreError: ", "a key's record in Redis cannot be read")
         with Limiter(gateway.client, clock=gateway.clock) as new:
             assert new.check(VALUES["k1"], *GET_PETS).status == 503
-        assert snapshot(gateway.client) == before
+        assert snapshot_without_denials(gateway.client) == before
     assert outcome(gateway.check("k2", GET_PETS)) == OK
 
 
@@ -163,14 +164,14 @@ def test_no_document_of_the_catalogue_makes_a_check_raise(field, gateway):
     for number, text in enumerate(DOCUMENTS):
         gateway.client.hset(CATALOG, mapping={field: text, "stamp": f"stamp{number}"})
         gateway.clock.advance(5)
-        before = snapshot(gateway.client)
+        before = snapshot_without_denials(gateway.client)
         for ask in (gateway.check, gateway.peek):
             decision = ask("k1", GET_PETS)
             decision.headers()
             assert (decision.status == 503) == (decision.cause is not None)
             if decision.status == 503:
                 assert CATALOG in decision.cause
-                assert snapshot(gateway.client) == before
+                assert snapshot_without_denials(gateway.client) == before
     gateway.client.hset(CATALOG, mapping={field: right, "stamp": "right"})
     gateway.clock.advance(5)
     assert outcome(gateway.check("k1", GET_PETS)) == OK
@@ -185,9 +186,9 @@ def test_no_field_of_the_catalogue_makes_a_check_raise(field, value, gateway):
     """The catalogue is named."""
     gateway.client.hset(CATALOG, mapping={field: value, "stamp": "another1"})
     gateway.clock.advance(5)
-    before = snapshot(gateway.client)
+    before = snapshot_without_denials(gateway.client)
     assert_unavailable(gateway, "StoreError: ", CATALOG)
-    assert snapshot(gateway.client) == before
+    assert snapshot_without_denials(gateway.client) == before
 
 
 @pytest.mark.parametrize("claim", [":", ":token--1", "{}", "{", "a" * 100_000, "}:record", "a:b:c", "*"])
@@ -209,7 +210,7 @@ CLOCKS = [HUGE, 2**53, 0, -1, True, 1.5, float("nan"), None, "5", [1]]
 def test_a_clock_that_is_none(value, gateway):
     """One clear error, whoever asks, and nothing is written; once it tells the time, all goes on."""
     now = gateway.clock.now_us
-    before = snapshot(gateway.client)
+    before = snapshot_without_denials(gateway.client)
     calls = [
         lambda: gateway.check("k1", GET_PETS),
         lambda: gateway.peek("k1", GET_PETS),
@@ -224,7 +225,7 @@ def test_a_clock_that_is_none(value, gateway):
         gateway.clock.now_us = value
         with pytest.raises(ConfigError, match=r"^clock: must return microseconds since 1970, a whole number from 1 to"):
             call()
-    assert snapshot(gateway.client) == before
+    assert snapshot_without_denials(gateway.client) == before
     gateway.clock.now_us = now
     assert outcome(gateway.check("k1", GET_PETS)) == OK
 

@@ -2,13 +2,12 @@
 
 import importlib.util
 import subprocess
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 import ratelimit
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2026-11-30\n\n- A change.\n"
 
 

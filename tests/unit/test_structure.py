@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 import ratelimit
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter, catalog, decision, errors, limiter, model
 
 PACKAGE = Path(ratelimit.__file__).parent
-ROOT = PACKAGE.parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -62,8 +62,7 @@ def modules_imported(text, modules):
 
     `from package import module` is an import of the module: that the package runs before is no choice of the source.
     """
-    found = {name for name in imports(text) if name in modules} - {"ratelimit"}
-    return {name for name in found if name not in packages_of(text, modules)}
+    return {name for name in imports(text) if name in modules} - {"ratelimit"} - packages_of(text, modules)
 
 
 def packages_of(text, modules):
@@ -144,8 +143,8 @@ def test_no_modules_import_each_other():
 def test_the_walk_sees_every_import():
     """Nested, aliased and from-imports count, and so do circles of three, so the tests above can fail."""
     text = "import redis.asyncio as r\ndef f():\n    from ratelimit import store\n    from ratelimit.cli.app import app"
-    found = set(imports(text))
-    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= found
+    names = set(imports(text))
+    assert {"redis.asyncio", "ratelimit.store", "ratelimit.cli.app"} <= names
     assert modules_imported(text, MODULES) == {"ratelimit.store", "ratelimit.cli.app"}
     assert modules_imported("from ratelimit.cli import options", MODULES) == {"ratelimit.cli.options"}
     assert modules_imported("from ratelimit.cli import main", MODULES) == {"ratelimit.cli"}
@@ -229,8 +228,13 @@ def test_a_room_is_not_crowded(room):
 
 
 def test_the_top_of_the_tests_is_not_crowded():
-    """At most 12 entries."""
-    assert len([path for path in (ROOT / "tests").iterdir() if path.name != "__pycache__"]) <= 12
+    """At most 12 entries, and conftest.py says what is in each folder."""
+    entries = [path for path in (ROOT / "tests").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 12
+    listed = re.findall(
+        r"^(\w+) {2,}\S", ast.get_docstring(ast.parse((ROOT / "tests/conftest.py").read_text())), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(path.name for path in entries if path.is_dir())
 
 
 DEFINED_ELSEWHERE = {

@@ -117,18 +117,18 @@ def all_that_is_told(url):
         assert decision.reason.name == "UNAVAILABLE"
         with pytest.raises(StoreError) as caught:
             limiter.catalog.plans()
-    told = [repr(decision), repr(caught.value), *traceback.format_exception(caught.value)]
+    texts = [repr(decision), repr(caught.value), *traceback.format_exception(caught.value)]
 
     async def asked():
         async with AsyncLimiter.from_url(url, deadline=0.5) as twin:
             return await twin.check(*REQUEST)
 
-    told.append(repr(asyncio.run(asked())))
+    texts.append(repr(asyncio.run(asked())))
     for command in (("check", *REQUEST), ("plans", "list"), ("watch", "--seconds", "1")):
         result = run(*command, RATELIMIT_URL=url)
         assert result.exit_code == 3
-        told.append(result.output)
-    return "\n".join(told)
+        texts.append(result.output)
+    return "\n".join(texts)
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,16 @@ def all_that_is_told(url):
 )
 def test_a_server_that_cannot_be_reached(url, caplog):
     """Says where it was looked for, not with what."""
-    told = all_that_is_told(url)
-    assert SECRET not in told + caplog.text
-    assert ("host." if "host" in url else "/nowhere/no.sock") in told
+    shown = all_that_is_told(url)
+    assert SECRET not in shown + caplog.text
+    assert ("host." if "host" in url else "/nowhere/no.sock") in shown
 
 
 def test_a_password_that_is_wrong(server, caplog):
     """The server's own words do not repeat it."""
-    told = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@"))
-    assert SECRET not in told + caplog.text
-    assert "WRONGPASS" in told or "invalid username-password pair" in told
+    shown = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@"))
+    assert SECRET not in shown + caplog.text
+    assert "WRONGPASS" in shown or "invalid username-password pair" in shown
 
 
 @pytest.mark.parametrize("name", list(binaries()))
@@ -156,7 +156,7 @@ def test_a_server_that_knows_no_login(name, protocol, caplog):
     try:
         with server.client() as client:
             client.ping()
-        told = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@") + f"?protocol={protocol}")
+        shown = all_that_is_told(server.url.replace("//", f"//user:{SECRET}@") + f"?protocol={protocol}")
     finally:
         server.stop()
-    assert SECRET not in told + caplog.text
+    assert SECRET not in shown + caplog.text

@@ -1,6 +1,6 @@
 """Makes lua/vectors.json: `make vectors`.
 
-Nothing of the package is used and no script is run: every expected number in the vector_*.py beside this file was
+Nothing of the package is used and no script is run: every expected number in the modules beside this file was
 worked out on paper, and its `why` shows how. So the file can contradict the code.
 """
 
@@ -8,16 +8,16 @@ import hashlib
 import json
 import re
 import sys
-from pathlib import Path
 
-from vectors.vector_buckets import BUCKETS, PEEKS
-from vectors.vector_callers import CALLERS, FAULTS
-from vectors.vector_clock import CLOCK, RESCALES
-from vectors.vector_counts import COUNTS
-from vectors.vector_extras import ALERTS, SHADOWS
-from vectors.vector_layers import LAYERS
-from vectors.vector_unusual import UNUSUAL
-from vectors.vector_usual import USUAL
+from helpers.paths import ROOT
+from vectors.buckets import BUCKETS, PEEKS
+from vectors.callers import CALLERS, FAULTS
+from vectors.clock import CLOCK, RESCALES
+from vectors.fast_path import USUAL
+from vectors.quotas import COUNTS
+from vectors.several_limits import LAYERS
+from vectors.shadows_and_alerts import ALERTS, SHADOWS
+from vectors.slow_path import UNUSUAL
 
 CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
 ABOUT = (
@@ -32,7 +32,7 @@ ABOUT = (
 )
 
 
-LUA = Path(__file__).parents[2] / "lua"
+LUA = ROOT / "lua"
 
 
 def assembled(name):

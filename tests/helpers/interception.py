@@ -1,0 +1,26 @@
+"""What others do between two requests of an administrator."""
+
+from ratelimit.scripts import ScriptCall
+
+
+class InterceptedCatalog:
+    """A blocking catalogue whose requests are recorded; `before_script` is called with each script's number first."""
+
+    def __init__(self, catalog, before_script=lambda number: None):
+        self.catalog, self.requests, self.scripts = catalog, [], 0
+        self.before_script = before_script
+        self._executor = catalog._run.__self__
+        self._answer = self._executor._execute
+        self._executor._execute = self._intercept
+
+    def _intercept(self, request):
+        self.requests.append(request)
+        if isinstance(request, ScriptCall):
+            self.scripts += 1
+            self.before_script(self.scripts)
+        return self._answer(request)
+
+
+def before_script(action, number=2):
+    """Have `action` happen before the script of that number alone."""
+    return lambda current: action() if current == number else None

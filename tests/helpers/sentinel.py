@@ -1,0 +1,74 @@
+"""A primary, its replica and a Sentinel that watches them: real processes on TCP ports of this machine."""
+
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from helpers.servers import Server, binaries
+
+NAME = "limits"
+PATIENCE_S = 30
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+class WatchedPrimary:
+    """`sentinel` is the address that clients ask; `fail_over` makes the replica the primary, and returns when it is."""
+
+    def __init__(self, name):
+        ports = [free_port() for _ in range(3)]
+        self.primary = Server(name, port=ports[0], bind="127.0.0.1")
+        self.replica = Server(name, port=ports[1], bind="127.0.0.1")
+        with self.replica.client() as client:
+            client.replicaof("127.0.0.1", ports[0])
+        self.sentinel = "127.0.0.1", ports[2]
+        self._folder = tempfile.TemporaryDirectory(prefix="rl-sentinel-")
+        settings = Path(self._folder.name) / "sentinel.conf"
+        settings.write_text(
+            f"port {ports[2]}\nbind 127.0.0.1\ndir {self._folder.name}\n"
+            f"sentinel monitor {NAME} 127.0.0.1 {ports[0]} 1\n"
+            f"sentinel down-after-milliseconds {NAME} 60000\n"
+        )
+        with (Path(self._folder.name) / "log").open("wb") as log:
+            self._process = subprocess.Popen([binaries()[name], str(settings), "--sentinel"], stdout=log, stderr=log)
+        self._admin = redis.Redis(port=ports[2])
+        self._until(self._replicates)
+
+    def _replicates(self):
+        with self.replica.client() as client:
+            return self._admin.sentinel_slaves(NAME) and client.info()["master_link_status"] == "up"
+
+    def _until(self, happened):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if happened():
+                    return
+            except redis.RedisError:
+                pass
+            assert time.monotonic() < deadline, (Path(self._folder.name) / "log").read_text()
+            time.sleep(0.05)
+
+    def fail_over(self):
+        before = self._admin.sentinel_get_master_addr_by_name(NAME)
+        # Refused for as long as the Sentinel has not heard enough of the replica.
+        self._until(lambda: self._admin.execute_command("SENTINEL", "FAILOVER", NAME))
+        self._until(lambda: self._admin.sentinel_get_master_addr_by_name(NAME) != before)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._admin.close()
+        self._process.terminate()
+        self._process.wait(10)
+        for server in (self.primary, self.replica):
+            server.stop()
+        self._folder.cleanup()

@@ -1,0 +1,22 @@
+"""The smallest gateway: one plan, one key, one stage."""
+
+from contextlib import contextmanager
+
+from helpers.replica import METHOD, STAGE, replica
+from ratelimit import Stage, UsagePlan
+
+
+@contextmanager
+def plan(backend, clock, throttle=None, quota=None, stages=(STAGE,), stage=None):
+    """A limiter, and a function that checks a key of a plan with these limits."""
+    options = {} if clock is None else {"clock": clock}
+    with replica(backend, **options) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", throttle, quota, stages))
+        if stage is not None:
+            limiter.catalog.put_stage(Stage(STAGE, stage))
+        key = limiter.catalog.create_key(plans=["gold"]).value
+        yield limiter, lambda cost=1, method=METHOD: limiter.check(key, STAGE, method, cost)
+
+
+def admitted(check, times):
+    return sum(check().allowed for _ in range(times))

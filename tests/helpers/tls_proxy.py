@@ -1,0 +1,65 @@
+"""The TLS end of a connection: takes it on a TCP port and forwards to a server's unix socket."""
+
+import asyncio
+import contextlib
+import ssl
+import threading
+
+import trustme
+
+
+class TlsProxy:
+    """Listens on `port` of this machine, with a certificate for "localhost" of an authority in the file `authority`."""
+
+    def __init__(self, path, folder):
+        self._path = path
+        made = trustme.CA()
+        self.authority = str(folder / "authority.pem")
+        made.cert_pem.write_to_path(self.authority)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.issue_cert("localhost").configure_cert(self._context)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def url(self):
+        return f"rediss://localhost:{self.port}?ssl_ca_certs={self.authority}"
+
+    async def _listen(self):
+        self._forwarding = set()
+        self._server = await asyncio.start_server(self._take, "localhost", 0, ssl=self._context)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def _take(self, reader, writer):
+        self._forwarding.add(asyncio.current_task())
+        server_reader, server_writer = await asyncio.open_unix_connection(self._path)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(_forward(reader, server_writer), _forward(server_reader, writer))
+        for end in (server_writer, writer):
+            end.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await end.wait_closed()
+
+    async def _stop(self):
+        self._server.close()
+        for task in self._forwarding:
+            task.cancel()
+        await asyncio.gather(*self._forwarding, return_exceptions=True)
+
+    def __enter__(self):
+        self._thread.start()
+        self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+async def _forward(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof() if writer.can_write_eof() else writer.close()

@@ -1,0 +1,142 @@
+"""Test vectors of a clock that went back, and of plans that changed; to read as buckets.py."""
+
+from vectors.packing import ACCOUNT, DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, bucket, case, count, state, usual
+
+HALF = DAY // 2
+
+CLOCK = [
+    case(
+        "clock: 2 s back is within tolerance, the later time is kept",
+        "no refill; 2 s until last, then 500000 us to full",
+        [1, NOW, 0, 2_500_000],
+        plan=TEN,
+        before={PLAN: state(100_000, last=NOW + 2_000_000)},
+        writes={PLAN: state(0, last=NOW + 2_000_000, day_used=1)},
+    ),
+    case(
+        "clock: within tolerance and denied, the wait counts from the later time",
+        "1 s until last, then 100000 us for the token and 500000 to full",
+        [0, NOW, 0, 1_500_000, 1_100_000],
+        plan=TEN,
+        before={PLAN: state(0, last=NOW + 1_000_000)},
+    ),
+    case(
+        "clock: more than 2 s back re-anchors, even when denied",
+        "2000001 us back: last becomes now, the level stays",
+        [0, NOW, 0, 500_000, 100_000],
+        plan=TEN,
+        before={PLAN: state(0, last=NOW + 2_000_001)},
+        writes={PLAN: state(0)},
+    ),
+    case(
+        "clock: a denial writes the shared bucket that was re-anchored, and nothing else",
+        "the account's bucket is empty and 60 s ahead; the key's full bucket is not charged",
+        [0, NOW, 5, 0, 0, 0, 500_000, 100_000],
+        plan=TEN,
+        shared=[(ACCOUNT, *TEN)],
+        before={ACCOUNT: bucket(0, last=NOW + 60_000_000)},
+        writes={ACCOUNT: bucket(0)},
+    ),
+    case(
+        "clock: a denial writes the plan's re-anchored bucket, and its counts as they were",
+        "the quota is used up until midnight; the bucket, 60 s ahead, moves to now with its 3 tokens",
+        [0, NOW, 3, 200_000, 0, 0, HALF, HALF],
+        plan=TEN,
+        quota=DAILY,
+        before={PLAN: state(300_000, last=NOW + 60_000_000, window=TODAY * 64 + 1, used=100, day_used=9)},
+        writes={PLAN: state(300_000, window=TODAY * 64 + 1, used=100, day_used=9)},
+    ),
+    case(
+        "clock: a second before the window's start, the count stays in it",
+        "within tolerance: 7 + 1 of 100 in the window that ends in 86401 s; days only go forward",
+        [1, MIDNIGHT - 1_000_000, 92, DAY + 1_000_000],
+        quota=(100, TODAY - 1, TODAY, TODAY + 1),
+        now=MIDNIGHT - 1_000_000,
+        before={PLAN: count(7, day_used=7)},
+        writes={PLAN: count(8, day_used=8)},
+    ),
+    case(
+        "clock: far before the window's start, the count moves back and is kept",
+        "3 s before midnight: denied at 100 of 100 until then, and the window that was moved to is written",
+        [0, MIDNIGHT - 3_000_000, 0, 3_000_000, 3_000_000],
+        quota=(100, TODAY - 1, TODAY, TODAY + 1),
+        now=MIDNIGHT - 3_000_000,
+        before={PLAN: count(100, day_used=100)},
+        writes={PLAN: count(100, first=TODAY - 1, day_used=100)},
+    ),
+]
+
+RESCALES = [
+    case(
+        "rescale: the plan's rate changed, whole tokens and parts stay",
+        "2.5 tokens of 100000 are 2.5 of 400000: 1000000; minus one, 600000; to full 1400000 units",
+        [1, NOW, 1, 1_400_000],
+        plan=(5, 1, 400_000),
+        before={PLAN: state(250_000)},
+        writes={PLAN: state(600_000, per=400_000, day_used=1)},
+    ),
+    case(
+        "rescale: rounded down, so that a change of plan mints nothing",
+        "1 of 3 is 33333.3 of 100000: 33333, so 66667 short; 466667 to full",
+        [0, NOW, 0, 466_667, 66_667],
+        plan=TEN,
+        before={PLAN: state(1, per=3)},
+    ),
+    case(
+        "rescale: then refilled at the new rate",
+        "1.25 tokens become 500000 of 400000; 300000 us add 300000: two, and both go",
+        [1, NOW, 0, 2_000_000],
+        plan=(5, 1, 400_000),
+        cost=2,
+        before={PLAN: state(125_000, last=NOW - 300_000)},
+        writes={PLAN: state(0, per=400_000, day_used=2)},
+    ),
+    case(
+        "rescale: exact where the plain product would pass 2^53",
+        "half of 10^12, in 999999999999ths, is 499999999999.5: rounded down; 1 unit per us",
+        [0, NOW, 0, 2_499_999_999_998, 500_000_000_000],
+        plan=(3, 1, 999_999_999_999),
+        before={PLAN: state(5 * 10**11, per=10**12)},
+    ),
+    case(
+        "rescale: a shared bucket too",
+        "2.5 tokens of 100000 are 2.5 of 400000: 1000000; minus one, 600000; to full 1400000 units",
+        [1, NOW, 1, 1_400_000],
+        shared=[(ACCOUNT, 5, 1, 400_000)],
+        flags=0,
+        before={ACCOUNT: bucket(250_000)},
+        writes={ACCOUNT: bucket(600_000, per=400_000)},
+    ),
+    case(
+        "rescale: less than a full bucket stays less",
+        "2.5 of 3 tokens are 2.5 of 400000: 1000000; minus one, 600000; to full 600000 units",
+        [1, NOW, 1, 600_000],
+        plan=(3, 1, 400_000),
+        before={PLAN: state(250_000)},
+        writes={PLAN: state(600_000, per=400_000, day_used=1)},
+    ),
+    usual(
+        "clamp: a smaller burst takes the surplus",
+        "5 tokens, but 3 fit; 2 are left, one 100000 us from full",
+        [1, NOW, 2, 100_000],
+        plan=(3, 1, 100_000),
+        before={PLAN: state(500_000)},
+        writes={PLAN: state(200_000, day_used=1)},
+    ),
+    case(
+        "clamp: also while the clock is back",
+        "5 tokens, but 3 fit, 1 s ahead; 2 are left, full 1 s and 100000 us from now",
+        [1, NOW, 2, 1_100_000],
+        plan=(3, 1, 100_000),
+        before={PLAN: state(500_000, last=NOW + 1_000_000)},
+        writes={PLAN: state(200_000, last=NOW + 1_000_000, day_used=1)},
+    ),
+    case(
+        "rescale and clamp at once",
+        "40 tokens of 100000, but 3 of 400000 fit; 2 are left",
+        [1, NOW, 2, 400_000],
+        plan=(3, 1, 400_000),
+        before={PLAN: state(4_000_000)},
+        writes={PLAN: state(800_000, per=400_000, day_used=1)},
+    ),
+]

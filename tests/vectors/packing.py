@@ -1,0 +1,182 @@
+"""What test vectors are written with: bytes packed from the tables of lua/PROTOCOL.md, and nothing of the package."""
+
+import struct
+from functools import partial
+
+NOW = 1_772_625_600_000_000
+"""Wednesday 2026-03-04 12:00:00 UTC: the middle of day 20516."""
+DAY = 86_400_000_000
+TODAY = 20_516
+MIDNIGHT = TODAY * DAY
+KEY, ACCOUNT, STAGE = "ratelimit:{k1}", "ratelimit:account", "ratelimit:stage:petstore/prod:GET /pets"
+STREAM = "ratelimit:alerts"
+PLAN, METHOD = "p:gold", "b:gold:petstore/prod:GET /pets"
+TEN = (5, 1, 100_000)
+"""Burst 5, 10 a second: 1 token per 100 000 us."""
+DAILY = (100, TODAY, TODAY + 1, TODAY + 2)
+"""100 a day: the limit, and the ends of two windows between which the script chooses."""
+
+
+def doubles(*numbers):
+    """Little-endian IEEE 754 doubles: how this contract packs numbers."""
+    return struct.pack(f"<{len(numbers)}d", *numbers)
+
+
+def identity(version=7, epoch="epoch--1", stamp="stamp--1"):
+    """Field "r" of a key's hash: the catalogue it was last charged under, and the record that holds."""
+    return f"{epoch}{version:010}{stamp}".encode()
+
+
+def bucket(level, *, per=100_000, last=NOW):
+    """State of a bucket that is not the plan's own."""
+    return doubles(per, level, last)
+
+
+def state(level=0, *, per=100_000, last=NOW, window=0, used=0, granted=0, day=TODAY, day_used=0):
+    """State of a key under a plan: its bucket, and what it used."""
+    return doubles(per, level, last, window * 2**20 + day, used, granted, day_used)
+
+
+def count(used, *, first=TODAY, days=1, granted=0, last=0, day=TODAY, day_used=0):
+    """State of a key under a plan without a bucket; `last` is then the time of a charge that was usual."""
+    return state(per=0, last=last, window=first * 64 + days, used=used, granted=granted, day=day, day_used=day_used)
+
+
+def case(
+    name,
+    why,
+    reply,
+    *,
+    plan=(0, 0, 0),
+    quota=(-1, 0, 0, 0),
+    own=(),
+    shared=(),
+    shadow=None,
+    alerts=(),
+    before=None,
+    writes=None,
+    now=NOW,
+    cost=1,
+    valid_until=0,
+    flags=1,
+    keys=None,
+    argv=None,
+    is_usual=False,
+    **who,
+):
+    """One vector.
+
+    plan, quota    burst, rate, per; limit and three days; without them the plan has none
+    own, shared    further buckets: (field or key, burst, rate, per)
+    shadow         burst, rate, per, limit and three days, then its field and perhaps that of its method's bucket
+    alerts         (percentage, count from which it is reached)
+    before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
+                   takes one away. The hash starts with the identity of version 7
+    reply          what a client reads out of the reply: status, time, and of each limit remaining and reset, of one
+                   that was not admitted the wait as well; or a text for an error
+    is_usual       the reply is one text, the new states joined
+    who            the identity that is sent, where it differs
+    """
+    has_key = flags % 2 == 1
+    start = _changed({KEY: {"r": identity()}} if has_key else {}, before or {})
+    rules, shadow_fields = (shadow[:7], shadow[7:]) if shadow else ((), ())
+    flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2)
+    numbers = [part for _, *bucket in (*own, *shared) for part in bucket]
+    numbers += [*rules, *(part for pair in alerts for part in pair)]
+    request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + doubles(*numbers)
+    fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
+    sent = [request, *(field.encode() for field in fields)] if argv is None else argv
+    held = _changed(start, writes or {})
+    sent_keys = [KEY] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts)
+    answer = {"error" if isinstance(reply, str) else "reply": reply}
+    if isinstance(reply, list) and reply[0] >= 0:
+        limits = [("", *plan)] * (plan[2] > 0) + [*own, *shared]
+        packed_limits = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0)
+        answer = {"reply": [*reply[:2], packed_limits.hex()], "means": reply}
+    if is_usual:
+        states = [held[KEY][field] for field in fields] + [held[place] for place, *_ in shared]
+        answer = {"reply": b"".join(states).hex(), "means": reply}
+    return {
+        "name": name,
+        "why": why,
+        "keys": sent_keys if keys is None else keys,
+        "argv": [part.hex() for part in sent],
+        "before": _hexed(start),
+        **answer,
+        "after": _hexed(held),
+    }
+
+
+usual = partial(case, is_usual=True)
+
+
+def limits_now(held, buckets, quota, now, charge):
+    """What a reply says of each limit: of a bucket level and last_us, of the quota what is left and its end."""
+    own = held.get(KEY, {})
+    its_plan = own.get(PLAN) or state(per=0, last=0, day=0)
+    numbers = []
+    for place, burst, rate, per in buckets:
+        stored = its_plan[:24] if not place else own.get(place) or held.get(place)
+        level, last = _bucket_now(stored, burst, rate, per, now)
+        numbers += [level - charge * per, last]
+    if quota[0] >= 0:
+        left, end = _quota_now(its_plan, *quota, now)
+        numbers += [max(0, left - charge), end]
+    return doubles(*numbers)
+
+
+def _bucket_now(stored, burst, rate, per, now):
+    its_per, level, last = map(int, struct.unpack("<3d", stored)) if stored else (0, 0, 0)
+    full = burst * per
+    if its_per == 0:
+        return full, now
+    level = min(full, level * per // its_per)
+    if now >= last:
+        return min(full, level + (now - last) * rate), now
+    return level, now if last - now > 2_000_000 else last
+
+
+def _quota_now(stored, limit, first, second, third, now):
+    calendar, used, granted = map(int, struct.unpack("<7d", stored)[3:6])
+    started, days = divmod(calendar // 2**20, 64)
+    start, end = (first, second) if now < second * DAY else (second, third)
+    if 0 < started * DAY - now <= 2_000_000:
+        start, end = started, started + days
+    elif now >= started * DAY and (started, days) != (start, end - start):
+        used, granted = 0, 0
+    return limit + granted - used, end * DAY
+
+
+def _changed(held, changes):
+    new = {key: dict(value) if isinstance(value, dict) else value for key, value in held.items()}
+    for name, value in changes.items():
+        place = new if name.startswith("ratelimit:") else new[KEY]
+        if value is None:
+            del place[name]
+        else:
+            place[name] = value
+    return {key: value for key, value in new.items() if value != {}}
+
+
+def _hexed(held):
+    return {key: _hexed_value(value) for key, value in held.items()}
+
+
+def _hexed_value(value):
+    if isinstance(value, bytes):
+        return value.hex()
+    return {name: part.hex() for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def together(checks):
+    """KEYS and ARGV of check_many, from (KEYS, ARGV, layout) of each check as it would be asked alone."""
+    hashes, identities, places, questions = [keys[0] for keys, _, _ in checks], b"", [], []
+    for (key, *shared), (request, *fields), layout in checks:
+        prepared = layout, shared, [request[:88] + bytes(26) + request[114:], *fields]
+        questions += [] if prepared in questions else [prepared]
+        identities += request[88:114]
+        places.append((1 + questions.index(prepared), int(hashes.count(key) > 1)))
+    numbers = b"" if set(places) <= {(1, 0)} else b"".join(map(bytes, places))
+    keys = [key for _, shared, _ in questions for key in shared] + hashes
+    layouts = b"".join(layout for layout, _, _ in questions)
+    return keys, [layouts, identities, numbers, *(part for _, _, sent in questions for part in sent)]
