@@ -28,10 +28,15 @@ from helpers import servers
 from helpers.batching import echo
 from helpers.clock import FakeClock
 from helpers.processes import PROCESSES
+from hypothesis import HealthCheck, settings
 
 from ratelimit import Limiter
 from ratelimit.store.aio.batcher import CheckBatcher
 from ratelimit.store.aio.pipeline import factory
+
+# Nothing is timed: on a busy machine an example may take any time.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NEED_A_SERVER = {"backend", "running"}
 """Fixtures behind which there is a server; `server`, `valkey`, `limiter` and `client` use them."""
