@@ -87,7 +87,7 @@ def _more_after(limit: Limit) -> float | None:
 
 
 def _is_known(seconds: float | None) -> TypeGuard[float]:
-    """Tell whether there is a time to tell: what is never, or no number, makes no field."""
+    """Return whether there is a time to tell: what is never, or no number, makes no field."""
     return seconds is not None and isfinite(seconds)
 
 

@@ -46,7 +46,6 @@ class Combination:
         age: oldest or newest.
         requirements: What pip installs besides the package and its tests.
         is_short: Whether it is part of the short run.
-
     """
 
     library: str

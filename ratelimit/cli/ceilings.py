@@ -20,7 +20,6 @@ def ceilings() -> Ceilings:
 
     Raises:
         ConfigError: A part is none of these.
-
     """
     parsed = Ceilings()
     for part in os.environ.get(CEILINGS, "").replace(" ", "").split(","):

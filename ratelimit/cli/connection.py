@@ -46,7 +46,6 @@ class Connection:
         url: The server's URL; it may hold a password.
         namespace: The prefix of all names in Redis.
         deadline: Seconds to wait for the server.
-
     """
 
     url: str = field(repr=False)
@@ -59,7 +58,6 @@ class Connection:
 
         Raises:
             StoreFailure: Redis failed within the block; with the remedy.
-
         """
         pepper = os.environ.get(PEPPER) or None
         options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)

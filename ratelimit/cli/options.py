@@ -176,7 +176,6 @@ def confirm(question: str, *, yes: bool) -> None:
 
     Raises:
         InputFailure: There is no terminal to ask at.
-
     """
     if yes:
         return
@@ -210,7 +209,6 @@ def confirm_replacement(
 
     Returns:
         The message to print once it is done.
-
     """
     if before is None:
         return f"{verb_if_new} {title}."

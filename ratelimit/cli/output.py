@@ -70,7 +70,6 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     Args:
         columns: The headers.
         numbers: Those of them whose cells are aligned to the right.
-
     """
     new_table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
@@ -157,7 +156,6 @@ def timestamp(time_us: int, *, digits: int = 6) -> str:
     Args:
         time_us: Microseconds since 1970.
         digits: Decimal places of the seconds.
-
     """
     whole, rest = divmod(time_us, MICROSECONDS)
     text = f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%d %H:%M:%S}"

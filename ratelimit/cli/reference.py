@@ -39,7 +39,6 @@ class ReferenceLimiter:
 
         Returns:
             What the limiter must decide.
-
         """
         needs_key = self._snapshot.method(stage, method).key_required
         plan = self._snapshot.plan_for([plan_id], stage) if needs_key else None

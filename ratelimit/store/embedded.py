@@ -54,7 +54,6 @@ class EmbeddedServer:
 
     Attributes:
         socket: The path of its socket.
-
     """
 
     def __init__(self) -> None:

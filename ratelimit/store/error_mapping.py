@@ -46,7 +46,7 @@ def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
 
 
 def is_from_replica(reply: object) -> bool:
-    """Tell whether a reply says that the server is no primary: a new connection may lead to the one that is."""
+    """Return whether a reply says that the server is no primary: a new connection may lead to the one that is."""
     if not isinstance(reply, Exception):
         return False
     return isinstance(reply, redis_compat.errors("ReadOnlyError")) or _refused_write_of_script(reply) == "READONLY"

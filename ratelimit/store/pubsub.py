@@ -42,7 +42,6 @@ class Listener:
         channel: The channel's name.
         on_message: A method to be called with each message, and with None.
         tick: A method to be called about once a second, for what has to be done now and then.
-
     """
 
     def __init__(self, client: Client, channel: str, on_message: OnMessage, tick: Callable[[], None]) -> None:

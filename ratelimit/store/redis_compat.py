@@ -41,7 +41,7 @@ def errors(*names: str) -> tuple[type[Exception], ...]:
 
 
 def is_unknown_script(reply: object) -> bool:
-    """Tell whether a reply says that the server does not know the script of an EVALSHA."""
+    """Return whether a reply says that the server does not know the script of an EVALSHA."""
     return isinstance(reply, Exception) and isinstance(reply, errors("NoScriptError"))
 
 
@@ -107,7 +107,7 @@ _PLAIN_ASYNC = {
 
 
 def may_read_directly(connection: Any) -> bool:
-    """Tell whether nothing is lost if replies are read without `connection.read_response`.
+    """Return whether nothing is lost if replies are read without `connection.read_response`.
 
     Not so for connections that read in a way of their own (emulators, caches, Sentinel's blocking ones), and for those
     whose parser cannot be handed what was pushed (RESP3 in valkey-py).
@@ -149,7 +149,7 @@ def parse_error_of(connection: Any) -> Callable[[str], Exception]:
 
 
 def must_be_released(connection: Any) -> bool:
-    """Tell whether the client waits for a connection to be released, to connect or to authenticate it anew.
+    """Return whether the client waits for a connection to be released, to connect or to authenticate it anew.
 
     Private as `_re_auth_token` in all versions of redis-py and `_should_reconnect` since 7. valkey-py never waits.
     """
@@ -168,7 +168,7 @@ def socket_of(connection: Any) -> Any:
 
 
 def has_unread_reply(connection: Any) -> bool:
-    """Tell whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
+    """Return whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
 
     Private as `_parser._buffer.unread_bytes` of the parsers in Python and `_parser._reader.has_data` of those in C, in
     all versions. `can_read` of the connection would tell too, but resets the socket's timeout.
@@ -182,7 +182,7 @@ def has_unread_reply(connection: Any) -> bool:
 
 
 def stream_has_ended(connection: Any) -> bool:
-    """Tell whether the stream of an asyncio connection has ended or is being closed, as far as is known.
+    """Return whether the stream of an asyncio connection has ended or is being closed, as far as is known.
 
     Private as `_reader` and `_writer` in all versions; those of emulators are no streams, and never end.
     """
@@ -192,7 +192,7 @@ def stream_has_ended(connection: Any) -> bool:
 
 
 def has_unread_data(connection: Any) -> bool:
-    """Tell whether something came on an asyncio connection that nobody asked for: a reply too many, or its end.
+    """Return whether something came on an asyncio connection that nobody asked for: a reply too many, or its end.
 
     Private as `_reader` in all versions, and `StreamReader._buffer` of Python itself.
     """

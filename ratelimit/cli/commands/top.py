@@ -37,7 +37,6 @@ class Row:
         remaining: Units left of the quota, None without a quota.
         throttled: Requests denied by a throttle.
         over_quota: Requests denied by the quota.
-
     """
 
     key_id: str
@@ -62,7 +61,6 @@ class Sample:
         taken_at: Seconds of this process' monotonic clock.
         rows: One for each key and plan.
         denied_without_key: Denied requests that belong to no key, by reason.
-
     """
 
     day: date

@@ -119,7 +119,6 @@ def print_csv(pages: Iterable[Usage], keys: Mapping[str, ApiKey]) -> None:
     Args:
         pages: The usage of one plan.
         keys: Keys by id, for names and owners. Deleted ones may be missing.
-
     """
     click.echo(csv_line(_CSV_COLUMNS), nl=False)
     for page in pages:

@@ -33,7 +33,6 @@ class Verification:
         exact: The same, as the reference model decides.
         without_time: Descriptions of decisions without a time of the server, which cannot be compared.
         first_difference: Both answers to the first request on which they differ.
-
     """
 
     decisions: int
@@ -70,7 +69,6 @@ def verify(
 
     Returns:
         The result.
-
     """
     result, limiter = Verification(len(requests)), reference.ReferenceLimiter(document)
     in_order = sorted(

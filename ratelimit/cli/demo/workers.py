@@ -45,7 +45,6 @@ class Traffic:
         seconds: How long to send, unless `requests` is given.
         requests: How many requests to send.
         deadline: Seconds to wait for the server.
-
     """
 
     url: str
@@ -73,7 +72,6 @@ def run_replicas(traffic: list[Traffic], on_progress: Callable[[int, float], Non
 
     Raises:
         ReplicaLostError: A replica did not start, or ended early.
-
     """
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []

@@ -50,7 +50,6 @@ class Log:
         disordered: Number of lines that are older than the well-formed line before them.
         malformed: Number of lines that are not a request in this format.
         first_malformed: Line number of the first of them.
-
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -72,7 +71,6 @@ def read(path: str, on_bytes: Callable[[int], None]) -> Log:
 
     Raises:
         ConfigError: The log cannot be read, a line or the log is too long, or there is no request in it.
-
     """
     log = Log()
     try:

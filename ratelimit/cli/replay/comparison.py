@@ -22,7 +22,6 @@ class Comparison:
         before: Results under the plans of the file in force.
         after: Results under those of the other file, in the same order.
         left_out: Ids of plans that only one file has, or that do not open the stage in the file in force.
-
     """
 
     file_before: str
@@ -44,7 +43,6 @@ class Change:
     Attributes:
         denied: Requests that only the version before admits, by client.
         admitted: Requests that only the version after admits, by client.
-
     """
 
     denied: Counter[str] = field(default_factory=Counter)
@@ -68,7 +66,6 @@ def pair(after: Sequence[PlanResult], before: Document, file_before: str, file_a
 
     Raises:
         ConfigError: The files have no plan in common that opens the same stage.
-
     """
     comparison = Comparison(file_before, file_after)
     for result in after:

@@ -57,7 +57,6 @@ class PlanResult:
         denied_by: Denials by the name of the limit.
         admitted: One byte for each request, in order: whether it was admitted.
         difference: Both answers to the request on which limiter and reference model differ; the replay ends there.
-
     """
 
     plan: UsagePlan
@@ -114,7 +113,6 @@ def replay_log(
 
     Raises:
         StoreError: The server failed.
-
     """
     plan, stage, model = result.plan, result.stage, reference.ReferenceLimiter(document)
     clock = _LogClock(requests[0].second * MICROSECONDS)

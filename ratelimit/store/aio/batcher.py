@@ -136,7 +136,7 @@ class CheckBatcher:
         return not queue.in_flight or (len(queue.waiting) >= _OVERLAP_AT and self._may_overlap())
 
     def _may_overlap(self) -> bool:
-        """Tell whether a batch of checks may be sent before the one before it has its replies.
+        """Return whether a batch of checks may be sent before the one before it has its replies.
 
         Not after one that left checks out, as happens when keys are new or plans changed: they are sent again first.
         """

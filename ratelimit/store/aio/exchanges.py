@@ -59,7 +59,6 @@ def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange
 
     Returns:
         The reply to each call, or its error.
-
     """
     if len(calls) < 2 or type(calls[0]) is not CheckCall:
         return (yield from script_calls(calls))

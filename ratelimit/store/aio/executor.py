@@ -25,7 +25,6 @@ class AsyncExecutor:
         client: Its pool gives the connections.
         batches: Whether script calls and small reads leave in batches, on a connection that is kept until `close`.
             Else each takes a connection of the pool.
-
     """
 
     def __init__(self, client: AsyncClient, *, batches: bool = True) -> None:

@@ -32,7 +32,6 @@ class DirectConnection:
         is_reusable: Whether it may serve further commands.
         poll: Of a reusable connection: takes milliseconds to wait, and returns whether something came. Between
             commands, that may be the connection's end.
-
     """
 
     __slots__ = ("_checks_before_sending", "_fd", "_reader", "_socket", "connection", "is_reusable", "poll")
@@ -70,7 +69,6 @@ class DirectConnection:
         Raises:
             NothingSentError: Nothing was sent.
             Exception: Whatever the client or its socket raises; the commands may have been carried out.
-
         """
         if self._checks_before_sending and self.poll(0):
             raise NothingSentError("the server had closed the connection")

@@ -55,7 +55,6 @@ class ConnectionStack:
         Raises:
             StoreUnavailable: The commands were not carried out.
             StoreTimeout: Nobody knows whether they were.
-
         """
         try:
             # Of idle connections, another thread may just have released one that has ended as well.

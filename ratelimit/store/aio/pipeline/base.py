@@ -17,7 +17,6 @@ class Pipeline(Protocol):
 
     Attributes:
         connection: The client's connection.
-
     """
 
     connection: Any
