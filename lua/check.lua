@@ -3,9 +3,9 @@
 -- KEYS[1]    hash of the API key, if flag 1 is set
 -- KEYS[..]   then the shared buckets; last the stream of alerts, if flag 8 is set
 -- ARGV[1]    request: now_us, cost, valid_until_us, flags; of the plan: burst, rate, per, quota, and the first days of
---            three windows (11 doubles); identity (26 bytes); burst, rate, per of each further bucket (3 doubles each),
---            those in the key's hash first, then the shared ones; if flag 4 is set, burst, rate, per, quota and three
---            days of the plan's shadow (7 doubles); if flag 8 is set, percentage and count of each alert
+--            three windows (11 doubles); version token (26 bytes); burst, rate, per of each further bucket (3 doubles
+--            each), those in the key's hash first, then the shared ones; if flag 4 is set, burst, rate, per, quota and
+--            three days of the plan's shadow (7 doubles); if flag 8 is set, percentage and count of each alert
 -- ARGV[2]    hash field of the plan's state, if flag 1 is set
 -- ARGV[3..]  hash fields of the further buckets in the key's hash; if flag 4 is set, the shadow's state; if flag 16 is
 --            set, the shadow's bucket of the method
@@ -45,8 +45,8 @@ if flags ~= 1 then -- 1: there is an API key, and nothing else is set
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
--- hash_values: identity, the plan's state, then the buckets in the key's hash, then the shadow's.
-local hash_keys, key_buckets, hash_values, new_identity = 0, 0
+-- hash_values: version token, the plan's state, then the buckets in the key's hash, then the shadow's.
+local hash_keys, key_buckets, hash_values, new_token = 0, 0
 if has_key then
   hash_keys = 1
   key_buckets = #ARGV - 2
@@ -57,23 +57,23 @@ if has_key then
     if key_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
     hash_values = call('HMGET', key, 'r', unpack(ARGV, 2))
   end
-  local stored_identity = hash_values[1]
-  if not stored_identity or #stored_identity ~= IDENTITY_SIZE
-    or string.find(request, stored_identity, IDENTITY_AT, true) ~= IDENTITY_AT
+  local stored_token = hash_values[1]
+  if not stored_token or #stored_token ~= VERSION_TOKEN_SIZE
+    or string.find(request, stored_token, VERSION_TOKEN_AT, true) ~= VERSION_TOKEN_AT
   then
     -- @inline inline/retry_statuses
-    -- An identity: epoch (8 bytes) and version (10 digits) of the catalogue, stamp of the key's record (8 bytes).
-    local identity = string.sub(request, IDENTITY_AT, HEAD_SIZE)
-    if not stored_identity or string.sub(stored_identity, 19) ~= string.sub(identity, 19) then
+    -- A version token: epoch (8 bytes) and version (10 digits) of the catalogue, stamp of the key's record (8 bytes).
+    local version_token = string.sub(request, VERSION_TOKEN_AT, HEAD_SIZE)
+    if not stored_token or string.sub(stored_token, 19) ~= string.sub(version_token, 19) then
       return { KEY_CHANGED, now }
     end
-    local is_newer = string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)
-    if not nothing_newer and (is_newer or string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)) then
+    local is_newer = string.sub(stored_token, 9, 18) > string.sub(version_token, 9, 18)
+    if not nothing_newer and (is_newer or string.sub(stored_token, 1, 8) ~= string.sub(version_token, 1, 8)) then
       -- Or the catalogue was recreated, or Redis lost a change: a caller that got this reply, and then loaded a
       -- catalogue that is no newer, says so by flag 2.
       return { CATALOG_BEHIND, now }
     end
-    new_identity = identity
+    new_token = version_token
   end
   if valid_until > 0 and now >= valid_until then
     -- @inline inline/retry_statuses
@@ -131,7 +131,7 @@ if not reply then
 end
 
 -- 3. Write.
-if new_plan and not new_identity and not new_buckets then
+if new_plan and not new_token and not new_buckets then
   call('HSET', key, plan_field, new_plan)
 elseif hash_values then
   local fields = {}
@@ -139,7 +139,7 @@ elseif hash_values then
   for i = 1, key_buckets do
     if new_buckets[i] then fields[#fields + 1], fields[#fields + 2] = ARGV[i + 2], new_buckets[i] end
   end
-  if new_plan and not denied and new_identity then fields[#fields + 1], fields[#fields + 2] = 'r', new_identity end
+  if new_plan and not denied and new_token then fields[#fields + 1], fields[#fields + 2] = 'r', new_token end
   if closed_day then
     -- "p:gold" counts; "d:gold:20500" keeps a day that is over, until archive.lua moves it.
     fields[#fields + 1] = string.format('d%s:%.0f', string.sub(plan_field, 2), closed_day)

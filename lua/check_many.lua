@@ -4,11 +4,11 @@
 --
 -- KEYS       of each template its shared buckets, then of each check its key's hash
 -- ARGV[1]    of each template two bytes: how many further buckets a key's hash has, and how many shared ones are met
--- ARGV[2]    of each check its identity (26 bytes)
+-- ARGV[2]    of each check its version token (26 bytes)
 -- ARGV[3]    of each check two bytes: the number of its template, from 1; whether another check here is of its key, 0
 --            or 1. Empty if all have the first template and different keys
 -- ARGV[4..]  of each template its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
---            the identity any 26 bytes
+--            the version token any 26 bytes
 -- returns    of each check: the new states, joined                     admitted
 --                           {0, now_us, limits}, as check.lua says     denied
 --                           -5: nothing is consumed, call check.lua    anything else
@@ -22,8 +22,8 @@
 local RETRY_INDIVIDUALLY = -5
 
 local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
-local templates, identities, template_numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
-local checks, arguments_at, shared_before = #identities / IDENTITY_SIZE, {}, {}
+local templates, version_tokens, template_numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+local checks, arguments_at, shared_before = #version_tokens / VERSION_TOKEN_SIZE, {}, {}
 local shared_keys, arguments, further_buckets = 0, 3, 0
 for number = 1, #templates / 2 do
   local key_buckets, shared_buckets = byte(templates, 2 * number - 1, 2 * number)
@@ -148,7 +148,7 @@ for check = 1, checks do
     else
       hash_values = pcall('HMGET', key, 'r', plan_field)
     end
-    is_next = hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)
+    is_next = hash_values[1] == sub(version_tokens, VERSION_TOKEN_SIZE * (check - 1) + 1, VERSION_TOKEN_SIZE * check)
   end
   if is_next and key_buckets > 0 then
     for i = 1, key_buckets do

@@ -33,9 +33,9 @@ if now == 0 then
 end
 local elapsed = math.max(now - charged_us, waited_us)
 local hash_values = call('HMGET', KEYS[1], 'r', ARGV[3], ARGV[4], unpack(ARGV, 5))
-local stored_identity = hash_values[1]
-local same_catalogue = stored_identity and #stored_identity == IDENTITY_SIZE
-  and string.sub(stored_identity, 1, 18) == ARGV[2]
+local stored_token = hash_values[1]
+local same_catalogue = stored_token and #stored_token == VERSION_TOKEN_SIZE
+  and string.sub(stored_token, 1, 18) == ARGV[2]
 
 local function credited(level, its_burst, its_rate, its_per)
   local credit = units * its_per - elapsed * its_rate

@@ -194,7 +194,7 @@ def _instructions(point):
         return {"cold": statistics.median(cold), "warm": statistics.median(warm)}
 
 
-_KEY, _FIELD, _IDENTITY = "check:{1}", "p:gold", "epoch--10000000001stamp--1"
+_KEY, _FIELD, _VERSION_TOKEN = "check:{1}", "p:gold", "epoch--10000000001stamp--1"
 
 
 def _script_limits(count):
@@ -208,7 +208,7 @@ def _script_command(count, now_us):
     """Return the compiled limits, and the EVALSHA of a check that evaluates so many limits."""
     limits, script = CompiledLimits(_script_limits(count), _FIELD), load("check")
     request = limits.request(
-        now_us=0, cost=1, valid_until_us=0, flags=0, version_token=_IDENTITY.encode(), estimate_us=lambda: now_us
+        now_us=0, cost=1, valid_until_us=0, flags=0, version_token=_VERSION_TOKEN.encode(), estimate_us=lambda: now_us
     )
     keys = (_KEY, *limits.shared_keys)
     return limits, ("EVALSHA", script.sha, len(keys), *keys, request, *limits.fields)
@@ -222,7 +222,7 @@ def _script_instructions():
         seconds, _ = client.time()
         for count in range(1, SCRIPT_LIMITS + 1):
             client.flushdb()
-            client.hset(_KEY, "r", _IDENTITY)
+            client.hset(_KEY, "r", _VERSION_TOKEN)
             limits, command = _script_command(count, seconds * 10**6)
             for calls in (SCRIPT_CALLS, SCRIPT_CALLS):  # the first to warm up
                 meter.read()

@@ -202,11 +202,11 @@ def test_r_never_falls_in_a_race(server, busy):
 @pytest.mark.parametrize(
     ("right", "wrong", "case"),
     [
-        ("not is_newer(stored, identity)", "true", (f"{EPOCH}0000000006", 1, f"{EPOCH}0000000006")),
+        ("not is_newer(stored, version_token)", "true", (f"{EPOCH}0000000006", 1, f"{EPOCH}0000000006")),
         ("joins == '1' and", "", (f"{EPOCH}0000000004", 0, f"{EPOCH}0000000004")),
         ("not stored or #stored ~= 26", "not stored", ("x" * 25, 0, f"{EPOCH}0000000005")),
         (
-            "string.sub(stored, 1, 8) == string.sub(identity, 1, 8)\n    and",
+            "string.sub(stored, 1, 8) == string.sub(version_token, 1, 8)\n    and",
             "",
             ("zother-10000000006", 1, f"{EPOCH}0000000005"),
         ),

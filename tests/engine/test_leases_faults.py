@@ -206,7 +206,7 @@ def test_a_lease_is_spent_once_by_all_threads(server, clock):
 
 
 def catalogues_never_change():
-    return bug("string.sub(stored_identity, 1, 18) == ARGV[2]", "true", "return_lease")
+    return bug("string.sub(stored_token, 1, 18) == ARGV[2]", "true", "return_lease")
 
 
 def changes_of_the_catalogue_are_not_heeded():

@@ -20,9 +20,9 @@ from vectors.packing import (
     TODAY,
     bucket,
     doubles,
-    identity,
     state,
     together,
+    version_token,
 )
 
 from ratelimit.scripts import load
@@ -52,7 +52,7 @@ WORLDS = {
 def stored(world):
     """What Redis holds in a world: ample room everywhere."""
     plan = {"window": WINDOW, "used": 3, "granted": 2, "day": TODAY, "day_used": 3}
-    fields = {"r": identity(), PLAN: state(400_000, **plan) if world.get("plan") else state(0, per=0, **plan)}
+    fields = {"r": version_token(), PLAN: state(400_000, **plan) if world.get("plan") else state(0, per=0, **plan)}
     fields |= {place: bucket(400_000) for place, *_ in world.get("own", ())}
     return {KEY: fields} | {place: bucket(400_000) for place, *_ in world.get("shared", ())}
 
@@ -69,7 +69,7 @@ def prepared(world, cost=1, flags=1):
     """KEYS, ARGV and layout of a check."""
     own, shared = world.get("own", ()), world.get("shared", ())
     quota = world.get("quota", (-1, 0, 0, 0))
-    request = doubles(NOW, cost, 0, flags, *world.get("plan", (0, 0, 0)), *quota) + identity()
+    request = doubles(NOW, cost, 0, flags, *world.get("plan", (0, 0, 0)), *quota) + version_token()
     request += doubles(*(number for _, *rule in (*own, *shared) for number in rule))
     keys = (KEY, *(place for place, *_ in shared))
     return keys, (request, PLAN, *(place for place, *_ in own)), bytes((len(own), len(shared)))
@@ -173,8 +173,8 @@ def test_a_peek_says_no_more(held, world):
 
 def test_shadow_states(held):
     """Of a shadow that has a bucket of the method: its state and the bucket are refused by name, and nobody passes."""
-    request = doubles(NOW, 1, 0, 21, *TEN, -1, 0, 0, 0) + identity() + doubles(*TEN, *DAILY)
-    fields = {"r": identity(), PLAN: state(400_000), SHADOW_METHOD: bucket(400_000)}
+    request = doubles(NOW, 1, 0, 21, *TEN, -1, 0, 0, 0) + version_token() + doubles(*TEN, *DAILY)
+    fields = {"r": version_token(), PLAN: state(400_000), SHADOW_METHOD: bucket(400_000)}
     fields[SHADOW] = doubles(0, 0, 0, WINDOW, 3, 0, 0, 3)
     for place, names in ((SHADOW, SHADOW_FIELDS), (SHADOW_METHOD, BUCKET_FIELDS)):
         for at, number in unsound(names):
@@ -194,7 +194,7 @@ def test_set_remaining_makes_nothing_sound(held):
     packed = state(400_000, window=WINDOW, used=3, granted=2, day=TODAY, day_used=3)
     for at, number in unsound(PLAN_FIELDS):
         for windows in ((TODAY, TODAY + 1, TODAY + 2), (TODAY - 1, TODAY + 3, TODAY + 4)):
-            held.put({KEY: {"r": identity(), PLAN: broken(packed, (at, number))}})
+            held.put({KEY: {"r": version_token(), PLAN: broken(packed, (at, number))}})
             before = held.all()
             reply = held.run("set_remaining", (KEY,), (PLAN, doubles(NOW, 100, *windows, 50)))
             assert reply == f"RATELIMIT CORRUPT {PLAN}", (PLAN_FIELDS[at], number)
@@ -212,12 +212,12 @@ def test_return_lease_makes_nothing_sound(held):
     }
     request = doubles(NOW, 2, NOW, 0, *TEN, WINDOW, TODAY, *TEN, *TEN)
     keys = (KEY, f"{KEY}:days", ACCOUNT)
-    arguments = (request, identity()[:18], PLAN, closed, METHOD)
+    arguments = (request, version_token()[:18], PLAN, closed, METHOD)
 
     def return_lease(changed):
         states = {at: changed.get(at, packed) for at, (packed, _) in whole.items()}
         fields = {field: packed for (_, field), packed in states.items() if field}
-        held.put({KEY: {"r": identity()} | fields, ACCOUNT: states[ACCOUNT, None]})
+        held.put({KEY: {"r": version_token()} | fields, ACCOUNT: states[ACCOUNT, None]})
         assert held.run("return_lease", keys, arguments) == 1
         return {(key, field): held.value(key, field) for key, field in whole}
 

@@ -6,7 +6,7 @@ Most of what is drawn takes the fast path, so that long stretches of a list are 
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from vectors.packing import ACCOUNT, DAY, NOW, PLAN, STAGE, TEN, TODAY, doubles, identity, state
+from vectors.packing import ACCOUNT, DAY, NOW, PLAN, STAGE, TEN, TODAY, doubles, state, version_token
 
 KEYS = tuple(f"ratelimit:{{k{number}}}" for number in range(3))
 SHARED = (STAGE, ACCOUNT)
@@ -64,7 +64,11 @@ def stored(draw, now):
     """What Redis holds: hashes as dicts, strings, and a list where it should be neither."""
     held = {}
     for key in KEYS:
-        who = draw(mostly(st.just(identity()), identity(6), identity(8), identity(stamp="other---"), b"", None))
+        who = draw(
+            mostly(
+                st.just(version_token()), version_token(6), version_token(8), version_token(stamp="other---"), b"", None
+            )
+        )
         fields = {"r": who, PLAN: draw(plan_states(now))}
         fields |= {field: draw(buckets(now, *RULES[field])) for field in FIELDS}
         fields = {name: value for name, value in fields.items() if value is not None}
@@ -84,7 +88,7 @@ def check_of(draw, now):
     quota = draw(st.sampled_from([(-1, 0, 0, 0), (10, *windows)]))
     cost = draw(mostly(st.integers(1, 3), 0, 6, 11, 0.5, -1))
     flags, valid_until = draw(mostly(st.just(1), 3)), draw(mostly(st.just(0), NOW - DAY, NOW + DAY))
-    who = draw(mostly(st.just(identity()), identity(8)))
+    who = draw(mostly(st.just(version_token()), version_token(8)))
     further = [part for place in (*own, *shared) for part in draw(mostly(st.just(RULES[place]), (5, 0, 1)))]
     tail = draw(mostly(st.just(b""), bytes(8)))
     request = doubles(now, cost, valid_until, flags, *plan, *quota) + who + doubles(*further) + tail

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.packing import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, identity, state, together
+from vectors.packing import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, state, together, version_token
 
 NOW = 1_772_625_600_123_456
 HALF_MINUTE = 1_772_625_600_000_000
@@ -16,12 +16,12 @@ SLOW = (100, 1, 10_000_000)
 
 
 def request(*further, now=0, cost=1, flags=1, plan=TEN, version=7):
-    head = struct.pack("<11d", now, cost, 0, flags, *plan, -1, 0, 0, 0) + identity(version)
+    head = struct.pack("<11d", now, cost, 0, flags, *plan, -1, 0, 0, 0) + version_token(version)
     return head + b"".join(struct.pack("<3d", *each) for each in further)
 
 
 def stored(level=500_000, *, last=NOW - 1, **more):
-    return {KEY.encode(): {b"r": identity(), PLAN.encode(): state(level, last=last, **more)}}
+    return {KEY.encode(): {b"r": version_token(), PLAN.encode(): state(level, last=last, **more)}}
 
 
 def written(server):
@@ -85,7 +85,7 @@ def test_milliseconds_are_rounded_down(script):
 
 def test_a_first_check_sets_the_whole_expiry():
     """Also where the key was charged nothing yet, and where a denial moves a bucket to the present."""
-    server = PlainServer({KEY.encode(): {b"r": identity()}})
+    server = PlainServer({KEY.encode(): {b"r": version_token()}})
     ask(server, request(SLOW), PLAN.encode())
     assert written(server)[-1][3:] == (b"PX", 1_060_000)
     moved = bucket(0, per=10_000_000, last=NOW + 2_000_001)
@@ -154,7 +154,7 @@ def test_buckets_in_the_hash_are_written_with_the_plans_state():
     assert fields[METHOD.encode()] == bucket(300_000, last=NOW)
 
 
-GOOD = bytes((0, 1)), identity(), b"", request(TEN), PLAN.encode()
+GOOD = bytes((0, 1)), version_token(), b"", request(TEN), PLAN.encode()
 
 
 def but(place, value):
@@ -172,8 +172,8 @@ def but(place, value):
         ((KEY, ACCOUNT), but(0, bytes((0, 1, 0)))),
         ((KEY, ACCOUNT), but(0, bytes((0, 0)))),
         ((KEY, ACCOUNT), but(0, bytes((1, 1)))),
-        ((KEY, ACCOUNT), but(1, identity()[:25])),
-        ((KEY, ACCOUNT), but(1, identity() * 2)),
+        ((KEY, ACCOUNT), but(1, version_token()[:25])),
+        ((KEY, ACCOUNT), but(1, version_token() * 2)),
         ((KEY, ACCOUNT), but(2, bytes((1,)))),
         ((KEY, ACCOUNT), but(2, bytes((1, 0, 1, 0)))),
         ((KEY, ACCOUNT), but(3, GOOD[3][:113])),
@@ -191,8 +191,8 @@ def but(place, value):
         "a question and a half",
         "a shared bucket fewer than there is",
         "a field more than there is",
-        "an identity of 25 bytes",
-        "an identity too many",
+        "a version token of 25 bytes",
+        "a version token too many",
         "half a number",
         "a number too many",
         "a request of 113 bytes",
@@ -214,7 +214,7 @@ def test_a_question_that_there_is_not_is_left_out():
     """So is who is of the same key; others are answered."""
     server = PlainServer(stored() | {b"other": dict(stored()[KEY.encode()])}, "check_many")
     numbers = bytes((1, 0, 3, 1, 1, 1, 0, 1))
-    arguments = bytes((0, 0)), identity() * 4, numbers, request(), PLAN.encode()
+    arguments = bytes((0, 0)), version_token() * 4, numbers, request(), PLAN.encode()
     admitted = state(400_000, last=NOW, day_used=1)
     assert ask(server, *arguments, keys=("other", KEY, KEY, KEY)) == [admitted, -5, -5, -5]
 
@@ -256,19 +256,19 @@ BROKEN = {
     "string": b"no hash",
     "none": {},
     "nobody": {PLAN.encode(): state()},
-    "short": {b"r": identity()[:25], PLAN.encode(): state()},
-    "stamp": {b"r": identity(stamp="another-"), PLAN.encode(): state()},
-    "newer": {b"r": identity(8), PLAN.encode(): state()},
-    "older": {b"r": identity(6), PLAN.encode(): state()},
-    "fresh": {b"r": identity()},
-    "method": {b"r": identity(), PLAN.encode(): state(), METHOD.encode(): bytes(25)},
-    "long": {b"r": identity(), PLAN.encode(): state() + b"\0"},
+    "short": {b"r": version_token()[:25], PLAN.encode(): state()},
+    "stamp": {b"r": version_token(stamp="another-"), PLAN.encode(): state()},
+    "newer": {b"r": version_token(8), PLAN.encode(): state()},
+    "older": {b"r": version_token(6), PLAN.encode(): state()},
+    "fresh": {b"r": version_token()},
+    "method": {b"r": version_token(), PLAN.encode(): state(), METHOD.encode(): bytes(25)},
+    "long": {b"r": version_token(), PLAN.encode(): state() + b"\0"},
 }
 """Keys' hashes about which check.lua has to be asked."""
 
 
 def raw(*numbers, tail=b""):
-    return struct.pack("<11d", *numbers) + identity() + tail
+    return struct.pack("<11d", *numbers) + version_token() + tail
 
 
 QUESTIONS = [

@@ -33,12 +33,14 @@ def redis(backend):
         yield client
 
 
-def return_lease(redis, units=20, after_us=1_000_000, waited_us=None, identity="epoch--10000000007", shared=(SHARED,)):
+def return_lease(
+    redis, units=20, after_us=1_000_000, waited_us=None, version_token="epoch--10000000007", shared=(SHARED,)
+):
     """Give units back, `after_us` after the charge by the server and `waited_us` by the caller."""
     now, waited = CHARGED + after_us, after_us if waited_us is None else waited_us
     head = struct.pack("<9d", now, units, CHARGED, waited, BURST, R, P, WINDOW, DAY)
     further = struct.pack("<6d", BURST, R, P, BURST, R, P)
-    fields = (identity, "p:gold", f"d:gold:{DAY}", "b:gold:m")
+    fields = (version_token, "p:gold", f"d:gold:{DAY}", "b:gold:m")
     keys = (HASH, DAYS, *shared)
     assert redis.eval(load("return_lease").source, len(keys), *keys, head + further, *fields) == 1
 
@@ -179,7 +181,7 @@ def test_an_expiry_stays(redis):
     ("right", "wrong", "test", "arguments"),
     [
         (
-            "string.sub(stored_identity, 1, 18) == ARGV[2]",
+            "string.sub(stored_token, 1, 18) == ARGV[2]",
             "true",
             test_no_bucket_gets_anything_once_the_catalogue_changed,
             ("00000008",),

@@ -10,7 +10,7 @@ from math import inf
 
 import pytest
 from properties.machine_model import as_modelled, as_told, would
-from vectors.packing import NOW, PLAN, TODAY, count, doubles, identity, state
+from vectors.packing import NOW, PLAN, TODAY, count, doubles, state, version_token
 
 from ratelimit import Quota, Throttle
 from ratelimit.engine.limits import Bucket, CompiledLimits, QuotaCount
@@ -50,11 +50,11 @@ class Batch:
             cost=cost,
             valid_until_us=0,
             flags=flags,
-            version_token=identity(),
+            version_token=version_token(),
             estimate_us=lambda: now_us,
         )
         pipeline = self._pipeline
-        pipeline.execute_command("HSET", KEY, "r", identity(), *(part for item in fields.items() for part in item))
+        pipeline.execute_command("HSET", KEY, "r", version_token(), *(part for item in fields.items() for part in item))
         if shared is not None:
             pipeline.execute_command("SET", ACCOUNT, shared)
         keys = (KEY, *call.shared_keys)

@@ -221,7 +221,11 @@ BUGS = (
         denial_by_the_plan,
     ),
     (
-        Lua("version noted although denied", "new_plan and not denied and new_identity then", "new_identity then"),
+        Lua(
+            "version noted although denied",
+            "new_plan and not denied and new_token then",
+            "new_token then",
+        ),
         denial,
     ),
     (
@@ -287,18 +291,22 @@ BUGS = (
     (
         Lua(
             "stamps not compared",
-            "if not stored_identity or string.sub(stored_identity, 19) ~= string.sub(identity, 19) then",
-            "if not stored_identity then",
+            "if not stored_token or string.sub(stored_token, 19) ~= string.sub(version_token, 19) then",
+            "if not stored_token then",
         ),
         disabling,
     ),
     (
-        Lua("versions not compared", "string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)", "false"),
+        Lua(
+            "versions not compared",
+            "string.sub(stored_token, 9, 18) > string.sub(version_token, 9, 18)",
+            "false",
+        ),
         older_version,
     ),
-    (Lua("version not noted", "if new_plan and not denied and new_identity then", "if false then"), older_version),
+    (Lua("version not noted", "if new_plan and not denied and new_token then", "if false then"), older_version),
     (
-        Lua("lives not told apart", "string.sub(stored_identity, 1, 8) ~= string.sub(identity, 1, 8)", "false"),
+        Lua("lives not told apart", "string.sub(stored_token, 1, 8) ~= string.sub(version_token, 1, 8)", "false"),
         another_life,
     ),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),

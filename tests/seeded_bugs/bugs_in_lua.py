@@ -185,8 +185,8 @@ AT_ONCE = (
     (Many("only the key's own checks wait", "deferred[KEYS[i]] = true end", "end"), overtaking),
     (
         Many(
-            "identities not compared",
-            "hash_values[1] == sub(identities, IDENTITY_SIZE * (check - 1) + 1, IDENTITY_SIZE * check)",
+            "version tokens not compared",
+            "hash_values[1] == sub(version_tokens, VERSION_TOKEN_SIZE * (check - 1) + 1, VERSION_TOKEN_SIZE * check)",
             "true",
         ),
         obeying_at_once,

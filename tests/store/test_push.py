@@ -423,7 +423,7 @@ def test_that_a_gap_is_not_minded_is_noticed(on_valkey):
 def test_versions_that_are_not_compared_are_noticed(on_valkey, clock):
     """A script that lets a stale caller pass brings an old plan back, and the test fails."""
     server, *admin = on_valkey
-    right = "local is_newer = string.sub(stored_identity, 9, 18) > string.sub(identity, 9, 18)"
+    right = "local is_newer = string.sub(stored_token, 9, 18) > string.sub(version_token, 9, 18)"
     with bug(right, "local is_newer = false"), pytest.raises(AssertionError):
         test_a_replica_that_lagged_brings_no_old_plan_back(server, admin, clock)
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.lua_tools import contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors.packing import ACCOUNT, NOW, PLAN, count, doubles, identity, together
+from vectors.packing import ACCOUNT, NOW, PLAN, count, doubles, together, version_token
 
 from ratelimit.engine import batch
 from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
@@ -26,7 +26,7 @@ BUCKET = (ROOM, 1, 10**9)
 
 def prepared(name, cost=1, kind=CheckCall):
     """A check, or a peek of cost 0, of a key of this name at NOW; it meets one shared bucket."""
-    request = doubles(NOW, cost, 0, 1, 0, 0, 0, -1, 0, 0, 0) + identity() + doubles(*BUCKET)
+    request = doubles(NOW, cost, 0, 1, 0, 0, 0, -1, 0, 0, 0) + version_token() + doubles(*BUCKET)
     keys, arguments = (f"ratelimit:{{{name}}}", ACCOUNT), (request, PLAN)
     if kind is CheckCall:
         return CheckCall(load("check"), keys, arguments, bytes((0, 1)))
@@ -109,7 +109,7 @@ def charged_before(server, calls):
         for name in ("check", "check_many"):
             client.script_load(load(name).source)
         for call in calls:
-            client.hset(call.keys[0], mapping={"r": identity(), PLAN: count(0, first=0, days=0)})
+            client.hset(call.keys[0], mapping={"r": version_token(), PLAN: count(0, first=0, days=0)})
 
 
 def all_at_once(server, calls):
@@ -146,7 +146,7 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     charged_before(server, [call for call in calls if "old" in call.keys[0]])
     with server.client() as client:
         for call in calls:
-            client.hset(call.keys[0], "r", identity())
+            client.hset(call.keys[0], "r", version_token())
     replies = all_at_once(server, calls)
     checks_before = [len(set(range(place + 1)) - peeks) for place in range(90)]
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in checks_before]

@@ -12,13 +12,13 @@ from vectors.packing import (
     bucket,
     case,
     doubles,
-    identity,
     state,
+    version_token,
 )
 
 ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
-REQUEST = doubles(NOW, 1, 0, 1, *TEN, -1, 0, 0, 0) + identity()
+REQUEST = doubles(NOW, 1, 0, 1, *TEN, -1, 0, 0, 0) + version_token()
 ARGUMENTS = "RATELIMIT ARGUMENTS"
 
 CALLERS = [
@@ -27,31 +27,31 @@ CALLERS = [
         "the record was changed after the caller read it",
         [-1, NOW],
         plan=TEN,
-        before={"r": identity(stamp="stamp--2")},
+        before={"r": version_token(stamp="stamp--2")},
     ),
     case(
         "key changed: the hash is gone",
-        "a deleted key has no identity; checking it makes nothing",
+        "a deleted key has no version token; checking it makes nothing",
         [-1, NOW],
         plan=TEN,
         before={"r": None},
     ),
     case(
-        "key changed: what has no identity is no key",
+        "key changed: what has no version token is no key",
         "a hash with counts alone",
         [-1, NOW],
         plan=TEN,
         before={"r": None, PLAN: state(0)},
     ),
     case(
-        "key changed: an identity that is none",
+        "key changed: a version token that is none",
         "8 of its 26 bytes, though they are those of the epoch",
         [-1, NOW],
         plan=TEN,
-        before={"r": identity()[:8], PLAN: state(500_000)},
+        before={"r": version_token()[:8], PLAN: state(500_000)},
     ),
     case(
-        "key changed: an identity that is empty",
+        "key changed: a version token that is empty",
         "no stamp",
         [-1, NOW],
         plan=TEN,
@@ -63,7 +63,7 @@ CALLERS = [
         [-1, NOW],
         plan=TEN,
         quota=(100, 1, 2, 3),
-        before={"r": identity(9, stamp="stamp--2")},
+        before={"r": version_token(9, stamp="stamp--2")},
         valid_until=1,
     ),
     case(
@@ -71,7 +71,7 @@ CALLERS = [
         "8 > 7 in one epoch",
         [-2, NOW],
         plan=TEN,
-        before={"r": identity(8)},
+        before={"r": version_token(8)},
     ),
     case(
         "catalogue behind: versions are compared as numbers",
@@ -79,7 +79,7 @@ CALLERS = [
         [-2, NOW],
         plan=TEN,
         version=9,
-        before={"r": identity(10)},
+        before={"r": version_token(10)},
     ),
     case(
         "catalogue behind: but the caller was told so and found nothing newer",
@@ -87,8 +87,8 @@ CALLERS = [
         ADMITTED,
         plan=TEN,
         flags=3,
-        before={"r": identity(8)},
-        writes={"r": identity(7), **CHARGED},
+        before={"r": version_token(8)},
+        writes={"r": version_token(7), **CHARGED},
     ),
     case(
         "catalogue behind: told before the expiry",
@@ -96,7 +96,7 @@ CALLERS = [
         [-2, NOW],
         plan=TEN,
         valid_until=NOW,
-        before={"r": identity(8)},
+        before={"r": version_token(8)},
     ),
     case(
         "version: a newer one is noted when something is charged",
@@ -104,7 +104,7 @@ CALLERS = [
         ADMITTED,
         plan=TEN,
         version=8,
-        writes={"r": identity(8), **CHARGED},
+        writes={"r": version_token(8), **CHARGED},
     ),
     case(
         "version: a newer one is not noted by a denial",
@@ -130,7 +130,7 @@ CALLERS = [
         flags=3,
         epoch="epoch--2",
         version=1,
-        writes={"r": identity(1, "epoch--2"), **CHARGED},
+        writes={"r": version_token(1, "epoch--2"), **CHARGED},
     ),
     case("key expired: from that microsecond on", "now = valid_until", [-4, NOW], plan=TEN, valid_until=NOW),
     case(
@@ -204,13 +204,13 @@ FAULTS = [
         "arguments: a flag that is not known",
         "32 is kept for callers without a stored key: who does not know it must not decide",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 33, *TEN, *DAILY) + identity(), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 33, *TEN, *DAILY) + version_token(), b"p:gold"],
     ),
     case(
         "arguments: a flag beyond those that there are",
         "128",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 129, *TEN, *DAILY) + identity(), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 129, *TEN, *DAILY) + version_token(), b"p:gold"],
     ),
     case(
         "corrupt: the plan's state has 64 bytes",
@@ -256,14 +256,14 @@ FAULTS = [
         "arguments: half an alert",
         "pairs of 16 bytes are due",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 9, *TEN, *DAILY) + identity() + doubles(80), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 9, *TEN, *DAILY) + version_token() + doubles(80), b"p:gold"],
         keys=[KEY, "ratelimit:alerts"],
     ),
     case(
         "arguments: a shadow without its field",
         "flag 4 needs one more",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 5, *TEN, *DAILY) + identity() + doubles(*TEN, *DAILY), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 5, *TEN, *DAILY) + version_token() + doubles(*TEN, *DAILY), b"p:gold"],
     ),
     case("arguments: a key without its bucket", "138 bytes are due", ARGUMENTS, plan=TEN, keys=[KEY, ACCOUNT]),
 ]

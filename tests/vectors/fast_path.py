@@ -18,9 +18,9 @@ from vectors.packing import (
     bucket,
     case,
     count,
-    identity,
     state,
     usual,
+    version_token,
 )
 
 HALF = DAY // 2
@@ -180,7 +180,7 @@ STRAIGHT = [
         plan=TEN,
         version=8,
         before={PLAN: state(500_000)},
-        writes={PLAN: state(400_000, day_used=1), "r": identity(8)},
+        writes={PLAN: state(400_000, day_used=1), "r": version_token(8)},
     ),
     usual(
         "usual: a newer version is noted with a method's bucket",
@@ -192,7 +192,7 @@ STRAIGHT = [
         writes={
             PLAN: count(0, first=0, days=0, last=NOW, day_used=1),
             METHOD: slow(1_000_000),
-            "r": identity(8),
+            "r": version_token(8),
         },
     ),
     usual(

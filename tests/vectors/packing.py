@@ -22,7 +22,7 @@ def doubles(*numbers):
     return struct.pack(f"<{len(numbers)}d", *numbers)
 
 
-def identity(version=7, epoch="epoch--1", stamp="stamp--1"):
+def version_token(version=7, epoch="epoch--1", stamp="stamp--1"):
     """Field "r" of a key's hash: the catalogue it was last charged under, and the record that holds."""
     return f"{epoch}{version:010}{stamp}".encode()
 
@@ -71,19 +71,19 @@ def case(
     shadow         burst, rate, per, limit and three days, then its field and perhaps that of its method's bucket
     alerts         (percentage, count from which it is reached)
     before, writes the state at first, and what changes; fields of the key's hash may stand for themselves, and None
-                   takes one away. The hash starts with the identity of version 7
+                   takes one away. The hash starts with the version token of version 7
     reply          what a client reads out of the reply: status, time, and of each limit remaining and reset, of one
                    that was not admitted the wait as well; or a text for an error
     is_usual       the reply is one text, the new states joined
-    who            the identity that is sent, where it differs
+    who            the version token that is sent, where it differs
     """
     has_key = flags % 2 == 1
-    start = _changed({KEY: {"r": identity()}} if has_key else {}, before or {})
+    start = _changed({KEY: {"r": version_token()}} if has_key else {}, before or {})
     rules, shadow_fields = (shadow[:7], shadow[7:]) if shadow else ((), ())
     flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2)
     numbers = [part for _, *bucket in (*own, *shared) for part in bucket]
     numbers += [*rules, *(part for pair in alerts for part in pair)]
-    request = doubles(now, cost, valid_until, flags, *plan, *quota) + identity(**who) + doubles(*numbers)
+    request = doubles(now, cost, valid_until, flags, *plan, *quota) + version_token(**who) + doubles(*numbers)
     fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
     sent = [request, *(field.encode() for field in fields)] if argv is None else argv
     held = _changed(start, writes or {})
@@ -170,13 +170,13 @@ def _hexed_value(value):
 
 def together(checks):
     """KEYS and ARGV of check_many, from (KEYS, ARGV, layout) of each check as it would be asked alone."""
-    hashes, identities, places, questions = [keys[0] for keys, _, _ in checks], b"", [], []
+    hashes, version_tokens, places, questions = [keys[0] for keys, _, _ in checks], b"", [], []
     for (key, *shared), (request, *fields), layout in checks:
         prepared = layout, shared, [request[:88] + bytes(26) + request[114:], *fields]
         questions += [] if prepared in questions else [prepared]
-        identities += request[88:114]
+        version_tokens += request[88:114]
         places.append((1 + questions.index(prepared), int(hashes.count(key) > 1)))
     numbers = b"" if set(places) <= {(1, 0)} else b"".join(map(bytes, places))
     keys = [key for _, shared, _ in questions for key in shared] + hashes
     layouts = b"".join(layout for layout, _, _ in questions)
-    return keys, [layouts, identities, numbers, *(part for _, _, sent in questions for part in sent)]
+    return keys, [layouts, version_tokens, numbers, *(part for _, _, sent in questions for part in sent)]

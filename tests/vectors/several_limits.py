@@ -72,7 +72,7 @@ LAYERS = [
     ),
     case(
         "layers: a request without a key meets the shared ones alone",
-        "flags 0: no hash, no identity, no metering",
+        "flags 0: no hash, no version token, no metering",
         [1, NOW, 1, 1_000_000, 4, 100_000],
         shared=[TWO, (ACCOUNT, *TEN)],
         flags=0,
