@@ -34,6 +34,7 @@ from ratelimit.scripts import ScriptCall, load
 
 log = logging.getLogger("ratelimit")
 
+_new = object.__new__
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 
@@ -105,7 +106,10 @@ class Checker:
         if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
-            return LazyAdmission(prepared.limits, reply)
+            # As LazyAdmission(prepared.limits, reply), without a call of its __init__: most checks end here.
+            admission = _new(LazyAdmission)
+            admission._decoder, admission._reply = prepared.limits, reply
+            return admission
         _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
