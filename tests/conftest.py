@@ -13,7 +13,7 @@ typing        users' code that must type-check
 helpers       what tests share: servers, replicas, snapshots, proxies, samples
 
 A test that claims something about Redis takes `server` and so runs on each real server; `backend` adds fakeredis.
-`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`.
+`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`, and so is most of fakeredis.
 """
 
 import signal
@@ -42,6 +42,10 @@ NEED_A_SERVER = {"backend", "running"}
 """Fixtures behind which there is a server; `server`, `valkey`, `limiter` and `client` use them."""
 
 
+EMULATED_EARLY = {"engine", "unit"}
+"""Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
+
+
 def pytest_addoption(parser):
     servers_ = (*servers.NAMES, "fakeredis")
     parser.addoption("--server", choices=servers_, help="run what is run once for each server on this one alone")
@@ -57,6 +61,8 @@ def pytest_collection_modifyitems(config, items):
         if NEED_A_SERVER & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "fakeredis" in parameters and item.path.parent.name not in EMULATED_EARLY:
+            item.add_marker("slow")
         runs_elsewhere = any(isinstance(value, str) and value in others for value in parameters)
         (deselected if runs_elsewhere else selected).append(item)
     if deselected:
