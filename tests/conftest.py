@@ -13,7 +13,7 @@ typing        users' code that must type-check
 helpers       what tests share: servers, replicas, snapshots, proxies, samples
 
 A test that claims something about Redis takes `server` and so runs on each real server; `backend` adds fakeredis.
-`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`, and so is most of fakeredis.
+`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`, and so is most of fakeredis and some of Redis 6.2.
 """
 
 import signal
@@ -45,10 +45,19 @@ NEED_A_SERVER = {"backend", "running"}
 EMULATED_EARLY = {"engine", "unit"}
 """Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
 
+ONE_SERVER_EARLY = {"seeded_bugs", "test_properties.py", "test_shadow.py", "test_check_many.py"}
+"""What takes long, and is run by `make test` on the first server alone: on the others by `make test-long`."""
+
 
 def pytest_addoption(parser):
     servers_ = (*servers.NAMES, "fakeredis")
     parser.addoption("--server", choices=servers_, help="run what is run once for each server on this one alone")
+
+
+def _is_for_later(item, parameters):
+    if "fakeredis" in parameters and item.path.parent.name not in EMULATED_EARLY:
+        return True
+    return bool({item.path.parent.name, item.path.name} & ONE_SERVER_EARLY and parameters & set(servers.NAMES[1:]))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,7 +70,7 @@ def pytest_collection_modifyitems(config, items):
         if NEED_A_SERVER & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if "fakeredis" in parameters and item.path.parent.name not in EMULATED_EARLY:
+        if _is_for_later(item, {value for value in parameters if isinstance(value, str)}):
             item.add_marker("slow")
         runs_elsewhere = any(isinstance(value, str) and value in others for value in parameters)
         (deselected if runs_elsewhere else selected).append(item)
