@@ -13,7 +13,8 @@ typing        users' code that must type-check
 helpers       what tests share: servers, replicas, snapshots, proxies, samples
 
 A test that claims something about Redis takes `server` and so runs on each real server; `backend` adds fakeredis.
-`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`, and so is most of fakeredis and some of Redis 6.2.
+`--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`; so is most of what runs on
+fakeredis, and what takes long on a second server.
 """
 
 import signal
