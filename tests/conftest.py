@@ -46,7 +46,18 @@ NEED_A_SERVER = {"backend", "running"}
 EMULATED_EARLY = {"engine", "unit"}
 """Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
 
-ONE_SERVER_EARLY = {"seeded_bugs", "test_properties.py", "test_shadow.py", "test_check_many.py"}
+ONE_SERVER_EARLY = {
+    "seeded_bugs",
+    "test_catalog_races.py",
+    "test_check_many.py",
+    "test_denials.py",
+    "test_import_races.py",
+    "test_leases_faults.py",
+    "test_metering.py",
+    "test_properties.py",
+    "test_shadow.py",
+    "test_usage.py",
+}
 """What takes long, and is run by `make test` on the first server alone: on the others by `make test-long`."""
 
 
