@@ -195,7 +195,7 @@ class AsyncCatalog(Base):
     ) -> ImportReport:
         """Create API keys from a CSV file, and change those that exist. See `Catalog.import_keys`.
 
-        The source is read without awaiting: it should be a file whose content is at hand, not a slow pipe.
+        The source is read without awaiting: it should be a file that can be read at once, not a slow pipe.
         """
         return await self._run(files.import_keys(self._keys, source, fail_on_warnings, progress, max_bytes))
 

@@ -37,7 +37,7 @@ def _packed(command: Command) -> bytes:
 def reader_for(connection: Any) -> Any:
     """Return a reader of a connection's replies that leaves texts as bytes, and returns errors.
 
-    None where pushed messages could not be told from replies, and where there is no hiredis.
+    None where pushed messages cannot be distinguished from replies, and where there is no hiredis.
     """
     if PUSH is None:
         return None

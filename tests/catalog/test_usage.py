@@ -555,7 +555,7 @@ def test_usage_equals_the_model_with_grants(backend, clock):
 BUGS = {
     "the balance after the next window began": ("balance = math.max(0, quota + granted - used)", "balance = quota"),
     "grants outlive their window": ("if not goes_on then used, granted = 0, 0 end", "if not goes_on then used = 0 end"),
-    "windows told apart by length alone": ("stored == window", "days == window % WINDOW_BASE"),
+    "windows compared by length alone": ("stored == window", "days == window % WINDOW_BASE"),
 }
 
 

@@ -245,7 +245,7 @@ BUGS = (
     (ROUNDED_DOWN, retry_after),
     (REFILL_LOST, steady_traffic),
     (ONE_TOO_FEW, quota),
-    (Lua("windows told apart by length alone", "stored == window", "days == window % WINDOW_BASE"), quota),
+    (Lua("windows compared by length alone", "stored == window", "days == window % WINDOW_BASE"), quota),
     (Lua("a small step back taken for the time", "return level, last, false", "return level, now, false"), flapping),
     (Lua("a large step back ignored", "if elapsed < -CLOCK_TOLERANCE_US then", "if false then"), went_back),
     (
@@ -277,7 +277,10 @@ BUGS = (
         Python("sent with retries", connections.ConnectionStack, "execute", _execute_as_redis_py_would),
         reset,
     ),
-    (Python("unknown told as not sent", error_mapping, "after_sending", error_mapping.before_sending), lost_reply),
+    (
+        Python("unknown outcome reported as not sent", error_mapping, "after_sending", error_mapping.before_sending),
+        lost_reply,
+    ),
     (
         Python(
             "late reply left on its connection",
@@ -306,7 +309,7 @@ BUGS = (
     ),
     (Lua("version not noted", "if new_plan and not denied and new_token then", "if false then"), older_version),
     (
-        Lua("lives not told apart", "string.sub(stored_token, 1, 8) ~= string.sub(version_token, 1, 8)", "false"),
+        Lua("epochs not compared", "string.sub(stored_token, 1, 8) ~= string.sub(version_token, 1, 8)", "false"),
         another_life,
     ),
     (Python("the same stamp again", key_admin, "generated_token", lambda: "samesame"), expiring),
@@ -317,7 +320,7 @@ BUGS = (
         record_overtaken,
     ),
     (Python("closed keys refused from memory", KeyCache, "confirm", _never_ask_again), closed_keys),
-    (Python("an older catalogue gone by", KeyCache, "_catch_up", _catch_up_with_nothing), newer_catalogue),
+    (Python("decided by an older catalogue", KeyCache, "_catch_up", _catch_up_with_nothing), newer_catalogue),
     # Values that no key has
     (Python("a push leaves them absent", KeyCache, "forget_changed", _forget_records_alone), new_key_pushed),
     (Python("absent for ever", KeyCache, "is_absent", _remember_for_ever), new_key_not_pushed),
@@ -347,5 +350,5 @@ FOUND_BY_THE_MACHINE = (
     USUAL_REFILL_LOST,
     ANSWERS_EXCHANGED,
     Python("admitted replies not kept", denial_cache, "_JUDGED", frozenset({DENIED})),
-    Python("changes that are pushed are not heard", Checker, "_forget_changed", lambda *_: None),
+    Python("pushed changes are ignored", Checker, "_forget_changed", lambda *_: None),
 )

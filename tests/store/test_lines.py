@@ -1,4 +1,4 @@
-"""How checks of blocking code reach Redis: on idle connections that are kept at hand."""
+"""How checks of blocking code reach Redis: on idle connections that are kept."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Idle connections kept at hand: a trip to the client's pool takes locks and costs more than a check."""
+"""Idle connections, ready for the next check: a trip to the client's pool takes locks and costs more than a check."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class _Batch:
 class HiredisPipeline(asyncio.Protocol):
     """Takes the place of the connection's protocol: a task that waits for data would have to be woken by three layers.
 
-    The client's protocol is still told of everything but data.
+    The client's protocol still receives every event but data.
     """
 
     def __init__(self, connection: Any, reader: Any, on_lost: OnLost) -> None:
