@@ -49,17 +49,17 @@ async def test_they_leave_beside_what_came_between_them(server, sent):
 async def test_each_has_its_own_values(server):
     """Of one MGET, however many ask for a value and in whatever order; also two values by one."""
     async with server.async_client() as client, open_batcher(server) as batcher:
-        await client.mset({f"value{number}": f"value{number}" for number in range(0, 300, 2)})
+        await client.mset({f"value{number}": f"stored{number}" for number in range(0, 300, 2)})
         await client.hset("about", "version", "7")
         numbers = [*range(299, -1, -1), *range(300)]
         replies = await asyncio.gather(*(batcher.call(look_up(number)) for number in numbers))
-        values = [None if number % 2 else f"value{number}".encode() for number in numbers]
+        values = [None if number % 2 else f"stored{number}".encode() for number in numbers]
         assert replies == [[[b"7"], [value]] for value in values]
-        assert await batcher.call(KeyLookUps([("MGET", "value1", "value0")])) == [[None, b"told0"]]
+        assert await batcher.call(KeyLookUps([("MGET", "value1", "value0")])) == [[None, b"stored0"]]
 
 
 async def test_who_looks_up_what_is_none_fails_alone(server):
-    """An error is told to those who asked for it; MGET has none but for all."""
+    """An error is returned to the callers of its command; MGET has one error for all."""
     async with server.async_client() as client, open_batcher(server) as batcher:
         await client.set("text", "1")
         calls = [look_up(1), KeyLookUps([("HGET", "text", "r")]), KeyLookUps([("HGET", "hash", "r")])]
@@ -126,7 +126,7 @@ async def test_closing_waits_for_them(server):
     assert [future.result() for future in futures] == [[[None], [None]]] * 700
 
 
-async def test_without_a_connection_all_are_told(tmp_path):
+async def test_without_a_connection_all_callers_get_the_error(tmp_path):
     """Whatever they wait for."""
     import redis.asyncio
     from redis.asyncio.retry import Retry
@@ -168,7 +168,7 @@ async def test_unknown_keys_do_not_break_batches_up(server, keys):
 
 
 async def test_a_flood_at_once_refuses_no_key_that_was_met(server, keys, caplog):
-    """Of 30,000 unknown values asked at once some are told 503; keys that were met, and a new one, are admitted."""
+    """Of 30,000 unknown values asked at once some are denied with 503; keys that were met, and a new one, are admitted."""
     *met, new = keys
     caplog.set_level(logging.WARNING)
     async with AsyncLimiter.from_url(server.url, deadline=60, max_age=FOREVER) as limiter:
