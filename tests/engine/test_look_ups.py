@@ -168,7 +168,7 @@ async def test_unknown_keys_do_not_break_batches_up(server, keys):
 
 
 async def test_a_flood_at_once_refuses_no_key_that_was_met(server, keys, caplog):
-    """Of 30,000 unknown values asked at once some are denied with 503; keys that were met, and a new one, are admitted."""
+    """Of 30,000 unknown values at once some are denied with 503; keys that were met, and a new one, are admitted."""
     *met, new = keys
     caplog.set_level(logging.WARNING)
     async with AsyncLimiter.from_url(server.url, deadline=60, max_age=FOREVER) as limiter:
