@@ -20,7 +20,6 @@ fakeredis, and what takes long on a second server.
 import signal
 import warnings
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import fakeredis
 import pytest
@@ -28,7 +27,7 @@ import pytest_asyncio
 from helpers import servers
 from helpers.batching import echo
 from helpers.clock import FakeClock
-from helpers.processes import PROCESSES
+from helpers.processes import pool_of_processes
 from hypothesis import HealthCheck, settings
 
 from ratelimit import Limiter
@@ -166,9 +165,9 @@ def client(backend):
 
 @pytest.fixture(scope="session")
 def processes():
-    """A pool of eight processes, started once. Spawned: they share nothing with this one."""
-    with get_context("spawn").Pool(PROCESSES) as pool:
-        yield pool  # and ended with the block, also those that would wait for ever
+    """A pool of eight processes, started once."""
+    with pool_of_processes() as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ The version before is the wheel of the commit in previous_version.txt, built fro
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.processes import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +84,7 @@ class Worker:
 
 @contextmanager
 def worker(server, folder):
-    command = (sys.executable, WORKER, f"unix://{server.socket}")
+    command = (sys.executable, "-X", "faulthandler", WORKER, f"unix://{server.socket}")
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as process:
@@ -91,6 +93,10 @@ def worker(server, folder):
         assert Path(made.where()).parent.parent == folder
         yield made
         process.stdin.close()
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # with `-X faulthandler`, it shows where it stands
 
 
 @pytest.fixture(scope="session")
