@@ -22,6 +22,7 @@ from ratelimit.catalog import AsyncCatalog, Catalog
 from ratelimit.catalog.files import FileSource
 from ratelimit.decision import Decision, Detail, LimitStatus, RateLimited, Reason, Source
 from ratelimit.errors import (
+    Cause,
     ConfigError,
     Conflict,
     NotFound,
@@ -64,6 +65,7 @@ __all__ = [
     "CapacityFigure",
     "CapacityFigures",
     "Catalog",
+    "Cause",
     "Ceilings",
     "Clock",
     "ConfigError",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from ratelimit import headers as _headers
-from ratelimit.errors import RateLimitError
+from ratelimit.errors import Cause, RateLimitError
 
 Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage"]
 """Why a key is not accepted."""
@@ -73,10 +73,13 @@ class Decision:
         source: Who decided: "redis", "denial_cache" (this process, by the last states seen), "lease" (this process,
             from prepaid units) or "fail_closed" (nobody: Redis did not answer).
         time_us: The server's time of the decision, microseconds since 1970; None if no script ran for it.
-        cause: Of UNAVAILABLE: what went wrong.
+        cause: Of UNAVAILABLE, why Redis gave no answer to go by: "not_sent" (nothing was sent that could be counted),
+            "refused" (the server answered with an error), "unknown" (sent, and no answer came: it may have been
+            counted), "lost" (Redis has lost what it should hold) or "deposed" (the server is no primary any more).
+        error: Of UNAVAILABLE: what went wrong, as a text for logs.
     """
 
-    __slots__ = ("_limits", "cause", "detail", "limited_by", "reason", "retry_after", "source", "time_us")
+    __slots__ = ("_limits", "cause", "detail", "error", "limited_by", "reason", "retry_after", "source", "time_us")
 
     def __init__(
         self,
@@ -87,7 +90,8 @@ class Decision:
         detail: Detail | None = None,
         source: Source = "redis",
         time_us: int | None = None,
-        cause: str | None = None,
+        cause: Cause | None = None,
+        error: str | None = None,
     ) -> None:
         self.reason = reason
         self.limited_by = limited_by
@@ -97,7 +101,8 @@ class Decision:
         self.detail = detail
         self.source = source
         self.time_us = time_us
-        self.cause = cause
+        self.cause: Cause | None = cause
+        self.error = error
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
@@ -110,7 +115,7 @@ class Decision:
     def _values(self) -> tuple[object, ...]:
         """The arguments that would make an equal decision."""
         values = (self.reason, self.limited_by, self.retry_after, self.limits)
-        return (*values, self.detail, self.source, self.time_us, self.cause)
+        return (*values, self.detail, self.source, self.time_us, self.cause, self.error)
 
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if isinstance(other, Decision) else NotImplemented
@@ -119,7 +124,7 @@ class Decision:
         return hash(self._values())
 
     def __repr__(self) -> str:
-        names = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
+        names = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause", "error")
         pairs = zip(names, self._values(), strict=True)
         return f"Decision({', '.join(f'{name}={value!r}' for name, value in pairs)})"
 
@@ -196,6 +201,7 @@ class Decision:
             "degraded": self.degraded,
             "time_us": self.time_us,
             "cause": self.cause,
+            "error": self.error,
         }
 
     def raise_for_limit(self) -> None:
@@ -221,6 +227,6 @@ class RateLimited(RateLimitError):  # noqa: N818 - the contract's name: being li
 
     def __str__(self) -> str:
         decision = self.decision
-        what = decision.limited_by or decision.detail or decision.cause or ""
+        what = decision.limited_by or decision.detail or decision.error or ""
         wait = "" if decision.retry_after is None else f", retry after {decision.retry_after:g} s"
         return f"{decision.reason.value}{': ' if what else ''}{what}{wait}"

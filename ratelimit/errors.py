@@ -14,7 +14,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
+
+Cause = Literal["not_sent", "refused", "unknown", "lost", "deposed"]
+"""Why Redis gave no answer to go by; see `StoreError`."""
 
 
 class RateLimitError(Exception):
@@ -49,12 +52,29 @@ class NotFound(ConfigError):  # noqa: N818 - the contract's name
 
 
 class StoreError(RateLimitError):
-    """Redis answered with an error, or with something that cannot be understood."""
+    """Redis answered with an error, or with something that cannot be understood.
+
+    Attributes:
+        cause: Why there is no answer to go by. "not_sent": nothing was sent, or only what changes nothing. "refused":
+            the server answered with an error. "unknown": it was sent, and no answer came. "lost": Redis has lost what
+            it should hold. "deposed": the server is no primary any more.
+    """
+
+    cause: Cause = "refused"
+
+    def __init__(self, message: str, *, cause: Cause | None = None) -> None:
+        super().__init__(message)
+        if cause is not None:
+            self.cause = cause
 
 
 class StoreUnavailable(StoreError):  # noqa: N818 - the contract's name
     """The command was not carried out: nothing was counted."""
 
+    cause: Cause = "not_sent"
+
 
 class StoreTimeout(StoreError):  # noqa: N818 - the contract's name
     """The answer never came: the command may or may not have been counted. It is not sent again."""
+
+    cause: Cause = "unknown"

@@ -52,7 +52,7 @@ def enrol(url, load, callers, namespace="check", layers=False, used_up=False, le
 def _denied(decision):
     """False; raises UnansweredError if there was no answer."""
     if decision.reason is Reason.UNAVAILABLE:
-        raise UnansweredError(decision.cause)
+        raise UnansweredError(decision.error)
     return False
 
 

@@ -24,7 +24,7 @@ class LazyAdmission(Decision):
 
     reason = Reason.ALLOWED
     allowed = True
-    limited_by = retry_after = detail = cause = None
+    limited_by = retry_after = detail = cause = error = None
     source = "redis"
 
     def __init__(self, decoder: ReplyDecoder, reply: bytes) -> None:

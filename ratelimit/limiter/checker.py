@@ -336,4 +336,4 @@ class Checker:
 
 def unavailable(error: StoreError) -> Decision:
     """Return the decision for a store that does not answer: closed, until policies exist."""
-    return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=f"{type(error).__name__}: {error}")
+    return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=error.cause, error=str(error))

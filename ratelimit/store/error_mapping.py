@@ -67,7 +67,7 @@ def after_sending(error: Exception) -> StoreError:
         or message.upper().startswith(_NOT_CARRIED_OUT_CODES)
         or _refused_write_of_script(error)
     ):
-        return StoreUnavailable(f"Redis refused the command: {message}")
+        return StoreUnavailable(f"Redis refused the command: {message}", cause="refused")
     if isinstance(error, (*redis_compat.errors(*_CONNECTION_FAILED), OSError)):
         return StoreTimeout(f"the connection failed before the answer came: {message}")
     return StoreError(f"Redis answered with an error: {message}")

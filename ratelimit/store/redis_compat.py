@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import redis
@@ -79,6 +80,76 @@ def retries_of(client: Any) -> int:
 
 
 # Pools
+
+
+_NOT_OURS = {
+    "connection_pool",  # Sentinel's: whoever connects asks it for the address
+    "event_dispatcher",
+    "himport_registry",
+    "maint_notifications_config",
+    "maint_notifications_pool_handler",
+    "maintenance_notification_hash",
+    "maintenance_state",
+    "oss_cluster_maint_notifications_handler",
+    "orig_host_address",
+    "orig_socket_connect_timeout",
+    "orig_socket_timeout",
+    "parser_class",
+    "retry_on_error",
+    "retry_on_timeout",
+}
+"""Of the keywords of a pool's connections, those that serve the pool, or a way of reading that is not ours."""
+
+
+def new_connection(pool: Any, timeout_s: float | None, address: tuple[str, int] | None = None) -> Any:
+    """Return a connection as the pool makes them, but outside of it, and not connected.
+
+    It speaks RESP2, does not repeat anything, and does not introduce itself: that would take round trips.
+
+    Args:
+        pool: The pool of a client, blocking or asyncio.
+        timeout_s: Seconds that connecting may take, and each reply while it connects; None for any time.
+        address: Host and port, instead of the pool's: of a primary that a Sentinel named.
+    """
+    keywords = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_OURS}
+    keywords |= {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": _no_retries(pool),
+        "health_check_interval": 0,
+        "protocol": 2,
+        **_nameless(pool.connection_class),
+    }
+    if address is not None:
+        keywords["host"], keywords["port"] = address
+    return _connection_class(pool)(**keywords)
+
+
+def _connection_class(pool: Any) -> Any:
+    """Return the class of a pool's connections; of Sentinel's, the one that they are made of.
+
+    They find out by themselves whom to connect to, and within no time limit of ours.
+    """
+    kind = pool.connection_class
+    if not hasattr(pool, "sentinel_manager"):
+        return kind
+    return next(each for each in kind.__mro__ if not each.__module__.endswith("sentinel"))
+
+
+def _no_retries(pool: Any) -> Any:
+    library = "valkey" if any(each.__module__.startswith("valkey") for each in type(pool).__mro__) else "redis"
+    is_async = inspect.iscoroutinefunction(pool.connection_class.connect)
+    retry = import_module(f"{library}.asyncio.retry" if is_async else f"{library}.retry")
+    return retry.Retry(import_module(f"{library}.backoff").NoBackoff(), 0)
+
+
+@cache
+def _nameless(kind: Any) -> dict[str, None]:
+    """Return the keywords that keep a connection from telling the server its library's name."""
+    keywords = {name for each in kind.__mro__ for name in inspect.signature(each).parameters}
+    if "driver_info" in keywords:
+        return {"driver_info": None}  # redis-py since 7
+    return {"lib_name": None, "lib_version": None}
 
 
 def get_connection(pool: Any) -> Any:

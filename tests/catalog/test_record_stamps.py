@@ -177,7 +177,7 @@ def check_until(done, server):
         while not done.is_set():
             decision = limiter.check(VALUE, STAGE, METHOD)
             # Who looks eight times, and finds a change each time, gives up.
-            assert decision.allowed or "changed 8 times during one check" in decision.cause
+            assert decision.allowed or "changed 8 times during one check" in decision.error
 
 
 def watch_until(done, server, key, seen):

@@ -71,7 +71,7 @@ def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
         for where in (GET_PETS, ("a/prod", "GET /health"), ("b/prod", "GET /x")):
             decision = gateway.check("k1", where)
             assert (decision.status, decision.source) == (503, "fail_closed")
-            assert f"is of schema '{schema}', and this version knows schema 2 alone: upgrade this" in decision.cause
+            assert f"is of schema '{schema}', and this version knows schema 2 alone: upgrade this" in decision.error
         assert snapshot_without_denials(gateway.client) == before
         gateway.client.hset(CATALOG, "schema", "2")
         assert outcome(gateway.check("k1", GET_PETS)) == OK
@@ -124,8 +124,8 @@ def test_a_catalogue_of_schema_1_is_not_an_empty_one(state, gateway):
         for who, where in (("k1", GET_PETS), (None, GET_PETS), ("x" * 20, GET_PETS)):
             decision = gateway.check(who, where)
             assert decision.status == 503
-            assert "'ratelimit:catalog' is of schema 1, and this version knows schema 2 alone" in decision.cause
-            assert "run `ratelimit upgrade`" in decision.cause
+            assert "'ratelimit:catalog' is of schema 1, and this version knows schema 2 alone" in decision.error
+            assert "run `ratelimit upgrade`" in decision.error
         assert snapshot_without_denials(gateway.client) == before
 
 

@@ -227,7 +227,7 @@ def test_what_the_former_version_finds_is_no_empty_catalogue(where, store, clien
     client.delete(CATALOG)
     with Limiter(client, clock=clock) as limiter:
         decision = limiter.check(VALUE, STAGE, METHOD)
-        assert (decision.status, "was here and is gone" in decision.cause) == (503, True)
+        assert (decision.status, "was here and is gone" in decision.error) == (503, True)
     with pytest.raises(StoreError, match="is gone"):
         Catalog(client, clock=clock).upgrade()
     Catalog(client, clock=clock).put_plan(UsagePlan("gold"))

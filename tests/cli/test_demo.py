@@ -187,7 +187,7 @@ class TestReplicas:
 
 def changed(decision, **changes):
     """Return a decision that differs in what is named."""
-    fields = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause")
+    fields = ("reason", "limited_by", "retry_after", "limits", "detail", "source", "time_us", "cause", "error")
     return Decision(**({name: getattr(decision, name) for name in fields} | changes))
 
 
@@ -248,7 +248,7 @@ class TestHonesty:
 
     def test_an_unknown_outcome_is_not_passed_over(self, monkeypatch):
         """A decision without a time of the server cannot be compared with the reference model: exit code 1."""
-        lost = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="StoreTimeout: no answer")
+        lost = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="unknown", error="no answer")
         result = tampered(monkeypatch, lambda requests: [*requests, requests[0]._replace(decision=lost)])
         assert result.exit_code == 1
         stdout = re.sub(r"\s+", " ", result.stdout)
@@ -256,7 +256,7 @@ class TestHonesty:
             "NOT SHOWN: 1 decision without a time of the server, which cannot be compared with the reference model."
             in stdout
         )
-        assert "The first: UNAVAILABLE by fail_closed: StoreTimeout: no answer" in stdout
+        assert "The first: UNAVAILABLE by fail_closed: no answer" in stdout
 
 
 DOCUMENT = document_from(

@@ -158,7 +158,7 @@ def test_trap_14_costs_that_are_none_sent_to_the_script(backend, clock, cost):
             decision = check(cost)
         assert exact_snapshot(backend) == before
         assert decision.reason is Reason.UNAVAILABLE
-        assert "RATELIMIT ARGUMENTS" in decision.cause
+        assert "RATELIMIT ARGUMENTS" in decision.error
 
 
 def test_trap_16_remaining_and_reset_stay_in_range(backend, clock):

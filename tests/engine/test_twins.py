@@ -194,7 +194,7 @@ async def test_twins_tell_of_the_same_faults(backend, clock):
         async with backend.async_client() as async_client, AsyncLimiter(async_client, clock=clock) as twin:
             for _ in range(2):
                 decision = await twin.check(VALUE[::-1], *GET_X)
-                assert decision.cause == "StoreError: Redis answered with an error: RATELIMIT CORRUPT ratelimit:account"
+                assert decision.error == "Redis answered with an error: RATELIMIT CORRUPT ratelimit:account"
                 assert limiter.check(VALUE[::-1], *GET_X) == decision
             client.delete("ratelimit:account")
             assert outcome(await twin.check(VALUE[::-1], *GET_X)) == OK
@@ -214,7 +214,7 @@ async def test_twins_without_a_server(url):
             await twin.catalog.plans()
     for each in (decision, other):
         assert outcome(each) == Outcome(Reason.UNAVAILABLE.value)
-        assert each.cause.startswith("StoreUnavailable: no connection to Redis: ")
+        assert each.error.startswith("no connection to Redis: ")
 
 
 @pytest.mark.asyncio

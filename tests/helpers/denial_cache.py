@@ -13,7 +13,7 @@ ABOVE = 10**9
 def said(decision):
     """All that a decision tells a caller, but who made it and when."""
     fields = decision.reason, decision.detail, decision.limited_by, decision.retry_after, decision.limits
-    return (*fields, decision.headers(), decision.problem(), decision.cause, decision.degraded)
+    return (*fields, decision.headers(), decision.problem(), decision.cause, decision.error, decision.degraded)
 
 
 def turn_on(limiter, *request):

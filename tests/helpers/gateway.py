@@ -177,5 +177,5 @@ def assert_unavailable(gateway, *causes, peek=True):
         assert (decision.allowed, decision.degraded, decision.retry_after) == (False, True, None)
         assert (decision.limits, decision.limited_by, decision.headers()) == ((), None, {})
         for cause in causes:
-            assert cause in decision.cause
-        assert VALUES["k1"] not in decision.cause
+            assert cause in decision.error
+        assert VALUES["k1"] not in decision.error

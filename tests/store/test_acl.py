@@ -452,9 +452,10 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
     """Until an administrator has loaded the scripts, the answer is 503 with the remedy; then all works, leases too."""
     key = Catalog(root).create_key(plans=["leased"])
     with Limiter.from_url(hardened, deadline=5) as limiter:
-        cause = limiter.check(key.value, STAGE, METHOD).cause
-        assert cause.startswith("StoreUnavailable: Redis refused the command: ")
-        assert cause.endswith(": run `ratelimit scripts load`)")
+        decision = limiter.check(key.value, STAGE, METHOD)
+        assert decision.cause == "refused"
+        assert decision.error.startswith("Redis refused the command: ")
+        assert decision.error.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
         shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive")}
@@ -474,7 +475,7 @@ async def test_a_hardened_gateway_says_what_to_do_under_asyncio(root, hardened, 
     async with AsyncLimiter.from_url(hardened, deadline=5) as limiter:
         calls = (limiter.check(key.value, STAGE, METHOD) for _ in range(checks))
         decisions = await asyncio.gather(*calls)
-        assert [decision.cause.endswith(": run `ratelimit scripts load`)") for decision in decisions] == [True] * checks
+        assert [decision.error.endswith(": run `ratelimit scripts load`)") for decision in decisions] == [True] * checks
         Catalog(root).load_scripts()
         assert (await limiter.check(key.value, STAGE, METHOD)).allowed
 

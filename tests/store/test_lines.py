@@ -87,7 +87,7 @@ def test_another_time_limit_is_heeded(server, key):
         proxy.fault = "delay"
         assert limiter.check(key, A, GET).allowed
         direct.connection.update_current_socket_timeout(-1)
-        assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+        assert limiter.check(key, A, GET).cause == "unknown"
 
 
 def test_signals_do_not_prolong_a_wait(server, key):
@@ -104,7 +104,7 @@ def test_signals_do_not_prolong_a_wait(server, key):
         before = signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
         try:
-            assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+            assert limiter.check(key, A, GET).cause == "unknown"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -187,9 +187,7 @@ def test_a_server_that_closes_each_connection_at_once(server, key, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(DirectConnection, "execute", ended)
-            assert (
-                limiter.check(key, A, GET).cause == "StoreUnavailable: no connection to Redis: [Errno 32] Broken pipe"
-            )
+            assert limiter.check(key, A, GET).error == "no connection to Redis: [Errno 32] Broken pipe"
         assert len(set(lines_used)) == len(lines_used) == 2
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 2
 
@@ -378,7 +376,7 @@ def test_an_unknown_outcome_is_not_kept(server, key):
     with Proxy(server.socket) as proxy, Limiter.from_url(proxy.url, deadline=0.2) as limiter:
         assert limiter.check(key, A, GET).allowed
         proxy.fault = "swallow"
-        assert limiter.check(key, A, GET).cause.startswith(StoreTimeout.__name__)
+        assert limiter.check(key, A, GET).cause == "unknown"
         proxy.fault = None
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 3
 
@@ -391,7 +389,7 @@ def test_connections_to_a_server_that_became_a_replica_are_left(server, key):
         assert len(stack._idle) == 1
         admin.replicaof("127.0.0.1", "1")
         try:
-            assert "read only replica" in limiter.check(key, A, GET).cause
+            assert "read only replica" in limiter.check(key, A, GET).error
             assert not stack._idle
         finally:
             admin.replicaof("NO", "ONE")

@@ -21,7 +21,6 @@ from ratelimit import (
     Limiter,
     Quota,
     StoreError,
-    StoreTimeout,
     StoreUnavailable,
     Throttle,
     UsagePlan,
@@ -97,7 +96,7 @@ def test_errors_are_ours(server, client, key):
         assert "secret" not in f"{caught.value} {caught.value.__cause__}"
         client.replicaof("127.0.0.1", "1")
         try:
-            assert limiter.check(key, STAGE, METHOD).cause.startswith("StoreUnavailable: Redis refused the command")
+            assert limiter.check(key, STAGE, METHOD).error.startswith("Redis refused the command")
         finally:
             client.replicaof("NO", "ONE")
     with Proxy(server.socket) as proxy:
@@ -105,11 +104,11 @@ def test_errors_are_ours(server, client, key):
         with through, Limiter(through) as limiter:
             assert limiter.check(key, STAGE, METHOD).allowed
             proxy.fault = "swallow"
-            assert limiter.check(key, STAGE, METHOD).cause.startswith(StoreTimeout.__name__)
+            assert limiter.check(key, STAGE, METHOD).cause == "unknown"
             proxy.fault = None
             assert limiter.check(key, STAGE, METHOD).allowed
     with make_client("valkey", unix_socket_path="/nowhere") as nowhere, Limiter(nowhere) as limiter:
-        assert limiter.check(key, STAGE, METHOD).cause.startswith("StoreUnavailable: no connection to Redis")
+        assert limiter.check(key, STAGE, METHOD).error.startswith("no connection to Redis")
 
 
 @pytest.mark.asyncio
@@ -123,7 +122,7 @@ async def test_errors_are_ours_asyncio(server, key):
             assert all(await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(2))))
             proxy.fault = "swallow"
             decisions = await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(5)))
-            assert {decision.cause.partition(":")[0] for decision in decisions} == {"StoreTimeout"}
+            assert {decision.cause for decision in decisions} == {"unknown"}
             proxy.fault = None
             assert left(await limiter.check(key, STAGE, METHOD)) == 1000 - 9
             (reply,) = await limiter._store._send(IndependentCommands([("LPUSH", "ratelimit:{0}", *"x" * 2)]))
@@ -135,7 +134,7 @@ async def test_errors_are_ours_asyncio(server, key):
         AsyncLimiter(nowhere) as limiter,
     ):
         decision = await limiter.check(key, STAGE, METHOD)
-        assert decision.cause.startswith("StoreUnavailable: no connection to Redis")
+        assert decision.error.startswith("no connection to Redis")
 
 
 @pytest.mark.parametrize("name", ["valkey"])

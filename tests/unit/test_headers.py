@@ -286,7 +286,7 @@ def test_a_problem_says_nothing_of_why_a_key_is_not_accepted(limiter):
 
 def test_a_problem_of_a_store_that_does_not_answer():
     """503, with the draft's type for less capacity than usual."""
-    problem = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="StoreTimeout").problem()
+    problem = Decision(Reason.UNAVAILABLE, source="fail_closed", cause="unknown").problem()
     assert problem == {
         "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
         "title": "The request cannot be decided on at present",
@@ -321,6 +321,7 @@ def test_a_decision_as_a_dict(limiter):
         "degraded": False,
         "time_us": 1_772_625_600_000_000,
         "cause": None,
+        "error": None,
     }
 
 

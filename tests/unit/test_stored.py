@@ -65,7 +65,7 @@ def test_a_plan_that_cannot_be_read_spoils_no_other(broken, backend, clock):
         assert gateway.check(good, STAGE, METHOD).allowed
         refused = gateway.check(bad, STAGE, METHOD)
         assert refused.reason is Reason.UNAVAILABLE
-        assert refused.cause.startswith(f"StoreError: the catalogue '{CATALOG}' in Redis cannot be read: plan 'broken'")
+        assert refused.error.startswith(f"the catalogue '{CATALOG}' in Redis cannot be read: plan 'broken'")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def check(
     elif decision.reason is not Reason.UNAVAILABLE:
         _print(decision)
     if decision.reason is Reason.UNAVAILABLE:
-        raise connection.failure(decision.cause or "Redis did not answer")
+        raise connection.failure(decision.error or "Redis did not answer")
     ctx.exit(0 if decision.allowed else 1)
 
 

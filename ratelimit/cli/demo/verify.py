@@ -92,7 +92,7 @@ def verify(
     if in_order:
         result.span_us = in_order[-1][0] - in_order[0][0]
     result.without_time = [
-        f"{sent.decision.reason.value} by {sent.decision.source}: {sent.decision.cause or sent.decision.detail}"
+        f"{sent.decision.reason.value} by {sent.decision.source}: {sent.decision.error or sent.decision.detail}"
         for sent in requests
         if not sent.decision.time_us
     ]

@@ -143,5 +143,5 @@ def replay_log(
 
 def _available(decision: Decision) -> Decision:
     if decision.reason is Reason.UNAVAILABLE:
-        raise StoreError(decision.cause or "the server did not answer")
+        raise StoreError(decision.error or "the server did not answer")
     return decision
