@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from typing import Any
 
-from ratelimit.effects import BatchableReads, KeyLookUps
+from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
-from ratelimit.store import redis_compat
+from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.resp import pack
 
 Exchange = Generator[list[bytes], list[Any], list[Any]]
@@ -47,7 +47,12 @@ def _replies_by_call(calls: Sequence[BatchableReads], replies: dict[Command, Any
     by_call: list[Any] = [[replies[command] for command in call] for call in calls]
     if not any(isinstance(reply, Exception) for reply in replies.values()):
         return by_call
-    return [next((reply for reply in each if isinstance(reply, Exception)), each) for each in by_call]
+    return [
+        error_mapping.replies_to(call, each)
+        if isinstance(call, IndependentReads)
+        else next((reply for reply in each if isinstance(reply, Exception)), each)
+        for call, each in zip(calls, by_call, strict=True)
+    ]
 
 
 def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange:
