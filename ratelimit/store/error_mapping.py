@@ -33,7 +33,7 @@ _OF_A_CLUSTER = _Rejection(
 _OF_A_REPLICA = _Rejection(
     "deposed", "this server is no primary, or no longer: connect to the primary, or by way of Sentinel"
 )
-_PERMISSION = _Rejection(remedy="grant this user what lua/ACL.md lists")
+_PERMISSION = _Rejection(remedy="grant this user the permissions in lua/ACL.md")
 _CLIENTS, _UNKNOWN_COMMAND = "max number of clients", "unknown command"
 _REJECTIONS = {
     "ASK": _OF_A_CLUSTER,

@@ -80,7 +80,7 @@ def test_a_permission_that_is_missing(command, server):
     with user(server, f"-{command}") as url:
         error = error_of(url)
     assert error.cause == "refused"
-    assert "grant this user what lua/ACL.md lists" in str(error)
+    assert "grant this user the permissions in lua/ACL.md" in str(error)
     if server.name != "redis6":  # which does not say which
         assert f"'{command}'" in str(error)
 

@@ -10,7 +10,7 @@ from ratelimit.scripts import Script, ScriptCall
 from ratelimit.store import error_mapping
 
 CLUSTER = "this is a node of a cluster"
-PERMISSION = "grant this user what lua/ACL.md lists"
+PERMISSION = "grant this user the permissions in lua/ACL.md"
 REPLICA = "connect to the primary"
 REFUSALS = {
     # what the server sends: the cause, a word that stays, a word of the remedy
