@@ -1,8 +1,9 @@
 """What each error of a server means: its cause, the name by which operators look it up, and what to do."""
 
+from importlib import import_module
+
 import pytest
 from redis import exceptions
-from redis._parsers.base import BaseParser
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps, changes_nothing, failure_of
@@ -56,32 +57,39 @@ IN_SCRIPTS = [
 ]
 
 
+def error_of(reply, library="redis"):
+    """The exception that a client makes of an error reply."""
+    return import_module(f"{library}._parsers.base").BaseParser.parse_error(reply)
+
+
+@pytest.mark.parametrize("library", ["redis", "valkey"])
 @pytest.mark.parametrize("reply", REFUSALS)
-def test_a_refusal(reply):
-    """It was not carried out, also where it met the connection's handshake; causes are chained as the client's."""
+def test_a_refusal(reply, library):
+    """It was not carried out, also where it met the connection's handshake."""
+    pytest.importorskip(library)
     cause, word, remedy = REFUSALS[reply]
     for mapped in (
-        error_mapping.after_sending(BaseParser.parse_error(reply)),
-        error_mapping.before_sending(BaseParser.parse_error(reply)),
+        error_mapping.after_sending(error_of(reply, library)),
+        error_mapping.before_sending(error_of(reply, library)),
     ):
         assert type(mapped) is StoreUnavailable
         assert mapped.cause == cause
         assert word in str(mapped)
         assert remedy in str(mapped)
-    assert error_mapping.is_from_replica(BaseParser.parse_error(reply)) == (cause == "deposed")
+    assert error_mapping.is_from_replica(error_of(reply, library)) == (cause == "deposed")
 
 
 @pytest.mark.parametrize("reply", IN_SCRIPTS)
 def test_a_command_that_a_script_may_not_run(reply):
     """The script ran until then."""
-    mapped = error_mapping.after_sending(BaseParser.parse_error(reply))
+    mapped = error_mapping.after_sending(error_of(reply))
     assert (type(mapped), mapped.cause) == (StoreError, "refused")
     assert PERMISSION in str(mapped)
 
 
 @pytest.mark.parametrize("reply", ["WRONGTYPE Operation against a key", "RATELIMIT CORRUPT p:gold", "ERR BUSYBODY"])
 def test_any_other_error(reply):
-    mapped = error_mapping.after_sending(BaseParser.parse_error(reply))
+    mapped = error_mapping.after_sending(error_of(reply))
     assert (type(mapped), mapped.cause) == (StoreError, "refused")
     assert str(mapped).startswith("Redis answered with an error: ")
 
