@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command, ScriptCall
 
 _T = TypeVar("_T")
@@ -34,8 +34,18 @@ class TooManyLookUpsError(StoreUnavailable):
     """More look-ups are waiting than may wait; nothing is wrong with Redis."""
 
 
+class UnknownScriptError(StoreError):
+    """The server does not know a script that was called by its hash; nothing ran."""
+
+
 class IndependentCommands(list[Command]):
     """Commands whose errors are returned in place, as StoreError, not raised: some may be carried out, others not."""
+
+    __slots__ = ()
+
+
+class IndependentReads(BatchableReads):
+    """Reads whose errors are returned in place, as StoreError: what is beside them may fail, and nothing is lost."""
 
     __slots__ = ()
 
@@ -44,6 +54,24 @@ Request = ScriptCall | BatchableReads | Sequence[Command]
 """One script call, or commands that are sent together, whose reply is the list of theirs."""
 
 Operation = Generator[Request, Any, _T]
+
+
+_READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
+_READING |= {"SMEMBERS", "TIME", "ZCARD", "ZREVRANGEBYSCORE"}
+
+
+def changes_nothing(request: Request) -> bool:
+    """Return whether a request leaves everything in Redis as it is."""
+    if isinstance(request, ScriptCall):
+        return request.changes_nothing
+    return isinstance(request, BatchableReads) or all(command[0] in _READING for command in request)
+
+
+def failure_of(request: Request, error: StoreError) -> StoreError:
+    """Return the error of a request that failed: what changes nothing was not counted, whatever became of it."""
+    if isinstance(error, StoreTimeout) and changes_nothing(request):
+        return StoreUnavailable(str(error))
+    return error
 
 
 def text(reply: bytes | str | None) -> str | None:

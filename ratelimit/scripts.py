@@ -34,14 +34,18 @@ class ScriptCall:
 
     Attributes:
         packet: The call as it goes over the wire, once it was packed.
+        changes_nothing: Whether it only reads, whatever it replies.
     """
 
-    __slots__ = ("args", "keys", "packet", "script")
+    __slots__ = ("args", "changes_nothing", "keys", "packet", "script")
 
-    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes]) -> None:
+    def __init__(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], *, changes_nothing: bool = False
+    ) -> None:
         self.script = script
         self.keys = keys
         self.args = args
+        self.changes_nothing = changes_nothing
         self.packet: bytes | None = None
 
     def by_hash(self) -> Command:
@@ -51,6 +55,10 @@ class ScriptCall:
     def by_source(self) -> Command:
         """Return the command that runs the script, and makes the server know it."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+    def with_source(self) -> SourceCall:
+        """Return the same call for a server that does not know the script."""
+        return SourceCall(self.script, self.keys, self.args, changes_nothing=self.changes_nothing)
 
     def packed(self, pack: Callable[[Sequence[Command]], bytes]) -> bytes:
         """Return `by_hash` as it goes over the wire, and keep it as `packet`."""
@@ -90,6 +98,16 @@ def expanded(name: str) -> str:
         return read(part)
 
     return read(name)
+
+
+class SourceCall(ScriptCall):
+    """A call of a script that the server does not know: it goes by its source at once."""
+
+    __slots__ = ()
+
+    def by_hash(self) -> Command:
+        """Return the same as `by_source`."""
+        return self.by_source()
 
 
 @cache

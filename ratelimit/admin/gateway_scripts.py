@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratelimit.effects import Operation
 from ratelimit.scripts import load
 
-GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive")
+GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive", "repair")
 """All others are called by administrators alone."""
 
 

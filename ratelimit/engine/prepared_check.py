@@ -88,7 +88,8 @@ class PreparedCheck:
         if limits.layout is not None and not flags & protocol.PEEK:
             call: ScriptCall = CheckCall(load("check"), self._redis_keys, args, limits.layout)
         else:
-            call = ScriptCall(load("check"), self._redis_keys, args)
+            changes_nothing = bool(flags & protocol.PEEK)
+            call = ScriptCall(load("check"), self._redis_keys, args, changes_nothing=changes_nothing)
         if cost == 1 and not flags and namespace.clock is None:
             self._call, self._call_windows = call, limits.windows
         return call

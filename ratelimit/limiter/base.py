@@ -7,8 +7,10 @@ from math import inf
 from typing import TypedDict
 
 from ratelimit.decision import Decision
+from ratelimit.effects import TooManyLookUpsError
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.limiter.checker import Checker, unavailable
+from ratelimit.limiter.failure_log import FailureLog
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
@@ -53,7 +55,7 @@ class LimiterBase:
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
         self._namespace = Namespace(namespace, pepper, clock)
         self._checker = Checker(self._namespace, max_age, denial_cache=flag(denial_cache, "denial_cache"))
-        self._failing = False
+        self._failures = FailureLog()
         self.server: EmbeddedServer | None = None
 
     @property
@@ -66,12 +68,16 @@ class LimiterBase:
             self.server.stop()
             self.server = None
 
+    @property
+    def _failing(self) -> bool:
+        return self._failures.is_failing
+
     def _failed(self, error: StoreError) -> Decision:
-        if not self._failing:
-            log.warning("checks are denied with 503 until Redis answers again: %s: %s", type(error).__name__, error)
-            self._failing = True
+        # That too many unknown keys come is logged where they wait: nothing is wrong with Redis.
+        if not isinstance(error, TooManyLookUpsError) and (line := self._failures.failure(error)) is not None:
+            log.warning("%s", line)
         return unavailable(error)
 
     def _recovered(self) -> None:
-        log.warning("Redis answers again")
-        self._failing = False
+        if (line := self._failures.success()) is not None:
+            log.warning("%s", line)

@@ -13,17 +13,18 @@ from weakref import WeakMethod
 
 from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason
-from ratelimit.effects import Operation, TooManyLookUpsError, text
+from ratelimit.effects import BatchableReads, KeyLookUps, Operation, UnknownScriptError, text
 from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.errors import StoreError
+from ratelimit.limiter.warm_up import warm_up
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.local.compiled_limits import CompiledLimitsCache
 from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
-from ratelimit.local.key_cache import KeyCache
+from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.key_values import could_be_value
@@ -57,7 +58,7 @@ class Checker:
         self._keys = KeyCache(namespace)
         self._limits = CompiledLimitsCache(namespace.names)
         self._prepared: BoundedCache[tuple[str | None, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
-        self._server_checked = False
+        self._server_checked = self._is_script_unknown = False
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
@@ -127,10 +128,11 @@ class Checker:
             cost, peek = 1, True
         namespace = self._namespace
         now_us = namespace.age_us()
-        if namespace.is_stale(self._max_age_us, now_us):
+        index = None
+        if not namespace.is_refreshed:
+            index = yield from self._first_reads(key)
+        elif namespace.is_stale(self._max_age_us, now_us):
             yield from namespace.refresh()
-            if not self._server_checked:
-                yield from self._check_server()
         if not namespace.snapshot.method(stage, method).key_required:
             return (yield from self._check_without_key(stage, method, cost, peek=peek))
         if not key:
@@ -139,7 +141,7 @@ class Checker:
             return self._forbidden("unknown", peek=peek)
         prepared = self._with_lease(key, stage, method)
         if prepared is None:
-            return (yield from self._decide(key, stage, method, cost, peek=peek))
+            return (yield from self._decide(key, stage, method, cost, index=index, peek=peek))
         lease: Lease = prepared.lease
         leased = lease.spend(cost, namespace.age_us(), peek=peek)
         if leased is not None:
@@ -148,6 +150,15 @@ class Checker:
             return (yield from self._decide(key, stage, method, cost, peek=True))
         reply = yield from self.leases.check(prepared, lease, cost, self._send)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
+    def warm_up(self) -> Operation[None]:
+        """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
+
+        Raises:
+            StoreError: With all that is wrong, and what to do about each.
+            ConfigError: The pepper is not the one that the keys were stored with.
+        """
+        self._warn_of_eviction((yield from warm_up(self._namespace)))
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
         """Do what is due now and then, or at the end: return leases that are over, add denials to Redis."""
@@ -180,14 +191,37 @@ class Checker:
         self.leases.end(key_id)
         self._keys.forget_changed(key_id)
 
-    def _check_server(self) -> Operation[None]:
-        """Warn, once, of a server that may evict counts and keys."""
+    def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
+        """Read all that the first check needs to know, in one round trip; return the look-up of its key."""
+        namespace, index = self._namespace, None
+        if key and could_be_value(key):
+            index = self._keys.index_look_up(key)
+        queries = [index.query] if index else []
+        if namespace.is_first_load_under_way:
+            # Another caller is loading the catalogue. Where replies come in order, it arrives before this one.
+            reads = KeyLookUps if index else BatchableReads
+            _, *entries = yield reads((namespace.version_query(), *queries))
+            if not namespace.is_refreshed:
+                yield from namespace.first_load()
+        else:
+            check = load("check")
+            replies = yield from namespace.first_load([*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0)])
+            *entries, memory, probe = replies
+            self._warn_of_eviction(memory)
+            self._is_script_unknown = isinstance(probe, UnknownScriptError)
+        if index is None:
+            return None
+        if isinstance(entries[0], StoreError):
+            raise entries[0]
+        index.entries = entries[0]
+        return index
+
+    def _warn_of_eviction(self, memory: bytes | str | StoreError) -> None:
+        """Warn, once, of a server that may evict counts and keys; `memory` is the reply to INFO."""
+        if self._server_checked or isinstance(memory, StoreError):  # not permitted, or not known to this server
+            return
         self._server_checked = True
-        try:
-            (reply,) = yield [("INFO", "memory")]
-        except StoreError:
-            return  # not permitted, or not known to this server: nothing can be said
-        policy = re.search(r"maxmemory_policy:(\S+)", text(reply) or "")
+        policy = re.search(r"maxmemory_policy:(\S+)", text(memory) or "")
         if policy and policy[1] != "noeviction":
             log.warning(
                 "this Redis may evict keys under memory pressure (maxmemory-policy %s), and with them limits, counts "
@@ -210,13 +244,16 @@ class Checker:
     def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
         """Send a prepared check, and record the states in its reply."""
         namespace, denial_cache = self._namespace, self.denial_cache
+        call = prepared.to_script_call(namespace, cost, flags)
+        if self._is_script_unknown:
+            self._is_script_unknown, call = False, call.with_source()
         if flags & protocol.PEEK:
-            reply: protocol.Reply = yield prepared.to_script_call(namespace, cost, flags)
+            reply: protocol.Reply = yield call
             return reply
         sent_us = namespace.age_us()
         states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
-            reply = yield prepared.to_script_call(namespace, cost, flags)
+            reply = yield call
         except BaseException:
             denial_cache.invalidate(prepared)
             raise
@@ -232,11 +269,12 @@ class Checker:
         prepared: PreparedCheck | None = None,
         reply: protocol.Reply | None = None,
         *,
+        index: IndexLookUp | None = None,
         peek: bool = False,
     ) -> Operation[Decision]:
         """Decide by the cached key, and read it and the catalogue anew as often as the script calls them outdated.
 
-        `prepared` and `reply` are of an attempt that was made already.
+        `prepared` and `reply` are of an attempt that was made already, `index` is a look-up that was made already.
         """
         namespace = self._namespace
         cached_key = self._keys.get(key)
@@ -248,12 +286,11 @@ class Checker:
                     if just_read:
                         return self._forbidden(self._detail(cached_key, stage), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
-                    look_up = self._keys.confirm(key, cached_key) if cached_key else self._keys.look_up(key, None)
-                    try:
-                        cached_key = yield from look_up
-                    except TooManyLookUpsError as error:
-                        return unavailable(StoreUnavailable(str(error)))  # no warning that Redis does not answer
-                    just_read = True
+                    if cached_key is None or index is not None:
+                        look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
+                    else:
+                        look_up = self._keys.confirm(key, cached_key, may_repair=not peek)
+                    cached_key, just_read, index = (yield from look_up), True, None
                     continue
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
                 reply = yield from self._send(prepared, cost, flags)
@@ -271,7 +308,8 @@ class Checker:
             elif status == protocol.WINDOWS_PAST:
                 prepared.limits.update_windows(now_us)
             else:
-                cached_key, just_read = (yield from self._keys.look_up(key, cached_key)), True
+                look_up = self._keys.look_up(key, cached_key, may_repair=not peek)
+                cached_key, just_read = (yield from look_up), True
         raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:

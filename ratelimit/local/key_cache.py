@@ -5,20 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from threading import Lock
+from typing import final
 
 from ratelimit.effects import BatchableReads, KeyLookUps, Operation, text
 from ratelimit.engine.cached_key import CachedKey
+from ratelimit.errors import StoreError
 from ratelimit.local import fork_safety
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.model import MICROSECONDS
-from ratelimit.registry.key_record import KeyRecord, claimed_by
+from ratelimit.registry.key_record import STAMP_LENGTH, KeyRecord, claimed_by
 from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import Command, ScriptCall, load
 
 _MAX_KEYS = 100_000
 _MAX_ABSENT = 10_000
 _ABSENT_US = MICROSECONDS
+_MAX_ROUNDS = 4
 _STAMP_AT = 18
 """In `r`: after epoch (8 characters) and version (10 digits) of the catalogue that the key was charged under."""
+_TOKEN_SIZE = _STAMP_AT + STAMP_LENGTH
+
+
+@final
+class IndexLookUp:
+    """A look-up in the index: which key has a value.
+
+    Attributes:
+        digests: Of the value, one for each pepper.
+        query: The command that reads their entries.
+        entries: Its reply.
+        changes: How many changes of keys had been pushed when it was sent.
+        sent_us: When it was sent, by `Namespace.age_us`.
+    """
+
+    __slots__ = ("changes", "digests", "entries", "query", "sent_us")
+
+    def __init__(self, digests: Sequence[str], query: Command, changes: int, sent_us: int) -> None:
+        self.digests = digests
+        self.query = query
+        self.entries: Sequence[bytes | str | None] = ()
+        self.changes = changes
+        self.sent_us = sent_us
 
 
 class KeyCache:
@@ -60,41 +87,103 @@ class KeyCache:
             for value in self._values_by_id.get(key_id or "", ()):
                 self._forget(value)
 
-    def look_up(self, value: str, cached: CachedKey | None) -> Operation[CachedKey | None]:
-        """Read the key's record and the stored version of the catalogue, in one round trip if possible."""
-        namespace, changes, asked_us = self._namespace, self._changes, self._namespace.age_us()
-        digests = namespace.digest.all(value)
-        mget = ("MGET", *[namespace.names.digest(digest) for digest in digests])
+    def index_look_up(self, value: str) -> IndexLookUp:
+        """Return what looks up which key has a value; its `query` may be sent with other reads."""
+        names, digests = self._namespace.names, self._namespace.digest.all(value)
+        query = ("MGET", *[names.digest(digest) for digest in digests])
+        return IndexLookUp(digests, query, self._changes, self._namespace.age_us())
+
+    def look_up(
+        self, value: str, cached: CachedKey | None, index: IndexLookUp | None = None, *, may_repair: bool = True
+    ) -> Operation[CachedKey | None]:
+        """Read the key's record and the stored version of the catalogue, in one round trip if possible.
+
+        Args:
+            value: The key's value.
+            cached: The key as it was read before; None if it was not.
+            index: A look-up of this value in the index, with its reply, which came with the catalogue.
+            may_repair: Whether what was lost may be written anew.
+
+        Raises:
+            StoreError: Redis has lost what it should hold of the key, among others.
+        """
+        absent: bytes | str | None = None  # an entry whose record is absent: a deletion may just have come between
+        for _ in range(_MAX_ROUNDS):
+            stored: Sequence[bytes | str | None] = ()
+            if index is None:
+                index = self.index_look_up(value)
+                stored = yield from self._read_index(index, cached)
+            for digest, entry in zip(index.digests, index.entries, strict=True):
+                if entry is None:
+                    continue
+                key_id = claimed_by(text(entry) or "")
+                if not stored or cached is None or key_id != cached.record.id:
+                    stored = yield BatchableReads(self._record_queries(key_id))
+                record_text, r = stored
+                if record_text is None:
+                    if entry == absent:
+                        raise _lost_record(self._namespace, key_id)
+                    absent = entry
+                    break
+                record = KeyRecord.from_json(text(record_text) or "", key_id)
+                if not record.is_live or digest not in record.digests:
+                    continue
+                if record.enabled and (r is None or len(r) != _TOKEN_SIZE):
+                    yield from self._repair_hash(record, record_text, may_repair=may_repair)
+                    break
+                current = self._keep(value, CachedKey(record, record.valid_until_us(digest)), index.changes)
+                yield from self._catch_up(current, text(r) or "")
+                return current
+            else:
+                self._note_absence(value, cached, index)
+                return None
+            index = None
+        raise StoreError(f"the key changed {_MAX_ROUNDS} times while it was read")
+
+    def _read_index(self, index: IndexLookUp, cached: CachedKey | None) -> Operation[Sequence[bytes | str | None]]:
+        """Send a look-up, and load the catalogue if a newer one is stored; return record and `r` of a cached key."""
+        namespace = self._namespace
         if cached is None:
-            version, entries = yield KeyLookUps((self._version_query, mget))
+            version, index.entries = yield KeyLookUps((self._version_query, index.query))
             stored: Sequence[bytes | str | None] = ()
         else:
-            reads = BatchableReads((self._version_query, mget, *self._record_queries(cached.record.id)))
-            version, entries, *stored = yield reads
+            reads = BatchableReads((self._version_query, index.query, *self._record_queries(cached.record.id)))
+            version, index.entries, *stored = yield reads
         if version is not self._current_version:
             if namespace.matches_stored_version(version):
                 self._current_version = version  # look-ups that left together get the same reply
             else:
                 yield from namespace.load(or_others=True)
-        for digest, entry in zip(digests, entries, strict=True):
-            if entry is None:
-                continue
-            key_id = claimed_by(text(entry) or "")
-            if cached is None or key_id != cached.record.id:
-                stored = yield BatchableReads(self._record_queries(key_id))
-            record = KeyRecord.from_json(text(stored[0]) or "", key_id) if stored[0] is not None else None
-            if record is not None and record.is_live and digest in record.digests:
-                current = self._keep(value, CachedKey(record, record.valid_until_us(digest)), changes)
-                yield from self._catch_up(current, text(stored[1]) or "")
-                return current
+        return stored
+
+    def _note_absence(self, value: str, cached: CachedKey | None, index: IndexLookUp) -> None:
+        """Forget a value that no key has; remember that, unless a key has changed since it was looked up."""
         with self._lock:
             if cached is not None:
                 self._forget(value)
-            if changes == self._changes and not any(entries):
-                self._absent.put(value, asked_us)
-        return None
+            if index.changes == self._changes and not any(index.entries):
+                self._absent.put(value, index.sent_us)
 
-    def confirm(self, value: str, cached: CachedKey) -> Operation[CachedKey | None]:
+    def _repair_hash(self, record: KeyRecord, record_text: bytes | str, *, may_repair: bool) -> Operation[None]:
+        """Write the version token of a key whose hash is lost; return if the key has changed since it was read.
+
+        Raises:
+            StoreError: The hash was lost. The next check finds it, with nothing used.
+        """
+        name, outcome = self._namespace.names.key_hash(record.id), "the next check makes it anew, with nothing used"
+        if may_repair:
+            token = f"{self._namespace.snapshot.version_token}{record.stamp}"
+            try:
+                if not (yield ScriptCall(load("repair"), (name,), (record_text, token))):
+                    return
+            except StoreError as error:
+                outcome = f"it cannot be made anew: {error}"
+            else:
+                outcome = "it was made anew, with nothing used"
+        lost = f"Redis has lost the hash {name!r} of a key, and what was counted in it"
+        raise StoreError(f"{lost}; {outcome}", cause="lost")
+
+    def confirm(self, value: str, cached: CachedKey, *, may_repair: bool = True) -> Operation[CachedKey | None]:
         """Return a cached key if its hash says that it is still current; else look it up.
 
         The catalogue is then the one that the key was charged under, or joined a plan of, or a newer one.
@@ -102,7 +191,7 @@ class KeyCache:
         (reply,) = yield KeyLookUps([self._record_queries(cached.record.id)[1]])
         r = text(reply) or ""
         if not cached.is_valid or r[_STAMP_AT:] != cached.record.stamp:
-            return (yield from self.look_up(value, cached))
+            return (yield from self.look_up(value, cached, may_repair=may_repair))
         yield from self._catch_up(cached, r)
         return cached
 
@@ -146,3 +235,11 @@ class KeyCache:
         others = tuple(other for other in self._values_by_id.pop(cached.record.id) if other != value)
         if others:
             self._values_by_id[cached.record.id] = others
+
+
+def _lost_record(namespace: Namespace, key_id: str) -> StoreError:
+    return StoreError(
+        f"Redis has lost the record {namespace.names.key_record(key_id)!r} of a key that its index names: restore it, "
+        "or create the key again",
+        cause="lost",
+    )

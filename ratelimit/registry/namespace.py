@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from ratelimit import validation
-from ratelimit.effects import BatchableReads, Operation, pairs, text
+from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, text
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS, Stage, UsagePlan
 from ratelimit.registry import plan_documents, schema
@@ -45,6 +45,8 @@ class Namespace:
         ceilings: How many things the catalogue may hold.
         before_refresh: Called before the catalogue is read for checks.
         on_change: A weak reference to what takes the id of a key that changed, or None if anything may have.
+        is_refreshed: Whether the catalogue was loaded for checks.
+        is_first_load_under_way: Whether a caller is loading it for the first time.
     """
 
     def __init__(self, namespace: str, pepper: Peppers, clock: Clock | None) -> None:
@@ -59,7 +61,7 @@ class Namespace:
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self.loaded_us: int | None = None
         self._pushes = self._loads = 0
-        self._first_load_started = self._is_refreshed = False
+        self.is_refreshed = self.is_first_load_under_way = False
         self._stored_probes: list[str] = []
         self._plans: LazyDocuments[UsagePlan] | None = None
         self._stages: LazyDocuments[Stage] | None = None
@@ -95,7 +97,7 @@ class Namespace:
         A load by the catalogue of this process does not count until checks have begun: nobody listens before that.
         """
         loaded_us = self.loaded_us
-        return loaded_us is None or not self._is_refreshed or not 0 <= now_us - loaded_us < max_age_us
+        return loaded_us is None or not self.is_refreshed or not 0 <= now_us - loaded_us < max_age_us
 
     def on_change_message(self, message: str | None) -> None:
         """Handle a change message; None means that messages may have been missed.
@@ -128,22 +130,40 @@ class Namespace:
             self.loaded_us = self.age_us()
         return matches
 
+    def first_load(self, further: Sequence[Command] = ()) -> Operation[list[Any]]:
+        """Load the catalogue for the first check of this process, in one round trip with further reads.
+
+        Returns:
+            The replies to these, with StoreError in the places of errors.
+
+        Raises:
+            StoreError: There is no catalogue, or it cannot be read.
+        """
+        self.before_refresh()
+        self.is_first_load_under_way = True
+        try:
+            pushes = self._pushes
+            replies: list[Any]
+            catalog, *replies = yield IndependentReads([("HGETALL", self.names.catalog), *further])
+            if isinstance(catalog, StoreError):
+                raise catalog
+            if not self.is_refreshed:  # others may have been faster
+                yield from self._install(catalog, pushes)
+                if not self.snapshot.epoch:
+                    raise schema.absent(self.names)
+                self.is_refreshed = True
+        finally:
+            self.is_first_load_under_way = False
+        return replies
+
     def refresh(self) -> Operation[None]:
         """Compare the snapshot with Redis and load the catalogue if another version is stored."""
         self.before_refresh()
-        self._is_refreshed = True
-        before, is_first = self.loaded_us, not self._loads
-        if not is_first:
-            self.loaded_us = self.age_us()  # others use the present snapshot meanwhile
-        elif self._first_load_started:
-            # Another caller is loading the first snapshot. Where replies come in order, it arrives before this one.
-            yield BatchableReads([self.version_query()])
-            if self._loads:
-                return
-        self._first_load_started = True
+        before = self.loaded_us
+        self.loaded_us = self.age_us()  # others use the present snapshot meanwhile
         try:
             if before is None or not self.matches_stored_version((yield BatchableReads([self.version_query()]))[0]):
-                yield from self.load(or_others=is_first)
+                yield from self.load()
         except BaseException:
             self.loaded_us = before
             raise
@@ -159,6 +179,10 @@ class Namespace:
         (reply,) = yield BatchableReads([("HGETALL", self.names.catalog)])
         if or_others and loads != self._loads:
             return self.snapshot
+        return (yield from self._install(reply, pushes, for_change=for_change))
+
+    def _install(self, reply: Any, pushes: int, *, for_change: bool = False) -> Operation[CatalogSnapshot]:
+        """Make the catalogue in a reply the snapshot; `pushes` is how many had come when it was sent for."""
         snapshot = self._parsed(reply)
         if not snapshot.epoch:
             yield from self._refuse_schema_1(for_change=for_change)

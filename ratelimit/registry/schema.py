@@ -35,5 +35,15 @@ def gone(names: RedisKeys) -> StoreError:
     """Return the error for a catalogue that was there."""
     return StoreError(
         f"the catalogue {names.catalog!r} was here and is gone: Redis lost data, or points elsewhere; "
-        "restore it or apply the plan file again"
+        "restore it or apply the plan file again",
+        cause="lost",
+    )
+
+
+def absent(names: RedisKeys) -> StoreError:
+    """Return the error for a namespace in which there is no catalogue, as far as this process has seen."""
+    return StoreError(
+        f"there is no catalogue in namespace {names.namespace!r}: apply a plan file (`ratelimit apply plans.toml`); "
+        "if there was one, Redis has lost it, or this is another server or database",
+        cause="lost",
     )

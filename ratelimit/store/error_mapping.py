@@ -4,28 +4,75 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ratelimit.effects import IndependentCommands
-from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.effects import IndependentCommands, IndependentReads, UnknownScriptError
+from ratelimit.errors import Cause, StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import redis_compat
 
 _CONNECTION_FAILED = ("ConnectionError", "TimeoutError", "InvalidResponse")
 """A connection that raised one of these is not used again."""
-_NOT_CARRIED_OUT = (
-    "BusyLoadingError",
-    "ReadOnlyError",
-    "MasterDownError",
-    "ClusterDownError",
-    "OutOfMemoryError",
-    "AuthenticationError",
-    "NoPermissionError",
+
+
+class _Rejection(NamedTuple):
+    """What a server's rejection of a command means.
+
+    Attributes:
+        cause: As of `StoreError`.
+        remedy: What to do about it, where the server's words do not say so.
+    """
+
+    cause: Cause = "refused"
+    remedy: str = ""
+
+
+_OF_A_CLUSTER = _Rejection(
+    remedy="this is a node of a cluster, which is not supported yet: use one Redis, or its primary's address"
 )
-_NOT_CARRIED_OUT_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "UNKNOWN COMMAND", "NOAUTH", "WRONGPASS")
+_OF_A_REPLICA = _Rejection(
+    "deposed", "this server is no primary, or no longer: connect to the primary, or by way of Sentinel"
+)
+_PERMISSION = _Rejection(remedy="grant this user the permissions in lua/ACL.md")
+_CLIENTS, _UNKNOWN_COMMAND = "max number of clients", "unknown command"
+_REJECTIONS = {
+    "ASK": _OF_A_CLUSTER,
+    "BUSY": _Rejection(),
+    "CLUSTERDOWN": _OF_A_CLUSTER,
+    "CROSSSLOT": _OF_A_CLUSTER,
+    "LOADING": _Rejection(remedy="it has just started, and answers once its data is loaded"),
+    "MASTERDOWN": _OF_A_REPLICA,
+    "MISCONF": _Rejection(),
+    "MOVED": _OF_A_CLUSTER,
+    "NOAUTH": _Rejection(remedy="pass the user and the password, as in redis://user:password@host"),
+    "NOPERM": _PERMISSION,
+    "NOREPLICAS": _Rejection(remedy="fewer replicas are connected than its min-replicas-to-write"),
+    "OOM": _Rejection(remedy="give the server more memory"),
+    "READONLY": _OF_A_REPLICA,
+    "TRYAGAIN": _OF_A_CLUSTER,
+    "WRONGPASS": _Rejection(remedy="pass the right user and password"),
+    _CLIENTS: _Rejection(remedy="raise its maxclients, or find out who keeps that many connections"),
+    _UNKNOWN_COMMAND: _Rejection(),
+}
+"""By their code, or where it is "ERR" by their words: the command was not carried out."""
+_CODES = {
+    "AskError": "ASK",
+    "AuthenticationError": "WRONGPASS",  # or NOAUTH
+    "BusyLoadingError": "LOADING",
+    "ClusterCrossSlotError": "CROSSSLOT",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
+}
+"""Of the exceptions that are made without the code."""
 _MAY_NOT_SEND_SCRIPTS = re.compile(r"the 'eval' command", re.IGNORECASE)
 _REFUSED_WRITE_OF_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps the error of a script's first write in one of the script; newer servers do not."""
+_REFUSED_WITHIN_SCRIPT = re.compile(r"can't run this command|ACL failure in script", re.IGNORECASE)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """What a server repeats of a command that it does not know. That may be AUTH, with the password."""
 
@@ -33,9 +80,9 @@ _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     """Return the replies to commands that were sent together, or raise the first error among them.
 
-    Errors of `IndependentCommands` are returned in their places, as StoreError.
+    Errors of `IndependentCommands` and `IndependentReads` are returned in their places, as StoreError.
     """
-    if isinstance(commands, IndependentCommands):
+    if isinstance(commands, IndependentCommands | IndependentReads):
         return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, Exception):
@@ -47,37 +94,58 @@ def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
 
 def is_from_replica(reply: object) -> bool:
     """Return whether a reply says that the server is no primary: a new connection may lead to the one that is."""
-    if not isinstance(reply, Exception):
-        return False
-    return isinstance(reply, redis_compat.errors("ReadOnlyError")) or _refused_write_of_script(reply) == "READONLY"
+    return isinstance(reply, Exception) and _rejection(reply)[1] is _OF_A_REPLICA
 
 
 def before_sending(error: Exception) -> StoreUnavailable:
     """Return our error for a connection that could not be had: nothing was sent."""
-    return StoreUnavailable(f"no connection to Redis: {_message(error)}")
+    message, rejection = _rejection(error)
+    if rejection is None:
+        return StoreUnavailable(f"no connection to Redis: {message}")
+    return StoreUnavailable(f"no connection to Redis: {message}", cause=rejection.cause)
 
 
 def after_sending(error: Exception) -> StoreError:
     """Return our error for a command that was sent and failed."""
-    message = _message(error) or type(error).__name__
-    if isinstance(error, redis_compat.errors("NoPermissionError")) and _MAY_NOT_SEND_SCRIPTS.search(message):
-        message += " (the server does not know the script, and this user may not send it: run `ratelimit scripts load`)"
-    if (
-        isinstance(error, redis_compat.errors(*_NOT_CARRIED_OUT))
-        or message.upper().startswith(_NOT_CARRIED_OUT_CODES)
-        or _refused_write_of_script(error)
-    ):
-        return StoreUnavailable(f"Redis refused the command: {message}", cause="refused")
+    message, rejection = _rejection(error)
+    if rejection is not None:
+        return StoreUnavailable(f"Redis refused the command: {message}", cause=rejection.cause)
     if isinstance(error, (*redis_compat.errors(*_CONNECTION_FAILED), OSError)):
         return StoreTimeout(f"the connection failed before the answer came: {message}")
-    return StoreError(f"Redis answered with an error: {message}")
+    kind = UnknownScriptError if redis_compat.is_unknown_script(error) else StoreError
+    return kind(f"Redis answered with an error: {message}")
 
 
-def _refused_write_of_script(error: Exception) -> str:
-    """Return the code with which Redis 6.2 refused the first write of a script, "" for anything else."""
-    is_reply = isinstance(error, redis_compat.errors("ResponseError"))
-    match = _REFUSED_WRITE_OF_SCRIPT.search(str(error)) if is_reply else None
-    return match[1] if match else ""
+def _rejection(error: Exception) -> tuple[str, _Rejection | None]:
+    """Return what an error says, with its code and what to do about it; and what it means if a server refused."""
+    message = _message(error) or type(error).__name__
+    code = _code(error, message)
+    rejection = _REJECTIONS.get(code)
+    if code.isupper() and code not in message and code != "WRONGPASS":  # there are older words for that
+        message = f"{code} {message}"
+    remedy = rejection.remedy if rejection else ""
+    if rejection is _PERMISSION and _MAY_NOT_SEND_SCRIPTS.search(message):
+        remedy = "the server does not know the script, and this user may not send it: run `ratelimit scripts load`"
+    elif rejection is None and _REFUSED_WITHIN_SCRIPT.search(message):
+        remedy = _PERMISSION.remedy
+    return f"{message} ({remedy})" if remedy else message, rejection
+
+
+def _code(error: Exception, message: str) -> str:
+    """Return the key in `_REJECTIONS` for what a server answered, "" if there is none."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _CODES:
+            code = _CODES[kind.__name__]
+            return "NOAUTH" if code == "WRONGPASS" and "required" in message else code
+    if not isinstance(error, redis_compat.redis_errors()):
+        return ""
+    wrapped = _REFUSED_WRITE_OF_SCRIPT.search(message)
+    if wrapped:
+        return wrapped[1]
+    first = message.partition(" ")[0]
+    if first in _REJECTIONS:
+        return first
+    return next((words for words in (_CLIENTS, _UNKNOWN_COMMAND) if message.lower().startswith(words)), "")
 
 
 def _message(error: Exception) -> str:

@@ -146,7 +146,7 @@ def _forget_what_is_there_alone(cache, key_id):
     cache._changes -= 2
 
 
-def _never_ask_again(cache, key, cached_key):
+def _never_ask_again(cache, key, cached_key, **_):
     yield from ()
     return cached_key
 

@@ -182,6 +182,8 @@ def as_gateway(server, root, url, plan_file):
         decisions += decided(limiter, *[request] * 2)
         clock.advance(86_400)
         decisions += decided(limiter, request)
+        root.delete(f"ratelimit:{{{other.id}}}")
+        decisions += decided(limiter, *[request] * 2)  # the hash is lost, and made anew
     return decisions
 
 
@@ -199,7 +201,14 @@ def lease_spent(server, root, url):
     return [decision.allowed for decision in decisions], used, bucket[1] // bucket[0]
 
 
-DECISIONS = ["INVALID_KEY"] + ["ALLOWED"] * 3 + ["THROTTLED", "ALLOWED"] + ["INVALID_KEY"] * 2 + ["ALLOWED"] * 3
+DECISIONS = (
+    ["UNAVAILABLE"]
+    + ["ALLOWED"] * 3
+    + ["THROTTLED", "ALLOWED"]
+    + ["INVALID_KEY"] * 2
+    + ["ALLOWED"] * 3
+    + ["UNAVAILABLE", "ALLOWED"]
+)
 
 
 def as_admin(url, plan_file, *, go_on=False):
@@ -458,9 +467,9 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
         assert decision.error.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
-        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive")}
+        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive", "repair")}
         assert ran.stdout == "".join(f"{sha}  {name}\n" for name, sha in shas.items())
-        assert root.script_exists(*shas.values()) == [True] * 4
+        assert root.script_exists(*shas.values()) == [True] * 5
         assert limiter.check(key.value, STAGE, METHOD).allowed
     root.acl_log_reset()
     assert lease_spent(server, root, hardened)[:2] == ([True] * 50, 50)

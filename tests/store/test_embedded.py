@@ -105,7 +105,7 @@ def test_it_outlives_the_thread_that_made_it():
         "thread = threading.Thread(target=lambda: made.append(Limiter.embedded()))\n"
         "thread.start(); thread.join()\n"
         "say(made[0]); sys.stdin.readline()\n"
-        "print(made[0].check('k' * 20, 'a/b', 'GET /').detail, flush=True); sys.stdin.readline()"
+        "print(made[0].check('k' * 20, 'a/b', 'GET /').cause, flush=True); sys.stdin.readline()"
     )
     with redis.Redis(unix_socket_path=socket) as client:
         for _ in range(50):
@@ -113,7 +113,7 @@ def test_it_outlives_the_thread_that_made_it():
             time.sleep(0.002)
     process.stdin.write("now\n")
     process.stdin.flush()
-    assert process.stdout.readline() == "unknown\n"
+    assert process.stdout.readline() == "lost\n"
     assert is_running(pid)
     end(process)
     all_gone(socket, pid)

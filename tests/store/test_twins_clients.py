@@ -183,8 +183,8 @@ def test_an_embedded_server_goes_with_its_limiter():
     with Limiter.embedded() as limiter:
         url = limiter.url
         with Limiter.from_url(url, deadline=5) as neighbour:
-            assert neighbour.check(None, *GET_PETS).detail == "missing"
-        assert limiter.check(None, *GET_PETS).detail == "missing"
+            assert neighbour.check(None, *GET_PETS).cause == "lost"
+        assert limiter.check(None, *GET_PETS).cause == "lost"
         assert folder_is_there(url)
     assert limiter.url is None
     assert not folder_is_there(url)
@@ -196,7 +196,7 @@ async def test_an_embedded_server_goes_with_its_limiter_asyncio():
     """The same for the twin."""
     async with AsyncLimiter.embedded() as limiter:
         url = limiter.url
-        assert (await limiter.check(None, *GET_PETS)).detail == "missing"
+        assert (await limiter.check(None, *GET_PETS)).cause == "lost"
         assert folder_is_there(url)
     assert limiter.url is None
     assert not folder_is_there(url)

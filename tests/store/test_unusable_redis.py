@@ -88,7 +88,6 @@ FAULTS = {
     "shared bucket of another type": (replaced(SHARED, "RPUSH", "x"), "WRONGTYPE"),
     "account of another type": (replaced(ACCOUNT, "HSET", "x", "y"), "WRONGTYPE"),
     "key hash of another type": (lambda client, own: replaced(own, "SET", "x")(client, own), "WRONGTYPE"),
-    "stamp gone": (lambda client, own: client.hdel(own, "r"), "the key's record"),
     "record of another type": (record("RPUSH", "x"), "WRONGTYPE"),
     "record no JSON": (record("SET", "{"), "record"),
     "record no record": (record("SET", "{}"), "record"),

@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from helpers.paths import ROOT
+
+from ratelimit.errors import Cause
 
 FOLDERS = (".", ".github", "docs", "docs/decisions", "lua", "benchmarks")
 DOCUMENTS = {
@@ -60,6 +63,13 @@ def test_every_decision_is_listed():
     """docs/decisions/README.md has a line for each, in order."""
     decisions = [name.rpartition("/")[2] for name in DOCUMENTS if re.match(r"docs/decisions/\d", name)]
     assert re.findall(r"^\| \[\d+\]\((.+?)\)", DOCUMENTS["docs/decisions/README.md"], re.MULTILINE) == decisions
+
+
+@pytest.mark.parametrize("name", ["docs/checks.md", "docs/operations.md"])
+def test_every_cause_of_a_503_is_explained(name):
+    """In a row of its own or with others that are answered alike."""
+    rows = re.findall(r"^\| (`\w+`[^|]*) \|", DOCUMENTS[name], re.MULTILINE)
+    assert {f"`{cause}`" for cause in get_args(Cause)} <= {word for row in rows for word in re.findall(r"`\w+`", row)}
 
 
 @pytest.mark.parametrize("name", ["README.md", "SECURITY.md", "docs/promises.md"])

@@ -193,14 +193,15 @@ def test_no_field_of_the_catalogue_makes_a_check_raise(field, value, gateway):
 
 @pytest.mark.parametrize("claim", [":", ":token--1", "{}", "{", "a" * 100_000, "}:record", "a:b:c", "*"])
 def test_no_entry_of_the_index_makes_a_check_raise(claim, gateway):
-    """A claim of nobody opens nothing."""
+    """A claim of nobody opens nothing: the record that it names is lost."""
     gateway.clock.advance(5)
     (name,) = (key for key in gateway.client.keys("ratelimit:digest:*") if gateway.client.get(key).startswith(
         gateway.ids["k1"].encode()
     ))  # fmt: skip
     gateway.client.set(name, claim)
     with Limiter(gateway.client, clock=gateway.clock) as new:
-        assert new.check(VALUES["k1"], *GET_PETS).detail == "unknown"
+        decision = new.check(VALUES["k1"], *GET_PETS)
+        assert (decision.status, decision.cause) == (503, "lost")
 
 
 CLOCKS = [HUGE, 2**53, 0, -1, True, 1.5, float("nan"), None, "5", [1]]

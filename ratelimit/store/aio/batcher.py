@@ -18,7 +18,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ratelimit.effects import BatchableReads, KeyLookUps
+from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.errors import ConfigError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat
@@ -52,7 +52,11 @@ class CheckBatcher:
         self._scripts, self._reads = CallQueue(_MAX_WAITING), CallQueue(_MAX_WAITING)
         self._look_ups = LookUpQueue(_MAX_WAITING)
         self._queues = self._scripts, self._reads, self._look_ups
-        self._queue_by_type: dict[type, CallQueue] = {BatchableReads: self._reads, KeyLookUps: self._look_ups}
+        self._queue_by_type: dict[type, CallQueue] = {
+            BatchableReads: self._reads,
+            IndependentReads: self._reads,
+            KeyLookUps: self._look_ups,
+        }
         self._left_out: int | None = None  # of the last batch of checks
         self._flush_is_due = False
         self._pipeline: Pipeline | None = None

@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from typing import Any
 
-from ratelimit.effects import BatchableReads, KeyLookUps
+from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
-from ratelimit.store import redis_compat
+from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.resp import pack
 
 Exchange = Generator[list[bytes], list[Any], list[Any]]
@@ -47,7 +47,16 @@ def _replies_by_call(calls: Sequence[BatchableReads], replies: dict[Command, Any
     by_call: list[Any] = [[replies[command] for command in call] for call in calls]
     if not any(isinstance(reply, Exception) for reply in replies.values()):
         return by_call
-    return [next((reply for reply in each if isinstance(reply, Exception)), each) for each in by_call]
+    return [_reply_to(call, each) for call, each in zip(calls, by_call, strict=True)]
+
+
+def _reply_to(call: BatchableReads, replies: list[Any]) -> Any:
+    """Return the replies to one call, some of which may be errors; or the error with which it failed."""
+    errors = [reply for reply in replies if isinstance(reply, Exception)]
+    no_answer = next((error for error in errors if isinstance(error, StoreError)), None)  # of the connection
+    if isinstance(call, IndependentReads) and no_answer is None:
+        return error_mapping.replies_to(call, replies)
+    return no_answer or (errors[0] if errors else replies)
 
 
 def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ratelimit.effects import BatchableReads, Operation, Request
+from ratelimit.effects import BatchableReads, Operation, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -44,7 +44,7 @@ class AsyncExecutor:
                     else:
                         reply = await self._execute(request)
                 except StoreError as error:
-                    request = operation.throw(error)
+                    request = operation.throw(failure_of(request, error))
                 else:
                     request = operation.send(reply)
         except StopIteration as finished:

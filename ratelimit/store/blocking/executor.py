@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ratelimit.effects import Operation, Request
+from ratelimit.effects import Operation, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -31,7 +31,7 @@ class BlockingExecutor:
                 try:
                     reply = self._execute(request)
                 except StoreError as error:
-                    request = operation.throw(error)
+                    request = operation.throw(failure_of(request, error))
                 else:
                     request = operation.send(reply)
         except StopIteration as finished:
