@@ -85,9 +85,16 @@ def validate_client(client: object) -> None:
     _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey")
 
 
-def validate_async_client(client: object) -> None:
-    """As `validate_client`, of asyncio."""
+def validate_async_client(client: object, connections: int) -> None:
+    """As `validate_client`, of asyncio; and refuse one that may not have as many connections in an event loop."""
     _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey")
+    most: int = client.connection_pool.max_connections  # type: ignore[attr-defined]
+    if most < connections:
+        raise ConfigError(
+            f"may have {most} connections, but {connections} are needed in each event loop: for checks, a spare one, "
+            f"for everything else, for pushed changes. Give it max_connections={connections} or more",
+            field="client",
+        )
 
 
 def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:

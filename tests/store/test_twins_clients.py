@@ -240,7 +240,7 @@ async def test_tasks_share_a_limiter(server, clock):
     with server.client() as client:
         limiter, value = with_key(client, clock)
         limiter.close()
-    async with server.async_client() as client, AsyncLimiter(client, clock=clock) as twin:
+    async with server.async_client() as client, AsyncLimiter(client, clock=clock, deadline=5) as twin:
 
         async def caller():
             return [await twin.check(value, *GET_PETS) for _ in range(EACH)]

@@ -6,6 +6,7 @@ import struct
 from itertools import groupby
 
 import pytest
+from helpers.batching import batcher_of
 from helpers.lua_tools import contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,15 +86,15 @@ def test_batches_keep_the_order(kinds):
     """C and c are checks, S and s are not; whoever is in small letters has given up before it is sent."""
 
     async def batches():
-        batcher, loop, joined = CheckBatcher(None), asyncio.get_running_loop(), []
+        batcher, loop, joined = CheckBatcher(None, 1.0), asyncio.get_running_loop(), []
         for place, kind in enumerate(kinds):
             future = loop.create_future()
             if kind.islower():
                 future.cancel()
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
-            batcher._scripts.waiting.append((call, future))
+            batcher._scripts.waiting.append((call, future, 0.0))
         while batcher._scripts.waiting:
-            joined.append([call for call, _ in batcher._take(batcher._scripts)])
+            joined.append([call for call, _, _ in batcher._take(batcher._scripts)])
         return joined
 
     taken = asyncio.run(batches())
@@ -117,7 +118,7 @@ def all_at_once(server, calls):
 
     async def send():
         async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
+            batcher = batcher_of(client)
             replies = await asyncio.gather(*(batcher.call(call) for call in calls))
             await batcher.close()
             return replies
