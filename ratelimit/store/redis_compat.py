@@ -281,7 +281,8 @@ def forget_transport(connection: Any) -> None:
 def _abort(transport: asyncio.Transport) -> None:
     """Close a transport at once: TLS would say goodbye for seconds.
 
-    Where its loop was closed before, nobody else closes the socket: `TransportSocket._sock` of Python itself.
+    Where its loop was closed before, nobody else closes the socket: `_sock` of transports of Python itself, which would
+    warn of it, and `TransportSocket._sock`.
     """
     try:
         transport.abort()
@@ -289,6 +290,8 @@ def _abort(transport: asyncio.Transport) -> None:
         sock = getattr(transport.get_extra_info("socket"), "_sock", None)
         if sock is not None:
             sock.close()
+        if hasattr(transport, "_sock"):
+            transport._sock = None
 
 
 def is_without_room(reply: object) -> bool:

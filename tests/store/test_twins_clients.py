@@ -113,7 +113,7 @@ async def test_a_client_passed_in_stays_open_asyncio(server):
     with server.client() as admin:
         async with server.async_client() as client, client.client() as held:
             mine = await held.client_id()
-            async with AsyncLimiter(client) as limiter:
+            async with AsyncLimiter(client, deadline=5.0) as limiter:
                 await limiter.check(None, *GET_PETS)
             await limiter.aclose()
             assert mine in connections(admin)
@@ -166,7 +166,7 @@ async def test_closing_at_any_moment_ends(server):
     """However far the listening for changes has come, `aclose` ends it."""
     async with server.async_client() as client:
         for ticks in range(24):
-            limiter = AsyncLimiter(client)
+            limiter = AsyncLimiter(client, deadline=5.0)
             await limiter.check(None, *GET_PETS)
             for _ in range(ticks):
                 await asyncio.sleep(0)

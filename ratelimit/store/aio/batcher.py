@@ -143,9 +143,11 @@ class CheckBatcher:
         for timer in (self._few_timer, self._expiry_timer):
             if timer is not None:
                 timer.cancel()
-        self.endpoint.close()
-        if not self._loop.is_closed():
+        if self._loop.is_closed():
+            self._flush_is_due = True  # there is nobody to call back
+        else:
             self._refuse_waiting(StoreUnavailable("the limiter was closed"))
+        self.endpoint.close()
 
     # Sending
 

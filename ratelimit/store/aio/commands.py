@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import AddressSource, open_pipeline, set_unless_done
 from ratelimit.store.resp import pack
+
+_TURNS_OF_A_POLL = 2
 
 
 class CommandConnection:
@@ -49,7 +51,10 @@ class CommandConnection:
             before_s = pipeline.last_arrival_s
             await asyncio.wait([replied], timeout=self._silence_s if end_s is None else max(end_s - loop.time(), 0))
             if replied.done():
-                return replied.result()
+                replies = replied.result()
+                if isinstance(replies[0], StoreError):
+                    raise replies[0]  # the connection failed
+                return replies
             if pipeline.is_emulated or (end_s is None and pipeline.last_arrival_s > before_s):
                 continue
             error = StoreTimeout(f"Redis sent no answer within {timeout_s or self._silence_s:g} s")
@@ -58,6 +63,9 @@ class CommandConnection:
             raise error
 
     async def _connected(self, timeout_s: float | None) -> Pipeline:
+        if self._pipeline is not None:
+            for _ in range(_TURNS_OF_A_POLL):
+                await asyncio.sleep(0)  # the server may have closed it while nobody used it
         if self._pipeline is not None and not self._pipeline.is_usable:
             self._pipeline.close()
         if self._pipeline is not None:
@@ -93,13 +101,13 @@ class CommandConnection:
     async def close(self) -> None:
         """Close the connection."""
         self.abandon()
-        for _ in range(2):
+        for _ in range(_TURNS_OF_A_POLL):
             await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
 
     def abandon(self) -> None:
         """Close the connection now. Whoever waits for a reply gets an error."""
-        if self._connecting is not None:
+        if self._connecting is not None and not self._connecting.get_loop().is_closed():
             self._connecting.cancel()
-            self._connecting = None
+        self._connecting = None
         if self._pipeline is not None:
             self._pipeline.close()

@@ -138,8 +138,9 @@ class Endpoint:
             if timer is not None:
                 timer.cancel()
         self._retry = self._watch_timer = None
-        for attempt in self._attempts:
-            attempt.cancel()
+        if not self._loop.is_closed():
+            for attempt in self._attempts:
+                attempt.cancel()
         for pipeline in self._pipelines():
             pipeline.close(error)
 

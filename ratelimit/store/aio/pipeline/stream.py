@@ -43,6 +43,7 @@ class StreamPipeline(asyncio.Protocol):
         """Take over a connection that is connected, and what came on it already."""
         self._connection = connection
         self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
         self._is_closed = self.is_replica = False
         self._batches: deque[_Batch] = deque()
         self._reader: Any = new_reader(redis_compat.parse_error_of(connection))
@@ -115,6 +116,8 @@ class StreamPipeline(asyncio.Protocol):
         self._is_closed = True
         redis_compat.forget_transport(self._connection)
         self._on_lost(self)
+        if self._loop.is_closed():
+            return  # nobody can be told
         error = error or StoreTimeout("the connection was given up before the answer came")
         while self._batches:
             first = self._batches.popleft()
