@@ -81,8 +81,9 @@ async def test_a_command_is_bounded(server):
         assert (await client.info("commandstats"))["cmdstat_mget"]["calls"] == 3
 
 
-async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent):
+async def test_a_flood_of_either_kind_leaves_room_for_the_other(server, sent, monkeypatch):
     """With each write of checks some look-ups leave, not more than take about as long to answer."""
+    monkeypatch.setattr(batcher_module, "_LONG_ROUND_TRIP_S", 3600.0)  # a busy machine is no network
     async with open_batcher(server) as batcher:
         batcher._left_out = 0
         sent.clear()

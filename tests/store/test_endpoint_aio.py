@@ -143,7 +143,13 @@ async def test_what_waits_while_the_loop_is_busy_is_not_late(server):
 @pytest.mark.parametrize("deadline_s", [0.05, 0.3])
 async def test_a_handshake_that_stalls(deadline_s):
     """A server that accepts and says nothing: nothing was sent, and nobody waits longer than the deadline."""
-    listening = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+
+    async def say_nothing(reader, writer):
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    listening = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     async with redis.asyncio.Redis(port=port, socket_timeout=30, socket_connect_timeout=30) as client:
         batcher = batcher_of(client, deadline_s)
@@ -152,6 +158,8 @@ async def test_a_handshake_that_stalls(deadline_s):
         assert deadline_s <= time.monotonic() - started_s < deadline_s + 0.5  # 10 ms on an idle machine
         await batcher.close()
     listening.close()
+    await listening.wait_closed()
+    await asyncio.sleep(0.01)  # the other end is closed as well
 
 
 async def test_all_round_trips_of_a_check_have_one_deadline(server):
