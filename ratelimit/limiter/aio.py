@@ -12,7 +12,7 @@ import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
-from ratelimit.errors import ConfigError, StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.errors import ConfigError, StoreError
 from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -142,22 +142,22 @@ class AsyncLimiter(LimiterBase):
         """Return the decision that `check` would make now, and consume nothing. See `Limiter.peek`."""
         try:
             return await self._store.run(self._checker.check(key, stage, method, cost, peek=True), _now_s())
-        except StoreTimeout as error:
-            return self._failed(StoreUnavailable(str(error)))  # nothing that could have been counted
         except StoreError as error:
             return self._failed(error)
 
     async def warm_up(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - of the whole, connecting in other tasks
-        """Connect, and load the catalogue, so that the first checks do not wait for either. See `Limiter.warm_up`.
+        """Connect, load the catalogue and the scripts, and try what checks do, so that the first checks are prompt.
 
         Args:
             timeout: Seconds in which the connections have to stand.
 
         Raises:
-            StoreUnavailable: They do not.
+            StoreUnavailable: They do not; with the reason of the last attempt.
+            StoreError: With all that is wrong, and what to do about each.
+            ConfigError: The pepper is not the one that the keys were stored with.
         """
         await self._store.wait_connected(_validate_timeout(timeout))
-        await self._store.run(self._namespace.refresh())
+        await self._store.run(self._checker.warm_up())
 
     def _on_new_loop(self) -> None:
         self._namespace.before_refresh()  # listens in this loop, too: the one that loaded the catalogue may end

@@ -12,8 +12,8 @@ from helpers.batching import AMPLE_S, batcher_of, echo, open_batcher, until
 from helpers.servers import Server
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Throttle, UsagePlan
-from ratelimit.effects import BatchableReads, KeyLookUps
-from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.effects import BatchableReads, KeyLookUps, failure_of
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 
 A, GET = "petstore/prod", "GET /pets"
 DEADLINE_S = 0.1
@@ -43,7 +43,10 @@ async def stopped(server):
 async def causes(batcher, calls):
     """Why each of the calls has no reply, None where it has one."""
     done = await asyncio.gather(*map(batcher.call, calls), return_exceptions=True)
-    return [getattr(reply, "cause", None) for reply in done]
+    return [
+        failure_of(call, reply).cause if isinstance(reply, StoreError) else None
+        for call, reply in zip(calls, done, strict=True)
+    ]
 
 
 async def test_what_was_sent_is_unknown_what_was_not_is_not_sent(stoppable):
@@ -170,7 +173,7 @@ async def test_all_round_trips_of_a_check_have_one_deadline(server):
             yield BatchableReads([("BLPOP", "nothing", "0.1")])
 
     async with server.async_client() as client, AsyncLimiter(client, deadline=0.35) as limiter:
-        await limiter.warm_up()
+        await limiter._store.wait_connected(AMPLE_S)
         started_s = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await limiter._store.run(operation(), started_s)
@@ -212,6 +215,7 @@ async def test_a_peek_that_times_out_was_not_counted(stoppable):
 async def test_after_warming_up_all_connections_stand(server):
     """The pipeline and the spare, and the catalogue is loaded."""
     async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
+        await limiter.catalog.put_plan(UsagePlan("gold", None, None, [A]))
         await limiter.warm_up()
         assert limiter._store._batcher().endpoint.is_complete
         assert limiter._namespace.loaded_us is not None
@@ -233,7 +237,7 @@ async def test_a_pool_that_is_too_small_is_refused(server):
             AsyncLimiter(client)
         assert caught.value.field == "client"
     async with server.async_client(max_connections=4) as client, AsyncLimiter(client, deadline=5) as limiter:
+        await limiter.catalog.put_plan(UsagePlan("gold", None, None, [A]))
         await limiter.warm_up()
-        await limiter.catalog.plans()
         with server.client() as admin:
             await until(lambda: len(admin.client_list()) == 1 + 4)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any
 
-from ratelimit.effects import BatchableReads, KeyLookUps
+from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import exchanges, polling
@@ -31,7 +31,6 @@ from ratelimit.store.aio.pipeline.factory import AddressSource
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
 
 CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
-_Error = TypeVar("_Error", bound=Exception)
 
 _MAX_CHECKS = 64
 """In one script call."""
@@ -86,7 +85,11 @@ class CheckBatcher:
         self._scripts, self._reads = CallQueue(_MAX_WAITING), CallQueue(_MAX_WAITING)
         self._look_ups = LookUpQueue(_MAX_LOOK_UPS_WAITING)
         self._queues = self._scripts, self._reads, self._look_ups
-        self._queue_by_type: dict[type, CallQueue] = {BatchableReads: self._reads, KeyLookUps: self._look_ups}
+        self._queue_by_type: dict[type, CallQueue] = {
+            BatchableReads: self._reads,
+            IndependentReads: self._reads,
+            KeyLookUps: self._look_ups,
+        }
         self._left_out: int | None = None  # of the last batch of checks
         self._flush_is_due = self._few_may_leave = False
         self._few_timer: asyncio.TimerHandle | None = None
@@ -281,14 +284,13 @@ class CheckBatcher:
             pipeline.send(b"".join(packets), len(packets), on_replies)
 
     def _resolve(self, batch: Batch, replies: list[Any]) -> None:
-        queue = batch.queue
-        queue.finish(batch)
+        batch.queue.finish(batch)
         for (_, future, _), reply in zip(batch.waiters, replies, strict=True):
             if future.done():
                 continue
             if isinstance(reply, Exception):
-                error = error_mapping.after_sending(reply) if isinstance(reply, redis_compat.redis_errors()) else reply
-                future.set_exception(error if queue is self._scripts else _harmless(error))
+                is_clients = isinstance(reply, redis_compat.redis_errors())
+                future.set_exception(error_mapping.after_sending(reply) if is_clients else reply)
             else:
                 future.set_result(reply)
 
@@ -332,8 +334,7 @@ class CheckBatcher:
             is_miss = is_miss or bool(waiting or sent)
             deadline = f"{self._deadline_s * 1000:g} ms"
             _fail(waiting, StoreUnavailable(f"it could not be sent within {deadline}: {self._why_not_sent()}"))
-            late = StoreTimeout(f"Redis sent no answer within {deadline}")
-            _fail(sent, late if queue is self._scripts else _harmless(late))
+            _fail(sent, StoreTimeout(f"Redis sent no answer within {deadline}"))
         if is_miss:
             self.endpoint.miss()
         self._schedule_expiry(_now_s() + _SHORTEST_TICK_S)
@@ -348,8 +349,3 @@ def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
     """Give each its own error: where it is raised, it is told."""
     for future in futures:
         future.set_exception(type(error)(str(error), cause=error.cause))
-
-
-def _harmless(error: _Error) -> _Error | StoreUnavailable:
-    """Return the error for reads, which change nothing: it does not matter whether they were carried out."""
-    return StoreUnavailable(str(error)) if isinstance(error, StoreTimeout) else error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, TypeVar
 
-from ratelimit.effects import BatchableReads, Operation, Request
+from ratelimit.effects import BatchableReads, Operation, Request, failure_of
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
@@ -92,7 +92,7 @@ class AsyncExecutor:
                     reply = await self._reply_to(request, started_s)
                 except StoreError as error:
                     replied_s = _now_s()
-                    request = operation.throw(error)
+                    request = operation.throw(failure_of(request, error))
                 else:
                     replied_s = _now_s()
                     request = operation.send(reply)
