@@ -1,6 +1,7 @@
 """The connections of an event loop: what becomes of those who wait when one fails, or cannot be had."""
 
 import asyncio
+import time
 
 import fakeredis
 import pytest
@@ -75,7 +76,7 @@ async def test_a_server_that_hangs_up_at_once():
 
 @pytest.mark.parametrize(
     ("reply", "said"),
-    [(b"+PONG\r\n", "connection"), (b"-ERR max number of clients reached\r\n", "max number of clients reached")],
+    [(b"+PONG\r\n", "connection|sent"), (b"-ERR max number of clients reached\r\n", "max number of clients reached")],
 )
 async def test_a_server_that_hangs_up_after_the_first_reply(reply, said):
     """As a proxy without a server, or one that takes no more clients: it is not connected to in a tight loop."""
@@ -90,9 +91,11 @@ async def test_a_server_that_hangs_up_after_the_first_reply(reply, said):
     port = listening.sockets[0].getsockname()[1]
     async with listening, redis.asyncio.Redis(port=port, retry=Retry(NoBackoff(), 0), protocol=2) as client:
         batcher = batcher_of(client, 0.35)
-        with pytest.raises((StoreUnavailable, StoreTimeout), match=said):
-            await batcher.call(echo(1))
-        assert len(greeted) <= 6
+        end_s = time.monotonic() + 0.5
+        while time.monotonic() < end_s:
+            with pytest.raises((StoreUnavailable, StoreTimeout), match=said):
+                await batcher.call(echo(1))
+        assert len(greeted) <= 8
         await batcher.close()
 
 
