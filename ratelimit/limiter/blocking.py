@@ -62,7 +62,7 @@ class Limiter(LimiterBase):
             ConfigError: An argument cannot work.
         """
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client, connections=3)
+        clients.validate_client(client, ("checks", "a spare one", "pushed changes"))
         self._store = BlockingExecutor(client, deadline)
         self._owned_client: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
@@ -33,10 +32,6 @@ PATIENCE_S = 5.0
 
 _MAX_CONNECTIONS = 66
 """As many as 64 threads need, a spare one, and one for pushed changes."""
-_NEEDED = {
-    2: "one for commands, one spare",
-    3: "one for checks, one spare, one for pushed changes",
-}
 
 
 def _options(timeout_s: float) -> dict[str, Any]:
@@ -92,30 +87,17 @@ def _pool_or_none(make: Callable[..., Any], url: str, options: dict[str, Any]) -
     return pool
 
 
-def validate_client(client: object, *, connections: int) -> None:
-    """Refuse what is no blocking client of a single Redis with so many connections."""
-    _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey")
-    allowed = client.connection_pool.max_connections  # type: ignore[attr-defined]
-    if allowed < connections:
-        raise ConfigError(
-            f"its pool allows {allowed} connections, and {connections} are needed ({_NEEDED[connections]}): raise "
-            "max_connections",
-            field="client",
-        )
+def validate_client(client: object, purposes: Sequence[str]) -> None:
+    """Refuse what is no blocking client of a single Redis, or may not have a connection for each purpose."""
+    _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey", purposes)
 
 
-def validate_async_client(client: object) -> None:
-    """As `validate_client`, of asyncio."""
-    _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey")
-    if retries := redis_compat.retries_of(client):
-        warnings.warn(
-            f"this client retries {retries} times: with Redis down, a check waits for all of them. Checks are "
-            "never sent twice, but build the client with retry=Retry(NoBackoff(), 0), or use from_url",
-            stacklevel=3,
-        )
+def validate_async_client(client: object, purposes: Sequence[str]) -> None:
+    """As `validate_client`, of asyncio: as many connections are made in each event loop."""
+    _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey", purposes)
 
 
-def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:
+def _validate(client: object, classes: tuple[type, ...], accepted: str, purposes: Sequence[str]) -> None:
     if isinstance(client, redis_compat.cluster_classes()):
         raise ConfigError(
             "a cluster client cannot be used yet: shared limits live in other slots than the key's. "
@@ -127,3 +109,10 @@ def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:
         given = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         given = "class" if isinstance(client, type) else given
         raise ConfigError(f"must be a {accepted}, not a {given}", field="client")
+    allowed: int = client.connection_pool.max_connections  # type: ignore[attr-defined]
+    if allowed < len(purposes):
+        raise ConfigError(
+            f"its pool allows {allowed} connections, and {len(purposes)} are needed (for {', '.join(purposes)}): "
+            "raise max_connections",
+            field="client",
+        )

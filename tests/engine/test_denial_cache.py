@@ -452,7 +452,7 @@ async def test_the_twin_knows_as_much(backend, clock):
         catalog.put_plan(TIGHT)
         key = catalog.create_key(plans=["gold"]).value
     clock.advance_us(1)
-    async with backend.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
+    async with backend.async_client() as client, AsyncLimiter(client, deadline=5.0, clock=clock) as limiter:
         limiter._namespace.before_refresh = lambda: None
         assert not (await limiter.check(key, STAGE, METHOD, ABOVE)).allowed
         assert (await limiter.check(key, STAGE, METHOD, 5)).allowed

@@ -76,7 +76,7 @@ def test_an_abuser_costs_no_round_trip(server, clock):
         assert commands_run(client) == before
 
         async def twin():
-            async with server.async_client() as own, AsyncLimiter(own, clock=clock) as limiter:
+            async with server.async_client() as own, AsyncLimiter(own, deadline=5.0, clock=clock) as limiter:
                 limiter._namespace.before_refresh = lambda: None
                 request = key.value, STAGE, METHOD
                 assert [(await limiter.check(*request)).source for _ in range(2)] == ["redis", "redis"]

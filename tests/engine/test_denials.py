@@ -213,7 +213,7 @@ def test_aclose_flushes(backend, clock):
 
         async def ask():
             mine = backend.async_client()
-            async with AsyncLimiter(mine, clock=clock) as twin:
+            async with AsyncLimiter(mine, deadline=5.0, clock=clock) as twin:
                 twin._namespace.before_refresh = lambda: None
                 for _ in range(3):
                     assert (await twin.check(key.value, STAGE, METHOD)).reason is Reason.THROTTLED

@@ -153,8 +153,8 @@ def _refuse_who_comes_last(queue):
 _right_init = batcher_module.CheckBatcher.__init__
 
 
-def _one_queue(batcher, pool):
-    _right_init(batcher, pool)
+def _one_queue(batcher, *arguments):
+    _right_init(batcher, *arguments)
     batcher._queue_by_type = {}
     batcher._exchange = lambda _, calls: (
         exchanges.look_ups(calls) if isinstance(calls[0], list) else exchanges.checks(calls, lambda _: None)

@@ -140,7 +140,7 @@ def test_a_pool_that_is_too_small(server, kind, allowed, needed):
     with server.client(max_connections=allowed) as client, pytest.raises(ConfigError) as caught:
         kind(client)
     assert caught.value.field == "client"
-    assert str(caught.value).startswith(f"client: its pool allows {allowed} connections, and {needed} are needed (one ")
+    assert str(caught.value).startswith(f"client: its pool allows {allowed} connections, and {needed} are needed (for ")
     with pytest.raises(ConfigError, match="2 connections, and 3 are needed"):
         Limiter.from_url(f"{server.url}?max_connections=2")
     with server.client(max_connections=needed) as client:

@@ -69,7 +69,7 @@ async def test_checks_and_changes_asyncio(server, key, protocol):
     """The same for the twin, with many checks at once."""
     async with (
         server.async_client("valkey", protocol=protocol) as client,
-        AsyncLimiter(client, max_age=1e9) as limiter,
+        AsyncLimiter(client, max_age=1e9, deadline=5) as limiter,
     ):
         decisions = await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(100)))
         assert sorted(map(left, decisions)) == list(range(900, 1000))
@@ -118,7 +118,7 @@ async def test_errors_are_ours_asyncio(server, key):
     """The same for the twin."""
     with Proxy(server.socket) as proxy:
         through = make_client("valkey.asyncio", port=proxy.port, socket_timeout=0.3)
-        async with through, AsyncLimiter(through) as limiter:
+        async with through, AsyncLimiter(through, deadline=0.3) as limiter:
             limiter._namespace.before_refresh = lambda: None
             assert (await limiter.check(key, STAGE, METHOD)).allowed
             assert all(await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(2))))
