@@ -155,8 +155,8 @@ def no_answer_to_a_usual_check(backend, clock):
         assert world.source(5) == KNOWN
         right = world.knows._store.call
 
-        def lost(call):
-            right(call)
+        def lost(call, started_s):
+            right(call, started_s)
             raise StoreTimeout("no answer")
 
         world.knows._store.call = lost

@@ -288,6 +288,7 @@ def test_what_was_not_sent_is_kept(server, clock):
             assert not client.exists(DAY)
         finally:
             hidden.rename(socket)
+        limiter.warm_up()
         refuse(limiter, key, 2)
         limiter._tick()
         assert counted(client) == {f"gold|{key.id}|THROTTLED": 5}

@@ -26,7 +26,7 @@ def retrying(kind, library, times):
 
 
 @pytest.mark.parametrize("library", ["redis", "valkey"])
-@pytest.mark.parametrize("kind", [*BLOCKING, *AWAITED])
+@pytest.mark.parametrize("kind", AWAITED)
 def test_a_client_that_retries_is_warned_of(kind, library):
     """One warning, at the line that passed the client in, with the number of retries and what to do; else none."""
     with pytest.warns(UserWarning, match="this client retries 3 times: .* retry=Retry") as caught:

@@ -3,11 +3,13 @@
 import asyncio
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import valkey
 from helpers.proxy import Proxy
 from helpers.replica import METHOD, STAGE, remaining
+from helpers.requests import reply_to
 from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import make_client
 from helpers.waiting import wait_for
@@ -86,7 +88,7 @@ def test_errors_are_ours(server, client, key):
     """Of a command that fails, of a server that refuses, of a reply that is lost, of a server that is not there."""
     with Limiter(client) as limiter:
         assert limiter.check(key, STAGE, METHOD).allowed
-        run = limiter._store._send
+        run = partial(reply_to, limiter._store)
         with pytest.raises(StoreError, match=r"Redis answered with an error: .*wrong kind of value"):
             run([("SET", "text", "x"), ("LPUSH", "text", "y")])
         (reply,) = run(IndependentCommands([("LPUSH", "text", "y")]))
