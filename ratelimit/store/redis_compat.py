@@ -168,8 +168,7 @@ def _wants_command_name(get_connection: Callable[..., Any]) -> bool:
 
 # Connections
 
-_PLAIN = {("redis.connection", "AbstractConnection"), ("valkey.connection", "AbstractConnection")}
-_PLAIN_ASYNC = {
+_PLAIN = {
     (f"{library}.asyncio.{module}", kind)
     for library in ("redis", "valkey")
     for module, kind in (("connection", "AbstractConnection"), ("sentinel", "SentinelManagedConnection"))
@@ -178,22 +177,13 @@ _PLAIN_ASYNC = {
 
 
 def may_read_directly(connection: Any) -> bool:
-    """Return whether nothing is lost if replies are read without `connection.read_response`.
+    """Return whether nothing is lost if an asyncio connection's replies are read without its `read_response`.
 
-    Not so for connections that read in a way of their own (emulators, caches, Sentinel's blocking ones), and for those
-    whose parser cannot be handed what was pushed (RESP3 in valkey-py).
+    Not so for connections that read in a way of their own (emulators), and for those whose parser cannot be handed what
+    was pushed (RESP3 in valkey-py).
     """
-    return _reads_as(connection, _PLAIN)
-
-
-def may_read_directly_async(connection: Any) -> bool:
-    """As `may_read_directly`, of asyncio."""
-    return _reads_as(connection, _PLAIN_ASYNC)
-
-
-def _reads_as(connection: Any, plain: set[tuple[str, str]]) -> bool:
     read = type(connection).read_response
-    if (read.__module__, read.__qualname__.partition(".")[0]) not in plain:
+    if (read.__module__, read.__qualname__.partition(".")[0]) not in _PLAIN:
         return False
     handler = getattr(connection._parser, "handle_push_response", None)
     return handler is None or _takes_one_push(handler)
@@ -236,20 +226,6 @@ def socket_of(connection: Any) -> Any:
     Private as `_sock` in all versions.
     """
     return getattr(connection, "_sock", None)
-
-
-def has_unread_reply(connection: Any) -> bool:
-    """Return whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
-
-    Private as `_parser._buffer.unread_bytes` of the parsers in Python and `_parser._reader.has_data` of those in C, in
-    all versions. `can_read` of the connection would tell too, but resets the socket's timeout.
-    """
-    parser = connection._parser
-    unread_bytes = getattr(parser._buffer, "unread_bytes", None)
-    if unread_bytes is not None:
-        return bool(unread_bytes())
-    reader = getattr(parser, "_reader", None)
-    return reader is not None and bool(reader.has_data())
 
 
 def stream_has_ended(connection: Any) -> bool:

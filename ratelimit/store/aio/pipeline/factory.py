@@ -13,5 +13,5 @@ from ratelimit.store.resp import reader_for
 
 def pipeline_for(connection: Any, on_lost: OnLost) -> Pipeline:
     """Return a pipeline over a connection that is connected."""
-    reader = reader_for(connection) if redis_compat.may_read_directly_async(connection) else None
+    reader = reader_for(connection) if redis_compat.may_read_directly(connection) else None
     return FallbackPipeline(connection, on_lost) if reader is None else HiredisPipeline(connection, reader, on_lost)
