@@ -196,17 +196,17 @@ class Limiter(LimiterBase):
             return self._failed(error)
 
     def warm_up(self, timeout: float = 5.0) -> None:
-        """Connect and load the catalogue, so that the first checks wait for nothing but their own replies.
+        """Connect, load the catalogue and the scripts, and try what checks do. The first check is then a usual one.
 
         Args:
             timeout: For how many seconds to wait until the server can be connected to.
 
         Raises:
-            StoreError: What is wrong; StoreUnavailable if the server could not be connected to.
+            StoreError: All that is wrong; StoreUnavailable if the server could not be connected to.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
         self._store.connect(timeout)
-        self._store.run(self._namespace.refresh())
+        self._store.run(self._checker.warm_up())
 
     def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):

@@ -149,50 +149,7 @@ def primary_of(pool: Any) -> Callable[[], Any] | None:
     return pool.get_master_address if hasattr(pool, "sentinel_manager") else None
 
 
-def get_connection(pool: Any) -> Any:
-    """Return a connection of a blocking pool's.
-
-    redis-py takes no argument since 5.3; valkey-py wants the name of a command, and ignores it.
-    """
-    return pool.get_connection("EVALSHA") if _wants_command_name(type(pool).get_connection) else pool.get_connection()
-
-
-@cache
-def _wants_command_name(get_connection: Callable[..., Any]) -> bool:
-    parameter = inspect.signature(get_connection).parameters.get("command_name")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
-
-
 # Connections
-
-_PLAIN = {("redis.connection", "AbstractConnection"), ("valkey.connection", "AbstractConnection")}
-
-
-def may_read_directly(connection: Any) -> bool:
-    """Return whether nothing is lost if the replies of a blocking connection are read without its `read_response`.
-
-    Not so for connections that read in a way of their own (emulators, caches, Sentinel's blocking ones), and for those
-    whose parser cannot be handed what was pushed (RESP3 in valkey-py).
-    """
-    read = type(connection).read_response
-    if (read.__module__, read.__qualname__.partition(".")[0]) not in _PLAIN:
-        return False
-    handler = getattr(connection._parser, "handle_push_response", None)
-    return handler is None or _takes_one_push(handler)
-
-
-def _takes_one_push(handler: Callable[..., Any]) -> bool:
-    # The earlier one goes on to read the next reply from the socket.
-    return "push_request" not in inspect.signature(handler).parameters
-
-
-def push_handler(connection: Any) -> Callable[[Any], Any] | None:
-    """Return what a blocking connection does with a message that was pushed.
-
-    Private as `_parser.handle_push_response` in redis-py since 6.2. Before, nobody hears of pushes on a connection that
-    is read directly; in valkey-py, those that may be pushed to are not.
-    """
-    return getattr(connection._parser, "handle_push_response", None)
 
 
 def parse_error_of(connection: Any) -> Callable[[str], Exception]:
@@ -201,37 +158,12 @@ def parse_error_of(connection: Any) -> Callable[[str], Exception]:
     return parse_error
 
 
-def must_be_released(connection: Any) -> bool:
-    """Return whether the client waits for a connection to be released, to connect or to authenticate it anew.
-
-    Private as `_re_auth_token` in all versions of redis-py and `_should_reconnect` since 7. valkey-py never waits.
-    """
-    try:
-        return connection._re_auth_token is not None or connection._should_reconnect
-    except AttributeError:
-        return False
-
-
 def socket_of(connection: Any) -> Any:
     """Return the socket of a blocking connection: None if it is not connected, or is an emulator's.
 
     Private as `_sock` in all versions.
     """
     return getattr(connection, "_sock", None)
-
-
-def has_unread_reply(connection: Any) -> bool:
-    """Return whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
-
-    Private as `_parser._buffer.unread_bytes` of the parsers in Python and `_parser._reader.has_data` of those in C, in
-    all versions. `can_read` of the connection would tell too, but resets the socket's timeout.
-    """
-    parser = connection._parser
-    unread_bytes = getattr(parser._buffer, "unread_bytes", None)
-    if unread_bytes is not None:
-        return bool(unread_bytes())
-    reader = getattr(parser, "_reader", None)
-    return reader is not None and bool(reader.has_data())
 
 
 def is_stream(connection: Any) -> bool:

@@ -559,7 +559,6 @@ def test_an_own_clients_time_limits_do_not_matter_for_checks(server, key):
     with Proxy(server.socket) as proxy:
         client = make_client("redis", 10, port=proxy.port, socket_timeout=0.001, protocol=3)
         with client, Limiter(client, deadline=2) as limiter:
-            limiter.warm_up()
             assert limiter.check(key, A, GET).allowed
             proxy.fault = "delay"  # 0.8 seconds
             assert limiter.check(key, A, GET).allowed
@@ -696,6 +695,8 @@ def test_warm_up_says_what_is_wrong(server):
 
 
 def test_warm_up_waits_for_a_server_that_starts(own):
+    with Limiter.from_url(own.url) as limiter:
+        a_key(limiter)
     own.process.send_signal(signal.SIGSTOP)
     with Limiter.from_url(own.url) as limiter:
         continuing = threading.Timer(0.3, own.process.send_signal, (signal.SIGCONT,))
@@ -779,6 +780,7 @@ def test_what_is_forgotten_leaves_nothing_behind(server):
 def test_closing_during_a_check(server, key):
     """Its connection is broken off, not closed under its hands; the outcome is unknown."""
     with server.client() as admin, Limiter.from_url(server.url, deadline=5) as limiter:
+        limiter._namespace.before_refresh = lambda: None  # no listener, whose start makes a check look once more
         assert limiter.check(key, A, GET).allowed
         admin.client_pause(1000)
         with ThreadPoolExecutor(1) as pool:
@@ -792,7 +794,8 @@ def test_closing_during_a_check(server, key):
 def test_moving_to_another_server(server, own, key):
     """Who waits for the old one is told that it is deposed; what follows goes to the new one."""
     with own.client() as theirs, Limiter.from_url(server.url, deadline=5) as limiter:
-        Limiter(theirs).catalog.put_plan(UsagePlan("silver"))
+        limiter._namespace.before_refresh = lambda: None  # as above
+        Catalog(theirs).put_plan(UsagePlan("silver"))
         limiter.warm_up()
         assert limiter.check(key, A, GET).allowed
         endpoint = endpoint_of(limiter)

@@ -17,8 +17,9 @@ from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.pipeline.base import Pipeline
-from ratelimit.store.aio.pipeline.factory import PING, AddressSource, open_pipeline
+from ratelimit.store.aio.pipeline.factory import AddressSource, open_pipeline
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
+from ratelimit.store.resp import NO_OP
 
 CONNECT_TIMEOUT_S = 5.0
 """For an attempt to connect, handshake included: patient, for the moment in which it succeeds is when Redis is back."""
@@ -262,7 +263,7 @@ class Endpoint:
 
     def _ping(self, spare: Pipeline) -> None:
         self._pinged = spare
-        spare.send(PING, 1, partial(self._on_spare_reply, spare, _now_s()))
+        spare.send(NO_OP, 1, partial(self._on_spare_reply, spare, _now_s()))
 
     def _on_spare_reply(self, spare: Pipeline, pinged_s: float, replies: list[Any]) -> None:
         if isinstance(replies[0], StoreError) or spare is not self._pinged:

@@ -15,12 +15,10 @@ from redis.exceptions import InvalidResponse
 
 from ratelimit.store import redis_compat
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.resp import INCOMPLETE, new_reader, pack
+from ratelimit.store.resp import INCOMPLETE, NO_OP, new_reader
 
 _READ_SIZE = 65_536
 _NO_DATA_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_NO_OP = pack([("TIME",)])
-"""What everybody may send who checks or administers."""
 
 
 class NothingSentError(ConnectionError):
@@ -63,7 +61,7 @@ class Connection:
 
     def probe(self, timeout_s: float) -> Any:
         """Return the reply to a command that does nothing, be it an error."""
-        return self.execute(_NO_OP, 1, Wait(timeout_s))[0]
+        return self.execute(NO_OP, 1, Wait(timeout_s))[0]
 
     def has_ended(self) -> bool:
         """Return whether an idle connection cannot be used any more, as far as this machine knows."""
@@ -134,7 +132,7 @@ class DirectConnection(Connection):
         """See `Connection`."""
         wait = Wait(timeout_s)
         with contextlib.suppress(ConnectionError):  # a server that takes no more connections says so before it closes
-            self._write(memoryview(_NO_OP), wait)
+            self._write(memoryview(NO_OP), wait)
         return self.read(1, wait)[0]
 
     def call(self, packet: bytes, timeout_s: float) -> Any:

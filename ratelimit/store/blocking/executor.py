@@ -69,6 +69,7 @@ class BlockingExecutor:
         return reply
 
     def _execute(self, request: Request, wait: Wait) -> Any:
+        wait.renew()
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
@@ -83,7 +84,6 @@ class BlockingExecutor:
     def _send(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
         if not commands:
             return []  # there is no reply to wait for
-        wait.renew()
         return error_mapping.replies_to(commands, self._endpoint.execute(pack(commands), len(commands), wait))
 
     def _refused(self, error: Exception) -> StoreError:

@@ -14,14 +14,12 @@ from ratelimit.store import redis_compat
 from ratelimit.store.aio.pipeline.base import OnLost, Pipeline
 from ratelimit.store.aio.pipeline.emulator import EmulatorPipeline
 from ratelimit.store.aio.pipeline.stream import StreamPipeline
-from ratelimit.store.resp import pack
+from ratelimit.store.resp import NO_OP
 
 _T = TypeVar("_T")
 
 AddressSource = Callable[[], Awaitable[tuple[str, int]]]
 """Names the host and port to connect to, each time anew."""
-
-PING = pack([("PING",)])
 
 
 async def open_pipeline(
@@ -62,7 +60,7 @@ async def open_pipeline(
 
 async def _first_reply(pipeline: Pipeline) -> None:
     replied: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-    pipeline.send(PING, 1, partial(set_unless_done, replied))
+    pipeline.send(NO_OP, 1, partial(set_unless_done, replied))
     (reply,) = await replied
     if isinstance(reply, StoreError) or redis_compat.is_without_room(reply):
         raise RedisConnectionError(str(reply))
