@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ratelimit.errors import ConfigError
 from ratelimit.store import redis_compat
-from ratelimit.store.urls import url_error, validate_url
+from ratelimit.store.urls import SentinelUrl, sentinel_url, url_error, validate_url
 
 if TYPE_CHECKING:
     import valkey
@@ -53,38 +56,59 @@ def validate_deadline(deadline: object) -> float:
 
 
 def client_from_url(url: str, timeout_s: float = PATIENCE_S) -> redis.Redis:
-    """Return a client for `url` (redis://, rediss://, unix://) that never sends a command twice.
+    """Return a client for `url` that never sends a command twice.
 
     Args:
         url: May name a time limit of its own.
         timeout_s: How long connecting may take, and each reply.
     """
     options = {**_options(timeout_s), "retry": Retry(NoBackoff(), 0)}
-    return redis.Redis.from_pool(_pool(redis.BlockingConnectionPool.from_url, url, options))
+    client: redis.Redis = _client(redis.Redis, redis.BlockingConnectionPool, redis.sentinel.Sentinel, url, options)
+    return client
 
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     """The twin of `client_from_url`."""
     options = {**_options(validate_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
-    return redis.asyncio.Redis.from_pool(_pool(redis.asyncio.BlockingConnectionPool.from_url, url, options))
+    library = redis.asyncio
+    client: redis.asyncio.Redis = _client(
+        library.Redis, library.BlockingConnectionPool, library.sentinel.Sentinel, url, options
+    )
+    return client
 
 
-def _pool(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
-    validate_url(url)
-    pool = _pool_or_none(make, url, options)
-    if pool is None:
+def _client(client_class: Any, pool_class: Any, sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
+    by_sentinel = sentinel_url(validate_url(url))
+    if by_sentinel is None:
+        client = _client_or_none(lambda: client_class.from_pool(pool_class.from_url(url, **options)))
+    else:
+        client = _client_or_none(lambda: _sentinel_client(sentinel_class, by_sentinel, options))
+    if client is None:
         raise url_error("redis-py cannot read it")
-    return pool
+    return client
 
 
-def _pool_or_none(make: Callable[..., Any], url: str, options: dict[str, Any]) -> Any:
-    """Return a pool; None if redis-py raises. Its error may show the URL, and so must not be the context of ours."""
+def _client_or_none(make: Callable[[], Any]) -> Any:
+    """Return a client; None if redis-py raises. Its error may show the URL, and so must not be the context of ours."""
     try:
-        pool = make(url, **options)
+        client = make()
+        pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but validates its options
     except (ValueError, TypeError, AttributeError, RedisError, OSError):
         return None
-    return pool
+    return client
+
+
+def _sentinel_client(sentinel_class: Any, url: SentinelUrl, options: dict[str, Any]) -> Any:
+    """Return a client of the primary that the Sentinels name. TLS is for connections to it, and to them."""
+    parsed = parse_url(url.primary)  # type: ignore[no-untyped-call]
+    is_encrypted = parsed.pop("connection_class", None) is not None
+    keywords = {**options, **parsed, **({"ssl": True} if is_encrypted else {})}
+    for name in ("host", "timeout"):  # nobody's, as the Sentinels name it; and of a pool that waits
+        del keywords[name]
+    theirs = {name: value for name, value in keywords.items() if name.startswith(("socket_", "ssl")) or name == "retry"}
+    theirs |= {"username": url.username, "password": url.password, "protocol": 2}
+    return sentinel_class(url.sentinels, sentinel_kwargs=theirs).master_for(url.service, **keywords)
 
 
 def validate_client(client: object, purposes: Sequence[str]) -> None:
@@ -109,10 +133,17 @@ def _validate(client: object, classes: tuple[type, ...], accepted: str, purposes
         given = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         given = "class" if isinstance(client, type) else given
         raise ConfigError(f"must be a {accepted}, not a {given}", field="client")
-    allowed: int = client.connection_pool.max_connections  # type: ignore[attr-defined]
+    pool = client.connection_pool  # type: ignore[attr-defined]
+    allowed: int = pool.max_connections
     if allowed < len(purposes):
         raise ConfigError(
             f"its pool allows {allowed} connections, and {len(purposes)} are needed (for {', '.join(purposes)}): "
             "raise max_connections",
             field="client",
         )
+    if not getattr(pool, "is_master", True):
+        raise ConfigError(
+            "reads from replicas, which take no writes: use Sentinel(...).master_for(...)", field="client"
+        )
+    if redis_compat.finds_primary(pool) and not redis_compat.sentinel_pools(pool):
+        raise ConfigError("its Sentinel(...) names no Sentinel: give it at least one (host, port)", field="client")

@@ -99,10 +99,19 @@ def is_from_replica(reply: object) -> bool:
 
 def before_sending(error: Exception) -> StoreUnavailable:
     """Return our error for a connection that could not be had: nothing was sent."""
+    origin = _origin_of(error)
+    if not isinstance(origin, (*redis_compat.client_errors(), StoreError)):
+        # Raised by a credential provider, perhaps: its text may hold a secret.
+        return StoreUnavailable(f"no connection to Redis: {type(origin).__name__} was raised while connecting")
     message, rejection = _rejection(error)
     if rejection is None:
         return StoreUnavailable(f"no connection to Redis: {message}")
     return StoreUnavailable(f"no connection to Redis: {message}", cause=rejection.cause)
+
+
+def _origin_of(error: BaseException) -> BaseException:
+    """Return what an error was raised from: in asyncio, redis-py makes each a ConnectionError."""
+    return error if error.__cause__ is None else _origin_of(error.__cause__)
 
 
 def after_sending(error: Exception) -> StoreError:
@@ -118,7 +127,7 @@ def after_sending(error: Exception) -> StoreError:
 
 def _rejection(error: Exception) -> tuple[str, _Rejection | None]:
     """Return what an error says, with its code and what to do about it; and what it means if a server refused."""
-    message = _message(error) or type(error).__name__
+    message = message_of(error)
     code = _code(error, message)
     rejection = _REJECTIONS.get(code)
     if code.isupper() and code not in message and code != "WRONGPASS":  # there are older words for that
@@ -148,11 +157,11 @@ def _code(error: Exception, message: str) -> str:
     return next((words for words in (_CLIENTS, _UNKNOWN_COMMAND) if message.lower().startswith(words)), "")
 
 
-def _message(error: Exception) -> str:
-    """Return what an error says, and remove arguments of commands from it: it becomes the cause of ours."""
+def message_of(error: Exception) -> str:
+    """Return what an error says; remove arguments of commands from it, which becomes the cause of ours."""
     each: BaseException | None = error
     while each is not None:
         if isinstance(each, redis_compat.redis_errors()):
             each.args = tuple(_ARGUMENTS.sub("", part) if isinstance(part, str) else part for part in each.args)
         each = each.__cause__ or each.__context__
-    return str(error)
+    return str(error) or type(error).__name__

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qsl, unquote
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ratelimit.errors import ConfigError
 
@@ -15,12 +16,16 @@ MAX_TIMEOUT_S = 2**31 // 1000 - 1
 """The longest timeout of a socket in Python: beyond, the milliseconds overflow, and it waits for less or for ever."""
 
 _ACCEPTED = (
-    "write redis://USER:PASSWORD@HOST:PORT/DB, rediss:// likewise, or unix://USER:PASSWORD@/SOCKET?db=DB, and "
+    "write redis://USER:PASSWORD@HOST:PORT/DB, redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB, "
+    "rediss:// and rediss+sentinel:// likewise, or unix://USER:PASSWORD@/SOCKET?db=DB, and "
     "percent-encode what is special in a user or password (/ as %2F, ? as %3F, # as %23, @ as %40)"
 )
-_URL = re.compile(r"(rediss?|unix)://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
+_SCHEMES = r"rediss?|rediss?\+sentinel|unix"
+_URL = re.compile(rf"({_SCHEMES})://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
 _HOST_AND_PORT = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}/?")
+_SERVICE = re.compile(r"/([^/]*)(.*)")
+_SENTINEL_PORT = 26_379
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], bool]:
@@ -66,6 +71,31 @@ _TLS_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "ssl_check_hostname": _FLAG,
     "ssl_min_version": ("771 (TLS 1.2) or 772 (1.3)", _one_of("771", "772")),
 }
+_SENTINEL_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "sentinel_username": _TEXT,
+    "sentinel_password": ("a text", lambda _: True),
+}
+_NOT_OF_SENTINEL = {"timeout"}
+"""The time to wait for a free connection: redis-py's pools of a Sentinel's service do not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelUrl:
+    """What a URL says of a primary that Sentinels name, and of them.
+
+    Attributes:
+        sentinels: Host and port of each.
+        service: The name by which they know the primary and its replicas.
+        primary: A URL with the scheme, user, password, database and options of connections to the primary.
+        username: The user at the Sentinels.
+        password: That user's password.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    primary: str = field(repr=False)
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
 
 
 def validate_url(url: object) -> str:
@@ -83,6 +113,36 @@ def url_error(problem: str) -> ConfigError:
     return ConfigError(f"cannot be used: {problem}; {_ACCEPTED}", field="url")
 
 
+def sentinel_url(url: str) -> SentinelUrl | None:
+    """Return the parts of a valid URL that names Sentinels; None for any other."""
+    match = _URL.fullmatch(url)
+    path = match and _SERVICE.fullmatch(match[4] or "")
+    if match is None or path is None or not _names_sentinels(match[1]):
+        return None
+    scheme, user, hosts, _, options = match.groups()
+    service, database = path.groups()
+    pairs = dict(reversed(parse_qsl(options or "")))  # of two, redis-py takes the first
+    credentials = [pairs.pop(name, None) for name in _SENTINEL_OPTIONS]
+    login = "" if user is None else f"{user}@"
+    return SentinelUrl(
+        tuple(_host_and_port(each) for each in hosts.split(",")),
+        unquote(service),
+        f"{scheme.removesuffix('+sentinel')}://{login}primary{database}?{urlencode(pairs, quote_via=quote)}",
+        *credentials,
+    )
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, ""
+    return unquote(host.strip("[]")), int(port or _SENTINEL_PORT)
+
+
+def _names_sentinels(scheme: str) -> bool:
+    return scheme.endswith("+sentinel")
+
+
 def redact_url(url: str) -> str:
     """Return a URL without user, password and options, to be shown."""
     match = _URL.fullmatch(url)
@@ -98,14 +158,20 @@ def _problem(url: str) -> str | None:
         return "it holds a control character, or half a character"
     match = _URL.fullmatch(url)
     if match is None:
-        begins = re.match("(rediss?|unix)://", url) is not None
-        return "it holds a #" if begins else "it does not begin with redis://, rediss:// or unix://"
+        if re.match(f"({_SCHEMES})://", url) is not None:
+            return "it holds a #"
+        return "it does not begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://"
     scheme, user, host, path, options = match.groups()
     path = path or ""
     # A password with a special character in it ends too early: no rest of it may be taken for a host, path or option.
     if "@" in (options or "") or ("@" in path and (scheme != "unix" or host or user is not None)):
         return "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
-    problem = _problem_of_socket(host, path) if scheme == "unix" else _problem_of_host(host, path)
+    if scheme == "unix":
+        problem = _problem_of_socket(host, path)
+    elif _names_sentinels(scheme):
+        problem = _problem_of_sentinels(host) or _problem_of_service(path)
+    else:
+        problem = _problem_of_host(host, path)
     return problem or _problem_of_options(options or "", scheme)
 
 
@@ -118,19 +184,46 @@ def _problem_of_socket(host: str, path: str) -> str | None:
 
 
 def _problem_of_host(host: str, path: str) -> str | None:
-    match = _HOST_AND_PORT.fullmatch(host)
-    if match is None or not 1 <= int(match[2] or "1") <= 65_535:
+    if not _is_host_and_port(host):
         return "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
     if _DATABASE.fullmatch(path) is None:
         return "behind the / must stand the number of a database"
     return None
 
 
+def _is_host_and_port(text: str) -> bool:
+    match = _HOST_AND_PORT.fullmatch(text)
+    return match is not None and 1 <= int(match[2] or "1") <= 65_535
+
+
+def _problem_of_sentinels(hosts: str) -> str | None:
+    if not hosts:
+        return "it names no Sentinel: behind // or the @ must stand at least one HOST:PORT"
+    for each in hosts.split(","):
+        if not each or re.fullmatch(":[0-9]*", each):
+            return "in its list of Sentinels, HOST:PORT,HOST:PORT, a host is missing"
+        if not _is_host_and_port(each):
+            return (
+                "each of its Sentinels must be a host (an IPv6 address in []), and behind a : its port, from 1 to 65535"
+            )
+    return None
+
+
+def _problem_of_service(path: str) -> str | None:
+    match = _SERVICE.fullmatch(path)
+    service = "" if match is None else unquote(match[1])
+    if match is None or not service.strip() or not service.isprintable():
+        return "behind the Sentinels must stand the service, by the name that they know: /SERVICE or /SERVICE/DB"
+    return None if _DATABASE.fullmatch(match[2]) else "behind the service must stand the number of a database"
+
+
 def _problem_of_options(options: str, scheme: str) -> str | None:
-    allowed = {**_OPTIONS, **_TLS_OPTIONS} if scheme == "rediss" else _OPTIONS
+    allowed = {**_OPTIONS, **_TLS_OPTIONS} if scheme.startswith("rediss") else _OPTIONS
+    if _names_sentinels(scheme):
+        allowed = {name: allowed[name] for name in allowed if name not in _NOT_OF_SENTINEL} | _SENTINEL_OPTIONS
     for name, text in parse_qsl(options, keep_blank_values=True):
         if name not in allowed:
-            only = " (its options ssl_... are for rediss:// alone)" if name in _TLS_OPTIONS else ""
+            only = " (its options ssl_... are for rediss:// and rediss+sentinel://)" if name in _TLS_OPTIONS else ""
             return f"it has an option that is not known here{only}; known are {', '.join(allowed)}"
         accepted, is_accepted = allowed[name]
         if not is_accepted(text):

@@ -13,25 +13,33 @@ class TlsProxy:
 
     def __init__(self, path, folder):
         self._path = path
-        made = trustme.CA()
         self.authority = str(folder / "authority.pem")
-        made.cert_pem.write_to_path(self.authority)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.issue_cert("localhost").configure_cert(self._context)
+        self._issue("localhost")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def _issue(self, host):
+        made = trustme.CA()
+        made.cert_pem.write_to_path(self.authority)
+        made.issue_cert(host).configure_cert(self._context)
+
+    def renew(self, host="localhost"):
+        """Have a certificate of another authority from now on, and break all connections off."""
+        self._issue(host)
+        asyncio.run_coroutine_threadsafe(self._break_off(), self._loop).result(10)
 
     @property
     def url(self):
         return f"rediss://localhost:{self.port}?ssl_ca_certs={self.authority}"
 
     async def _listen(self):
-        self._forwarding = set()
+        self._forwarding = {}
         self._server = await asyncio.start_server(self._take, "localhost", 0, ssl=self._context)
         return self._server.sockets[0].getsockname()[1]
 
     async def _take(self, reader, writer):
-        self._forwarding.add(asyncio.current_task())
+        self._forwarding[asyncio.current_task()] = writer
         server_reader, server_writer = await asyncio.open_unix_connection(self._path)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await asyncio.gather(_forward(reader, server_writer), _forward(server_reader, writer))
@@ -40,11 +48,21 @@ class TlsProxy:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await end.wait_closed()
 
-    async def _stop(self):
-        self._server.close()
-        for task in self._forwarding:
+    async def _break_off(self):
+        for task, writer in self._forwarding.items():
+            writer.transport.abort()  # its other end need not answer
             task.cancel()
         await asyncio.gather(*self._forwarding, return_exceptions=True)
+        self._forwarding.clear()
+
+    async def _stop(self):
+        self._server.close()
+        await self._break_off()
+        handshakes = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in handshakes:
+            task.cancel()
+        await asyncio.gather(*handshakes, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close their sockets in the next turns of the loop
 
     def __enter__(self):
         self._thread.start()

@@ -4,17 +4,25 @@ import asyncio
 import traceback
 
 import pytest
+import redis.asyncio.sentinel
+import redis.sentinel
 from helpers.commands import run
 from helpers.servers import Server, binaries
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, StoreError
-from ratelimit.store.urls import redact_url
+from ratelimit.store.clients import async_client_from_url, client_from_url
+from ratelimit.store.urls import redact_url, sentinel_url
 
 SECRET = "S3cr3tPw"
 REQUEST = ("tenantUnknownKey00000001", "petstore/prod", "GET /pets")
 A_HOST = "behind // or the @ must stand a host, and behind a : its port, from 1 to 65535"
 A_SOCKET = "the path of the socket must be whole: a / belongs directly behind unix:// or the @"
 AN_AT = "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
+BEGIN = "it does not begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://"
+A_SENTINEL = "each of its Sentinels must be a host (an IPv6 address in []), and behind a : its port, from 1 to 65535"
+A_SERVICE = "behind the Sentinels must stand the service, by the name that they know: /SERVICE or /SERVICE/DB"
+NO_SENTINEL = "it names no Sentinel: behind // or the @ must stand at least one HOST:PORT"
+NO_HOST = "in its list of Sentinels, HOST:PORT,HOST:PORT, a host is missing"
 WRONG = [
     # url, what is said of it
     (f"redis://:{SECRET}#tail@host", "it holds a #"),
@@ -39,14 +47,17 @@ WRONG = [
     (f"redis://:℀{SECRET}@h", "redis-py cannot read it"),
     (f"redis://:{SECRET}\t@h", "it holds a control character, or half a character"),
     (f"redis://:{SECRET}\udc80@h", "it holds a control character, or half a character"),
-    (f"http://:{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
-    (f"{SECRET}@h", "it does not begin with redis://, rediss:// or unix://"),
+    (f"http://:{SECRET}@h", BEGIN),
+    (f"{SECRET}@h", BEGIN),
     (f"redis://:?{SECRET}@h", AN_AT),
     (f"redis://h?{SECRET}=1", "it has an option that is not known here; known are db, username"),
     (f"redis://h?retry={SECRET}", "it has an option that is not known here; known are db, username"),
     ("redis://h?retry=1", "it has an option that is not known here; known are db, username"),
     ("redis://h?retry_on_timeout=true", "it has an option that is not known here; known are db, username"),
-    (f"redis://h?ssl_password={SECRET}", "not known here (its options ssl_... are for rediss:// alone); known are db"),
+    (
+        f"redis://h?ssl_password={SECRET}",
+        "not known here (its options ssl_... are for rediss:// and rediss+sentinel://); known are db",
+    ),
     (f"redis://h?protocol=9&password={SECRET}", "its option protocol must be 2 or 3"),
     (f"redis://h?db={SECRET}", "its option db must be a whole number"),
     (f"redis://h?db=0&db={SECRET}", "its option db must be a whole number"),
@@ -54,6 +65,36 @@ WRONG = [
     ("redis://h?socket_timeout=inf", "its option socket_timeout must be seconds above 0, at most 2147482"),
     ("redis://h?max_connections=0", "its option max_connections must be a whole number from 1 to 65535"),
     ("redis://h?max_connections=²", "its option max_connections must be a whole number from 1 to 65535"),
+    ("redis+sentinel:///limits", NO_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@/limits/0", NO_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a:1,,b:2/limits", NO_HOST),
+    (f"redis+sentinel://:{SECRET}@a:1,/limits", NO_HOST),
+    (f"redis+sentinel://:{SECRET}@,a:1/limits", NO_HOST),
+    (f"redis+sentinel://:{SECRET}@a,:26379/limits", NO_HOST),
+    (f"redis+sentinel://user:{SECRET}", A_SENTINEL),
+    (f"redis+sentinel://a:1,user:{SECRET}/limits", A_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a:0/limits", A_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a:1,b:65536/limits", A_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a:1,b:port/limits", A_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a:1,::1/limits", A_SENTINEL),
+    (f"redis+sentinel://:{SECRET}@a,b", A_SERVICE),
+    (f"redis+sentinel://:{SECRET}@a,b/", A_SERVICE),
+    (f"redis+sentinel://:{SECRET}@a,b//0", A_SERVICE),
+    (f"redis+sentinel://:{SECRET}@a,b/%20/0", A_SERVICE),
+    (f"redis+sentinel://:{SECRET}@a,b/li%0amits/0", A_SERVICE),
+    (f"redis+sentinel://a/limits/{SECRET}", "behind the service must stand the number of a database"),
+    (f"redis+sentinel://a/limits/0/{SECRET}", "behind the service must stand the number of a database"),
+    (f"redis+sentinel://:{SECRET}/x@a/limits", AN_AT),
+    (f"redis+sentinel://:{SECRET}@a/limits#0", "it holds a #"),
+    (f"redis+sentinel://a/limits?service={SECRET}", "it has an option that is not known here; known are db, username"),
+    ("redis+sentinel://a/limits?timeout=1", "it has an option that is not known here; known are db, username"),
+    (f"redis://a?sentinel_password={SECRET}", "it has an option that is not known here; known are db, username"),
+    (
+        f"redis+sentinel://a/limits?ssl_password={SECRET}",
+        "its options ssl_... are for rediss:// and rediss+sentinel://",
+    ),
+    (f"redis+sentinel://a/limits?sentinel_username=%00{SECRET}", "its option sentinel_username must be a text"),
+    (f"sentinel://:{SECRET}@a/limits", BEGIN),
 ]
 
 
@@ -95,6 +136,9 @@ def test_commands_tell_it_as_well(url, problem):
         ("rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false&protocol=3&ssl_min_version=772", "rediss://h"),
         ("unix:///tmp/a@b.sock?db=1&client_name=me", "unix:///tmp/a@b.sock"),
         ("unix://user:S3cr3tPw@/tmp/b.sock", "unix:///tmp/b.sock"),
+        ("redis+sentinel://user:S3cr3tPw@a:1,b,[::1]:3/limits/2?db=3", "redis+sentinel://a:1,b,[::1]:3/limits/2"),
+        ("redis+sentinel://a/limits?sentinel_password=S3cr3tPw&socket_timeout=1", "redis+sentinel://a/limits"),
+        ("rediss+sentinel://a/limits/?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem", "rediss+sentinel://a/limits/"),
     ],
 )
 def test_what_is_right_is_taken_as_redis_py_reads_it(url, shown):
@@ -103,6 +147,51 @@ def test_what_is_right_is_taken_as_redis_py_reads_it(url, shown):
         pass
     asyncio.run(AsyncLimiter.from_url(url).aclose())
     assert redact_url(url) == shown
+
+
+SENTINELS = (
+    f"redis+sentinel://user:{SECRET}%40@a:1,b,[::1],[fe80::1%25eth0]:4/my%20limits/2"
+    "?sentinel_username=watcher&sentinel_password=Wat%26ched&client_name=me&socket_timeout=1&max_connections=7"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "library"), [(client_from_url, redis), (async_client_from_url, redis.asyncio)], ids=["blocking", "asyncio"]
+)
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_the_parts_of_a_url_of_sentinels(make, library, scheme):
+    """A client as `Sentinel(...).master_for(...)` makes it: one user for the primary, another one for the Sentinels."""
+    tls = "&ssl_ca_certs=/ca.pem" if scheme == "rediss" else ""
+    client = make(f"{scheme}{SENTINELS.removeprefix('redis')}{tls}", 0.05)
+    assert type(client) is library.Redis
+    pool = client.connection_pool
+    connections = [pool, *(each.connection_pool for each in pool.sentinel_manager.sentinels)]
+    assert (pool.service_name, pool.is_master, pool.max_connections) == ("my limits", True, 7)
+    primary, *sentinels = (each.connection_kwargs for each in connections)
+    taken = ("username", "password", "db", "client_name", "socket_timeout", "socket_connect_timeout")
+    assert [primary[name] for name in taken] == ["user", f"{SECRET}@", 2, "me", 1.0, 0.05]
+    addresses = [("a", 1), ("b", 26379), ("::1", 26379), ("fe80::1%eth0", 4)]
+    assert [(each["host"], each["port"]) for each in sentinels] == addresses
+    taken = ("username", "password", "db", "socket_timeout", "socket_connect_timeout")
+    assert all([each[name] for name in taken] == ["watcher", "Wat&ched", 0, 1.0, 0.05] for each in sentinels)
+    for each in connections:
+        assert issubclass(each.connection_class, library.SSLConnection) == (scheme == "rediss")
+        assert each.connection_kwargs.get("ssl_ca_certs") == ("/ca.pem" if tls else None)
+    assert SECRET not in repr(client)
+    assert SECRET not in repr(sentinel_url(SENTINELS))
+
+
+@pytest.mark.parametrize(
+    ("limiter", "sentinel"),
+    [(Limiter, redis.sentinel.Sentinel), (AsyncLimiter, redis.asyncio.sentinel.Sentinel)],
+    ids=["blocking", "asyncio"],
+)
+def test_a_client_of_replicas_or_of_no_sentinel(limiter, sentinel):
+    """Is refused where a limiter is made, not by each check."""
+    with pytest.raises(ConfigError, match=r"client: reads from replicas, which take no writes: use .*master_for"):
+        limiter(sentinel([("a", 1)]).slave_for("limits"))
+    with pytest.raises(ConfigError, match=r"client: its Sentinel\(\.\.\.\) names no Sentinel"):
+        limiter(sentinel([]).master_for("limits"))
 
 
 def test_what_cannot_be_read_is_not_shown():
