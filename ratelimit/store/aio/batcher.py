@@ -278,7 +278,7 @@ class CheckBatcher:
     def _write(self, packets: Sequence[bytes], on_replies: OnReplies) -> None:
         """Send packets; `on_replies` is then called with a reply or an error for each."""
         pipeline = self.endpoint.pipeline
-        if pipeline is None or not pipeline.is_usable:
+        if pipeline is None:
             on_replies([StoreUnavailable("the connection was lost meanwhile")] * len(packets))
         else:
             pipeline.send(b"".join(packets), len(packets), on_replies)
