@@ -3,10 +3,12 @@
 import asyncio
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -380,3 +382,22 @@ def _name_of(request):
     """Return the name of the command that a request of RESP begins with."""
     _, _, name, _ = request.split(b"\r\n", 3)
     return name.decode().upper()
+
+
+@contextmanager
+def distant(path, rtt):
+    """Yield the URL of a proxy with this round trip. It is a process of its own: it takes no time of this one."""
+    command = [sys.executable, "-m", "helpers.proxy", path, str(rtt)]
+    folder = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+if __name__ == "__main__":
+    with Proxy(sys.argv[1], rtt=float(sys.argv[2])) as proxy:
+        sys.stdout.write(f"{proxy.url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
