@@ -207,7 +207,7 @@ def test_a_peek_whose_reply_does_not_come(server, key, used, twin, client):
         assert decision.cause == "not_sent"
         proxy.clear()
         outcomes.heal()
-        assert used() == outcomes.count("admitted")
+        wait_for(lambda: used() == outcomes.count("admitted") + outcomes.count("unknown"))
 
 
 def test_a_network_that_is_far(server, key, twin, client):
