@@ -78,12 +78,23 @@ class LimiterTwin:
 
         return [answer for answers in await asyncio.gather(*(caller() for _ in range(callers))) for answer in answers]
 
-    def wait_until_healthy(self, seconds=10):
-        """Check until Redis admits again."""
-        end = time.monotonic() + seconds
-        while not self.check().allowed:
-            assert time.monotonic() < end, "no check is admitted"
-            time.sleep(0.01)
+    def until_healthy(self, seconds=10):
+        """Check until Redis has admitted three times, and yield the decisions.
+
+        The first ones may read the catalogue again: changes are pushed to a process only once it has subscribed.
+        """
+        end, admitted = time.monotonic() + seconds, 0
+        while admitted < 3:
+            decision = self.check()
+            assert decision.allowed or time.monotonic() < end, decision
+            admitted = admitted + 1 if decision.allowed else 0
+            yield decision
+            time.sleep(0.02)
+
+    def wait_until_healthy(self):
+        """Return once Redis has admitted three times."""
+        for _ in self.until_healthy():
+            pass
 
 
 @contextmanager
