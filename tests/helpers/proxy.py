@@ -385,9 +385,9 @@ def _name_of(request):
 
 
 @contextmanager
-def distant(path, rtt):
+def distant(path, rtt, *, unix=False):
     """Yield the URL of a proxy with this round trip. It is a process of its own: it takes no time of this one."""
-    command = [sys.executable, "-m", "helpers.proxy", path, str(rtt)]
+    command = [sys.executable, "-m", "helpers.proxy", path, str(rtt), *(["unix"] if unix else [])]
     folder = Path(__file__).parents[1]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         try:
@@ -397,7 +397,7 @@ def distant(path, rtt):
 
 
 if __name__ == "__main__":
-    with Proxy(sys.argv[1], rtt=float(sys.argv[2])) as proxy:
+    with Proxy(sys.argv[1], rtt=float(sys.argv[2]), unix="unix" in sys.argv) as proxy:
         sys.stdout.write(f"{proxy.url}\n")
         sys.stdout.flush()
         sys.stdin.read()
