@@ -1,4 +1,4 @@
-"""One AsyncLimiter serves every event loop, and leaves nothing behind in those that have ended."""
+"""One AsyncLimiter answers right in every event loop, and leaves nothing behind in those that have ended."""
 
 import asyncio
 import contextlib
