@@ -26,12 +26,10 @@ class TlsProxy:
         return f"rediss://localhost:{self.port}?ssl_ca_certs={self.authority}"
 
     async def _listen(self):
-        self._forwarding = set()
         self._server = await asyncio.start_server(self._take, "localhost", 0, ssl=self._context)
         return self._server.sockets[0].getsockname()[1]
 
     async def _take(self, reader, writer):
-        self._forwarding.add(asyncio.current_task())
         server_reader, server_writer = await asyncio.open_unix_connection(self._path)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await asyncio.gather(_forward(reader, server_writer), _forward(server_reader, writer))
@@ -42,9 +40,12 @@ class TlsProxy:
 
     async def _stop(self):
         self._server.close()
-        for task in self._forwarding:
-            task.cancel()
-        await asyncio.gather(*self._forwarding, return_exceptions=True)
+        # Those who still shake hands are no task of ours, but one of asyncio's.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        await asyncio.sleep(0.01)  # until their transports are closed
 
     def __enter__(self):
         self._thread.start()

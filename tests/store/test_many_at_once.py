@@ -73,14 +73,24 @@ def test_ten_thousand_tasks_and_a_server_that_is_far(server, limiter, keys):
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("client", ["url", "redis", "valkey"])
 def test_sixty_four_callers(server, limiter, key, twin, client):
-    """Threads or tasks, 300 checks each, under the deadline of 50 ms that there is by default: none is refused."""
+    """Threads or tasks, 300 checks each, under the deadline of 50 ms that there is by default: none is refused.
+
+    A server that is not scheduled for 50 ms, on a busy machine, does not answer in time: so there are some attempts.
+    """
     with limiter_twin(twin, client, server.url, key) as made:
         made.wait_until_healthy()
-        before = used(limiter, key)
-        answers = made.at_once(64, times=300)
-        refused = [(decision.cause, decision.error) for decision, _ in answers if not decision.allowed]
-        assert (len(answers), len(refused), refused[:3]) == (64 * 300, 0, [])
-        assert used(limiter, key) == before + 64 * 300
+        for _ in range(5):
+            before = used(limiter, key)
+            answers = made.at_once(64, times=300)
+            refused = [decision for decision, _ in answers if not decision.allowed]
+            counted = sum(decision.cause == "unknown" for decision in refused)
+            admitted = len(answers) - len(refused)
+            assert len(answers) == 64 * 300
+            assert before + admitted <= used(limiter, key) <= before + admitted + counted
+            if not refused:
+                return
+            made.wait_until_healthy()
+        pytest.fail(f"{len(refused)}, such as {refused[0].cause}: {refused[0].error}")
 
 
 @pytest.mark.parametrize("twin", TWINS)
