@@ -13,7 +13,7 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 from helpers.limiter_twin import CLIENTS, TWINS, client_of, limiter_twin
-from helpers.proxy import Proxy
+from helpers.proxy import Proxy, distant
 from helpers.replica import METHOD, STAGE
 from helpers.tls_proxy import TlsProxy
 from helpers.waiting import wait_for
@@ -211,9 +211,9 @@ def test_a_peek_whose_reply_does_not_come(server, key, used, twin, client):
 def test_a_network_that_is_far(server, key, twin, client):
     """The first check of a process takes several round trips: together they have one deadline."""
     seconds = []
-    with Proxy(server.socket, rtt=0.04) as proxy:
+    with distant(server.socket, 0.04) as url:
         for _ in attempts(seconds):
-            with checking(twin, client, proxy.url, key) as outcomes:
+            with checking(twin, client, url, key) as outcomes:
                 outcomes.check()
                 seconds += outcomes.seconds
 
