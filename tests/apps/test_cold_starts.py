@@ -59,7 +59,7 @@ def key(limiter):
 
 @contextmanager
 def serving(name, redis_url, folder):
-    """Start a server, yield its port as soon as it takes connections, and end it."""
+    """Start a server, yield its port as soon as it takes connections, and end it. What it logged is printed."""
     port = free_port()
     command = [sys.executable, "-m", *(word.format(port=port) for word in SERVERS[name])]
     environment = {**os.environ, "RATELIMIT_URL": redis_url, "PYTHONPATH": f"{ROOT}{os.pathsep}{FOLDER}"}
@@ -82,7 +82,8 @@ def serving(name, redis_url, folder):
             process.kill()
             process.wait(20)
     text = (folder / "log").read_text()
-    assert "Traceback" not in text, text
+    sys.stdout.write(text)
+    assert "Traceback" not in text
 
 
 def used(limiter, key):

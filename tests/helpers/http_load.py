@@ -13,8 +13,11 @@ async def _statuses(port, request, numbers, counts):
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         counts[int(head.split(None, 2)[1])] += 1
-        _, _, length = head.partition(b"content-length:")
-        await reader.readexactly(int(length.split(b"\r\n", 1)[0]))
+        if b"transfer-encoding: chunked" in head:
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        else:
+            _, _, length = head.partition(b"content-length:")
+            await reader.readexactly(int(length.split(b"\r\n", 1)[0]))
         if b"connection: close" in head:
             writer.close()
             await writer.wait_closed()
