@@ -20,7 +20,8 @@ def rate_limit(get_response):
         decision = limiter.check(request.headers.get("x-api-key"), "petstore/prod", "GET /pets")
         response = get_response(request) if decision.allowed else JsonResponse(decision.problem())
         response.status_code = decision.status
-        response.headers.update(decision.headers())
+        for name, value in decision.headers().items():
+            response[name] = value
         return response
 
     return middleware
