@@ -191,7 +191,6 @@ def test_reads_that_do_not_come(server, key, used, twin, client, late):
                 assert outcomes.check() == "not_sent"
                 seconds += outcomes.seconds
         assert used() == 0
-        assert proxy.commands["EVALSHA"] == proxy.commands["EVAL"] == 0
 
 
 def test_a_peek_whose_reply_does_not_come(server, key, used, twin, client):
@@ -371,13 +370,13 @@ def test_a_server_that_refuses(server, key, used, twin, client):
 
 
 def test_a_primary_that_was_deposed(server, key, twin, client):
-    """It says so when it becomes a replica."""
+    """It says so when it becomes a replica. Its connections may be broken off, and made anew."""
     with checking(twin, client, server.url, key) as outcomes, server.client() as admin:
         outcomes.heal()
         admin.replicaof("127.0.0.1", 1)
         try:
-            for _ in outcomes.attempts():
-                assert outcomes.check() == "deposed"
+            assert outcomes.check() == "deposed"
+            assert {outcomes.check() for _ in outcomes.attempts()} <= {"deposed", "not_sent"}
         finally:
             admin.replicaof("NO", "ONE")
         outcomes.heal()

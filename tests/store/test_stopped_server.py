@@ -177,4 +177,20 @@ def test_no_flood_of_log_lines(server, key, twin, caplog):
             proxy.clear()
         assert failed >= 20
         lines = [record.getMessage() for record in caplog.records]
-        assert len(lines) <= 2 * (seconds + 1), lines[:10]  # that checks fail, and that they do not
+        kinds = 3  # unknown, not sent, and that Redis answers again
+        assert len(lines) <= kinds * (seconds + 1), lines[:10]
+
+
+def test_lost_connections_of_a_healthy_server_cost_no_decision(server, key, twin):
+    """The server closes all of them, again and again: others are made within the deadline of the next check.
+
+    On a busy machine one may come too late: so not each time.
+    """
+    with limiter_twin(twin, "url", server.url, key) as made, server.client() as admin:
+        admitted = []
+        for _ in range(ATTEMPTS):
+            made.wait_until_healthy()
+            admin.client_kill_filter(_type="normal", skipme=True)
+            time.sleep(0.005)  # until that is known: what is sent before is lost
+            admitted.append(made.check().allowed)
+        assert sum(admitted) >= ATTEMPTS - 1, admitted
