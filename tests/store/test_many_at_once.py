@@ -44,13 +44,13 @@ def test_ten_thousand_tasks_and_a_server_that_is_far(server, limiter, keys):
     values = [limiter.catalog.create_key(plans=["gold"]).value for _ in range(keys)]
 
     async def all_at_once(url):
-        async with AsyncLimiter.from_url(url, deadline=0.25) as limiter:
+        async with AsyncLimiter.from_url(url, deadline=0.25) as caller:
             for _ in range(3):  # it meets the keys; after the subscription it reads the catalogue once more
                 for first in range(0, keys, 100):
-                    peeks = [limiter.peek(value, STAGE, METHOD) for value in values[first : first + 100]]
+                    peeks = [caller.peek(value, STAGE, METHOD) for value in values[first : first + 100]]
                     assert all(await asyncio.gather(*peeks))
                 await asyncio.sleep(0.05)
-            checks = [limiter.check(values[number % keys], STAGE, METHOD) for number in range(TASKS)]
+            checks = [caller.check(values[number % keys], STAGE, METHOD) for number in range(TASKS)]
             began = time.monotonic()
             decisions = await asyncio.gather(*checks)
             return decisions, time.monotonic() - began
