@@ -39,8 +39,9 @@ RTT_S = 0.02
 def test_ten_thousand_tasks_and_a_server_that_is_far(server, limiter, keys):
     """At 20 ms a round trip, under 250 ms: all are admitted, each is charged once.
 
-    The last is answered within 3 round trips of what they take on a server that is near: one batch after the other would
-    take 200 of them. The server's work takes a part of the 250 ms, on a busy machine all: so there are some attempts.
+    The last is answered within 3 round trips of what they take on a server that is near: one batch after the other
+    would take 200 of them. The server's work takes a part of the 250 ms, on a busy machine all: so there are some
+    attempts.
     """
     values = [limiter.catalog.create_key(plans=["gold"]).value for _ in range(keys)]
 
