@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.scripts import Command, ScriptCall
 
 _T = TypeVar("_T")
@@ -69,7 +69,7 @@ def changes_nothing(request: Request) -> bool:
 
 def failure_of(request: Request, error: StoreError) -> StoreError:
     """Return the error of a request that failed: what changes nothing was not counted, whatever became of it."""
-    if isinstance(error, StoreTimeout) and changes_nothing(request):
+    if error.cause == "unknown" and changes_nothing(request):
         return StoreUnavailable(str(error))
     return error
 

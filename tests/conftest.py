@@ -26,14 +26,13 @@ import fakeredis
 import pytest
 import pytest_asyncio
 from helpers import servers
-from helpers.batching import echo
+from helpers.batching import open_batcher
 from helpers.clock import FakeClock
 from helpers.processes import pool_of_processes
 from hypothesis import HealthCheck, settings
 
 from ratelimit import Limiter
-from ratelimit.store.aio.batcher import CheckBatcher
-from ratelimit.store.aio.pipeline import factory
+from ratelimit.store import resp
 
 # Nothing is timed: on a busy machine an example may take any time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -185,14 +184,10 @@ def limiter(backend, clock):
     client.close()
 
 
-@pytest_asyncio.fixture(params=[pytest.param("direct", marks=servers.needs_hiredis), "through redis-py"])
+@pytest_asyncio.fixture(params=[pytest.param("hiredis", marks=servers.needs_hiredis), "python"])
 async def batcher(request, server, monkeypatch):
-    """One on a pool of a single connection, by either way of reading."""
-    if request.param != "direct":
-        monkeypatch.setattr(factory, "reader_for", lambda _: None)
-    async with server.async_client(max_connections=1) as client:
-        made = CheckBatcher(client.connection_pool)
-        assert await made.call(echo(1)) == 1
+    """One that is connected, by either reader of replies."""
+    if request.param == "python":
+        monkeypatch.setattr(resp, "hiredis", None)
+    async with open_batcher(server) as made:
         yield made
-        await made.close()
-        assert await client.echo("mine") == b"mine"  # the connection came back, and owes nobody a reply

@@ -21,7 +21,8 @@ from benchmarks.suite.rounds import spread
 from benchmarks.suite.workers import workers
 from ratelimit import Limiter, scripts
 from ratelimit.engine.batch import ManyChecks
-from ratelimit.store.blocking.connection import DirectConnection
+from ratelimit.store.blocking.connection import open_connection
+from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.resp import pack
 
 PROCESSES = (1, 2, 4, 8)
@@ -56,9 +57,9 @@ def _packets(limiter, callers, together):
 @contextmanager
 def _connection(url):
     with redis.Redis.from_url(url, socket_timeout=ours.PATIENT) as client:
-        pooled = client.connection_pool.get_connection()
-        yield DirectConnection(pooled)
-        client.connection_pool.release(pooled)
+        connection = open_connection(client.connection_pool, None, ours.PATIENT)
+        yield connection
+        connection.close()
 
 
 def _admitted(replies, together):
@@ -79,7 +80,7 @@ def _serve(pipe):
                 pipe.recv()
                 admitted, start = 0, time.monotonic()
                 for packet, replies in islice(cycle(packets), calls // IN_FLIGHT):
-                    admitted += _admitted(connection.execute(packet, replies), together)
+                    admitted += _admitted(connection.execute(packet, replies, Wait(ours.PATIENT)), together)
                 pipe.send((start, time.monotonic(), {True: admitted, False: calls - admitted, None: 0}))
 
 

@@ -42,9 +42,9 @@ class AsyncCatalog(Base):
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_async_client(client)
+        clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = AsyncExecutor(client, batches=False).run
+        self._run = AsyncExecutor(client).run
         if ceilings is not None:
             self.ceilings = ceilings
 

@@ -62,7 +62,7 @@ class Catalog(Base):
         clock: Clock | None = None,
         ceilings: Ceilings | None = None,
     ) -> None:
-        clients.validate_client(client)
+        clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
         self._run = BlockingExecutor(client).run
         if ceilings is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import wraps
@@ -19,7 +19,7 @@ from ratelimit.errors import StoreError
 from ratelimit.limiter import Limiter, Options
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.windows import EPOCH_ORDINAL, day_of
-from ratelimit.store import urls
+from ratelimit.store import clients, urls
 
 PEPPER = "RATELIMIT_PEPPER"
 _PERMISSIONS = (
@@ -61,7 +61,8 @@ class Connection:
         """
         pepper = os.environ.get(PEPPER) or None
         options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
-        with Limiter.from_url(self.url, **options) as limiter:
+        client = clients.client_from_url(self.url, clients.validate_deadline(self.deadline))
+        with closing(client), Limiter(client, **options) as limiter:
             limiter.catalog.ceilings = ceilings()
             try:
                 yield limiter

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -10,7 +12,7 @@ import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
-from ratelimit.errors import StoreError
+from ratelimit.errors import ConfigError, StoreError
 from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -18,14 +20,18 @@ from ratelimit.store import clients
 from ratelimit.store.aio.executor import AsyncExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
+from ratelimit.validation import shown
+
+_now_s = time.monotonic
+_CONNECTIONS_FOR = "checks and what they read", "a spare one", "everything else", "pushed changes"
 
 
 class AsyncLimiter(LimiterBase):
     """The twin of `Limiter` for asyncio: the same arguments, the same decisions, awaited.
 
-    Belongs to the event loop in which it is first used. Its client's pool needs room for three connections: for checks
-    and what they read, for everything else, and for pushed changes. An asynchronous context manager: leaving it closes
-    it.
+    Serves any number of event loops, at once in threads or one after the other. It makes four connections in each, as
+    its client's pool makes them, and uses none of the pool's: for checks and what they read, a spare one, for all else,
+    and for pushed changes. An asynchronous context manager: leaving it closes it, in all loops.
 
     Attributes:
         catalog: An `AsyncCatalog` of the same namespace on the same connections.
@@ -47,8 +53,8 @@ class AsyncLimiter(LimiterBase):
     ) -> None:
         """Use a client of your own, of `redis.asyncio` or `valkey.asyncio`. See `Limiter` for the arguments."""
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_async_client(client)
-        self._store = AsyncExecutor(client)
+        clients.validate_async_client(client, _CONNECTIONS_FOR)
+        self._store = AsyncExecutor(client, deadline, self._on_new_loop)
         self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
@@ -113,8 +119,9 @@ class AsyncLimiter(LimiterBase):
         try:
             begun = checker.begin(key, stage, method, cost)
             if isinstance(begun, tuple):
+                started_s = _now_s()
                 try:
-                    reply = await self._store.call(begun[0])
+                    reply = await self._store.call(begun[0], started_s)
                 except BaseException:
                     checker.abandon(begun)
                     raise
@@ -122,8 +129,8 @@ class AsyncLimiter(LimiterBase):
             elif isinstance(begun, Decision):
                 return begun
             else:
-                outcome = begun
-            decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome)
+                outcome, started_s = begun, _now_s()
+            decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error)
         if self._failing and decision.source == "redis":
@@ -133,9 +140,26 @@ class AsyncLimiter(LimiterBase):
     async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Return the decision that `check` would make now, and consume nothing. See `Limiter.peek`."""
         try:
-            return await self._store.run(self._checker.check(key, stage, method, cost, peek=True))
+            return await self._store.run(self._checker.check(key, stage, method, cost, peek=True), _now_s())
         except StoreError as error:
             return self._failed(error)
+
+    async def warm_up(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - of the whole, connecting in other tasks
+        """Connect, load the catalogue and the scripts, and try what checks do, so that the first checks are prompt.
+
+        Args:
+            timeout: Seconds in which the connections have to stand.
+
+        Raises:
+            StoreUnavailable: They do not; with the reason of the last attempt.
+            StoreError: With all that is wrong, and what to do about each.
+            ConfigError: The pepper is not the one that the keys were stored with.
+        """
+        await self._store.wait_connected(_validate_timeout(timeout))
+        await self._store.run(self._checker.warm_up())
+
+    def _on_new_loop(self) -> None:
+        self._namespace.before_refresh()  # listens in this loop, too: the one that loaded the catalogue may end
 
     async def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):
@@ -158,3 +182,9 @@ class AsyncLimiter(LimiterBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _validate_timeout(timeout: object) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < inf:
+        raise ConfigError(f"must be seconds above 0, not {shown(timeout)}", field="timeout")
+    return float(timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -48,8 +49,8 @@ class Limiter(LimiterBase):
         Args:
             client: A `redis.Redis`, or a `valkey.Valkey`.
             namespace: Prefix of every name in Redis; all replicas of a gateway use the same.
-            deadline: Seconds. `from_url` bounds by it connecting, each wait for a reply, and the wait for a free
-                connection; a client of your own has its own time limits.
+            deadline: For how many seconds a check waits for Redis at most, whatever it waits for: a free connection,
+                and all replies together. At most 60. The client's own time limits hold for `catalog` alone.
             max_age: Seconds after which a change of plans or stages is noticed at the latest, should its push be lost.
             pepper: Secret that is mixed into the digests of key values, the same for all who share the namespace.
                 While one replaces another, a list: the new one, then the old.
@@ -61,8 +62,8 @@ class Limiter(LimiterBase):
             ConfigError: An argument cannot work.
         """
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
-        clients.validate_client(client)
-        self._store = BlockingExecutor(client)
+        clients.validate_client(client, ("checks", "a spare one", "pushed changes"))
+        self._store = BlockingExecutor(client, deadline)
         self._owned_client: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
         self._listener = Listener(client, self._namespace.names.changes, self._namespace.on_change_message, self._tick)
@@ -80,7 +81,7 @@ class Limiter(LimiterBase):
         clock: Clock | None = None,
         denial_cache: bool = True,
     ) -> Self:
-        """Return a limiter with a client of its own, made to be safe: no retries, short timeouts, a pool that waits.
+        """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
         Args:
             url: redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them.
@@ -94,7 +95,7 @@ class Limiter(LimiterBase):
         Raises:
             ConfigError: The URL or an option cannot be used. It shows nothing of the URL.
         """
-        client = clients.client_from_url(url, deadline)
+        client = clients.client_from_url(url, max(clients.validate_deadline(deadline), clients.PATIENCE_S))
         limiter = cls(
             client,
             namespace=namespace,
@@ -168,9 +169,10 @@ class Limiter(LimiterBase):
         checker = self._checker
         try:
             begun = checker.begin(key, stage, method, cost)
+            started_s = monotonic()
             if isinstance(begun, tuple):
                 try:
-                    reply = self._store.call(begun[0])
+                    reply = self._store.call(begun[0], started_s)
                 except BaseException:
                     checker.abandon(begun)
                     raise
@@ -179,7 +181,7 @@ class Limiter(LimiterBase):
                 return begun
             else:
                 outcome = begun
-            decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome)
+            decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error)
         if self._failing and decision.source == "redis":
@@ -189,13 +191,26 @@ class Limiter(LimiterBase):
     def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Return the decision that `check` would make now, and consume nothing. See `check`."""
         try:
-            return self._store.run(self._checker.check(key, stage, method, cost, peek=True))
+            return self._store.run(self._checker.check(key, stage, method, cost, peek=True), monotonic())
         except StoreError as error:
             return self._failed(error)
 
+    def warm_up(self, timeout: float = 5.0) -> None:
+        """Connect, load the catalogue and the scripts, and try what checks do. The first check is then a usual one.
+
+        Args:
+            timeout: For how many seconds to wait until the server can be connected to.
+
+        Raises:
+            StoreError: All that is wrong; StoreUnavailable if the server could not be connected to.
+            ConfigError: The pepper is not the one that the keys were stored with.
+        """
+        self._store.connect(timeout)
+        self._store.run(self._checker.warm_up())
+
     def _tick(self, *, last: bool = False) -> None:
         with contextlib.suppress(StoreError):
-            self._store.run(self._checker.upkeep(last=last))
+            self._store.run(self._checker.upkeep(last=last), monotonic())
 
     def close(self) -> None:
         """Stop listening for changes, and close what `from_url` or `embedded` opened; a client of yours stays open."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
@@ -15,7 +14,7 @@ from redis.retry import Retry
 
 from ratelimit.errors import ConfigError
 from ratelimit.store import redis_compat
-from ratelimit.store.urls import MAX_TIMEOUT_S, url_error, validate_url
+from ratelimit.store.urls import url_error, validate_url
 
 if TYPE_CHECKING:
     import valkey
@@ -27,15 +26,20 @@ if TYPE_CHECKING:
 else:
     Client, AsyncClient = redis.Redis, redis.asyncio.Redis
 
-_MAX_CONNECTIONS = 32
+MAX_DEADLINE_S = 60
+PATIENCE_S = 5.0
+"""How long a reply may take an administrator, if the client does not say so."""
+
+_MAX_CONNECTIONS = 66
+"""As many as 64 threads need, a spare one, and one for pushed changes."""
 
 
-def _options(deadline: float) -> dict[str, Any]:
-    """Return options for short timeouts, a pool that waits for a free connection, and RESP2, which needs no HELLO."""
+def _options(timeout_s: float) -> dict[str, Any]:
+    """Return options for time limits, a pool that waits for a free connection, and RESP2, which needs no HELLO."""
     return {
-        "socket_timeout": deadline,
-        "socket_connect_timeout": deadline,
-        "timeout": deadline,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "timeout": timeout_s,
         "max_connections": _MAX_CONNECTIONS,
         "protocol": 2,
     }
@@ -43,16 +47,19 @@ def _options(deadline: float) -> dict[str, Any]:
 
 def validate_deadline(deadline: object) -> float:
     """Return a deadline in seconds, as a float; raise ConfigError for what is none."""
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MAX_TIMEOUT_S:
-        raise ConfigError(
-            f"must be seconds above 0, at most {MAX_TIMEOUT_S} (24 days), not {deadline!r}", field="deadline"
-        )
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MAX_DEADLINE_S:
+        raise ConfigError(f"must be seconds above 0, at most {MAX_DEADLINE_S}, not {deadline!r}", field="deadline")
     return float(deadline)
 
 
-def client_from_url(url: str, deadline: float) -> redis.Redis:
-    """Return a client for `url` (redis://, rediss://, unix://) that never sends a command twice."""
-    options = {**_options(validate_deadline(deadline)), "retry": Retry(NoBackoff(), 0)}
+def client_from_url(url: str, timeout_s: float = PATIENCE_S) -> redis.Redis:
+    """Return a client for `url` (redis://, rediss://, unix://) that never sends a command twice.
+
+    Args:
+        url: May name a time limit of its own.
+        timeout_s: How long connecting may take, and each reply.
+    """
+    options = {**_options(timeout_s), "retry": Retry(NoBackoff(), 0)}
     return redis.Redis.from_pool(_pool(redis.BlockingConnectionPool.from_url, url, options))
 
 
@@ -80,17 +87,17 @@ def _pool_or_none(make: Callable[..., Any], url: str, options: dict[str, Any]) -
     return pool
 
 
-def validate_client(client: object) -> None:
-    """Refuse what is no blocking client of a single Redis, and warn of one that retries."""
-    _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey")
+def validate_client(client: object, purposes: Sequence[str]) -> None:
+    """Refuse what is no blocking client of a single Redis, or may not have a connection for each purpose."""
+    _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey", purposes)
 
 
-def validate_async_client(client: object) -> None:
-    """As `validate_client`, of asyncio."""
-    _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey")
+def validate_async_client(client: object, purposes: Sequence[str]) -> None:
+    """As `validate_client`, of asyncio: as many connections are made in each event loop."""
+    _validate(client, redis_compat.async_client_classes(), "redis.asyncio.Redis or valkey.asyncio.Valkey", purposes)
 
 
-def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:
+def _validate(client: object, classes: tuple[type, ...], accepted: str, purposes: Sequence[str]) -> None:
     if isinstance(client, redis_compat.cluster_classes()):
         raise ConfigError(
             "a cluster client cannot be used yet: shared limits live in other slots than the key's. "
@@ -102,9 +109,10 @@ def _validate(client: object, classes: tuple[type, ...], accepted: str) -> None:
         given = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         given = "class" if isinstance(client, type) else given
         raise ConfigError(f"must be a {accepted}, not a {given}", field="client")
-    if retries := redis_compat.retries_of(client):
-        warnings.warn(
-            f"this client retries {retries} times: with Redis down, a check waits for all of them. Checks are "
-            "never sent twice, but build the client with retry=Retry(NoBackoff(), 0), or use from_url",
-            stacklevel=4,
+    allowed: int = client.connection_pool.max_connections  # type: ignore[attr-defined]
+    if allowed < len(purposes):
+        raise ConfigError(
+            f"its pool allows {allowed} connections, and {len(purposes)} are needed (for {', '.join(purposes)}): "
+            "raise max_connections",
+            field="client",
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
+from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.clients import AsyncClient, Client
 
 _POLL_S = 1.0
@@ -105,37 +106,70 @@ class Listener:
 
 
 class AsyncListener:
-    """The twin of `Listener`: a task of the event loop that starts it."""
+    """The twin of `Listener`: a task of each event loop that starts it.
+
+    Args:
+        client: Its pool says how to connect.
+        channel: The channel's name.
+        on_message: Called with each message, and with None.
+        tick: Awaited about once a second, for what has to be done now and then.
+    """
 
     def __init__(
         self, client: AsyncClient, channel: str, on_message: OnMessage, tick: Callable[[], Awaitable[None]]
     ) -> None:
-        self._client: Any = client  # as above
-        self._channel = channel
-        self._on_message = on_message
-        self._tick = tick
-        self._task: asyncio.Task[None] | None = None
+        pool: Any = client.connection_pool
+        self._subscriptions = PerLoop(lambda: _Subscription(pool, channel, on_message, tick))
         self._stopped = False
 
     def start(self) -> None:
-        """Listen from now on; does nothing if it listens already."""
-        if self._task is None and not self._stopped:
-            self._task = asyncio.get_running_loop().create_task(self._listen(), name="ratelimit-push")
+        """Listen from now on in the running loop; does nothing if it listens already."""
+        if not self._stopped:
+            self._subscriptions.get()
 
     async def stop(self) -> None:
+        """Stop listening, in all loops."""
+        self._stopped = True
+        await self._subscriptions.close()
+
+
+class _Subscription:
+    """A task that listens in one event loop."""
+
+    def __init__(self, pool: Any, channel: str, on_message: OnMessage, tick: Callable[[], Awaitable[None]]) -> None:
+        self._pool = pool
+        self._channel = channel
+        self._on_message = on_message
+        self._tick = tick
+        self._stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] = self._loop.create_task(self._listen(), name="ratelimit-push")
+
+    async def close(self) -> None:
         """Stop listening."""
-        self._stopped = True  # a cancellation alone can be swallowed where a timeout ends at the same moment
-        if self._task is not None:
+        self.abandon()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Have the task end."""
+        self._stopped = True
+        if not self._loop.is_closed():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _goes_on(self) -> bool:
+        # A cancellation can be swallowed where a timeout ends at the same moment.
+        return not self._stopped and not self._task.cancelling()
 
     async def _listen(self) -> None:
-        while not self._stopped:
+        primary = redis_compat.primary_of(self._pool)
+        while self._goes_on():
             with contextlib.suppress(Exception):  # as above
-                async with self._client.pubsub() as pubsub:
+                address = None if primary is None else await primary()
+                async with redis_compat.new_pubsub(self._pool, address) as pubsub:
                     await pubsub.subscribe(self._channel)
-                    while not self._stopped:
+                    while self._goes_on():
                         if (message := await pubsub.get_message(timeout=_POLL_S)) is not None:
                             self._on_message(_text(message))
                         await self._tick()
-            await asyncio.sleep(_RECONNECT_PAUSE_S)
+            if self._goes_on():
+                await asyncio.sleep(_RECONNECT_PAUSE_S)

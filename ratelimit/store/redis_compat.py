@@ -67,18 +67,6 @@ def _classes(of_redis: tuple[type, ...], module: str, name: str) -> tuple[type, 
     return of_redis if of_valkey is None else (*of_redis, of_valkey)
 
 
-def retries_of(client: Any) -> int:
-    """Return how often a client repeats a command.
-
-    Private as `Retry._retries` in redis-py before 6 and in valkey-py; public since, as `Retry.get_retries`.
-    """
-    retry = client.connection_pool.connection_kwargs.get("retry")
-    if retry is None:
-        return 0
-    retries: int = retry.get_retries() if hasattr(retry, "get_retries") else retry._retries
-    return retries
-
-
 # Pools
 
 
@@ -136,8 +124,12 @@ def _connection_class(pool: Any) -> Any:
     return next(each for each in kind.__mro__ if not each.__module__.endswith("sentinel"))
 
 
+def _library(pool: Any) -> str:
+    return "valkey" if any(each.__module__.startswith("valkey") for each in type(pool).__mro__) else "redis"
+
+
 def _no_retries(pool: Any) -> Any:
-    library = "valkey" if any(each.__module__.startswith("valkey") for each in type(pool).__mro__) else "redis"
+    library = _library(pool)
     is_async = inspect.iscoroutinefunction(pool.connection_class.connect)
     retry = import_module(f"{library}.asyncio.retry" if is_async else f"{library}.retry")
     return retry.Retry(import_module(f"{library}.backoff").NoBackoff(), 0)
@@ -152,82 +144,18 @@ def _nameless(kind: Any) -> dict[str, None]:
     return {"lib_name": None, "lib_version": None}
 
 
-def get_connection(pool: Any) -> Any:
-    """Return a connection of a pool's, or of an asyncio pool an awaitable of one.
-
-    redis-py takes no argument since 5.3; valkey-py wants the name of a command, and ignores it.
-    """
-    return pool.get_connection("EVALSHA") if _wants_command_name(type(pool).get_connection) else pool.get_connection()
-
-
-@cache
-def _wants_command_name(get_connection: Callable[..., Any]) -> bool:
-    parameter = inspect.signature(get_connection).parameters.get("command_name")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+def primary_of(pool: Any) -> Callable[[], Any] | None:
+    """Return what asks the Sentinels for the address of the primary, awaited; None for a pool without any."""
+    return pool.get_master_address if hasattr(pool, "sentinel_manager") else None
 
 
 # Connections
-
-_PLAIN = {("redis.connection", "AbstractConnection"), ("valkey.connection", "AbstractConnection")}
-_PLAIN_ASYNC = {
-    (f"{library}.asyncio.{module}", kind)
-    for library in ("redis", "valkey")
-    for module, kind in (("connection", "AbstractConnection"), ("sentinel", "SentinelManagedConnection"))
-}
-"""Sentinel's differ in what they do with the refusal of a server that is no primary, which the pipeline sees to."""
-
-
-def may_read_directly(connection: Any) -> bool:
-    """Return whether nothing is lost if replies are read without `connection.read_response`.
-
-    Not so for connections that read in a way of their own (emulators, caches, Sentinel's blocking ones), and for those
-    whose parser cannot be handed what was pushed (RESP3 in valkey-py).
-    """
-    return _reads_as(connection, _PLAIN)
-
-
-def may_read_directly_async(connection: Any) -> bool:
-    """As `may_read_directly`, of asyncio."""
-    return _reads_as(connection, _PLAIN_ASYNC)
-
-
-def _reads_as(connection: Any, plain: set[tuple[str, str]]) -> bool:
-    read = type(connection).read_response
-    if (read.__module__, read.__qualname__.partition(".")[0]) not in plain:
-        return False
-    handler = getattr(connection._parser, "handle_push_response", None)
-    return handler is None or _takes_one_push(handler)
-
-
-def _takes_one_push(handler: Callable[..., Any]) -> bool:
-    # The earlier one goes on to read the next reply from the socket.
-    return "push_request" not in inspect.signature(handler).parameters
-
-
-def push_handler(connection: Any) -> Callable[[Any], Any] | None:
-    """Return what the connection does with a message that was pushed; of asyncio, it is awaited.
-
-    Private as `_parser.handle_push_response` in redis-py since 6.2. Before, nobody hears of pushes on a connection that
-    is read directly; in valkey-py, those that may be pushed to are not.
-    """
-    return getattr(connection._parser, "handle_push_response", None)
 
 
 def parse_error_of(connection: Any) -> Callable[[str], Exception]:
     """Return what makes an exception of an error reply. Private as `_parser.parse_error` in all versions."""
     parse_error: Callable[[str], Exception] = connection._parser.parse_error
     return parse_error
-
-
-def must_be_released(connection: Any) -> bool:
-    """Return whether the client waits for a connection to be released, to connect or to authenticate it anew.
-
-    Private as `_re_auth_token` in all versions of redis-py and `_should_reconnect` since 7. valkey-py never waits.
-    """
-    try:
-        return connection._re_auth_token is not None or connection._should_reconnect
-    except AttributeError:
-        return False
 
 
 def socket_of(connection: Any) -> Any:
@@ -238,40 +166,72 @@ def socket_of(connection: Any) -> Any:
     return getattr(connection, "_sock", None)
 
 
-def has_unread_reply(connection: Any) -> bool:
-    """Return whether the parser of a blocking connection holds more than was read: a reply too many, or a push.
+def is_stream(connection: Any) -> bool:
+    """Return whether an asyncio connection that is connected is one over a network; an emulator's is none.
 
-    Private as `_parser._buffer.unread_bytes` of the parsers in Python and `_parser._reader.has_data` of those in C, in
-    all versions. `can_read` of the connection would tell too, but resets the socket's timeout.
+    Private as `_writer` in all versions.
     """
-    parser = connection._parser
-    unread_bytes = getattr(parser._buffer, "unread_bytes", None)
-    if unread_bytes is not None:
-        return bool(unread_bytes())
-    reader = getattr(parser, "_reader", None)
-    return reader is not None and bool(reader.has_data())
-
-
-def stream_has_ended(connection: Any) -> bool:
-    """Return whether the stream of an asyncio connection has ended or is being closed, as far as is known.
-
-    Private as `_reader` and `_writer` in all versions; those of emulators are no streams, and never end.
-    """
-    reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
-    ended = isinstance(reader, asyncio.StreamReader) and reader.at_eof()
-    return ended or (isinstance(writer, asyncio.StreamWriter) and writer.is_closing())
-
-
-def has_unread_data(connection: Any) -> bool:
-    """Return whether something came on an asyncio connection that nobody asked for: a reply too many, or its end.
-
-    Private as `_reader` in all versions, and `StreamReader._buffer` of Python itself.
-    """
-    reader = getattr(connection, "_reader", None)
-    return isinstance(reader, asyncio.StreamReader) and (reader.at_eof() or bool(getattr(reader, "_buffer", None)))
+    return isinstance(getattr(connection, "_writer", None), asyncio.StreamWriter)
 
 
 def transport_of(connection: Any) -> asyncio.Transport:
     """Return the transport of an asyncio connection that is connected. Private as `_writer` in all versions."""
     transport: asyncio.Transport = connection._writer.transport
     return transport
+
+
+def unread_data_of(connection: Any) -> bytes:
+    """Return what came on an asyncio connection while it connected, and was not read.
+
+    Private as `_reader` in all versions, and `StreamReader._buffer` of Python itself.
+    """
+    return bytes(connection._reader._buffer)
+
+
+def forget_transport(connection: Any) -> None:
+    """Have an asyncio connection end without waiting: the transport closes now, if it was not taken over and closed.
+
+    Private as `_reader` and `_writer` in all versions; the connection would warn of them when it is destroyed.
+    """
+    if is_stream(connection):
+        _abort(transport_of(connection))
+    connection._reader = connection._writer = None
+
+
+def _abort(transport: asyncio.Transport) -> None:
+    """Close a transport at once: TLS would say goodbye for seconds.
+
+    Where its loop was closed before, nobody else closes the socket: `_sock` of transports of Python itself, which would
+    warn of it, and `TransportSocket._sock`.
+    """
+    try:
+        transport.abort()
+    except RuntimeError:
+        sock = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if sock is not None:
+            sock.close()
+        if hasattr(transport, "_sock"):
+            transport._sock = None
+
+
+def is_without_room(reply: object) -> bool:
+    """Return whether a reply says that the server takes no more clients: it then closes the connection."""
+    return isinstance(reply, Exception) and "max number of clients" in str(reply)
+
+
+# Subscriptions
+
+
+def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Any:
+    """Return a pubsub of an asyncio client that connects as a pool does, on a pool of its own for the running loop.
+
+    Args:
+        pool: The pool of an asyncio client.
+        address: Host and port, instead of the pool's: of a primary that a Sentinel named.
+    """
+    client = import_module(f"{_library(pool)}.asyncio.client")
+    keywords = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
+    if address is not None:
+        keywords["host"], keywords["port"] = address
+    kind = import_module(f"{_library(pool)}.asyncio.connection").ConnectionPool
+    return client.PubSub(kind(connection_class=_connection_class(pool), max_connections=1, **keywords))

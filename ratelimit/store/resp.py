@@ -8,7 +8,6 @@ from typing import Any
 from redis.exceptions import InvalidResponse
 
 from ratelimit.scripts import Command
-from ratelimit.store import redis_compat
 
 try:
     import hiredis
@@ -17,8 +16,6 @@ except ImportError:
 
 INCOMPLETE: Any = object()
 """What a reader returns when it needs more."""
-PUSH: Any = getattr(hiredis, "PushNotification", None)
-"""The type of a message that the server pushed; None where hiredis is older than 3.2, or absent."""
 
 
 def pack(commands: Sequence[Command]) -> bytes:
@@ -34,15 +31,8 @@ def _packed(command: Command) -> bytes:
     return b"*%d\r\n%b" % (len(bulks), b"".join(bulks))
 
 
-def reader_for(connection: Any) -> Any:
-    """Return a reader of a connection's replies that leaves texts as bytes, and returns errors.
-
-    None where pushed messages cannot be distinguished from replies, and where there is no hiredis.
-    """
-    if PUSH is None:
-        return None
-    error = redis_compat.parse_error_of(connection)
-    return hiredis.Reader(protocolError=InvalidResponse, replyError=error, notEnoughData=INCOMPLETE)
+NO_OP = pack([("TIME",)])
+"""Shows whether a server answers. Everybody may send it who checks or administers."""
 
 
 def new_reader(reply_error: Callable[[str], Exception]) -> Any:

@@ -93,10 +93,10 @@ def test_an_upgrade_between_reading_and_writing_is_noticed(write, gateway):
     catalog = Catalog(gateway.client, clock=gateway.clock)
     right = catalog._run.__self__._execute
 
-    def answer(request):
+    def answer(request, *wait):
         if hasattr(request, "script"):
             gateway.client.hset(CATALOG, "schema", "3")
-        return right(request)
+        return right(request, *wait)
 
     catalog._run.__self__._execute = answer
     before = snapshot_without_denials(gateway.client)

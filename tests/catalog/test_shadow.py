@@ -248,7 +248,7 @@ def test_asyncio_counts_and_resets_alike(trial, backend, clock):
 
     async def ask():
         client = backend.async_client()
-        async with AsyncLimiter(client, clock=clock) as twin:
+        async with AsyncLimiter(client, deadline=5.0, clock=clock) as twin:
             assert (await twin.check(key.value, STAGE, METHOD)).allowed
             rows = await twin.catalog.shadow_counts("gold")
             await twin.catalog.reset_shadow("gold")

@@ -131,12 +131,12 @@ def interrupting(catalog, at, *, before):
     store, ran = catalog._run.__self__, []
     right = store._execute
 
-    def answer(request):
+    def answer(request, *wait):
         if isinstance(request, ScriptCall):
             ran.append(request)
             if before and len(ran) == at:
                 raise Interrupted
-        reply = right(request)
+        reply = right(request, *wait)
         if not before and len(ran) == at:
             raise Interrupted
         return reply
@@ -193,12 +193,12 @@ def test_a_change_between_looking_and_renaming_is_noticed(store, client, clock):
     catalog = Catalog(client, clock=clock)
     right, turns = catalog._run.__self__._execute, []
 
-    def answer(request):
+    def answer(request, *wait):
         if isinstance(request, ScriptCall) and len(turns) < 2:
             turns.append(1)
             client.hincrby(OLD, ("version", "members")[len(turns) - 1], 1)
             client.sadd(f"ratelimit:plan:late{len(turns)}:keys", "k1")
-        return right(request)
+        return right(request, *wait)
 
     catalog._run.__self__._execute = answer
     catalog.upgrade()

@@ -439,7 +439,7 @@ def test_asyncio_tells_and_sets_the_same(backend, gateway):
 
     async def ask():
         client = backend.async_client()
-        async with AsyncLimiter(client, clock=gateway.clock) as limiter:
+        async with AsyncLimiter(client, deadline=5.0, clock=gateway.clock) as limiter:
             await limiter.catalog.set_remaining("gold", gateway.ids["k2"], 7)
             report = await limiter.catalog.usage("gold", TODAY, TODAY)
         await client.aclose()

@@ -371,8 +371,8 @@ def test_a_denial_asked_before_a_push_is_not_kept(backend, clock):
     with emptied(backend, clock) as (limiter, check, _):
         right = limiter._store.call
 
-        def pushed_meanwhile(call):
-            reply = right(call)
+        def pushed_meanwhile(call, started_s):
+            reply = right(call, started_s)
             limiter._namespace.on_change_message("keys")  # of one key alone the record would be dropped as well
             return reply
 
@@ -419,8 +419,8 @@ def test_a_reply_that_cannot_be_read(backend, clock, reply):
         assert world.source(5) == "denial_cache"
         right = world.knows._store.call
 
-        def garbled(call):
-            right(call)
+        def garbled(call, started_s):
+            right(call, started_s)
             return reply
 
         world.knows._store.call = garbled
@@ -452,7 +452,7 @@ async def test_the_twin_knows_as_much(backend, clock):
         catalog.put_plan(TIGHT)
         key = catalog.create_key(plans=["gold"]).value
     clock.advance_us(1)
-    async with backend.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
+    async with backend.async_client() as client, AsyncLimiter(client, deadline=5.0, clock=clock) as limiter:
         limiter._namespace.before_refresh = lambda: None
         assert not (await limiter.check(key, STAGE, METHOD, ABOVE)).allowed
         assert (await limiter.check(key, STAGE, METHOD, 5)).allowed

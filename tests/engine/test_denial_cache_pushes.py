@@ -17,6 +17,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
+from ratelimit.scripts import ScriptCall
 
 ELSEWHERE = "admin/prod"
 MAX_AGE_US = 5_000_000
@@ -75,7 +76,7 @@ def test_an_abuser_costs_no_round_trip(server, clock):
         assert commands_run(client) == before
 
         async def twin():
-            async with server.async_client() as own, AsyncLimiter(own, clock=clock) as limiter:
+            async with server.async_client() as own, AsyncLimiter(own, deadline=5.0, clock=clock) as limiter:
                 limiter._namespace.before_refresh = lambda: None
                 request = key.value, STAGE, METHOD
                 assert [(await limiter.check(*request)).source for _ in range(2)] == ["redis", "redis"]
@@ -203,18 +204,19 @@ def test_a_late_denial_is_not_kept(backend, clock):
     """What was asked before a change was heard of and is answered after it says nothing of what holds now."""
     with caching(backend, clock, gold(Throttle(0, 0))) as (limiter, key):
         out(limiter, key, [])
-        call = limiter._store.call
+        right = limiter._store._execute
 
-        def overtaken(prepared):
-            reply = call(prepared)
-            clock.advance_us(1)
-            limiter._namespace.on_change_message(f"key:{key.id}")
+        def overtaken(request, *wait):
+            reply = right(request, *wait)
+            if isinstance(request, ScriptCall):
+                clock.advance_us(1)
+                limiter._namespace.on_change_message(f"key:{key.id}")
             return reply
 
         limiter._namespace.on_change_message(f"key:{key.id}")
-        limiter._store.call = overtaken
+        limiter._store._execute = overtaken
         assert ask(limiter, key).source == "redis"
-        limiter._store.call = call
+        limiter._store._execute = right
         assert [ask(limiter, key).source for _ in range(2)] == ["redis", "denial_cache"]
 
 

@@ -155,8 +155,8 @@ def no_answer_to_a_usual_check(backend, clock):
         assert world.source(5) == KNOWN
         right = world.knows._store.call
 
-        def lost(call):
-            right(call)
+        def lost(call, started_s):
+            right(call, started_s)
             raise StoreTimeout("no answer")
 
         world.knows._store.call = lost
@@ -243,7 +243,7 @@ def cancelled(backend, clock):
         key = catalog.create_key(plans=["gold"]).value
 
     async def main():
-        async with backend.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
+        async with backend.async_client() as client, AsyncLimiter(client, deadline=5.0, clock=clock) as limiter:
             limiter._namespace.before_refresh = lambda: None
             assert (await limiter.check(key, STAGE, METHOD)).allowed
             clock.advance(1)
@@ -251,8 +251,8 @@ def cancelled(backend, clock):
                 assert not (await limiter.check(key, STAGE, METHOD, cost)).allowed
             right, carried_out = limiter._store.call, asyncio.Event()
 
-            async def never_answered(call):
-                await right(call)
+            async def never_answered(*call):
+                await right(*call)
                 carried_out.set()
                 await asyncio.Event().wait()
 
@@ -289,7 +289,7 @@ def a_batch_with_a_denial(server, clock, at_once=8):
         keys = [catalog.create_key(plans=["gold"]).value for _ in range(12)]
 
     async def main():
-        async with server.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
+        async with server.async_client() as client, AsyncLimiter(client, deadline=5.0, clock=clock) as limiter:
             limiter._namespace.before_refresh = lambda: None
             for key in keys:
                 await limiter.peek(key, STAGE, METHOD)

@@ -213,7 +213,7 @@ def test_aclose_flushes(backend, clock):
 
         async def ask():
             mine = backend.async_client()
-            async with AsyncLimiter(mine, clock=clock) as twin:
+            async with AsyncLimiter(mine, deadline=5.0, clock=clock) as twin:
                 twin._namespace.before_refresh = lambda: None
                 for _ in range(3):
                     assert (await twin.check(key.value, STAGE, METHOD)).reason is Reason.THROTTLED
@@ -288,6 +288,7 @@ def test_what_was_not_sent_is_kept(server, clock):
             assert not client.exists(DAY)
         finally:
             hidden.rename(socket)
+        limiter.warm_up()
         refuse(limiter, key, 2)
         limiter._tick()
         assert counted(client) == {f"gold|{key.id}|THROTTLED": 5}

@@ -293,7 +293,7 @@ def test_a_child_holds_nothing(server, clock):
 async def test_the_twin_leases_as_well(backend, clock):
     """The same in asyncio, given back at the end."""
     key = gold_key(backend, clock)
-    async with backend.async_client() as client, AsyncLimiter(client, clock=clock) as limiter:
+    async with backend.async_client() as client, AsyncLimiter(client, deadline=5.0, clock=clock) as limiter:
         limiter._namespace.before_refresh = lambda: None
         sources = []
         for _ in range(64):

@@ -9,6 +9,7 @@ from helpers.forks import run_in_child, without_fork_resets
 from helpers.leases import TERM_S, gold_key, used
 from helpers.lua_mutation import bug
 from helpers.replica import METHOD, OTHER, STAGE, caching_replica
+from helpers.requests import reply_to
 
 from ratelimit import Catalog, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.namespace import Namespace
@@ -116,7 +117,7 @@ def test_a_change_ends_also_a_lease_that_is_being_asked_for(backend, clock):
         prepared = grown(limiter, clock, key)
         flow = limiter._checker.leases.check(prepared, prepared.lease, 1, limiter._checker._send)
         request = next(flow)
-        reply = limiter._store.call(request)
+        reply = reply_to(limiter._store, request)
         clock.advance_us(1)
         limiter._namespace.on_change_message(f"key:{key.id}")
         with pytest.raises(StopIteration):

@@ -4,7 +4,7 @@ import pytest
 
 from ratelimit import Catalog, Limiter, Method, Quota, Stage, StoreError, Throttle, UsagePlan
 from ratelimit.local.key_cache import KeyCache
-from ratelimit.scripts import load
+from ratelimit.scripts import ScriptCall, load
 
 STAGE, METHOD, OPEN = "petstore/prod", "GET /pets", "GET /health"
 CATALOG = "{ratelimit}:catalog"
@@ -152,9 +152,9 @@ def test_a_lost_hash_costs_one_round(server, key, client):
         requests = []
         execute = limiter._store._execute
 
-        def counted(request):
+        def counted(request, wait):
             requests.append(request)
-            return execute(request)
+            return execute(request, wait)
 
         limiter._store._execute = counted
         assert outcome(limiter.check(key.value, STAGE, METHOD)) == LOST
@@ -216,12 +216,13 @@ def test_a_repair_that_is_refused_says_so(client, key, monkeypatch):
 
     client.delete(hash_of(key))
     with Limiter(client) as limiter:
-        execute = limiter._store.call
-        monkeypatch.setattr(
-            limiter._store,
-            "call",
-            lambda call: next(refuse()) if call.script is load("repair") else execute(call),
-        )
+        execute = limiter._store._execute
+
+        def execute_unless_repair(request, wait):
+            is_repair = isinstance(request, ScriptCall) and request.script is load("repair")
+            return next(refuse()) if is_repair else execute(request, wait)
+
+        monkeypatch.setattr(limiter._store, "_execute", execute_unless_repair)
         decision = limiter.check(key.value, STAGE, METHOD)
         assert outcome(decision) == LOST
         assert decision.error.endswith("it cannot be made anew: no more memory")

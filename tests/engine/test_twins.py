@@ -151,7 +151,7 @@ async def test_decisions_do_not_depend_on_the_client(protocol, decodes, backend,
             assert run(other, clock) == expected
         plain.flushall()
         clock.now_us = start
-        async with backend.async_client(**options) as client, AsyncLimiter(client, clock=clock) as twin:
+        async with backend.async_client(**options) as client, AsyncLimiter(client, deadline=5.0, clock=clock) as twin:
             assert await run_awaiting(twin, clock) == expected
 
 
@@ -173,7 +173,7 @@ async def test_catalogues_read_what_the_other_wrote(backend):
 @pytest.mark.asyncio
 async def test_twins_refuse_the_same_arguments(backend):
     """A wrong cost or key raises when awaited, as it does without."""
-    async with backend.async_client() as client, AsyncLimiter(client) as limiter:
+    async with backend.async_client() as client, AsyncLimiter(client, deadline=5.0) as limiter:
         for arguments, error in [
             ((VALUE, *GET_PETS, -1), ValueError),
             ((VALUE, *GET_PETS, True), TypeError),
@@ -191,7 +191,10 @@ async def test_twins_tell_of_the_same_faults(backend, clock):
         run(limiter, clock)
         limiter.catalog.create_key(value=VALUE[::-1], plans=["gold"])
         client.set("ratelimit:account", "x")
-        async with backend.async_client() as async_client, AsyncLimiter(async_client, clock=clock) as twin:
+        async with (
+            backend.async_client() as async_client,
+            AsyncLimiter(async_client, deadline=5.0, clock=clock) as twin,
+        ):
             for _ in range(2):
                 decision = await twin.check(VALUE[::-1], *GET_X)
                 assert decision.error == "Redis answered with an error: RATELIMIT CORRUPT ratelimit:account"
@@ -222,7 +225,10 @@ async def test_twins_refuse_a_wrong_pepper(backend):
     """A wrong pepper raises in both, from the first check on."""
     with backend.client() as client, Limiter(client, pepper="other") as limiter:
         Catalog(client, pepper="salt").create_key()
-        async with backend.async_client() as async_client, AsyncLimiter(async_client, pepper="other") as twin:
+        async with (
+            backend.async_client() as async_client,
+            AsyncLimiter(async_client, deadline=5.0, pepper="other") as twin,
+        ):
             for _ in range(2):
                 with pytest.raises(ConfigError) as caught:
                     limiter.check(VALUE, *GET_PETS)

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from helpers.replica import FOREVER, METHOD, STAGE, caching_replica
+from helpers.requests import reply_to
 from ratelimit.scripts import ScriptCall
 
 ABOVE = 10**9
@@ -89,7 +90,7 @@ class Sent:
     """A check that was sent: when Redis carries it out and when its reply arrives is for the test to say."""
 
     def __init__(self, limiter, *request):
-        self._answer = limiter._store._execute
+        self._answer = partial(reply_to, limiter._store)
         self._flow = limiter._checker.check(*request)
         self._call = self._up_to_a_script(partial(next, self._flow))
         self._reply = None

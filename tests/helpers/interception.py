@@ -13,12 +13,12 @@ class InterceptedCatalog:
         self._answer = self._executor._execute
         self._executor._execute = self._intercept
 
-    def _intercept(self, request):
+    def _intercept(self, request, *wait):
         self.requests.append(request)
         if isinstance(request, ScriptCall):
             self.scripts += 1
             self.before_script(self.scripts)
-        return self._answer(request)
+        return self._answer(request, *wait)
 
 
 def before_script(action, number=2):

@@ -4,7 +4,16 @@ import socket
 import threading
 from contextlib import suppress
 
-HANDSHAKE = (b"HELLO", b"SETINFO", b"MAINT_NOTIFICATIONS", b"SUBSCRIBE", b"PING", b"AUTH", b"SELECT")
+HANDSHAKE = (
+    b"HELLO",
+    b"SETINFO",
+    b"MAINT_NOTIFICATIONS",
+    b"SUBSCRIBE",
+    b"PING",
+    b"AUTH",
+    b"SELECT",
+    b"*1\r\n$4\r\nTIME\r\n",
+)
 
 
 class RoundTrips:

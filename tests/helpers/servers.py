@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit.store.resp import PUSH
+from ratelimit.store import resp
 
 LIBRARY = os.environ.get("RATELIMIT_TEST_CLIENT", "redis")
 """Whose clients the tests pass in: those of redis (redis-py) or of valkey (valkey-py)."""
 CLIENT = {"redis": "Redis", "valkey": "Valkey"}
 """What each library calls its clients."""
-needs_hiredis = pytest.mark.skipif(PUSH is None, reason="without hiredis, the client reads replies")
+needs_hiredis = pytest.mark.skipif(resp.hiredis is None, reason="hiredis is not installed here")
 needs_redis_py = pytest.mark.skipif(LIBRARY != "redis", reason="valkey-py has no such thing")
 
 

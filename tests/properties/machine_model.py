@@ -35,7 +35,7 @@ class Modelled(RuleBasedStateMachine):
         # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
         first = Limiter(self.client, clock=lambda: self.now_us, denial_cache=False)
         second = Limiter(self.client, clock=lambda: self.now_us)
-        self.gathering = AsyncLimiter(self.own_async_client, clock=lambda: self.now_us)
+        self.gathering = AsyncLimiter(self.own_async_client, deadline=5.0, clock=lambda: self.now_us)
         self.alone = None
         self.threads = ThreadPoolExecutor(3)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog

@@ -63,19 +63,19 @@ from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.store import error_mapping
 from ratelimit.store.aio import batcher as batcher_module
 from ratelimit.store.aio import exchanges, queues
-from ratelimit.store.blocking import connections
+from ratelimit.store.blocking.endpoint import Endpoint
 
 _numbers = count()
-_right_execute, _right_write = connections.ConnectionStack.execute, batcher_module.CheckBatcher._write
+_right_call, _right_write = Endpoint.call, batcher_module.CheckBatcher._write
 _right_checks = exchanges.checks
 _right_admits = CompiledLimits.admits_us
 
 
-def _execute_again(stack, packet, replies, **again):
+def _call_again(endpoint, packet, _started_s, deadline_s):
     try:
-        return _right_execute(stack, packet, replies, **again)
+        return _right_call(endpoint, packet, time.monotonic(), deadline_s)
     except StoreTimeout:
-        return _right_execute(stack, packet, replies, **again)
+        return _right_call(endpoint, packet, time.monotonic(), deadline_s)
 
 
 def _write_again(batcher, packets, answered):
@@ -92,40 +92,27 @@ def _answer_each_other(calls, on_left_out):
     return (yield from _right_checks(calls, on_left_out))[::-1]
 
 
-def _replies(connection, replies, **how):
-    received = []
-    for _ in range(replies):
-        try:
-            received.append(connection.read_response(disable_decoding=True, **how))
-        except ResponseError as error:
-            received.append(error)
-    return received
-
-
-def _execute_as_redis_py_would(stack, packet, replies, **_again):
-    connection = stack._pool().get_connection()
+def _call_as_redis_py_would(endpoint, packet, _started_s, _deadline_s):
+    connection = endpoint._pool().get_connection()
 
     def once():
         connection.send_packed_command((packet,))
-        return _replies(connection, replies)
+        try:
+            return connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
 
     try:
         return Retry(NoBackoff(), 10).call_with_retry(once, lambda _: connection.disconnect())
     except RedisError as error:
         raise error_mapping.after_sending(error) from error
     finally:
-        stack._pool().release(connection)
+        endpoint._pool().release(connection)
 
 
-def _keep_a_connection_whose_reply_is_late(stack, packet, replies, **_again):
-    connection = stack._pool().get_connection()
-    try:
-        connection.send_packed_command((packet,))
-        return _replies(connection, replies, disconnect_on_error=False)
-    except (RedisError, OSError) as error:
-        raise error_mapping.after_sending(error) from error
-    finally:
-        stack._pool().release(connection)
+def _keep_a_connection_whose_reply_is_late(endpoint, connection, error):
+    endpoint._idle.append(connection)
+    return error_mapping.after_sending(error)
 
 
 def _forget_what_is_absent_alone(cache, _key_id):
@@ -166,8 +153,8 @@ def _refuse_who_comes_last(queue):
 _right_init = batcher_module.CheckBatcher.__init__
 
 
-def _one_queue(batcher, pool):
-    _right_init(batcher, pool)
+def _one_queue(batcher, *arguments):
+    _right_init(batcher, *arguments)
     batcher._queue_by_type = {}
     batcher._exchange = lambda _, calls: (
         exchanges.look_ups(calls) if isinstance(calls[0], list) else exchanges.checks(calls, lambda _: None)
@@ -271,10 +258,10 @@ BUGS = (
     (Lua("whole seconds", "now = time[1] * 1000000 + time[2]", "now = time[1] * 1000000"), skewed_clocks),
     (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
     # 4. Never double
-    (Python("sent again", connections.ConnectionStack, "execute", _execute_again), lost_reply),
+    (Python("sent again", Endpoint, "call", _call_again), lost_reply),
     (Python("sent again, asyncio", batcher_module.CheckBatcher, "_write", _write_again), lost_reply_async),
     (
-        Python("sent with retries", connections.ConnectionStack, "execute", _execute_as_redis_py_would),
+        Python("sent with retries", Endpoint, "call", _call_as_redis_py_would),
         reset,
     ),
     (
@@ -284,8 +271,8 @@ BUGS = (
     (
         Python(
             "late reply left on its connection",
-            connections.ConnectionStack,
-            "execute",
+            Endpoint,
+            "_failed",
             _keep_a_connection_whose_reply_is_late,
         ),
         late_reply,

@@ -174,7 +174,7 @@ def test_a_wrong_pepper_fails_at_once_in_asyncio_too(backend, clock, old_key):
 
     async def ask_twin(pepper):
         made = backend.async_client()
-        async with AsyncLimiter(made, pepper=pepper, clock=clock) as limiter:
+        async with AsyncLimiter(made, deadline=5.0, pepper=pepper, clock=clock) as limiter:
             limiter._namespace.before_refresh = lambda: None
             try:
                 return (await limiter.check(old_key.value, STAGE, METHOD)).reason.value

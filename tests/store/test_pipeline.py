@@ -1,17 +1,14 @@
-"""The connection of an event loop: what comes unasked, what ends it, and how it is given back."""
+"""The connections of an event loop: what comes unasked, what ends them, and how they are closed."""
 
 import asyncio
 
 import pytest
-from helpers.batching import echo, open_batcher
-from helpers.servers import needs_hiredis, needs_redis_py
-from redis.asyncio.sentinel import SentinelManagedConnection
+from helpers.batching import AMPLE_S, batcher_of, echo, until
+from helpers.servers import needs_redis_py
 
+from ratelimit.effects import BatchableReads
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Script, ScriptCall
-from ratelimit.store.aio.batcher import CheckBatcher
-from ratelimit.store.aio.pipeline import factory
-from ratelimit.store.redis_compat import get_connection, push_handler
 
 WRITE = Script("return redis.call('INCR', KEYS[1])")
 pytestmark = pytest.mark.asyncio
@@ -27,119 +24,73 @@ async def test_closing_waits_for_answers(batcher):
 
 
 async def test_closing_after_everybody_has_gone(batcher):
-    """Replies that are still to come go to nobody else."""
+    """Replies that are still to come go to nobody, and no connection is left."""
     futures = [batcher.call(echo(number)) for number in range(100)]
     await asyncio.sleep(0)
     for future in futures:
         future.cancel()
     await batcher.close()
-    assert batcher._pipeline is None
+    assert batcher.endpoint.pipeline is None
 
 
 async def test_closing_while_it_connects(server):
-    """The connection that is being made goes back, too."""
-    async with server.async_client(max_connections=1) as client:
-        batcher = CheckBatcher(client.connection_pool)
-        batcher.call(echo(1)).cancel()
-        await asyncio.sleep(0)
-        await batcher.close()
-        assert await client.echo("mine") == b"mine"
-
-
-@needs_hiredis
-@pytest.mark.parametrize("half", [b">2\r\n$3\r\n", b"*"], ids=["a push", "a reply"])
-async def test_half_a_message_is_not_left_to_others(server, half):
-    """The connection is closed instead of given back."""
-    async with server.async_client(max_connections=1) as client:
-        batcher = CheckBatcher(client.connection_pool)
-        assert await batcher.call(echo(1)) == 1
-        batcher._pipeline.data_received(half)
-        await batcher.close()
-        assert await client.echo("mine") == b"mine"
-
-
-@needs_redis_py
-@pytest.mark.parametrize("wish", ["to connect anew", "to authenticate anew"])
-async def test_redis_py_has_its_connection_when_it_wants_it(batcher, wish):
-    """As at a move of the server, or when a token expires: between two batches, nobody notices."""
-    connection = batcher._pipeline.connection
-    if wish == "to connect anew":
-        if not hasattr(connection, "mark_for_reconnect"):
-            pytest.skip("redis-py before 7 does not ask for it")
-        connection.mark_for_reconnect()
-    else:
-        connection._re_auth_token = object()
-    before, released = batcher._pipeline, []
-    release = batcher._pool.release
-
-    async def heed(given_back):
-        released.append(given_back)
-        given_back._re_auth_token = None
-        await release(given_back)
-
-    batcher._pool.release = heed
-    answers = await asyncio.gather(*(batcher.call(echo(number)) for number in range(100)))
-    batcher._pool.release = release
-    assert answers == list(range(100))
-    assert released == [connection]
-    assert batcher._pipeline is not before
+    """The connection that is being made goes, too, and no task is left."""
+    with server.client() as admin:
+        before = len(admin.client_list())
+        async with server.async_client() as client:
+            batcher = batcher_of(client)
+            batcher.call(echo(1)).cancel()
+            await asyncio.sleep(0)
+            await batcher.close()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await until(lambda: len(admin.client_list()) == before)
 
 
 async def test_a_server_that_became_a_replica_is_left(batcher, server):
-    """Its refusal is told, and the next check connects anew: to the new primary, if a name or Sentinel leads there."""
+    """Its refusal is told, and the next check connects anew: to the new primary, if a name or Sentinel leads there.
+
+    The spare leads to the same server, and is closed as well.
+    """
     with server.client() as admin:
         admin.replicaof("127.0.0.1", "1")
         try:
-            before = batcher._pipeline
+            before = {batcher.endpoint.pipeline, batcher.endpoint._spare}
             with pytest.raises(StoreError, match="read only replica"):
                 await batcher.call(ScriptCall(WRITE, ("n",), ()))
             assert await batcher.call(echo(2)) == 2
-            assert batcher._pipeline is not before
+            await batcher.endpoint.wait_complete(AMPLE_S)
+            assert before.isdisjoint({batcher.endpoint.pipeline, batcher.endpoint._spare})
+            assert not any(pipeline.is_usable for pipeline in before)
         finally:
             admin.replicaof("NO", "ONE")
 
 
-@needs_hiredis
-async def test_a_reply_that_nobody_asked_for_ends_the_connection(server):
+async def test_a_reply_that_nobody_asked_for_ends_the_connection(batcher):
     """Later replies might be taken for others'."""
-    async with open_batcher(server) as batcher:
-        batcher._pipeline.data_received(b"+surprise\r\n")
-        assert batcher._pipeline is None
+    for data in (b"+surprise\r\n", b"no protocol\r\n"):
+        before = batcher.endpoint.pipeline
+        before.data_received(data)
+        assert not before.is_usable
+        assert batcher.endpoint.pipeline is not before
         assert await batcher.call(echo(2)) == 2
-        batcher._pipeline.data_received(b"no protocol\r\n")
-        assert await batcher.call(echo(3)) == 3
+        await batcher.endpoint.wait_complete(AMPLE_S)
 
 
-@needs_hiredis
 @needs_redis_py
-async def test_what_is_pushed_is_no_reply(server):
-    """RESP3: redis-py hears of it."""
-    async with server.async_client(protocol=3) as client:
-        batcher = CheckBatcher(client.connection_pool)
-        futures = [batcher.call(echo(1)), batcher.call(echo(2))]
-        await asyncio.sleep(0)
-        await batcher._connecting
-        on_change_message = []
-        direct = batcher._pipeline
-
-        async def hear(message):
-            on_change_message.append(message)
-
-        direct.connection._parser.pubsub_push_handler_func = hear
-        direct.data_received(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n")
-        assert await asyncio.gather(*futures) == [1, 2]
-        assert on_change_message == ([[b"message", b"a", b"b"]] if push_handler(direct.connection) else [])
+async def test_a_client_of_resp3_is_read_as_resp2(server):
+    """Whatever the client speaks by itself: our connections are our own, and replies are the same."""
+    async with server.async_client(protocol=3, decode_responses=True) as client:
+        await client.hset("hash", "field", "value")
+        batcher = batcher_of(client)
+        assert await batcher.call(BatchableReads([("HGETALL", "hash")])) == [[b"field", b"value"]]
         await batcher.close()
 
 
-@needs_hiredis
-async def test_connections_of_sentinel_are_read_directly(server):
-    """They differ in what they do with a replica's refusal, which is seen to here."""
+async def test_no_connection_of_the_clients_pool_is_used(server):
+    """Its timeouts, retries and locks do not matter: it stays as its owner uses it."""
     async with server.async_client() as client:
-        connection = await get_connection(client.connection_pool)
-        connection.__class__ = type(
-            "Managed", (type(connection),), {"read_response": SentinelManagedConnection.read_response}
-        )
-        assert isinstance(factory.pipeline_for(connection, lambda _: None), factory.HiredisPipeline)
-        await connection.disconnect()
-        await client.connection_pool.release(connection)
+        batcher = batcher_of(client)
+        assert await asyncio.gather(*(batcher.call(echo(number)) for number in range(100))) == list(range(100))
+        assert len(client.connection_pool._in_use_connections) == 0
+        assert len(client.connection_pool._available_connections) == 0
+        await batcher.close()

@@ -13,13 +13,10 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
-from ratelimit.store.aio.pipeline.fallback import FallbackPipeline
-from ratelimit.store.aio.pipeline.hiredis import HiredisPipeline
-from ratelimit.store.resp import PUSH
+from ratelimit.store.aio.pipeline.stream import StreamPipeline
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
 TRIES = 100
-PIPELINE = FallbackPipeline if PUSH is None else HiredisPipeline
 
 
 def a_key(limiter):
@@ -44,7 +41,7 @@ def test_over_tls(server, tmp_path):
                 )  # no listener, whose start makes a check look once more
                 await gathering.check(key, STAGE, METHOD)
                 decisions = await asyncio.gather(*(gathering.check(key, STAGE, METHOD) for _ in range(200)))
-                assert type(gathering._store._batcher._pipeline) is PIPELINE
+                assert type(gathering._store._batcher().endpoint.pipeline) is StreamPipeline
                 return [left(decision)[1] for decision in decisions]
 
         assert asyncio.run(many()) == list(range(995, 795, -1))

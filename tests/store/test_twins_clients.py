@@ -1,4 +1,4 @@
-"""The clients of both twins: which are refused or warned of, who closes them, and who may share them."""
+"""The clients of both twins: which are refused, who closes them, and who may share them."""
 
 import asyncio
 import multiprocessing
@@ -12,37 +12,11 @@ import pytest
 import redis
 import valkey
 from helpers.gateway import GET_PETS, A
-from helpers.servers import make_client
 
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, ConfigError, Limiter, Throttle, UsagePlan
 
 NOWHERE = {"unix_socket_path": "/nowhere/redis.sock"}
 BLOCKING, AWAITED = (Limiter, Catalog), (AsyncLimiter, AsyncCatalog)
-
-
-def retrying(kind, library, times):
-    """A client for a limiter or catalogue that tries `times` times more."""
-    return make_client(library if kind in BLOCKING else f"{library}.asyncio", times, **NOWHERE)
-
-
-@pytest.mark.parametrize("library", ["redis", "valkey"])
-@pytest.mark.parametrize("kind", [*BLOCKING, *AWAITED])
-def test_a_client_that_retries_is_warned_of(kind, library):
-    """One warning, at the line that passed the client in, with the number of retries and what to do; else none."""
-    with pytest.warns(UserWarning, match="this client retries 3 times: .* retry=Retry") as caught:
-        kind(retrying(kind, library, 3))
-    assert [warning.filename for warning in caught] == [__file__]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        kind(retrying(kind, library, 0))
-
-
-@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
-def test_from_url_makes_a_client_that_never_retries(kind):
-    """The client of `from_url` needs no warning, whatever the URL says."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        kind.from_url("unix:///nowhere/redis.sock")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +87,7 @@ async def test_a_client_passed_in_stays_open_asyncio(server):
     with server.client() as admin:
         async with server.async_client() as client, client.client() as held:
             mine = await held.client_id()
-            async with AsyncLimiter(client) as limiter:
+            async with AsyncLimiter(client, deadline=5.0) as limiter:
                 await limiter.check(None, *GET_PETS)
             await limiter.aclose()
             assert mine in connections(admin)
@@ -166,7 +140,7 @@ async def test_closing_at_any_moment_ends(server):
     """However far the listening for changes has come, `aclose` ends it."""
     async with server.async_client() as client:
         for ticks in range(24):
-            limiter = AsyncLimiter(client)
+            limiter = AsyncLimiter(client, deadline=5.0)
             await limiter.check(None, *GET_PETS)
             for _ in range(ticks):
                 await asyncio.sleep(0)
@@ -240,7 +214,7 @@ async def test_tasks_share_a_limiter(server, clock):
     with server.client() as client:
         limiter, value = with_key(client, clock)
         limiter.close()
-    async with server.async_client() as client, AsyncLimiter(client, clock=clock) as twin:
+    async with server.async_client() as client, AsyncLimiter(client, clock=clock, deadline=5) as twin:
 
         async def caller():
             return [await twin.check(value, *GET_PETS) for _ in range(EACH)]

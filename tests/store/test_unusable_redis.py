@@ -313,5 +313,6 @@ def test_a_dead_server(own_server, clock):
         with pytest.raises(StoreError, match="no connection to Redis"):
             gateway.catalog.create_key()
         start(own_server)
+        limiter.warm_up()
         assert snapshot_without_denials(client) == before
         assert tokens_left(gateway) == 3

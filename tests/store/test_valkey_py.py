@@ -3,11 +3,13 @@
 import asyncio
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import valkey
 from helpers.proxy import Proxy
 from helpers.replica import METHOD, STAGE, remaining
+from helpers.requests import reply_to
 from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import make_client
 from helpers.waiting import wait_for
@@ -67,7 +69,7 @@ async def test_checks_and_changes_asyncio(server, key, protocol):
     """The same for the twin, with many checks at once."""
     async with (
         server.async_client("valkey", protocol=protocol) as client,
-        AsyncLimiter(client, max_age=1e9) as limiter,
+        AsyncLimiter(client, max_age=1e9, deadline=5) as limiter,
     ):
         decisions = await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(100)))
         assert sorted(map(left, decisions)) == list(range(900, 1000))
@@ -86,7 +88,7 @@ def test_errors_are_ours(server, client, key):
     """Of a command that fails, of a server that refuses, of a reply that is lost, of a server that is not there."""
     with Limiter(client) as limiter:
         assert limiter.check(key, STAGE, METHOD).allowed
-        run = limiter._store._send
+        run = partial(reply_to, limiter._store)
         with pytest.raises(StoreError, match=r"Redis answered with an error: .*wrong kind of value"):
             run([("SET", "text", "x"), ("LPUSH", "text", "y")])
         (reply,) = run(IndependentCommands([("LPUSH", "text", "y")]))
@@ -116,7 +118,7 @@ async def test_errors_are_ours_asyncio(server, key):
     """The same for the twin."""
     with Proxy(server.socket) as proxy:
         through = make_client("valkey.asyncio", port=proxy.port, socket_timeout=0.3)
-        async with through, AsyncLimiter(through) as limiter:
+        async with through, AsyncLimiter(through, deadline=0.3) as limiter:
             limiter._namespace.before_refresh = lambda: None
             assert (await limiter.check(key, STAGE, METHOD)).allowed
             assert all(await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for _ in range(2))))

@@ -6,6 +6,7 @@ import struct
 from itertools import groupby
 
 import pytest
+from helpers.batching import batcher_of
 from helpers.lua_tools import contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from ratelimit.store.aio.batcher import CheckBatcher
 from ratelimit.store.resp import pack
 
 MOST_IN_BATCH = 64
+NEVER_S = 3600.0
+"""No round trip takes as long: a busy machine is no network."""
 ROOM = 30
 BUCKET = (ROOM, 1, 10**9)
 """What all share: 30, one in 1000 s."""
@@ -85,15 +88,15 @@ def test_batches_keep_the_order(kinds):
     """C and c are checks, S and s are not; whoever is in small letters has given up before it is sent."""
 
     async def batches():
-        batcher, loop, joined = CheckBatcher(None), asyncio.get_running_loop(), []
+        batcher, loop, joined = CheckBatcher(None, 1.0), asyncio.get_running_loop(), []
         for place, kind in enumerate(kinds):
             future = loop.create_future()
             if kind.islower():
                 future.cancel()
             call = prepared(place) if kind in "Cc" else prepared(place, 0, ScriptCall)
-            batcher._scripts.waiting.append((call, future))
+            batcher._scripts.waiting.append((call, future, 0.0))
         while batcher._scripts.waiting:
-            joined.append([call for call, _ in batcher._take(batcher._scripts)])
+            joined.append([call for call, _, _ in batcher._take(batcher._scripts)])
         return joined
 
     taken = asyncio.run(batches())
@@ -117,7 +120,7 @@ def all_at_once(server, calls):
 
     async def send():
         async with server.async_client() as client:
-            batcher = CheckBatcher(client.connection_pool)
+            batcher = batcher_of(client)
             replies = await asyncio.gather(*(batcher.call(call) for call in calls))
             await batcher.close()
             return replies
@@ -137,6 +140,7 @@ def test_nobody_is_overtaken(server, new, monkeypatch):
     that was on its way already could come before what this one left out.
     """
     monkeypatch.setattr(batcher_module, "_MAX_IN_FLIGHT", 1)
+    monkeypatch.setattr(batcher_module, "_LONG_ROUND_TRIP_S", NEVER_S)
     peeks = {8, 30, 31, 60}
     calls = []
     for place in range(90):
@@ -175,6 +179,7 @@ def test_batches_overlap_in_order(server, monkeypatch):
         right(batcher, packets, came)
 
     monkeypatch.setattr(CheckBatcher, "_write", counted)
+    monkeypatch.setattr(batcher_module, "_LONG_ROUND_TRIP_S", NEVER_S)
     charged_before(server, calls[:3])
     replies = all_at_once(server, calls)
     assert [left(reply) for reply in replies] == [max(0, ROOM - before) for before in range(1, 601)]

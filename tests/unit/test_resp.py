@@ -1,11 +1,12 @@
 """Reading the protocol of Redis without hiredis: the same replies, in whatever pieces they come."""
 
 import pytest
+from helpers.servers import needs_hiredis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse
 
-from ratelimit.store.resp import INCOMPLETE, PUSH, Reader, new_reader
+from ratelimit.store.resp import INCOMPLETE, Reader, new_reader
 
 
 class ReplyError(Exception):
@@ -56,7 +57,7 @@ def test_replies_are_read_in_any_pieces(replies, sizes):
     assert not reader.has_data()
 
 
-@pytest.mark.skipif(PUSH is None, reason="without hiredis there is nothing to compare with")
+@needs_hiredis
 @given(REPLIES)
 def test_hiredis_reads_the_same(replies):
     reader = new_reader(ReplyError)

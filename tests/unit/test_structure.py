@@ -201,7 +201,7 @@ def test_privates_of_clients_are_touched_at_one_place():
     found = {module: foreign_privates(module, text, own) for module, text in texts.items()}
     compat = found.pop("ratelimit.store.redis_compat")
     assert {module: names for module, names in found.items() if names} == {}
-    assert {"_sock", "_parser", "_writer", "_reader", "_retries"} <= compat
+    assert {"_sock", "_parser", "_writer", "_reader"} <= compat
 
 
 def test_the_search_for_privates_finds_them():

@@ -1,56 +1,89 @@
 """Checks of one event loop in batches: all that are called in one tick leave together on one connection.
 
 Checks of a batch become one script call; what checks have to read leaves beside them. While the replies to one batch
-are in flight the next one is sent, so that client and server work at the same time, and meanwhile another forms. So a
-hundred tasks cost a few round trips, no task waits for a connection of its own, and a check that is alone goes out at
-once.
+are in flight the next one is sent, so that client and server work at the same time, and meanwhile another forms; where
+the round trip is long, as many as the server could answer meanwhile. So a hundred tasks cost a few round trips, no task
+waits for a connection of its own, and a check that is alone goes out at once.
 
-No task is involved: the event loop calls `_flush` at the end of a tick, and the pipeline calls back with replies.
+No task is involved: the event loop calls `_flush` at the end of a tick, the pipeline calls back with replies, and one
+timer looks for calls whose deadline has passed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from threading import get_ident
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-
 from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
-from ratelimit.errors import ConfigError, StoreUnavailable
-from ratelimit.local import fork_safety
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.aio import connections, exchanges
+from ratelimit.store.aio import exchanges, polling
+from ratelimit.store.aio.endpoint import Endpoint
 from ratelimit.store.aio.exchanges import Exchange
-from ratelimit.store.aio.pipeline import factory
-from ratelimit.store.aio.pipeline.base import OnReplies, Pipeline
+from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
+from ratelimit.store.aio.pipeline.base import OnReplies
+from ratelimit.store.aio.pipeline.factory import AddressSource
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
+
+CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
 
 _MAX_CHECKS = 64
 """In one script call."""
 _MAX_IN_FLIGHT = 2
 _OVERLAP_AT = 16
 """When as many wait, they do not wait for the batch that is in flight; twice as many are sent in two halves."""
-_MAX_WAITING = 10_000
+_LONG_ROUND_TRIP_S = 0.002
+"""From here on, batches in flight grow with the round trip, and few calls do not wait for the one in flight."""
+_BATCH_S = 0.00025
+"""What a server needs for a batch: so many more fill a long round trip."""
+_PATIENCE = 8
+"""The part of a long round trip after which few calls do not wait for others any more."""
+_MAX_WAITING = 50_000
+_MAX_LOOK_UPS_WAITING = 10_000
 _MAX_LOOK_UPS = 256
 """In one command, so that it does not hold the server up for longer than a batch of checks does."""
 _LOOK_UPS_BESIDE_FEW_CHECKS, _LOOK_UPS_BESIDE_CHECKS = 32, 16
 """While there are checks as well, and while more of these wait than leave at a time: to handle a look-up's reply takes
 this process longer than that of a check."""
+_TICK_S, _SHORTEST_TICK_S = 0.01, 0.001
+"""How often calls are looked through for those whose deadline has passed, and in between if one is to pass then."""
+
+_now_s = time.monotonic
 
 
 class CheckBatcher:
     """Sends script calls and reads in the order in which they were made; each gets its own reply or error.
 
-    Reads and look-ups change nothing: they do not wait for checks that were made before them.
+    Reads and look-ups change nothing: they do not wait for checks that were made before them. Belongs to the event loop
+    in which it is made.
+
+    Args:
+        pool: The pool of the client, which says how to connect.
+        deadline_s: How long a call may wait for Redis.
+        address: Names whom to connect to, where that is not the pool's business.
+        call_elsewhere: What takes the place of `call` in any other event loop.
     """
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        pool: Any,
+        deadline_s: float,
+        address: AddressSource | None = None,
+        call_elsewhere: CallFunction | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread: int | None = get_ident()
+        self._call_elsewhere = call_elsewhere
+        self._deadline_s = deadline_s
+        self.endpoint = Endpoint(pool, self, deadline_s, address)
+        self._breaker = self.endpoint.breaker
         self._scripts, self._reads = CallQueue(_MAX_WAITING), CallQueue(_MAX_WAITING)
-        self._look_ups = LookUpQueue(_MAX_WAITING)
+        self._look_ups = LookUpQueue(_MAX_LOOK_UPS_WAITING)
         self._queues = self._scripts, self._reads, self._look_ups
         self._queue_by_type: dict[type, CallQueue] = {
             BatchableReads: self._reads,
@@ -58,93 +91,133 @@ class CheckBatcher:
             KeyLookUps: self._look_ups,
         }
         self._left_out: int | None = None  # of the last batch of checks
-        self._flush_is_due = False
-        self._pipeline: Pipeline | None = None
-        self._connecting: asyncio.Task[Pipeline] | None = None
-        self._releasing = set[asyncio.Task[None]]()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.reset_after_fork()
-        fork_safety.register_fork_reset(self)
+        self._flush_is_due = self._few_may_leave = False
+        self._few_timer: asyncio.TimerHandle | None = None
+        self._clock = LoopClock()
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._expiry_due_s = inf
 
-    def reset_after_fork(self) -> None:
-        """Have a child process find out which event loop runs: the parent's seems to run on."""
-        self._thread: int | None = None
+    def call(self, call: Call, started_s: float | None = None) -> asyncio.Future[Any]:
+        """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's.
 
-    def bind_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse any event loop but the first: connections belong to the one in which they were made."""
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise ConfigError("was used in another event loop, to which its connections belong", field="client")
-            self._loop = loop
-        self._thread = get_ident()
-
-    def call(self, call: Call) -> asyncio.Future[Any]:
-        """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's."""
+        Args:
+            call: What to send.
+            started_s: When its deadline began, by the monotonic clock; None for now.
+        """
         loop = self._loop
-        # Whether the running loop is still this one: Python 3.11 asks the system for the process' id to find out.
-        if loop is None or self._thread != get_ident() or not loop.is_running():
-            loop = asyncio.get_running_loop()
-            self.bind_to(loop)
+        # Whether it is the running loop: Python 3.11 asks the system for the process' id to find out.
+        if (self._thread != get_ident() or not loop.is_running()) and self._call_elsewhere is not None:
+            return self._call_elsewhere(call, started_s)
         future = loop.create_future()
+        if self._breaker.is_open:
+            future.set_exception(self.endpoint.unavailable())
+            return future
         queue = self._queue_by_type.get(type(call)) or self._scripts
         waiting = queue.waiting
         if len(waiting) >= queue.capacity and (error := queue.overflow()) is not None:
             future.set_exception(error)
             return future
-        waiting.append((call, future))
-        if not self._flush_is_due and (not queue.in_flight or len(waiting) == _OVERLAP_AT):
-            self._schedule_flush()
+        waiting.append((call, future, _now_s() if started_s is None else started_s))
+        if not self._flush_is_due:
+            if not queue.in_flight or len(waiting) == _OVERLAP_AT:
+                self._schedule_flush()
+            elif len(waiting) == 1:
+                self._schedule_flush_of_few()
+        if self._expiry_timer is None:
+            self._schedule_expiry(_now_s() + min(_TICK_S, self._deadline_s))
         return future
 
+    def is_late(self, started_s: float) -> bool:
+        """Return whether the deadline of what began then has passed."""
+        now_s = _now_s()
+        if now_s > self._expiry_due_s + PUNCTUAL_S:
+            now_s = self._expiry_due_s  # the loop has been busy since then
+        return self._clock.counted_s(now_s) >= self._clock.counted_s(started_s) + self._deadline_s
+
     async def close(self) -> None:
-        """Return the connection to the client, once all calls have their replies."""
-        pending: list[asyncio.Future[Any]] = [future for queue in self._queues for future in queue.pending()]
-        if self._connecting is not None:
-            pending.append(self._connecting)
-        if pending:
+        """Close all connections, once all calls have their replies or are late."""
+        if pending := [future for queue in self._queues for future in queue.pending()]:
             await asyncio.wait(pending)
-        if self._pipeline is not None and self._has_in_flight():
-            self._pipeline.disconnect()  # all callers have gone: nobody reads what is still to come
-        elif self._pipeline is not None:
-            self._release(self._pipeline)
-        if self._releasing:
-            await asyncio.wait(self._releasing)
+        self.abandon()
+        await self.endpoint.wait_closed()
+
+    def abandon(self) -> None:
+        """Close all connections now. What waits gets an error."""
+        for timer in (self._few_timer, self._expiry_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._loop.is_closed():
+            self._flush_is_due = True  # there is nobody to call back
+        else:
+            self._refuse_waiting(StoreUnavailable("the limiter was closed"))
+        self.endpoint.close()
+
+    # Sending
+
+    def on_pipeline(self) -> None:
+        """As `EndpointListener.on_pipeline`."""
+        for queue in self._queues:
+            queue.leave_behind()
+        self._schedule_flush()
+
+    def on_unavailable(self) -> None:
+        """As `EndpointListener.on_unavailable`."""
+        self._refuse_waiting(self.endpoint.unavailable())
+
+    def _refuse_waiting(self, error: StoreError) -> None:
+        for queue in self._queues:
+            _fail(queue.take_all(), error)
 
     def _schedule_flush(self) -> None:
-        if not self._flush_is_due and self._loop is not None:
+        if not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
 
-    def _has_in_flight(self) -> bool:
-        return any(queue.in_flight for queue in self._queues)
+    def _schedule_flush_of_few(self) -> None:
+        pipeline = self.endpoint.pipeline
+        if self._few_timer is None and pipeline is not None and pipeline.round_trip_s >= _LONG_ROUND_TRIP_S:
+            self._few_timer = self._loop.call_later(pipeline.round_trip_s / _PATIENCE, self._flush_few)
+
+    def _flush_few(self) -> None:
+        self._few_timer = None
+        self._few_may_leave = True
+        self._flush()
+        self._few_may_leave = False
 
     def _flush(self) -> None:
         """Send what waits, as far as may be sent now. Called at the end of a tick in which a call was made."""
         self._flush_is_due = False
         while queues := [queue for queue in self._queues if queue.waiting and self._may_send(queue)]:
-            pipeline = self._pipeline
+            pipeline = self.endpoint.pipeline
             if pipeline is not None and not pipeline.is_usable:
-                pipeline.disconnect()
-            elif pipeline is not None and redis_compat.must_be_released(pipeline.connection):
-                if self._has_in_flight():
-                    return  # their replies come first
-                self._release(pipeline)
-            if self._pipeline is None:
-                self._connect()
+                pipeline.close()
+                pipeline = self.endpoint.pipeline
+            if pipeline is None:
+                self.endpoint.connect()
                 return
             self._send_batches([(queue, waiters) for queue in queues if (waiters := self._take(queue))])
 
+    def _max_in_flight(self) -> int:
+        pipeline = self.endpoint.pipeline
+        if pipeline is None or pipeline.round_trip_s < _LONG_ROUND_TRIP_S:
+            return _MAX_IN_FLIGHT
+        return _MAX_IN_FLIGHT + int(pipeline.round_trip_s / _BATCH_S)
+
     def _may_send(self, queue: CallQueue) -> bool:
         if queue is not self._scripts:
-            return len(queue.in_flight) < _MAX_IN_FLIGHT
-        return not queue.in_flight or (len(queue.waiting) >= _OVERLAP_AT and self._may_overlap())
+            return len(queue.in_flight) < self._max_in_flight()
+        if not queue.in_flight:
+            return True
+        return (len(queue.waiting) >= _OVERLAP_AT or self._few_may_leave) and self._may_overlap()
 
     def _may_overlap(self) -> bool:
         """Return whether a batch of checks may be sent before the one before it has its replies.
 
         Not after one that left checks out, as happens when keys are new or plans changed: they are sent again first.
+        Unless the round trip is long: a burst of new keys would take two of them for each batch.
         """
-        return self._left_out == 0 and len(self._scripts.in_flight) < _MAX_IN_FLIGHT
+        most = self._max_in_flight()
+        return (self._left_out == 0 or most > _MAX_IN_FLIGHT) and len(self._scripts.in_flight) < most
 
     def _take(self, queue: CallQueue) -> list[Waiter]:
         """Take the calls that leave next: of scripts checks with checks, everything else with its like.
@@ -191,23 +264,28 @@ class CheckBatcher:
     def _advance(self, batch: Batch, replies: list[Any] | None) -> list[bytes]:
         """Return the packets that a batch sends next; none if all its calls have their replies."""
         try:
-            return batch.exchange.send(replies)  # type: ignore[arg-type] # None to begin with
+            packets = batch.exchange.send(replies)  # type: ignore[arg-type] # None to begin with
         except StopIteration as finished:
             self._resolve(batch, finished.value)
         except Exception as error:  # noqa: BLE001 - every caller has to get it, and those that wait still be served
             self._resolve(batch, [error] * len(batch.waiters))
+        else:
+            if replies is None or not batch.is_given_up:
+                return packets
+            batch.queue.finish(batch)  # all were late: what they would send next is nobody's
         return []
 
     def _write(self, packets: Sequence[bytes], on_replies: OnReplies) -> None:
         """Send packets; `on_replies` is then called with a reply or an error for each."""
-        if self._pipeline is None or not self._pipeline.is_usable:
+        pipeline = self.endpoint.pipeline
+        if pipeline is None or not pipeline.is_usable:
             on_replies([StoreUnavailable("the connection was lost meanwhile")] * len(packets))
         else:
-            self._pipeline.send(b"".join(packets), len(packets), on_replies)
+            pipeline.send(b"".join(packets), len(packets), on_replies)
 
     def _resolve(self, batch: Batch, replies: list[Any]) -> None:
-        batch.queue.in_flight.discard(batch)
-        for (_, future), reply in zip(batch.waiters, replies, strict=True):
+        batch.queue.finish(batch)
+        for (_, future, _), reply in zip(batch.waiters, replies, strict=True):
             if future.done():
                 continue
             if isinstance(reply, Exception):
@@ -221,50 +299,53 @@ class CheckBatcher:
             return exchanges.checks(calls, partial(setattr, self, "_left_out"))
         return exchanges.reads(calls) if queue is self._reads else exchanges.look_ups(calls)
 
-    def _connect(self) -> None:
-        if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._open(), name="ratelimit-connect")
-            self._connecting.add_done_callback(self._on_connected)
+    # Deadlines
 
-    async def _open(self) -> Pipeline:
-        if self._releasing:
-            await asyncio.wait(self._releasing)
-        return factory.pipeline_for(await connections.acquire(self._pool), self._on_lost)
+    def _schedule_expiry(self, due_s: float) -> None:
+        self._expiry_due_s = due_s
+        self._expiry_timer = self._loop.call_later(due_s - _now_s(), self._on_expiry_timer)
 
-    def _on_connected(self, connecting: asyncio.Task[Pipeline]) -> None:
-        self._connecting = None
-        error = RedisConnectionError("connecting was cancelled") if connecting.cancelled() else connecting.exception()
-        if error is None:
-            pipeline = connecting.result()
-            if pipeline.is_usable:
-                self._pipeline = pipeline
-                self._flush()
-                return
-            pipeline.disconnect()
-            error = RedisConnectionError("the server closed it at once")
-        if isinstance(error, redis_compat.client_errors()):
-            error = error_mapping.before_sending(error)
-        for queue in self._queues:
-            while queue.waiting:  # nobody waits for another attempt: it would take as long
-                _, future = queue.waiting.popleft()
-                if not future.done():
-                    future.set_exception(error)
-
-    def _on_lost(self, lost: Pipeline) -> None:
-        """Return a connection that failed to the client, which connects it anew when it is needed."""
-        self._return_to_pool(lost, disconnect=True)
-
-    def _release(self, pipeline: Pipeline) -> None:
-        """Return a connection on which nothing is in flight to the client, which may use it as it is."""
-        if pipeline.detach():
-            self._return_to_pool(pipeline)
+    def _on_expiry_timer(self) -> None:
+        now_s = _now_s()
+        self._clock.on_timer(self._expiry_due_s, now_s)
+        started_s = min(queue.started_s() for queue in self._queues)
+        wait_s = self._clock.counted_s(started_s) + self._deadline_s - self._clock.counted_s(now_s)
+        if wait_s == inf:
+            self._expiry_timer, self._expiry_due_s = None, inf
+        elif wait_s <= 0 and not self._is_emulated():
+            polling.once_quiet(self._loop, self._last_arrival_s, self._expire)
         else:
-            pipeline.disconnect()
+            self._schedule_expiry(now_s + min(_TICK_S, max(wait_s, _SHORTEST_TICK_S)))
 
-    def _return_to_pool(self, pipeline: Pipeline, *, disconnect: bool = False) -> None:
-        if pipeline is self._pipeline:
-            self._pipeline = None
-        release = connections.release(self._pool, pipeline.connection, disconnect=disconnect)
-        task = asyncio.get_running_loop().create_task(release, name="ratelimit-release")
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+    def _is_emulated(self) -> bool:
+        pipeline = self.endpoint.pipeline
+        return pipeline is not None and pipeline.is_emulated
+
+    def _last_arrival_s(self) -> float:
+        pipeline = self.endpoint.pipeline
+        return -inf if pipeline is None else pipeline.last_arrival_s
+
+    def _expire(self) -> None:
+        """Fail the calls whose deadline has passed. What was sent for them stays in flight, its reply is dropped."""
+        latest_s = self._clock.counted_s(_now_s()) - self._deadline_s
+        is_miss = False
+        for queue in self._queues:
+            waiting, sent = queue.expire(lambda started_s: self._clock.counted_s(started_s) <= latest_s)
+            is_miss = is_miss or bool(waiting or sent)
+            deadline = f"{self._deadline_s * 1000:g} ms"
+            _fail(waiting, StoreUnavailable(f"it could not be sent within {deadline}: {self._why_not_sent()}"))
+            _fail(sent, StoreTimeout(f"Redis sent no answer within {deadline}"))
+        if is_miss:
+            self.endpoint.miss()
+        self._schedule_expiry(_now_s() + _SHORTEST_TICK_S)
+
+    def _why_not_sent(self) -> str:
+        if self.endpoint.pipeline is None:
+            return str(self.endpoint.unavailable())
+        return "calls that were sent before have no answer yet"
+
+
+def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
+    """Give each its own error: where it is raised, it is told."""
+    for future in futures:
+        future.set_exception(type(error)(str(error), cause=error.cause))

@@ -3,95 +3,150 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable
+from math import inf
 from typing import Any, TypeVar
 
 from ratelimit.effects import BatchableReads, Operation, Request, failure_of
-from ratelimit.errors import StoreError
-from ratelimit.scripts import Command, ScriptCall
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local import fork_safety
+from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.aio import connections
-from ratelimit.store.aio.batcher import CheckBatcher
+from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
+from ratelimit.store.aio.commands import CommandConnection
+from ratelimit.store.aio.loops import PerLoop
+from ratelimit.store.aio.queues import Call
 from ratelimit.store.clients import AsyncClient
 
+log = logging.getLogger("ratelimit")
+
+_now_s = time.monotonic
 _T = TypeVar("_T")
 _BATCHABLE = (ScriptCall, BatchableReads)
 
+_SHORT_LIFE_S = 10.0
+_MAX_SHORT_LIVES = 3
+
 
 class AsyncExecutor:
-    """The twin of `BlockingExecutor`. Belongs to the event loop in which it is first used.
+    """The twin of `BlockingExecutor`. Has connections of its own in each event loop that uses it.
 
     Args:
-        client: Its pool gives the connections.
-        batches: Whether script calls and small reads leave in batches, on a connection that is kept until `close`.
-            Else each takes a connection of the pool.
+        client: Its pool says how to connect; none of its connections is used.
+        deadline_s: How long a check may wait for Redis; of no use where nothing is checked.
+        on_new_loop: Called in each loop before its first check.
+
+    Attributes:
+        call: Returns the reply to a script call or small read of a check, to be awaited; see `CheckBatcher.call`.
     """
 
-    def __init__(self, client: AsyncClient, *, batches: bool = True) -> None:
-        self._pool: Any = client.connection_pool
-        self._batches = batches
-        self._batcher = CheckBatcher(self._pool)
-        self.call = self._batcher.call
+    def __init__(
+        self, client: AsyncClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
+    ) -> None:
+        pool: Any = client.connection_pool
+        self._deadline_s = deadline_s
+        self._on_new_loop = on_new_loop
+        address = redis_compat.primary_of(pool)
+        self._batchers = PerLoop(
+            lambda: CheckBatcher(pool, deadline_s, address, self._call_in_running_loop), self._on_loop_end
+        )
+        self._commands = PerLoop(lambda: CommandConnection(pool, address))
+        self._short_lives = 0
+        self.reset_after_fork()
+        fork_safety.register_fork_reset(self)
 
-    async def run(self, operation: Operation[_T]) -> _T:
-        """Reply to what the operation requests until it returns; return its result."""
+    def reset_after_fork(self) -> None:
+        """Have a child process find out which event loop runs: the parent's seems to run on."""
+        self._forget_loop()
+
+    def _forget_loop(self) -> None:
+        # `CheckBatcher.call` of the loop that called last, without a call in between: it sees whether that still runs.
+        self.call: CallFunction = self._call_in_running_loop
+
+    def _call_in_running_loop(self, call: Call, started_s: float | None) -> asyncio.Future[Any]:
+        batcher = self._batcher()
+        self.call = batcher.call
+        return batcher.call(call, started_s)
+
+    def _batcher(self) -> CheckBatcher:
+        is_new = self._batchers.get_if_made() is None
+        batcher = self._batchers.get()
+        if is_new:
+            self._on_new_loop()
+        return batcher
+
+    async def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
+        """Reply to what the operation requests until it returns; return its result.
+
+        Args:
+            operation: What to run.
+            started_s: When it began to wait for Redis, by the monotonic clock: it then has the deadline of a check.
+                None for administrators, who wait for as long as Redis sends anything.
+        """
         try:
             request = next(operation)
             while True:
                 try:
-                    if self._batches and isinstance(request, _BATCHABLE):
-                        reply = await self.call(request)
-                    else:
-                        reply = await self._execute(request)
+                    reply = await self._reply_to(request, started_s)
                 except StoreError as error:
+                    replied_s = _now_s()
                     request = operation.throw(failure_of(request, error))
                 else:
+                    replied_s = _now_s()
                     request = operation.send(reply)
+                if started_s is not None:
+                    started_s += _now_s() - replied_s  # what the operation itself takes is no waiting
         except StopIteration as finished:
             result: _T = finished.value
             return result
         finally:
             operation.close()
 
-    async def _execute(self, request: Request) -> Any:
-        self._batcher.bind_to(asyncio.get_running_loop())
-        if isinstance(request, ScriptCall):
-            return await self._call_script(request)
-        return await self._send(request)
+    async def _reply_to(self, request: Request, started_s: float | None) -> Any:
+        if started_s is None:
+            return await self._send(request)
+        if isinstance(request, _BATCHABLE):
+            if self._batcher().is_late(started_s):
+                raise StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
+            return await self.call(request, started_s)
+        left_s = started_s + self._deadline_s - _now_s()
+        return await self._send(request, max(left_s, 0))
 
-    async def _call_script(self, call: ScriptCall) -> Any:
+    async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+        commands = self._commands.get()
+        if not isinstance(request, ScriptCall):
+            return error_mapping.replies_to(request, await commands.send(request, timeout_s))
         try:
-            (reply,) = await self._send([call.by_hash()])
+            (reply,) = error_mapping.replies_to([], await commands.send([request.by_hash()], timeout_s))
         except redis_compat.errors("NoScriptError"):
-            (reply,) = await self._send([call.by_source()])
+            (reply,) = error_mapping.replies_to([], await commands.send([request.by_source()], timeout_s))
         return reply
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            connection = await connections.acquire(self._pool)
-        except redis_compat.client_errors() as error:
-            raise error_mapping.before_sending(error) from error
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            replies = [await self._read(connection) for _ in commands]
-        except redis_compat.client_errors() as error:
-            await connection.disconnect(nowait=True)
-            raise error_mapping.after_sending(error) from error
-        except BaseException:
-            # Interrupted or cancelled: the reply is still to come, and must not answer the next command.
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await self._pool.release(connection)
-        return error_mapping.replies_to(commands, replies)
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Wait until all connections for checks of the running loop stand.
+
+        Raises:
+            StoreUnavailable: They do not, within that time.
+        """
+        await self._batcher().endpoint.wait_complete(timeout_s)
 
     async def close(self) -> None:
-        """Return the connection of the batches to the client."""
-        await self._batcher.close()
+        """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
+        self._forget_loop()
+        await self._batchers.close()
+        await self._commands.close()
 
-    @staticmethod
-    async def _read(connection: Any) -> Any:
-        try:
-            return await connection.read_response(disable_decoding=True)
-        except redis_compat.errors("ResponseError") as error:
-            return error  # every reply must be read before the connection is used again
+    def _on_loop_end(self, lived_s: float) -> None:
+        self._forget_loop()
+        if lived_s >= _SHORT_LIFE_S:
+            return
+        self._short_lives += 1
+        if self._short_lives == _MAX_SHORT_LIVES:
+            log.warning(
+                "%d event loops that used this AsyncLimiter ended within %g s each, and their connections with them: "
+                "where a loop lives for one request, Limiter serves better",
+                _MAX_SHORT_LIVES,
+                _SHORT_LIFE_S,
+            )

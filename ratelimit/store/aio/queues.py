@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from itertools import islice, takewhile
+from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -17,35 +19,95 @@ from ratelimit.store.aio.exchanges import Exchange
 log = logging.getLogger("ratelimit")
 
 Call = ScriptCall | BatchableReads
-Waiter = tuple[Call, "asyncio.Future[Any]"]
-CALL = itemgetter(0)
+Waiter = tuple[Call, "asyncio.Future[Any]", float]
+"""A call, the future that gets its reply, and when its deadline began, by the monotonic clock."""
+CALL, STARTED_S = itemgetter(0), itemgetter(2)
+
+IsLate = Callable[[float], bool]
+"""Whether the deadline of what began at a time has passed."""
 
 
 class Batch:
-    """Calls of one queue that leave together."""
+    """Calls of one queue that leave together.
 
-    __slots__ = ("exchange", "queue", "waiters")
+    Attributes:
+        started_s: When the deadline of the first of them began whose reply is still waited for; `inf` without any.
+    """
+
+    __slots__ = ("exchange", "queue", "started_s", "waiters")
 
     def __init__(self, queue: CallQueue, exchange: Exchange, waiters: list[Waiter]) -> None:
         self.queue = queue
         self.exchange = exchange
         self.waiters = waiters
+        self.started_s = min(map(STARTED_S, waiters), default=inf)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for its replies any more."""
+        return all(future.done() for _, future, _ in self.waiters)
+
+    def expire(self, is_late: IsLate) -> list[asyncio.Future[Any]]:
+        """Return the futures of calls whose deadline has passed."""
+        pending = [(future, started_s) for _, future, started_s in self.waiters if not future.done()]
+        self.started_s = min((started_s for _, started_s in pending if not is_late(started_s)), default=inf)
+        return [future for future, started_s in pending if is_late(started_s)]
 
 
 class CallQueue:
-    """Calls of one kind that wait, in the order in which they came, and batches of them that are in flight."""
+    """Calls of one kind that wait, in the order in which they came, and batches of them that are in flight.
 
-    __slots__ = ("capacity", "in_flight", "waiting")
+    Attributes:
+        capacity: How many may wait.
+        waiting: Those that wait.
+        in_flight: Batches sent on the connection in use.
+        left_behind: Batches sent on one that is not in use any more.
+    """
+
+    __slots__ = ("capacity", "in_flight", "left_behind", "waiting")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.waiting: deque[Waiter] = deque()
         self.in_flight = set[Batch]()
+        self.left_behind = set[Batch]()
 
     def pending(self) -> list[asyncio.Future[Any]]:
         """Return the futures of all calls that have no reply yet."""
-        lists = self.waiting, *(batch.waiters for batch in self.in_flight)
-        return [future for waiters in lists for _, future in waiters if not future.done()]
+        lists = self.waiting, *(batch.waiters for batch in (*self.in_flight, *self.left_behind))
+        return [future for waiters in lists for _, future, _ in waiters if not future.done()]
+
+    def leave_behind(self) -> None:
+        """Have batches that are in flight hold up none that are sent on another connection."""
+        self.left_behind |= self.in_flight
+        self.in_flight.clear()
+
+    def finish(self, batch: Batch) -> None:
+        """Forget a batch that has its replies."""
+        self.in_flight.discard(batch)
+        self.left_behind.discard(batch)
+
+    def started_s(self) -> float:
+        """Return when the first deadline began that is not over yet, `inf` if there is none."""
+        first = min((batch.started_s for batch in (*self.in_flight, *self.left_behind)), default=inf)
+        return min(first, min(map(STARTED_S, self.waiting), default=inf))
+
+    def expire(self, is_late: IsLate) -> tuple[list[asyncio.Future[Any]], list[asyncio.Future[Any]]]:
+        """Return the futures of late calls: of those that wait, which are removed, and of those that were sent."""
+        batches = [batch for batch in (*self.in_flight, *self.left_behind) if is_late(batch.started_s)]
+        sent = [future for batch in batches for future in batch.expire(is_late)]
+        late = [waiter for waiter in self.waiting if is_late(waiter[2])]
+        if late:
+            waiting = [waiter for waiter in self.waiting if not is_late(waiter[2])]
+            self.waiting.clear()
+            self.waiting.extend(waiting)
+        return [future for _, future, _ in late if not future.done()], sent
+
+    def take_all(self) -> list[asyncio.Future[Any]]:
+        """Remove all calls that wait, and return their futures."""
+        futures = [future for _, future, _ in self.waiting if not future.done()]
+        self.waiting.clear()
+        return futures
 
     def overflow(self) -> Exception | None:
         """Return the error for a call that comes when the queue is full; None if it may wait after all."""
@@ -82,7 +144,7 @@ class LookUpQueue(CallQueue):
         if not self._has_warned:
             self._has_warned = True
             log.warning("%s; until there are fewer, those that have waited longest are refused with 503", self._message)
-        _, future = self.waiting.popleft()
+        _, future, _ = self.waiting.popleft()
         if not future.done():
             future.set_exception(TooManyLookUpsError(self._message))
         return None

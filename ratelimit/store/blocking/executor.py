@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 from ratelimit.effects import Operation, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.blocking.connections import ConnectionStack
-from ratelimit.store.clients import Client
+from ratelimit.store.blocking.endpoint import Endpoint
+from ratelimit.store.blocking.wait import Wait
+from ratelimit.store.clients import PATIENCE_S, Client
 from ratelimit.store.resp import pack
 
 _T = TypeVar("_T")
 
 
 class BlockingExecutor:
-    """Runs operations on a client's connections. A command is sent once: the client's retries are not on this path."""
+    """Runs operations on the server of a client. A command is sent once: the client's retries are not on this path.
 
-    def __init__(self, client: Client) -> None:
-        self._pool: Any = client.connection_pool  # held: the stack does not
-        self._connections = ConnectionStack.of(self._pool)
+    Args:
+        client: Its pool says how to connect.
+        deadline: For how many seconds a check may wait for Redis, over all that it sends.
+    """
 
-    def run(self, operation: Operation[_T]) -> _T:
-        """Reply to what the operation requests until it returns; return its result."""
+    def __init__(self, client: Client, deadline: float = PATIENCE_S) -> None:
+        self._pool: Any = client.connection_pool  # held: the endpoint does not
+        self._endpoint = Endpoint.of(self._pool)
+        self._deadline = deadline
+        self._patience_s = self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S
+
+    def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
+        """Reply to what the operation requests until it returns; return its result.
+
+        Args:
+            operation: The operation.
+            started_s: When its caller began to wait for Redis, by the monotonic clock, if the deadline holds for all of
+                it; None if each reply may take the client's own time limit, as for an administrator.
+        """
+        wait = self._wait(started_s)
         try:
             request = next(operation)
             while True:
                 try:
-                    reply = self._execute(request)
+                    reply = self._execute(request, wait)
                 except StoreError as error:
                     request = operation.throw(failure_of(request, error))
                 else:
@@ -40,28 +56,49 @@ class BlockingExecutor:
         finally:
             operation.close()
 
-    def _execute(self, request: Request) -> Any:
-        if isinstance(request, ScriptCall):
-            return self.call(request)
-        return self._send(request)
+    def _wait(self, started_s: float | None) -> Wait:
+        if started_s is None:
+            return Wait(self._patience_s, renewed=True)
+        return Wait(started_s + self._deadline - monotonic())
 
-    def call(self, call: ScriptCall) -> Any:
-        """Return the reply to one script call."""
-        (reply,) = self._connections.execute(call.packet or call.packed(pack), 1)
+    def call(self, call: ScriptCall, started_s: float) -> Any:
+        """Return the reply to one script call, whose caller begins to wait for Redis at this very moment."""
+        reply = self._endpoint.call(call.packet or call.packed(pack), started_s, self._deadline)
         if isinstance(reply, Exception):
-            if redis_compat.is_unknown_script(reply):
-                # A restart, a failover or SCRIPT FLUSH loses scripts. EVAL runs it and teaches it at once.
-                return self._send([call.by_source()])[0]
-            if error_mapping.is_from_replica(reply):
-                self._connections.disconnect()
-            raise error_mapping.after_sending(reply) from reply
+            return self._again_by_source(call, reply, self._wait(started_s))
         return reply
 
-    def _send(self, commands: Sequence[Command]) -> list[Any]:
+    def _execute(self, request: Request, wait: Wait) -> Any:
+        wait.renew()
+        if not isinstance(request, ScriptCall):
+            return self._send(request, wait)
+        (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
+        return self._again_by_source(request, reply, wait) if isinstance(reply, Exception) else reply
+
+    def _again_by_source(self, call: ScriptCall, error: Exception, wait: Wait) -> Any:
+        """Send a script that the server does not know: a restart, a failover or SCRIPT FLUSH loses scripts."""
+        if redis_compat.is_unknown_script(error):
+            return self._send([call.by_source()], wait)[0]
+        raise self._refused(error) from error
+
+    def _send(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
         if not commands:
             return []  # there is no reply to wait for
-        return error_mapping.replies_to(commands, self._connections.execute(pack(commands), len(commands)))
+        return error_mapping.replies_to(commands, self._endpoint.execute(pack(commands), len(commands), wait))
+
+    def _refused(self, error: Exception) -> StoreError:
+        if error_mapping.is_from_replica(error):
+            self._endpoint.renew()
+        return error_mapping.after_sending(error)
+
+    def connect(self, timeout_s: float) -> None:
+        """Wait until there are as many connections as are usually idle.
+
+        Raises:
+            StoreUnavailable: There is not even one, and a spare; with the reason.
+        """
+        self._endpoint.connect(timeout_s)
 
     def close(self) -> None:
-        """Return the idle connections to the client."""
-        self._connections.close()
+        """Close all connections to the server. Others who share the client have theirs made anew."""
+        self._endpoint.close()

@@ -35,7 +35,7 @@ def at_once(backend, **options):
             client.script_load(load(name).source)
     with asyncio.Runner() as runner, patch.object(CheckBatcher, "_write", counted):
         client = backend.async_client()
-        limiter = AsyncLimiter(client, denial_cache=False, **options)
+        limiter = AsyncLimiter(client, deadline=5.0, denial_cache=False, **options)
         limiter._namespace.before_refresh = lambda: None
         try:
             yield lambda *requests: runner.run(several(*requests)), sent

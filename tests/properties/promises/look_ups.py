@@ -26,8 +26,8 @@ def asking(limiter, after=lambda: None):
     """Yield a list of what is read meanwhile, a list of commands each; `after` is called once a reply is there."""
     reads, right = [], limiter._store._execute
 
-    def answer(request):
-        reply = right(request)
+    def answer(request, *wait):
+        reply = right(request, *wait)
         if isinstance(request, list):
             reads.append([tuple(map(str, command)) for command in request])
         after()

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ratelimit.errors import StoreError
+
 OnReplies = Callable[[list[Any]], None]
 """Takes a reply for each command of a batch: texts as bytes, errors in their places."""
 
 OnLost = Callable[["Pipeline"], None]
-"""Called once when a pipeline has failed, before any of its batches gets an error."""
+"""Called once when a pipeline has ended, before any of its batches gets an error."""
 
 
 class Pipeline(Protocol):
-    """A client's connection, and the batches sent on it that are not answered yet. Replies come in order.
+    """A connection, and the batches sent on it that are not answered yet. Replies come in order.
+
+    It waits for replies for any time: whoever sends says for how long a caller waits.
 
     Attributes:
-        connection: The client's connection.
+        is_emulated: Whether there is no network in between, and so no deadline.
+        is_replica: Whether the server said that it is no primary.
+        opened_s: When it was opened, by the monotonic clock.
+        last_arrival_s: When something last arrived, by the monotonic clock.
+        round_trip_s: What a round trip takes when nothing else is in flight.
     """
 
-    connection: Any
+    is_emulated: bool
+    is_replica: bool
+    opened_s: float
+    last_arrival_s: float
+    round_trip_s: float
 
     @property
     def is_usable(self) -> bool:
@@ -28,8 +40,5 @@ class Pipeline(Protocol):
     def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
         """Send a batch of commands. If the connection fails, each of its replies is a StoreError."""
 
-    def detach(self) -> bool:
-        """Leave the connection as its client made it; return False, and do nothing, if a batch is in flight."""
-
-    def disconnect(self) -> None:
-        """Fail all batches that are in flight, and report the pipeline as lost."""
+    def close(self, error: StoreError | None = None) -> None:
+        """Close the connection at once; all batches that are in flight get the error."""

@@ -1,8 +1,9 @@
-"""A pipeline that has the client read: for emulators, and where there is no hiredis."""
+"""A pipeline for emulators: their connections are no streams, and alone know how to be read."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
@@ -13,71 +14,69 @@ from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.pipeline.base import OnLost, OnReplies
 
 
-class FallbackPipeline:
-    """Sends one batch at a time, by a task of its own; the next one waits."""
+class EmulatorPipeline:
+    """Sends one batch at a time, by a task of its own; the next one waits.
+
+    Attributes: as of `Pipeline`.
+    """
+
+    is_emulated = True
+    is_replica = False
+    round_trip_s = 0.0
 
     def __init__(self, connection: Any, on_lost: OnLost) -> None:
-        self.connection = connection
+        self._connection = connection
         self._on_lost = on_lost
         self._is_closed = False
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[list[Any]]]()
+        self.opened_s = self.last_arrival_s = time.monotonic()
 
     @property
     def is_usable(self) -> bool:
         """As `Pipeline.is_usable`."""
-        if self._is_closed or not self.connection.is_connected or redis_compat.stream_has_ended(self.connection):
-            return False
-        # Where nothing is in flight, whatever came must not answer the next command.
-        return bool(self._tasks) or not redis_compat.has_unread_data(self.connection)
+        return not self._is_closed and bool(self._connection.is_connected)
 
     def send(self, packet: bytes, reply_count: int, on_replies: OnReplies) -> None:
         """As `Pipeline.send`."""
-        task = asyncio.create_task(self._execute(packet, reply_count), name="ratelimit-send")
+        task = asyncio.get_running_loop().create_task(self._execute(packet, reply_count), name="ratelimit-send")
         self._tasks.add(task)
         task.add_done_callback(partial(self._on_done, on_replies, reply_count))
 
     async def _execute(self, packet: bytes, reply_count: int) -> list[Any]:
         try:
             async with self._one_at_a_time:
-                replies = await self._send_and_read(packet, reply_count)
+                return await self._send_and_read(packet, reply_count)
         except BaseException:
-            self.disconnect()
+            self.close()
             raise
-        if any(map(error_mapping.is_from_replica, replies)):
-            self.disconnect()
-        return replies
 
     def _on_done(self, on_replies: OnReplies, reply_count: int, task: asyncio.Task[list[Any]]) -> None:
         # A task that is cancelled before it began runs none of its own code.
         self._tasks.discard(task)
+        self.last_arrival_s = time.monotonic()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         on_replies(task.result() if error is None else [_store_error(error)] * reply_count)
 
     async def _send_and_read(self, packet: bytes, reply_count: int) -> list[Any]:
         if self._is_closed:
             raise error_mapping.before_sending(RedisConnectionError("it was given up"))
-        async with asyncio.timeout(self.connection.socket_timeout):
-            await self.connection.send_packed_command(packet, check_health=False)
-            return [await self._read() for _ in range(reply_count)]
+        await self._connection.send_packed_command(packet, check_health=False)
+        return [await self._read() for _ in range(reply_count)]
 
     async def _read(self) -> Any:
         try:
-            return await self.connection.read_response(disable_decoding=True)
+            return await self._connection.read_response(disable_decoding=True)
         except redis_compat.errors("ResponseError") as error:
             return error  # each command fails alone
 
-    def detach(self) -> bool:
-        """As `Pipeline.detach`."""
-        if self._tasks or not self.is_usable:
-            return False
-        self._is_closed = True
-        return True
-
-    def disconnect(self) -> None:
-        """As `Pipeline.disconnect`."""
+    def close(self, error: StoreError | None = None) -> None:  # noqa: ARG002 - who waits gets what the emulator says
+        """As `Pipeline.close`."""
         if not self._is_closed:
             self._is_closed = True
+            for task in self._tasks:
+                task.cancel()
+            redis_compat.forget_transport(self._connection)
             self._on_lost(self)
 
 

@@ -1,0 +1,113 @@
+"""Commands of one event loop that are no checks: on a connection of their own, where long replies hold no check up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.scripts import Command
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
+from ratelimit.store.aio.pipeline.base import Pipeline
+from ratelimit.store.aio.pipeline.factory import AddressSource, open_pipeline, set_unless_done
+from ratelimit.store.resp import pack
+
+_TURNS_OF_A_POLL = 2
+
+
+class CommandConnection:
+    """Sends commands in the order in which they are given. Belongs to the event loop in which it is made.
+
+    Args:
+        pool: The pool of the client, which says how to connect.
+        address: Names whom to connect to, where that is not the pool's business.
+    """
+
+    def __init__(self, pool: Any, address: AddressSource | None = None) -> None:
+        self._pool = pool
+        self._address = address
+        self._silence_s: float = pool.connection_kwargs.get("socket_timeout") or CONNECT_TIMEOUT_S
+        self._pipeline: Pipeline | None = None
+        self._connecting: asyncio.Task[Pipeline] | None = None
+
+    async def send(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
+        """Return the reply to each command, errors in their places.
+
+        Args:
+            commands: What to send.
+            timeout_s: How long to wait for all of it; None if only silence is bounded, by the client's socket_timeout.
+        """
+        if not commands:
+            return []
+        loop = asyncio.get_running_loop()
+        end_s = None if timeout_s is None else loop.time() + timeout_s
+        pipeline = await self._connected(timeout_s)
+        replied: asyncio.Future[list[Any]] = loop.create_future()
+        pipeline.send(pack(commands), len(commands), partial(set_unless_done, replied))
+        while True:
+            before_s = pipeline.last_arrival_s
+            await asyncio.wait([replied], timeout=self._silence_s if end_s is None else max(end_s - loop.time(), 0))
+            if replied.done():
+                replies = replied.result()
+                if isinstance(replies[0], StoreError):
+                    raise replies[0]  # the connection failed
+                return replies
+            if pipeline.is_emulated or (end_s is None and pipeline.last_arrival_s > before_s):
+                continue
+            error = StoreTimeout(f"Redis sent no answer within {timeout_s or self._silence_s:g} s")
+            if end_s is None:
+                pipeline.close(error)
+            raise error
+
+    async def _connected(self, timeout_s: float | None) -> Pipeline:
+        if self._pipeline is not None:
+            for _ in range(_TURNS_OF_A_POLL):
+                await asyncio.sleep(0)  # the server may have closed it while nobody used it
+        if self._pipeline is not None and not self._pipeline.is_usable:
+            self._pipeline.close()
+        if self._pipeline is not None:
+            return self._pipeline
+        if self._connecting is None:
+            opening = open_pipeline(self._pool, self._on_lost, CONNECT_TIMEOUT_S, self._address)
+            self._connecting = asyncio.get_running_loop().create_task(opening, name="ratelimit-connect")
+            self._connecting.add_done_callback(self._on_connected)
+        connecting = self._connecting
+        await asyncio.wait([connecting], timeout=timeout_s)
+        if not connecting.done():
+            raise StoreUnavailable("no connection to Redis: it is still being made")
+        try:
+            return connecting.result()
+        except asyncio.CancelledError:
+            raise StoreUnavailable("no connection to Redis: connecting was cancelled") from None
+        except redis_compat.client_errors() as error:
+            raise error_mapping.before_sending(error) from error
+
+    def _on_connected(self, connecting: asyncio.Task[Pipeline]) -> None:
+        if not connecting.cancelled() and connecting.exception() is None:
+            if connecting is self._connecting:
+                self._pipeline = connecting.result()
+            else:
+                connecting.result().close()
+        if connecting is self._connecting:
+            self._connecting = None
+
+    def _on_lost(self, pipeline: Pipeline) -> None:
+        if pipeline is self._pipeline:
+            self._pipeline = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.abandon()
+        for _ in range(_TURNS_OF_A_POLL):
+            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
+
+    def abandon(self) -> None:
+        """Close the connection now. Whoever waits for a reply gets an error."""
+        if self._connecting is not None and not self._connecting.get_loop().is_closed():
+            self._connecting.cancel()
+        self._connecting = None
+        if self._pipeline is not None:
+            self._pipeline.close()

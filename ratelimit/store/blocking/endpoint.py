@@ -1,0 +1,212 @@
+"""One server, as one process sees it: commands go out on connections of our own, and each is sent once.
+
+Callers take an idle connection, or wait for one within their deadline. They never connect: see connector.py.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.local import fork_safety
+from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.blocking.connection import Connection, NothingSentError
+from ratelimit.store.blocking.connections import USUALLY_IDLE, Connections
+from ratelimit.store.blocking.connector import Address, Connector
+from ratelimit.store.blocking.wait import Wait
+from ratelimit.store.breaker import PROBE_INTERVAL_S
+from ratelimit.store.resp import INCOMPLETE
+
+MAX_CONNECTIONS = 64
+"""How many serve callers at most; another one is the spare."""
+RESERVED = 2
+"""Of those that a client allows: the spare, and the one that changes are pushed on."""
+
+
+class Endpoint:
+    """The server of one pool. Safe between threads; after a fork, a child has its own connections.
+
+    The pool says how to connect, and how many connections there may be; its own are not used. It must be held by
+    whoever uses the endpoint.
+
+    Attributes:
+        connector: Makes the connections.
+    """
+
+    @classmethod
+    def of(cls, pool: Any) -> Endpoint:
+        """Return the endpoint of a client's pool: all limiters and catalogues of the client share it."""
+        return _endpoints.setdefault(pool, cls(pool))  # one step, also between threads
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = ref(pool)  # `_endpoints` ends with the pool, and so must not keep it
+        self._begin()
+        fork_safety.register_fork_reset(self)
+
+    def _begin(self) -> None:
+        pool = self._pool()
+        self._connections = Connections(max(1, min(MAX_CONNECTIONS, pool.max_connections - RESERVED)))  # type: ignore[union-attr]
+        self.connector = Connector(pool, self._connections)
+        self._idle, self._waiters = self._connections.idle, self._connections.waiters
+        self._breaker = self.connector.breaker
+        self._renewed_s = 0.0
+
+    def reset_after_fork(self) -> None:
+        """Close the parent's connections here, and begin anew."""
+        find_address = self.connector.find_address
+        self.connector.abandon()
+        self._connections.abandon()
+        self._begin()
+        self.connector.find_address = find_address
+
+    def call(self, packet: bytes, started_s: float, deadline_s: float) -> Any:
+        """Send one command, and return its reply.
+
+        Args:
+            packet: The command as it goes over the wire.
+            started_s: When its caller began to wait, by the monotonic clock: this very moment.
+            deadline_s: For how many seconds it may wait.
+
+        Returns:
+            The reply: texts as bytes, an error as an exception.
+
+        Raises:
+            StoreUnavailable: The command was not carried out.
+            StoreTimeout: Nobody knows whether it was.
+        """
+        breaker = self._breaker
+        if breaker.is_open:
+            raise self.connector.unavailable()
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self.execute(packet, 1, Wait(started_s + deadline_s - monotonic()))[0]
+        try:
+            reply = connection.call(packet, deadline_s)
+            if reply is INCOMPLETE:
+                (reply,) = connection.read(1, Wait(started_s + deadline_s - monotonic()))
+        except NothingSentError:
+            self._drop(connection)
+            return self._execute_again(packet, 1, Wait(started_s + deadline_s - monotonic()))[0]
+        except redis_compat.client_errors() as error:
+            raise self._failed(connection, error) from error
+        except BaseException:
+            self._drop(connection)  # interrupted
+            raise
+        connection.last_used_s = breaker.last_arrival_s = monotonic()
+        if self._waiters or not connection.is_reusable:
+            self._release(connection)
+            return reply
+        # Who waits says so before looking once more for an idle connection; here it is the other way round.
+        self._idle.append(connection)
+        if self._waiters or not connection.is_reusable:
+            with self._connections.lock:
+                self._connections.serve_waiters()
+        return reply
+
+    def execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+        """Send commands, and return their replies.
+
+        Args:
+            packet: The commands as they go over the wire.
+            reply_count: How many commands these are.
+            wait: How long to wait for a connection and the replies.
+
+        Returns:
+            Their replies: texts as bytes, errors in their places.
+
+        Raises:
+            StoreUnavailable: The commands were not carried out.
+            StoreTimeout: Nobody knows whether they were.
+        """
+        try:
+            return self._execute(packet, reply_count, wait)
+        except NothingSentError:
+            return self._execute_again(packet, reply_count, wait)
+
+    def _execute_again(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+        """Execute commands of which nothing could be sent."""
+        self._connections.close_ended()  # others that were idle will have ended, too
+        try:
+            return self._execute(packet, reply_count, wait)
+        except NothingSentError as error:
+            raise error_mapping.before_sending(error) from error
+
+    def _execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+        connection = self._acquire(wait)
+        try:
+            replies = connection.execute(packet, reply_count, wait)
+        except NothingSentError:
+            self._drop(connection)
+            raise
+        except redis_compat.client_errors() as error:
+            raise self._failed(connection, error) from error
+        except BaseException:
+            self._drop(connection)
+            raise
+        connection.last_used_s = self._breaker.last_arrival_s = monotonic()
+        self._release(connection)
+        return replies
+
+    def _acquire(self, wait: Wait) -> Connection:
+        if self._breaker.is_open:
+            raise self.connector.unavailable()
+        if wait.left_s <= 0:
+            raise StoreUnavailable("the deadline was over before the command could be sent")
+        connection = self._connections.acquire(wait, self.connector.need)
+        if connection is None:
+            self.connector.note_miss()
+            raise self.connector.none_in_time()
+        return connection
+
+    def _release(self, connection: Connection) -> None:
+        if not self._connections.release(connection):
+            self.connector.look()
+
+    def _drop(self, connection: Connection) -> None:
+        if not self._connections.drop(connection):
+            self.connector.look()
+
+    def _failed(self, connection: Connection, error: Exception) -> StoreError:
+        """Close a connection on which an answer did not come; return the error for its caller."""
+        if isinstance(error, TimeoutError):
+            self.connector.note_miss()
+        self._drop(connection)
+        if connection.is_deposed:
+            return StoreTimeout("the connection was broken off: another server is the primary now", cause="deposed")
+        return error_mapping.after_sending(error)
+
+    def connect(self, timeout_s: float) -> None:
+        """Wait until as many connections stand as are usually idle; after this time, for one and a spare.
+
+        Raises:
+            StoreUnavailable: Not even these stand; with the reason.
+        """
+        self.connector.stand(USUALLY_IDLE, timeout_s)
+
+    def renew(self) -> None:
+        """Have no connection used again, as new ones may lead to another server. Does so seldom, if called often."""
+        now_s = monotonic()
+        with self._connections.lock:
+            if now_s < self._renewed_s + PROBE_INTERVAL_S:
+                return
+            self._renewed_s = now_s
+            self._connections.retire()
+        self._connections.close_ended()
+        self.connector.look()
+
+    def move_to(self, address: Address) -> None:
+        """Leave the server for another one, which is the primary now.
+
+        Calls that wait for the old one end at once, with the cause "deposed".
+        """
+        self.connector.move_to(address)
+
+    def close(self) -> None:
+        """Close all connections, and end the thread. Whoever needs a connection afterwards has them made anew."""
+        self.connector.close()
+
+
+_endpoints: WeakKeyDictionary[Any, Endpoint] = WeakKeyDictionary()
