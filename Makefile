@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,14 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 	  --ignore tests/unit/test_words.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m slow --durations=20
+	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps
+
+.venv/servers: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers
+	@touch $@
+
+test-servers: .venv/servers  ## pass the tests of real web servers that start (RATELIMIT_COLD_STARTS=20 as often as is promised)
+	$(BIN)/python -m pytest -m slow tests/apps
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py

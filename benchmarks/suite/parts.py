@@ -16,6 +16,7 @@ from benchmarks.suite import (
     throughput,
     unknown_keys,
 )
+from benchmarks.suite.network import far, stop
 
 
 class Part(NamedTuple):
@@ -104,6 +105,21 @@ PARTS = {
         "sent all at once; and the CPU time of a request that is denied. Tasks that all begin at once stop the event "
         "loop of their process until the last one has begun: how long as many tasks that do nothing take for that is "
         "shown beside it.",
+        long=True,
+    ),
+    "stop": Part(
+        stop,
+        "A server that stops",
+        "What callers notice of a Redis that stops as a whole for some seconds, and how soon all is as before: calls "
+        "that end per second, with a decision or without, and how long each took. Peers keep the time limits that they "
+        "have by default.",
+        long=True,
+    ),
+    "far": Part(
+        far,
+        "A server that is far",
+        "Requests that arrive on a schedule while a round trip takes 30 ms, and nothing else is slower: a limiter that "
+        "sends one batch after the other, or waits for a free connection, waits for several of them.",
         long=True,
     ),
     "import_keys": Part(

@@ -25,7 +25,7 @@ def imported_rooms(path):
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_a_room_imports_only_rooms_below_it(room):
     """Itself and what its `__init__` says."""
-    files = sorted((ROOT / room).glob("*.py"))
+    files = sorted((ROOT / room).rglob("*.py"))
     assert len(files) > 1
     imports = {(path.name, other) for path in files for other in imported_rooms(path)}
     assert {(name, other) for name, other in imports if other not in MAY_IMPORT[room] | {room}} == set()

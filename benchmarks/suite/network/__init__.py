@@ -1,0 +1,1 @@
+"""What callers notice of the network: a server that stops, a server that is far."""

@@ -1,0 +1,197 @@
+"""A server that stops: checks wait for it no longer than it takes to be sure, and it is not stormed.
+
+Times are those of the best of some attempts, for a machine that runs tests may be busy; what costs the processor is
+measured by the processor's time.
+"""
+
+import logging
+import socket
+import time
+from contextlib import contextmanager
+from signal import SIGCONT, SIGSTOP
+
+import pytest
+from helpers.limiter_twin import TWINS, limiter_twin
+from helpers.proxy import Proxy
+from helpers.replica import METHOD, STAGE
+
+from ratelimit import Limiter, Quota, Throttle, UsagePlan
+
+ATTEMPTS = 5
+LIMIT = 1_000_000
+AT_ONCE_S = 0.002
+OPENED_S, BACK_S = 0.2, 0.02
+PER_SECOND = 50_000
+CONNECTIONS_PER_SECOND = 10
+
+pytestmark = pytest.mark.parametrize("twin", TWINS)
+
+
+@pytest.fixture
+def key(server):
+    with server.client() as client, Limiter(client) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, LIMIT), Quota(LIMIT, "DAY"), [STAGE]))
+        yield limiter.catalog.create_key(plans=["gold"]).value
+
+
+@contextmanager
+def stopped(server):
+    server.process.send_signal(SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(SIGCONT)
+
+
+def until_open(made):
+    """Check until an answer comes at once. Return the seconds until that check began."""
+    began = time.monotonic()
+    while True:
+        since = time.monotonic() - began
+        decision, seconds = made.timed()
+        assert since < 5, "checks still wait"
+        if seconds < AT_ONCE_S:
+            assert decision.cause == "not_sent"
+            return since
+
+
+def until_back(made):
+    """Check until one is admitted. Return the seconds until that was."""
+    began = time.monotonic()
+    while not made.check().allowed:
+        assert time.monotonic() - began < 10, "no check is admitted"
+    return time.monotonic() - began
+
+
+def test_it_is_noticed_in_time_both_ways(server, key, twin):
+    """Within 200 ms of its stop, and within 20 ms of its return."""
+    opened, back = [], []
+    with limiter_twin(twin, "url", server.url, key) as made:
+        for _ in range(ATTEMPTS):
+            made.wait_until_healthy()
+            time.sleep(0.05)  # for a spare connection
+            with stopped(server):
+                opened.append(until_open(made))
+                time.sleep(0.3)
+            back.append(until_back(made))
+    assert min(opened) <= OPENED_S, opened
+    assert min(back) <= BACK_S, back
+
+
+def test_decisions_cost_microseconds_meanwhile(server, key, twin):
+    """50,000 a second of the processor's time, all of them 503: none waits."""
+
+    def flat_out(check):
+        started_s, began = time.monotonic(), time.thread_time()
+        decisions = [check() for _ in range(2000)]
+        return decisions, time.thread_time() - began, time.monotonic() - started_s
+
+    async def flat_out_async(limiter):
+        started_s, began = time.monotonic(), time.thread_time()
+        decisions = [await limiter.check(key, STAGE, METHOD) for _ in range(2000)]
+        return decisions, time.thread_time() - began, time.monotonic() - started_s
+
+    rates = []
+    with limiter_twin(twin, "url", server.url, key) as made:
+        made.wait_until_healthy()
+        with stopped(server):
+            until_open(made)
+            for _ in range(ATTEMPTS):
+                if made.is_async:
+                    decisions, cpu_s, wall_s = made.run(flat_out_async(made.limiter))
+                else:
+                    decisions, cpu_s, wall_s = flat_out(lambda: made.limiter.check(key, STAGE, METHOD))
+                assert {(decision.status, decision.cause) for decision in decisions} == {(503, "not_sent")}
+                assert wall_s < 10  # 5 ms each: a single wait of 50 ms each would take 100 s
+                rates.append(len(decisions) / cpu_s)
+        made.wait_until_healthy()
+    assert max(rates) >= PER_SECOND, rates
+
+
+def test_it_is_not_stormed(server, key, twin):
+    """While it is stopped, and while it is away: ten connections a second are attempted at most, by all callers."""
+    seconds = 2
+    with Proxy(server.socket) as proxy, limiter_twin(twin, "url", proxy.url, key) as made:
+        for away in ("stopped", "black hole"):
+            made.wait_until_healthy()
+            if away == "black hole":
+                proxy.black_hole = True
+                proxy.disconnect()
+                before = proxy.connections
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    made.at_once(8)
+                    time.sleep(0.001)
+                proxy.black_hole = False
+            else:
+                with stopped(server):
+                    before, end = proxy.connections, time.monotonic() + seconds
+                    while time.monotonic() < end:
+                        made.at_once(8)
+                        time.sleep(0.001)
+            attempted = proxy.connections - before
+            assert attempted <= CONNECTIONS_PER_SECOND * seconds, f"{away}: {attempted}"
+        made.wait_until_healthy()
+
+
+def test_a_port_that_refuses_is_not_stormed(server, key, twin, monkeypatch):
+    """Nor is one at which nobody listens, which answers at once; checks do not wait for it either."""
+    connecting = []
+    with Proxy(server.socket) as proxy, limiter_twin(twin, "url", proxy.url, key) as made:
+        made.wait_until_healthy()
+        proxy.refuse()
+        proxy.disconnect()
+        until_open(made)
+        _count_connecting(monkeypatch, connecting, proxy.port)
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert made.check().cause == "not_sent"
+            time.sleep(0.001)
+        assert 1 <= len(connecting) <= CONNECTIONS_PER_SECOND * 1.5 + 5  # and those of who hears pushes
+        proxy.accept()
+        made.wait_until_healthy()
+
+
+def _count_connecting(monkeypatch, connecting, port):
+    """Note each attempt to connect to a port of this machine: asyncio calls the same method of the same class."""
+
+    class Counting(socket.socket):
+        def connect(self, address):
+            if isinstance(address, tuple) and address[1] == port:
+                connecting.append(address)
+            return super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Counting)
+
+
+def test_no_flood_of_log_lines(server, key, twin, caplog):
+    """One a second and cause, however many checks fail: here of connections that are reset, one check in ten."""
+    seconds = 2
+    caplog.set_level(logging.WARNING, "ratelimit")
+    with Proxy(server.socket) as proxy, limiter_twin(twin, "url", proxy.url, key) as made:
+        made.wait_until_healthy()
+        end, failed = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            proxy.on("EVALSHA", "reset", skip=9, times=1)
+            failed += sum(not made.check().allowed for _ in range(10))
+            proxy.clear()
+        assert failed >= 20
+        lines = [record.getMessage() for record in caplog.records]
+        kinds = 3  # unknown, not sent, and that Redis answers again
+        assert len(lines) <= kinds * (seconds + 1), lines[:10]
+
+
+def test_lost_connections_of_a_healthy_server_cost_no_decision(server, key, twin):
+    """The server closes all of them, again and again: others are made within the deadline of the next check.
+
+    On a busy machine one may come too late: so not each time.
+    """
+    with limiter_twin(twin, "url", server.url, key) as made, server.client() as admin:
+        admitted = []
+        for _ in range(ATTEMPTS):
+            made.wait_until_healthy()
+            time.sleep(1)  # connections that are lost as soon as they were made may be made anew at a slower pace
+            admin.client_kill_filter(_type="normal", skipme=True)
+            time.sleep(0.005)  # until that is known: what is sent before is lost
+            admitted.append(made.check().allowed)
+        assert sum(admitted) >= ATTEMPTS - 1, admitted
