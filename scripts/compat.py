@@ -27,6 +27,9 @@ TESTS = [
         "pipeline",
         "pipeline_faults",
         "push",
+        "primary",
+        "failover",
+        "renewed_credentials",
         "reads",
         "valkey_py",
     )

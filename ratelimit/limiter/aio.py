@@ -58,7 +58,11 @@ class AsyncLimiter(LimiterBase):
         self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
-            client, self._namespace.names.changes, self._namespace.on_change_message, self._tick
+            client,
+            self._namespace.names.changes,
+            self._namespace.on_change_message,
+            self._tick,
+            self._store.primaries,
         )
         self._namespace.before_refresh = self._listener.start
 

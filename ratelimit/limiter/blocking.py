@@ -66,7 +66,13 @@ class Limiter(LimiterBase):
         self._store = BlockingExecutor(client, deadline)
         self._owned_client: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
-        self._listener = Listener(client, self._namespace.names.changes, self._namespace.on_change_message, self._tick)
+        self._listener = Listener(
+            client,
+            self._namespace.names.changes,
+            self._namespace.on_change_message,
+            self._tick,
+            self._store.primary,
+        )
         self._namespace.before_refresh = self._listener.start
 
     @classmethod
@@ -84,7 +90,9 @@ class Limiter(LimiterBase):
         """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
         Args:
-            url: redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them.
+            url: redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them; or
+                redis+sentinel://, rediss+sentinel:// with the Sentinels and the service whose primary they name:
+                redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB.
             namespace: See `Limiter`, as for all that follow.
             deadline: Seconds.
             max_age: Seconds.

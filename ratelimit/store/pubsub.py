@@ -17,7 +17,10 @@ from typing import Any
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
 from ratelimit.store.aio.loops import PerLoop
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
+from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.clients import AsyncClient, Client
+from ratelimit.store.sentinel import Address
 
 _POLL_S = 1.0
 _RECONNECT_PAUSE_S = 0.5
@@ -39,15 +42,25 @@ class Listener:
     It ends with `stop`, and by itself some seconds after the object that `on_message` is a method of is gone.
 
     Args:
-        client: Its pool gives the connection.
+        client: Its pool says how to connect.
         channel: The channel's name.
         on_message: A method to be called with each message, and with None.
         tick: A method to be called about once a second, for what has to be done now and then.
+        primary: Finds whom to connect to; None where that is the pool's business.
     """
 
-    def __init__(self, client: Client, channel: str, on_message: OnMessage, tick: Callable[[], None]) -> None:
-        self._client: Any = client  # its pubsub is untyped
+    def __init__(
+        self,
+        client: Client,
+        channel: str,
+        on_message: OnMessage,
+        tick: Callable[[], None],
+        primary: PrimaryFinder | None = None,
+    ) -> None:
+        self._pool: Any = client.connection_pool
         self._channel = channel
+        self._primary = primary
+        self._is_moved = False
         self._on_message = weakref.WeakMethod(on_message)
         self._tick = weakref.WeakMethod(tick)
         self._pubsub: Any = None
@@ -74,12 +87,25 @@ class Listener:
             self._pid = os.getpid()
             self._thread = threading.Thread(target=self._listen, name="ratelimit-push", daemon=True)
             self._thread.start()
+        if self._primary is not None:
+            self._primary.watch(self._move_to)
 
     def stop(self) -> None:
         """Stop listening."""
         self._stopped.set()
         if self._thread is None or self._pid != os.getpid():
             return
+        if self._primary is not None:
+            self._primary.unwatch(self._move_to)
+        self._wake()
+        self._thread.join(timeout=3 * _POLL_S)
+
+    def _move_to(self, _address: Address) -> None:
+        """Listen to the server that is the primary now: the one before publishes changes no more, and says nothing."""
+        self._is_moved = True
+        self._wake()
+
+    def _wake(self) -> None:
         pubsub = self._pubsub
         sock = redis_compat.socket_of(getattr(pubsub, "connection", None))
         with contextlib.suppress(*redis_compat.client_errors()):
@@ -87,22 +113,26 @@ class Listener:
                 sock.shutdown(socket.SHUT_RDWR)  # wakes the thread, which alone may use the connection
             elif sock is not None:
                 pubsub.unsubscribe()  # an emulator has no socket, and its reply wakes the thread
-        self._thread.join(timeout=3 * _POLL_S)
 
     def _listen(self) -> None:
         while not self._stopped.is_set() and self._on_message() is not None:
+            self._is_moved = False
             # Whatever happens to a connection that others may close meanwhile: subscribe again.
-            with contextlib.suppress(Exception), self._client.pubsub() as pubsub:
+            with contextlib.suppress(Exception), self._new_pubsub() as pubsub:
                 pubsub.subscribe(self._channel)
                 self._pubsub = pubsub
-                while not self._stopped.is_set() and (on_message := self._on_message()) is not None:
+                while not (self._is_moved or self._stopped.is_set()) and (on_message := self._on_message()) is not None:
                     if (message := pubsub.get_message(timeout=_POLL_S)) is not None:
                         on_message(_text(message))
                     if (tick := self._tick()) is not None:
                         tick()
                     del on_message, tick  # not to keep alive what would end this thread
             self._pubsub = None
-            self._stopped.wait(_RECONNECT_PAUSE_S)
+            if not self._is_moved:
+                self._stopped.wait(_RECONNECT_PAUSE_S)
+
+    def _new_pubsub(self) -> Any:
+        return redis_compat.new_pubsub(self._pool, None if self._primary is None else self._primary.find())
 
 
 class AsyncListener:
@@ -113,13 +143,21 @@ class AsyncListener:
         channel: The channel's name.
         on_message: Called with each message, and with None.
         tick: Awaited about once a second, for what has to be done now and then.
+        primaries: In each loop, what finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
-        self, client: AsyncClient, channel: str, on_message: OnMessage, tick: Callable[[], Awaitable[None]]
+        self,
+        client: AsyncClient,
+        channel: str,
+        on_message: OnMessage,
+        tick: Callable[[], Awaitable[None]],
+        primaries: PerLoop[AsyncPrimaryFinder] | None = None,
     ) -> None:
         pool: Any = client.connection_pool
-        self._subscriptions = PerLoop(lambda: _Subscription(pool, channel, on_message, tick))
+        self._subscriptions = PerLoop(
+            lambda: _Subscription(pool, channel, on_message, tick, None if primaries is None else primaries.get())
+        )
         self._stopped = False
 
     def start(self) -> None:
@@ -136,14 +174,26 @@ class AsyncListener:
 class _Subscription:
     """A task that listens in one event loop."""
 
-    def __init__(self, pool: Any, channel: str, on_message: OnMessage, tick: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        pool: Any,
+        channel: str,
+        on_message: OnMessage,
+        tick: Callable[[], Awaitable[None]],
+        primary: AsyncPrimaryFinder | None,
+    ) -> None:
         self._pool = pool
+        self._primary = primary
+        self._is_moved = asyncio.Event()
         self._channel = channel
         self._on_message = on_message
         self._tick = tick
         self._stopped = False
+        self._pubsub: Any = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] = self._loop.create_task(self._listen(), name="ratelimit-push")
+        if primary is not None:
+            primary.watch(self._move_to)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -156,20 +206,30 @@ class _Subscription:
         if not self._loop.is_closed():
             self._task.cancel()
 
+    def _move_to(self, _address: Address) -> None:
+        """As `Listener._move_to`."""
+        self._is_moved.set()
+        if (connection := getattr(self._pubsub, "connection", None)) is not None:
+            redis_compat.abort(connection)
+
     def _goes_on(self) -> bool:
         # A cancellation can be swallowed where a timeout ends at the same moment.
         return not self._stopped and not self._task.cancelling()
 
     async def _listen(self) -> None:
-        primary = redis_compat.primary_of(self._pool)
         while self._goes_on():
+            self._is_moved.clear()
             with contextlib.suppress(Exception):  # as above
-                address = None if primary is None else await primary()
+                address = None if self._primary is None else await self._primary.find()
                 async with redis_compat.new_pubsub(self._pool, address) as pubsub:
+                    self._pubsub = pubsub
                     await pubsub.subscribe(self._channel)
-                    while self._goes_on():
+                    while self._goes_on() and not self._is_moved.is_set():
                         if (message := await pubsub.get_message(timeout=_POLL_S)) is not None:
                             self._on_message(_text(message))
                         await self._tick()
+            self._pubsub = None
             if self._goes_on():
-                await asyncio.sleep(_RECONNECT_PAUSE_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RECONNECT_PAUSE_S):
+                        await self._is_moved.wait()

@@ -18,6 +18,8 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
+from ratelimit.store.sentinel import PrimaryTracker
+
 # Exceptions and clients
 
 
@@ -113,13 +115,43 @@ def new_connection(pool: Any, timeout_s: float | None, address: tuple[str, int] 
     return _connection_class(pool)(**keywords)
 
 
+def finds_primary(pool: Any) -> bool:
+    """Return whether a pool asks Sentinels for the address of its server."""
+    return hasattr(pool, "sentinel_manager")
+
+
+def sentinel_pools(pool: Any) -> list[Any]:
+    """Return the pools of the clients by which such a pool asks them."""
+    return [client.connection_pool for client in pool.sentinel_manager.sentinels]
+
+
+def primary_tracker(pool: Any) -> PrimaryTracker:
+    """Return a tracker for the service of such a pool, and its Sentinels in the order of `sentinel_pools`.
+
+    The host that stands for that of any primary is private as `Sentinel._force_master_ip` in redis-py since 5.3;
+    valkey-py has no such thing.
+    """
+    manager = pool.sentinel_manager
+    return PrimaryTracker(
+        pool.service_name,
+        [_shown_address(each.connection_kwargs) for each in sentinel_pools(pool)],
+        min_other_sentinels=manager.min_other_sentinels,
+        forced_host=getattr(manager, "_force_master_ip", None),
+    )
+
+
+def _shown_address(keywords: dict[str, Any]) -> str:
+    host = str(keywords.get("host", "localhost"))
+    return f"[{host}]:{keywords.get('port')}" if ":" in host else f"{host}:{keywords.get('port')}"
+
+
 def _connection_class(pool: Any) -> Any:
     """Return the class of a pool's connections; of Sentinel's, the one that they are made of.
 
     They find out by themselves whom to connect to, and within no time limit of ours.
     """
     kind = pool.connection_class
-    if not hasattr(pool, "sentinel_manager"):
+    if not finds_primary(pool):
         return kind
     return next(each for each in kind.__mro__ if not each.__module__.endswith("sentinel"))
 
@@ -128,10 +160,13 @@ def _library(pool: Any) -> str:
     return "valkey" if any(each.__module__.startswith("valkey") for each in type(pool).__mro__) else "redis"
 
 
+def _is_async(pool: Any) -> bool:
+    return inspect.iscoroutinefunction(pool.connection_class.connect)
+
+
 def _no_retries(pool: Any) -> Any:
     library = _library(pool)
-    is_async = inspect.iscoroutinefunction(pool.connection_class.connect)
-    retry = import_module(f"{library}.asyncio.retry" if is_async else f"{library}.retry")
+    retry = import_module(f"{library}.asyncio.retry" if _is_async(pool) else f"{library}.retry")
     return retry.Retry(import_module(f"{library}.backoff").NoBackoff(), 0)
 
 
@@ -142,11 +177,6 @@ def _nameless(kind: Any) -> dict[str, None]:
     if "driver_info" in keywords:
         return {"driver_info": None}  # redis-py since 7
     return {"lib_name": None, "lib_version": None}
-
-
-def primary_of(pool: Any) -> Callable[[], Any] | None:
-    """Return what asks the Sentinels for the address of the primary, awaited; None for a pool without any."""
-    return pool.get_master_address if hasattr(pool, "sentinel_manager") else None
 
 
 # Connections
@@ -193,9 +223,14 @@ def forget_transport(connection: Any) -> None:
 
     Private as `_reader` and `_writer` in all versions; the connection would warn of them when it is destroyed.
     """
+    abort(connection)
+    connection._reader = connection._writer = None
+
+
+def abort(connection: Any) -> None:
+    """End an asyncio connection at once; whoever reads from it finds that out."""
     if is_stream(connection):
         _abort(transport_of(connection))
-    connection._reader = connection._writer = None
 
 
 def _abort(transport: asyncio.Transport) -> None:
@@ -223,15 +258,16 @@ def is_without_room(reply: object) -> bool:
 
 
 def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Any:
-    """Return a pubsub of an asyncio client that connects as a pool does, on a pool of its own for the running loop.
+    """Return a pubsub that connects as a pool does, on a pool of its own.
 
     Args:
-        pool: The pool of an asyncio client.
+        pool: The pool of a client, blocking or asyncio.
         address: Host and port, instead of the pool's: of a primary that a Sentinel named.
     """
-    client = import_module(f"{_library(pool)}.asyncio.client")
+    library = f"{_library(pool)}.asyncio" if _is_async(pool) else _library(pool)
     keywords = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
     if address is not None:
         keywords["host"], keywords["port"] = address
-    kind = import_module(f"{_library(pool)}.asyncio.connection").ConnectionPool
-    return client.PubSub(kind(connection_class=_connection_class(pool), max_connections=1, **keywords))
+    kind = import_module(f"{library}.connection").ConnectionPool
+    own_pool = kind(connection_class=_connection_class(pool), max_connections=1, **keywords)
+    return import_module(f"{library}.client").PubSub(own_pool)

@@ -20,26 +20,37 @@ def free_port():
 
 
 class WatchedPrimary:
-    """`sentinel` is the address that clients ask; `fail_over` makes the replica the primary, and returns when it is."""
+    """`sentinel` is the address that clients ask; `fail_over` makes the replica the primary, and returns when it is.
 
-    def __init__(self, name):
+    `settings` are further lines of the Sentinel's configuration.
+    """
+
+    def __init__(self, name, *settings):
         ports = [free_port() for _ in range(3)]
-        self.primary = Server(name, port=ports[0], bind="127.0.0.1")
-        self.replica = Server(name, port=ports[1], bind="127.0.0.1")
+        self.primary, self.replica = (
+            Server(name, port=port, bind="127.0.0.1", repl_diskless_sync_delay=0) for port in ports[:2]
+        )
         with self.replica.client() as client:
             client.replicaof("127.0.0.1", ports[0])
         self.sentinel = "127.0.0.1", ports[2]
         self._folder = tempfile.TemporaryDirectory(prefix="rl-sentinel-")
-        settings = Path(self._folder.name) / "sentinel.conf"
-        settings.write_text(
+        configuration = Path(self._folder.name) / "sentinel.conf"
+        configuration.write_text(
             f"port {ports[2]}\nbind 127.0.0.1\ndir {self._folder.name}\n"
             f"sentinel monitor {NAME} 127.0.0.1 {ports[0]} 1\n"
-            f"sentinel down-after-milliseconds {NAME} 60000\n"
+            f"sentinel down-after-milliseconds {NAME} 60000\n" + "\n".join(settings) + "\n"
         )
         with (Path(self._folder.name) / "log").open("wb") as log:
-            self._process = subprocess.Popen([binaries()[name], str(settings), "--sentinel"], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [binaries()[name], str(configuration), "--sentinel"], stdout=log, stderr=log
+            )
         self._admin = redis.Redis(port=ports[2])
         self._until(self._replicates)
+
+    @property
+    def url(self):
+        """Of the primary, whichever server that is, for a limiter."""
+        return f"redis+sentinel://127.0.0.1:{self.sentinel[1]}/{NAME}"
 
     def _replicates(self):
         with self.replica.client() as client:

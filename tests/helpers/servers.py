@@ -61,6 +61,7 @@ class Server:
 
     def __init__(self, name, **options):
         self.name = name
+        self.port = options.get("port")
         self._folder = tempfile.TemporaryDirectory(prefix=f"rl-{name}-")
         self.folder = Path(self._folder.name)
         self.socket = str(self.folder / "redis.sock")

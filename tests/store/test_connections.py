@@ -805,7 +805,7 @@ def test_moving_to_another_server(server, own, key):
             wait_for(lambda: len(endpoint._idle) < 8)
             time.sleep(0.05)
             endpoint.connector._pool().connection_kwargs["path"] = own.socket
-            endpoint.move_to(None)
+            endpoint.connector.move_to(("another", 6379))
             assert decision.result(0.9).cause == "deposed"
         assert [plan.id for plan in limiter.catalog.plans()] == ["silver"]
 

@@ -27,7 +27,7 @@ from ratelimit.store.aio.endpoint import Endpoint
 from ratelimit.store.aio.exchanges import Exchange
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.pipeline.base import OnReplies
-from ratelimit.store.aio.pipeline.factory import AddressSource
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
 
 CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
@@ -65,7 +65,7 @@ class CheckBatcher:
     Args:
         pool: The pool of the client, which says how to connect.
         deadline_s: How long a call may wait for Redis.
-        address: Names whom to connect to, where that is not the pool's business.
+        primary: Finds whom to connect to; None where that is the pool's business.
         call_elsewhere: What takes the place of `call` in any other event loop.
     """
 
@@ -73,14 +73,14 @@ class CheckBatcher:
         self,
         pool: Any,
         deadline_s: float,
-        address: AddressSource | None = None,
+        primary: AsyncPrimaryFinder | None = None,
         call_elsewhere: CallFunction | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread: int | None = get_ident()
         self._call_elsewhere = call_elsewhere
         self._deadline_s = deadline_s
-        self.endpoint = Endpoint(pool, self, deadline_s, address)
+        self.endpoint = Endpoint(pool, self, deadline_s, primary)
         self._breaker = self.endpoint.breaker
         self._scripts, self._reads = CallQueue(_MAX_WAITING), CallQueue(_MAX_WAITING)
         self._look_ups = LookUpQueue(_MAX_LOOK_UPS_WAITING)

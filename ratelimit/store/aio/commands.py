@@ -12,8 +12,10 @@ from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
 from ratelimit.store.aio.pipeline.base import Pipeline
-from ratelimit.store.aio.pipeline.factory import AddressSource, open_pipeline, set_unless_done
+from ratelimit.store.aio.pipeline.factory import open_pipeline, set_unless_done
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.resp import pack
+from ratelimit.store.sentinel import Address
 
 _TURNS_OF_A_POLL = 2
 
@@ -23,15 +25,17 @@ class CommandConnection:
 
     Args:
         pool: The pool of the client, which says how to connect.
-        address: Names whom to connect to, where that is not the pool's business.
+        primary: Finds whom to connect to; None where that is the pool's business.
     """
 
-    def __init__(self, pool: Any, address: AddressSource | None = None) -> None:
+    def __init__(self, pool: Any, primary: AsyncPrimaryFinder | None = None) -> None:
         self._pool = pool
-        self._address = address
+        self._primary = primary
         self._silence_s: float = pool.connection_kwargs.get("socket_timeout") or CONNECT_TIMEOUT_S
         self._pipeline: Pipeline | None = None
         self._connecting: asyncio.Task[Pipeline] | None = None
+        if primary is not None:
+            primary.watch(self.move_to)
 
     async def send(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
         """Return the reply to each command, errors in their places.
@@ -71,7 +75,7 @@ class CommandConnection:
         if self._pipeline is not None:
             return self._pipeline
         if self._connecting is None:
-            opening = open_pipeline(self._pool, self._on_lost, CONNECT_TIMEOUT_S, self._address)
+            opening = open_pipeline(self._pool, self._on_lost, CONNECT_TIMEOUT_S, self._primary)
             self._connecting = asyncio.get_running_loop().create_task(opening, name="ratelimit-connect")
             self._connecting.add_done_callback(self._on_connected)
         connecting = self._connecting
@@ -97,6 +101,14 @@ class CommandConnection:
     def _on_lost(self, pipeline: Pipeline) -> None:
         if pipeline is self._pipeline:
             self._pipeline = None
+
+    def move_to(self, _address: Address) -> None:
+        """Leave the server, as another one is the primary now. What is in flight ends with the cause "deposed"."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._pipeline is not None:
+            self._pipeline.close(StoreTimeout("another server is the primary now", cause="deposed"))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -17,9 +17,11 @@ from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.pipeline.base import Pipeline
-from ratelimit.store.aio.pipeline.factory import AddressSource, open_pipeline
+from ratelimit.store.aio.pipeline.factory import open_pipeline
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
 from ratelimit.store.resp import NO_OP
+from ratelimit.store.sentinel import Address
 
 CONNECT_TIMEOUT_S = 5.0
 """For an attempt to connect, handshake included: patient, for the moment in which it succeeds is when Redis is back."""
@@ -52,7 +54,7 @@ class Endpoint:
     """
 
     def __init__(
-        self, pool: Any, listener: EndpointListener, patience_s: float, address: AddressSource | None = None
+        self, pool: Any, listener: EndpointListener, patience_s: float, primary: AsyncPrimaryFinder | None = None
     ) -> None:
         """Prepare an endpoint of the running loop; it connects when `connect` is called.
 
@@ -60,12 +62,12 @@ class Endpoint:
             pool: The client's, as a configuration: no connection of its own is used.
             listener: Who sends.
             patience_s: How long callers wait for a reply on a pipeline that is not in use any more.
-            address: Names whom to connect to, where that is not the pool's business.
+            primary: Finds whom to connect to; None where that is the pool's business.
         """
         self._pool = pool
         self._listener = listener
         self._patience_s = patience_s
-        self._address = address
+        self._primary = primary
         self._loop = asyncio.get_running_loop()
         self.breaker = Breaker()
         self.pipeline: Pipeline | None = None
@@ -79,6 +81,8 @@ class Endpoint:
         self._last_error: Exception | None = None
         self._problem = ""
         self._is_closed = False
+        if primary is not None:
+            primary.watch(self.move_to)
 
     @property
     def is_complete(self) -> bool:
@@ -120,9 +124,8 @@ class Endpoint:
         self.breaker.miss(_now_s())
         self._watch()
 
-    def move_to(self, address: AddressSource) -> None:
-        """Connect to another primary from now on, and break off what leads to the one before."""
-        self._address = address
+    def move_to(self, _address: Address) -> None:
+        """Leave the server, as another one is the primary now. What is in flight ends with the cause "deposed"."""
         error = StoreTimeout("another server is the primary now", cause="deposed")
         for attempt in self._attempts:
             attempt.cancel()
@@ -162,7 +165,7 @@ class Endpoint:
         self.connect()
 
     def _begin_attempt(self) -> None:
-        opening = open_pipeline(self._pool, self._on_lost, CONNECT_TIMEOUT_S, self._address)
+        opening = open_pipeline(self._pool, self._on_lost, CONNECT_TIMEOUT_S, self._primary)
         attempt = self._loop.create_task(opening, name="ratelimit-connect")
         self._attempts.add(attempt)
         attempt.add_done_callback(self._on_attempt_done)

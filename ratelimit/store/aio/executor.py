@@ -17,6 +17,7 @@ from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.loops import PerLoop
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
 from ratelimit.store.clients import AsyncClient
 
@@ -40,6 +41,7 @@ class AsyncExecutor:
 
     Attributes:
         call: Returns the reply to a script call or small read of a check, to be awaited; see `CheckBatcher.call`.
+        primaries: In each loop, what finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
@@ -48,11 +50,11 @@ class AsyncExecutor:
         pool: Any = client.connection_pool
         self._deadline_s = deadline_s
         self._on_new_loop = on_new_loop
-        address = redis_compat.primary_of(pool)
+        self.primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
         self._batchers = PerLoop(
-            lambda: CheckBatcher(pool, deadline_s, address, self._call_in_running_loop), self._on_loop_end
+            lambda: CheckBatcher(pool, deadline_s, self._primary(), self._call_in_running_loop), self._on_loop_end
         )
-        self._commands = PerLoop(lambda: CommandConnection(pool, address))
+        self._commands = PerLoop(lambda: CommandConnection(pool, self._primary()))
         self._short_lives = 0
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
@@ -137,6 +139,11 @@ class AsyncExecutor:
         self._forget_loop()
         await self._batchers.close()
         await self._commands.close()
+        if self.primaries is not None:
+            await self.primaries.close()
+
+    def _primary(self) -> AsyncPrimaryFinder | None:
+        return None if self.primaries is None else self.primaries.get()
 
     def _on_loop_end(self, lived_s: float) -> None:
         self._forget_loop()

@@ -18,9 +18,9 @@ from ratelimit.store import error_mapping
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.connections import Connections
+from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
-
-Address = tuple[str, int]
+from ratelimit.store.sentinel import Address
 
 _MAX_ATTEMPTS = 8
 _PATIENCE_S = 5.0
@@ -36,17 +36,17 @@ class Connector:
     Args:
         pool: Says how to connect. It must be held by whoever uses the connector.
         connections: Where connections go that the server has answered on, and who waits for one.
+        primary: Finds whom to connect to; None where that is the pool's business.
 
     Attributes:
         breaker: Whether the server answers.
-        find_address: Returns the host and port to connect to, and may take its time. None for what the pool says.
     """
 
-    def __init__(self, pool: Any, connections: Connections) -> None:
+    def __init__(self, pool: Any, connections: Connections, primary: PrimaryFinder | None = None) -> None:
         self._pool = ref(pool)
         self._connections = connections
+        self._primary = primary
         self.breaker = Breaker()
-        self.find_address: Callable[[], Address | None] | None = None
         self._background = Background(self._step, "ratelimit-connections")
         self._changed = threading.Condition(connections.lock)
         self._generation = 0
@@ -54,7 +54,6 @@ class Connector:
         self._opening = set[Connection]()
         """Connections on which the server has not answered yet, and a spare one that it was just asked on."""
         self._attempts = 0
-        self._named: Address | None = None
         self._failure: StoreUnavailable | None = None
         self._retry_s = self._watch_s = 0.0
         self._is_closed = False
@@ -68,8 +67,10 @@ class Connector:
         self._is_closed = False
         try:
             self._background.wake()
+            if self._primary is not None:
+                self._primary.watch(self.move_to)
         except RuntimeError as error:
-            raise error_mapping.before_sending(error) from error
+            raise StoreUnavailable(f"no connection to Redis: {error}") from error
 
     def look(self) -> None:
         """Have the thread do what is due, if it runs."""
@@ -142,7 +143,7 @@ class Connector:
         try:
             threading.Thread(target=attempt, args=arguments, name="ratelimit-connect", daemon=True).start()
         except RuntimeError as error:  # there can be no more threads
-            self.on_failure(generation, error)
+            self.on_failure(generation, StoreUnavailable(str(error)))
 
     def on_open(self, generation: int, connection: Connection) -> bool:
         """Note that a connection is open; return whether it is still needed."""
@@ -172,7 +173,6 @@ class Connector:
         with self._connections.lock:
             if not self._finish(generation, connection):
                 return
-            self._named = None
             self._failure = StoreUnavailable(*failure.args, cause=failure.cause)  # without the frames of the attempt
             self._retry_s = monotonic() + PROBE_INTERVAL_S
             self._changed.notify_all()
@@ -194,12 +194,8 @@ class Connector:
         return True
 
     def address(self) -> Address | None:
-        """Return the host and port to connect to, None for those of the pool."""
-        return self._named or (self.find_address or self._ask_sentinel)()
-
-    def _ask_sentinel(self) -> Address | None:
-        pool = self._pool()
-        return pool.get_master_address() if hasattr(pool, "sentinel_manager") else None  # type: ignore[union-attr]
+        """Return the host and port to connect to, None for those of the pool. Takes as long as Sentinels do."""
+        return None if self._primary is None else self._primary.find()
 
     def stand(self, count: int, timeout_s: float) -> None:
         """Wait until so many connections serve, and there is a spare one: after this time, for one and the spare.
@@ -222,11 +218,13 @@ class Connector:
                 return
         raise self.none_in_time()
 
-    def move_to(self, address: Address) -> None:
-        """Leave the server for another one."""
+    def move_to(self, _address: Address) -> None:
+        """Leave the server, as another one is the primary now.
+
+        Calls that wait for the old one end at once, with the cause "deposed".
+        """
         with self._connections.lock:
             self._begin_anew(is_deposed=True)
-            self._named = address
         self.look()
 
     def close(self) -> None:
@@ -236,6 +234,8 @@ class Connector:
             self._is_closed = not self._connections.waiters
         if self._is_closed:
             self._background.join()
+            if self._primary is not None:
+                self._primary.unwatch(self.move_to)
 
     def _begin_anew(self, *, is_deposed: bool = False) -> None:
         self._generation += 1
@@ -254,7 +254,7 @@ class Connector:
                 connection.close()
 
     def __del__(self) -> None:
-        for connection in self._opening:
+        for connection in [*self._opening]:
             connection.break_off()
         self._background.look()
 

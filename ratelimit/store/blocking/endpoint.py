@@ -14,7 +14,8 @@ from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.connection import Connection, NothingSentError
 from ratelimit.store.blocking.connections import USUALLY_IDLE, Connections
-from ratelimit.store.blocking.connector import Address, Connector
+from ratelimit.store.blocking.connector import Connector
+from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.breaker import PROBE_INTERVAL_S
 from ratelimit.store.resp import INCOMPLETE
@@ -33,6 +34,7 @@ class Endpoint:
 
     Attributes:
         connector: Makes the connections.
+        primary: Finds whom to connect to; None where that is the pool's business.
     """
 
     @classmethod
@@ -42,24 +44,23 @@ class Endpoint:
 
     def __init__(self, pool: Any) -> None:
         self._pool = ref(pool)  # `_endpoints` ends with the pool, and so must not keep it
+        self.primary = PrimaryFinder(pool) if redis_compat.finds_primary(pool) else None
         self._begin()
         fork_safety.register_fork_reset(self)
 
     def _begin(self) -> None:
         pool = self._pool()
         self._connections = Connections(max(1, min(MAX_CONNECTIONS, pool.max_connections - RESERVED)))  # type: ignore[union-attr]
-        self.connector = Connector(pool, self._connections)
+        self.connector = Connector(pool, self._connections, self.primary)
         self._idle, self._waiters = self._connections.idle, self._connections.waiters
         self._breaker = self.connector.breaker
         self._renewed_s = 0.0
 
     def reset_after_fork(self) -> None:
         """Close the parent's connections here, and begin anew."""
-        find_address = self.connector.find_address
         self.connector.abandon()
         self._connections.abandon()
         self._begin()
-        self.connector.find_address = find_address
 
     def call(self, packet: bytes, started_s: float, deadline_s: float) -> Any:
         """Send one command, and return its reply.
@@ -196,13 +197,6 @@ class Endpoint:
             self._connections.retire()
         self._connections.close_ended()
         self.connector.look()
-
-    def move_to(self, address: Address) -> None:
-        """Leave the server for another one, which is the primary now.
-
-        Calls that wait for the old one end at once, with the cause "deposed".
-        """
-        self.connector.move_to(address)
 
     def close(self) -> None:
         """Close all connections, and end the thread. Whoever needs a connection afterwards has them made anew."""

@@ -11,6 +11,7 @@ from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.endpoint import Endpoint
+from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.clients import PATIENCE_S, Client
 from ratelimit.store.resp import pack
@@ -55,6 +56,11 @@ class BlockingExecutor:
             return result
         finally:
             operation.close()
+
+    @property
+    def primary(self) -> PrimaryFinder | None:
+        """What finds whom to connect to; None where that is the pool's business."""
+        return self._endpoint.primary
 
     def _wait(self, started_s: float | None) -> Wait:
         if started_s is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,16 +13,14 @@ from ratelimit.store import redis_compat
 from ratelimit.store.aio.pipeline.base import OnLost, Pipeline
 from ratelimit.store.aio.pipeline.emulator import EmulatorPipeline
 from ratelimit.store.aio.pipeline.stream import StreamPipeline
+from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.resp import NO_OP
 
 _T = TypeVar("_T")
 
-AddressSource = Callable[[], Awaitable[tuple[str, int]]]
-"""Names the host and port to connect to, each time anew."""
-
 
 async def open_pipeline(
-    pool: Any, on_lost: OnLost, timeout_s: float | None, address: AddressSource | None = None
+    pool: Any, on_lost: OnLost, timeout_s: float | None, primary: AsyncPrimaryFinder | None = None
 ) -> Pipeline:
     """Return a pipeline over a new connection, made as the pool makes them, on which the server has answered.
 
@@ -34,14 +31,14 @@ async def open_pipeline(
         pool: The pool of an asyncio client.
         on_lost: Called when the pipeline has ended.
         timeout_s: Seconds that all of it may take; None for any time.
-        address: Names whom to connect to, where that is not the pool's business.
+        primary: Finds whom to connect to; None where that is the pool's business.
 
     Raises:
         Exception: Whatever a client raises, or its credential provider.
     """
     async with asyncio.timeout(timeout_s):
-        host_and_port = None if address is None else await address()
-        connection = redis_compat.new_connection(pool, timeout_s, host_and_port)
+        address = None if primary is None else await primary.find()
+        connection = redis_compat.new_connection(pool, timeout_s, address)
         try:
             await connection.connect()
         except BaseException:
