@@ -62,7 +62,7 @@ class TlsProxy:
         for task in handshakes:
             task.cancel()
         await asyncio.gather(*handshakes, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports close their sockets in the next turns of the loop
+        await asyncio.sleep(0.1)  # transports close their sockets in the next turns of the loop
 
     def __enter__(self):
         self._thread.start()

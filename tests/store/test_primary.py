@@ -236,16 +236,15 @@ def test_sentinels_that_are_slow(twin, monkeypatch):
         assert twin(slow.address).find() == A
 
 
-def test_a_sentinel_that_starts_anew(twin, never):
+def test_a_sentinel_that_starts_anew(twin):
     """The watch connects and subscribes once more."""
     with FakeSentinel(A) as restarted:
         finder = twin(restarted.address)
         assert finder.find() == A
         finder.watch()
-        wait_for(lambda: restarted.count(b"MASTER") - 1 == restarted.count(b"SUBSCRIBE") == 1)
+        wait_for(lambda: restarted.count(b"SUBSCRIBE") == 1 and restarted.count(b"MASTER") > 1)
         restarted.drop()
-        wait_for(lambda: restarted.count(b"SUBSCRIBE") == 2)
-        wait_for(lambda: restarted.count(b"MASTER") >= 2)
+        wait_for(lambda: restarted.count(b"SUBSCRIBE") > 1)
         restarted.switch(B)
         wait_for(lambda: finder.owner.moves == [B])
 
