@@ -22,7 +22,7 @@ _ACCEPTED = (
 )
 _SCHEMES = r"rediss?|rediss?\+sentinel|unix"
 _URL = re.compile(rf"({_SCHEMES})://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
-_HOST_AND_PORT = re.compile(r"([\w.~-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
+_HOST_AND_PORT = re.compile(r"([\w.~-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}/?")
 _SERVICE = re.compile(r"/([^/]*)(.*)")
 _SENTINEL_PORT = 26_379
@@ -164,7 +164,8 @@ def _problem(url: str) -> str | None:
     scheme, user, host, path, options = match.groups()
     path = path or ""
     # A password with a special character in it ends too early: no rest of it may be taken for a host, path or option.
-    if "@" in (options or "") or ("@" in path and (scheme != "unix" or host or user is not None)):
+    is_part_of_user = scheme != "unix" or host or user is not None or ":" in path.rpartition("@")[0]
+    if "@" in (options or "") or ("@" in path and is_part_of_user):
         return "an @ stands behind a / or ?, where it must be written %40: does the user or password hold one of these"
     if scheme == "unix":
         problem = _problem_of_socket(host, path)

@@ -28,6 +28,10 @@ WRONG = [
     (f"redis://:{SECRET}#tail@host", "it holds a #"),
     (f"redis://:{SECRET}@host/0#{SECRET}", "it holds a #"),
     (f"unix://user:{SECRET}/x@/run/redis.sock", AN_AT),
+    (f"unix:///:{SECRET}@/run/redis.sock", AN_AT),
+    ("redis://", "must stand a host"),
+    ("redis:///0", "must stand a host"),
+    ("redis://:6379", "must stand a host"),
     (f"unix://{SECRET}/run/redis.sock", A_SOCKET),
     (f"unix://user:x@/{SECRET}@/run/redis.sock", AN_AT),
     (f"unix://:{SECRET}@", "it names no socket"),
@@ -126,7 +130,6 @@ def test_commands_tell_it_as_well(url, problem):
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://", "redis://"),
         ("redis://:S3cr3tPw@localhost:6379/0", "redis://localhost:6379/0"),
         ("redis://user:a@S3cr3tPw@h", "redis://h"),
         ("redis://user:S3%2Fcr%40@[::1]:1/2?db=3", "redis://[::1]:1/2"),
