@@ -49,12 +49,15 @@ ONE_SERVER_EARLY = {
     "seeded_bugs",
     "test_catalog_races.py",
     "test_check_many.py",
+    "test_deadline.py",
     "test_denials.py",
     "test_import_races.py",
     "test_leases_faults.py",
+    "test_many_at_once.py",
     "test_metering.py",
     "test_properties.py",
     "test_shadow.py",
+    "test_stopped_server.py",
     "test_usage.py",
 }
 """What takes long, and is run by `make test` on the first server alone: on the others by `make test-long`."""

@@ -31,7 +31,12 @@ CHECK = "EVALSHA EVAL"
 READS = "HGETALL HMGET HGET MGET GET INFO SMEMBERS"
 HANDSHAKE = "HELLO AUTH SELECT CLIENT"
 
-pytestmark = [pytest.mark.parametrize("twin", TWINS), pytest.mark.parametrize("client", CLIENTS)]
+pytestmark = [
+    pytest.mark.parametrize("twin", TWINS),
+    pytest.mark.parametrize(
+        "client", [pytest.param(client, marks=pytest.mark.slow if client == "valkey" else ()) for client in CLIENTS]
+    ),
+]
 
 LATE = {
     "dripped": ("drip", {"seconds": 0.045}),
@@ -127,6 +132,7 @@ def test_replies_that_do_not_come(server, key, used, twin, client, late):
         wait_for(lambda: used() == outcomes.count("admitted") + outcomes.count("unknown"))
 
 
+@pytest.mark.slow
 def test_replies_that_do_not_come_over_tls(server, key, used, twin, client, late, tmp_path):
     """The same through another kind of socket."""
     fault, options = late
@@ -378,7 +384,8 @@ def test_a_primary_that_was_deposed(server, key, twin, client):
         admin.replicaof("127.0.0.1", 1)
         try:
             assert outcomes.check() == "deposed"
-            assert {outcomes.check() for _ in outcomes.attempts()} <= {"deposed", "not_sent"}
+            # Who gets a new connection at the end of its deadline has no time for the answer.
+            assert {outcomes.check() for _ in outcomes.attempts()} <= {"deposed", "not_sent", "unknown"}
         finally:
             admin.replicaof("NO", "ONE")
         outcomes.heal()
