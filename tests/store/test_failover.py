@@ -73,11 +73,7 @@ def test_a_healthy_primary_that_is_deposed(name, kind, checks):
         catalog.put_plan(UsagePlan("gold", Throttle(1_000_000, 1_000_000), stages=[STAGE]))
         key = catalog.create_key(plans=["gold"])
         client.wait(1, 5000)
-<<<<<<< HEAD
-        with checks(lambda: kind.from_url(watched.url), key.value) as steady, Observer(watched) as observer:
-=======
         with checks(lambda: kind.from_url(watched.url, deadline=2), key.value) as steady, Observer(watched) as observer:
->>>>>>> sentinel13
             wait_for(lambda: len(steady.timed) > 100)
             assert all(timed.decision.allowed for timed in steady.timed[1:])
             watched.fail_over()
