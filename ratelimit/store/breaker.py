@@ -32,7 +32,7 @@ class Step(Enum):
     """What is to be done now."""
 
     NOTHING = auto()
-    ASK_SPARE = auto()
+    ASK_SPARE = auto()  # and a new connection beside it: that both are late by chance at the same moment is rarer still
     PROBE = auto()
 
 

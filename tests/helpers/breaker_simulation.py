@@ -116,8 +116,9 @@ class Simulation:
         if step is not Step.NOTHING:
             self.pings += step is Step.ASK_SPARE
             self.probes += step is Step.PROBE
-            is_blip = self._blip_spare and self._random.random() < self._blips
-            self._at(self._answered_s(is_blip=is_blip), self._answer)
+            for _ in range(2 if step is Step.ASK_SPARE else 1):  # a new connection is tried beside the spare
+                is_blip = self._blip_spare and self._random.random() < self._blips
+                self._at(self._answered_s(is_blip=is_blip), self._answer)
         if wait_s < inf:
             when_s = self._now_s + max(wait_s, TICK_S)
             if self._next_step is None or when_s < self._next_step:

@@ -293,20 +293,17 @@ def test_a_bug_breaks_a_rule(name):
     assert any(is_broken(rule, module) for rule in RULES)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("pipelined", [True, False], ids=["one connection", "one connection each"])
-def test_an_hour_of_blips_opens_nothing(pipelined):
-    """One request in a thousand is held up for 60 to 300 ms: with asyncio, with all that are behind it."""
-    hour = Simulation(1, pipelined=pipelined, blip_spare=False).run(3600)
+def test_an_hour_of_blips_opens_nothing(pipelined, seed):
+    """One request in a thousand is held up for 60 to 300 ms: with asyncio, with all that are behind it.
+
+    No-ops on the spare connection meet blips as well, and so do new connections.
+    """
+    hour = Simulation(seed, pipelined=pipelined).run(3600)
     assert hour.openings == []
     assert hour.waited > 3000  # there were blips
     assert (hour.pings > 3000) == pipelined
-
-
-def test_blips_of_both_connections_open_for_a_moment():
-    """In one of a thousand blips the spare connection is held up at the same time: that looks like a stall."""
-    hour = Simulation(2, pipelined=True).run(3600)
-    assert len(hour.openings) <= 10
-    assert all(seconds <= 0.3 for seconds in hour.open_for())
 
 
 STALLS = [(start, start + 1 + start % 5) for start in range(10, 1790, 20)]

@@ -30,7 +30,7 @@ _MAX_ATTEMPTS = 8
 _SPARE_RETRY_S = 1.0
 _LOOK_AGAIN_S = 0.005
 _SHORT_LIFE_S = 1.0
-"""A connection that ended sooner is replaced after an interval, not at once: the server may hang up on all."""
+"""Connections that end sooner, and have answered no call, are replaced after an interval, not at once."""
 
 _now_s = time.monotonic
 
@@ -78,6 +78,7 @@ class Endpoint:
         self._retry: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._not_before_s = -inf
+        self._useless_in_a_row = 0
         self._last_error: Exception | None = None
         self._problem = ""
         self._is_closed = False
@@ -184,7 +185,7 @@ class Endpoint:
 
     def _on_connected(self, pipeline: Pipeline) -> None:
         self._last_error = None
-        is_back = self.breaker.is_open
+        is_back = self.breaker.is_open or self._pinged is not None
         if is_back:
             self.breaker.answer(_now_s())
             if self._pinged is not None:
@@ -232,9 +233,17 @@ class Endpoint:
                 self._use(spare)
         else:
             return
-        if _now_s() - pipeline.opened_s < _SHORT_LIFE_S and not pipeline.is_replica:
-            self._not_before_s = max(self._not_before_s, _now_s() + PROBE_INTERVAL_S)
+        self._pace(pipeline)
         self.connect()
+
+    def _pace(self, lost: Pipeline) -> None:
+        """Wait before connecting anew if the server hangs up on everybody: on two in a row that served for nothing."""
+        if lost.has_served or lost.is_replica or _now_s() - lost.opened_s >= _SHORT_LIFE_S:
+            self._useless_in_a_row = 0
+            return
+        self._useless_in_a_row += 1
+        if self._useless_in_a_row > 1:
+            self._not_before_s = max(self._not_before_s, _now_s() + PROBE_INTERVAL_S)
 
     # Watching
 
@@ -254,7 +263,7 @@ class Endpoint:
             self._listener.on_unavailable()
         if step is Step.ASK_SPARE and self._spare is not None:
             self._ping(self._spare)
-        elif step is Step.PROBE and len(self._attempts) < _MAX_ATTEMPTS:
+        if step is not Step.NOTHING and len(self._attempts) < _MAX_ATTEMPTS:
             self._begin_attempt()
         if wait_s < inf:
             once_quiet = partial(polling.once_quiet, self._loop, self._last_arrival_s, self._watch)

@@ -136,7 +136,10 @@ class Connector:
             return False, int(step is Step.PROBE and self._attempts < _MAX_ATTEMPTS), wait_s
         if has_just_failed:
             return step is Step.ASK_SPARE, 0, min(wait_s, self._retry_s - now_s)
-        return step is Step.ASK_SPARE, max(0, min(connections.missing(), _MAX_ATTEMPTS) - self._attempts), wait_s
+        asks_spare = step is Step.ASK_SPARE
+        # The spare one is taken to be asked, so that another is needed in its place: it may be the first to answer.
+        wanted = min(connections.missing() + asks_spare, _MAX_ATTEMPTS)
+        return asks_spare, max(0, wanted - self._attempts), wait_s
 
     def _start(self, attempt: Callable[..., None], generation: int, subject: Any) -> None:
         arguments = (ref(self), generation, subject)

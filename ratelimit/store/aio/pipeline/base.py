@@ -21,6 +21,7 @@ class Pipeline(Protocol):
 
     Attributes:
         is_emulated: Whether there is no network in between, and so no deadline.
+        has_served: Whether anything was answered but the first batch, which shows that the server is there.
         is_replica: Whether the server said that it is no primary.
         opened_s: When it was opened, by the monotonic clock.
         last_arrival_s: When something last arrived, by the monotonic clock.
@@ -28,6 +29,7 @@ class Pipeline(Protocol):
     """
 
     is_emulated: bool
+    has_served: bool
     is_replica: bool
     opened_s: float
     last_arrival_s: float

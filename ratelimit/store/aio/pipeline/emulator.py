@@ -21,7 +21,7 @@ class EmulatorPipeline:
     """
 
     is_emulated = True
-    is_replica = False
+    has_served = is_replica = False
     round_trip_s = 0.0
 
     def __init__(self, connection: Any, on_lost: OnLost) -> None:

@@ -44,7 +44,7 @@ class StreamPipeline(asyncio.Protocol):
         self._connection = connection
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._is_closed = self.is_replica = False
+        self._is_closed = self.is_replica = self.has_served = False
         self._batches: deque[_Batch] = deque()
         self._reader: Any = new_reader(redis_compat.parse_error_of(connection))
         self._transport: asyncio.Transport = redis_compat.transport_of(connection)
@@ -73,10 +73,11 @@ class StreamPipeline(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give replies to the batches, in the order in which they were sent."""
         reader, batches = self._reader, self._batches
-        self.last_arrival_s = _now_s()
+        arrived_s = _now_s()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not INCOMPLETE:
+                self.last_arrival_s = arrived_s  # parts of a reply may drip for ever
                 if not batches:
                     self.close(StoreTimeout("the server sent a reply that nobody had asked for"))
                     return
@@ -84,6 +85,7 @@ class StreamPipeline(asyncio.Protocol):
                 first.replies.append(reply)
                 if len(first.replies) == first.reply_count:
                     del batches[0]
+                    self.has_served = self._is_measured  # the first reply only showed that the server is there
                     self._measure(first)
                     first.on_replies(first.replies)
                     if any(map(error_mapping.is_from_replica, first.replies)):
