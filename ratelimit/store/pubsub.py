@@ -98,7 +98,7 @@ class Listener:
         if self._primary is not None:
             self._primary.unwatch(self._move_to)
         self._wake()
-        self._thread.join(timeout=3 * _POLL_S)
+        self._thread.join(timeout=_POLL_S)
 
     def _move_to(self, _address: Address) -> None:
         """Listen to the server that is the primary now: the one before publishes changes no more, and says nothing."""

@@ -120,4 +120,5 @@ async def test_what_cannot_be_sent_in_time_is_refused(server, far):
         done = await asyncio.gather(*futures, return_exceptions=True)
         assert type(done[-1]) is StoreUnavailable
         batcher._deadline_s = AMPLE_S
+        await batcher.endpoint.wait_complete(AMPLE_S)
         assert await batcher.call(echo(1)) == 1
