@@ -45,19 +45,28 @@ NEED_A_SERVER = {"backend", "running"}
 EMULATED_EARLY = {"engine", "unit"}
 """Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
 
+LATER = {
+    "test_deadline.py",
+    "test_failover.py",
+    "test_loops_that_end.py",
+    "test_many_at_once.py",
+    "test_primary.py",
+    "test_renewed_credentials.py",
+    "test_stopped_server.py",
+}
+"""Faults that take their time, one after the other: all of them are left to `make test-long`."""
+
 ONE_SERVER_EARLY = {
     "seeded_bugs",
+    "store",
     "test_catalog_races.py",
     "test_check_many.py",
-    "test_deadline.py",
     "test_denials.py",
     "test_import_races.py",
     "test_leases_faults.py",
-    "test_many_at_once.py",
     "test_metering.py",
     "test_properties.py",
     "test_shadow.py",
-    "test_stopped_server.py",
     "test_usage.py",
 }
 """What takes long, and is run by `make test` on the first server alone: on the others by `make test-long`."""
@@ -69,6 +78,8 @@ def pytest_addoption(parser):
 
 
 def _is_for_later(item, parameters):
+    if item.path.name in LATER:
+        return True
     if "fakeredis" in parameters and item.path.parent.name not in EMULATED_EARLY:
         return True
     return bool({item.path.parent.name, item.path.name} & ONE_SERVER_EARLY and parameters & set(servers.NAMES[1:]))
