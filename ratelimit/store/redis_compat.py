@@ -241,6 +241,8 @@ def _abort(transport: asyncio.Transport) -> None:
     """
     try:
         transport.abort()
+    except AttributeError:
+        return  # Python 3.11.2, of a transport over TLS that is closed
     except RuntimeError:
         sock = getattr(transport.get_extra_info("socket"), "_sock", None)
         if sock is not None:

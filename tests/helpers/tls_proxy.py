@@ -50,7 +50,8 @@ class TlsProxy:
 
     async def _break_off(self):
         for task, writer in self._forwarding.items():
-            writer.transport.abort()  # its other end need not answer
+            with contextlib.suppress(AttributeError):  # Python 3.11.2, if it is closed
+                writer.transport.abort()  # its other end need not answer
             task.cancel()
         await asyncio.gather(*self._forwarding, return_exceptions=True)
         self._forwarding.clear()

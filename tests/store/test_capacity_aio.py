@@ -120,5 +120,15 @@ async def test_what_cannot_be_sent_in_time_is_refused(server, far):
         done = await asyncio.gather(*futures, return_exceptions=True)
         assert type(done[-1]) is StoreUnavailable
         batcher._deadline_s = AMPLE_S
-        await batcher.endpoint.wait_complete(AMPLE_S)
-        assert await batcher.call(echo(1)) == 1
+        async with asyncio.timeout(AMPLE_S):
+            while True:
+                if await answer_or_none(batcher) == 1:
+                    break
+                await asyncio.sleep(0.01)  # a busy machine may have looked like a silent server
+
+
+async def answer_or_none(batcher):
+    try:
+        return await batcher.call(echo(1))
+    except StoreUnavailable:
+        return None

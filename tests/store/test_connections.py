@@ -366,7 +366,7 @@ def test_a_deadline_that_is_over_sends_nothing(server):
         endpoint = Endpoint(client.connection_pool)
         with pytest.raises(StoreUnavailable, match="the deadline was over"):
             endpoint.execute(pack([("PING",)]), 1, Wait(0))
-        assert our_threads() == others
+        assert {*our_threads()} <= {*others}
 
 
 def test_more_threads_than_connections(server, key):
@@ -762,11 +762,11 @@ def test_what_is_forgotten_leaves_nothing_behind(server):
     others, before = our_threads(), descriptors()
     endpoint = Endpoint(client.connection_pool)
     endpoint.connect(5)
-    assert our_threads() != others
+    assert {*our_threads()} - {*others}
     del endpoint
     gc.collect()
-    wait_for(lambda: our_threads() == others)
-    assert descriptors() == before
+    wait_for(lambda: {*our_threads()} <= {*others})
+    assert descriptors() <= before
     catalog = Catalog(client)
     catalog.plans()
     endpoint = weakref.ref(Endpoint.of(client.connection_pool))
@@ -774,7 +774,7 @@ def test_what_is_forgotten_leaves_nothing_behind(server):
     client.close()
     del client
     gc.collect()
-    wait_for(lambda: our_threads() == others)
+    wait_for(lambda: {*our_threads()} <= {*others})
     assert endpoint() is None
 
 
