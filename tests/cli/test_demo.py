@@ -16,7 +16,7 @@ import pytest
 from helpers.commands import run
 from store.test_embedded import is_running, pid_of
 
-from ratelimit import Decision, LimitStatus, Reason
+from ratelimit import Decision, Limiter, LimitStatus, Reason, UsagePlan
 from ratelimit.cli import reference
 from ratelimit.cli.demo import command as demo_command
 from ratelimit.cli.demo import workers
@@ -129,7 +129,10 @@ class TestRun:
 
 @pytest.fixture
 def server():
+    """A server with a catalogue: without one every check is 503."""
     with EmbeddedServer() as started:
+        with Limiter.from_url(started.url) as limiter:
+            limiter.catalog.put_plan(UsagePlan("free"))
         yield started
 
 
