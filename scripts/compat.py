@@ -21,7 +21,7 @@ TESTS = [
     f"tests/store/test_{name}.py"
     for name in (
         "transports",
-        "lines",
+        "connections",
         "twins_clients",
         "gather",
         "pipeline",
