@@ -28,7 +28,6 @@ TESTS = [
         "pipeline_faults",
         "push",
         "primary",
-        "renewed_credentials",
         "reads",
         "valkey_py",
     )
