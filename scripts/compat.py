@@ -28,6 +28,8 @@ TESTS = [
         "pipeline_faults",
         "push",
         "primary",
+        "failover",
+        "renewed_credentials",
         "reads",
         "valkey_py",
     )
@@ -96,7 +98,7 @@ def environment(combination: Combination) -> Path:
         venv.create(folder, clear=True)
         tests = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["dependency-groups"]["tests-store"]
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
-        install = ["install", "--no-compile", "--editable", ".[embedded,valkey]"]
+        install = ["install", "--no-compile", "--editable", ".[embedded,valkey,cli]"]
         subprocess.run([*pip, *install, *tests, *combination.requirements], check=True, cwd=ROOT)
         ready.touch()
     return python

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -12,15 +11,14 @@ import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
-from ratelimit.errors import ConfigError, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase
+from ratelimit.errors import StoreError
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
 from ratelimit.store.aio.executor import AsyncExecutor
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
-from ratelimit.validation import shown
 
 _now_s = time.monotonic
 _CONNECTIONS_FOR = "checks and what they read", "a spare one", "everything else", "pushed changes"
@@ -159,7 +157,7 @@ class AsyncLimiter(LimiterBase):
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        await self._store.wait_connected(_validate_timeout(timeout))
+        await self._store.wait_connected(validate_seconds(timeout, "timeout"))
         await self._store.run(self._checker.warm_up())
 
     def _on_new_loop(self) -> None:
@@ -186,9 +184,3 @@ class AsyncLimiter(LimiterBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _validate_timeout(timeout: object) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < inf:
-        raise ConfigError(f"must be seconds above 0, not {shown(timeout)}", field="timeout")
-    return float(timeout)

@@ -35,6 +35,13 @@ class Options(TypedDict, total=False):
     denial_cache: bool
 
 
+def validate_seconds(seconds: object, field: str) -> float:
+    """Return seconds as a float; raise ConfigError for what is no time above 0."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        raise ConfigError(f"must be seconds above 0, not {shown(seconds)}", field=field)
+    return float(seconds)
+
+
 class LimiterBase:
     """A limiter without its connections."""
 
@@ -48,8 +55,7 @@ class LimiterBase:
         *,
         denial_cache: bool,
     ) -> None:
-        if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 0 < max_age < inf:
-            raise ConfigError(f"must be seconds above 0, not {shown(max_age)}", field="max_age")
+        validate_seconds(max_age, "max_age")
         clients.validate_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")

@@ -12,7 +12,7 @@ import redis
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
@@ -213,7 +213,7 @@ class Limiter(LimiterBase):
             StoreError: All that is wrong; StoreUnavailable if the server could not be connected to.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._store.connect(timeout)
+        self._store.connect(validate_seconds(timeout, "timeout"))
         self._store.run(self._checker.warm_up())
 
     def _tick(self, *, last: bool = False) -> None:

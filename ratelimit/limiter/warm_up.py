@@ -10,12 +10,13 @@ from ratelimit.effects import IndependentCommands, IndependentReads, Operation, 
 from ratelimit.engine import protocol
 from ratelimit.errors import Cause, StoreError, StoreUnavailable
 from ratelimit.model import Throttle
+from ratelimit.registry.key_record import VERSION_TOKEN_LENGTH
 from ratelimit.registry.key_values import generated_id, generated_value
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.scripts import ScriptCall, load
 
-_VERSION_TOKEN = b"-" * 26
+_VERSION_TOKEN = b"-" * VERSION_TOKEN_LENGTH
 
 
 class _Problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from threading import Lock
 from typing import final
@@ -13,17 +13,17 @@ from ratelimit.errors import StoreError
 from ratelimit.local import fork_safety
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.model import MICROSECONDS
-from ratelimit.registry.key_record import STAMP_LENGTH, KeyRecord, claimed_by
+from ratelimit.registry.key_record import STAMP_LENGTH, VERSION_TOKEN_LENGTH, KeyRecord, claimed_by
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import Command, ScriptCall, load
 
 _MAX_KEYS = 100_000
 _MAX_ABSENT = 10_000
-_ABSENT_US = MICROSECONDS
+_MAX_UNFINISHED = 10_000
+_ABSENT_US = _UNFINISHED_US = MICROSECONDS
 _MAX_ROUNDS = 4
-_STAMP_AT = 18
-"""In `r`: after epoch (8 characters) and version (10 digits) of the catalogue that the key was charged under."""
-_TOKEN_SIZE = _STAMP_AT + STAMP_LENGTH
+_STAMP_AT = VERSION_TOKEN_LENGTH - STAMP_LENGTH
+"""In `r`: after epoch and version of the catalogue that the key was charged under."""
 
 
 @final
@@ -36,9 +36,10 @@ class IndexLookUp:
         entries: Its reply.
         changes: How many changes of keys had been pushed when it was sent.
         sent_us: When it was sent, by `Namespace.age_us`.
+        is_resumed: Whether it was read for an earlier check, whose deadline was then over.
     """
 
-    __slots__ = ("changes", "digests", "entries", "query", "sent_us")
+    __slots__ = ("changes", "digests", "entries", "is_resumed", "query", "sent_us")
 
     def __init__(self, digests: Sequence[str], query: Command, changes: int, sent_us: int) -> None:
         self.digests = digests
@@ -46,6 +47,11 @@ class IndexLookUp:
         self.entries: Sequence[bytes | str | None] = ()
         self.changes = changes
         self.sent_us = sent_us
+        self.is_resumed = False
+
+    def found(self) -> Iterator[tuple[str, bytes | str]]:
+        """Return digests that have an entry, with it."""
+        return ((digest, entry) for digest, entry in zip(self.digests, self.entries, strict=True) if entry is not None)
 
 
 class KeyCache:
@@ -59,6 +65,7 @@ class KeyCache:
         self._by_value: dict[str, CachedKey] = {}
         self._values_by_id: dict[str, tuple[str, ...]] = {}
         self._absent: BoundedCache[str, int] = BoundedCache(_MAX_ABSENT)
+        self._unfinished: BoundedCache[str, IndexLookUp] = BoundedCache(_MAX_UNFINISHED)
         self._changes = 0
         self._version_query = namespace.version_query()
         self._current_version: object = None
@@ -108,17 +115,16 @@ class KeyCache:
             StoreError: Redis has lost what it should hold of the key, among others.
         """
         absent: bytes | str | None = None  # an entry whose record is absent: a deletion may just have come between
+        index = index or self._unfinished_look_up(value)
         for _ in range(_MAX_ROUNDS):
             stored: Sequence[bytes | str | None] = ()
             if index is None:
                 index = self.index_look_up(value)
                 stored = yield from self._read_index(index, cached)
-            for digest, entry in zip(index.digests, index.entries, strict=True):
-                if entry is None:
-                    continue
+            for digest, entry in index.found():
                 key_id = claimed_by(text(entry) or "")
                 if not stored or cached is None or key_id != cached.record.id:
-                    stored = yield BatchableReads(self._record_queries(key_id))
+                    stored = yield from self._read_record(value, key_id, index)
                 record_text, r = stored
                 if record_text is None:
                     if entry == absent:
@@ -128,15 +134,16 @@ class KeyCache:
                 record = KeyRecord.from_json(text(record_text) or "", key_id)
                 if not record.is_live or digest not in record.digests:
                     continue
-                if record.enabled and (r is None or len(r) != _TOKEN_SIZE):
+                if record.enabled and (r is None or len(r) != VERSION_TOKEN_LENGTH):
                     yield from self._repair_hash(record, record_text, may_repair=may_repair)
                     break
                 current = self._keep(value, CachedKey(record, record.valid_until_us(digest)), index.changes)
                 yield from self._catch_up(current, text(r) or "")
                 return current
             else:
-                self._note_absence(value, cached, index)
-                return None
+                if not index.is_resumed:
+                    self._note_absence(value, cached, index)
+                    return None
             index = None
         raise StoreError(f"the key changed {_MAX_ROUNDS} times while it was read")
 
@@ -156,12 +163,34 @@ class KeyCache:
                 yield from namespace.load(or_others=True)
         return stored
 
+    def _unfinished_look_up(self, value: str) -> IndexLookUp | None:
+        """Return a look-up of the last second whose record could not be read, if no key has changed since.
+
+        Where a deadline has time for one round trip and not for two, each check of a new key so gets one further.
+        """
+        index = self._unfinished.get(value)
+        if index is None:
+            return None
+        self._unfinished.forget(value)
+        is_recent = 0 <= self._namespace.age_us() - index.sent_us < _UNFINISHED_US
+        return index if is_recent and index.changes == self._changes else None
+
+    def _read_record(self, value: str, key_id: str, index: IndexLookUp) -> Operation[Sequence[bytes | str | None]]:
+        """Read the record and `r` of the key that a look-up found; keep the look-up if that fails."""
+        try:
+            stored: Sequence[bytes | str | None] = yield BatchableReads(self._record_queries(key_id))
+        except StoreError:
+            index.is_resumed = True
+            self._unfinished.put(value, index)
+            raise
+        return stored
+
     def _note_absence(self, value: str, cached: CachedKey | None, index: IndexLookUp) -> None:
         """Forget a value that no key has; remember that, unless a key has changed since it was looked up."""
         with self._lock:
             if cached is not None:
                 self._forget(value)
-            if index.changes == self._changes and not any(index.entries):
+            if index.changes == self._changes and not any(index.found()):
                 self._absent.put(value, index.sent_us)
 
     def _repair_hash(self, record: KeyRecord, record_text: bytes | str, *, may_repair: bool) -> Operation[None]:

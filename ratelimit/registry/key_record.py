@@ -14,6 +14,8 @@ from ratelimit.registry.key_values import generated_token
 from ratelimit.validation import EXACT
 
 STAMP_LENGTH = 8
+VERSION_TOKEN_LENGTH = 26
+"""Of epoch (8 characters) and version (10 digits) of a catalogue, and the stamp of a record."""
 
 
 @dataclass(frozen=True, slots=True)

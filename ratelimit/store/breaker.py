@@ -76,7 +76,7 @@ class Breaker:
             self._schedule_probe(now_s)
 
     def step(self, now_s: float, *, has_spare: bool) -> tuple[Step, float]:
-        """Return what is to be done now, and in how many seconds to ask again at the latest (`inf`: when told to).
+        """Return what is to be done now, and in how many seconds to ask again (`inf`: after the next miss).
 
         The step counts as done: a spare connection is asked once, and a probe is sent.
         """

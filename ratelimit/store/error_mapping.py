@@ -34,7 +34,7 @@ _OF_A_REPLICA = _Rejection(
     "deposed", "this server is no primary, or no longer: connect to the primary, or by way of Sentinel"
 )
 _PERMISSION = _Rejection(remedy="grant this user the permissions in lua/ACL.md")
-_CLIENTS, _UNKNOWN_COMMAND = "max number of clients", "unknown command"
+_CLIENTS, _UNKNOWN_COMMAND = redis_compat.TOO_MANY_CLIENTS, "unknown command"
 _REJECTIONS = {
     "ASK": _OF_A_CLUSTER,
     "BUSY": _Rejection(),

@@ -221,7 +221,7 @@ class _Subscription:
             self._is_moved.clear()
             with contextlib.suppress(Exception):  # as above
                 address = None if self._primary is None else await self._primary.find()
-                async with redis_compat.new_pubsub(self._pool, address) as pubsub:
+                with redis_compat.new_pubsub(self._pool, address) as pubsub:
                     self._pubsub = pubsub
                     await pubsub.subscribe(self._channel)
                     while self._goes_on() and not self._is_moved.is_set():

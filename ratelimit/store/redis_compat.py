@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -251,16 +252,32 @@ def _abort(transport: asyncio.Transport) -> None:
             transport._sock = None
 
 
+TOO_MANY_CLIENTS = "max number of clients"
+"""What a server says that takes no more clients, before it closes the connection."""
+
+
 def is_without_room(reply: object) -> bool:
-    """Return whether a reply says that the server takes no more clients: it then closes the connection."""
-    return isinstance(reply, Exception) and "max number of clients" in str(reply)
+    """Return whether a reply says that the server takes no more clients."""
+    return isinstance(reply, Exception) and TOO_MANY_CLIENTS in str(reply)
+
+
+async def read_reply(connection: Any) -> Any:
+    """Return the next reply on an asyncio connection, read by its client: a text as bytes, an error as an exception."""
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except errors("ResponseError") as error:
+        return error  # every reply must be read before the connection is used again
 
 
 # Subscriptions
 
 
-def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Any:
-    """Return a pubsub that connects as a pool does, on a pool of its own.
+@contextmanager
+def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Iterator[Any]:
+    """Yield a pubsub that connects as a pool does, on a pool of its own, and close its connection at once afterwards.
+
+    A client whose handshake fails may leave the connection open in that pool: it is private as
+    `_available_connections` and `_in_use_connections` in all versions of the pools of asyncio.
 
     Args:
         pool: The pool of a client, blocking or asyncio.
@@ -272,4 +289,11 @@ def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Any:
         keywords["host"], keywords["port"] = address
     kind = import_module(f"{library}.connection").ConnectionPool
     own_pool = kind(connection_class=_connection_class(pool), max_connections=1, **keywords)
-    return import_module(f"{library}.client").PubSub(own_pool)
+    try:
+        yield import_module(f"{library}.client").PubSub(own_pool)
+    finally:
+        if not _is_async(pool):
+            own_pool.disconnect()
+        else:
+            for connection in (*own_pool._available_connections, *own_pool._in_use_connections):
+                forget_transport(connection)

@@ -67,7 +67,7 @@ def read(replies: Sequence[Any], min_other_sentinels: int) -> NamedPrimary:
         raise SentinelAnswerError(str(address_reply))
     if address_reply is None:
         raise SentinelAnswerError("does not know the service")
-    # A user who may not read the state can still be told the address: such answers have no order.
+    # A user who may not read the state may still read the address: such answers have no order.
     state = {} if isinstance(state_reply, Exception) else dict(_pairs(state_reply))
     try:
         host, port = address_reply

@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 from importlib import import_module
 
+from helpers.loop_thread import LoopThread
 from helpers.replica import METHOD, STAGE
 from helpers.servers import CLIENT
 from ratelimit import AsyncLimiter, Limiter
@@ -26,7 +27,7 @@ def client_of(library, url, *, is_async, **options):
 
 
 class LimiterTwin:
-    """A limiter that checks `key`, and says how many seconds each decision took. Its event loop runs all the time."""
+    """A limiter that checks `key`, and says how many seconds each decision took. Its `LoopThread` runs all the time."""
 
     def __init__(self, limiter, key, loop=None):
         self.limiter, self.key, self._loop = limiter, key, loop
@@ -36,7 +37,7 @@ class LimiterTwin:
         return self._loop is not None
 
     def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        return self._loop.run(coroutine)
 
     def check(self):
         """Return a decision."""
@@ -112,9 +113,7 @@ def limiter_twin(twin, client, url, key, **options):
             if own is not None:
                 own.close()
         return
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True, name="event loop")
-    thread.start()
+    loop = LoopThread()
 
     async def make():
         own = None if client == "url" else client_of(client, url, is_async=True)
@@ -126,13 +125,10 @@ def limiter_twin(twin, client, url, key, **options):
             await own.aclose()
 
     try:
-        own, limiter = asyncio.run_coroutine_threadsafe(make(), loop).result(60)
+        own, limiter = loop.run(make())
         try:
             yield LimiterTwin(limiter, key, loop)
         finally:
-            asyncio.run_coroutine_threadsafe(close(), loop).result(60)
+            loop.run(close())
     finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from helpers.loop_thread import LoopThread
+
 ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER with no time to linger: closing sends a reset."""
 
 END = None
 """What a lane delivers when its sender has closed the connection."""
+
+HANDSHAKE = {"HELLO", "CLIENT", "AUTH", "SELECT", "SUBSCRIBE", "TIME"}
+"""What is sent to connect, TIME last: it shows that the server answers."""
 
 FAULTS = ("drop", "delay", "drip", "half", "reset", "hold")
 
@@ -59,6 +64,7 @@ class Proxy:
     Attributes:
         connections: How many were accepted.
         commands: How many of each name were met.
+        round_trips: The commands that a client sent together, having read what came before; without handshakes.
         faults: How many commands met a fault; of replies, each is the proof that the server carried a command out.
         black_hole: Whether new connections are accepted and never answered.
     """
@@ -72,6 +78,7 @@ class Proxy:
         self.path = path
         self.one_way_s = rtt / 2
         self.connections, self.commands, self.faults = 0, Counter(), 0
+        self.round_trips = []
         self.black_hole = False
         self.rules = []
         self.links, self.to_server = set(), set()
@@ -79,9 +86,7 @@ class Proxy:
         self._fault = None
         self._names = {commands.decode(), *(["EVALSHA"] if commands == b"EVAL" else [])}
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="proxy")
-        self._thread.start()
+        self._loop = LoopThread()
         self._folder = tempfile.TemporaryDirectory(prefix="rl-proxy-") if unix else None
         self.socket = str(Path(self._folder.name) / "proxy.sock") if unix else None
         self.port = 0
@@ -103,19 +108,19 @@ class Proxy:
 
     def release(self):
         """Forward what is held."""
-        self._call(lambda: [link.release() for link in [*self.links]])
+        self._loop.call(lambda: [link.release() for link in [*self.links]])
 
     def disconnect(self):
         """Reset all connections."""
-        self._call(lambda: [link.abort() for link in [*self.links]])
+        self._loop.call(lambda: [link.abort() for link in [*self.links]])
 
     def refuse(self):
         """Refuse new connections, as a port does on which nobody listens."""
-        self._call(self._stop_listening)
+        self._loop.call(self._stop_listening)
 
     def accept(self):
         """Accept connections, on the same port as before."""
-        self._call(self._listen)
+        self._loop.call(self._listen)
 
     def wait_for_faults(self, times):
         """Wait until that many commands met a fault: until then, the request may not have been carried out."""
@@ -143,9 +148,7 @@ class Proxy:
             self.let_through = 0
 
     def close(self):
-        self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._loop.run(self._end())
         self._loop.close()
         if self._folder is not None:
             self._folder.cleanup()
@@ -155,15 +158,6 @@ class Proxy:
 
     def __exit__(self, *_):
         self.close()
-
-    def _run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
-
-    def _call(self, function):
-        async def calling():
-            function()
-
-        self._run(calling())
 
     async def _end(self):
         self._stop_listening()
@@ -184,18 +178,19 @@ class Proxy:
         self._listening = socket.create_server(address, family=family, backlog=1024)
         self._listening.settimeout(0)
         self.port = 0 if self.socket else self._listening.getsockname()[1]
-        self._loop.add_reader(self._listening, self._accept)
+        self._loop.loop.add_reader(self._listening, self._accept)
 
     def _accept(self):
         with suppress(BlockingIOError):
             sock, _ = self._listening.accept()
-            accepting = self._loop.create_task(self._loop.connect_accepted_socket(lambda: _Link(self), sock))
+            loop = self._loop.loop
+            accepting = loop.create_task(loop.connect_accepted_socket(lambda: _Link(self), sock))
             self._accepting.add(accepting)
             accepting.add_done_callback(self._accepting.discard)
 
     def _stop_listening(self):
         if self._listening is not None:
-            self._loop.remove_reader(self._listening)
+            self._loop.loop.remove_reader(self._listening)
             self._listening.close()
             self._listening = None
 
@@ -245,6 +240,7 @@ class _Link(asyncio.Protocol):
         self._unparsed = bytearray()
         self.awaiting = deque()
         self.is_subscribed = False
+        self.has_received = True
 
     def connection_made(self, transport):
         self._proxy.connections += 1
@@ -284,6 +280,11 @@ class _Link(asyncio.Protocol):
     def _forward(self, request):
         command = _name_of(request)
         self._proxy.commands[command] += 1
+        if command not in HANDSHAKE:
+            if self.has_received:
+                self._proxy.round_trips.append([])
+            self._proxy.round_trips[-1].append(command)
+            self.has_received = False
         self.is_subscribed = self.is_subscribed or command.endswith("SUBSCRIBE")
         rule = next((rule for rule in self._proxy.rules if rule.applies(command)), None)
         if rule is not None and rule.fault == "hold":
@@ -330,6 +331,7 @@ class _ServerEnd(asyncio.Protocol):
 
     def _deliver(self, reply):
         link, replies = self._link, self._link.replies
+        link.has_received = True
         is_push = reply[:1] == b">" or (link.is_subscribed and not link.awaiting)
         rule = None if is_push or not link.awaiting else link.awaiting.popleft()
         if rule is None:

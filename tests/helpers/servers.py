@@ -9,6 +9,7 @@ import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import pytest
 
@@ -94,6 +95,15 @@ class Server:
 
     def async_client(self, library=LIBRARY, **options):
         return make_client(f"{library}.asyncio", unix_socket_path=self.socket, **options)
+
+    @contextlib.contextmanager
+    def stopped(self):
+        """It does nothing meanwhile, but its connections stay, and the system takes new ones."""
+        self.process.send_signal(SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(SIGCONT)
 
     def stop(self):
         self.process.terminate()

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import ssl
-import threading
 
 import trustme
+
+from helpers.loop_thread import LoopThread
 
 
 class TlsProxy:
@@ -16,8 +17,6 @@ class TlsProxy:
         self.authority = str(folder / "authority.pem")
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._issue("localhost")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def _issue(self, host):
         made = trustme.CA()
@@ -27,7 +26,7 @@ class TlsProxy:
     def renew(self, host="localhost"):
         """Have a certificate of another authority from now on, and break all connections off."""
         self._issue(host)
-        asyncio.run_coroutine_threadsafe(self._break_off(), self._loop).result(10)
+        self._loop.run(self._break_off())
 
     @property
     def url(self):
@@ -66,14 +65,12 @@ class TlsProxy:
         await asyncio.sleep(0.1)  # transports close their sockets in the next turns of the loop
 
     def __enter__(self):
-        self._thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._loop = LoopThread()
+        self.port = self._loop.run(self._listen())
         return self
 
     def __exit__(self, *_):
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._loop.run(self._stop())
         self._loop.close()
 
 

@@ -1,9 +1,8 @@
 """Either twin of the catalogue and the limiter, called in one way."""
 
 import asyncio
-import inspect
-import threading
 
+from helpers.loop_thread import LoopThread
 from ratelimit import AsyncCatalog, AsyncLimiter, Catalog, Limiter
 
 
@@ -32,22 +31,12 @@ class RunningLimiter:
     """What `make` returns when called with `Limiter`; or its twin, in an event loop that runs all the time."""
 
     def __init__(self, make, is_async):
-        self._loop = asyncio.new_event_loop() if is_async else None
-        if is_async:
-            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-            self._thread.start()
+        self._loop = LoopThread() if is_async else None
         self.limiter = self.run(lambda: make(AsyncLimiter if is_async else Limiter))
 
     def run(self, call):
         """Call something where the limiter lives; return its result, awaited if need be."""
-        if self._loop is None:
-            return call()
-
-        async def awaiting():
-            result = call()
-            return await result if inspect.isawaitable(result) else result
-
-        return asyncio.run_coroutine_threadsafe(awaiting(), self._loop).result(30)
+        return call() if self._loop is None else self._loop.call(call)
 
     def check(self, *args):
         return self.run(lambda: self.limiter.check(*args))
@@ -63,6 +52,4 @@ class RunningLimiter:
             self.limiter.close()
             return
         self.run(self.limiter.aclose)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
         self._loop.close()

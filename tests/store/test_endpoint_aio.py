@@ -1,10 +1,7 @@
 """One node for one event loop: callers wait for it within their deadline, and not at all while it does not answer."""
 
 import asyncio
-import os
-import signal
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 import redis.asyncio
@@ -34,17 +31,7 @@ def stoppable():
     """A server of this module's own, that may be stopped."""
     server = Server("valkey")
     yield server
-    os.kill(server.process.pid, signal.SIGCONT)
     server.stop()
-
-
-@asynccontextmanager
-async def stopped(server):
-    os.kill(server.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.process.pid, signal.SIGCONT)
 
 
 async def causes(batcher, calls):
@@ -58,18 +45,19 @@ async def causes(batcher, calls):
 
 async def test_what_was_sent_is_unknown_what_was_not_is_not_sent(stoppable):
     """Of a stopped server: checks that were sent are unknown; those behind them, and reads, were not sent."""
-    async with open_batcher(stoppable, DEADLINE_S) as batcher, stopped(stoppable):
-        first = asyncio.ensure_future(causes(batcher, [echo(1), *READS]))
-        await asyncio.sleep(DEADLINE_S / 2)
-        second = causes(batcher, [echo(2)])
-        assert await first == ["unknown", "not_sent", "not_sent"]
-        assert await second == ["not_sent"]
+    async with open_batcher(stoppable, DEADLINE_S) as batcher:
+        with stoppable.stopped():
+            first = asyncio.ensure_future(causes(batcher, [echo(1), *READS]))
+            await asyncio.sleep(DEADLINE_S / 2)
+            second = causes(batcher, [echo(2)])
+            assert await first == ["unknown", "not_sent", "not_sent"]
+            assert await second == ["not_sent"]
 
 
 async def test_while_it_does_not_answer_calls_fail_at_once(stoppable):
     """After a missed deadline and a spare that is silent as well; when it is back, so are the calls."""
     async with open_batcher(stoppable, DEADLINE_S) as batcher:
-        async with stopped(stoppable):
+        with stoppable.stopped():
             assert await causes(batcher, [echo(1)]) == ["unknown"]
             await until(lambda: batcher._breaker.is_open)
             written = batcher._write = []
@@ -88,7 +76,7 @@ async def test_probes_are_few(stoppable):
     async with open_batcher(stoppable, DEADLINE_S) as batcher:
         begin, begun = batcher.endpoint._begin_attempt, []
         batcher.endpoint._begin_attempt = lambda: begun.append(time.monotonic()) or begin()
-        async with stopped(stoppable):
+        with stoppable.stopped():
             await causes(batcher, [echo(1)])
             await until(lambda: len(begun) == 8)
             assert begun[-1] - begun[0] >= 7 * 0.075
@@ -211,10 +199,10 @@ async def test_a_peek_that_times_out_was_not_counted(stoppable):
         await limiter.warm_up()
         assert (await limiter.check(key, A, GET)).allowed
         limiter._store._batcher().endpoint.miss = lambda: None  # the breaker stays closed
-        async with stopped(stoppable):
+        with stoppable.stopped():
             assert (await limiter.peek(key, A, GET)).cause == "not_sent"
         await until(lambda: not limiter._store._batcher()._scripts.in_flight)
-        async with stopped(stoppable):
+        with stoppable.stopped():
             assert (await limiter.check(key, A, GET)).cause == "unknown"
 
 

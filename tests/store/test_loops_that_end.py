@@ -1,48 +1,27 @@
 """One AsyncLimiter answers right in every event loop, and leaves nothing behind in those that have ended."""
 
 import asyncio
-import contextlib
-import gc
 import threading
-import warnings
-from pathlib import Path
+from multiprocessing import get_context
 
 import pytest
 from helpers.limiter_twin import client_of
+from helpers.loops_worker import DESCRIPTORS, ask_in_many_loops
 from helpers.replica import METHOD, STAGE
-from helpers.waiting import wait_for
+from helpers.single_plan import ample_limiter, used
 
-from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
-
-LIMIT = 1_000_000
-DESCRIPTORS = Path("/proc/self/fd")
-needs_descriptors = pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="the system does not list descriptors")
+from ratelimit import AsyncLimiter
 
 
 @pytest.fixture
 def admin(server):
-    with server.client() as client, Limiter(client, denial_cache=False, deadline=5) as limiter:
-        limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, LIMIT), Quota(LIMIT, "DAY"), [STAGE]))
+    with ample_limiter(server) as limiter:
         yield limiter
 
 
 @pytest.fixture
 def key(admin):
     return admin.catalog.create_key(plans=["gold"]).value
-
-
-def used(admin, key):
-    return LIMIT - admin.peek(key, STAGE, METHOD).limits[1].remaining
-
-
-def sockets():
-    """How many descriptors of this process are sockets."""
-    gc.collect()
-    links = []
-    for descriptor in DESCRIPTORS.iterdir():
-        with contextlib.suppress(OSError):  # that of the listing has gone
-            links.append(str(descriptor.readlink()))
-    return sum(link.startswith("socket:") for link in links)
 
 
 def make(server, client):
@@ -66,28 +45,13 @@ def test_one_loop_after_the_other(server, admin, key, client):
     assert used(admin, key) == 100
 
 
-@needs_descriptors
-def test_loops_that_have_ended_leave_nothing(server, admin, key):
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="the system does not list descriptors")
+def test_loops_that_have_ended_leave_nothing(server, key):
     """No socket, no thread, and no task that was still running, of which asyncio would have said so."""
-    limiter = make(server, "url")
-    said = []
-
-    async def ask():
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
-        return await statuses(limiter, key, 5)
-
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", ResourceWarning)
-        assert asyncio.run(ask()) == [200] * 5
-        before, threads = sockets(), threading.active_count()
-        for _ in range(20):
-            assert asyncio.run(ask()) == [200] * 5
-        wait_for(lambda: sockets() <= before)
-        assert threading.active_count() <= threads
-        asyncio.run(limiter.aclose())
-        gc.collect()
-    assert said == []
-    assert [str(each.message) for each in warned if issubclass(each.category, ResourceWarning)] == []
+    with get_context("spawn").Pool(1) as process:  # in this one, others may come and go
+        answers, said, warned = process.apply(ask_in_many_loops, (server.url, key, 20))
+    assert answers == [200] * 21 * 5
+    assert (said, warned) == ([], [])
 
 
 def test_loops_at_the_same_time(server, admin, key):

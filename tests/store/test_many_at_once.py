@@ -9,26 +9,20 @@ import pytest
 from helpers.limiter_twin import TWINS, limiter_twin
 from helpers.proxy import distant
 from helpers.replica import METHOD, STAGE
+from helpers.single_plan import ample_limiter, used
 
-from ratelimit import AsyncLimiter, Limiter, Quota, Throttle, UsagePlan
-
-LIMIT = 1_000_000
+from ratelimit import AsyncLimiter
 
 
 @pytest.fixture
 def limiter(server):
-    with server.client() as client, Limiter(client, denial_cache=False, deadline=5) as made:
-        made.catalog.put_plan(UsagePlan("gold", Throttle(1, LIMIT), Quota(LIMIT, "DAY"), [STAGE]))
+    with ample_limiter(server) as made:
         yield made
 
 
 @pytest.fixture
 def key(limiter):
     return limiter.catalog.create_key(plans=["gold"]).value
-
-
-def used(limiter, key):
-    return LIMIT - limiter.peek(key, STAGE, METHOD).limits[1].remaining
 
 
 TASKS = 10_000

@@ -10,6 +10,7 @@ from importlib import import_module
 import pytest
 from helpers.fake_sentinel import FakeSentinel
 from helpers.forks import run_in_child, without_fork_resets
+from helpers.loop_thread import LoopThread
 from helpers.sentinel import NAME, WatchedPrimary, free_port
 from helpers.servers import CLIENT, LIBRARY, NAMES
 from helpers.waiting import wait_for
@@ -42,9 +43,7 @@ class Twin:
         manager = import_module(f"{self._library}.sentinel").Sentinel(addresses, **options)
         self._client = manager.master_for(service, redis_class=getattr(import_module(self._library), CLIENT[LIBRARY]))
         if is_async:
-            self.loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-            self._thread.start()
+            self.loop = LoopThread()
         self.finder = self.run(self._make)
 
     async def _amake(self):
@@ -57,14 +56,7 @@ class Twin:
 
     def run(self, function):
         """Call a function where the finder lives, and wait for what it returns if that is to be awaited."""
-        if not self.is_async:
-            return function()
-
-        async def awaiting():
-            result = function()
-            return await result if asyncio.iscoroutine(result) else result
-
-        return asyncio.run_coroutine_threadsafe(awaiting(), self.loop).result(20)
+        return self.loop.call(function) if self.is_async else function()
 
     def find(self):
         return self.run(self.finder.find)
@@ -83,8 +75,6 @@ class Twin:
         if self.owner is not None:
             self.end()
         if self.is_async:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(10)
             self.loop.close()
 
 

@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -68,14 +69,20 @@ def test_a_change_is_in_force_on_all_replicas(server, processes, admin):
     keys = [catalog.create_key(plans=["gold"]).value for _ in range(REPLICAS)]
     last = 100 + ROUNDS
     tasks = [(server.url, at, key, last, 0.001, FOREVER) for at, key in enumerate(keys)]
-    running = processes.starmap_async(watch, tasks, chunksize=1)
+    running = [processes.apply_async(watch, task) for task in tasks]
+
+    def all_see(burst):
+        for process in running:
+            if process.ready():
+                process.get()  # raises what it ended with
+        return client.hvals(SEEN) == [burst] * REPLICAS
+
     committed = {}
     for number in range(100, last + 1):
         catalog.put_plan(plan(number))
         committed[number] = time.monotonic()
-        wanted = str(number).encode()
-        wait_for(lambda wanted=wanted: client.hvals(SEEN) == [wanted] * REPLICAS, seconds=30)
-    turns = [turn for turns in running.get() for turn in turns]
+        wait_for(partial(all_see, str(number).encode()), seconds=30)
+    turns = [turn for process in running for turn in process.get()]
     bursts = list(range(101, last + 1))
     assert [turn.burst for turn in turns] == bursts * REPLICAS
     late = [turn for turn in turns if turn.last_old - committed[turn.burst] > MAX_AGE]

@@ -7,18 +7,14 @@ measured by the processor's time.
 import logging
 import socket
 import time
-from contextlib import contextmanager
-from signal import SIGCONT, SIGSTOP
 
 import pytest
 from helpers.limiter_twin import TWINS, limiter_twin
 from helpers.proxy import Proxy
 from helpers.replica import METHOD, STAGE
-
-from ratelimit import Limiter, Quota, Throttle, UsagePlan
+from helpers.single_plan import ample_limiter
 
 ATTEMPTS = 5
-LIMIT = 1_000_000
 AT_ONCE_S = 0.002
 OPENED_S, BACK_S = 0.2, 0.02
 PER_SECOND = 50_000
@@ -29,18 +25,8 @@ pytestmark = pytest.mark.parametrize("twin", TWINS)
 
 @pytest.fixture
 def key(server):
-    with server.client() as client, Limiter(client) as limiter:
-        limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, LIMIT), Quota(LIMIT, "DAY"), [STAGE]))
+    with ample_limiter(server) as limiter:
         yield limiter.catalog.create_key(plans=["gold"]).value
-
-
-@contextmanager
-def stopped(server):
-    server.process.send_signal(SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.send_signal(SIGCONT)
 
 
 def until_open(made):
@@ -70,7 +56,7 @@ def test_it_is_noticed_in_time_both_ways(server, key, twin):
         for _ in range(ATTEMPTS):
             made.wait_until_healthy()
             time.sleep(0.05)  # for a spare connection
-            with stopped(server):
+            with server.stopped():
                 opened.append(until_open(made))
                 time.sleep(0.3)
             back.append(until_back(made))
@@ -94,7 +80,7 @@ def test_decisions_cost_microseconds_meanwhile(server, key, twin):
     rates = []
     with limiter_twin(twin, "url", server.url, key) as made:
         made.wait_until_healthy()
-        with stopped(server):
+        with server.stopped():
             until_open(made)
             for _ in range(ATTEMPTS):
                 if made.is_async:
@@ -124,7 +110,7 @@ def test_it_is_not_stormed(server, key, twin):
                     time.sleep(0.001)
                 proxy.black_hole = False
             else:
-                with stopped(server):
+                with server.stopped():
                     before, end = proxy.connections, time.monotonic() + seconds
                     while time.monotonic() < end:
                         made.at_once(8)

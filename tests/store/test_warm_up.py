@@ -3,8 +3,8 @@
 import contextlib
 
 import pytest
+from helpers.proxy import Proxy
 from helpers.redis_snapshot import exact_snapshot
-from helpers.round_trips import RoundTrips
 from helpers.servers import NAMES, Server
 
 from ratelimit import Catalog, ConfigError, Limiter, StoreError, StoreUnavailable, Throttle, UsagePlan
@@ -44,7 +44,7 @@ def user(server, *permissions):
 
 def test_a_check_after_it_takes_what_its_key_takes(server):
     """Entry, record, check; the scripts are there, and nothing was written."""
-    with server.client() as client, RoundTrips(server.socket) as relay:
+    with server.client() as client, Proxy(server.socket) as relay:
         key = with_plan(client)
         client.script_flush()
         before = exact_snapshot(server)
@@ -52,9 +52,9 @@ def test_a_check_after_it_takes_what_its_key_takes(server):
             warm_up(limiter)
             assert exact_snapshot(server) == before
             assert client.script_exists(*[load(name).sha for name in GATEWAY_SCRIPTS]) == [True] * len(GATEWAY_SCRIPTS)
-            relay.trips.clear()
+            relay.round_trips.clear()
             assert limiter.check(key, STAGE, METHOD).allowed
-            assert len(relay.trips) == 3
+            assert len(relay.round_trips) == 3
             warm_up(limiter)
 
 

@@ -346,6 +346,6 @@ class CheckBatcher:
 
 
 def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
-    """Give each its own error: where it is raised, it is told."""
+    """Fail each with an error of its own: raising one adds frames to its traceback."""
     for future in futures:
         future.set_exception(type(error)(str(error), cause=error.cause))

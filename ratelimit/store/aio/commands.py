@@ -10,14 +10,13 @@ from typing import Any
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio import polling
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline, set_unless_done
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.resp import pack
 from ratelimit.store.sentinel import Address
-
-_TURNS_OF_A_POLL = 2
 
 
 class CommandConnection:
@@ -68,8 +67,7 @@ class CommandConnection:
 
     async def _connected(self, timeout_s: float | None) -> Pipeline:
         if self._pipeline is not None:
-            for _ in range(_TURNS_OF_A_POLL):
-                await asyncio.sleep(0)  # the server may have closed it while nobody used it
+            await polling.next_poll()  # the server may have closed it while nobody used it
         if self._pipeline is not None and not self._pipeline.is_usable:
             self._pipeline.close()
         if self._pipeline is not None:
@@ -113,8 +111,7 @@ class CommandConnection:
     async def close(self) -> None:
         """Close the connection."""
         self.abandon()
-        for _ in range(_TURNS_OF_A_POLL):
-            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
+        await polling.next_poll()
 
     def abandon(self) -> None:
         """Close the connection now. Whoever waits for a reply gets an error."""

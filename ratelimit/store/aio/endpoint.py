@@ -1,7 +1,7 @@
 """One node of Redis for one event loop: its connections, and whether it answers.
 
 It alone connects, in tasks of its own; callers wait, and never connect. Beside the pipeline in use there is a spare one
-that serves nobody, so that a connection that has got stuck can be told from a server that does not answer: see
+that serves nobody, which distinguishes a connection that has got stuck from a server that does not answer: see
 `Breaker`.
 """
 
@@ -153,8 +153,7 @@ class Endpoint:
         """Wait until nothing of a closed endpoint is left in the loop."""
         if self._attempts:
             await asyncio.wait(self._attempts)
-        for _ in range(2):
-            await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+        await polling.next_poll()
 
     def _pipelines(self) -> list[Pipeline]:
         return [each for each in (self.pipeline, self._spare, *self._retired) if each is not None]

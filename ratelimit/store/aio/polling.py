@@ -33,3 +33,9 @@ def once_quiet(
 
     # What is called soon is called before that which the next poll finds, and so it takes a second turn.
     loop.call_soon(loop.call_soon, look)
+
+
+async def next_poll() -> None:
+    """Return once the running loop has looked for data, and transports that were closed have closed their sockets."""
+    for _ in range(2):
+        await asyncio.sleep(0)

@@ -82,7 +82,7 @@ class AsyncPrimaryFinder:
             search = sentinel.Round(self._tracker)
             following = self._subscription.follow(self._pools[self._tracker.order[0]])
             await asyncio.gather(following, *(self._ask_again(search, number) for number in self._tracker.order))
-            with contextlib.suppress(StoreUnavailable):  # those who connect are told by `find`
+            with contextlib.suppress(StoreUnavailable):  # `find` raises it where somebody connects
                 self._conclude(search)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(began_s + sentinel.INTERVAL_S):
@@ -135,13 +135,7 @@ class _SentinelConnection:
     async def _exchange(self, queries: bytes) -> list[Any]:
         async with asyncio.timeout(self._timeout_s):
             await self._connection.send_packed_command([queries], check_health=False)
-            return [await self._read(), await self._read()]
-
-    async def _read(self) -> Any:
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except redis_compat.errors("ResponseError") as error:
-            return error
+            return [await redis_compat.read_reply(self._connection) for _ in range(2)]
 
     def close(self) -> None:
         """Disconnect."""
@@ -151,7 +145,7 @@ class _SentinelConnection:
 
 
 class _Subscription:
-    """Listens to the failovers that one Sentinel publishes. What it says of them is not read: it is asked then."""
+    """Listens to the failovers that one Sentinel publishes. The messages are not read: each is a reason to ask."""
 
     def __init__(self, on_message: Callable[[], None]) -> None:
         self._on_message = on_message

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ class NothingSentError(ConnectionError):
     """The connection had been closed at the other end before anything was sent."""
 
 
-class Connection:
+class Connection(ABC):
     """What connections of each kind have in common. Used by one thread at a time, but for `break_off`.
 
     Attributes:
@@ -42,6 +43,7 @@ class Connection:
         self.is_deposed = False
         self.last_used_s = 0.0
 
+    @abstractmethod
     def call(self, packet: bytes, timeout_s: float) -> Any:
         """Send one command. Return its reply if all of it came with the first packet, else INCOMPLETE: `read` it then.
 
@@ -49,23 +51,22 @@ class Connection:
             NothingSentError: Nothing was sent.
             Exception: Whatever the client or its socket raises; the command may have been carried out.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, reply_count: int, wait: Wait) -> list[Any]:
         """Return the replies to commands that were sent: texts as bytes, errors in their places. Raises as `call`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
         """Send commands, and return their replies. Raises as `call`."""
-        raise NotImplementedError
 
     def probe(self, timeout_s: float) -> Any:
         """Return the reply to a command that does nothing, be it an error."""
         return self.execute(NO_OP, 1, Wait(timeout_s))[0]
 
+    @abstractmethod
     def has_ended(self) -> bool:
         """Return whether an idle connection cannot be used any more, as far as this machine knows."""
-        raise NotImplementedError
 
     def break_off(self, *, is_deposed: bool = False) -> None:
         """End what another thread waits for on this connection. That thread, or nobody, closes it."""

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import ref
 
 from ratelimit.errors import StoreUnavailable
-from ratelimit.store import error_mapping
+from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.connections import Connections
@@ -27,7 +27,6 @@ _PATIENCE_S = 5.0
 """How long an attempt to connect may take, and the answer of a spare connection."""
 _WATCH_INTERVAL_S = 1.0
 _SILENT = StoreUnavailable("no connection to Redis: it does not answer")
-_TOO_MANY_CLIENTS = "max number of clients"
 
 
 class Connector:
@@ -287,7 +286,7 @@ def _connect(connector: ref[Connector], generation: int, pool: Any) -> None:
 
 
 def _expect_service(reply: Any) -> None:
-    if isinstance(reply, Exception) and _TOO_MANY_CLIENTS in str(reply):
+    if redis_compat.is_without_room(reply):
         raise reply  # and closes the connection
 
 

@@ -40,7 +40,8 @@ class Endpoint:
     @classmethod
     def of(cls, pool: Any) -> Endpoint:
         """Return the endpoint of a client's pool: all limiters and catalogues of the client share it."""
-        return _endpoints.setdefault(pool, cls(pool))  # one step, also between threads
+        endpoint = _endpoints.get(pool)
+        return endpoint or _endpoints.setdefault(pool, cls(pool))  # one step, also between threads
 
     def __init__(self, pool: Any) -> None:
         self._pool = ref(pool)  # `_endpoints` ends with the pool, and so must not keep it

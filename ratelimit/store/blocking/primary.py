@@ -17,6 +17,8 @@ from weakref import WeakMethod
 from ratelimit.errors import StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat, sentinel
+from ratelimit.store.blocking.connection import Connection, open_connection
+from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.resp import pack
 
 _READ_SIZE = 4096
@@ -113,7 +115,7 @@ class PrimaryFinder:
             for number in self._tracker.order:
                 if self._ask(search, number, connections[number]):
                     self._conclude(search)  # without waiting for those that are silent
-            with contextlib.suppress(StoreUnavailable):  # those who connect are told by `find`
+            with contextlib.suppress(StoreUnavailable):  # `find` raises it where somebody connects
                 self._conclude(search)
             subscription.wait(wakened, began_s + sentinel.INTERVAL_S)
             time.sleep(max(0.0, began_s + sentinel.PAUSE_S - time.monotonic()))
@@ -158,41 +160,33 @@ class _SentinelConnection:
     def __init__(self, pool: Any, timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
-        self._connection: Any = None
+        self._connection: Connection | None = None
 
     def send(self, queries: bytes) -> list[Any]:
         """Return the two replies; raise whatever its client does."""
         if self._connection is not None:
             with contextlib.suppress(*redis_compat.client_errors()):  # it may have ended since
-                return self._exchange(queries)
+                return self._exchange(self._connection, queries)
             self.close()
-        self._connection = redis_compat.new_connection(self._pool, self._timeout_s)
+        self._connection = open_connection(self._pool, None, self._timeout_s)
         try:
-            self._connection.connect()
-            return self._exchange(queries)
+            return self._exchange(self._connection, queries)
         except BaseException:
             self.close()
             raise
 
-    def _exchange(self, queries: bytes) -> list[Any]:
-        self._connection.send_packed_command([queries], check_health=False)
-        return [self._read(), self._read()]
-
-    def _read(self) -> Any:
-        try:
-            return self._connection.read_response(disable_decoding=True)
-        except redis_compat.errors("ResponseError") as error:
-            return error
+    def _exchange(self, connection: Connection, queries: bytes) -> list[Any]:
+        return connection.execute(queries, 2, Wait(self._timeout_s))
 
     def close(self) -> None:
         """Disconnect."""
         if self._connection is not None:
-            self._connection.disconnect()
+            self._connection.close()
             self._connection = None
 
 
 class _Subscription:
-    """Listens to the failovers that one Sentinel publishes. What it says of them is not read: it is asked then."""
+    """Listens to the failovers that one Sentinel publishes. The messages are not read: each is a reason to ask."""
 
     def __init__(self) -> None:
         self._pool: Any = None

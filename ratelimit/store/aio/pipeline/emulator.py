@@ -62,13 +62,7 @@ class EmulatorPipeline:
         if self._is_closed:
             raise error_mapping.before_sending(RedisConnectionError("it was given up"))
         await self._connection.send_packed_command(packet, check_health=False)
-        return [await self._read() for _ in range(reply_count)]
-
-    async def _read(self) -> Any:
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except redis_compat.errors("ResponseError") as error:
-            return error  # each command fails alone
+        return [await redis_compat.read_reply(self._connection) for _ in range(reply_count)]
 
     def close(self, error: StoreError | None = None) -> None:  # noqa: ARG002 - who waits gets what the emulator says
         """As `Pipeline.close`."""

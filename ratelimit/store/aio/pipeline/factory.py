@@ -25,7 +25,7 @@ async def open_pipeline(
     """Return a pipeline over a new connection, made as the pool makes them, on which the server has answered.
 
     That a connection is accepted says little: the kernel of a server that is stopped does so as well. Any reply counts,
-    also an error, for the first call is then told what is wrong.
+    also an error: the first call then fails with what is wrong.
 
     Args:
         pool: The pool of an asyncio client.

@@ -119,7 +119,7 @@ class StreamPipeline(asyncio.Protocol):
         redis_compat.forget_transport(self._connection)
         self._on_lost(self)
         if self._loop.is_closed():
-            return  # nobody can be told
+            return  # nobody can be called back
         error = error or StoreTimeout("the connection was given up before the answer came")
         while self._batches:
             first = self._batches.popleft()
