@@ -35,6 +35,7 @@ from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
     CreatedKey,
+    Identity,
     Method,
     Period,
     PlanStage,
@@ -74,6 +75,7 @@ __all__ = [
     "Decision",
     "Detail",
     "FileSource",
+    "Identity",
     "ImportReport",
     "KeyDetails",
     "KeyPage",
