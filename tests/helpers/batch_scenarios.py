@@ -5,7 +5,6 @@ Most of what is drawn takes the fast path, so that long stretches of a list are 
 
 from dataclasses import dataclass
 
-from helpers.lua_tools import SortedSet
 from hypothesis import strategies as st
 from vectors.packing import (
     ACCOUNT,
@@ -22,6 +21,8 @@ from vectors.packing import (
     state,
     version_token,
 )
+
+from helpers.lua_tools import SortedSet
 
 IDENTITIES = (IDENTITY, OTHER_IDENTITY)
 TOKEN_OF_IDENTITIES = version_token(stamp="--------")

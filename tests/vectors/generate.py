@@ -29,8 +29,8 @@ ABOUT = (
     "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0, 3 and 4 "
     "wait_us too. Keys and hash fields are text; argv and values are "
     "hexadecimal. A value that is an object is a hash; a list of objects is a stream, its entries as text "
-    "without ids; a list of texts is a sorted set, whose members all have the score inf; else it is a string. `sha1` names each script's text as "
-    "it is sent. Made by tests/vectors/generate.py."
+    "without ids; a list of texts is a sorted set, whose members all have the score inf; else it is a string. `sha1` "
+    "names each script's text as it is sent. Made by tests/vectors/generate.py."
 )
 
 
