@@ -270,7 +270,7 @@ def test_denials_are_counted_by_plan_and_reason_alone(server, clock):
 def test_the_denial_cache_says_what_the_script_would(server, clock):
     """Every field; and it lets through what passes."""
     options = {"clock": clock, "denial_cache": True, "max_age": FOREVER}
-    with limiter_of(server, FREE, **options) as limiter, replica(server, clock=clock) as exact:
+    with limiter_of(server, FREE, **options) as limiter, replica(server, clock=clock, deadline=10.0) as exact:
         for _ in range(3):
             assert limiter.check(USER, STAGE, METHOD).allowed
         assert [limiter.check(USER, STAGE, METHOD).source for _ in range(2)] == ["redis", "redis"]
@@ -286,9 +286,17 @@ def test_the_denial_cache_says_what_the_script_would(server, clock):
 # Fences
 
 
+@contextmanager
+def two_replicas(backend, clock):
+    """One beside which the catalogue is changed, and one that does not look by itself."""
+    options = {"clock": clock, "deadline": 10.0}
+    with replica(backend, **options) as here, replica(backend, **options, max_age=FOREVER) as there:
+        yield here, there
+
+
 def test_an_older_version_never_comes_back(backend, clock):
     """A replica that has not heard of a change is sent to look by the hash, as for a key."""
-    with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
+    with two_replicas(backend, clock) as (here, there):
         here.catalog.put_plan(FREE)
         assert remaining(there.check(USER, STAGE, METHOD)) == {"plan:free": 2, "quota:free": 9}
         here.catalog.put_plan(UsagePlan("free", None, Quota(5, "DAY"), [STAGE]))
@@ -302,13 +310,13 @@ def test_an_older_version_never_comes_back(backend, clock):
 
 def test_another_life_of_the_catalogue_is_noticed(backend, clock):
     """Another epoch sends a replica to look; a catalogue that is no newer is the one that holds."""
-    with replica(backend, clock=clock) as here, replica(backend, clock=clock, max_age=FOREVER) as there:
+    with two_replicas(backend, clock) as (here, there):
         here.catalog.put_plan(FREE)
         assert there.check(USER, STAGE, METHOD).allowed
         with backend.client() as client:
             client.delete(CATALOG)
             Catalog(client, clock=clock).put_plan(UsagePlan("free", None, Quota(5, "DAY"), [STAGE]))
-            with replica(backend, clock=clock) as anew:
+            with replica(backend, clock=clock, deadline=10.0) as anew:
                 assert remaining(anew.check(USER, STAGE, METHOD)) == {"quota:free": 3}
             assert remaining(there.check(USER, STAGE, METHOD)) == {"quota:free": 2}
             assert client.hget(HASH, "r")[:8] == client.hget(CATALOG, "epoch")
@@ -319,7 +327,7 @@ def test_another_life_of_the_catalogue_is_noticed(backend, clock):
 
 def test_a_day_that_is_over_leaves_nothing(backend, clock):
     """No archive and no field of it: what the hash holds is the last day."""
-    with replica(backend, clock=clock) as limiter, backend.client() as client:
+    with replica(backend, clock=clock, deadline=10.0) as limiter, backend.client() as client:
         limiter.catalog.put_plan(UsagePlan("free", Throttle(10, 5), Quota(100, "MONTH"), [STAGE]))
         for day in range(3):
             assert limiter.check(USER, STAGE, METHOD, 2 + day).allowed
@@ -357,7 +365,7 @@ def test_usage_is_what_the_hash_holds(server, is_async):
 
 def test_a_quota_starts_anew_with_its_window(backend, clock):
     """To the microsecond, as of a key."""
-    with replica(backend, clock=clock) as limiter:
+    with replica(backend, clock=clock, deadline=10.0) as limiter:
         limiter.catalog.put_plan(UsagePlan("free", None, Quota(2, "DAY"), [STAGE]))
         assert [limiter.check(USER, STAGE, METHOD).allowed for _ in range(3)] == [True, True, False]
         clock.set("2026-03-04T23:59:59.999999")
