@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -35,6 +36,7 @@ from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
     CreatedKey,
+    Identity,
     Method,
     Period,
     PlanStage,
@@ -74,6 +76,8 @@ __all__ = [
     "Decision",
     "Detail",
     "FileSource",
+    "Identity",
+    "IdentityUsage",
     "ImportReport",
     "KeyDetails",
     "KeyPage",
