@@ -241,7 +241,7 @@ DEFINED_ELSEWHERE = {
     "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
     "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "FileSource", "ImportReport", "KeyDetails", "KeyPage",
     "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
-    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
+    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 
