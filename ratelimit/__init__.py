@@ -31,6 +31,7 @@ from ratelimit.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimit.headers import Dialect
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
@@ -74,6 +75,7 @@ __all__ = [
     "CreatedKey",
     "Decision",
     "Detail",
+    "Dialect",
     "FileSource",
     "Identity",
     "ImportReport",
