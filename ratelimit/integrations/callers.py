@@ -153,7 +153,8 @@ def validate_caller(value: object) -> Caller:
     """Return what a user's function returned, if that is a caller; else log that it is none, once for each type."""
     if value is None or isinstance(value, str | Identity):
         return value
-    warn_of_denials(f"key: returned a {type(value).__name__}, and not a key's value, an Identity or None")
+    what = f"key: returned a {type(value).__name__}, and not a key's value, an Identity or None"
+    warn_once(f"{what}: such requests get 403")
     return UNACCEPTABLE
 
 
@@ -162,7 +163,7 @@ def failed_caller(error: Exception, what: str = "key") -> Caller:
 
     That may hold what the client sent.
     """
-    warn_of_denials(f"{what}: raised {type(error).__name__}{_place(error)}")
+    warn_once(f"{what}: raised {type(error).__name__}{place_of(error)}: such requests get 403")
     return UNACCEPTABLE
 
 
@@ -270,15 +271,15 @@ _MAX_WARNINGS = 64
 _warnings: set[str] = set()
 
 
-def warn_of_denials(what: str) -> None:
-    """Log, once for each text, why requests are denied that a user's code has to do with."""
-    if what not in _warnings and len(_warnings) < _MAX_WARNINGS:
-        _warnings.add(what)
-        log.warning("%s: such requests get 403; this is said once", what)
+def warn_once(text: str) -> None:
+    """Log, once for each text, what a user's code does wrong with some requests."""
+    if text not in _warnings and len(_warnings) < _MAX_WARNINGS:
+        _warnings.add(text)
+        log.warning("%s; this is said once", text)
 
 
-def _place(error: Exception) -> str:
-    """Return where an error was raised, without anything of its text."""
+def place_of(error: Exception) -> str:
+    """Return where an error was raised, without anything of its text: that may hold what a client sent."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
