@@ -32,7 +32,7 @@ from ratelimit.integrations.callers import (
     warn_once,
 )
 from ratelimit.integrations.enforcer import AsyncEnforcer
-from ratelimit.integrations.gate import EXEMPT, Gate, Preflight
+from ratelimit.integrations.gate import EXEMPT, Gate, Preflight, method_of
 from ratelimit.integrations.marks import UNMARKED, Marks, cost, exempt
 from ratelimit.integrations.starlette_routes import Resolver, Scope, routed_app
 from ratelimit.limiter import AsyncLimiter, Limiter
@@ -92,8 +92,8 @@ class RateLimitMiddleware:
             route: for applications that are not Starlette's.
         preflight: "check": a CORS preflight that arrives here needs no key, and meets the stage's limit for unlisted
             methods and the account. "skip": it is not limited.
-        charge_unmatched: Whether a request that matches no route (404, 405) is charged to its caller's plan. If not, it
-            needs no key, and is limited as a preflight is.
+        charge_unmatched: Whether a request that matches no route (404, 405) is charged to its caller's plan and quota.
+            If not, it needs a key all the same, and meets the limits that all callers share.
         exempt: Methods that are not limited, such as "GET /docs". The decorator `exempt` says so of a function.
         headers: The dialect of the fields: "ietf", "legacy", "openai" or "none"; see `Decision.headers`.
         on_denied: Called with the request and the decision when a request is denied. What it returns is the response
@@ -165,7 +165,7 @@ class RateLimitMiddleware:
         route = self._resolver(scope) if self._resolver is not None else None
         marks = UNMARKED if route is None else route.marks
         if self._method is None:
-            return (None if route is None else f"{verb} {route.template}"), marks
+            return (None if route is None else method_of(verb, route.template)), marks
         try:
             method = self._method(HTTPConnection(scope))
         except Exception as error:  # noqa: BLE001 - it reads what a client sent

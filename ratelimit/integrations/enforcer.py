@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
@@ -40,8 +41,12 @@ class _EnforcerBase:
     def _begin(self, request: RequestData, method: str | None, marks: Marks) -> PlannedCheck | None:
         return self.gate.plan(method, marks, is_preflight=request.verb == "OPTIONS" and request.is_preflight)
 
-    def _arguments(self, planned: PlannedCheck, caller: Caller) -> tuple[Any, str, str, int]:
-        return caller, self.gate.stage, planned.method or "", planned.cost
+    def _check(self, planned: PlannedCheck, caller: Caller) -> Callable[[], Any]:
+        """Return the call that decides."""
+        stage = self.gate.stage
+        if planned.charges_plan:
+            return partial(self.limiter.check, caller, stage, planned.method, planned.cost)
+        return partial(self.limiter._check_shared, caller, stage, planned.cost, key_required=planned.needs_key)
 
     def _failed(self, error: ConfigError) -> Decision:
         """Return the decision of a limiter that cannot work as it is configured, such as with another pepper."""
@@ -88,7 +93,7 @@ class Enforcer(_EnforcerBase):
             return EXEMPT
         caller = self._caller(request) if planned.needs_key else None
         try:
-            decision: Decision = self.limiter.check(*self._arguments(planned, caller))
+            decision: Decision = self._check(planned, caller)()
         except ConfigError as error:
             return self._failed(error)
         if not self._has_looked:
@@ -141,9 +146,8 @@ class AsyncEnforcer(_EnforcerBase):
         if planned.needs_key:
             key = self.gate.key
             caller = key.caller(request) if isinstance(key, KeySource) else await self._called(key, request)
-        arguments = self._arguments(planned, caller)
         try:
-            decision: Decision = await self._wait(self.limiter.check, *arguments)
+            decision: Decision = await self._wait(self._check(planned, caller))
         except ConfigError as error:
             return self._failed(error)
         if not self._has_looked:
@@ -157,8 +161,8 @@ class AsyncEnforcer(_EnforcerBase):
         except Exception as error:  # noqa: BLE001 - it reads what a client sent
             return failed_caller(error)
 
-    async def _wait(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await (function(*arguments) if self._is_async else asyncio.to_thread(function, *arguments))
+    async def _wait(self, call: Callable[[], Any]) -> Any:
+        return await (call() if self._is_async else asyncio.to_thread(call))
 
     async def start(self) -> None:
         """Warm the limiter up, and log what is wrong; see `Enforcer.start`."""

@@ -17,7 +17,7 @@ from ratelimit.integrations.answers import EXPOSE, Answer
 from ratelimit.integrations.asgi import RateLimitFields, RateLimitMiddleware, decision, install
 from ratelimit.integrations.callers import KeyCallable, KeySource, address, bearer, header, query
 from ratelimit.integrations.enforcer import AsyncEnforcer
-from ratelimit.integrations.gate import Gate
+from ratelimit.integrations.gate import Gate, method_of
 from ratelimit.integrations.marks import cost, exempt
 from ratelimit.integrations.starlette_routes import Resolver
 from ratelimit.limiter import AsyncLimiter, Limiter
@@ -99,10 +99,10 @@ class RateLimit:
             self._resolvers[app] = Resolver(app)
         route = self._resolvers[app](scope)
         request = asgi.request_data(scope)
-        if route is None:  # it is called, so there is one; of a kind that only it knows
+        if route is None:  # it is called, so there is one: of a kind that only it knows
             made = await self._enforcer.decide(request, None)
         else:
-            made = await self._enforcer.decide(request, f"{request.verb} {route.template}", route.marks)
+            made = await self._enforcer.decide(request, method_of(request.verb, route.template), route.marks)
         asgi.put_decision(scope, made)
         if not made.allowed:
             raise self._denial(made, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from ratelimit.integrations import answers
 from ratelimit.integrations.answers import Answer
 from ratelimit.integrations.callers import KeyCallable, KeySource, header, validate_key
 from ratelimit.integrations.marks import UNMARKED, Marks
+from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.validation import shown
 
 EXEMPT = Decision(Reason.ALLOWED)
@@ -26,14 +28,26 @@ class PlannedCheck(NamedTuple):
     """The check that a request needs.
 
     Attributes:
-        method: The route's method text, such as "GET /pets/{id}"; None for a request that matches no route.
+        method: The route's method, such as "GET /pets/{id}"; "*", which stands for all that nobody lists, for a request
+            that matches no route.
         cost: Units to take from each limit.
-        needs_key: Whether the caller counts. If not, only the limits of the stage and the account apply.
+        needs_key: Whether it needs a caller whose plan opens the stage.
+        charges_plan: Whether the caller's plan and quota apply, and not the limits of the stage and the account alone.
     """
 
-    method: str | None
+    method: str
     cost: int = 1
     needs_key: bool = True
+    charges_plan: bool = True
+
+
+_PREFLIGHT = PlannedCheck(OTHERS, needs_key=False, charges_plan=False)
+_VERB = re.compile(r"[A-Z]{1,32}")
+
+
+def method_of(verb: str, template: str) -> str | None:
+    """Return the method of a request by its verb and its route's template; None if no plan could list such a verb."""
+    return f"{verb} {template}" if _VERB.fullmatch(verb) else None
 
 
 class Gate:
@@ -45,8 +59,8 @@ class Gate:
             of the framework's request that returns a key's value, an `Identity` or None.
         preflight: "check": a preflight needs no key, and meets the stage's bucket for unlisted methods and the account.
             "skip": it is not limited.
-        charge_unmatched: Whether a request that matches no route (404, 405) is charged to its caller's plan. If not, it
-            needs no key, and meets the same limits as a preflight.
+        charge_unmatched: Whether a request that matches no route (404, 405) is charged to its caller's plan and quota.
+            If not, it needs a key all the same, and meets the limits that all callers share.
         exempt: Methods that are not limited, such as "GET /docs", with HEAD. `marks.exempt` says so of a function.
         headers: The dialect of the fields; see `Decision.headers`.
 
@@ -81,9 +95,9 @@ class Gate:
             is_preflight: Whether it is a preflight (CORS), whatever it matches.
         """
         if is_preflight:
-            return None if self._skips_preflight else PlannedCheck(None, needs_key=False)
+            return None if self._skips_preflight else _PREFLIGHT
         if method is None:
-            return PlannedCheck(None, needs_key=self._charges_unmatched)
+            return PlannedCheck(OTHERS, charges_plan=self._charges_unmatched)
         if marks.exempt or (self._exempt and _as_get(method) in self._exempt):
             return None
         return PlannedCheck(method, marks.cost)

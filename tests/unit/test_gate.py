@@ -9,7 +9,7 @@ from ratelimit import AsyncLimiter, ConfigError, Decision, Identity, Limiter, Re
 from ratelimit.integrations import callers
 from ratelimit.integrations.callers import UNACCEPTABLE, RequestData, address, header
 from ratelimit.integrations.enforcer import AsyncEnforcer, Enforcer
-from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck
+from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck, method_of
 from ratelimit.integrations.marks import Marks
 
 STAGE = "petstore/prod"
@@ -32,8 +32,8 @@ def request(*fields, verb="GET", native=None):
         ({}, "GET /pets/{id}", Marks(), PlannedCheck("GET /pets/{id}")),
         ({}, "GET /pets/{id}", Marks(5), PlannedCheck("GET /pets/{id}", 5)),
         ({}, "GET /pets/{id}", Marks(5, exempt=True), None),
-        ({}, None, Marks(), PlannedCheck(None)),
-        ({"charge_unmatched": False}, None, Marks(), PlannedCheck(None, needs_key=False)),
+        ({}, None, Marks(), PlannedCheck("*")),
+        ({"charge_unmatched": False}, None, Marks(), PlannedCheck("*", charges_plan=False)),
         ({"charge_unmatched": False}, "GET /pets", Marks(), PlannedCheck("GET /pets")),
         ({"exempt": ["GET /docs"]}, "GET /docs", Marks(), None),
         ({"exempt": ["GET /docs"]}, "HEAD /docs", Marks(), None),
@@ -50,7 +50,8 @@ def test_the_check_that_a_request_needs(options, method, marks, planned):
 @pytest.mark.parametrize("method", ["OPTIONS /pets", None])
 def test_a_preflight(method):
     """It needs no key, whatever it matches; `preflight="skip"` leaves it alone."""
-    assert Gate(stage=STAGE).plan(method, Marks(7), is_preflight=True) == PlannedCheck(None, 1, needs_key=False)
+    planned = PlannedCheck("*", 1, needs_key=False, charges_plan=False)
+    assert Gate(stage=STAGE).plan(method, Marks(7), is_preflight=True) == planned
     assert Gate(stage=STAGE, preflight="skip").plan(method, is_preflight=True) is None
 
 
@@ -97,6 +98,10 @@ class StubLimiter:
             raise self.error
         return Decision(Reason.ALLOWED)
 
+    def _check_shared(self, key, stage, cost=1, *, key_required=True):
+        self.checks.append((key, stage, cost, key_required))
+        return Decision(Reason.ALLOWED)
+
     def warm_up(self):
         if self.error:
             raise self.error
@@ -108,6 +113,9 @@ class StubLimiter:
 class AsyncStubLimiter(StubLimiter):
     async def check(self, key, stage, method, cost=1):
         return super().check(key, stage, method, cost)
+
+    async def _check_shared(self, key, stage, cost=1, *, key_required=True):
+        return super()._check_shared(key, stage, cost, key_required=key_required)
 
     async def warm_up(self):
         super().warm_up()
@@ -162,6 +170,32 @@ def test_a_request_is_checked(twin):
     decision = run.decide(request(("x-api-key", KEY)), "GET /pets/{id}", Marks(3))
     assert decision.allowed
     assert run.limiter.checks == [(KEY, STAGE, "GET /pets/{id}", 3)]
+
+
+@twins
+@pytest.mark.parametrize(
+    ("options", "sent", "checks"),
+    [
+        ({}, request(("x-api-key", KEY)), [(KEY, STAGE, "*", 1)]),
+        ({"charge_unmatched": False}, request(("x-api-key", KEY)), [(KEY, STAGE, 1, True)]),
+        ({}, request(*PREFLIGHT, verb="OPTIONS"), [(None, STAGE, 1, False)]),
+        ({"preflight": "skip"}, request(*PREFLIGHT, verb="OPTIONS"), []),
+    ],
+)
+def test_a_request_that_matches_no_route(twin, options, sent, checks):
+    """It is checked as an unlisted one, or by what all callers share; a preflight needs no key for that."""
+    run = twin(**options)
+    assert run.decide(sent, None).allowed
+    assert run.limiter.checks == checks
+
+
+@pytest.mark.parametrize(
+    ("verb", "method"),
+    [("GET", "GET /x"), ("FOO", "FOO /x"), ("foo", None), ("M-SEARCH", None), ("A" * 33, None), ("", None)],
+)
+def test_a_verb_that_no_plan_can_list(verb, method):
+    """Clients make it up: it is as good as no route."""
+    assert method_of(verb, "/x") == method
 
 
 @twins
