@@ -109,10 +109,14 @@ class Enforcer(_EnforcerBase):
         except Exception as error:  # noqa: BLE001 - it reads what a client sent
             return failed_caller(error)
 
-    def start(self) -> None:
-        """Warm the limiter up, and log what is wrong: call it when the application has started. Raises nothing."""
+    def start(self, timeout: float = 5.0) -> None:
+        """Warm the limiter up, and log what is wrong: call it when the application has started. Raises nothing.
+
+        Args:
+            timeout: For how many seconds to wait until the server can be connected to.
+        """
         try:
-            self.limiter.warm_up()
+            self.limiter.warm_up(timeout)
         except RateLimitError as error:
             self._not_warm(error)
         self._look_at_catalog()
