@@ -8,7 +8,9 @@ import logging
 import os
 from functools import cache
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
+from django.http import HttpResponse
 from django.urls import path
 
 from helpers.clock import FakeClock
@@ -45,6 +47,8 @@ def __getattr__(name):
     """What depends on the server: it is made when it is asked for."""
     if name == "limiter":
         return limiter_of_clock(AsyncLimiter if os.environ["DJANGO_SERVER"] == "asgi" else Limiter)
+    if name == "blocking_limiter":
+        return limiter_of_clock(Limiter)
     if name == "wsgi":
         from django.core.wsgi import get_wsgi_application
 
@@ -58,24 +62,55 @@ def __getattr__(name):
     raise AttributeError(name)
 
 
-class UrlsOfHosts:
-    """A middleware that gives one host routes of its own."""
+class BothWays:
+    """A middleware for either kind of code."""
 
     sync_capable = async_capable = True
 
     def __init__(self, get_response):
-        from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-
         self.get_response = get_response
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
 
     def __call__(self, request):
+        answer = self.answer(request)
+        if answer is None:
+            return self.get_response(request)
+        return sync_to_async(lambda: answer)() if iscoroutinefunction(self) else answer
+
+
+class UrlsOfHosts(BothWays):
+    """Gives one host routes of its own."""
+
+    def answer(self, request):
         if request.META.get("HTTP_HOST") == "shop.example":
             from helpers.django_project.views import about
 
             request.urlconf = (path("v1/items/<slug:article>", about),)
-        return self.get_response(request)
+
+
+class Users(BothWays):
+    """Says who a request comes from."""
+
+    def answer(self, request):
+        request.user = "a user"
+
+
+class AnswersByItself(BothWays):
+    """Does not ask for some responses."""
+
+    def answer(self, request):
+        if "answer" in request.GET:
+            return HttpResponse(status=int(request.GET["answer"]), headers={"Location": "https://a.example/"})
+        return None
+
+
+def key_of_user(request):
+    return f"key of {request.headers['x-user']}"
+
+
+def denied_page(request, decision):
+    return HttpResponse(f"no: {decision.limited_by} {request.path}", status=420)
 
 
 def blocking_only(get_response):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 from django.http import FileResponse, Http404, HttpResponse, JsonResponse, StreamingHttpResponse
@@ -35,6 +36,10 @@ async def in_a_loop(request, **arguments):
 
 def change(request, item_id):
     return JsonResponse(json.loads(request.body))
+
+
+def process(request):
+    return HttpResponse(str(os.getpid()))
 
 
 def stream(request):
@@ -120,6 +125,7 @@ urlpatterns = [
     path("costly", Costly.as_view()),
     path("every/<int:number>", OfEveryVerb.as_view()),
     path("exempt", open_to_all),
+    path("pid", process),
     path("stream", stream),
     path("stream/loop", stream_in_a_loop),
     path("stream/broken", broken_stream),
