@@ -242,7 +242,7 @@ DEFINED_ELSEWHERE = {
     "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "Dialect", "FileSource", "ImportReport", "KeyDetails",
     "KeyPage",
     "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
-    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
+    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 
