@@ -17,4 +17,3 @@ def pets():
 @app.get("/async/pets")
 async def async_pets():
     return [g.ratelimit.reason]
-
