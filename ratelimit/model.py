@@ -14,6 +14,7 @@ from ratelimit.errors import ConfigError
 Rate = int | float | str | Fraction | Decimal
 Period = Literal["DAY", "WEEK", "MONTH"]
 ThrottleScope = Literal["key", "key_method"]
+Unlisted = Literal["limit", "deny"]
 
 MICROSECONDS = 1_000_000
 
@@ -161,6 +162,8 @@ class UsagePlan:
         shadow: Id of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would
             have denied. None for no trial.
         lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
+        max_identities: How many identities may have a state in Redis at a time, 0 to 2^30; exact up to 4096, beyond
+            that counted by a sample. None for any number, which are not counted.
 
     Raises:
         ConfigError: One of them cannot be used.
@@ -175,6 +178,7 @@ class UsagePlan:
     alerts: tuple[int, ...]
     shadow: str | None
     lease: float
+    max_identities: int | None
 
     def __init__(
         self,
@@ -187,6 +191,7 @@ class UsagePlan:
         alerts: Iterable[int] = (),
         shadow: str | None = None,
         lease: float = 0,
+        max_identities: int | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -203,6 +208,7 @@ class UsagePlan:
             ("alerts", validation.percentages(alerts, has_quota=quota is not None)),
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
             ("lease", validation.lease(lease)),
+            ("max_identities", validation.max_identities(max_identities)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -254,22 +260,27 @@ class Stage:
     """A deployed stage, with buckets that all callers share.
 
     Each method that this stage or a plan lists has a bucket of its own; all methods that are not listed share one more.
+    HEAD is GET, unless it is listed here.
 
     Attributes:
         id: "<api>/<stage>", such as "petstore/prod".
         throttle: The size of each of these buckets; None for no limit.
         methods: By method ("GET /pets"), what differs for it.
+        unlisted: What happens to a method that neither this stage nor the key's plan lists: "limit", the limits of all
+            such methods apply; "deny", it is denied with 403.
 
     Raises:
-        ConfigError: The id, a method's name or a throttle is none.
+        ConfigError: The id, a method's name or a throttle is none, or `unlisted` is anything else.
     """
 
     id: str
     throttle: Throttle | None = None
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
+    unlisted: Unlisted = "limit"
 
     def __post_init__(self) -> None:
         validation.stage_id(self.id, "id")
+        validation.one_of(self.unlisted, ("limit", "deny"), "unlisted")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():
             validation.method_name(name, "methods")
@@ -299,6 +310,10 @@ class Identity:
     def __post_init__(self) -> None:
         validation.subject(self.subject, "subject")
         validation.identifier(self.plan, "plan")
+
+
+Caller = str | Identity | None
+"""Whose request it is: the value of an API key as it was sent, an identity, or nobody."""
 
 
 class _WithValue:

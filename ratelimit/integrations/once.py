@@ -27,8 +27,8 @@ class OncePerProcess:
 
     def __call__(self) -> None:
         """Call the function if this process has not."""
-        # Made now: a worker of gevent replaces threads by greenlets after it was forked, and in a lock of before, one
-        # greenlet would stop all others.
+        fork_safety.replace_locks()
+        # Made now, for the same reason.
         with self._locks.setdefault("", threading.Lock()):
             if not self.is_done:
                 try:
