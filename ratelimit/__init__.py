@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -31,10 +32,12 @@ from ratelimit.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimit.headers import Dialect
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
     CreatedKey,
+    Identity,
     Method,
     Period,
     PlanStage,
@@ -74,7 +77,10 @@ __all__ = [
     "CreatedKey",
     "Decision",
     "Detail",
+    "Dialect",
     "FileSource",
+    "Identity",
+    "IdentityUsage",
     "ImportReport",
     "KeyDetails",
     "KeyPage",
