@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from ratelimit import AsyncLimiter, Quota, UsagePlan
 from ratelimit.integrations.asgi import RateLimitMiddleware, address, install
+from ratelimit.integrations.enforcer import AsyncEnforcer
 
 
 async def item(request):
@@ -95,7 +96,7 @@ def serve_once(app):
 
 def test_a_start_without_redis(tmp_path, caplog, monkeypatch):
     """It does not fail: the log says what is wrong, and requests are 503."""
-    monkeypatch.setattr(AsyncLimiter.warm_up, "__defaults__", (0.2,))
+    monkeypatch.setattr(AsyncEnforcer.start, "__defaults__", (0.2,))
     app = shop()
     install(app, f"unix://{tmp_path}/nobody.sock", stage=STAGE)
     with uvicorn_server(app) as port:
