@@ -200,7 +200,5 @@ async def asynchronous(*_):
 def test_arguments_that_cannot_be_used(options, problem):
     """A clear error where the application is made, which names the argument and the remedy."""
     with pytest.raises(ConfigError) as caught:
-        RateLimitMiddleware(
-            lambda environ, start_response: [], **{"limiter": Stub(), "stage": "petstore/prod", **options}
-        )
+        RateLimitMiddleware(lambda environ, start_response: [], **{"limiter": Stub(), "stage": STAGE, **options})
     assert str(caught.value).startswith(problem)
