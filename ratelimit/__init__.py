@@ -32,6 +32,7 @@ from ratelimit.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimit.headers import Dialect
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
@@ -45,6 +46,7 @@ from ratelimit.model import (
     Stage,
     Throttle,
     ThrottleScope,
+    Unlisted,
     UsagePlan,
 )
 from ratelimit.registry.ceilings import Ceilings
@@ -75,6 +77,7 @@ __all__ = [
     "CreatedKey",
     "Decision",
     "Detail",
+    "Dialect",
     "FileSource",
     "Identity",
     "IdentityUsage",
@@ -107,6 +110,7 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "ThrottleScope",
+    "Unlisted",
     "UpgradeReport",
     "Usage",
     "UsagePlan",

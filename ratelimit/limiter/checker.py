@@ -26,6 +26,7 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
+from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
@@ -53,6 +54,7 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
+        unmatched: Counts checks whose method is none.
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
@@ -68,6 +70,8 @@ class Checker:
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
+        self.unmatched = UnmatchedMethods()
+        self._unlisted_methods = self.unmatched.methods
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(self, key: Caller, stage: str, method: str, cost: int) -> Decision | PendingCheck | Operation[Decision]:
@@ -81,8 +85,10 @@ class Checker:
         now_us = namespace.age_us()
         snapshot = namespace.snapshot
         try:
-            listed = snapshot.methods_by_stage.get(stage)  # as `bucket_method`, without a call for each check
-            prepared = self._prepared.get((key, stage, OTHERS if listed is None or method not in listed else method))
+            bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
+            if bucket_method is OTHERS and method not in self._unlisted_methods:
+                self.unmatched.add(method)
+            prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:
             prepared = None  # no text: `check` says so
         if prepared is None or type(cost) is not int or cost <= 0 or prepared.snapshot is not snapshot:
@@ -137,11 +143,7 @@ class Checker:
             cost, peek = 1, True
         namespace = self._namespace
         now_us = namespace.age_us()
-        index = None
-        if not namespace.is_refreshed:
-            index = yield from self._first_reads(value)
-        elif namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+        index = yield from self._refresh(value, now_us)
         if not namespace.snapshot.method(stage, method).key_required:
             return (yield from self._check_without_key(stage, method, cost, peek=peek))
         if isinstance(key, Identity):
@@ -154,6 +156,25 @@ class Checker:
         if prepared is None:
             return (yield from self._decide(key, stage, method, cost, index=index, peek=peek))
         return (yield from self._check_leased(prepared, key, stage, method, cost, peek=peek))
+
+    def check_shared(self, key: Caller, stage: str, cost: int, *, key_required: bool) -> Operation[Decision]:
+        """Decide a request that matched no route by what all callers share: the stage's bucket "*" and the account.
+
+        Args:
+            key: Who calls, as for `check`.
+            stage: The stage.
+            cost: Units to consume; 0 is a peek.
+            key_required: Whether the caller has to be one that opens the stage. Its plan and quota are charged nothing.
+        """
+        if key_required:
+            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            if decision.detail is not None:
+                return self._forbidden(decision.detail, peek=not cost)
+        else:
+            validation.cost(cost)
+            validation.texts(None if isinstance(key, Identity) else key, stage, OTHERS)
+            yield from self._refresh(None, self._namespace.age_us())
+        return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
@@ -207,6 +228,15 @@ class Checker:
         self.denial_cache.forget(key_id)
         self.leases.end(key_id)
         self._keys.forget_changed(key_id)
+
+    def _refresh(self, key: str | None, now_us: int) -> Operation[IndexLookUp | None]:
+        """Load the catalogue if it may be outdated; before the first check return the look-up of its key as well."""
+        namespace = self._namespace
+        if not namespace.is_refreshed:
+            return (yield from self._first_reads(key))
+        if namespace.is_stale(self._max_age_us, now_us):
+            yield from namespace.refresh()
+        return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
         """Read all that the first check needs to know, in one round trip; return the look-up of its key."""
@@ -301,7 +331,7 @@ class Checker:
                 prepared = self._prepare(key, cached_key, stage, method)
                 if prepared is None:
                     if just_read:
-                        return self._forbidden(self._detail(cached_key, stage), peek=peek)
+                        return self._forbidden(self._detail(cached_key, stage, method), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
                     if cached_key is None or index is not None:
                         look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
@@ -349,8 +379,7 @@ class Checker:
             if reply is None or prepared is None:
                 prepared = self._prepare_identity(identity, stage, method)
                 if prepared is None:
-                    self._warn_of_plan(identity.plan, stage)
-                    return self._forbidden("no_plan_for_stage", peek=peek)
+                    return self._forbidden(self._identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
                 reply = yield from self._send(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
@@ -367,7 +396,7 @@ class Checker:
         raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the key does not open the stage as far as is known."""
+        """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
         snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
@@ -375,7 +404,7 @@ class Checker:
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
         plan = snapshot.plan_for(cached_key.record.plans, stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method)
         keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
@@ -385,13 +414,13 @@ class Checker:
         return prepared
 
     def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the identity's plan does not open the stage."""
+        """Return the prepared check of a request, None if the identity's plan does not open the method."""
         namespace, snapshot = self._namespace, self._namespace.snapshot
         former = self.prepared(identity, stage, method)
         if former is not None and former.snapshot is snapshot:
             return former
         plan = snapshot.plan_for([identity.plan], stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
         own_id = identity_id(namespace.digest(f"identity:{identity.subject}"))
@@ -434,14 +463,25 @@ class Checker:
     def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str) -> Detail:
-        """Return why a key does not open a stage: the same in whatever order things are asked about it."""
+    def _detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
+        """Return why a key does not open a method: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
-        record = cached_key.record
-        if record.enabled and self._namespace.snapshot.plan_for(record.plans, stage) is None:
-            return "no_plan_for_stage"
+        snapshot, record = self._namespace.snapshot, cached_key.record
+        if record.enabled:
+            plan = snapshot.plan_for(record.plans, stage)
+            if plan is None:
+                return "no_plan_for_stage"
+            if snapshot.denies(plan, stage, method):
+                return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
+
+    def _identity_detail(self, identity: Identity, stage: str) -> Detail:
+        """Return why an identity does not open a method; warn of a plan that opens nothing."""
+        if self._namespace.snapshot.opens(identity.plan, stage):
+            return "method_not_listed"
+        self._warn_of_plan(identity.plan, stage)
+        return "no_plan_for_stage"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
         if not peek:

@@ -18,9 +18,12 @@ DOCUMENTS = {
 }
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+ELSEWHERE = {"docs/integrations.md"}
+"""Needs frameworks: run by tests/integrations/test_document.py."""
 PROGRAMS = [
     pytest.param(code, output, id=f"{name}-{number}")
     for name, text in DOCUMENTS.items()
+    if name not in ELSEWHERE
     for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
 ]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
