@@ -309,10 +309,14 @@ def install(
     build = app.build_middleware_stack
 
     def build_with_limits() -> Any:
-        middlewares = app.user_middleware
+        # In a list of its own: the stack may be built again, as by `ratelimit routes check`.
+        middlewares, app.user_middleware = app.user_middleware, list(app.user_middleware)
         place = max((number for number, each in enumerate(middlewares, 1) if _is_cors(each.cls)), default=0)
-        middlewares.insert(place, Middleware(limited.around))
-        return RateLimitFields(build(), headers)
+        app.user_middleware.insert(place, Middleware(limited.around))
+        try:
+            return RateLimitFields(build(), headers)
+        finally:
+            app.user_middleware = middlewares
 
     setattr(app, "build_middleware_stack", build_with_limits)  # noqa: B010 - a method, to type checkers
 
