@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rest_framework", reason="not installed: the group `integrations`")
 
 from helpers.clock import FakeClock
-from helpers.django_project.servers import KINDS, django_server
+from helpers.django_project.servers import KINDS, THREADS, django_server
 from helpers.servers import Server
 from helpers.web import STAGE, ask
 
