@@ -48,6 +48,9 @@ DenialCallable = Callable[[Request, Decision], Any]
 _ARGUMENT = re.compile(r"<(?:[^<>:]*(?:\([^<>]*\))?:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
 """An argument in a rule: `<id>`, `<int:id>`, `<any(a,b):id>`."""
 
+ANY_VERB = "*"
+"""The verb of a rule that takes all."""
+
 _MAX_SHOWN = 5
 
 
@@ -266,10 +269,11 @@ def template(rule: str) -> str:
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str]]:
-    """Yield verb and template of all that an application answers, as a check gets them."""
+    """Yield verb and template of all that an application answers, as a check gets them; "*" for a rule of all verbs."""
     for rule in app.url_map.iter_rules():
-        for verb in sorted(rule.methods or ()):
-            yield verb, template(rule.rule)
+        if not (rule.build_only or rule.websocket):
+            for verb in sorted(rule.methods or [ANY_VERB]):
+                yield verb, template(rule.rule)
 
 
 def _given(field: str, argument: Any, app: Flask, name: str) -> Any:
