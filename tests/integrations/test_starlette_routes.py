@@ -311,6 +311,17 @@ def test_expressions_that_refer_to_their_groups():
     assert resolver(http("/abc")).template == "/{other}"
 
 
+def test_a_line_end_is_no_way_around_a_limit():
+    """Expressions end with "$", which matches before it: so does the application, however many routes there are."""
+    app = Starlette(routes=[Route(f"/items{number}", endpoint) for number in range(20)])
+    resolver = Resolver(app)
+    assert resolver._tree("GET")._others is not None  # they are split
+    assert [resolver(http(path)) and resolver(http(path)).template for path in ("/items7\n", "/items7\n\n")] == [
+        "/items7",
+        None,
+    ]
+
+
 def test_a_client_cannot_name_a_websocket_as_verb():
     """The verbs are any tokens; those of the resolver are none."""
     app = Starlette(routes=[WebSocketRoute("/ws", endpoint), Route("/x", endpoint)])
