@@ -89,6 +89,20 @@ def test_each_check_is_told_with_configured_names(gateway):
     assert notes.checks[-1] == (*gold, "THROTTLED", "denial_cache", "plan:gold")
 
 
+def test_a_key_that_is_not_accepted_any_more_has_no_plan(gateway):
+    """Though its plan is remembered in the process."""
+    notes = Notes()
+    observe(gateway.limiter, notes)
+    key = gateway.run(lambda: gateway.limiter.catalog.create_key(plans=["gold"]))
+    gateway.check(key.value, STAGE, METHOD)
+    gateway.run(lambda: gateway.limiter.catalog.update_key(key.id, enabled=False))
+    assert gateway.check(key.value, STAGE, METHOD).detail == "disabled"
+    assert [check[:4] for check in notes.checks] == [
+        ("gold", STAGE, "*", "ALLOWED"),
+        ("", STAGE, "*", "INVALID_KEY"),
+    ]
+
+
 def test_units_of_leases_are_told_as_such(gateway):
     """The first checks ask Redis, and the lease that they brought answers the rest."""
     notes = Notes()

@@ -111,6 +111,14 @@ def test_checks_of_several_plans_add_up_where_no_plan_is_named(metrics, reader):
     assert points(found["ratelimit.checks"]) == {labels(plan="gold", **common): 1, labels(plan="silver", **common): 2}
 
 
+def test_a_forked_process_counts_from_zero(metrics, reader):
+    """What the parent counted, the parent tells."""
+    metrics.record(Decision(Reason.ALLOWED), "gold", STAGE, METHOD, 0.1)
+    metrics.reset_after_fork()
+    metrics.record(Decision(Reason.ALLOWED), "gold", STAGE, METHOD, 0.1)
+    assert list(points(collected(reader)["ratelimit.checks"]).values()) == [1]
+
+
 def test_threads_lose_no_count(metrics, reader):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: metrics.record(Decision(Reason.ALLOWED), "gold", STAGE, METHOD, 0.1), range(8000)))
