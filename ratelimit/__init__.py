@@ -43,6 +43,7 @@ from ratelimit.model import (
     Stage,
     Throttle,
     ThrottleScope,
+    Unlisted,
     UsagePlan,
 )
 from ratelimit.registry.ceilings import Ceilings
@@ -103,6 +104,7 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "ThrottleScope",
+    "Unlisted",
     "UpgradeReport",
     "Usage",
     "UsagePlan",

@@ -141,6 +141,11 @@ def stage_id(value: object, field: str) -> str:
     return _matching(value, _STAGE, field, remedy)
 
 
+def is_method(text: str) -> bool:
+    """Return whether a text is "<VERB> <path>": what a plan or a stage may list."""
+    return _METHOD.fullmatch(text) is not None
+
+
 def method_name(value: object, field: str) -> str:
     """Return the name of a method, "<VERB> <path>"."""
     remedy = "write '<VERB> <path>', such as 'GET /pets/{id}', without wildcards: methods not listed share one bucket"

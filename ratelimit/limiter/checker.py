@@ -26,6 +26,7 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
+from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
@@ -50,6 +51,7 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
+        unmatched: Counts checks whose method is none.
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
@@ -62,6 +64,7 @@ class Checker:
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
+        self.unmatched = UnmatchedMethods()
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(
@@ -77,8 +80,10 @@ class Checker:
         now_us = namespace.age_us()
         snapshot = namespace.snapshot
         try:
-            listed = snapshot.methods_by_stage.get(stage)  # as `bucket_method`, without a call for each check
-            prepared = self._prepared.get((key, stage, OTHERS if listed is None or method not in listed else method))
+            bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
+            if bucket_method is OTHERS and self.unmatched.is_method(method) is None:
+                self.unmatched.add(method)
+            prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:
             prepared = None  # no text: `check` says so
         if prepared is None or type(cost) is not int or cost <= 0 or prepared.snapshot is not snapshot:
@@ -128,11 +133,7 @@ class Checker:
             cost, peek = 1, True
         namespace = self._namespace
         now_us = namespace.age_us()
-        index = None
-        if not namespace.is_refreshed:
-            index = yield from self._first_reads(key)
-        elif namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+        index = yield from self._refresh(key, now_us)
         if not namespace.snapshot.method(stage, method).key_required:
             return (yield from self._check_without_key(stage, method, cost, peek=peek))
         if not key:
@@ -150,6 +151,25 @@ class Checker:
             return (yield from self._decide(key, stage, method, cost, peek=True))
         reply = yield from self.leases.check(prepared, lease, cost, self._send)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
+    def check_shared(self, key: str | None, stage: str, cost: int, *, key_required: bool) -> Operation[Decision]:
+        """Decide a request that matched no route by what all callers share: the stage's bucket "*" and the account.
+
+        Args:
+            key: The API key's value, as for `check`.
+            stage: The stage.
+            cost: Units to consume; 0 is a peek.
+            key_required: Whether the key has to be one that opens the stage. Its plan and quota are charged nothing.
+        """
+        if key_required:
+            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            if decision.detail is not None:
+                return self._forbidden(decision.detail, peek=not cost)
+        else:
+            validation.cost(cost)
+            validation.texts(key, stage, OTHERS)
+            yield from self._refresh(None, self._namespace.age_us())
+        return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
@@ -200,6 +220,15 @@ class Checker:
         self.denial_cache.forget(key_id)
         self.leases.end(key_id)
         self._keys.forget_changed(key_id)
+
+    def _refresh(self, key: str | None, now_us: int) -> Operation[IndexLookUp | None]:
+        """Load the catalogue if it may be outdated; before the first check return the look-up of its key as well."""
+        namespace = self._namespace
+        if not namespace.is_refreshed:
+            return (yield from self._first_reads(key))
+        if namespace.is_stale(self._max_age_us, now_us):
+            yield from namespace.refresh()
+        return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
         """Read all that the first check needs to know, in one round trip; return the look-up of its key."""
@@ -294,7 +323,7 @@ class Checker:
                 prepared = self._prepare(key, cached_key, stage, method)
                 if prepared is None:
                     if just_read:
-                        return self._forbidden(self._detail(cached_key, stage), peek=peek)
+                        return self._forbidden(self._detail(cached_key, stage, method), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
                     if cached_key is None or index is not None:
                         look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
@@ -323,7 +352,7 @@ class Checker:
         raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the key does not open the stage as far as is known."""
+        """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
         snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
@@ -331,7 +360,7 @@ class Checker:
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
         plan = snapshot.plan_for(cached_key.record.plans, stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method)
         keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
@@ -367,13 +396,17 @@ class Checker:
     def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str) -> Detail:
-        """Return why a key does not open a stage: the same in whatever order things are asked about it."""
+    def _detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
+        """Return why a key does not open a method: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
-        record = cached_key.record
-        if record.enabled and self._namespace.snapshot.plan_for(record.plans, stage) is None:
-            return "no_plan_for_stage"
+        snapshot, record = self._namespace.snapshot, cached_key.record
+        if record.enabled:
+            plan = snapshot.plan_for(record.plans, stage)
+            if plan is None:
+                return "no_plan_for_stage"
+            if snapshot.denies(plan, stage, method):
+                return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:

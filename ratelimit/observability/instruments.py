@@ -60,7 +60,7 @@ INVALID_KEYS = Instrument(
     "{check}",
     "counter",
     ("stage", "detail"),
-    "Checks that were denied for their key: missing, unknown, disabled, or of no plan for the stage",
+    "Checks that were denied with 403, by why their key is not accepted",
 )
 STORE_ERRORS = Instrument(
     "ratelimit.store.errors",

@@ -11,10 +11,12 @@ from ratelimit.decision import Decision, Reason
 from ratelimit.errors import ConfigError
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.observability.observer import LimiterState, Observer
+from ratelimit.registry.redis_keys import OTHERS
 
 log = logging.getLogger("ratelimit")
 
 Record = Callable[[Decision, str | None, str, str, float], None]
+AwaitedDecision = Callable[..., Coroutine[Any, Any, Decision]]
 
 
 def observe(limiter: Limiter | AsyncLimiter, *observers: Observer) -> None:
@@ -35,13 +37,16 @@ def observe(limiter: Limiter | AsyncLimiter, *observers: Observer) -> None:
     for observer in observers:
         observer.attach(_state_of(limiter))
     record = _record_to(limiter, observers)
+    # Of this one limiter: those of its class stay as they are.
     if isinstance(limiter, AsyncLimiter):
-        limiter.check = _awaited(limiter, record)  # type: ignore[method-assign] # of this one limiter
+        limiter.check = _awaited_check(limiter, record)  # type: ignore[method-assign]
+        limiter._check_shared = _awaited_check_shared(limiter, record)  # type: ignore[method-assign]
     else:
-        limiter.check = _blocking(limiter, record)  # type: ignore[method-assign] # of this one limiter
+        limiter.check = _check(limiter, record)  # type: ignore[method-assign]
+        limiter._check_shared = _check_shared(limiter, record)  # type: ignore[method-assign]
 
 
-def _blocking(limiter: Limiter, record: Record) -> Callable[..., Decision]:
+def _check(limiter: Limiter, record: Record) -> Callable[..., Decision]:
     check_unobserved = limiter.check
 
     def check(key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
@@ -53,13 +58,37 @@ def _blocking(limiter: Limiter, record: Record) -> Callable[..., Decision]:
     return check
 
 
-def _awaited(limiter: AsyncLimiter, record: Record) -> Callable[..., Coroutine[Any, Any, Decision]]:
+def _check_shared(limiter: Limiter, record: Record) -> Callable[..., Decision]:
+    check_unobserved = limiter._check_shared
+
+    def check(key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+        started_s = monotonic()
+        decision = check_unobserved(key, stage, cost, key_required=key_required)
+        record(decision, None, stage, OTHERS, monotonic() - started_s)
+        return decision
+
+    return check
+
+
+def _awaited_check(limiter: AsyncLimiter, record: Record) -> AwaitedDecision:
     check_unobserved = limiter.check
 
     async def check(key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
         started_s = monotonic()
         decision = await check_unobserved(key, stage, method, cost)
         record(decision, key, stage, method, monotonic() - started_s)
+        return decision
+
+    return check
+
+
+def _awaited_check_shared(limiter: AsyncLimiter, record: Record) -> AwaitedDecision:
+    check_unobserved = limiter._check_shared
+
+    async def check(key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+        started_s = monotonic()
+        decision = await check_unobserved(key, stage, cost, key_required=key_required)
+        record(decision, None, stage, OTHERS, monotonic() - started_s)
         return decision
 
     return check
@@ -88,6 +117,6 @@ def _state_of(limiter: Limiter | AsyncLimiter) -> Callable[[], LimiterState]:
     store = limiter._store
 
     def state() -> LimiterState:
-        return LimiterState(*store.breaker_state(), getattr(limiter, "unmatched", 0))
+        return LimiterState(*store.breaker_state(), limiter.unmatched)
 
     return state

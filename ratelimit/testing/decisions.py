@@ -44,7 +44,11 @@ def quota_exceeded(retry_after: float | None = 3600.0, *, limit: str = "quota:te
 
 
 def invalid_key(detail: Detail = "unknown") -> Decision:
-    """Return a decision that denies a caller for its key: "missing", "unknown", "disabled", "no_plan_for_stage"."""
+    """Return a decision that denies with 403.
+
+    Args:
+        detail: Why: "missing", "unknown", "disabled", "no_plan_for_stage" or "method_not_listed".
+    """
     return Decision(Reason.INVALID_KEY, detail=detail)
 
 

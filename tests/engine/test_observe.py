@@ -116,6 +116,33 @@ def test_units_of_leases_are_told_as_such(gateway):
     assert set(sources) == {"redis", "lease"}
 
 
+def test_requests_that_match_no_route_are_told(gateway):
+    """What adapters check by the limits that all callers share: no plan is charged, so none is named."""
+    notes = Notes()
+    observe(gateway.limiter, notes)
+    key = gateway.key["gold"]
+    gateway.check(key, STAGE, METHOD)
+    gateway.run(lambda: gateway.limiter._check_shared(key, STAGE))
+    gateway.run(lambda: gateway.limiter._check_shared("made-up-key-of-somebody", STAGE))
+    gateway.run(lambda: gateway.limiter._check_shared(None, "some/where", key_required=False))
+    assert notes.checks == [
+        ("gold", STAGE, "*", "ALLOWED", "redis", None),
+        ("", STAGE, "*", "ALLOWED", "redis", None),
+        ("", STAGE, "*", "INVALID_KEY", "redis", None),
+        ("", "*", "*", "ALLOWED", "redis", None),
+    ]
+
+
+def test_methods_that_are_none_are_seen(gateway, caplog):
+    """The limiter's own count of them."""
+    notes = Notes()
+    observe(gateway.limiter, notes)
+    with caplog.at_level(logging.CRITICAL, "ratelimit"):
+        for method in ("list_pets", METHOD, "/pets", "list_pets"):
+            gateway.check(gateway.key["silver"], "petstore/test", method)
+    assert notes.state() == (False, 0, 3)
+
+
 def test_a_peek_and_a_check_that_raises_are_not_told(gateway):
     notes = Notes()
     observe(gateway.limiter, notes)

@@ -147,7 +147,7 @@ def test_a_breaker_that_opens_is_collected(server, metrics, reader):
 
 def test_methods_that_match_nothing_are_collected(gateway, metrics, reader):
     observe(gateway.limiter, metrics)
-    vars(gateway.limiter)["unmatched"] = 7
+    gateway.limiter._checker.unmatched.count = 7
     assert points(collected(reader)["ratelimit.unmatched_methods"]) == {frozenset(): 7}
 
 

@@ -122,7 +122,7 @@ def test_methods_that_match_nothing_are_counted_once(gateway):
     registry = CollectorRegistry()
     observe(gateway.limiter, PrometheusMetrics(registry))
     for count, total in ((3, 3), (3, 3), (10, 10), (4, 14)):
-        vars(gateway.limiter)["unmatched"] = count
+        gateway.limiter._checker.unmatched.count = count
         assert registry.get_sample_value("ratelimit_unmatched_methods_total") == total
 
 

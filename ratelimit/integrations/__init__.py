@@ -1,0 +1,1 @@
+"""Frameworks: one file each over one part without I/O."""
