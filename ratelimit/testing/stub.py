@@ -9,21 +9,26 @@ from typing import NamedTuple, Self
 from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.errors import ConfigError
+from ratelimit.model import Identity
+from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.testing.decisions import allowed
+
+Caller = str | Identity | None
+"""Whose request it is: the value of a key, an identity, or nobody known."""
 
 
 class StubCall(NamedTuple):
     """One call of a stub.
 
     Attributes:
-        key: The key that was passed.
+        key: The key's value that was passed, the `Identity`, or None.
         stage: The stage.
         method: The method.
         cost: The units.
         is_peek: Whether `peek` was called.
     """
 
-    key: str | None
+    key: Caller
     stage: str
     method: str
     cost: int = 1
@@ -33,13 +38,13 @@ class StubCall(NamedTuple):
 class _Rule:
     """What to answer to some of the calls."""
 
-    def __init__(self, wanted: tuple[str | None, ...], decisions: tuple[Decision, ...]) -> None:
+    def __init__(self, wanted: tuple[Caller, ...], decisions: tuple[Decision, ...]) -> None:
         self._wanted = wanted
         self._decisions = list(decisions)
-        self.precision = sum(text is not None for text in wanted)
+        self.precision = sum(each is not None for each in wanted)
 
     def applies(self, call: StubCall) -> bool:
-        return all(text is None or text == given for text, given in zip(self._wanted, call, strict=False))
+        return all(each in (None, given) for each, given in zip(self._wanted, call, strict=False))
 
     def next(self) -> Decision:
         return self._decisions.pop(0) if len(self._decisions) > 1 else self._decisions[0]
@@ -50,6 +55,7 @@ class _Stub:
 
     url = None
     server = None
+    unmatched = 0
 
     def __init__(self, *decisions: Decision) -> None:
         """Answer these decisions to all calls, see `answer`; without any, admit all."""
@@ -58,13 +64,13 @@ class _Stub:
         self._rules = [_Rule((None, None, None), decisions or (allowed(),))]
 
     def answer(
-        self, *decisions: Decision, key: str | None = None, stage: str | None = None, method: str | None = None
+        self, *decisions: Decision, key: Caller = None, stage: str | None = None, method: str | None = None
     ) -> None:
         """Say what to answer from now on.
 
         Args:
             decisions: Answered in turn, the last one over and over.
-            key: To calls with this key alone.
+            key: To calls with this key, or of this identity, alone.
             stage: To calls with this stage alone.
             method: To calls with this method alone. Where several answers would do, the one that says most of the call
                 holds, and among these the latest.
@@ -77,9 +83,9 @@ class _Stub:
         with self._lock:
             self._rules.append(_Rule((key, stage, method), decisions))
 
-    def _decide(self, key: str | None, stage: str, method: str, cost: int, *, is_peek: bool) -> Decision:
+    def _decide(self, key: Caller, stage: str, method: str, cost: int, *, is_peek: bool) -> Decision:
         validation.cost(cost)
-        validation.texts(key, stage, method)
+        validation.texts(None if isinstance(key, Identity) else key, stage, method)
         call = StubCall(key, stage, method, cost, is_peek)
         with self._lock:
             self.calls.append(call)
@@ -94,13 +100,16 @@ class StubLimiter(_Stub):
         calls: A `StubCall` of each call of `check` and `peek`, in order.
     """
 
-    def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    def check(self, key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         """Return what was said; raise what `Limiter.check` raises for arguments of other types."""
         return self._decide(key, stage, method, cost, is_peek=False)
 
-    def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    def peek(self, key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         """Return what was said, as `check`."""
         return self._decide(key, stage, method, cost, is_peek=True)
+
+    def _check_shared(self, key: Caller, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:  # noqa: ARG002
+        return self.check(key, stage, OTHERS, cost)  # as an adapter checks what matched no route
 
     def warm_up(self, timeout: float = 5.0) -> None:
         """Do nothing."""
@@ -124,13 +133,16 @@ class AsyncStubLimiter(_Stub):
         calls: A `StubCall` of each call of `check` and `peek`, in order.
     """
 
-    async def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    async def check(self, key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         """Return what was said; raise what `AsyncLimiter.check` raises for arguments of other types."""
         return self._decide(key, stage, method, cost, is_peek=False)
 
-    async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    async def peek(self, key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         """Return what was said, as `check`."""
         return self._decide(key, stage, method, cost, is_peek=True)
+
+    async def _check_shared(self, key: Caller, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:  # noqa: ARG002
+        return await self.check(key, stage, OTHERS, cost)  # as an adapter checks what matched no route
 
     async def warm_up(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - as the limiter
         """Do nothing."""

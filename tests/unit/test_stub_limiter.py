@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from ratelimit import AsyncLimiter, ConfigError, Decision, Limiter, Reason
+from ratelimit import AsyncLimiter, ConfigError, Decision, Identity, Limiter, Reason
 from ratelimit.testing import (
     AsyncStubLimiter,
     ManualClock,
@@ -116,15 +116,28 @@ def test_an_answer_is_a_decision(decisions):
         StubLimiter().answer(*decisions)
 
 
+def parameters(function):
+    """Names, kinds and defaults."""
+    return [(each.name, each.kind, each.default) for each in inspect.signature(function).parameters.values()]
+
+
 @pytest.mark.parametrize(("stub", "real"), [(StubLimiter, Limiter), (AsyncStubLimiter, AsyncLimiter)])
-def test_a_stub_has_what_applications_call(stub, real):
-    """The same signatures, awaited or not; only what configures a limiter is left out."""
-    names = {name for name, _ in inspect.getmembers(real, callable) if not name.startswith("_")}
-    assert names - {name for name in dir(stub) if not name.startswith("_")} == {"from_url", "embedded"}
-    for name in names - {"from_url", "embedded"}:
-        assert inspect.signature(getattr(stub, name)) == inspect.signature(getattr(real, name)), name
+def test_a_stub_has_what_applications_and_adapters_call(stub, real):
+    """With the same parameters, awaited or not; only what makes a limiter is left out."""
+    public = {name for name, _ in inspect.getmembers(real, callable) if not name.startswith("_")}
+    for name in (*public - {"from_url", "embedded"}, "_check_shared"):
+        assert parameters(getattr(stub, name)) == parameters(getattr(real, name)), name
         assert inspect.iscoroutinefunction(getattr(stub, name)) is inspect.iscoroutinefunction(getattr(real, name))
-    assert stub().url is None
+    assert (stub().url, stub().server, stub().unmatched) == (None, None, 0)
+
+
+def test_a_stub_knows_identities(kind):
+    """As callers, and in answers."""
+    user, other = Identity("user:42", "free"), Identity("user:43", "free")
+    stub = Stub(kind)
+    stub.limiter.answer(throttled(), key=user)
+    assert [stub.check(caller, STAGE, METHOD).status for caller in (user, other, None)] == [429, 200, 200]
+    assert [call.key for call in stub.limiter.calls] == [user, other, None]
 
 
 def test_a_stub_is_a_context_manager_and_warms_up():
