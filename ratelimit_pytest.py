@@ -20,6 +20,15 @@ _DEADLINE_S = 5.0
 """A machine that runs tests is busy."""
 
 
+class _Url(str):
+    """A URL that shows its scheme alone: pytest prints the arguments of what fails, and it may have a password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(f"{self.partition(':')[0]}://...")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
     parser.getgroup("ratelimit").addoption(
@@ -34,7 +43,7 @@ def ratelimit_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """URL of a server: that of --ratelimit-url, else an embedded one, which runs until the session ends."""
     url = pytestconfig.getoption("--ratelimit-url")
     if url:
-        yield url
+        yield _Url(url)
         return
     from ratelimit.store.embedded import EmbeddedServer  # noqa: PLC0415 - as all below: only where it is used
 

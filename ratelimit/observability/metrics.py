@@ -8,9 +8,11 @@ from threading import Lock
 from typing import NamedTuple
 
 from ratelimit.decision import Decision
+from ratelimit.errors import ConfigError
 from ratelimit.local import fork_safety
 from ratelimit.observability.instruments import CHECKS, INVALID_KEYS, STORE_ERRORS, Instrument
 from ratelimit.observability.observer import LimiterState, Observer
+from ratelimit.validation import shown
 
 OTHER = "other"
 MAX_SERIES = 1000
@@ -55,9 +57,14 @@ class MetricsObserver(Observer):
     Args:
         max_series: How many sets of labels of `ratelimit.checks` there may be; beyond, plans, stages and limits are
             "other".
+
+    Raises:
+        ConfigError: `max_series` is no whole number above 0.
     """
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
+        if type(max_series) is not int or max_series < 1:
+            raise ConfigError(f"must be a whole number above 0, not {shown(max_series)}", field="max_series")
         self._max_series = max_series
         self._states: list[Callable[[], LimiterState]] = []
         self.reset_after_fork()

@@ -9,9 +9,12 @@ from threading import Lock
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
 
 from ratelimit.decision import Decision
+from ratelimit.errors import ConfigError
 from ratelimit.observability import instruments
 from ratelimit.observability.instruments import Instrument
 from ratelimit.observability.metrics import MAX_SERIES, MetricsObserver
+
+_MULTIPROCESS = frozenset({"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"})
 
 
 class PrometheusMetrics(MetricsObserver):
@@ -20,12 +23,29 @@ class PrometheusMetrics(MetricsObserver):
     Args:
         registry: Where the metrics are; two of these cannot share one.
         max_series: See `MetricsObserver`.
+
+    Raises:
+        ConfigError: The registry has these metrics already, or `max_series` is no number.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY, *, max_series: int = MAX_SERIES) -> None:
         super().__init__(max_series)
         self._counted = dict.fromkeys(instruments.OF_LIMITERS, 0)
-        registry.register(_Refresh(self.refresh))  # is asked before the metrics, which it brings up to date
+        refresh = _Refresh(self.refresh)
+        registry.register(refresh)  # is asked before the metrics, which it brings up to date
+        try:
+            self._make_metrics(registry)
+        except ValueError:
+            registry.unregister(refresh)
+            raise ConfigError(
+                "has these metrics already: observe further limiters with the same PrometheusMetrics, or pass another "
+                "registry",
+                field="registry",
+            ) from None
+        # Other processes then read the files of this one, which is not asked.
+        self._is_multiprocess = not _MULTIPROCESS.isdisjoint(os.environ)
+
+    def _make_metrics(self, registry: CollectorRegistry) -> None:
         self._counters = {
             each: Counter(each.prometheus_name, each.description, each.labels, registry=registry)
             for each in (*instruments.OF_CHECKS, instruments.UNMATCHED, instruments.BREAKER_OPENINGS)
@@ -41,8 +61,6 @@ class PrometheusMetrics(MetricsObserver):
         self._breaker_open = Gauge(
             breaker.prometheus_name, breaker.description, registry=registry, multiprocess_mode="livemax"
         )
-        # Other processes then read the files of this one, which is not asked.
-        self._is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
     def reset_after_fork(self) -> None:
         """Make the locks anew, and count what belongs to this process from zero."""

@@ -12,7 +12,7 @@ from helpers.twins import RunningLimiter
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
-from ratelimit import Quota, Throttle, UsagePlan
+from ratelimit import ConfigError, Quota, Throttle, UsagePlan
 from ratelimit.observability import observe
 from ratelimit.observability.instruments import INSTRUMENTS
 from ratelimit.observability.prometheus import PrometheusMetrics
@@ -136,6 +136,17 @@ def test_several_limiters_share_the_metrics(gateway, server):
         other.check(gateway.key, STAGE, METHOD)
     labels = {"plan": "gold", "stage": STAGE, "limit": "", "result": "allowed", "source": "redis"}
     assert registry.get_sample_value("ratelimit_checks_total", labels) == 2
+
+
+def test_a_registry_has_the_metrics_once():
+    """A second one is refused, and leaves nothing behind."""
+    registry = CollectorRegistry()
+    PrometheusMetrics(registry)
+    collectors = len(registry._collector_to_names)
+    with pytest.raises(ConfigError, match="registry: has these metrics already: observe further limiters with"):
+        PrometheusMetrics(registry)
+    assert len(registry._collector_to_names) == collectors
+    assert len(list(registry.collect())) == len(INSTRUMENTS)
 
 
 WORKERS = """

@@ -199,7 +199,16 @@ def test_a_user_that_may_not_write_does_not_conform(pytester, valkey):
             client.acl_deluser("reader")
     result.assert_outcomes(failed=1, deselected=len(VECTORS) + 5)
     result.stdout.fnmatch_lines(["*setrange*"])
-    assert "secret" not in result.stdout.str().replace(url, "")
+    assert "secret" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_password_is_not_shown_where_no_server_answers(pytester):
+    """Though pytest shows the arguments of each fixture that fails."""
+    pytester.makepyfile("def test_it(ratelimit_limiter): ratelimit_limiter.catalog.plans()")
+    url = "redis://:secret@127.0.0.1:1"
+    result = pytester.runpytest_subprocess(*OPTIONS, f"--ratelimit-url={url}", "-l", "--full-trace")
+    result.assert_outcomes(failed=1, errors=1)
+    assert "secret" not in result.stdout.str() + result.stderr.str()
 
 
 @pytest.mark.parametrize("part", ["reply", "after"])

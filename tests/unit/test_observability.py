@@ -91,6 +91,12 @@ def test_labels_are_bounded_in_number():
     assert len(metrics._series) == 12
 
 
+@pytest.mark.parametrize("max_series", [0, -1, 1.5, True, None, "10"])
+def test_a_bound_is_a_whole_number(max_series):
+    with pytest.raises(ConfigError, match="max_series: must be a whole number above 0"):
+        Counts(max_series=max_series)
+
+
 def test_threads_make_one_series_of_one_kind():
     metrics = Counts()
     made = []
