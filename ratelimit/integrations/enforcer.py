@@ -11,10 +11,11 @@ from typing import Any
 
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import ConfigError
-from ratelimit.integrations.callers import Caller, KeySource, RequestData, failed_caller, validate_caller
+from ratelimit.integrations.callers import KeySource, RequestData, failed_caller, validate_caller
 from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck
 from ratelimit.integrations.marks import UNMARKED, Marks
 from ratelimit.limiter import AsyncLimiter, Limiter
+from ratelimit.model import Caller
 
 log = logging.getLogger("ratelimit")
 
@@ -109,10 +110,14 @@ class Enforcer(_EnforcerBase):
         except Exception as error:  # noqa: BLE001 - it reads what a client sent
             return failed_caller(error)
 
-    def start(self) -> None:
-        """Warm the limiter up, and log what is wrong: call it when the application has started. Raises nothing."""
+    def start(self, timeout: float = 5.0) -> None:
+        """Warm the limiter up, and log what is wrong: call it when the application has started. Raises nothing.
+
+        Args:
+            timeout: For how many seconds to wait until the server can be connected to.
+        """
         try:
-            self.limiter.warm_up()
+            self.limiter.warm_up(timeout)
         except Exception as error:  # noqa: BLE001 - the application starts, whatever the limiter meets
             self._not_warm(error)
         self._look_at_catalog()
@@ -164,10 +169,10 @@ class AsyncEnforcer(_EnforcerBase):
     async def _wait(self, call: Callable[[], Any]) -> Any:
         return await (call() if self._is_async else asyncio.to_thread(call))
 
-    async def start(self) -> None:
+    async def start(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the limiter's own
         """Warm the limiter up, and log what is wrong; see `Enforcer.start`."""
         try:
-            await self._wait(self.limiter.warm_up)
+            await self._wait(partial(self.limiter.warm_up, timeout))
         except Exception as error:  # noqa: BLE001 - the application starts, whatever the limiter meets
             self._not_warm(error)
         self._look_at_catalog()

@@ -10,12 +10,13 @@ from typing import Any
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import ConfigError
 from ratelimit.limiter import AsyncLimiter, Limiter
+from ratelimit.model import Caller
 from ratelimit.observability.observer import LimiterState, Observer
 from ratelimit.registry.redis_keys import OTHERS
 
 log = logging.getLogger("ratelimit")
 
-Record = Callable[[Decision, str | None, str, str, float], None]
+Record = Callable[[Decision, Caller, str, str, float], None]
 AwaitedDecision = Callable[..., Coroutine[Any, Any, Decision]]
 
 
@@ -49,7 +50,7 @@ def observe(limiter: Limiter | AsyncLimiter, *observers: Observer) -> None:
 def _check(limiter: Limiter, record: Record) -> Callable[..., Decision]:
     check_unobserved = limiter.check
 
-    def check(key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    def check(key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         started_s = monotonic()
         decision = check_unobserved(key, stage, method, cost)
         record(decision, key, stage, method, monotonic() - started_s)
@@ -61,7 +62,7 @@ def _check(limiter: Limiter, record: Record) -> Callable[..., Decision]:
 def _check_shared(limiter: Limiter, record: Record) -> Callable[..., Decision]:
     check_unobserved = limiter._check_shared
 
-    def check(key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+    def check(key: Caller, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
         started_s = monotonic()
         decision = check_unobserved(key, stage, cost, key_required=key_required)
         record(decision, None, stage, OTHERS, monotonic() - started_s)
@@ -73,7 +74,7 @@ def _check_shared(limiter: Limiter, record: Record) -> Callable[..., Decision]:
 def _awaited_check(limiter: AsyncLimiter, record: Record) -> AwaitedDecision:
     check_unobserved = limiter.check
 
-    async def check(key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    async def check(key: Caller, stage: str, method: str, cost: int = 1) -> Decision:
         started_s = monotonic()
         decision = await check_unobserved(key, stage, method, cost)
         record(decision, key, stage, method, monotonic() - started_s)
@@ -85,7 +86,7 @@ def _awaited_check(limiter: AsyncLimiter, record: Record) -> AwaitedDecision:
 def _awaited_check_shared(limiter: AsyncLimiter, record: Record) -> AwaitedDecision:
     check_unobserved = limiter._check_shared
 
-    async def check(key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+    async def check(key: Caller, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
         started_s = monotonic()
         decision = await check_unobserved(key, stage, cost, key_required=key_required)
         record(decision, None, stage, OTHERS, monotonic() - started_s)
@@ -98,7 +99,7 @@ def _record_to(limiter: Limiter | AsyncLimiter, observers: tuple[Observer, ...])
     configured_names = limiter._checker.configured_names
     failed = set[Observer]()
 
-    def record(decision: Decision, key: str | None, stage: str, method: str, seconds: float) -> None:
+    def record(decision: Decision, key: Caller, stage: str, method: str, seconds: float) -> None:
         plan, stage, method = configured_names(key, stage, method)
         if decision.reason is Reason.INVALID_KEY:
             plan = ""  # also where one is remembered

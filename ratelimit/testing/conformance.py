@@ -6,7 +6,6 @@ which is deleted afterwards; other keys are neither read nor written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,12 +14,12 @@ from uuid import uuid4
 import pytest
 
 from ratelimit import Limiter, Quota, Reason, Throttle, UsagePlan
-from ratelimit.scripts import folder, load
 from ratelimit.store.clients import client_from_url
+from ratelimit.testing import vectors
 from ratelimit.testing.cleanup import delete_namespace
 from ratelimit.testing.clock import ManualClock
 
-VECTORS: list[dict[str, Any]] = json.loads((folder() / "vectors.json").read_text(encoding="utf-8"))["vectors"]
+VECTORS = vectors.vectors()
 STAGE, METHOD = "petstore/prod", "GET /pets"
 THREADS, CHECKS_EACH, BURST = 8, 50, 100
 _PATIENCE_S = 5.0
@@ -42,77 +41,18 @@ def client(ratelimit_url: str) -> Iterator[Any]:
         yield made
 
 
-class Replay:
-    """One vector in a namespace of its own."""
-
-    def __init__(self, client: Any, namespace: str, vector: dict[str, Any]) -> None:
-        self._client = client
-        self._vector = vector
-        names = dict.fromkeys((*vector["keys"], *vector["before"], *vector["after"]))
-        self._own = {name: name.replace("ratelimit:", f"{namespace}:", 1) for name in names}
-
-    def write(self) -> None:
-        """Make the server hold what it holds before."""
-        for name, value in self._vector["before"].items():
-            if isinstance(value, dict):
-                self._client.hset(self._own[name], mapping={each: bytes.fromhex(part) for each, part in value.items()})
-            else:
-                self._client.set(self._own[name], bytes.fromhex(value))
-
-    def answer(self) -> dict[str, Any]:
-        """Run the script; return its reply, or the text of its error."""
-        keys = [self._own[name] for name in self._vector["keys"]]
-        arguments = [bytes.fromhex(part) for part in self._vector["argv"]]
-        try:
-            return {"reply": _hexed(self._client.eval(load("check").source, len(keys), *keys, *arguments))}
-        except Exception as error:
-            text = str(error)
-            if not text.startswith("RATELIMIT "):
-                raise
-            for name, own in self._own.items():
-                text = text.replace(own, name)
-            return {"error": text}
-
-    def held(self) -> dict[str, Any]:
-        """Return all that the server holds of it, as the file writes it; a key that has an expiry is marked so."""
-        state: dict[str, Any] = {}
-        for name, own in self._own.items():
-            kind = self._client.type(own)
-            if kind == b"none":
-                continue
-            if kind == b"hash":
-                state[name] = {field.decode(): part.hex() for field, part in self._client.hgetall(own).items()}
-            elif kind == b"stream":
-                entries = [entry for _, entry in self._client.xrange(own)]
-                state[name] = [{each.decode(): text.decode() for each, text in entry.items()} for entry in entries]
-            else:
-                state[name] = self._client.get(own).hex()
-            if self._client.pttl(own) != -1:
-                state[name] = {"expires": state[name]}
-        return state
-
-    def remove(self) -> None:
-        """Delete it."""
-        for own in self._own.values():
-            self._client.delete(own)
-
-
-def _hexed(reply: Any) -> Any:
-    if isinstance(reply, list):
-        return [_hexed(each) for each in reply]
-    return reply.hex() if isinstance(reply, bytes) else reply
-
-
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_a_vector_holds(client: Any, namespace: str, vector: dict[str, Any]) -> None:
     """The script answers as lua/vectors.json says, and leaves exactly what that says."""
-    replay = Replay(client, namespace, vector)
+    own = vectors.renamed(vector, namespace)
+    names = {*own["keys"], *own["before"], *own["after"]}
     try:
-        replay.write()
-        assert replay.answer() == {part: vector[part] for part in ("reply", "error") if part in vector}
-        assert replay.held() == vector["after"]
+        vectors.write(client, own["before"])
+        assert vectors.answer(client, own) == {part: own[part] for part in ("reply", "error") if part in own}
+        assert vectors.held(client, names) == own["after"]
     finally:
-        replay.remove()
+        for name in names:
+            client.delete(name)
 
 
 @pytest.fixture(scope="session")

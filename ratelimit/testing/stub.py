@@ -9,12 +9,9 @@ from typing import NamedTuple, Self
 from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.errors import ConfigError
-from ratelimit.model import Identity
+from ratelimit.model import Caller, Identity
 from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.testing.decisions import allowed
-
-Caller = str | Identity | None
-"""Whose request it is: the value of a key, an identity, or nobody known."""
 
 
 class StubCall(NamedTuple):

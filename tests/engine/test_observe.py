@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from helpers.twins import RunningLimiter
 
-from ratelimit import AsyncLimiter, ConfigError, Limiter, Quota, Reason, Throttle, UsagePlan
+from ratelimit import AsyncLimiter, ConfigError, Identity, Limiter, Quota, Reason, Throttle, UsagePlan
 from ratelimit.observability import DenialLog, Observer, observe
 
 STAGE, METHOD = "petstore/prod", "GET /pets/{id}"
@@ -131,6 +131,24 @@ def test_requests_that_match_no_route_are_told(gateway):
         ("", STAGE, "*", "INVALID_KEY", "redis", None),
         ("", "*", "*", "ALLOWED", "redis", None),
     ]
+
+
+def test_an_identity_is_told_by_its_plan(gateway, caplog):
+    """Its subject is nowhere, also where its plan is unknown."""
+    notes = Notes()
+    observe(gateway.limiter, notes, DenialLog())
+    with caplog.at_level(logging.INFO, "ratelimit.denials"):
+        for plan in ("gold", "gold", "gold", "platinum"):
+            gateway.check(Identity("somebody@example.com", plan), STAGE, METHOD)
+    assert notes.checks == [
+        ("gold", STAGE, "*", "ALLOWED", "redis", None),
+        ("gold", STAGE, "*", "ALLOWED", "redis", None),
+        ("gold", STAGE, "*", "THROTTLED", "redis", "plan:gold"),
+        ("", STAGE, "*", "INVALID_KEY", "redis", None),
+    ]
+    denials = [record for record in caplog.records if record.name == "ratelimit.denials"]
+    assert [record.ratelimit_plan for record in denials] == ["gold", ""]
+    assert "somebody" not in str([vars(record) for record in denials])
 
 
 def test_methods_that_are_none_are_seen(gateway, caplog):

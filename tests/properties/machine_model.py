@@ -6,7 +6,7 @@ from datetime import date
 from math import inf
 
 from hypothesis.stateful import RuleBasedStateMachine
-from properties.machine_inputs import PLANS, START_US, Key
+from properties.machine_inputs import IDENTITIES, PLANS, START_US, IdentityCaller, Key
 
 from ratelimit import AsyncLimiter, Limiter, Reason
 from ratelimit.engine.compile import compile_limits
@@ -33,9 +33,10 @@ class Modelled(RuleBasedStateMachine):
         self.own_async_client = type(self).async_client()
         # The one that changes the catalogue asks Redis each time. What the others say from memory is the model's too:
         # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
-        first = Limiter(self.client, clock=lambda: self.now_us, denial_cache=False)
-        second = Limiter(self.client, clock=lambda: self.now_us)
-        self.gathering = AsyncLimiter(self.own_async_client, deadline=5.0, clock=lambda: self.now_us)
+        options = {"clock": lambda: self.now_us, "deadline": 5.0}
+        first = Limiter(self.client, **options, denial_cache=False)
+        second = Limiter(self.client, **options)
+        self.gathering = AsyncLimiter(self.own_async_client, **options)
         self.alone = None
         self.threads = ThreadPoolExecutor(3)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog
@@ -59,7 +60,12 @@ class Modelled(RuleBasedStateMachine):
 
     def _compare_usage(self):
         """Compare what was metered on the last 90 days: earlier ones are forgotten."""
-        for key_id in {at[0] for at in self.metered}:
+        for identity in IDENTITIES:
+            days = [day for owner, plan, day in self.metered if (owner, plan) == (identity.id, identity.newest.plan)]
+            usage = self.catalog.identity_usage(identity.newest)
+            metered = self.metered.get((identity.id, identity.newest.plan, max(days, default=0)), 0)
+            assert (usage.day, usage.used) == (_date(max(days)) if days else None, metered)
+        for key_id in {at[0] for at in self.metered if not at[0].startswith("~")}:
             if not any(key.id == key_id and key.deleted for key in self.known_keys):
                 last = max(at[2] for at in self.metered if at[0] == key_id)
                 days = range(last - 89, last + 1)
@@ -74,13 +80,14 @@ class Modelled(RuleBasedStateMachine):
         is_overtaken  whether others of the same process were on their way when it was made
         """
         limits, plan_id, refusal = self._limits(key, value, stage, method)
+        bound = self._bound(key, plan_id)
         if refusal:
             assert (decision.reason, decision.detail, decision.limits) == (Reason.INVALID_KEY, refusal, ())
             return
         if decision.source == "denial_cache":
             assert cost
             assert not peek
-            verdict = would(self.reference, key.id, limits, cost, self.now_us)
+            verdict = would(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
             assert decision.time_us is None
             if is_overtaken or not self.alone:
                 assert not verdict.allowed
@@ -90,17 +97,23 @@ class Modelled(RuleBasedStateMachine):
             if decision.allowed and plan_id and cost and not peek:
                 self._meter(key, plan_id, cost)
             ask = would if peek else Reference.check
-            verdict = ask(self.reference, key.id, limits, cost, self.now_us)
-            assert decision.time_us == self.now_us
+            verdict = ask(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
+            assert decision.time_us == self.now_us, decision
         assert as_told(decision) == as_modelled(verdict, limits, self.now_us)
         self.retry_us = verdict.retry_us
 
     def _limits(self, key, value, stage, method):
         """Return the limits of a request, the plan it is charged to, and why it is refused outright."""
         names = self.catalog._plans._names
-        if not self.snapshot.method(stage, method).key_required:
-            return compile_limits(self.snapshot, None, stage, method, names).limits, None, None
+        lists = self.stages[stage].methods if stage in self.stages else {}
+        at_stage = counted_as(method, lists)
+        if not self.snapshot.method(stage, at_stage).key_required:
+            return compile_limits(self.snapshot, None, stage, at_stage, names).limits, None, None
         plan = self.snapshot.plan_for(key.plans, stage)
+        if isinstance(key, IdentityCaller):
+            if plan is None:
+                return (), None, "no_plan_for_stage"
+            return compile_limits(self.snapshot, plan, stage, method, names, is_identity=True).limits, plan.id, None
         until_us = key.values[value]
         if key.deleted or until_us == -1:
             return (), None, "unknown"
@@ -108,11 +121,26 @@ class Modelled(RuleBasedStateMachine):
             return (), None, "disabled"
         if plan is None:
             return (), None, "no_plan_for_stage"
+        entries = plan.stage(stage).throttles
+        own = counted_as(method, entries)
+        if stage in self.stages and self.stages[stage].unlisted == "deny" and not (own in entries or at_stage in lists):
+            return (), None, "method_not_listed"
         if key.expires_us is not None and self.now_us >= key.expires_us:
             return (), None, "disabled"
         if until_us and self.now_us >= until_us:
             return (), None, "unknown"
-        return compile_limits(self.snapshot, plan, stage, method, names).limits, plan.id, None
+        limits = compile_limits(self.snapshot, plan, stage, own, names).limits
+        if own != at_stage:
+            limits = [limit for limit in limits if not limit.name.startswith("stage:")]
+            limits += compile_limits(self.snapshot, None, stage, at_stage, names).limits
+            limits = {limit.name: limit for limit in sorted(limits, key=layer)}.values()
+        return tuple(limits), plan.id, None
+
+    def _bound(self, key, plan_id):
+        """How many identities there may be of the plan that a request is charged to, if an identity makes it."""
+        if plan_id is None or not isinstance(key, IdentityCaller) or self.plans[plan_id].max_identities is None:
+            return None
+        return plan_id, self.plans[plan_id].max_identities
 
     def _meter(self, key, plan_id, cost):
         """Days only roll forward: what comes after a step back counts for the latest day."""
@@ -148,6 +176,16 @@ class Modelled(RuleBasedStateMachine):
             replica._namespace.on_change_message(None)
 
 
+def counted_as(method, listed):
+    """The method as which a plan or a stage counts one that lists these: HEAD as GET, unless it lists HEAD."""
+    return method.replace("HEAD", "GET") if method not in listed else method
+
+
+def layer(limit):
+    """The rank of a limit among those of a request."""
+    return ("plan", "stage", "account", "quota").index(limit.name.partition(":")[0])
+
+
 def _date(day):
     return date.fromordinal(date(1970, 1, 1).toordinal() + day)
 
@@ -156,12 +194,13 @@ def seconds(us):
     return None if us is None else us / 1_000_000
 
 
-def would(reference, owner, limits, cost, now_us):
+def would(reference, owner, limits, cost, now_us, **bound):
     """Return what the model would say to a cost, of which nothing is charged."""
     twin = Reference()
     twin._states = dict(reference._states)
-    verdict = twin.check(owner, limits, cost, now_us)
-    return reference.check(owner, limits, 0, now_us) if verdict.allowed else verdict
+    twin._identities = {plan: set(identities) for plan, identities in reference._identities.items()}
+    verdict = twin.check(owner, limits, cost, now_us, **bound)
+    return reference.check(owner, limits, 0, now_us, **bound) if verdict.allowed else verdict
 
 
 def is_not_stricter(decision, verdict):

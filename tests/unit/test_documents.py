@@ -4,7 +4,7 @@ import re
 from typing import get_args
 
 import pytest
-from helpers.documents import NEED_INTEGRATIONS, programs_of, run_program
+from helpers.documents import NEED_INTEGRATIONS, SERVED, programs_of, run_program
 from helpers.paths import ROOT
 
 from ratelimit.errors import Cause
@@ -16,7 +16,7 @@ DOCUMENTS = {
     for path in sorted((ROOT / folder).glob("*.md"))
 }
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS for program in programs_of(name)]
+PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS | SERVED for program in programs_of(name)]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
