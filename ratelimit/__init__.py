@@ -31,10 +31,12 @@ from ratelimit.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimit.headers import Dialect
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
     CreatedKey,
+    Identity,
     Method,
     Period,
     PlanStage,
@@ -73,7 +75,9 @@ __all__ = [
     "CreatedKey",
     "Decision",
     "Detail",
+    "Dialect",
     "FileSource",
+    "Identity",
     "ImportReport",
     "KeyDetails",
     "KeyPage",

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from ratelimit import headers as _headers
 from ratelimit.errors import Cause, RateLimitError
+from ratelimit.headers import Dialect
 
 Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage"]
 """Why a key is not accepted."""
@@ -149,15 +150,18 @@ class Decision:
         """Whether the answer was made without Redis because Redis failed."""
         return self.source == "fail_closed"
 
-    def headers(self) -> dict[str, str]:
+    def headers(self, dialect: Dialect = "ietf") -> dict[str, str]:
         """Return the HTTP fields for this decision.
 
+        Args:
+            dialect: "ietf" for RateLimit and RateLimit-Policy, which follow draft-ietf-httpapi-ratelimit-headers-11
+                (Structured Fields, RFC 9651); "legacy" for X-RateLimit-Limit, -Remaining and -Reset (seconds from
+                now) of one limit; "openai" for the same as x-ratelimit-limit-requests and so on; "none" for neither.
+
         Returns:
-            Those of Retry-After, RateLimit and RateLimit-Policy that apply, by name. Retry-After is in whole seconds,
-            rounded up (RFC 9110); the others follow draft-ietf-httpapi-ratelimit-headers-11 (Structured Fields,
-            RFC 9651).
+            Those that apply, by name, and Retry-After, in whole seconds, rounded up (RFC 9110).
         """
-        return _headers.fields(self)
+        return _headers.fields(self, dialect)
 
     def problem(self) -> dict[str, Any] | None:
         """Return the body of an answer that denies (application/problem+json, RFC 9457).

@@ -279,6 +279,29 @@ class Stage:
         object.__setattr__(self, "methods", FrozenMap(self.methods))
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller without a stored key: a user of a token that was verified, or an address.
+
+    It has a bucket and a count of its own under a plan, as a key has, from its first admitted request until these are
+    as good as new. Its repr does not show the subject, and Redis gets a digest of it.
+
+    Attributes:
+        subject: Who it is, 1 to 256 characters, such as "user:42". The same text under another plan counts apart.
+        plan: Id of the plan whose limits it meets.
+
+    Raises:
+        ConfigError: The subject or the id cannot be used. It does not show the subject.
+    """
+
+    subject: str = field(repr=False)
+    plan: str
+
+    def __post_init__(self) -> None:
+        validation.subject(self.subject, "subject")
+        validation.identifier(self.plan, "plan")
+
+
 class _WithValue:
     """Holds a key's value outside of the dataclass fields, so that nothing that copies fields copies it."""
 

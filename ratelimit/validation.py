@@ -18,6 +18,7 @@ MIN_LEASE, MAX_LEASE = 0.001, 1.0
 
 _MAX_TAGS = 50
 _SHORTEST_VALUE = 20
+_LONGEST_SUBJECT = 256
 _MAX_EXPONENT = 1000
 _MAX_DIGITS = 400
 _EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
@@ -141,6 +142,11 @@ def stage_id(value: object, field: str) -> str:
     return _matching(value, _STAGE, field, remedy)
 
 
+def is_method(text: str) -> bool:
+    """Return whether a text is "<VERB> <path>": what a plan or a stage may list."""
+    return _METHOD.fullmatch(text) is not None
+
+
 def method_name(value: object, field: str) -> str:
     """Return the name of a method, "<VERB> <path>"."""
     remedy = "write '<VERB> <path>', such as 'GET /pets/{id}', without wildcards: methods not listed share one bucket"
@@ -150,6 +156,18 @@ def method_name(value: object, field: str) -> str:
 def namespace(value: object, field: str = "namespace") -> str:
     """Return the prefix of every name in Redis."""
     return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ ~ -, a letter or digit first")
+
+
+def subject(value: object, field: str) -> str:
+    """Return the subject of an identity. The error never shows it."""
+    remedy = f"pass text of 1 to {_LONGEST_SUBJECT} characters that identifies the caller, such as 'user:42'"
+    if not isinstance(value, str):
+        raise ConfigError(f"must be text, not {type(value).__name__}: {remedy}", field=field)
+    if not 1 <= len(value) <= _LONGEST_SUBJECT:
+        raise ConfigError(f"has {len(value)} characters: {remedy}", field=field)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError("holds half a character (a lone surrogate): decode it as UTF-8", field=field)
+    return value
 
 
 def printable(text: str) -> str:

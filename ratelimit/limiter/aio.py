@@ -146,6 +146,14 @@ class AsyncLimiter(LimiterBase):
         except StoreError as error:
             return self._failed(error)
 
+    async def _check_shared(self, key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+        """Decide a request that matched no route, by what all callers share. See `Checker.check_shared`."""
+        try:
+            begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
+            return await self._store.run(begun, _now_s())
+        except StoreError as error:
+            return self._failed(error)
+
     async def warm_up(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - of the whole, connecting in other tasks
         """Connect, load the catalogue and the scripts, and try what checks do, so that the first checks are prompt.
 

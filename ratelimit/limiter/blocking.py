@@ -203,6 +203,14 @@ class Limiter(LimiterBase):
         except StoreError as error:
             return self._failed(error)
 
+    def _check_shared(self, key: str | None, stage: str, cost: int = 1, *, key_required: bool = True) -> Decision:
+        """Decide a request that matched no route, by what all callers share. See `Checker.check_shared`."""
+        try:
+            begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
+            return self._store.run(begun, monotonic())
+        except StoreError as error:
+            return self._failed(error)
+
     def warm_up(self, timeout: float = 5.0) -> None:
         """Connect, load the catalogue and the scripts, and try what checks do. The first check is then a usual one.
 

@@ -26,6 +26,7 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
+from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
@@ -50,6 +51,7 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
+        unmatched: Counts checks whose method is none.
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
@@ -62,6 +64,7 @@ class Checker:
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
+        self.unmatched = UnmatchedMethods()
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(
@@ -77,8 +80,10 @@ class Checker:
         now_us = namespace.age_us()
         snapshot = namespace.snapshot
         try:
-            listed = snapshot.methods_by_stage.get(stage)  # as `bucket_method`, without a call for each check
-            prepared = self._prepared.get((key, stage, OTHERS if listed is None or method not in listed else method))
+            bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
+            if bucket_method is OTHERS and self.unmatched.is_method(method) is None:
+                self.unmatched.add(method)
+            prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:
             prepared = None  # no text: `check` says so
         if prepared is None or type(cost) is not int or cost <= 0 or prepared.snapshot is not snapshot:
@@ -128,11 +133,7 @@ class Checker:
             cost, peek = 1, True
         namespace = self._namespace
         now_us = namespace.age_us()
-        index = None
-        if not namespace.is_refreshed:
-            index = yield from self._first_reads(key)
-        elif namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+        index = yield from self._refresh(key, now_us)
         if not namespace.snapshot.method(stage, method).key_required:
             return (yield from self._check_without_key(stage, method, cost, peek=peek))
         if not key:
@@ -150,6 +151,25 @@ class Checker:
             return (yield from self._decide(key, stage, method, cost, peek=True))
         reply = yield from self.leases.check(prepared, lease, cost, self._send)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
+    def check_shared(self, key: str | None, stage: str, cost: int, *, key_required: bool) -> Operation[Decision]:
+        """Decide a request that matched no route by what all callers share: the stage's bucket "*" and the account.
+
+        Args:
+            key: The API key's value, as for `check`.
+            stage: The stage.
+            cost: Units to consume; 0 is a peek.
+            key_required: Whether the key has to be one that opens the stage. Its plan and quota are charged nothing.
+        """
+        if key_required:
+            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            if decision.detail is not None:
+                return self._forbidden(decision.detail, peek=not cost)
+        else:
+            validation.cost(cost)
+            validation.texts(key, stage, OTHERS)
+            yield from self._refresh(None, self._namespace.age_us())
+        return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
@@ -190,6 +210,15 @@ class Checker:
         self.denial_cache.forget(key_id)
         self.leases.end(key_id)
         self._keys.forget_changed(key_id)
+
+    def _refresh(self, key: str | None, now_us: int) -> Operation[IndexLookUp | None]:
+        """Load the catalogue if it may be outdated; before the first check return the look-up of its key as well."""
+        namespace = self._namespace
+        if not namespace.is_refreshed:
+            return (yield from self._first_reads(key))
+        if namespace.is_stale(self._max_age_us, now_us):
+            yield from namespace.refresh()
+        return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
         """Read all that the first check needs to know, in one round trip; return the look-up of its key."""

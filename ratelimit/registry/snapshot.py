@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
@@ -13,6 +13,7 @@ from ratelimit.registry.redis_keys import OTHERS
 
 _T = TypeVar("_T")
 _UNLISTED_METHOD = Method()
+_NO_METHODS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class CatalogSnapshot:
         account: The throttle that all callers share; None for no limit.
         stamp: Random, given with each version: distinguishes two changes that got one version number.
         methods_by_stage: Of each stage that is configured somewhere, the methods that have buckets of their own in it.
+        bucket_methods: Of each stage, by the text that a caller may pass, the method whose limits apply: as
+            `bucket_method`, for whom a call for each check is too much. Any other text is one of all others, "*".
         leased: Ids of the plans that have leases.
     """
 
@@ -37,6 +40,7 @@ class CatalogSnapshot:
     account: Throttle | None = None
     stamp: str = ""
     methods_by_stage: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
+    bucket_methods: Mapping[str, Mapping[str, str]] = field(init=False, repr=False, compare=False)
     leased: frozenset[str] = field(init=False, repr=False, compare=False)
     _plan_summaries: Mapping[str, DocumentSummary] = field(init=False, repr=False, compare=False)
 
@@ -48,6 +52,7 @@ class CatalogSnapshot:
                 listed.setdefault(stage, set()).update(methods)
         object.__setattr__(self, "_plan_summaries", summaries)
         object.__setattr__(self, "methods_by_stage", {stage: frozenset(methods) for stage, methods in listed.items()})
+        object.__setattr__(self, "bucket_methods", _BucketMethods(self.methods_by_stage))
         object.__setattr__(self, "leased", frozenset(plan for plan, summary in summaries.items() if summary.leases))
 
     @property
@@ -61,18 +66,33 @@ class CatalogSnapshot:
         return f"{self.epoch:8}{self.version:010}"
 
     def method(self, stage_id: str, method: str) -> Method:
-        """Return what is configured for a method; one that is not listed needs a key."""
+        """Return what a stage's configuration says of a method; one that it does not list needs a key."""
         if stage_id not in self.stages:  # a look-up that raises KeyError would cost more
             return _UNLISTED_METHOD
-        return self.stages[stage_id].methods.get(method, _UNLISTED_METHOD)
+        methods = self.stages[stage_id].methods
+        return methods.get(_resolved(method, methods), _UNLISTED_METHOD)
 
     def listed_methods(self, stage_id: str) -> frozenset[str]:
         """Return the methods that have buckets of their own in a stage."""
         return self.methods_by_stage.get(stage_id, frozenset())
 
     def bucket_method(self, stage_id: str, method: str) -> str:
-        """Return the method whose limits apply: itself if it is listed, else "*", which stands for all others."""
-        return method if method in self.listed_methods(stage_id) else OTHERS
+        """Return the method whose limits apply: itself if it is listed, else "*", which stands for all others.
+
+        A HEAD that nobody lists is GET. One that is listed is GET for those that do not list it themselves: see
+        `stage_method` and `plan_method`.
+        """
+        return self.bucket_methods[stage_id].get(method, OTHERS)
+
+    def stage_method(self, stage_id: str, method: str) -> str:
+        """Return the method whose bucket of the stage applies: of HEAD that of GET, unless the stage lists HEAD."""
+        listed: Container[str] = self.stages[stage_id].methods if stage_id in self.stages else ()
+        return self.bucket_method(stage_id, _resolved(method, listed))
+
+    def plan_method(self, plan: UsagePlan, stage_id: str, method: str) -> str:
+        """Return the method whose bucket of a plan applies: of HEAD that of GET, unless the plan lists HEAD."""
+        plan_stage = plan.stage(stage_id)
+        return self.bucket_method(stage_id, _resolved(method, plan_stage.throttles if plan_stage else ()))
 
     def bucket_stage(self, stage_id: str) -> str:
         """Return the stage whose limits apply: itself if it is configured, else "*"."""
@@ -82,8 +102,7 @@ class CatalogSnapshot:
         """Return the throttle that all callers of a method share: the method's own, else the stage's."""
         if stage_id not in self.stages:
             return None
-        stage = self.stages[stage_id]
-        return stage.methods.get(method, _UNLISTED_METHOD).throttle or stage.throttle
+        return self.method(stage_id, method).throttle or self.stages[stage_id].throttle
 
     def opens(self, plan_id: str, stage_id: str) -> bool:
         """Return whether a plan opens a stage."""
@@ -95,6 +114,27 @@ class CatalogSnapshot:
             if self.opens(plan_id, stage_id):
                 return self.plans[plan_id]
         return None
+
+
+class _BucketMethods(dict[str, Mapping[str, str]]):
+    """`CatalogSnapshot.bucket_methods`: of each stage computed when it is first met."""
+
+    def __init__(self, methods_by_stage: Mapping[str, frozenset[str]]) -> None:
+        super().__init__()
+        self._methods_by_stage = methods_by_stage
+
+    def __missing__(self, stage_id: str) -> Mapping[str, str]:
+        listed = self._methods_by_stage.get(stage_id)
+        if listed is None:
+            return _NO_METHODS  # not kept: the text may be any caller's
+        heads = {f"HEAD{method[3:]}": method for method in listed if method.startswith("GET ")}
+        self[stage_id] = methods = heads | {method: method for method in listed}
+        return methods
+
+
+def _resolved(method: str, listed: Container[str]) -> str:
+    """Return the method as which a plan or a stage that lists these counts one: a HEAD that it does not list as GET."""
+    return f"GET{method[4:]}" if method.startswith("HEAD ") and method not in listed else method
 
 
 def _summaries(

