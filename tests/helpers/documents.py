@@ -15,6 +15,8 @@ DOCUMENTS = {
     for path in sorted((ROOT / folder).glob("**/*.md" if folder == "docs" else "*.md"))
 }
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+"""How a block begins that is a file of a session (sessions.py), and no program by itself."""
 NEED_INTEGRATIONS = set[str]()
 """Documents whose programs need packages of the group `integrations`, so that tests/integrations runs them."""
 
@@ -24,6 +26,7 @@ def programs_of(name):
     return [
         pytest.param(code, output, id=f"{name}-{number}")
         for number, (code, output) in enumerate(PROGRAM.findall(DOCUMENTS[name]), 1)
+        if not FILE.match(code)
     ]
 
 

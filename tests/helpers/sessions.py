@@ -1,0 +1,132 @@
+"""The sessions in documents: files, and commands in a shell with what they print, from the top of a page to its end.
+
+A Python or TOML block whose first line is a comment with a name is a file. A block `console` is a session: lines after
+`$ ` are commands, the others what is printed; `…` stands for anything, as a line of its own for any lines. A web server runs until the next one starts.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+
+from helpers.documents import DOCUMENTS, FILE
+from helpers.paths import ROOT
+from helpers.sentinel import free_port
+
+BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PATIENCE_S = 60
+PORTS = {"uvicorn": ("--port", "{}"), "gunicorn": ("--bind", "127.0.0.1:{}"), "flask": ("--port", "{}")}
+"""How a web server is told its port: in documents it is 8000 for all."""
+MODULES = {"ratelimit": "ratelimit", "curl": "helpers.curl", **{name: name for name in PORTS}}
+"""Commands, and the modules that they are."""
+
+
+def pages():
+    """The documents with sessions."""
+    return [name for name, text in DOCUMENTS.items() if "```console\n" in text]
+
+
+def matches(printed, expected):
+    """Whether what was printed is what a document says, blanks at the ends of lines aside."""
+    lines = [
+        r"(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n"
+        for line in expected.strip("\n").splitlines()
+    ]
+    plain = "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())
+    return re.fullmatch("".join(lines), plain) is not None
+
+
+class Session:
+    """Runs a page in a folder, with a Redis in place of that at localhost:6379."""
+
+    def __init__(self, folder, redis_url):
+        self.folder = folder
+        self.redis_url = redis_url
+        self.port = free_port()
+        self.server = None
+        commands = folder / ".bin"
+        commands.mkdir()
+        for name, module in MODULES.items():
+            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n', encoding="utf-8")
+            (commands / name).chmod(0o755)
+        (commands / "python").symlink_to(sys.executable)
+        path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        modules = os.pathsep.join(map(str, (ROOT, ROOT / "tests", folder)))
+        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, "RATELIMIT_URL": redis_url}
+
+    def run(self, name):
+        """Run a page; an AssertionError says what is not as it says."""
+        for kind, text in BLOCK.findall(DOCUMENTS[name]):
+            if kind == "console":
+                for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+                    self.enter(command, expected)
+            elif file := FILE.match(text):
+                (self.folder / file[1]).write_text(self.placed(text), encoding="utf-8")
+
+    def placed(self, text):
+        """A text with the addresses of this session."""
+        text = re.sub(r"redis://localhost:6379(/0)?", self.redis_url, text)
+        return text.replace("localhost:8000", f"localhost:{self.port}")
+
+    def enter(self, command, expected):
+        """Run a command, and compare what it prints."""
+        program = command.split()[0]
+        if program == "pip":
+            return  # what is needed is installed
+        command = self.placed(command)
+        if program == "export":
+            variable, _, value = command.removeprefix("export ").partition("=")
+            self.environment[variable] = value
+        elif program in PORTS:
+            self.serve(command.split())
+        else:
+            ended = subprocess.run(
+                ["sh", "-c", command],
+                cwd=self.folder, env=self.environment, text=True, timeout=PATIENCE_S, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            assert matches(ended.stdout, expected), f"$ {command}\n{ended.stdout}\nis not\n{expected}"
+
+    def serve(self, command):
+        """Start a web server in place of the one before."""
+        self.stop()
+        self.port = free_port()
+        name, *arguments = command
+        port = [word.format(self.port) for word in PORTS[name]]
+        with (self.folder / "log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", MODULES[name], *arguments, *port],
+                cwd=self.folder, env=self.environment, stdout=log, stderr=log,
+            )  # fmt: skip
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            assert self.server.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "it does not listen"
+            time.sleep(0.01)
+
+    def stop(self):
+        """End the web server, whose log must have no traceback."""
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait(PATIENCE_S)
+            self.server = None
+            log = (self.folder / "log").read_text()
+            assert "Traceback" not in log, log
+
+
+@contextmanager
+def session(folder, redis_url):
+    """A session whose web server ends with it."""
+    made = Session(folder, redis_url)
+    try:
+        yield made
+        made.stop()
+    finally:
+        if made.server is not None:
+            made.server.kill()
+            made.server.wait()
