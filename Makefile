@@ -5,10 +5,10 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers fuzz vectors lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp keeps the environment from being made again until the project's description changes.
 .venv/ready: pyproject.toml
@@ -22,7 +22,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 	$(BIN)/ratelimit demo
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
-	$(BIN)/python -m pytest -m "not slow" --durations=20
+	$(BIN)/python -m pytest -m "not slow" --durations=20 --ignore tests/integrations
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
@@ -32,7 +32,7 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 	  --ignore tests/unit/test_words.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps
+	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps --ignore tests/integrations
 
 .venv/servers: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers
@@ -40,6 +40,13 @@ test-long: .venv/ready  ## pass the further tests: exhaustive, random at length,
 
 test-servers: .venv/servers  ## pass the tests of real web servers that start (RATELIMIT_COLD_STARTS=20 as often as is promised)
 	$(BIN)/python -m pytest -m slow tests/apps
+
+.venv/integrations: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
+	@touch $@
+
+test-integrations: .venv/integrations  ## pass the tests of what needs packages of others: web frameworks, the documents about them
+	$(BIN)/python -m pytest tests/integrations
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py

@@ -28,7 +28,10 @@ def main():
     target = f"{url.path or '/'}{'?' if url.query else ''}{url.query}"
     connection.request(verb, target, options.data, fields)
     response = connection.getresponse()
-    head = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in response.getheaders())]
+    head = [
+        f"HTTP/1.1 {response.status} {response.reason}",
+        *(f"{name}: {value}" for name, value in response.getheaders()),
+    ]
     text = response.read().decode()
     shown = "\n".join([*head, "", text]) if options.include else text
     if options.output:

@@ -1,7 +1,8 @@
 """The sessions in documents: files, and commands in a shell with what they print, from the top of a page to its end.
 
 A Python or TOML block whose first line is a comment with a name is a file. A block `console` is a session: lines after
-`$ ` are commands, the others what is printed; `…` stands for anything, as a line of its own for any lines. A web server runs until the next one starts.
+`$ ` are commands, the others what is printed; `…` is for any text, as a line of its own for any lines. A web server
+runs until the next one starts.
 """
 
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from helpers.documents import DOCUMENTS, FILE
 from helpers.paths import ROOT
@@ -30,23 +31,49 @@ def pages():
 
 
 def matches(printed, expected):
-    """Whether what was printed is what a document says, blanks at the ends of lines aside."""
+    """Whether what was printed is what a document says; how many blanks there are does not count."""
     lines = [
-        r"(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n"
-        for line in expected.strip("\n").splitlines()
+        r"(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n" for line in _lines(expected)
     ]
-    plain = "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())
-    return re.fullmatch("".join(lines), plain) is not None
+    return re.fullmatch("".join(lines), "".join(f"{line}\n" for line in _lines(printed))) is not None
+
+
+def _lines(text):
+    return "\n".join(re.sub(" +", " ", line).rstrip() for line in text.splitlines()).strip("\n").splitlines()
+
+
+@contextmanager
+def listening(command, port, log, **options):
+    """Run a server, from when it takes connections; its log must have no traceback."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, **options)
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, "it does not listen"
+            time.sleep(0.01)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 class Session:
     """Runs a page in a folder, with a Redis in place of that at localhost:6379."""
 
-    def __init__(self, folder, redis_url):
+    def __init__(self, folder, redis_url, servers, environment):
         self.folder = folder
         self.redis_url = redis_url
+        self.servers = servers
         self.port = free_port()
-        self.server = None
         commands = folder / ".bin"
         commands.mkdir()
         for name, module in MODULES.items():
@@ -55,7 +82,13 @@ class Session:
         (commands / "python").symlink_to(sys.executable)
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
         modules = os.pathsep.join(map(str, (ROOT, ROOT / "tests", folder)))
-        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, "RATELIMIT_URL": redis_url}
+        self.environment = {
+            **os.environ,
+            "PATH": path,
+            "PYTHONPATH": modules,
+            "RATELIMIT_URL": redis_url,
+            **environment,
+        }
 
     def run(self, name):
         """Run a page; an AssertionError says what is not as it says."""
@@ -92,41 +125,16 @@ class Session:
 
     def serve(self, command):
         """Start a web server in place of the one before."""
-        self.stop()
+        self.servers.close()
         self.port = free_port()
         name, *arguments = command
         port = [word.format(self.port) for word in PORTS[name]]
-        with (self.folder / "log").open("ab") as log:
-            self.server = subprocess.Popen(
-                [sys.executable, "-m", MODULES[name], *arguments, *port],
-                cwd=self.folder, env=self.environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
-            assert self.server.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, "it does not listen"
-            time.sleep(0.01)
-
-    def stop(self):
-        """End the web server, whose log must have no traceback."""
-        if self.server is not None:
-            self.server.terminate()
-            self.server.wait(PATIENCE_S)
-            self.server = None
-            log = (self.folder / "log").read_text()
-            assert "Traceback" not in log, log
+        started = [sys.executable, "-m", MODULES[name], *arguments, *port]
+        log = self.folder / f"{name}.log"
+        self.servers.enter_context(listening(started, self.port, log, cwd=self.folder, env=self.environment))
 
 
-@contextmanager
-def session(folder, redis_url):
-    """A session whose web server ends with it."""
-    made = Session(folder, redis_url)
-    try:
-        yield made
-        made.stop()
-    finally:
-        if made.server is not None:
-            made.server.kill()
-            made.server.wait()
+def follow(name, folder, redis_url, **environment):
+    """Do what a page says, in an empty folder."""
+    with ExitStack() as servers:
+        Session(folder, redis_url, servers, environment).run(name)
