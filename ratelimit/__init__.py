@@ -45,6 +45,7 @@ from ratelimit.model import (
     Stage,
     Throttle,
     ThrottleScope,
+    Unlisted,
     UsagePlan,
 )
 from ratelimit.registry.ceilings import Ceilings
@@ -107,6 +108,7 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "ThrottleScope",
+    "Unlisted",
     "UpgradeReport",
     "Usage",
     "UsagePlan",

@@ -10,7 +10,7 @@ from ratelimit import headers as _headers
 from ratelimit.errors import Cause, RateLimitError
 from ratelimit.headers import Dialect
 
-Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage"]
+Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage", "method_not_listed"]
 """Why a key is not accepted."""
 
 Source = Literal["redis", "denial_cache", "lease", "fail_closed"]
@@ -65,8 +65,8 @@ class Decision:
 
     Attributes:
         reason: Why it was admitted or denied; `status` is the HTTP status for it.
-        detail: Of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: the callers of a
-            gateway should all see one and the same 403.
+        detail: Of INVALID_KEY: "missing", "unknown", "disabled", "no_plan_for_stage" or "method_not_listed" (which
+            the stage denies). For logs: the callers of a gateway should all see one and the same 403.
         limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; None if none does.
         retry_after: Seconds until the same check would pass if nobody else consumed, exact to the microsecond. None if
             it is allowed, or if waiting cannot help.

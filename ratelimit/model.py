@@ -15,6 +15,7 @@ Rate = int | float | str | Fraction | Decimal
 """Tokens per second, exact: a float means the decimal that it shows, a text may be a fraction such as "1/60"."""
 Period = Literal["DAY", "WEEK", "MONTH"]
 ThrottleScope = Literal["key", "key_method"]
+Unlisted = Literal["limit", "deny"]
 
 MICROSECONDS = 1_000_000
 
@@ -255,22 +256,27 @@ class Stage:
     """A deployed stage, with buckets that all callers share.
 
     Each method that this stage or a plan lists has a bucket of its own; all methods that are not listed share one more.
+    HEAD is GET, unless it is listed here.
 
     Attributes:
         id: "<api>/<stage>", such as "petstore/prod".
         throttle: The size of each of these buckets; None for no limit.
         methods: By method ("GET /pets"), what differs for it.
+        unlisted: What happens to a method that neither this stage nor the key's plan lists: "limit", the limits of all
+            such methods apply; "deny", it is denied with 403.
 
     Raises:
-        ConfigError: The id, a method's name or a throttle is none.
+        ConfigError: The id, a method's name or a throttle is none, or `unlisted` is anything else.
     """
 
     id: str
     throttle: Throttle | None = None
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
+    unlisted: Unlisted = "limit"
 
     def __post_init__(self) -> None:
         validation.stage_id(self.id, "id")
+        validation.one_of(self.unlisted, ("limit", "deny"), "unlisted")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():
             validation.method_name(name, "methods")

@@ -10,7 +10,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from ratelimit.decision import Decision, Reason
-from ratelimit.errors import ConfigError, RateLimitError
+from ratelimit.errors import ConfigError
 from ratelimit.integrations.callers import Caller, KeySource, RequestData, failed_caller, validate_caller
 from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck
 from ratelimit.integrations.marks import UNMARKED, Marks
@@ -63,7 +63,7 @@ class _EnforcerBase:
             log.error("%s", problem)
 
     @staticmethod
-    def _not_warm(error: RateLimitError) -> None:
+    def _not_warm(error: Exception) -> None:
         log.error("the limiter is not ready: %s: %s", type(error).__name__, error)
 
 
@@ -113,7 +113,7 @@ class Enforcer(_EnforcerBase):
         """Warm the limiter up, and log what is wrong: call it when the application has started. Raises nothing."""
         try:
             self.limiter.warm_up()
-        except RateLimitError as error:
+        except Exception as error:  # noqa: BLE001 - the application starts, whatever the limiter meets
             self._not_warm(error)
         self._look_at_catalog()
 
@@ -168,7 +168,7 @@ class AsyncEnforcer(_EnforcerBase):
         """Warm the limiter up, and log what is wrong; see `Enforcer.start`."""
         try:
             await self._wait(self.limiter.warm_up)
-        except RateLimitError as error:
+        except Exception as error:  # noqa: BLE001 - the application starts, whatever the limiter meets
             self._not_warm(error)
         self._look_at_catalog()
 

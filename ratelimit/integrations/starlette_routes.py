@@ -26,6 +26,9 @@ ANY_VERB = "*"
 _WEBSOCKET, _OTHERS = "a websocket", "another verb"
 """In the place of verbs; no client can send them, as they have blanks."""
 
+_VERBS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+"""What a class that answers requests may have a method for."""
+
 _WITHIN_A_SEGMENT = {FloatConvertor, IntegerConvertor, StringConvertor, UUIDConvertor}
 _PARAMETER = re.compile(r"{(\w+)}")
 _NAMED_GROUP = re.compile(r"\(\?P<\w+>")
@@ -95,7 +98,7 @@ class Resolver:
         self._state = self._current_state()
         plain = _plain_matches()
         self._entries = [_Entry(route, plain) for route in _flattened(self._app.routes)]
-        self._verbs = frozenset({_WEBSOCKET}.union(*(entry.methods or () for entry in self._entries)))
+        self._verbs = _VERBS.union({_WEBSOCKET}, *(entry.methods or () for entry in self._entries))
         self._trees: dict[str, _Node] = {}
         self._resolvers: dict[_Entry, Resolver | None] = {}
 

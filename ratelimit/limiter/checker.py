@@ -313,7 +313,7 @@ class Checker:
                 prepared = self._prepare(key, cached_key, stage, method)
                 if prepared is None:
                     if just_read:
-                        return self._forbidden(self._detail(cached_key, stage), peek=peek)
+                        return self._forbidden(self._detail(cached_key, stage, method), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
                     if cached_key is None or index is not None:
                         look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
@@ -342,7 +342,7 @@ class Checker:
         raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the key does not open the stage as far as is known."""
+        """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
         snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
@@ -350,7 +350,7 @@ class Checker:
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
         plan = snapshot.plan_for(cached_key.record.plans, stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method)
         keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
@@ -386,13 +386,17 @@ class Checker:
     def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str) -> Detail:
-        """Return why a key does not open a stage: the same in whatever order things are asked about it."""
+    def _detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
+        """Return why a key does not open a method: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
-        record = cached_key.record
-        if record.enabled and self._namespace.snapshot.plan_for(record.plans, stage) is None:
-            return "no_plan_for_stage"
+        snapshot, record = self._namespace.snapshot, cached_key.record
+        if record.enabled:
+            plan = snapshot.plan_for(record.plans, stage)
+            if plan is None:
+                return "no_plan_for_stage"
+            if snapshot.denies(plan, stage, method):
+                return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:

@@ -47,7 +47,9 @@ _PLAN: Table = {
     "lease": None,
 }
 _METHOD: Table = {"throttle": _THROTTLE, "key_required": None}
-_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}}
+_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}, "unlisted": None}
+_DENIES = {None: False, "deny": True}
+"""Whether a stage denies, by its `unlisted` as `stage_json` writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ def stage_from(stage_id: str, data: object) -> Stage:
         stage_id,
         _optional(table, "throttle", _throttle_from),
         {name: _at(f"methods.{_quoted(name)}", _method_from, item) for name, item in methods.items()},
+        table.get("unlisted", "limit"),
     )
 
 
@@ -179,8 +182,9 @@ def stage_summary(stage_id: str, text: str) -> DocumentSummary:
     """Return the summary of the stage that Redis keeps as JSON."""
     data = json.loads(text)
     try:
-        return DocumentSummary({stage_id: frozenset(data["methods"])})
-    except (LookupError, TypeError):
+        listed, denies = {stage_id: frozenset(data["methods"])}, _DENIES[data.get("unlisted")]
+        return DocumentSummary(listed, denies=denies)
+    except (AttributeError, LookupError, TypeError):  # written in another way than `stage_json` does, or wrong
         return DocumentSummary.of_stage(stage_from(stage_id, unknown_fields.without("a stage", data, _STAGE)))
 
 
@@ -242,6 +246,8 @@ def stage_json(stage: Stage) -> str:
     data: dict[str, object] = {"methods": {name: _method_data(item) for name, item in stage.methods.items()}}
     if stage.throttle is not None:
         data["throttle"] = _throttle_data(stage.throttle)
+    if stage.unlisted != "limit":
+        data["unlisted"] = stage.unlisted
     return json.dumps(data)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 from ratelimit.registry.lazy_documents import DocumentSummary, LazyDocuments
 from ratelimit.registry.redis_keys import OTHERS
+from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
 
 _T = TypeVar("_T")
 _UNLISTED_METHOD = Method()
@@ -27,10 +28,12 @@ class CatalogSnapshot:
         stages: All configured stages by id.
         account: The throttle that all callers share; None for no limit.
         stamp: Random, given with each version: distinguishes two changes that got one version number.
+        schema: The schema that Redis says it has.
         methods_by_stage: Of each stage that is configured somewhere, the methods that have buckets of their own in it.
         bucket_methods: Of each stage, by the text that a caller may pass, the method whose limits apply: as
             `bucket_method`, for whom a call for each check is too much. Any other text is one of all others, "*".
         leased: Ids of the plans that have leases.
+        denying: Ids of the stages that deny methods that are not listed.
     """
 
     epoch: str = ""
@@ -39,21 +42,25 @@ class CatalogSnapshot:
     stages: Mapping[str, Stage] = field(default_factory=FrozenMap)
     account: Throttle | None = None
     stamp: str = ""
+    schema: int = SCHEMA
     methods_by_stage: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
     bucket_methods: Mapping[str, Mapping[str, str]] = field(init=False, repr=False, compare=False)
     leased: frozenset[str] = field(init=False, repr=False, compare=False)
+    denying: frozenset[str] = field(init=False, repr=False, compare=False)
     _plan_summaries: Mapping[str, DocumentSummary] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         summaries = _summaries(self.plans, DocumentSummary.of_plan)
+        of_stages = _summaries(self.stages, DocumentSummary.of_stage)
         listed: dict[str, set[str]] = {}
-        for summary in chain(_summaries(self.stages, DocumentSummary.of_stage).values(), summaries.values()):
+        for summary in chain(of_stages.values(), summaries.values()):
             for stage, methods in summary.listed.items():
                 listed.setdefault(stage, set()).update(methods)
         object.__setattr__(self, "_plan_summaries", summaries)
         object.__setattr__(self, "methods_by_stage", {stage: frozenset(methods) for stage, methods in listed.items()})
         object.__setattr__(self, "bucket_methods", _BucketMethods(self.methods_by_stage))
         object.__setattr__(self, "leased", frozenset(plan for plan, summary in summaries.items() if summary.leases))
+        object.__setattr__(self, "denying", frozenset(stage for stage, summary in of_stages.items() if summary.denies))
 
     @property
     def version_key(self) -> tuple[str, str, str]:
@@ -64,6 +71,11 @@ class CatalogSnapshot:
     def version_token(self) -> str:
         """Epoch and version as the script compares them: 8 characters and 10 digits."""
         return f"{self.epoch:8}{self.version:010}"
+
+    @property
+    def required_schema(self) -> int:
+        """The schema that a catalogue with these stages has to have."""
+        return SCHEMA_WITH_DENIALS if self.denying else SCHEMA
 
     def method(self, stage_id: str, method: str) -> Method:
         """Return what a stage's configuration says of a method; one that it does not list needs a key."""
@@ -107,6 +119,17 @@ class CatalogSnapshot:
     def opens(self, plan_id: str, stage_id: str) -> bool:
         """Return whether a plan opens a stage."""
         return plan_id in self._plan_summaries and stage_id in self._plan_summaries[plan_id].listed
+
+    def denies(self, plan: UsagePlan, stage_id: str, method: str) -> bool:
+        """Return whether a stage denies a method to a plan's keys: it denies what neither it nor the plan lists."""
+        if stage_id not in self.denying:
+            return False
+        plan_stage = plan.stage(stage_id)
+        lists: tuple[Container[str], ...] = (
+            self.stages[stage_id].methods,
+            plan_stage.throttles if plan_stage else (),
+        )
+        return all(_resolved(method, listed) not in listed for listed in lists)
 
     def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
         """Return the one of a key's plans that opens the stage."""

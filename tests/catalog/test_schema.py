@@ -57,7 +57,7 @@ def test_a_catalogue_says_its_schema(begun_by, backend, clock):
 
 
 @pytest.mark.parametrize("state", ["new", "warm"])
-@pytest.mark.parametrize("schema", ["3", "10", "2.1", "x", ""])
+@pytest.mark.parametrize("schema", ["4", "10", "2.1", "x", ""])
 def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
     """503 that says so, as soon as it looks; once the catalogue is of this schema, it decides."""
     with Limiter(gateway.client, clock=gateway.clock) as new:
@@ -71,7 +71,10 @@ def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
         for where in (GET_PETS, ("a/prod", "GET /health"), ("b/prod", "GET /x")):
             decision = gateway.check("k1", where)
             assert (decision.status, decision.source) == (503, "fail_closed")
-            assert f"is of schema '{schema}', and this version knows schema 2 alone: upgrade this" in decision.error
+            assert (
+                f"is of schema '{schema}', and this version knows the schemas 2 and 3 alone: upgrade this"
+                in decision.error
+            )
         assert snapshot_without_denials(gateway.client) == before
         gateway.client.hset(CATALOG, "schema", "2")
         assert outcome(gateway.check("k1", GET_PETS)) == OK
@@ -80,9 +83,11 @@ def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
 @pytest.mark.parametrize("write", WRITES)
 def test_nobody_writes_into_another_schema(write, gateway):
     """The error says which it is, which this version knows, and what to do; nothing is written."""
-    gateway.client.hset(CATALOG, "schema", "3")
+    gateway.client.hset(CATALOG, "schema", "4")
     before = snapshot_without_denials(gateway.client)
-    with pytest.raises(StoreError, match=r"is of schema '3', and this version knows schema 2 alone: upgrade this"):
+    with pytest.raises(
+        StoreError, match=r"is of schema '4', and this version knows the schemas 2 and 3 alone: upgrade this"
+    ):
         WRITES[write](Catalog(gateway.client, clock=gateway.clock), gateway.ids["k1"])
     assert snapshot_without_denials(gateway.client) == before
 
@@ -95,12 +100,12 @@ def test_an_upgrade_between_reading_and_writing_is_noticed(write, gateway):
 
     def answer(request, *wait):
         if hasattr(request, "script"):
-            gateway.client.hset(CATALOG, "schema", "3")
+            gateway.client.hset(CATALOG, "schema", "4")
         return right(request, *wait)
 
     catalog._run.__self__._execute = answer
     before = snapshot_without_denials(gateway.client)
-    with pytest.raises(StoreError, match="is of schema '3'"):
+    with pytest.raises(StoreError, match="is of schema '4'"):
         WRITES[write](catalog, gateway.ids["k1"])
     gateway.client.hset(CATALOG, "schema", "2")
     assert snapshot_without_denials(gateway.client) == before
@@ -124,7 +129,9 @@ def test_a_catalogue_of_schema_1_is_not_an_empty_one(state, gateway):
         for who, where in (("k1", GET_PETS), (None, GET_PETS), ("x" * 20, GET_PETS)):
             decision = gateway.check(who, where)
             assert decision.status == 503
-            assert "'ratelimit:catalog' is of schema 1, and this version knows schema 2 alone" in decision.error
+            assert (
+                "'ratelimit:catalog' is of schema 1, and this version knows the schemas 2 and 3 alone" in decision.error
+            )
             assert "run `ratelimit upgrade`" in decision.error
         assert snapshot_without_denials(gateway.client) == before
 
