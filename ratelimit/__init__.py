@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -79,6 +80,7 @@ __all__ = [
     "Dialect",
     "FileSource",
     "Identity",
+    "IdentityUsage",
     "ImportReport",
     "KeyDetails",
     "KeyPage",

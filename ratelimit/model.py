@@ -163,6 +163,8 @@ class UsagePlan:
         shadow: Id of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would
             have denied. None for no trial.
         lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
+        max_identities: How many identities may have a state in Redis at a time, 0 to 2^30; exact up to 4096, beyond
+            that counted by a sample. None for any number, which are not counted.
 
     Raises:
         ConfigError: One of them cannot be used.
@@ -177,6 +179,7 @@ class UsagePlan:
     alerts: tuple[int, ...]
     shadow: str | None
     lease: float
+    max_identities: int | None
 
     def __init__(
         self,
@@ -189,6 +192,7 @@ class UsagePlan:
         alerts: Iterable[int] = (),
         shadow: str | None = None,
         lease: float = 0,
+        max_identities: int | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -205,6 +209,7 @@ class UsagePlan:
             ("alerts", validation.percentages(alerts, has_quota=quota is not None)),
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
             ("lease", validation.lease(lease)),
+            ("max_identities", validation.max_identities(max_identities)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -306,6 +311,10 @@ class Identity:
     def __post_init__(self) -> None:
         validation.subject(self.subject, "subject")
         validation.identifier(self.plan, "plan")
+
+
+Caller = str | Identity | None
+"""Whose request it is: the value of an API key as it was sent, an identity, or nobody."""
 
 
 class _WithValue:

@@ -16,6 +16,9 @@ EXACT = 2**53
 MIN_LEASE, MAX_LEASE = 0.001, 1.0
 """Seconds. Shorter than a round trip, a lease saves none; longer, its units are missed elsewhere."""
 
+MAX_IDENTITIES = 2**30
+"""Of one plan. One of 2^18 is counted then, by so many bits of a digest."""
+
 _MAX_TAGS = 50
 _SHORTEST_VALUE = 20
 _LONGEST_SUBJECT = 256
@@ -235,6 +238,11 @@ def lease(value: object) -> float:
     return seconds
 
 
+def max_identities(value: object) -> int | None:
+    """Return how many identities a plan may have; None for any number."""
+    return None if value is None else whole(value, "max_identities", below=MAX_IDENTITIES + 1)
+
+
 def cost(value: object) -> int:
     """Return the cost of a request.
 
@@ -250,9 +258,13 @@ def cost(value: object) -> int:
 
 
 def texts(key: object, stage: object, method: object) -> None:
-    """Raise TypeError for a request whose parts are no texts; a key may be None."""
+    """Raise TypeError for a request whose parts are no texts; a key may be None.
+
+    Identities are not passed here.
+    """
     if type(key) is type(stage) is type(method) is str:
         return  # as almost always
     for name, value in (("key", key), ("stage", stage), ("method", method)):
         if not isinstance(value, str) and not (name == "key" and value is None):
-            raise TypeError(f"{name} must be text, not {type(value).__name__}")
+            wanted = "text, an Identity or None" if name == "key" else "text"
+            raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratelimit.engine.limits import Bucket, CompiledLimits, Limit, PlanLimits, QuotaCount, Shadow
+from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit, PlanLimits, QuotaCount, Shadow
 from ratelimit.model import Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 
 def compile_limits(
-    snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str, redis_keys: RedisKeys
+    snapshot: CatalogSnapshot,
+    plan: UsagePlan | None,
+    stage_id: str,
+    method: str,
+    redis_keys: RedisKeys,
+    *,
+    is_identity: bool = False,
 ) -> CompiledLimits:
     """Return the limits of a request, in the order in which they are reported: plan, stage, account, quota.
 
@@ -21,10 +27,13 @@ def compile_limits(
         stage_id: The stage, as the caller named it.
         method: The method, as the caller named it.
         redis_keys: Names of the namespace.
+        is_identity: Whether an identity makes the request, and no key: nobody reads shadows and alerts of these.
     """
     limits = tuple(applicable_limits(snapshot, plan, stage_id, method, redis_keys))
     if plan is None:
         return CompiledLimits(limits)
+    if is_identity:
+        return CompiledLimits(limits, plan_field(plan.id), is_identity=True, bound=IdentityBound.of(plan, redis_keys))
     shadow = _shadow(snapshot, plan, stage_id, method)
     return CompiledLimits(limits, plan_field(plan.id), shadow, plan.alerts, redis_keys.alerts)
 

@@ -17,11 +17,15 @@ from ratelimit.engine import protocol
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.protocol import Reply
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS, Quota, Throttle
+from ratelimit.model import MICROSECONDS, Quota, Throttle, UsagePlan
+from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.registry.windows import DAY_US, two_windows
 from ratelimit.validation import EXACT
 
 _ALLOWED = Reason.ALLOWED
+_COUNTED_ONE_BY_ONE = 4096
+_TOO_MANY_IDENTITIES = "identities"
+"""Name of what limits a request, if its plan has as many identities as it may have."""
 
 Numbers = tuple[float, ...]
 """Two of each limit at the time of a reply: a bucket's level and last_us, what is left of a quota and the end of its
@@ -128,6 +132,25 @@ class Shadow(NamedTuple):
     fields: tuple[str, ...]
 
 
+class IdentityBound(NamedTuple):
+    """How many identities a plan may have, one of how many is counted, and under which Redis key."""
+
+    most: int
+    one_in: int
+    redis_key: str
+
+    @classmethod
+    def of(cls, plan: UsagePlan, redis_keys: RedisKeys) -> IdentityBound | None:
+        """Return the bound of a plan, None if it has none. Up to 4096 are counted one by one, of more a sample."""
+        most = plan.max_identities
+        if most is None:
+            return None
+        one_in = 1
+        while most > one_in * _COUNTED_ONE_BY_ONE:
+            one_in *= 2
+        return cls(most, one_in, redis_keys.identities(plan.id, one_in))
+
+
 class CompiledLimits:
     """The limits of one kind of request: all that is the same for every key and moment, computed once.
 
@@ -140,7 +163,8 @@ class CompiledLimits:
         shared_scales: P of each shared bucket, with its `state_id`.
         unpack: Returns `Numbers` from bytes.
         states_size: Length in bytes of the reply that says that a request was admitted.
-        shared_keys: Redis keys of the shared buckets, then that of the stream if there are alerts.
+        shared_keys: Redis keys of the shared buckets, then that of the stream if there are alerts, or that of the
+            counted identities if these are bounded.
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
@@ -179,6 +203,9 @@ class CompiledLimits:
         shadow: Shadow | None = None,
         alerts: Sequence[int] = (),
         stream: str = "",
+        *,
+        is_identity: bool = False,
+        bound: IdentityBound | None = None,
     ) -> None:
         """Compile limits.
 
@@ -188,6 +215,8 @@ class CompiledLimits:
             shadow: The limits of the plan's shadow, if it has one.
             alerts: Percentages of the quota that are announced when they are reached.
             stream: Redis key of the stream on which they are announced.
+            is_identity: Whether they are an identity's; then there are neither shadow nor alerts.
+            bound: How many identities the plan may have, if that is bounded.
         """
         self.limits = tuple(limits)
         self.indexed = tuple((index, limit, limit.state_id) for index, limit in enumerate(self.limits))
@@ -217,6 +246,12 @@ class CompiledLimits:
             self.flags |= protocol.HAS_ALERTS
             self.shared_keys += (stream,)
             self._tail = protocol.pack_alerts(alerts, quota.limit)
+        if is_identity:
+            self.flags |= protocol.IS_IDENTITY
+        if bound is not None:
+            self.flags |= protocol.IS_BOUNDED
+            self.shared_keys += (bound.redis_key,)
+            self._tail = protocol.pack_bound(bound.most, bound.one_in)
         self.further_packed = protocol.pack_buckets(bucket.throttle for bucket in further)
         plan_size, bucket_size = protocol.STATE.size, protocol.BUCKET.size
         self.states_size = plan_size + bucket_size * len(further)
@@ -270,6 +305,9 @@ class CompiledLimits:
         if isinstance(reply, bytes):
             return LazyAdmission(self, reply)
         numbers, now_us = self.numbers(reply), reply[1]
+        if reply[0] == protocol.TOO_MANY_IDENTITIES:
+            limits = partial(self.statuses, numbers, now_us)
+            return Decision(Reason.THROTTLED, _TOO_MANY_IDENTITIES, limits=limits, time_us=now_us)
         if reply[0] != protocol.DENIED:
             return Decision(_ALLOWED, limits=partial(self.statuses, numbers, now_us), time_us=now_us)
         denial = self.denial(numbers, now_us, cost)

@@ -17,13 +17,10 @@ from urllib.parse import parse_qsl
 from ratelimit import validation
 from ratelimit.errors import ConfigError
 from ratelimit.integrations.addresses import CallerAddress, Header
-from ratelimit.model import Identity
+from ratelimit.model import Caller, Identity
 from ratelimit.validation import shown
 
 log = logging.getLogger("ratelimit")
-
-Caller = str | Identity | None
-"""The value of an API key, an identity, or None for a request that names no caller."""
 
 UNACCEPTABLE = " "
 """The value of no key, as those have no blanks: the check denies it as it does any unknown key."""

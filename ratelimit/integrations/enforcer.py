@@ -11,10 +11,11 @@ from typing import Any
 
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import ConfigError
-from ratelimit.integrations.callers import Caller, KeySource, RequestData, failed_caller, validate_caller
+from ratelimit.integrations.callers import KeySource, RequestData, failed_caller, validate_caller
 from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck
 from ratelimit.integrations.marks import UNMARKED, Marks
 from ratelimit.limiter import AsyncLimiter, Limiter
+from ratelimit.model import Caller
 
 log = logging.getLogger("ratelimit")
 

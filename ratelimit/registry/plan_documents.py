@@ -45,6 +45,7 @@ _PLAN: Table = {
     "alerts": None,
     "shadow": None,
     "lease": None,
+    "max_identities": None,
 }
 _METHOD: Table = {"throttle": _THROTTLE, "key_required": None}
 _STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}, "unlisted": None}
@@ -142,6 +143,7 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
         table.get("alerts", ()),
         table.get("shadow"),
         table.get("lease", 0),
+        table.get("max_identities"),
     )
 
 
@@ -234,6 +236,8 @@ def plan_json(plan: UsagePlan) -> str:
         data["shadow"] = plan.shadow
     if plan.lease:
         data["lease"] = plan.lease
+    if plan.max_identities is not None:
+        data["max_identities"] = plan.max_identities
     if plan.throttle is not None:
         data["throttle"] = _throttle_data(plan.throttle)
     if plan.quota is not None:

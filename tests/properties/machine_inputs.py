@@ -5,7 +5,9 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from ratelimit import Quota, Throttle
+from ratelimit import Identity, Quota, Throttle
+from ratelimit.registry.key_values import Digester
+from ratelimit.registry.redis_keys import identity_id
 from ratelimit.registry.windows import DAY_US
 
 START_US = 1_772_625_600_000_000
@@ -43,7 +45,7 @@ LARGE_STEPS = (3_000_000, 10_000_000, 60_000_000, 3_600_000_000, DAY_US // 2, DA
 TOLERATED = (1, 1000, 50_000, 1_000_000, 1_999_999, 2_000_000)
 NOT_TOLERATED = (2_000_001, 3_000_000, 60_000_000, 3_600_000_000, DAY_US, 8 * DAY_US, 40 * DAY_US)
 
-PARTS = ("throttle", "quota", "stages", "throttle_scope", "shadow", "alerts")
+PARTS = ("throttle", "quota", "stages", "throttle_scope", "shadow", "alerts", "max_identities")
 
 memberships = st.sampled_from((("gold",), ("silver",), ("gold", "inner"), ("silver", "inner"), ()))
 methods = st.sampled_from(METHODS)
@@ -77,3 +79,24 @@ class Key:
     def newest(self):
         """The value it was given last."""
         return list(self.values)[-1]
+
+
+@dataclass(frozen=True)
+class IdentityCaller:
+    """An identity, in the place of a key."""
+
+    newest: Identity
+    id: str
+
+    @property
+    def plans(self):
+        """The plans that it names."""
+        return (self.newest.plan,)
+
+
+IDENTITIES = tuple(
+    IdentityCaller(Identity(subject, plan), identity_id(Digester()(f"identity:{subject}")))
+    for subject in ("user:1", "user:2", "user:3")
+    for plan in PLANS
+)
+"""Of each three plans, of which one admits two identities: see `machine`."""

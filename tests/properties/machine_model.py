@@ -6,7 +6,7 @@ from datetime import date
 from math import inf
 
 from hypothesis.stateful import RuleBasedStateMachine
-from properties.machine_inputs import PLANS, START_US, Key
+from properties.machine_inputs import IDENTITIES, PLANS, START_US, IdentityCaller, Key
 
 from ratelimit import AsyncLimiter, Limiter, Reason
 from ratelimit.engine.compile import compile_limits
@@ -59,7 +59,12 @@ class Modelled(RuleBasedStateMachine):
 
     def _compare_usage(self):
         """Compare what was metered on the last 90 days: earlier ones are forgotten."""
-        for key_id in {at[0] for at in self.metered}:
+        for identity in IDENTITIES:
+            days = [day for owner, plan, day in self.metered if (owner, plan) == (identity.id, identity.newest.plan)]
+            usage = self.catalog.identity_usage(identity.newest)
+            metered = self.metered.get((identity.id, identity.newest.plan, max(days, default=0)), 0)
+            assert (usage.day, usage.used) == (_date(max(days)) if days else None, metered)
+        for key_id in {at[0] for at in self.metered if not at[0].startswith("~")}:
             if not any(key.id == key_id and key.deleted for key in self.known_keys):
                 last = max(at[2] for at in self.metered if at[0] == key_id)
                 days = range(last - 89, last + 1)
@@ -74,13 +79,14 @@ class Modelled(RuleBasedStateMachine):
         is_overtaken  whether others of the same process were on their way when it was made
         """
         limits, plan_id, refusal = self._limits(key, value, stage, method)
+        bound = self._bound(key, plan_id)
         if refusal:
             assert (decision.reason, decision.detail, decision.limits) == (Reason.INVALID_KEY, refusal, ())
             return
         if decision.source == "denial_cache":
             assert cost
             assert not peek
-            verdict = would(self.reference, key.id, limits, cost, self.now_us)
+            verdict = would(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
             assert decision.time_us is None
             if is_overtaken or not self.alone:
                 assert not verdict.allowed
@@ -90,8 +96,8 @@ class Modelled(RuleBasedStateMachine):
             if decision.allowed and plan_id and cost and not peek:
                 self._meter(key, plan_id, cost)
             ask = would if peek else Reference.check
-            verdict = ask(self.reference, key.id, limits, cost, self.now_us)
-            assert decision.time_us == self.now_us
+            verdict = ask(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
+            assert decision.time_us == self.now_us, decision
         assert as_told(decision) == as_modelled(verdict, limits, self.now_us)
         self.retry_us = verdict.retry_us
 
@@ -101,6 +107,10 @@ class Modelled(RuleBasedStateMachine):
         if not self.snapshot.method(stage, method).key_required:
             return compile_limits(self.snapshot, None, stage, method, names).limits, None, None
         plan = self.snapshot.plan_for(key.plans, stage)
+        if isinstance(key, IdentityCaller):
+            if plan is None:
+                return (), None, "no_plan_for_stage"
+            return compile_limits(self.snapshot, plan, stage, method, names, is_identity=True).limits, plan.id, None
         until_us = key.values[value]
         if key.deleted or until_us == -1:
             return (), None, "unknown"
@@ -113,6 +123,12 @@ class Modelled(RuleBasedStateMachine):
         if until_us and self.now_us >= until_us:
             return (), None, "unknown"
         return compile_limits(self.snapshot, plan, stage, method, names).limits, plan.id, None
+
+    def _bound(self, key, plan_id):
+        """How many identities there may be of the plan that a request is charged to, if an identity makes it."""
+        if plan_id is None or not isinstance(key, IdentityCaller) or self.plans[plan_id].max_identities is None:
+            return None
+        return plan_id, self.plans[plan_id].max_identities
 
     def _meter(self, key, plan_id, cost):
         """Days only roll forward: what comes after a step back counts for the latest day."""
@@ -156,12 +172,13 @@ def seconds(us):
     return None if us is None else us / 1_000_000
 
 
-def would(reference, owner, limits, cost, now_us):
+def would(reference, owner, limits, cost, now_us, **bound):
     """Return what the model would say to a cost, of which nothing is charged."""
     twin = Reference()
     twin._states = dict(reference._states)
-    verdict = twin.check(owner, limits, cost, now_us)
-    return reference.check(owner, limits, 0, now_us) if verdict.allowed else verdict
+    twin._identities = {plan: set(identities) for plan, identities in reference._identities.items()}
+    verdict = twin.check(owner, limits, cost, now_us, **bound)
+    return reference.check(owner, limits, 0, now_us, **bound) if verdict.allowed else verdict
 
 
 def is_not_stricter(decision, verdict):

@@ -18,6 +18,8 @@ def write(client, state):
     for key, value in state.items():
         if isinstance(value, dict):
             client.hset(key, mapping={field: bytes.fromhex(part) for field, part in value.items()})
+        elif isinstance(value, list):
+            client.zadd(key, dict.fromkeys(value, float("inf")))
         else:
             client.set(key, bytes.fromhex(value))
 
@@ -30,6 +32,9 @@ def held(client):
         kind = client.type(key)
         if kind == b"hash":
             state[key.decode()] = {field.decode(): part.hex() for field, part in client.hgetall(key).items()}
+        elif kind == b"zset":
+            assert {score for _, score in client.zrange(key, 0, -1, withscores=True)} == {float("inf")}
+            state[key.decode()] = [member.decode() for member in client.zrange(key, 0, -1)]
         elif kind == b"stream":
             entries = [entry for _, entry in client.xrange(key)]
             state[key.decode()] = [{name.decode(): text.decode() for name, text in entry.items()} for entry in entries]
@@ -55,8 +60,8 @@ def means(vector):
         return reply
     request = bytes.fromhex(vector["argv"][0])
     cost, _, flags, plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<7d", request, 8)
-    alerts, has_shadow = flags % 16 >= 8, flags % 8 >= 4
-    shared = len(vector["keys"]) - flags % 2 - alerts
+    has_last_key, has_shadow = flags % 16 >= 8 or flags >= 128, flags % 8 >= 4
+    shared = len(vector["keys"]) - flags % 2 - has_last_key
     own = len(vector["argv"]) - 2 - has_shadow * (1 + (flags % 32 >= 16)) if flags % 2 else 0
     rules = [(plan_burst, plan_rate, plan_per)] * (plan_per > 0)
     rules += [struct.unpack_from("<3d", request, 114 + 24 * at) for at in range(int(own + shared))]
@@ -77,14 +82,14 @@ def means(vector):
             numbers += [level // per, last - now - (level - burst * per) // rate]
         else:
             numbers += [0, -1]
-        if status in {0, 3}:
+        if status in {0, 3, 4}:
             short = max(cost, 1) * per - level
             never = not rate or cost > burst
             numbers += [-1 if never else last - now - -short // rate if short > 0 else 0]
     if quota >= 0:
         left, end = limits[-1]
         numbers += [left, end - now]
-        if status in {0, 3}:
+        if status in {0, 3, 4}:
             numbers += [0 if max(cost, 1) <= left else -1 if cost > quota else end - now]
     return numbers
 
