@@ -59,7 +59,7 @@ DEFINED_IN = {
     for alias in node.names
     if alias.name in ALIASES
 }
-autodoc_type_aliases = {name: f"ratelimit.{name}" for name in ALIASES}
+autodoc_type_aliases = {name: f"ratelimit.{name}" for name in ALIASES} | {"ASGIApp": "ASGIApp"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -67,6 +67,7 @@ default_role = "py:obj"  # docstrings mark names of Python by single backticks
 
 OURS = "|".join(["ratelimit", *ratelimit.__all__])
 nitpick_ignore_regex = [
+    (r"py:class", r"ratelimit\..*\._[A-Z]"),  # variables of types
     (r"py:.*", rf"(?!(?:{OURS})\.).*"),  # arguments, and names of other libraries, whose inventories are on the network
 ]
 
@@ -92,9 +93,11 @@ napoleon.GoogleDocstring = GoogleDocstring  # type: ignore[misc]
 
 
 def public_name(target: str) -> str | None:
-    """The name under which the reference documents a class or function, wherever it is defined."""
-    name = target.rpartition(".")[2]
-    return f"ratelimit.{name}" if target.startswith("ratelimit.") and name in ratelimit.__all__ else None
+    """The name under which the reference documents something of `ratelimit`, wherever it is defined and named."""
+    module, _, name = target.rpartition(".")
+    if module.startswith("ratelimit.") and name in ratelimit.__all__:
+        return f"ratelimit.{name}"
+    return f"ratelimit.{target}" if target.partition(".")[0] in ratelimit.__all__ else None
 
 
 def resolve_where_defined(

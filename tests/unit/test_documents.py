@@ -1,5 +1,6 @@
 """The documents are true: their code runs and prints what they say, their links lead somewhere, their tests exist."""
 
+import ast
 import re
 from typing import get_args
 
@@ -46,9 +47,25 @@ def test_links_lead_somewhere(name):
 
 def test_the_reference_has_every_public_name():
     """Each once, on a page of docs/reference."""
-    pages = (text for name, text in DOCUMENTS.items() if name.startswith("docs/reference/"))
+    pages = (DOCUMENTS[name] for name in DOCUMENTS if re.match(r"docs/reference/(?!integrations)", name))
     listed = re.findall(r"^\.\. auto(?:class|data|exception):: (\w+)$", "\n".join(pages), re.MULTILINE)
     assert sorted(listed) == ratelimit.__all__
+
+
+def test_the_reference_has_every_name_of_the_adapters():
+    """Of what the module of a framework exports, under the name of one of them."""
+    exported = set()
+    for path in (ROOT / "ratelimit" / "integrations").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id == "__all__"
+            ):
+                exported.update(ast.literal_eval(node.value))
+    page = DOCUMENTS["docs/reference/integrations.md"]
+    assert exported - set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)$", page, re.MULTILINE)) == set()
+    assert "install" in exported
 
 
 def test_every_decision_is_listed():
