@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from ratelimit import validation
 from ratelimit.errors import ConfigError
 
-_T = TypeVar("_T", bound=Callable[..., Any])
+_T = TypeVar("_T")
 _ATTRIBUTE = "__ratelimit__"
 
 

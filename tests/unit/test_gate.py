@@ -102,7 +102,7 @@ class StubLimiter:
         self.checks.append((key, stage, cost, key_required))
         return Decision(Reason.ALLOWED)
 
-    def warm_up(self):
+    def warm_up(self, timeout=5.0):
         if self.error:
             raise self.error
 
