@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import django.conf
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ratelimit  # noqa: E402 - of this checkout
+
+django.conf.settings.configure()  # Django REST framework reads settings when it is imported
 
 project = "ratelimit-redis"
 author = "the authors of ratelimit-redis"
@@ -63,6 +66,7 @@ autodoc_type_aliases = {name: f"ratelimit.{name}" for name in ALIASES} | {"ASGIA
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Settings", "params_style")]
 default_role = "py:obj"  # docstrings mark names of Python by single backticks
 
 OURS = "|".join(["ratelimit", *ratelimit.__all__])
