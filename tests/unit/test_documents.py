@@ -64,7 +64,7 @@ def test_the_reference_has_every_name_of_the_adapters():
             ):
                 exported.update(ast.literal_eval(node.value))
     page = DOCUMENTS["docs/reference/integrations.md"]
-    assert exported - set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)$", page, re.MULTILINE)) == set()
+    assert exported - set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)(?:\(\))?$", page, re.MULTILINE)) == set()
     assert "install" in exported
 
 
