@@ -16,6 +16,7 @@ left. The reset of the former is in whole seconds from now, that of the latter a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, floor, inf, isfinite
 from typing import Literal, Protocol, TypeGuard
 
@@ -64,6 +65,8 @@ class LimitedDecision(Protocol):
 
 
 _LARGEST = 999_999_999_999_999
+_CACHED = 4096
+"""Limits whose texts that never change are kept."""
 
 
 def fields(decision: LimitedDecision, dialect: Dialect = "ietf") -> dict[str, str]:
@@ -79,13 +82,16 @@ def fields(decision: LimitedDecision, dialect: Dialect = "ietf") -> dict[str, st
         headers |= _openai(max(decision.limits, key=_urgency))
     elif dialect != "none":
         headers["RateLimit"] = ", ".join(map(_state, decision.limits))
-        headers["RateLimit-Policy"] = ", ".join(map(_policy, decision.limits))
+        headers["RateLimit-Policy"] = ", ".join(
+            [_policy(limit.name, limit.limit, limit.window) for limit in decision.limits]
+        )
     return headers
 
 
-def _policy(limit: Limit) -> str:
-    window = "" if not _is_known(limit.window) else f";w={_integer(max(1, _seconds_up(limit.window)))}"
-    return f"{_string(limit.name)};q={_integer(limit.limit)}{window}"
+@lru_cache(_CACHED)
+def _policy(name: str, limit: int, window: float | None) -> str:
+    seconds = "" if not _is_known(window) else f";w={_integer(max(1, _seconds_up(window)))}"
+    return f"{_string(name)};q={_integer(limit)}{seconds}"
 
 
 def _state(limit: Limit) -> str:
@@ -158,6 +164,7 @@ def _integer(number: int) -> int:
     return min(number, _LARGEST)
 
 
+@lru_cache(_CACHED)
 def _string(text: str) -> str:
     """Return `text`, printable ASCII, as a String of Structured Fields."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -71,6 +71,7 @@ class Checker:
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
         self.unmatched = UnmatchedMethods()
+        self._is_method = self.unmatched.is_method
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(self, key: Caller, stage: str, method: str, cost: int) -> Decision | PendingCheck | Operation[Decision]:
@@ -85,7 +86,7 @@ class Checker:
         snapshot = namespace.snapshot
         try:
             bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
-            if bucket_method is OTHERS and self.unmatched.is_method(method) is None:
+            if bucket_method is OTHERS and not self._is_method(method):
                 self.unmatched.add(method)
             prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:

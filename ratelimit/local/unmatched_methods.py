@@ -15,6 +15,8 @@ log = logging.getLogger("ratelimit")
 
 _MAX_WARNINGS = 100
 _MAX_SEEN = 4096
+_MAX_LENGTH = 300
+"""A method has at most 290 characters."""
 _LONG_WORD = re.compile(r"[!-~]{20,}")
 """May be a key's value, or have one in it."""
 
@@ -24,7 +26,7 @@ class UnmatchedMethods:
 
     Attributes:
         count: How many there were; from 0 in a child process.
-        is_method: Returns True for a text that `add` has found to be a method lately, else None.
+        is_method: Returns for a text that `add` has met lately whether it is a method, else None.
     """
 
     def __init__(self) -> None:
@@ -43,9 +45,17 @@ class UnmatchedMethods:
         """Count a method that nobody lists, if nobody could; the first time, warn of it."""
         if not isinstance(method, str):
             return  # `check` raises
-        if method == OTHERS or validation.is_method(method):
-            self._seen.put(method, True)  # noqa: FBT003 - a cache's entry
+        if self.is_method(method) is False:
+            with self._lock:
+                self.count += 1
             return
+        is_method = method == OTHERS or validation.is_method(method)
+        if len(method) <= _MAX_LENGTH:
+            self._seen.put(method, is_method)
+        if not is_method:
+            self._count_and_warn(method)
+
+    def _count_and_warn(self, method: str) -> None:
         without_values = _LONG_WORD.sub(lambda match: f"<{len(match[0])} characters>", method)
         shown = validation.shown(without_values)
         with self._lock:

@@ -8,7 +8,8 @@ import pytest
 from helpers.gateway import GET_PETS, OK, VALUES, Gateway, outcome
 from helpers.redis_snapshot import snapshot_without_denials
 
-from ratelimit import Catalog, ConfigError, Limiter, StoreError, Throttle, UsagePlan
+from ratelimit import Catalog, ConfigError, Limiter, Method, Stage, StoreError, Throttle, UsagePlan
+from ratelimit.registry import schema as schema_module
 from ratelimit.registry import unknown_fields
 from ratelimit.registry.schema import SCHEMA
 
@@ -109,6 +110,124 @@ def test_an_upgrade_between_reading_and_writing_is_noticed(write, gateway):
         WRITES[write](catalog, gateway.ids["k1"])
     gateway.client.hset(CATALOG, "schema", "2")
     assert snapshot_without_denials(gateway.client) == before
+
+
+# Schema 3: as long as a stage denies the methods that are not listed
+
+DENYING = Stage("a/prod", Throttle(50, 50), {"GET /pets": Method()}, unlisted="deny")
+PLAIN = Stage("a/prod", Throttle(50, 50), {"GET /pets": Method()})
+
+
+def stored_schema(client):
+    return client.hget(CATALOG, "schema")
+
+
+def test_a_stage_that_denies_raises_the_schema(client, clock, tmp_path):
+    """With the change itself, whoever makes it, and back with the one after which none denies."""
+    catalog, path, seen = Catalog(client, clock=clock), tmp_path / "plans.toml", []
+    denying = '[stages."b/prod"]\nunlisted = "deny"\n'
+
+    def apply(text):
+        path.write_text(text, encoding="utf-8")
+        catalog.apply(path)
+
+    for change in (
+        lambda: catalog.put_stage(PLAIN),
+        lambda: catalog.put_stage(DENYING),
+        lambda: catalog.put_stage(Stage("b/prod", unlisted="deny")),
+        lambda: catalog.put_stage(PLAIN),
+        lambda: catalog.delete_stage("b/prod"),
+        lambda: apply(denying),
+        lambda: catalog.put_plan(UsagePlan("gold")),
+        lambda: catalog.create_key(plans=["gold"]),
+        lambda: apply('[plans.gold]\n[stages."b/prod"]\n'),
+        lambda: catalog.put_stage(DENYING),
+        lambda: catalog.delete_stage("a/prod"),
+    ):
+        change()
+        seen.append(int(stored_schema(client)))
+    assert seen == [2, 3, 3, 3, 2, 3, 3, 3, 2, 3, 2]
+
+
+def test_a_catalogue_may_begin_with_a_stage_that_denies(client, clock):
+    """It has schema 3 from the first write on; a file that is applied dry writes nothing."""
+    catalog = Catalog(client, clock=clock)
+    catalog.put_stage(DENYING)
+    assert stored_schema(client) == b"3"
+    assert catalog.stages() == [DENYING]
+
+
+@pytest.mark.parametrize("write", [name for name in WRITES if name not in {"delete plan", "reset shadow"}])
+def test_all_goes_on_in_schema_3(write, gateway):
+    """Administrators read and write, and leave the schema as it is."""
+    gateway.catalog.put_stage(DENYING)
+    WRITES[write](Catalog(gateway.client, clock=gateway.clock), gateway.ids["k1"])
+    assert stored_schema(gateway.client) == b"3"
+
+
+def test_a_change_of_schema_between_reading_and_writing_is_noticed(gateway):
+    """A commit that was computed from schema 2 is computed again from schema 3."""
+    catalog, committed = Catalog(gateway.client, clock=gateway.clock), []
+    right = catalog._run.__self__._execute
+
+    def answer(request, *wait):
+        if hasattr(request, "script"):
+            if not committed:
+                gateway.catalog.put_stage(DENYING)
+            committed.append(request.args[0])
+        return right(request, *wait)
+
+    catalog._run.__self__._execute = answer
+    key_id = catalog.create_key().id
+    assert [json.loads(guards)[0][2] for guards in committed] == ["2", "3"]
+    assert stored_schema(gateway.client) == b"3"
+    assert catalog.get_key(key_id).id == key_id
+
+
+def test_a_version_that_does_not_know_it_decides_nothing(gateway, monkeypatch):
+    """It would admit what the stage denies: 503 instead, until no stage denies."""
+    assert outcome(gateway.check("k1", GET_PETS)) == OK
+    gateway.catalog.put_stage(DENYING)
+    with Limiter(gateway.client, clock=gateway.clock) as older:
+        monkeypatch.setattr(schema_module, "_KNOWN", {"2": 2})
+        gateway.limiter = older
+        for _ in range(2):
+            decision = gateway.check("k1", GET_PETS)
+            assert (decision.status, decision.source) == (503, "fail_closed")
+            assert "is of schema '3'" in decision.error
+        monkeypatch.undo()
+        gateway.catalog.put_stage(PLAIN)
+        monkeypatch.setattr(schema_module, "_KNOWN", {"2": 2})
+        gateway.clock.advance(5)
+        assert outcome(gateway.check("k1", GET_PETS)) == OK
+
+
+def test_a_catalogue_of_schema_3_is_not_read_again_and_again(gateway):
+    """A gateway that looks whether it is up to date finds that it is."""
+    gateway.catalog.put_stage(DENYING)
+    assert outcome(gateway.check("k1", GET_PETS)) == OK
+    loads = gateway.limiter._namespace._loads
+    for _ in range(3):
+        gateway.clock.advance(5)
+        assert outcome(gateway.check("k1", GET_PETS)) == OK
+    assert gateway.limiter._namespace._loads == loads
+
+
+@pytest.mark.parametrize("unlisted", ["queue", 1, None, ["deny"]])
+def test_a_stage_that_says_something_else_is_not_decided_by(unlisted, gateway):
+    """A value that nobody writes may stand for anything: 503."""
+    with_fields(gateway.client, "stage:a/prod", lambda data: data.update(unlisted=unlisted))
+    gateway.clock.advance(60)
+    decision = gateway.check("k1", GET_PETS)
+    assert decision.status == 503
+    assert "stage 'a/prod': unlisted: must be one of limit, deny" in decision.error
+
+
+def test_a_stage_written_by_others_may_say_limit(gateway):
+    """What is the default here may be spelled out."""
+    with_fields(gateway.client, "stage:a/prod", lambda data: data.update(unlisted="limit"))
+    gateway.clock.advance(60)
+    assert outcome(gateway.check("k1", ("a/prod", "GET /whatever"))) == OK
 
 
 def of_schema_1(client):

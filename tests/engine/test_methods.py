@@ -366,7 +366,8 @@ def test_a_flood_of_them_is_bounded(caplog):
         True
     ]
     assert max(map(len, lines)) < 350
-    assert len(unmatched._seen) == 0
+    assert 4000 < len(unmatched._seen) <= 4096
+    assert max(map(len, unmatched._seen._entries)) < 300
     assert len(unmatched._warned) == 100
 
 
@@ -425,3 +426,138 @@ def test_what_is_no_text_raises_as_before(twin):
         with pytest.raises(TypeError, match="method must be text"):
             twin.check(K1, A, method)
     assert twin.limiter.unmatched == 0
+
+
+# Stages that deny what is not listed
+
+DENIED = invalid("method_not_listed")
+
+LISTS = {
+    "nobody lists it": ([], [], [], GET, DENIED),
+    "the stage lists it": ([GET], [], [], GET, OK),
+    "the plan lists it": ([], [GET], [], GET, OK),
+    "another plan lists it": ([], [], [GET], GET, DENIED),
+    "they list another": ([POST], [POST], [], GET, DENIED),
+    "HEAD of a GET of the stage": ([GET], [], [], HEAD, OK),
+    "HEAD of a GET of the plan": ([], [GET], [], HEAD, OK),
+    "HEAD of a GET of another plan": ([], [], [GET], HEAD, DENIED),
+    "HEAD of nobody's": ([POST], [POST], [], HEAD, DENIED),
+    "GET of a HEAD of the stage": ([HEAD], [], [], GET, DENIED),
+    "GET of a HEAD of the plan": ([], [HEAD], [], GET, DENIED),
+    "HEAD, listed": ([HEAD], [], [], HEAD, OK),
+    "a request that matched no route": ([GET], [GET], [GET], "*", DENIED),
+    "no method at all": ([GET], [GET], [GET], "pets_view", DENIED),
+}
+
+
+@pytest.mark.parametrize(("by_stage", "by_plan", "by_another", "method", "expected"), LISTS.values(), ids=LISTS)
+def test_what_a_stage_denies(by_stage, by_plan, by_another, method, expected, backend, clock):
+    """What neither it nor the key's plan lists. Nothing is consumed then, whatever is asked and how often."""
+    with replica(backend, clock=clock) as limiter, backend.client() as client:
+        limiter.catalog.put_plan(of(by_plan))
+        limiter.catalog.put_plan(of(by_another, "another"))
+        limiter.catalog.put_stage(Stage(A, WIDE, dict.fromkeys(by_stage, Method()), unlisted="deny"))
+        limiter.catalog.create_key("one", K1, ["gold"])
+        before = snapshot_without_denials(client)
+        asked = [limiter.peek(K1, A, method), *(limiter.check(K1, A, method) for _ in range(2))]
+        assert [outcome(decision) for decision in asked] == [expected] * 3
+        assert (snapshot_without_denials(client) == before) is (expected is DENIED)
+        if expected is DENIED:
+            assert {(decision.status, decision.limits, decision.source) for decision in asked} == {(403, (), "redis")}
+            assert limiter.check(K1, A, method).problem() == {
+                "type": "about:blank",
+                "title": "Forbidden",
+                "status": 403,
+            }
+
+
+@pytest.fixture
+def denying(backend, clock):
+    """A replica whose stage denies what is not listed, with keys of every kind."""
+    with replica(backend, clock=clock) as limiter:
+        catalog = limiter.catalog
+        catalog.put_plan(UsagePlan("gold", TWO, Quota(20, "DAY"), [A]))
+        catalog.put_plan(UsagePlan("elsewhere", TWO, None, ["b/prod"]))
+        open_to_all = {GET: Method(), "GET /open": Method(key_required=False)}
+        catalog.put_stage(Stage(A, WIDE, open_to_all, unlisted="deny"))
+        catalog.create_key("one", K1, ["gold"])
+        catalog.create_key("off", VALUES["k2"], ["gold"], enabled=False)
+        catalog.create_key("elsewhere", "k" * 30, ["elsewhere"])
+        yield limiter
+
+
+def test_who_is_asked_first(denying):
+    """A key that opens nothing is denied as anywhere; what needs no key is open, HEAD too; other stages go on."""
+    asked = [(None, POST), ("x" * 30, POST), (VALUES["k2"], POST), ("k" * 30, POST), (K1, POST)]
+    details = [denying.check(key, A, method).detail for key, method in asked]
+    assert details == ["missing", "unknown", "disabled", "no_plan_for_stage", "method_not_listed"]
+    assert [outcome(denying.check(None, A, method)) for method in ("GET /open", "HEAD /open")] == [OK, OK]
+    assert outcome(denying.check("k" * 30, "b/prod", POST)) == OK
+
+
+def test_denials_are_counted_by_their_detail(denying, backend):
+    """As all 403: of no plan and no key. A peek counts nothing."""
+    for _ in range(3):
+        denying.check(K1, A, POST)
+    denying.peek(K1, A, POST)
+    denying._tick()
+    with backend.client() as client:
+        (name,) = client.keys("ratelimit:denials:*")
+        assert client.hgetall(name) == {b"||method_not_listed": b"3"}
+
+
+def test_preflights_are_not_denied(denying):
+    """They ask about a method, and are none; requests that matched no route are denied with a key and without."""
+    assert outcome(denying._check_shared(None, A, key_required=False)) == OK
+    assert outcome(denying._check_shared(K1, A)) == DENIED
+    assert outcome(denying._check_shared(None, A)) == invalid("missing")
+
+
+def test_a_stage_that_comes_to_deny(backend, clock):
+    """At once in the process that made the change; elsewhere by the next check after the key was charged under it."""
+    with replica(backend, clock=clock) as one, replica(backend, clock=clock) as other:
+        one.catalog.put_plan(of([]))
+        one.catalog.put_stage(Stage(A, WIDE, {GET: Method()}))
+        one.catalog.create_key("one", K1, ["gold"])
+        for method in (POST, GET, "GET /a", "GET /b"):
+            assert [outcome(limiter.check(K1, A, method)) for limiter in (one, other)] == [OK, OK]
+        one.catalog.put_stage(Stage(A, WIDE, {GET: Method()}, unlisted="deny"))
+        assert [outcome(one.check(K1, A, method)) for method in (POST, "GET /a", GET)] == [DENIED, DENIED, OK]
+        assert [outcome(other.check(K1, A, method)) for method in (POST, "GET /a", GET)] == [DENIED, DENIED, OK]
+
+
+def test_a_stage_that_denies_no_more(backend, clock):
+    """Others hear of it by the push; without one they look after `max_age`, or see that the key was charged."""
+    with replica(backend, clock=clock) as one, replica(backend, clock=clock) as other:
+        one.catalog.put_plan(of([]))
+        one.catalog.put_stage(Stage(A, WIDE, unlisted="deny"))
+        one.catalog.create_key("one", K1, ["gold"])
+        assert [outcome(limiter.check(K1, A, POST)) for limiter in (one, other)] == [DENIED, DENIED]
+        one.catalog.put_stage(Stage(A, WIDE))
+        assert outcome(one.check(K1, A, POST)) == OK
+        assert outcome(other.check(K1, A, POST)) == OK
+        one.catalog.put_stage(Stage(A, WIDE, unlisted="deny"))
+        assert outcome(other.check(K1, A, POST, 0)) == OK  # it has not looked
+        clock.advance(5)
+        assert outcome(other.check(K1, A, POST, 0)) == DENIED
+
+
+def test_denials_by_a_lease_end_with_it(backend, clock):
+    """Units that were prepaid for what a stage then denies are spent no more."""
+    with replica(backend, clock=clock) as limiter:
+        limiter.catalog.put_plan(UsagePlan("gold", Throttle(1000, 1000), None, [A], lease=1.0))
+        limiter.catalog.create_key("one", K1, ["gold"])
+        for _ in range(50):
+            limiter.check(K1, A, POST)
+            clock.advance(0.001)
+        assert limiter.check(K1, A, POST).source == "lease"
+        limiter.catalog.put_stage(Stage(A, unlisted="deny"))
+        assert outcome(limiter.check(K1, A, POST)) == DENIED
+
+
+def test_both_twins_deny(twin, backend, clock):
+    """Also the one that gathers checks."""
+    with backend.client() as client:
+        Catalog(client, clock=clock).put_stage(Stage(A, WIDE, {POST: Method()}, unlisted="deny"))
+    clock.advance(5)
+    assert [outcome(twin.check(K1, A, method)) for method in (GET, HEAD, POST, "GET /x")] == [OK, OK, OK, DENIED]

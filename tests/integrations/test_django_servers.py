@@ -160,3 +160,35 @@ def test_behind_a_prefix_under_wsgi(valkey):
             assert found == [200, 200, 200, 429]
             assert ask(server.port, "GET", "/api/trail", mounted).fields["location"] == "/api/trail/"
         assert charged(limiter, gold, ITEM, f"plan:gold:{ITEM}") == 3
+
+
+FORWARDED = {
+    "made up in front": [f"{number}.6.6.6, 203.0.113.1" for number in range(1, 5)],
+    "by a chain of proxies": [f"{number}.6.6.6, 203.0.113.2, 10.1.2.3" for number in range(1, 5)],
+    "mapped into IPv6": ["203.0.113.3", "::ffff:203.0.113.3"] * 2,
+    "of one network": [f"2001:db8:1:2::{number}" for number in range(1, 5)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_addresses(kind, valkey, tmp_path):
+    """Case 21: each caller has three requests, whatever is made up in front of what a trusted proxy has written."""
+    setting = {**by_url(valkey), "KEY": f"{PROJECT}.by_address"}
+    trusting = {
+        "wsgi": (*THREADS, f"--bind=unix:{tmp_path}/socket"),
+        "asgi": ("--forwarded-allow-ips=127.0.0.1,10.0.0.0/8",),
+    }
+    with limits(valkey), django_server(kind, valkey.url, *trusting[kind], RATELIMIT=setting) as server:
+
+        def statuses_of(lines):
+            return [ask(server.port, "GET", "/get/", fields).status for fields in lines]
+
+        for name, values in FORWARDED.items():
+            assert (name, statuses_of({"X-Forwarded-For": value} for value in values)) == (name, [200, 200, 200, 429])
+        twice = [[("X-Forwarded-For", f"{number}.1.1.1"), ("X-Forwarded-For", "203.0.113.4")] for number in range(1, 5)]
+        assert statuses_of(twice) == [200, 200, 200, 429]
+        junk = statuses_of({"X-Forwarded-For": value} for value in ("junk", "1.2.3", "a" * 5000, "\xff", "unknown"))
+        # gunicorn leaves the peer's address to us; uvicorn puts the junk in its place, which is nobody's.
+        assert junk == ([200, 200, 200, 429, 429] if kind == "wsgi" else [403] * 5)
+        if kind == "wsgi":
+            assert ask(f"{tmp_path}/socket", "GET", "/get/", {"X-Forwarded-For": "203.0.113.5"}).status == 403

@@ -26,7 +26,9 @@ from properties.machine_inputs import (
     methods,
     mostly,
     plan_changes,
+    plan_entries,
     plan_ids,
+    seldom,
     stage_methods,
     steps,
     throttles,
@@ -49,7 +51,9 @@ class LimiterMachine(Modelled):
         self._put_plan(UsagePlan("gold", Throttle(1, 5), Quota(12, "DAY"), PLANS["gold"]))
         self._put_plan(UsagePlan("silver", Throttle(5, 20), Quota(6, "DAY"), PLANS["silver"], max_identities=2))
         self._put_plan(UsagePlan("inner", Throttle("1/3", 4), Quota(7, "WEEK", 3), PLANS["inner"]))
-        self.put_stage("petstore/prod", Throttle("3/2", 7), {"GET /pets": Throttle(2, 6), "GET /health": None})
+        self.put_stage(
+            "petstore/prod", Throttle("3/2", 7), {"GET /pets": Throttle(2, 6), "GET /health": None}, denies=False
+        )
         self.set_account_throttle(Throttle(3, 15))
 
     @initialize(alone=st.sampled_from((None, "blocking", "asyncio")))
@@ -146,16 +150,32 @@ class LimiterMachine(Modelled):
             self._put_plan(former)
             self.check(key, 0, method, asked, 1)
 
-    @rule(stage=st.sampled_from(STAGES[:3]), throttle=st.none() | throttles, methods=stage_methods)
-    def put_stage(self, stage, throttle, methods):
+    @rule(stage=st.sampled_from(STAGES[:3]), throttle=st.none() | throttles, methods=stage_methods, denies=seldom)
+    def put_stage(self, stage, throttle, methods, denies):
         """Configure a stage; remove its configuration if there is nothing to say."""
-        if throttle or methods:
+        if throttle or methods or denies:
             configured = {name: Method(own, key_required=name != "GET /health") for name, own in methods.items()}
-            self.stages[stage] = Stage(stage, throttle, configured)
+            self.stages[stage] = Stage(stage, throttle, configured, "deny" if denies else "limit")
             self.catalog.put_stage(self.stages[stage])
         elif self.stages.pop(stage, None):
             self.catalog.delete_stage(stage)
         self._changed()
+
+    @rule(
+        key=keys,
+        opened=st.integers(0, 1),
+        entries=plan_entries,
+        methods=stage_methods,
+        denies=st.booleans(),
+        turn=st.integers(0, 1),
+    )
+    def list_methods(self, key, opened, entries, methods, denies, turn):
+        """Have a plan and a stage list methods, each by itself, and ask for every method."""
+        if key.plans:
+            self.change_plan(key.plans[0], {"entries": entries})
+            self.put_stage(opened_by(key, opened), Throttle(1, 9), methods, denies)
+            for method in METHODS:
+                self._check(self.replicas[turn], key, opened_by(key, opened), method, 1)
 
     @rule(throttle=st.none() | throttles)
     def set_account_throttle(self, throttle):

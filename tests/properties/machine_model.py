@@ -33,9 +33,10 @@ class Modelled(RuleBasedStateMachine):
         self.own_async_client = type(self).async_client()
         # The one that changes the catalogue asks Redis each time. What the others say from memory is the model's too:
         # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
-        first = Limiter(self.client, clock=lambda: self.now_us, denial_cache=False)
-        second = Limiter(self.client, clock=lambda: self.now_us)
-        self.gathering = AsyncLimiter(self.own_async_client, deadline=5.0, clock=lambda: self.now_us)
+        options = {"clock": lambda: self.now_us, "deadline": 5.0}
+        first = Limiter(self.client, **options, denial_cache=False)
+        second = Limiter(self.client, **options)
+        self.gathering = AsyncLimiter(self.own_async_client, **options)
         self.alone = None
         self.threads = ThreadPoolExecutor(3)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog
@@ -104,8 +105,10 @@ class Modelled(RuleBasedStateMachine):
     def _limits(self, key, value, stage, method):
         """Return the limits of a request, the plan it is charged to, and why it is refused outright."""
         names = self.catalog._plans._names
-        if not self.snapshot.method(stage, method).key_required:
-            return compile_limits(self.snapshot, None, stage, method, names).limits, None, None
+        lists = self.stages[stage].methods if stage in self.stages else {}
+        at_stage = counted_as(method, lists)
+        if not self.snapshot.method(stage, at_stage).key_required:
+            return compile_limits(self.snapshot, None, stage, at_stage, names).limits, None, None
         plan = self.snapshot.plan_for(key.plans, stage)
         if isinstance(key, IdentityCaller):
             if plan is None:
@@ -118,11 +121,20 @@ class Modelled(RuleBasedStateMachine):
             return (), None, "disabled"
         if plan is None:
             return (), None, "no_plan_for_stage"
+        entries = plan.stage(stage).throttles
+        own = counted_as(method, entries)
+        if stage in self.stages and self.stages[stage].unlisted == "deny" and not (own in entries or at_stage in lists):
+            return (), None, "method_not_listed"
         if key.expires_us is not None and self.now_us >= key.expires_us:
             return (), None, "disabled"
         if until_us and self.now_us >= until_us:
             return (), None, "unknown"
-        return compile_limits(self.snapshot, plan, stage, method, names).limits, plan.id, None
+        limits = compile_limits(self.snapshot, plan, stage, own, names).limits
+        if own != at_stage:
+            limits = [limit for limit in limits if not limit.name.startswith("stage:")]
+            limits += compile_limits(self.snapshot, None, stage, at_stage, names).limits
+            limits = {limit.name: limit for limit in sorted(limits, key=layer)}.values()
+        return tuple(limits), plan.id, None
 
     def _bound(self, key, plan_id):
         """How many identities there may be of the plan that a request is charged to, if an identity makes it."""
@@ -162,6 +174,16 @@ class Modelled(RuleBasedStateMachine):
         self.snapshot = CatalogSnapshot(plans=self.plans, stages=self.stages, account=self.account)
         for replica in self.others:
             replica._namespace.on_change_message(None)
+
+
+def counted_as(method, listed):
+    """The method as which a plan or a stage counts one that lists these: HEAD as GET, unless it lists HEAD."""
+    return method.replace("HEAD", "GET") if method not in listed else method
+
+
+def layer(limit):
+    """The rank of a limit among those of a request."""
+    return ("plan", "stage", "account", "quota").index(limit.name.partition(":")[0])
 
 
 def _date(day):

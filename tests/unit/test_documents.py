@@ -12,7 +12,9 @@ import ratelimit
 from ratelimit.errors import Cause
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS for program in programs_of(name)]
+ELSEWHERE = NEED_INTEGRATIONS | {"docs/integrations.md"}
+"""Run by tests/integrations."""
+PROGRAMS = [program for name in DOCUMENTS if name not in ELSEWHERE for program in programs_of(name)]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 

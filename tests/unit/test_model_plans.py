@@ -42,6 +42,8 @@ TEN = Throttle(10, 5)
         (lambda: Stage("a/b", 5), "throttle", "a Throttle or None, not 5"),
         (lambda: Stage("a/b", None, {"GET /": TEN}), 'methods."GET /"', "must be a Method, not"),
         (lambda: Stage("a/b", None, {"/": Method()}), "methods", "'<VERB> <path>'"),
+        (lambda: Stage("a/b", unlisted="allow"), "unlisted", "must be one of limit, deny, not 'allow'"),
+        (lambda: Stage("a/b", unlisted=None), "unlisted", "must be one of limit, deny, not None"),
         (lambda: Method(5), "throttle", "a Throttle or None, not 5"),
         (lambda: Method(None, 1), "key_required", "true or false, not 1"),
     ],
@@ -69,7 +71,7 @@ MODELS = [
     PlanStage("a/b", {"GET /": TEN}),
     UsagePlan("gold", TEN, Quota(5, "DAY"), [PlanStage("a/b", {"GET /": TEN}), "c/d"], "Gold", "key_method"),
     Method(TEN, key_required=False),
-    Stage("a/b", TEN, {"GET /": Method(TEN), "PUT /": Method()}),
+    Stage("a/b", TEN, {"GET /": Method(TEN), "PUT /": Method()}, "deny"),
     ApiKey("k1", "me", plans=("gold",), tags=FrozenMap({"team": "a"})),
 ]
 

@@ -124,6 +124,37 @@ def test_rooms_without_io_open_nothing(module):
         assert set(re.findall(r"\bos\.(\w+)", text)) | set(re.findall(r'\(os, "(\w+)"\)', text)) == ALLOWED_OF_OS
 
 
+FRAMEWORKS = ("starlette", "fastapi", "uvicorn", "flask", "werkzeug", "django", "rest_framework", "asgiref")
+SHARED_BY_ADAPTERS = {
+    f"ratelimit.integrations.{name}"
+    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "wsgi")
+}
+
+
+def test_only_adapters_import_frameworks():
+    """Neither the core nor what adapters share does, so that nobody needs a framework to use a limiter."""
+    named = {
+        module
+        for module, path in MODULES.items()
+        for name in imports(path.read_text(encoding="utf-8"))
+        for framework in FRAMEWORKS
+        if within(name, framework)
+    }
+    assert {module.rpartition(".")[0] for module in named} <= {"ratelimit.integrations"}
+    assert named & SHARED_BY_ADAPTERS == set()
+    assert named | SHARED_BY_ADAPTERS | {"ratelimit.integrations"} >= {
+        module for module in MODULES if room_of(module) == "integrations"
+    }
+
+
+@pytest.mark.parametrize("module", sorted(SHARED_BY_ADAPTERS))
+def test_what_adapters_share_has_no_io(module):
+    """A limiter alone talks to Redis."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert set(io_used(text)) == set()
+    assert {name for name in imports(text) for client in CLIENTS if within(name, client)} == set()
+
+
 def test_the_walk_sees_io():
     """Each way to open a file or a socket is found, so the test above can fail; threads and clocks are none."""
     assert set(io_used("open('x')")) == {"open"}

@@ -34,7 +34,7 @@ def _fields(stage: Stage) -> dict[str, str]:
     return {
         "throttle": output.throttle(stage.throttle) or "unlimited",
         "methods": "\n".join(methods),
-        "unlisted": "denied" if stage.unlisted == "deny" else "",
+        "unlisted": "denied" if stage.unlisted == "deny" else "limited",
     }
 
 

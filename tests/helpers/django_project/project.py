@@ -15,6 +15,7 @@ from django.urls import path
 
 from helpers.clock import FakeClock
 from ratelimit import AsyncLimiter, Limiter
+from ratelimit.integrations.callers import address
 
 OPTIONS = {
     "ALLOWED_HOSTS": ["*"],
@@ -107,6 +108,9 @@ class AnswersByItself(BothWays):
 
 def key_of_user(request):
     return f"key of {request.headers['x-user']}"
+
+
+by_address = address("small", trusted=["127.0.0.1", "10.0.0.0/8"])
 
 
 def denied_page(request, decision):
