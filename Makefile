@@ -45,7 +45,7 @@ test-servers: .venv/servers  ## pass the tests of real web servers that start (R
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
 	@touch $@
 
-test-integrations: .venv/integrations  ## pass the tests of adapters: frameworks in front of a limiter, over real sockets, and the documents about them
+test-integrations: .venv/integrations  ## pass the tests of frameworks in front of a limiter, over real sockets, of metrics, and of documents about them
 	$(BIN)/python -m pytest tests/integrations --durations=10
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)

@@ -71,6 +71,7 @@ default_role = "py:obj"  # docstrings mark names of Python by single backticks
 
 OURS = "|".join(["ratelimit", *ratelimit.__all__])
 nitpick_ignore_regex = [
+    (r"py:obj", r"ratelimit\.result"),  # an attribute of spans
     (r"py:class", r"ratelimit\..*\._[A-Z]"),  # variables of types
     (r"py:.*", rf"(?!(?:{OURS})\.).*"),  # arguments, and names of other libraries, whose inventories are on the network
 ]

@@ -194,6 +194,16 @@ class Checker:
         """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
         return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
 
+    def configured_names(self, key: str | None, stage: str, method: str) -> tuple[str, str, str]:
+        """Return plan, stage and method of a request that was checked, as far as they are configured.
+
+        The plan is "" if none applied, the others are "*" for what is configured nowhere: they are few, whoever calls.
+        """
+        snapshot = self._namespace.snapshot
+        prepared = self.prepared(key, stage, method)
+        plan_id = "" if prepared is None else prepared.plan_id
+        return plan_id, snapshot.bucket_stage(stage), snapshot.bucket_method(stage, method)
+
     def _with_lease(self, key: str, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request if it is valid and may hold a lease."""
         cached_key, prepared = self._keys.get(key), self.prepared(key, stage, method)

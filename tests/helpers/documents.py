@@ -17,7 +17,7 @@ DOCUMENTS = {
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 """How a block begins that is a file of a session (sessions.py), and no program by itself."""
-NEED_INTEGRATIONS = set[str]()
+NEED_INTEGRATIONS = {"docs/metrics.md"}
 """Documents whose programs need packages of the group `integrations`, so that tests/integrations runs them."""
 
 

