@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from helpers.documents import DOCUMENTS, FILE
 from helpers.paths import ROOT
@@ -21,8 +22,12 @@ BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.D
 PATIENCE_S = 60
 PORTS = {"uvicorn": ("--port", "{}"), "gunicorn": ("--bind", "127.0.0.1:{}"), "flask": ("--port", "{}")}
 """How a web server is told its port: in documents it is 8000 for all."""
-MODULES = {"ratelimit": "ratelimit", "curl": "helpers.curl", **{name: name for name in PORTS}}
-"""Commands, and the modules that they are."""
+COMMANDS = {
+    "python": "",
+    "curl": f'-I -S "{Path(__file__).with_name("curl.py")}"',
+    **{name: f"-m {name}" for name in ("ratelimit", *PORTS)},
+}
+"""Commands, and how Python runs them."""
 
 
 def pages():
@@ -76,10 +81,9 @@ class Session:
         self.port = free_port()
         commands = folder / ".bin"
         commands.mkdir()
-        for name, module in MODULES.items():
-            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n', encoding="utf-8")
+        for name, how in COMMANDS.items():
+            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {how} "$@"\n', encoding="utf-8")
             (commands / name).chmod(0o755)
-        (commands / "python").symlink_to(sys.executable)
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
         modules = os.pathsep.join(map(str, (ROOT, ROOT / "tests", folder)))
         self.environment = {
@@ -129,7 +133,7 @@ class Session:
         self.port = free_port()
         name, *arguments = command
         port = [word.format(self.port) for word in PORTS[name]]
-        started = [sys.executable, "-m", MODULES[name], *arguments, *port]
+        started = [sys.executable, "-m", name, *arguments, *port]
         log = self.folder / f"{name}.log"
         self.servers.enter_context(listening(started, self.port, log, cwd=self.folder, env=self.environment))
 
