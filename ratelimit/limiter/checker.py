@@ -389,8 +389,7 @@ class Checker:
             if reply is None or prepared is None:
                 prepared = self._prepare_identity(identity, stage, method)
                 if prepared is None:
-                    self._warn_of_plan(identity.plan, stage)
-                    return self._forbidden("no_plan_for_stage", peek=peek)
+                    return self._forbidden(self._identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
                 reply = yield from self._send(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
@@ -425,13 +424,13 @@ class Checker:
         return prepared
 
     def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the identity's plan does not open the stage."""
+        """Return the prepared check of a request, None if the identity's plan does not open the method."""
         namespace, snapshot = self._namespace, self._namespace.snapshot
         former = self.prepared(identity, stage, method)
         if former is not None and former.snapshot is snapshot:
             return former
         plan = snapshot.plan_for([identity.plan], stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
         own_id = identity_id(namespace.digest(f"identity:{identity.subject}"))
@@ -486,6 +485,13 @@ class Checker:
             if snapshot.denies(plan, stage, method):
                 return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
+
+    def _identity_detail(self, identity: Identity, stage: str) -> Detail:
+        """Return why an identity does not open a method; warn of a plan that opens nothing."""
+        if self._namespace.snapshot.opens(identity.plan, stage):
+            return "method_not_listed"
+        self._warn_of_plan(identity.plan, stage)
+        return "no_plan_for_stage"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
         if not peek:
