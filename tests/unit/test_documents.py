@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from typing import get_args
 
 import pytest
@@ -74,6 +75,14 @@ def test_the_reference_has_every_name_of(room):
     listed = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)(?:\(\))?$", page, re.MULTILINE))
     assert exported
     assert exported - listed == set()
+
+
+def test_the_figures_are_what_the_script_draws():
+    """`python scripts/figures.py` changes none of them, and there is no other."""
+    figures = runpy.run_path(str(ROOT / "scripts" / "figures.py"))["FIGURES"]
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "figures").iterdir()}
+    assert drawn == {name: draw() for name, draw in figures.items()}
+    assert "admitted: 18" in drawn["throttle-and-quota.svg"]
 
 
 def test_every_decision_is_listed():
