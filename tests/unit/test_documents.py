@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+import tomllib
 from typing import get_args
 
 import pytest
@@ -75,6 +76,16 @@ def test_the_reference_has_every_name_of(room):
     listed = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)(?:\(\))?$", page, re.MULTILINE))
     assert exported
     assert exported - listed == set()
+
+
+LIMIT = re.compile(r"`(throttle|quota) = (\{[^`…]*\})`")
+
+
+@pytest.mark.parametrize("name", [name for name, text in DOCUMENTS.items() if LIMIT.search(text)])
+def test_limits_in_a_text_are_limits(name):
+    """Such as those in tables, which no program reads."""
+    for kind, table in LIMIT.findall(DOCUMENTS[name]):
+        {"throttle": ratelimit.Throttle, "quota": ratelimit.Quota}[kind](**tomllib.loads(f"limit = {table}")["limit"])
 
 
 def test_the_figures_are_what_the_script_draws():
