@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ test-servers: .venv/servers  ## pass the tests of real web servers that start (R
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
 	@touch $@
 
-test-integrations: .venv/integrations  ## pass the tests of frameworks in front of a limiter, over real sockets, and of metrics
+test-integrations: .venv/integrations  ## pass the tests of frameworks in front of a limiter, over real sockets, of metrics, and of documents about them
 	$(BIN)/python -m pytest tests/integrations --durations=10
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
@@ -59,6 +59,16 @@ lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=tests $(BIN)/python -m helpers.lua_lint
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: .venv/docs  ## build the documentation site in site/html; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d site/doctrees . site/html
+
+linkcheck: .venv/docs  ## try the documentation's links to other sites
+	$(BIN)/sphinx-build --quiet -b linkcheck -c docs -d site/doctrees . site/linkcheck
 
 lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
 	@$(BIN)/python -c "from ratelimit.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
@@ -86,4 +96,4 @@ release-tag: .venv/release  ## the same, then tag the version if the tree is cle
 	$(BIN)/python scripts/release.py tag
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results
+	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results site

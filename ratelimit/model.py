@@ -12,6 +12,7 @@ from ratelimit import validation
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
+"""Tokens per second, exact: a float means the decimal that it shows, a text may be a fraction such as "1/60"."""
 Period = Literal["DAY", "WEEK", "MONTH"]
 ThrottleScope = Literal["key", "key_method"]
 Unlisted = Literal["limit", "deny"]

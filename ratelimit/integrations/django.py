@@ -85,21 +85,23 @@ class RateLimitMiddleware:
 
     RATELIMIT is a dict. LIMITER, KEY and ON_DENIED may be given as dotted paths.
 
-    LIMITER: The URL of a server: then a limiter is made, of the kind that is needed, and closed when the process ends.
-        Or a `Limiter`, which works everywhere; an `AsyncLimiter` works where all middlewares are asynchronous, under
-        ASGI. Their owner closes them.
-    STAGE: The stage that the project is, "<api>/<stage>".
-    KEY: Who a request comes from: `header("x-api-key")` by default, `query(...)`, `bearer(...)`, `address(...)`, or a
-        function of the request that returns a key's value, an `Identity` or None. It may be asynchronous under ASGI.
-    PREFLIGHT: "check": a CORS preflight that arrives here needs no key, and meets the stage's limit for unlisted
-        methods and the account. "skip": it is not limited.
-    CHARGE_UNMATCHED: Whether a request that matches no route is charged to its caller's plan. If not, it needs a key
-        all the same, and meets the limits that all callers share.
-    EXEMPT: Methods that are not limited, such as ["GET /health/"].
-    HEADERS: The dialect of the fields: "ietf", "legacy", "openai" or "none"; see `Decision.headers`.
-    ON_DENIED: Called with the request and the decision when a request is denied. The response that it returns is sent
-        in place of ours, unless it is None.
-    ENABLED: False: nothing is limited, as in tests.
+    Settings:
+        LIMITER: The URL of a server: then a limiter is made, of the kind that is needed, and closed when the process
+            ends. Or a `Limiter`, which works everywhere; an `AsyncLimiter` works where all middlewares are
+            asynchronous, under ASGI. Their owner closes them.
+        STAGE: The stage that the project is, "<api>/<stage>".
+        KEY: Who a request comes from: `header("x-api-key")` by default, `query(...)`, `bearer(...)`, `address(...)`, or
+            a function of the request that returns a key's value, an `Identity` or None. It may be asynchronous under
+            ASGI.
+        PREFLIGHT: "check": a CORS preflight that arrives here needs no key, and meets the stage's limit for unlisted
+            methods and the account. "skip": it is not limited.
+        CHARGE_UNMATCHED: Whether a request that matches no route is charged to its caller's plan. If not, it needs a
+            key all the same, and meets the limits that all callers share.
+        EXEMPT: Methods that are not limited, such as ["GET /health/"].
+        HEADERS: The dialect of the fields: "ietf", "legacy", "openai" or "none"; see `Decision.headers`.
+        ON_DENIED: Called with the request and the decision when a request is denied. The response that it returns is
+            sent in place of ours, unless it is None.
+        ENABLED: False: nothing is limited, as in tests.
 
     Raises:
         ImproperlyConfigured: A setting cannot be used. Neither a Redis that does not answer nor a stage that nobody has

@@ -8,19 +8,27 @@ import pytest
 
 from helpers.paths import ROOT
 
+FOLDERS = (".", ".github", "docs", "lua", "benchmarks")
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).glob("**/*.md" if folder == "docs" else "*.md"))
+}
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+"""How a block begins that is a file of a session (sessions.py), and no program by itself."""
 NEED_INTEGRATIONS = {"docs/metrics.md"}
 """Documents whose programs need packages of the group `integrations`, so that tests/integrations runs them."""
-SERVED = {"docs/integrations.md"}
-"""Documents whose programs are applications: see tests/integrations/test_document.py."""
+SERVED = {"docs/django.md", "docs/integrations.md"}
+"""Documents whose programs are applications: see test_document.py and test_django_document.py of tests/integrations."""
 
 
 def programs_of(name):
     """Each Python block of a document, with the text block right below it, which is its output."""
-    text = (ROOT / name).read_text(encoding="utf-8")
     return [
         pytest.param(code, output, id=f"{name}-{number}")
-        for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
+        for number, (code, output) in enumerate(PROGRAM.findall(DOCUMENTS[name]), 1)
+        if not FILE.match(code)
     ]
 
 
