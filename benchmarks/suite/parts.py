@@ -6,6 +6,7 @@ from typing import NamedTuple
 from benchmarks.suite import (
     batches,
     exactness,
+    frameworks,
     growth,
     import_keys,
     instructions,
@@ -74,6 +75,11 @@ PARTS = {
         "most six limits are evaluated, which is all that the model has: the plan's bucket (or the method's in its "
         "place), the stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which "
         "never deny. The script takes more: it is also called by hand, with 1 limit to 8.",
+    ),
+    "frameworks": Part(
+        frameworks,
+        "Web frameworks",
+        "TODO",
     ),
     "tail": Part(
         tail,
