@@ -17,9 +17,10 @@ FOLDER = ROOT / "tests" / "integrations"
 
 @dataclass
 class Served:
-    """An application that gunicorn serves: where, and what it has logged."""
+    """An application that gunicorn serves: at a port and a unix socket; and what it has logged."""
 
     port: int
+    socket: Path
     log: Path
     process: subprocess.Popen
 
@@ -33,8 +34,9 @@ class Served:
 @contextlib.contextmanager
 def gunicorn_server(app, folder, *options, **environment):
     """Serve an application, "module:name" of tests/integrations; yield it as soon as it takes connections."""
-    log = folder / "gunicorn.log"
-    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", *options, app]
+    log, path = folder / "gunicorn.log", folder / "socket"
+    binds = ("--bind", "127.0.0.1:0", "--bind", f"unix:{path}")
+    command = [sys.executable, "-m", "gunicorn", *binds, "--no-control-socket", *options, app]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", FOLDER))), **environment}
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)
@@ -44,7 +46,7 @@ def gunicorn_server(app, folder, *options, **environment):
             assert process.poll() is None, log.read_text(encoding="utf-8")
             assert time.monotonic() < end, "it does not listen"
             time.sleep(0.01)
-        yield Served(int(listening[1]), log, process)
+        yield Served(int(listening[1]), path, log, process)
     finally:
         process.terminate()
         try:

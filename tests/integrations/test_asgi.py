@@ -149,7 +149,7 @@ def echo_method(app, serve, requests, way=added, **options):
             seen.append((method, cost))
             return Decision(Reason.ALLOWED)
 
-        async def warm_up(self):
+        async def warm_up(self, _timeout=5.0):
             pass
 
     with uvicorn_server(way(app, Stub(), **options.pop("limits", {})), **options) as port:

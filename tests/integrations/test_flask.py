@@ -10,16 +10,9 @@ pytest.importorskip("flask_cors", reason="not installed: the group `integrations
 pytest.importorskip("gunicorn", reason="not installed: the group `integrations`")
 
 from helpers.flask_rules import RULES
-from helpers.gunicorn import gunicorn_server
-from helpers.web import ITEM, STAGE, ask, request_bytes, send
+from helpers.site import FIELDS, ORIGIN, PREFLIGHT, served_site
+from helpers.web import ITEM, ask, request_bytes, send
 
-from ratelimit import Limiter, PlanStage, Quota, Throttle, UsagePlan
-
-FIELDS = {"ratelimit", "ratelimit-policy"}
-ORIGIN = {"Origin": "https://shop.example"}
-PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-api-key"}
-FOREVER = "0.000001"
-"""Tokens a second: none comes back during a test."""
 LISTED = [
     *(f"GET /rules{template}" for _, template, _ in RULES),
     *("GET /a/list/{i}", "GET /b/list/{i}", "GET /once/twice/{i}", "GET /again/{tenant}/twice/{i}"),
@@ -27,64 +20,16 @@ LISTED = [
 ]
 
 
-class Site:
-    """The applications, and the limiter by which their catalogue is made."""
-
-    def __init__(self, port, limiter):
-        self.port, self.limiter = port, limiter
-
-    def key(self, plan="gold"):
-        return {"x-api-key": self.limiter.catalog.create_key(plans=[plan]).value}
-
-    def ask(self, verb, path, *fields, body=b""):
-        return ask(self.port, verb, path, [pair for each in fields for pair in each.items()], body)
-
-    def get(self, path, *fields):
-        return self.ask("GET", path, *fields)
-
-    def statuses(self, verb, path, *fields, times=4, body=b""):
-        return [self.ask(verb, path, *fields, body=body).status for _ in range(times)]
-
-    def spend(self, key):
-        assert self.statuses("GET", "/v1/items/1", key) == [200, 200, 200, 429]
-
-    def used(self, key):
-        """Units of the quota, which each request is charged."""
-        quota = self.limiter.peek(key["x-api-key"], STAGE, "GET /other").limits[-1]
-        return quota.limit - quota.remaining
-
-
-def put_plans(limiter):
-    throttles = {ITEM: Throttle(FOREVER, 3)} | {method: Throttle(FOREVER, 1000) for method in LISTED}
-    strict = PlanStage(STAGE, throttles=throttles)
-    limiter.catalog.put_plan(UsagePlan("gold", Throttle(FOREVER, 1000), Quota(100_000, "DAY"), [strict]))
-    limiter.catalog.put_plan(UsagePlan("small", Throttle(FOREVER, 3), Quota(100_000, "DAY"), [STAGE]))
-
-
 @pytest.fixture(scope="module")
 def site(running, tmp_path_factory):
-    with running["valkey"].client() as client, Limiter(client, deadline=5) as limiter:
-        client.flushall()
-        put_plans(limiter)
-        # So that also the longest header arrives.
-        lengths = ("--limit-request-field_size", "200000", "--limit-request-line", "0")
-        folder = tmp_path_factory.mktemp("gunicorn")
-        with gunicorn_server("flask_app:app", folder, *lengths, RATELIMIT_URL=running["valkey"].url) as served:
-            made = Site(served.port, limiter)
-            assert made.get("/", made.key()).status == 404  # it has warmed up
-            yield made
+    with served_site("flask_app:app", running["valkey"], tmp_path_factory.mktemp("gunicorn"), LISTED) as made:
+        yield made
 
 
 @pytest.fixture
 def gold(site):
     """The fields of a request with a new key of the plan with a strict limit."""
     return site.key()
-
-
-def template_of(reply):
-    """The method that the first limit of a reply is about; None for one of unlisted methods."""
-    first = reply.fields["ratelimit-policy"].partition(",")[0]
-    return first.partition('"plan:gold:')[2].partition('"')[0] or None
 
 
 def test_one_template_is_one_limit(site, gold):
@@ -116,13 +61,13 @@ def test_one_template_is_one_limit(site, gold):
 def test_templates(site, gold, path, method):
     """Blueprints with equal inner paths, one that is registered twice, static files, all converters."""
     reply = site.get(path, gold)
-    assert (reply.status, template_of(reply)) == (200, method)
+    assert (reply.status, site.method_of(reply)) == (200, method)
 
 
 def test_hosts(site, gold):
     """One path under two hosts is two rules; one that a host has not is unlisted there."""
     seen = [
-        (reply.status, template_of(reply))
+        (reply.status, site.method_of(reply))
         for host in ("a.example", "b.example", "a.example")
         for path in ("/h/1", "/only/1")
         for reply in [site.get(f"/hosts{path}", gold, {"Host": host})]
@@ -197,14 +142,14 @@ def test_what_matches_no_rule_is_unlisted(site, verb, path, status):
 def test_paths_that_match(site, gold, path):
     """As the framework decodes them."""
     reply = site.get(path, gold)
-    assert (reply.status, template_of(reply)) == (200, ITEM)
+    assert (reply.status, site.method_of(reply)) == (200, ITEM)
 
 
 def test_a_redirect_is_unlisted(site, gold):
     """To the path with a slash, which is then charged as itself."""
     redirect, then = site.get("/trail", gold), site.get("/trail/", gold)
-    assert (redirect.status, template_of(redirect)) == (308, None)
-    assert (then.status, template_of(then)) == (200, "GET /trail/")
+    assert (redirect.status, site.method_of(redirect)) == (308, None)
+    assert (then.status, site.method_of(then)) == (200, "GET /trail/")
     assert site.used(gold) == 2
 
 
@@ -270,10 +215,10 @@ def test_a_mounted_application(site, gold):
 
 def test_a_late_route(site, gold):
     """One that is added after the first request is found."""
-    assert template_of(site.get("/late/1", gold)) is None
+    assert site.method_of(site.get("/late/1", gold)) is None
     assert site.ask("POST", "/late", gold).body == b"added"
     reply = site.get("/late/1", gold)
-    assert (reply.status, template_of(reply)) == (200, "GET /late/{x}")
+    assert (reply.status, site.method_of(reply)) == (200, "GET /late/{x}")
 
 
 def test_views_see_the_decision(site, gold):
@@ -392,6 +337,49 @@ def test_where_keys_come_from(site, gold, path, fields, status):
     key = gold["x-api-key"]
     reply = site.get(path.replace("{key}", key), {name: text.replace("{key}", key) for name, text in fields.items()})
     assert (reply.status, site.used(gold)) == (status, 1 if status == 200 else 0)
+
+
+def test_addresses(site):
+    """By default the socket's peer; what is forwarded counts if a trusted proxy wrote it. Nobody has two buckets."""
+    made_up = [site.get("/peer/", {"X-Forwarded-For": f"6.6.6.{number}"}).status for number in range(4)]
+    assert made_up == [200, 200, 200, 429]
+    assert site.statuses("GET", "/address/", {"X-Forwarded-For": "6.6.6.6, 9.9.9.9"}, times=3) == [200] * 3
+    for forwarded, status in [
+        ("7.7.7.7, 9.9.9.9", 429),
+        ("9.9.9.9:123", 429),
+        ("::ffff:9.9.9.9", 429),
+        ("9.9.9.8", 200),
+        ("junk", 429),  # is the proxy's, which has spent its own
+        ("9.9.9.8, junk", 429),
+        ("x" * 100_000, 429),
+        (b"\xff\xfe", 429),
+    ]:
+        assert (forwarded, site.get("/address/", {"X-Forwarded-For": forwarded}).status) == (forwarded, status)
+    lines = [("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "9.9.9.9")]
+    assert ask(site.port, "GET", "/address/", lines).status == 429
+    of_one_network = [site.get("/address/", {"X-Forwarded-For": f"2001:db8::{end}"}).status for end in range(1, 5)]
+    assert of_one_network == [200, 200, 200, 429]
+
+
+def test_a_unix_socket_has_no_address(site, gold):
+    """So nobody's bucket is met: 403. A key is one as elsewhere."""
+    assert ask(site.socket, "GET", "/peer/").status == 403
+    assert ask(site.socket, "GET", "/v1/items/1", gold).status == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "statuses"),
+    [
+        ("of-somebody", [200, 200, 200, 429]),
+        ("of-somebody-else", [200, 200, 200, 429]),
+        ("without-a-claim", [403] * 4),
+        ("of-" + "x" * 10_000, [403] * 4),
+        ("of-" + "x" * 100_000, [403] * 4),
+    ],
+)
+def test_identities_of_tokens(site, token, statuses):
+    """Each subject has a bucket of its own; a token without one, or whose subject is too long, is nobody."""
+    assert site.statuses("GET", "/token/", {"Authorization": f"Bearer {token}"}) == statuses
 
 
 def test_redis_is_down(site):

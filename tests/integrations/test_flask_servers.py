@@ -55,8 +55,8 @@ def denials(client):
 def test_workers(valkey, limiter, key, tmp_path, workers):
     """The first requests come at once, under the deadline that there is by default: all are 200, each is charged once.
 
-    Asynchronous views have an event loop for each request; under gevent Flask cannot serve several of them at once. When
-    the server ends, each worker closes the limiter that the extension has made: denials are in Redis then.
+    Asynchronous views have an event loop for each request; under gevent Flask cannot serve several of them at once.
+    When the server ends, each worker closes the limiter that the extension has made: denials are in Redis then.
     """
     paths = ["/pets"] if "gevent" in workers else ["/pets", "/async/pets"]
     limiter.catalog.put_plan(UsagePlan("nothing", Throttle(0, 0), None, [STAGE]))

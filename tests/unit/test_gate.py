@@ -117,8 +117,8 @@ class AsyncStubLimiter(StubLimiter):
     async def _check_shared(self, key, stage, cost=1, *, key_required=True):
         return super()._check_shared(key, stage, cost, key_required=key_required)
 
-    async def warm_up(self):
-        super().warm_up()
+    async def warm_up(self, timeout=5.0):  # noqa: ASYNC109 - the contract's name
+        super().warm_up(timeout)
 
     async def aclose(self):
         self.close()

@@ -126,7 +126,8 @@ def test_rooms_without_io_open_nothing(module):
 
 FRAMEWORKS = ("starlette", "fastapi", "uvicorn", "flask", "werkzeug", "django", "rest_framework", "asgiref")
 SHARED_BY_ADAPTERS = {
-    f"ratelimit.integrations.{name}" for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks")
+    f"ratelimit.integrations.{name}"
+    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "wsgi")
 }
 
 
