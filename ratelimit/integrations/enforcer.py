@@ -169,10 +169,10 @@ class AsyncEnforcer(_EnforcerBase):
     async def _wait(self, call: Callable[[], Any]) -> Any:
         return await (call() if self._is_async else asyncio.to_thread(call))
 
-    async def start(self) -> None:
+    async def start(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the limiter's own
         """Warm the limiter up, and log what is wrong; see `Enforcer.start`."""
         try:
-            await self._wait(self.limiter.warm_up)
+            await self._wait(partial(self.limiter.warm_up, timeout))
         except Exception as error:  # noqa: BLE001 - the application starts, whatever the limiter meets
             self._not_warm(error)
         self._look_at_catalog()
