@@ -45,7 +45,7 @@ test-servers: .venv/servers  ## pass the tests of real web servers that start (R
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
 	@touch $@
 
-test-integrations: .venv/integrations .venv/bench-frameworks  ## pass the tests of adapters: frameworks in front of a limiter, over real sockets
+test-integrations: .venv/integrations .venv/bench-frameworks  ## pass the tests of frameworks in front of a limiter, over real sockets, and of metrics
 	$(BIN)/python -m pytest tests/integrations --durations=10
 	$(BIN)/python -m pytest benchmarks/tests/test_frameworks.py
 

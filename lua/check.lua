@@ -40,8 +40,7 @@ if not under_callers_clock then
   -- @inline inline/server_time
 end
 local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size = true, cost == 0
-local least_lifetime, is_bounded -- of an identity
-local has_last_key, has_tail, has_sequel -- beside buckets: one of KEYS, something in the request, something to write
+local least_lifetime, is_bounded, has_more -- of an identity; whether there is a shadow, alerts or an identity
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   -- An unsupported flag may stand for a limit, so it is an error.
   if not (flags >= 0 and flags < 256) then return redis.error_reply('RATELIMIT ARGUMENTS') end
@@ -55,8 +54,7 @@ if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   elseif is_bounded then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
-  has_last_key, has_tail = has_alerts or is_bounded, has_shadow or is_bounded
-  has_sequel = has_alerts or least_lifetime
+  has_more = has_shadow or has_alerts or least_lifetime
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
@@ -97,11 +95,11 @@ if has_key then
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if has_last_key then buckets = buckets - 1 end
+if has_more and (has_alerts or is_bounded) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
-if has_tail or #request ~= limits_end then
+if has_more or #request ~= limits_end then
   local rest = #request - limits_end - (shadow_size or 0)
-  if is_bounded and rest ~= 16 or rest ~= 0 and (not has_last_key or rest < 0 or rest % 16 ~= 0) then
+  if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
 end
@@ -184,7 +182,7 @@ for i = key_buckets + 1, buckets do
     call('SETRANGE', bucket_key, '0', state)
   end
 end
-if has_sequel and new_plan and not denied then
+if has_more and new_plan and not denied and (has_alerts or least_lifetime) then
   local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', new_plan)
   local window, day
   -- @inline inline/unpack_calendar

@@ -194,10 +194,15 @@ class RateLimitMiddleware:
             return None
         try:
             result = self._on_denied(HTTPConnection(scope), decided)
-            return await result if isawaitable(result) else result
+            response = await result if isawaitable(result) else result
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
             warn_once(f"on_denied: raised {type(error).__name__}{place_of(error)}: such requests get the usual answer")
             return None
+        if response is not None and not callable(response):
+            kind = type(response).__name__
+            warn_once(f"on_denied: returned a {kind}, and no response of Starlette: such requests get the usual answer")
+            return None
+        return response
 
     async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Warm up after the application's own start, and close after its own end."""
@@ -309,10 +314,14 @@ def install(
     build = app.build_middleware_stack
 
     def build_with_limits() -> Any:
-        middlewares = app.user_middleware
+        # In a list of its own: the stack may be built again, as by `ratelimit routes check`.
+        middlewares, app.user_middleware = app.user_middleware, list(app.user_middleware)
         place = max((number for number, each in enumerate(middlewares, 1) if _is_cors(each.cls)), default=0)
-        middlewares.insert(place, Middleware(limited.around))
-        return RateLimitFields(build(), headers)
+        app.user_middleware.insert(place, Middleware(limited.around))
+        try:
+            return RateLimitFields(build(), headers)
+        finally:
+            app.user_middleware = middlewares
 
     setattr(app, "build_middleware_stack", build_with_limits)  # noqa: B010 - a method, to type checkers
 

@@ -194,6 +194,16 @@ class Checker:
         """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
         return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
 
+    def configured_names(self, key: Caller, stage: str, method: str) -> tuple[str, str, str]:
+        """Return plan, stage and method of a request that was checked, as far as they are configured.
+
+        The plan is "" if none applied, the others are "*" for what is configured nowhere: they are few, whoever calls.
+        """
+        snapshot = self._namespace.snapshot
+        prepared = self.prepared(key, stage, method)
+        plan_id = "" if prepared is None else prepared.plan_id
+        return plan_id, snapshot.bucket_stage(stage), snapshot.bucket_method(stage, method)
+
     def _with_lease(self, key: str, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request if it is valid and may hold a lease."""
         cached_key, prepared = self._keys.get(key), self.prepared(key, stage, method)
@@ -379,8 +389,7 @@ class Checker:
             if reply is None or prepared is None:
                 prepared = self._prepare_identity(identity, stage, method)
                 if prepared is None:
-                    self._warn_of_plan(identity.plan, stage)
-                    return self._forbidden("no_plan_for_stage", peek=peek)
+                    return self._forbidden(self._identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
                 reply = yield from self._send(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
@@ -415,13 +424,13 @@ class Checker:
         return prepared
 
     def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the identity's plan does not open the stage."""
+        """Return the prepared check of a request, None if the identity's plan does not open the method."""
         namespace, snapshot = self._namespace, self._namespace.snapshot
         former = self.prepared(identity, stage, method)
         if former is not None and former.snapshot is snapshot:
             return former
         plan = snapshot.plan_for([identity.plan], stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
         own_id = identity_id(namespace.digest(f"identity:{identity.subject}"))
@@ -476,6 +485,13 @@ class Checker:
             if snapshot.denies(plan, stage, method):
                 return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
+
+    def _identity_detail(self, identity: Identity, stage: str) -> Detail:
+        """Return why an identity does not open a method; warn of a plan that opens nothing."""
+        if self._namespace.snapshot.opens(identity.plan, stage):
+            return "method_not_listed"
+        self._warn_of_plan(identity.plan, stage)
+        return "no_plan_for_stage"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
         if not peek:

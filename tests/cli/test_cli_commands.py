@@ -49,9 +49,9 @@ def test_all_commands_are_here():
     """The names that the documentation gives; `ratelimit` itself shows its families."""
     assert {path[0] for path in LEAVES} == {
         "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
-        "scripts", "stages", "top", "upgrade", "usage", "watch",
+        "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 41
+    assert len(LEAVES) == 42
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -102,7 +102,7 @@ ARGUMENTS = {
     ("usage", "show"): ["p"],
     ("watch",): ["--count", "1"],
 }
-ELSEWHERE = {("apply",), ("check",), ("keys", "import"), ("import-aws",)}
+ELSEWHERE = {("apply",), ("check",), ("keys", "import"), ("import-aws",), ("routes", "check")}
 
 
 @pytest.mark.parametrize("path", sorted(LEAVES.keys() - WITHOUT_SERVER - ELSEWHERE), ids=" ".join)

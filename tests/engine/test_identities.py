@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import os
+import re
 from contextlib import contextmanager
 
 import pytest
 from helpers.check_worker import ask
+from helpers.paths import ROOT
 from helpers.processes import GATE
 from helpers.redis_snapshot import exact_snapshot, snapshot_without_denials
 from helpers.replica import FOREVER, METHOD, OTHER, SLOW, STAGE, remaining, replica
@@ -257,8 +259,8 @@ def test_what_redis_cannot_hold_of_it_is_503(server, spoil, cause, is_async):
 
 def test_denials_are_counted_by_plan_and_reason_alone(server, clock):
     """Whoever was denied, and whoever denied."""
-    options = {"clock": clock, "denial_cache": True}
-    with limiter_of(server, UsagePlan("free", Throttle(SLOW, 1), None, [STAGE]), **options) as limiter:
+    with replica(server, clock=clock, denial_cache=True, deadline=10.0) as limiter:
+        limiter.catalog.put_plan(UsagePlan("free", Throttle(SLOW, 1), None, [STAGE]))
         sources = [[limiter.check(user, STAGE, METHOD).source for _ in range(4)] for user in users(3)]
         others = ["redis"] + ["denial_cache"] * 3
         assert sources == [["redis"] * 3 + ["denial_cache"], others, others]  # it records from a first denial on
@@ -269,8 +271,9 @@ def test_denials_are_counted_by_plan_and_reason_alone(server, clock):
 
 def test_the_denial_cache_says_what_the_script_would(server, clock):
     """Every field; and it lets through what passes."""
-    options = {"clock": clock, "denial_cache": True, "max_age": FOREVER}
-    with limiter_of(server, FREE, **options) as limiter, replica(server, clock=clock, deadline=10.0) as exact:
+    options = {"clock": clock, "deadline": 10.0}
+    with replica(server, **options, denial_cache=True, max_age=FOREVER) as limiter, replica(server, **options) as exact:
+        limiter.catalog.put_plan(FREE)
         for _ in range(3):
             assert limiter.check(USER, STAGE, METHOD).allowed
         assert [limiter.check(USER, STAGE, METHOD).source for _ in range(2)] == ["redis", "redis"]
@@ -504,3 +507,20 @@ def test_a_million_that_are_denied_leave_nothing_of_their_own(valkey):
         assert names(client) == {CATALOG}
         (sums,) = client.keys("ratelimit:denials:*")
         assert client.hgetall(sums) == {b"free||THROTTLED": b"%d" % number}
+
+
+BYTES = dict(
+    re.findall(r"^\| (valkey|redis6) \| (\d+) \|", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+)
+
+
+def test_the_bytes_of_an_identity_are_those_of_the_handbook(server):
+    """Of 5000 with a throttle and a daily quota, by the server's own account."""
+    with limiter_of(server, FREE) as limiter, server.client() as client:
+        assert limiter.check(USER, STAGE, METHOD).allowed
+        before = client.info("memory")["used_memory"]
+        for user in (Identity(f"n{at}", "free") for at in range(5000)):
+            assert limiter.check(user, STAGE, METHOD).allowed
+        measured = (client.info("memory")["used_memory"] - before) / 5000
+        published = int(BYTES.get(server.name, measured))
+        assert abs(measured - published) < published * 0.05

@@ -11,7 +11,7 @@ from helpers.redis_snapshot import snapshot_without_denials
 from helpers.replica import replica
 from helpers.twins import RunningLimiter
 
-from ratelimit import Catalog, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Identity, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.engine.compile import compile_limits
 from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.registry.redis_keys import RedisKeys
@@ -493,6 +493,22 @@ def test_who_is_asked_first(denying):
     assert details == ["missing", "unknown", "disabled", "no_plan_for_stage", "method_not_listed"]
     assert [outcome(denying.check(None, A, method)) for method in ("GET /open", "HEAD /open")] == [OK, OK]
     assert outcome(denying.check("k" * 30, "b/prod", POST)) == OK
+
+
+def test_identities_are_denied_as_keys_are(denying, backend):
+    """By what their plan and the stage list; nothing is written for one that is denied, and HEAD is GET."""
+    user = Identity("user:42", plan="gold")
+    with backend.client() as client:
+        before = snapshot_without_denials(client)
+        assert [outcome(denying.check(user, A, method)) for method in (POST, "*", "HEAD /x")] == [DENIED] * 3
+        assert outcome(denying.check(Identity("user:42", plan="elsewhere"), A, POST)) == invalid("no_plan_for_stage")
+        assert outcome(denying._check_shared(user, A)) == DENIED
+        assert snapshot_without_denials(client) == before
+    assert [outcome(denying.check(user, A, method)) for method in (GET, HEAD, HEAD)] == [
+        OK,
+        OK,
+        throttled("plan:gold", 1.0),
+    ]
 
 
 def test_denials_are_counted_by_their_detail(denying, backend):

@@ -84,7 +84,7 @@ def uvicorn_server(app, **options):
         with contextlib.suppress(SystemExit):  # of one that does not start
             asyncio.run(server.serve())
 
-    thread = threading.Thread(target=run, name="uvicorn")
+    thread = threading.Thread(target=run, name="uvicorn", daemon=True)
     thread.start()
     try:
         end = time.monotonic() + PATIENCE_S
@@ -96,6 +96,7 @@ def uvicorn_server(app, **options):
     finally:
         server.should_exit = True
         thread.join(PATIENCE_S)
+        server.force_exit = True  # requests that it waits for are not waited for any longer
         assert not thread.is_alive(), "it does not end"
 
 

@@ -581,7 +581,7 @@ def test_dialects(serve, gold, dialect, names):
 
 
 def test_a_response_of_the_users_own(serve, gold):
-    """`on_denied` returns it, and it has the fields; it may be asynchronous, return None, or raise."""
+    """`on_denied` returns it, and it has the fields; it may be asynchronous, return None or what is none, or raise."""
     calls = []
 
     def on_denied(request, decision):
@@ -599,7 +599,7 @@ def test_a_response_of_the_users_own(serve, gold):
         reply = [ask(port, "GET", "/v1/items/1", gold) for _ in range(4)][3]
     assert (reply.status, reply.body) == (429, b"slow down")
     assert set(reply.fields) >= FIELDS | {"retry-after"}
-    for hook in (later, fails):
+    for hook in (later, fails, lambda _request, _decision: {"detail": "slow down"}):
         with serve(starlette_items(), on_denied=hook) as port:
             reply = ask(port, "GET", "/v1/items/1", gold)
         assert (reply.status, reply.fields["content-type"]) == (429, "application/problem+json")

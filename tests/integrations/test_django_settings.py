@@ -17,7 +17,7 @@ from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import URLResolver, include, path, re_path
 from django.urls.resolvers import RegexPattern
-from helpers.django_project import project
+from helpers.django_project import project, views
 
 from ratelimit import AsyncLimiter, Decision, Limiter, LimitStatus, Reason
 from ratelimit.integrations import django as adapter
@@ -175,9 +175,10 @@ def test_what_a_check_gets(mode):
     client, limiter = mode[0](), mode[1]()
     with using(limiter):
         assert limiter.warmed_up == 0
-        responses = get(client, "/v1/items/5", "/a/list/5", "/nowhere", "/exempt", headers={"x-api-key": "k"})
-    assert [response.status_code for response in responses] == [200, 200, 404, 200]
-    methods = ["GET /v1/items/{item_id}", "GET /a/list/{item_id}", "*"]
+        responses = get(client, "/v1/items/5", "/every/5", "/nowhere", "/exempt", headers={"x-api-key": "k"})
+        responses += get(client, "/a/list/5", headers={"x-api-key": "k"})  # in another loop
+    assert [response.status_code for response in responses] == [200, 200, 404, 200, 200]
+    methods = ["GET /v1/items/{item_id}", "GET /every/{number}", "*", "GET /a/list/{item_id}"]
     assert limiter.checks == [("k", STAGE, method, 1) for method in methods]
     assert limiter.warmed_up == 1
 
@@ -457,6 +458,14 @@ def test_made_up_paths_and_verbs_are_not_kept():
     assert template.cache_info().currsize == before
     assert adapter._endpoint.cache_info().currsize <= 1024
     assert len(limiter.checks) == 4501
+
+
+def test_routes_are_joined_as_django_joins_them():
+    """A regex below a path does not begin with its anchor any more."""
+    urlconf = SimpleNamespace(urlpatterns=[path("a+b/", include([re_path("^x", views.about)]))])
+    resolver = URLResolver(RegexPattern(r"^/"), urlconf)
+    assert template(resolver.resolve("/a+b/x").route) == "/a+b/x"
+    assert list(adapter._routes_below(resolver, "")) == [("*", "/a+b/x")]
 
 
 class Unhashable:

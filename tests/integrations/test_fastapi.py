@@ -148,6 +148,22 @@ def test_the_decision_as_a_dependency(serve, gold):
         assert ask(port, "GET", "/v1/items/1", gold).body == b"[2,9999,99999]"
 
 
+def test_a_stack_that_is_built_twice(serve, gold, used):
+    """As to look at it: a request is checked once all the same."""
+
+    def make(limiter):
+        app = FastAPI()
+        app.get("/once")(lambda: 1)
+        install(app, limiter, stage=STAGE)
+        app.build_middleware_stack()
+        assert app.user_middleware == []
+        return app
+
+    with serve(make) as port:
+        assert ask(port, "GET", "/once", gold).status == 200
+    assert used(gold)["plan:gold"] == 1
+
+
 def test_a_decision_that_nobody_made():
     """The error says what to add."""
     with pytest.raises(ConfigError, match="add RateLimitMiddleware or install"):

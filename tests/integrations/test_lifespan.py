@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,7 @@ from starlette.routing import Route
 
 from ratelimit import AsyncLimiter, Quota, UsagePlan
 from ratelimit.integrations.asgi import RateLimitMiddleware, address, install
+from ratelimit.integrations.enforcer import AsyncEnforcer
 
 
 async def item(request):
@@ -67,11 +69,16 @@ def test_the_order_of_start_and_end(valkey, catalog, gold, monkeypatch):
 
 
 def test_a_limiter_that_was_passed_in_stays_open(valkey, catalog, gold):
-    """Its owner may use it in the application's own end, and after."""
-    statuses = []
+    """Its owner may use it in the application's own end and after, and closes it."""
+    statuses, closed = [], []
+
+    class Recorded(AsyncLimiter):
+        async def aclose(self):
+            closed.append(len(statuses))
+            await super().aclose()
 
     async def run():
-        limiter = AsyncLimiter.from_url(valkey.url, deadline=5)
+        limiter = Recorded.from_url(valkey.url, deadline=5)
 
         @asynccontextmanager
         async def lifespan(_app):
@@ -85,7 +92,7 @@ def test_a_limiter_that_was_passed_in_stays_open(valkey, catalog, gold):
         await limiter.aclose()
 
     asyncio.run(run())
-    assert statuses == [200, 200]
+    assert (statuses, closed) == ([200, 200], [2])
 
 
 def serve_once(app):
@@ -93,9 +100,34 @@ def serve_once(app):
         pass
 
 
+def test_functions_of_the_user_run_in_the_loops_thread(valkey, catalog, small):
+    """As the application's own lifespan does: what they use of asyncio is of the one loop."""
+    threads = []
+
+    def note(*_request):
+        threads.append((threading.get_ident(), asyncio.get_running_loop()))
+
+    def caller(request):
+        note()
+        return request.headers.get("x-api-key")
+
+    @asynccontextmanager
+    async def lifespan(_app):
+        note()
+        yield
+        note()
+
+    app = shop(lifespan=lifespan)
+    install(app, valkey.url, stage=STAGE, key=caller, on_denied=note)
+    with uvicorn_server(app) as port:
+        assert ask(port, "GET", "/v1/items/1").status in {403, 503}
+    assert len(threads) == 4
+    assert len(set(threads)) == 1
+
+
 def test_a_start_without_redis(tmp_path, caplog, monkeypatch):
     """It does not fail: the log says what is wrong, and requests are 503."""
-    monkeypatch.setattr(AsyncLimiter.warm_up, "__defaults__", (0.2,))
+    monkeypatch.setattr(AsyncEnforcer.start, "__defaults__", (0.2,))
     app = shop()
     install(app, f"unix://{tmp_path}/nobody.sock", stage=STAGE)
     with uvicorn_server(app) as port:

@@ -105,36 +105,45 @@ class Modelled(RuleBasedStateMachine):
     def _limits(self, key, value, stage, method):
         """Return the limits of a request, the plan it is charged to, and why it is refused outright."""
         names = self.catalog._plans._names
-        lists = self.stages[stage].methods if stage in self.stages else {}
-        at_stage = counted_as(method, lists)
+        at_stage = counted_as(method, self._listed(stage))
         if not self.snapshot.method(stage, at_stage).key_required:
             return compile_limits(self.snapshot, None, stage, at_stage, names).limits, None, None
         plan = self.snapshot.plan_for(key.plans, stage)
-        if isinstance(key, IdentityCaller):
-            if plan is None:
-                return (), None, "no_plan_for_stage"
-            return compile_limits(self.snapshot, plan, stage, method, names, is_identity=True).limits, plan.id, None
-        until_us = key.values[value]
-        if key.deleted or until_us == -1:
-            return (), None, "unknown"
-        if not key.enabled:
-            return (), None, "disabled"
-        if plan is None:
-            return (), None, "no_plan_for_stage"
-        entries = plan.stage(stage).throttles
-        own = counted_as(method, entries)
-        if stage in self.stages and self.stages[stage].unlisted == "deny" and not (own in entries or at_stage in lists):
-            return (), None, "method_not_listed"
-        if key.expires_us is not None and self.now_us >= key.expires_us:
-            return (), None, "disabled"
-        if until_us and self.now_us >= until_us:
-            return (), None, "unknown"
-        limits = compile_limits(self.snapshot, plan, stage, own, names).limits
+        refusal = self._refusal(key, value, plan, stage, method)
+        if refusal:
+            return (), None, refusal
+        own, is_identity = counted_as(method, plan.stage(stage).throttles), isinstance(key, IdentityCaller)
+        limits = compile_limits(self.snapshot, plan, stage, own, names, is_identity=is_identity).limits
         if own != at_stage:
             limits = [limit for limit in limits if not limit.name.startswith("stage:")]
             limits += compile_limits(self.snapshot, None, stage, at_stage, names).limits
             limits = {limit.name: limit for limit in sorted(limits, key=layer)}.values()
         return tuple(limits), plan.id, None
+
+    def _listed(self, stage):
+        return self.stages[stage].methods if stage in self.stages else {}
+
+    def _refusal(self, key, value, plan, stage, method):
+        """Return why a request that needs a key is refused outright, if it is."""
+        is_identity = isinstance(key, IdentityCaller)
+        until_us = 0 if is_identity else key.values[value]
+        if not is_identity and (key.deleted or until_us == -1):
+            return "unknown"
+        if not is_identity and not key.enabled:
+            return "disabled"
+        if plan is None:
+            return "no_plan_for_stage"
+        if self._denies(plan, stage, method):
+            return "method_not_listed"
+        if not is_identity and key.expires_us is not None and self.now_us >= key.expires_us:
+            return "disabled"
+        return "unknown" if until_us and self.now_us >= until_us else None
+
+    def _denies(self, plan, stage, method):
+        if stage not in self.stages or self.stages[stage].unlisted == "limit":
+            return False
+        lists = (self._listed(stage), plan.stage(stage).throttles)
+        return all(counted_as(method, listed) not in listed for listed in lists)
 
     def _bound(self, key, plan_id):
         """How many identities there may be of the plan that a request is charged to, if an identity makes it."""

@@ -1,11 +1,10 @@
 """The documents are true: their code runs and prints what they say, their links lead somewhere, their tests exist."""
 
 import re
-import subprocess
-import sys
 from typing import get_args
 
 import pytest
+from helpers.documents import NEED_INTEGRATIONS, SERVED, programs_of, run_program
 from helpers.paths import ROOT
 
 from ratelimit.errors import Cause
@@ -16,16 +15,8 @@ DOCUMENTS = {
     for folder in FOLDERS
     for path in sorted((ROOT / folder).glob("*.md"))
 }
-PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-ELSEWHERE = {"docs/integrations.md"}
-"""Needs frameworks: run by tests/integrations/test_document.py."""
-PROGRAMS = [
-    pytest.param(code, output, id=f"{name}-{number}")
-    for name, text in DOCUMENTS.items()
-    if name not in ELSEWHERE
-    for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
-]
+PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS | SERVED for program in programs_of(name)]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -43,11 +34,7 @@ def test_the_readme_has_a_program():
 @pytest.mark.parametrize(("code", "output"), PROGRAMS)
 def test_a_program_prints_what_its_document_says(code, output, tmp_path):
     """Each Python block is a whole program; a text block right below it is its output."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    if output:
-        assert ran.stdout == output
+    run_program(code, output, tmp_path)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

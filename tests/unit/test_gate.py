@@ -86,6 +86,13 @@ def test_what_nobody_configured():
     assert Gate(stage=STAGE).unconfigured([STAGE], []) == []
 
 
+@pytest.mark.parametrize(("verb", "has_body"), [("GET", True), ("POST", True), ("HEAD", False)])
+def test_the_answer_to_head_has_no_body(verb, has_body):
+    """Servers may send what they are given: not all take it out."""
+    answer = Gate(stage=STAGE).denial(Decision(Reason.THROTTLED), verb)
+    assert (bool(answer.body), int(answer.fields["Content-Length"]) > 0) == (has_body, True)
+
+
 class StubLimiter:
     """Admits everything, and remembers what it was asked."""
 
