@@ -23,7 +23,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
 	$(BIN)/python -m pytest -m "not slow" --durations=20 --ignore tests/integrations
-	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py --ignore benchmarks/tests/test_frameworks.py
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
 	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py \
@@ -45,8 +45,9 @@ test-servers: .venv/servers  ## pass the tests of real web servers that start (R
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
 	@touch $@
 
-test-integrations: .venv/integrations  ## pass the tests of frameworks in front of a limiter, over real sockets, of metrics, and of documents about them
+test-integrations: .venv/integrations .venv/bench-frameworks  ## pass the tests of frameworks over real sockets, of metrics, of documents about them
 	$(BIN)/python -m pytest tests/integrations --durations=10
+	$(BIN)/python -m pytest benchmarks/tests/test_frameworks.py
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py
@@ -79,10 +80,14 @@ compat:  ## pass the tests of connections with the oldest and newest redis-py an
 compat-short:  ## the quickest part of it: the oldest redis-py and the newest valkey-py, without hiredis, on one server
 	$(PYTHON) scripts/compat.py --short
 
-bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
+.venv/bench-frameworks: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench-frameworks
+	@touch $@
+
+bench: .venv/bench-frameworks  ## measure speed, memory and exactness beside the peers (about 5 minutes)
 	$(BIN)/python benchmarks
 
-bench-full: .venv/ready  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
+bench-full: .venv/bench-frameworks  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
 
 .venv/release: .venv/ready

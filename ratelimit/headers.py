@@ -96,7 +96,7 @@ def _policy(name: str, limit: int, window: float | None) -> str:
 
 def _state(limit: Limit) -> str:
     seconds = _more_after(limit)
-    until = "" if not _is_known(seconds) else f";t={_integer(_seconds_up(seconds))}"
+    until = "" if seconds is None else f";t={_integer(_seconds_up(seconds))}"
     return f"{_string(limit.name)};r={_integer(limit.remaining)}{until}"
 
 
@@ -140,13 +140,14 @@ def _more_after(limit: Limit) -> float | None:
 
     Of a quota until its next window, of a bucket until its next token: 0 if it is full.
     """
-    if limit.limit == 0 or not _is_known(limit.reset_after):
+    capacity, remaining, reset_after, window = limit.limit, limit.remaining, limit.reset_after, limit.window
+    if capacity == 0 or not _is_known(reset_after):
         return None
-    if limit.name.startswith("quota:") or not _is_known(limit.window) or limit.remaining >= limit.limit:
-        return limit.reset_after
+    if limit.name.startswith("quota:") or not _is_known(window) or remaining >= capacity:
+        return reset_after
     # In whole microseconds, and not one too early: the tokens after the next take a whole number or a little more.
-    others_us = floor(limit.window * 1e6 * (limit.limit - limit.remaining - 1) / limit.limit + 1e-4)
-    return max(0, round(limit.reset_after * 1e6) - others_us) / 1e6
+    others_us = floor(window * 1e6 * (capacity - remaining - 1) / capacity + 1e-4)
+    return max(0, round(reset_after * 1e6) - others_us) / 1e6
 
 
 def _is_known(seconds: float | None) -> TypeGuard[float]:

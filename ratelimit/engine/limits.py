@@ -95,19 +95,17 @@ class LimitNumbers(NamedTuple):
         rate, per = limit.throttle.ratio
         return cls(True, limit.throttle.burst, rate, per, limit.throttle.burst * per)  # noqa: FBT003 - a record
 
-    def remaining(self, level: float, last_us: float, now_us: float) -> int:
-        """Return whole tokens or units left; none in a bucket that never fills, for it admits nothing."""
-        if not self.is_bucket:
-            return int(level)
-        return int(self._refilled(level, last_us, now_us) // self.per) if self.rate else 0
+    def remaining_and_reset_us(self, level: float, last_us: float, now_us: float) -> tuple[int, float]:
+        """Return what is left, and in how many microseconds the bucket is full or the quota's window ends.
 
-    def reset_us(self, level: float, last_us: float, now_us: float) -> float:
-        """Return microseconds until the bucket is full or the quota's window ends; inf for a rate of 0."""
+        Whole tokens or units; none in a bucket that never fills, for it admits nothing, and inf until it is full.
+        """
         if not self.is_bucket:
-            return last_us - now_us
+            return int(level), last_us - now_us
         if not self.rate:
-            return inf
-        return max(0, last_us - now_us) - (self._refilled(level, last_us, now_us) - self.full) // self.rate
+            return 0, inf
+        refilled = self._refilled(level, last_us, now_us)
+        return int(refilled // self.per), max(0, last_us - now_us) - (refilled - self.full) // self.rate
 
     def _refilled(self, level: float, last_us: float, now_us: float) -> float:
         # A sum too large to be exact is above what fills the bucket.
@@ -418,16 +416,16 @@ class CompiledLimits:
 
     def statuses(self, numbers: Numbers, now_us: float, cost: int = 0) -> tuple[LimitStatus, ...]:
         """Return the status of each limit; of a request that was denied with the wait of its `cost`."""
-        admits_us = self.admits_us(numbers, cost) if cost else [0.0] * len(self.numbers_of)
+        admits_us = self.admits_us(numbers, cost) if cost else None
         statuses: list[LimitStatus] = []
         at = 0
-        for limit, admits, (name, capacity, window, quota) in zip(self.numbers_of, admits_us, self._names, strict=True):
+        for limit, (name, capacity, window, quota) in zip(self.numbers_of, self._names, strict=True):
             level, last_us = numbers[at], numbers[at + 1]
-            at += 2
             length = window if quota is None else self._window_until(quota, int(last_us))
-            left, reset_us = limit.remaining(level, last_us, now_us), limit.reset_us(level, last_us, now_us)
-            wait_us = max(0.0, admits - now_us)
+            left, reset_us = limit.remaining_and_reset_us(level, last_us, now_us)
+            wait_us = 0.0 if admits_us is None else max(0.0, admits_us[at // 2] - now_us)
             statuses.append(LimitStatus(name, capacity, left, _seconds(reset_us), _seconds(wait_us), length))
+            at += 2
         return tuple(statuses)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:

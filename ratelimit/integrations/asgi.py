@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from functools import partial
+from functools import lru_cache, partial
 from inspect import isawaitable
 from typing import Any
 
@@ -185,7 +185,7 @@ class RateLimitMiddleware:
             return
         answer = self._gate.denial(decided, scope.get("method", "GET"))
         prefix = "websocket.http" if scope["type"] == "websocket" else "http"
-        fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.fields.items()]
+        fields = [(_encoded(name), value.encode("latin-1")) for name, value in answer.fields.items()]
         await send({"type": f"{prefix}.response.start", "status": answer.status, "headers": fields})
         await send({"type": f"{prefix}.response.body", "body": answer.body})
 
@@ -375,7 +375,7 @@ def _adding_fields(scope: Scope, send: Send, dialect: Dialect) -> Send:
             if fields:
                 has_origin = bool(_values(scope["headers"], "origin"))
                 present = message.get("headers") or ()
-                message = {**message, "headers": list(_merged(present, fields, dialect, has_origin=has_origin))}
+                message = {**message, "headers": _merged(present, fields, dialect, has_origin=has_origin)}
         await send(message)
 
     return send_with_fields
@@ -383,23 +383,25 @@ def _adding_fields(scope: Scope, send: Send, dialect: Dialect) -> Send:
 
 def _merged(
     present: Iterable[tuple[bytes, bytes]], fields: dict[str, str], dialect: Dialect, *, has_origin: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the fields of a response and those of a decision, each once."""
-    exposed: list[str] = []
-    names = set()
-    for name, value in present:
-        lower = name.lower()
-        if has_origin and lower == _EXPOSE:
-            exposed.append(value.decode("latin-1"))
-        else:
-            names.add(lower)
-            yield name, value
+) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a response and those of a decision, each once."""
+    merged = list(present)
+    names = {name.lower() for name, _ in merged}
     for field, text in fields.items():
-        name = field.lower().encode()
+        name = _encoded(field)
         if name not in names:
-            yield name, text.encode("latin-1")
+            merged.append((name, text.encode("latin-1")))
     if has_origin:
-        yield _EXPOSE, answers.exposed(dialect, ", ".join(exposed)).encode("latin-1")
+        exposed = [value.decode("latin-1") for name, value in merged if name.lower() == _EXPOSE]
+        merged = [field for field in merged if field[0].lower() != _EXPOSE]
+        merged.append((_EXPOSE, answers.exposed(dialect, ", ".join(exposed)).encode("latin-1")))
+    return merged
+
+
+@lru_cache(maxsize=64)
+def _encoded(name: str) -> bytes:
+    """Return the name of a field as ASGI has it."""
+    return name.lower().encode()
 
 
 def of_scope(key: Any) -> Any:
