@@ -40,8 +40,8 @@ def served_app(app: Any) -> ServedApp:
             routes, further = read(wrapper)
             # A middleware may be met twice: around the application, and within it.
             return ServedApp(frozenset(routes), tuple({id(gate): gate for gate in (*gates, *further)}.values()))
-    known = "Starlette, FastAPI, Flask and Django"
-    raise ConfigError(f"is a {type(app).__name__}: routes are known of applications of {known}", field="app")
+    frameworks = "Starlette, FastAPI, Flask and Django"
+    raise ConfigError(f"is a {type(app).__name__}: routes are known of applications of {frameworks}", field="app")
 
 
 def _unwrapped(app: Any) -> Iterator[Any]:
