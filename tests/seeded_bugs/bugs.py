@@ -218,9 +218,9 @@ BUGS = (
     (
         Lua(
             "expiry moved although denied",
-            "if has_alerts and new_plan and not denied then",
+            "if flags ~= 1 and new_plan and not denied and",
             "if denied and KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "if has_alerts and new_plan and not denied then",
+            "if flags ~= 1 and new_plan and not denied and",
         ),
         expiries,
     ),
@@ -244,7 +244,7 @@ BUGS = (
         went_back,
     ),
     (MINTED, change_of_plan),
-    (Lua("closed day lost", "if day > 0 then", "if false then"), metering),
+    (Lua("closed day lost", "if day > 0 and not is_identity then", "if false then"), metering),
     # 3. One clock
     (Python("the replica's clock", Namespace, "script_us", lambda _: time.time_ns() // 1000), skewed_clocks),
     (
