@@ -39,7 +39,7 @@ local under_callers_clock = now > 0
 if not under_callers_clock then
   -- @inline inline/server_time
 end
-local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity =
+local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, has_more =
   true, cost == 0
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   -- An unsupported flag may stand for a limit, so it is an error.
@@ -51,6 +51,7 @@ if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   if is_identity and (not has_key or has_shadow or has_alerts) or flags >= 128 and not is_identity then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
+  has_more = has_shadow or has_alerts or is_identity
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
@@ -91,9 +92,9 @@ if has_key then
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if flags ~= 1 and (has_alerts or flags >= 128) then buckets = buckets - 1 end
+if has_more and (has_alerts or flags >= 128) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
-if flags ~= 1 or #request ~= limits_end then
+if has_more or #request ~= limits_end then
   local rest, is_bounded = #request - limits_end - (shadow_size or 0), flags >= 128
   if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
@@ -178,7 +179,7 @@ for i = key_buckets + 1, buckets do
     call('SETRANGE', bucket_key, '0', state)
   end
 end
-if flags ~= 1 and new_plan and not denied and (has_alerts or is_identity) then
+if has_more and new_plan and not denied and (has_alerts or is_identity) then
   local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', new_plan)
   local window, day
   -- @inline inline/unpack_calendar
