@@ -245,7 +245,7 @@ def test_a_lost_catalogue_is_503(server, has_begun):
     ids=["no hash", "another token", "no token", "no state", "a short state", "no set"],
 )
 @IS_ASYNC
-def test_what_redis_cannot_hold_of_it_is_503(server, spoil, cause, is_async):
+def test_what_redis_cannot_hold_of_it_is_503(server, caplog, spoil, cause, is_async):
     """Nobody is judged by it, nothing is raised, and it stays as it is."""
     bounded = UsagePlan("free", Throttle(SLOW, 3), None, [STAGE], max_identities=5)
     with limiter_of(server, bounded, is_async=is_async) as limiter, server.client() as client:
@@ -255,6 +255,7 @@ def test_what_redis_cannot_hold_of_it_is_503(server, spoil, cause, is_async):
         before = exact_snapshot(server)
         decision = limiter.check(USER, STAGE, METHOD)
         assert (decision.status, decision.source, decision.cause) == (503, "fail_closed", cause)
+        assert SUBJECT not in f"{decision!r} {decision.as_dict()} {caplog.text}"
         assert exact_snapshot(server) == before
 
 
