@@ -33,8 +33,8 @@ class Modelled(RuleBasedStateMachine):
         self.own_async_client = type(self).async_client()
         # The one that changes the catalogue asks Redis each time. What the others say from memory is the model's too:
         # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
-        first = Limiter(self.client, clock=lambda: self.now_us, denial_cache=False)
-        second = Limiter(self.client, clock=lambda: self.now_us)
+        first = Limiter(self.client, deadline=5.0, clock=lambda: self.now_us, denial_cache=False)
+        second = Limiter(self.client, deadline=5.0, clock=lambda: self.now_us)
         self.gathering = AsyncLimiter(self.own_async_client, deadline=5.0, clock=lambda: self.now_us)
         self.alone = None
         self.threads = ThreadPoolExecutor(3)
