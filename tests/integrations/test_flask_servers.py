@@ -16,7 +16,7 @@ from helpers.web import STAGE, ask
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
-REQUESTS, CONCURRENCY, LIMIT = 300, 40, 1_000_000
+REQUESTS, CONCURRENCY, LIMIT = 300, 20, 1_000_000
 WORKERS = {
     "sync": ("-w", "2"),
     "gthread": ("-w", "2", "--threads", "8"),

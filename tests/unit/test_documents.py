@@ -18,8 +18,8 @@ DOCUMENTS = {
 }
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-ELSEWHERE = {"docs/integrations.md"}
-"""Needs frameworks: run by tests/integrations/test_document.py."""
+ELSEWHERE = {"docs/django.md", "docs/integrations.md"}
+"""Need frameworks: run by tests/integrations."""
 PROGRAMS = [
     pytest.param(code, output, id=f"{name}-{number}")
     for name, text in DOCUMENTS.items()
