@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-
 from helpers.documents import DOCUMENTS
 from helpers.sentinel import free_port
 from helpers.servers import Server
