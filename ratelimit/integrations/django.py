@@ -24,6 +24,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import URLResolver, get_resolver
 from django.utils.http import escape_leading_slashes
 from django.utils.module_loading import import_string
@@ -98,7 +99,7 @@ class RateLimitMiddleware:
     EXEMPT: Methods that are not limited, such as ["GET /health/"].
     HEADERS: The dialect of the fields: "ietf", "legacy", "openai" or "none"; see `Decision.headers`.
     ON_DENIED: Called with the request and the decision when a request is denied. The response that it returns is sent
-        in place of ours, unless it is None.
+        in place of ours, unless it is None. It may be asynchronous under ASGI.
     ENABLED: False: nothing is limited, as in tests.
 
     Raises:
@@ -157,16 +158,15 @@ class RateLimitMiddleware:
         if self._configuration.on_denied is None:
             return None
         try:
-            return self._configuration.on_denied(request, decision)
+            custom = self._configuration.on_denied(request, decision)
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
             return _failed_on_denied(error)
+        return custom if self._is_async else _response(custom)
 
     async def _custom_async(self, request: HttpRequest, decision: Decision) -> Any:
         custom = self._custom(request, decision)
-        if not isawaitable(custom):
-            return custom
         try:
-            return await custom
+            return _response(await custom if isawaitable(custom) else custom)
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
             return _failed_on_denied(error)
 
@@ -450,6 +450,15 @@ def _matches_no_route(request: HttpRequest, response: Any) -> bool:
         with_slash = escape_leading_slashes(request.get_full_path(force_append_slash=True))
         return bool(response.get("Location") == with_slash)
     return bool(response.status_code == 404)
+
+
+def _response(custom: Any) -> Any:
+    """Return what ON_DENIED has returned, if it is a response."""
+    if custom is None or isinstance(custom, HttpResponseBase):
+        return custom
+    kind = type(custom).__name__
+    warn_once(f"ON_DENIED: returned a {kind}, and no response of Django: such requests get the usual answer")
+    return None
 
 
 def _failed_on_denied(error: Exception) -> None:

@@ -265,6 +265,7 @@ ON_DENIED = {
     "a dotted path": (f"{PROJECT}.denied_page", 420),
     "None": (lambda request, decision: None, 429),
     "an error": (lambda request, decision: request.nothing_of_this_name, 429),
+    "no response": (lambda request, decision: "no", 429),
     "in a loop": (denied_page_in_a_loop, 420),
 }
 
