@@ -86,9 +86,9 @@ class RateLimitMiddleware:
 
     RATELIMIT is a dict. LIMITER, KEY and ON_DENIED may be given as dotted paths.
 
-    LIMITER: The URL of a server: then a limiter is made, of the kind that is needed, and closed when the process ends.
-        Or a `Limiter`, which works everywhere; an `AsyncLimiter` works where all middlewares are asynchronous, under
-        ASGI. Their owner closes them.
+    LIMITER: The URL of a server: then each process makes a limiter of the kind that it needs, and closes a blocking one
+        when it ends; nobody tells when an event loop does. Or a `Limiter`, which works everywhere, or an
+        `AsyncLimiter`, which works under ASGI where all middlewares below are asynchronous. Their owner closes them.
     STAGE: The stage that the project is, "<api>/<stage>".
     KEY: Who a request comes from: `header("x-api-key")` by default, `query(...)`, `bearer(...)`, `address(...)`, or a
         function of the request that returns a key's value, an `Identity` or None. It may be asynchronous under ASGI.

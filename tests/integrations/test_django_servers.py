@@ -99,12 +99,13 @@ def test_preloaded_workers(valkey):
         assert charged(limiter, gold) == 150
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_first_requests_come_at_once(kind, valkey):
+@pytest.mark.parametrize("workers", ["wsgi", "asgi", "gevent"])
+def test_the_first_requests_come_at_once(workers, valkey):
     """With the deadline of 50 ms: all of them wait until the limiter is warm, and none is 503."""
+    kind, options = ("wsgi", ("--worker-class=gevent",)) if workers == "gevent" else (workers, KINDS[workers])
     with limits(valkey) as limiter:
         gold = key(limiter)
-        with django_server(kind, valkey.url, *KINDS[kind], RATELIMIT=by_url(valkey)) as server:
+        with django_server(kind, valkey.url, *options, RATELIMIT=by_url(valkey)) as server:
             assert asyncio.run(statuses(server.port, "/get/", gold["x-api-key"], 64, 32)) == {200: 64}
         assert charged(limiter, gold) == 64
 

@@ -11,13 +11,14 @@ import pytest
 pytest.importorskip("corsheaders", reason="not installed: the group `integrations`")
 os.environ.setdefault("DJANGO_SERVER", "wsgi")
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import URLResolver, include, path, re_path
 from django.urls.resolvers import RegexPattern
-from helpers.django_project import project, views
+from helpers.django_project import project, rest_views, views
 
 from ratelimit import AsyncLimiter, Decision, Limiter, LimitStatus, Reason
 from ratelimit.integrations import django as adapter
@@ -55,6 +56,12 @@ class AsyncStub(Stub):
     async def warm_up(self, timeout):  # noqa: ASYNC109 - the limiter's own
         Stub.warm_up(self, timeout)
         await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _set_up():
+    """As servers and commands of a project do."""
+    django.setup()
 
 
 @pytest.fixture(params=[(Client, Stub), (AsyncClient, AsyncStub)], ids=["blocking", "asyncio"])
@@ -468,6 +475,14 @@ def test_routes_are_joined_as_django_joins_them():
     resolver = URLResolver(RegexPattern(r"^/"), urlconf)
     assert template(resolver.resolve("/a+b/x").route) == "/a+b/x"
     assert list(adapter._routes_below(resolver, "")) == [("*", "/a+b/x")]
+
+
+def test_a_view_that_is_called_by_itself():
+    """By a test, without a route: the throttle checks it as a request that matches none."""
+    limiter = Stub(Reason.THROTTLED)
+    with using(limiter):
+        response = rest_views.Plain.as_view()(RequestFactory().get("/x", headers={"x-api-key": "k"}))
+    assert (response.status_code, limiter.checks) == (429, [("k", STAGE, "*", 1)])
 
 
 class Unhashable:
