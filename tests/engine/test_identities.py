@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from helpers.check_worker import ask
@@ -120,7 +121,7 @@ def test_it_expires_when_it_says_no_more_than_no_hash(server):
         assert before < midnight + 60 - expires_s < after + 6
 
 
-@pytest.mark.parametrize(("max_age", "seconds"), [(5.0, 60.0), (30.0, 60.0), (100.0, 200.0)])
+@pytest.mark.parametrize(("max_age", "seconds"), [(5.0, 60.0), (30.0, 60.0), (100.0, 200.0), (1e300, 2**52 / 1e6)])
 def test_it_outlives_every_catalogue_that_is_not_up_to_date(server, max_age, seconds):
     """Twice the time after which a replica looks, and a minute at least: there may be no expiry for half a minute."""
     unlimited = UsagePlan("free", None, None, [STAGE])
@@ -395,9 +396,10 @@ def test_processes_admit_together_what_one_would(server, processes):
         assert Catalog(client).identity_usage(USER).used == 500
 
 
-def test_many_at_once_are_each_admitted(server):
+@pytest.mark.parametrize("most", [None, 100, 2**20])
+def test_many_at_once_are_each_admitted(server, most):
     """In one tick of an event loop: fresh ones, and then each twice, in the same half minute as before."""
-    with limiter_of(server, FREE, is_async=True) as limiter:
+    with limiter_of(server, replace(FREE, max_identities=most), is_async=True) as limiter:
 
         async def all_at_once(times):
             return await asyncio.gather(*(limiter.limiter.check(user, STAGE, METHOD) for user in users(100) * times))
