@@ -8,6 +8,9 @@ from helpers.sentinel import free_port
 from helpers.servers import Server
 from helpers.sessions import follow, listening, matches, pages
 
+for module in ("django", "fastapi", "flask_limiter", "gunicorn", "jwt", "moto", "slowapi", "uvicorn"):
+    pytest.importorskip(module, reason="not installed: the group `integrations`")
+
 
 @pytest.fixture
 def redis_url():
