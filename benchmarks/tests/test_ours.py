@@ -35,8 +35,8 @@ def test_each_call_is_a_round_trip(server, contender):
 
 
 def test_the_denial_cache_decides_without_redis(server):
-    """Once a denial is cached no call leaves the process."""
-    assert script_calls_of(server, ours.CACHED) == 0
+    """Once a denial is cached no call leaves the process, but for one if its listener begins meanwhile."""
+    assert script_calls_of(server, ours.CACHED) <= 1
 
 
 def test_leased_checks_hardly_call_redis(server):

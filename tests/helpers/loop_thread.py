@@ -10,8 +10,13 @@ class LoopThread:
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="event loop")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="event loop")
         self._thread.start()
+
+    def _run(self):
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
 
     def run(self, coroutine, seconds=60):
         """Run a coroutine in the loop; return its result."""
@@ -29,5 +34,3 @@ class LoopThread:
     def close(self):
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()

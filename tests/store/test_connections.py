@@ -753,11 +753,11 @@ def test_closing_leaves_nothing_behind(server, key):
     for _ in range(2):
         warm(limiter)
         assert limiter.check(key, A, GET).allowed
-        assert our_threads() != others
+        assert {*our_threads()} - {*others}
         limiter.close()
-        wait_for(lambda: our_threads() == others)
+        wait_for(lambda: {*our_threads()} <= {*others})
         client.close()
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_what_is_forgotten_leaves_nothing_behind(server):

@@ -270,7 +270,8 @@ def test_a_handshake_that_stalls(server, twin, client, stall):
                 proxy.release()
                 proxy.black_hole = False
             outcomes.heal()
-            assert single_plan.used(limiter, key) == outcomes.count("admitted")
+            admitted, unknown = outcomes.count("admitted"), outcomes.count("unknown")  # unknown: while it healed
+            assert admitted <= single_plan.used(limiter, key) <= admitted + unknown
 
 
 def test_a_server_that_is_stopped(server, key, used, twin, client):

@@ -127,7 +127,7 @@ def test_rooms_without_io_open_nothing(module):
 FRAMEWORKS = ("starlette", "fastapi", "uvicorn", "flask", "werkzeug", "django", "rest_framework", "asgiref")
 SHARED_BY_ADAPTERS = {
     f"ratelimit.integrations.{name}"
-    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "wsgi")
+    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "route_check", "wsgi")
 }
 
 
