@@ -39,22 +39,19 @@ local under_callers_clock = now > 0
 if not under_callers_clock then
   -- @inline inline/server_time
 end
-local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size = true, cost == 0
-local least_lifetime, is_bounded, has_more -- of an identity; whether there is a shadow, alerts or an identity
+local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, has_more =
+  true, cost == 0
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   -- An unsupported flag may stand for a limit, so it is an error.
   if not (flags >= 0 and flags < 256) then return redis.error_reply('RATELIMIT ARGUMENTS') end
   has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags % 128 >= 64
   has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
-  shadow_size, is_bounded = has_shadow and 56 or 0, flags >= 128
-  if flags % 64 >= 32 then
-    -- An identity: it has no record, so it does not expire, and its hash does. Nobody reads shadows and alerts of it.
-    if not has_key or flags % 32 >= 4 then return redis.error_reply('RATELIMIT ARGUMENTS') end
-    least_lifetime, valid_until = valid_until, 0
-  elseif is_bounded then
+  shadow_size, is_identity = has_shadow and 56 or 0, flags % 64 >= 32
+  -- An identity has a hash, without shadow and alerts; identities alone are bounded.
+  if is_identity and (not has_key or has_shadow or has_alerts) or flags >= 128 and not is_identity then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
-  has_more = has_shadow or has_alerts or least_lifetime
+  has_more = has_shadow or has_alerts or is_identity
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
@@ -77,7 +74,7 @@ if has_key then
     -- @inline inline/retry_statuses
     -- A version token: epoch (8 bytes) and version (10 digits) of the catalogue, stamp of the key's record (8 bytes).
     local version_token = string.sub(request, VERSION_TOKEN_AT, HEAD_SIZE)
-    if not stored_token and least_lifetime then stored_token = version_token end -- an identity that is new
+    if not stored_token and is_identity then stored_token = version_token end -- an identity that is new
     if not stored_token or string.sub(stored_token, 19) ~= string.sub(version_token, 19) then
       return { KEY_CHANGED, now }
     end
@@ -89,16 +86,16 @@ if has_key then
     end
     new_token = version_token
   end
-  if valid_until > 0 and now >= valid_until then
+  if valid_until > 0 and now >= valid_until and not is_identity then
     -- @inline inline/retry_statuses
     return { KEY_EXPIRED, now }
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if has_more and (has_alerts or is_bounded) then buckets = buckets - 1 end
+if has_more and (has_alerts or flags >= 128) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 if has_more or #request ~= limits_end then
-  local rest = #request - limits_end - (shadow_size or 0)
+  local rest, is_bounded = #request - limits_end - (shadow_size or 0), flags >= 128
   if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
@@ -182,7 +179,7 @@ for i = key_buckets + 1, buckets do
     call('SETRANGE', bucket_key, '0', state)
   end
 end
-if has_more and new_plan and not denied and (has_alerts or least_lifetime) then
+if has_more and new_plan and not denied and (has_alerts or is_identity) then
   local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', new_plan)
   local window, day
   -- @inline inline/unpack_calendar

@@ -67,7 +67,8 @@ class Decision:
         reason: Why it was admitted or denied; `status` is the HTTP status for it.
         detail: Of INVALID_KEY: "missing", "unknown", "disabled", "no_plan_for_stage" or "method_not_listed" (which
             the stage denies). For logs: the callers of a gateway should all see one and the same 403.
-        limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; None if none does.
+        limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; "identities" if none
+            does and the plan has as many identities as it may have; None if it is allowed, or for another reason.
         retry_after: Seconds until the same check would pass if nobody else consumed, exact to the microsecond. None if
             it is allowed, or if waiting cannot help.
         limits: A `LimitStatus` of every limit of the request, wherever the decision was made.

@@ -168,8 +168,11 @@ def subject(value: object, field: str) -> str:
         raise ConfigError(f"must be text, not {type(value).__name__}: {remedy}", field=field)
     if not 1 <= len(value) <= _LONGEST_SUBJECT:
         raise ConfigError(f"has {len(value)} characters: {remedy}", field=field)
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ConfigError("holds half a character (a lone surrogate): decode it as UTF-8", field=field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # whose text would show it
+            raise ConfigError("holds half a character (a lone surrogate): decode it as UTF-8", field=field) from None
     return value
 
 

@@ -194,7 +194,7 @@ def clock():
 def limiter(backend, clock):
     """A limiter with an injected clock on each backend."""
     client = backend.client()
-    with Limiter(client, clock=clock) as made:
+    with Limiter(client, deadline=5, clock=clock) as made:
         yield made
     client.close()
 

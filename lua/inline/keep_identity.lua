@@ -2,7 +2,8 @@
 -- counts it among those of its plan.
 --
 -- Reads   call, now, under_callers_clock, request, limits_end, key, key_buckets, hash_values, new_token, reply
--- Reads   plan_burst, plan_rate, plan_per, quota, window, fill_us, least_lifetime, is_bounded
+-- Reads   plan_burst, plan_rate, plan_per, quota, window, fill_us, flags
+-- Reads   valid_until    of an identity how long its hash is kept at least
 --
 -- An expiry is only ever put off, and at most once in EXPIRY_STEP_US as long as the same limits are charged. Under a
 -- caller's clock nothing expires: Redis goes by its own.
@@ -21,10 +22,10 @@ if is_due then
     local days = window % WINDOW_BASE
     lifetime = math.max(lifetime, ((window - days) / WINDOW_BASE + days) * DAY_US - now)
   end
-  lifetime = math.max(lifetime + 2 * EXPIRY_STEP_US, least_lifetime)
+  lifetime = math.max(lifetime + 2 * EXPIRY_STEP_US, valid_until)
   local milliseconds, is_counted = math.floor(lifetime / 1000), false
   if not under_callers_clock and call('PTTL', key) < milliseconds then call('PEXPIRE', key, milliseconds) end
-  if is_bounded then
+  if flags >= 128 then
     -- One of so many, chosen by bits of the digest, so that every process chooses the same.
     local _, one_in = unpack_doubles('<dd', request, limits_end + 1)
     local digits, number = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_', 0

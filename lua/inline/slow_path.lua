@@ -2,7 +2,7 @@
 --
 -- Reads   call, request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
 -- Reads   hash_values, plan_field, hash_keys, key_buckets, buckets, states, limits_end
--- Reads   peeks, has_shadow, shadow_has_bucket, least_lifetime, is_bounded
+-- Reads   peeks, has_shadow, shadow_has_bucket, is_identity, flags
 -- Leaves  reply, denied
 -- Leaves  new_plan, new_buckets, new_shadow, new_shadow_bucket    states to be written; nil where nothing is
 -- Leaves  fill_us                         the time in which a bucket to be written fills
@@ -12,7 +12,7 @@
 -- @inline inline/decision_statuses
 -- @inline inline/retry_statuses
 
-local NO_QUOTA, TOO_MANY_IDENTITIES = -1, 4
+local NO_QUOTA = -1
 
 local function corrupt(field_or_key) return redis.error_reply('RATELIMIT CORRUPT ' .. field_or_key) end
 
@@ -40,7 +40,7 @@ end
 
 -- Whether an identity would be one more of its plan, and the plan has as many as it may have.
 local is_beyond = false
-if is_bounded and not hash_values[2] then
+if flags >= 128 and not hash_values[2] then
   local most, one_in = struct.unpack('<dd', request, limits_end + 1)
   is_beyond = call('ZCOUNT', KEYS[#KEYS], now + 1, '+inf') * one_in >= most
 end
@@ -109,7 +109,7 @@ while true do
   if charge > 0 and hash_values then
     local today = (now - now % DAY_US) / DAY_US
     if today > day then
-      if day > 0 and not least_lifetime then
+      if day > 0 and not is_identity then
         closed_day, closed_day_state = day, struct.pack('<dd', day_used, balance)
       end
       day, day_used = today, 0
@@ -119,7 +119,7 @@ while true do
   end
 
   if not denied and not is_beyond then break end
-  reply[1] = denied and DENIED or TOO_MANY_IDENTITIES
+  reply[1] = denied and DENIED or 4 -- too many identities: no limit denies
   denied = true
   if charge == 0 then break end
   charge = 0

@@ -50,7 +50,7 @@ from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.local import fork_safety
 from ratelimit.validation import shown
 
-__all__ = ["RateLimitMiddleware", "address", "bearer", "cost", "exempt", "header", "query", "routes", "template"]
+__all__ = ["RateLimitMiddleware", "address", "bearer", "cost", "exempt", "header", "query", "routes"]
 
 log = logging.getLogger("ratelimit")
 

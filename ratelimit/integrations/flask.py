@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -47,6 +47,9 @@ DenialCallable = Callable[[Request, Decision], Any]
 
 _ARGUMENT = re.compile(r"<(?:[^<>:]*(?:\([^<>]*\))?:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
 """An argument in a rule: `<id>`, `<int:id>`, `<any(a,b):id>`."""
+
+ANY_VERB = "*"
+"""The verb of a rule that takes all."""
 
 _MAX_SHOWN = 5
 
@@ -201,32 +204,34 @@ class AppRateLimit:
     def _before_request(self) -> Any:
         if not self._start.is_done:
             self._start()
-        environ, rule = request.environ, request.url_rule
-        data = request_data(environ, request)
+        current = _current_request()
+        environ, rule = current.environ, current.url_rule
+        data = request_data(environ, current)
         if rule is None:  # 404, 405, a redirect
             decision = self._enforcer.decide(data, None)
         else:
-            route = self._route(rule, data.verb)
+            route = self._route(rule, data.verb, current)
             decision = self._enforcer.decide(data, route.method, route.marks)
         # `g` is of a context that a test may share between requests.
         g.ratelimit = environ[DECISION] = decision
-        return None if decision.allowed else self._denial(decision)
+        return None if decision.allowed else self._denial(current, decision)
 
     def _after_request(self, response: Response) -> Response:
-        environ = request.environ
+        environ = _current_request().environ
         decision = environ.get(DECISION)
         if decision is None or decision is EXEMPT:
             return response
         gate, headers = self._enforcer.gate, response.headers
         fields = gate.fields(decision)
+        present = {name.lower() for name, _ in headers}
         for name, value in fields.items():
-            if name not in headers:
-                headers[name] = value
+            if name.lower() not in present:
+                headers.add(name, value)
         if fields and "HTTP_ORIGIN" in environ:
             headers[EXPOSE] = gate.exposed(", ".join(headers.getlist(EXPOSE)))
         return response
 
-    def _route(self, rule: Rule, verb: str) -> _Route:
+    def _route(self, rule: Rule, verb: str, current: Request) -> _Route:
         key = rule.endpoint, rule.rule, verb
         view = self._app.view_functions.get(rule.endpoint)
         route = self._routes.get(key)
@@ -234,17 +239,17 @@ class AppRateLimit:
             view_class = getattr(view, "view_class", None)
             names = ("head", "get") if verb == "HEAD" else (verb.lower(),)
             handlers = (getattr(view_class, name, None) for name in names)
-            blueprints = (self._app.blueprints.get(name) for name in request.blueprints)
+            blueprints = (self._app.blueprints.get(name) for name in current.blueprints)
             marks = marks_of(*handlers, view, view_class, *blueprints)
             route = _Route(view, method_of(verb, template(rule.rule)), marks)
             if rule.methods and verb in rule.methods:  # clients can make up any number of others
                 self._routes[key] = route
         return route
 
-    def _denial(self, decision: Decision) -> Any:
+    def _denial(self, current: Request, decision: Decision) -> Any:
         if self._on_denied is not None:
             try:
-                custom = self._on_denied(request, decision)
+                custom = self._on_denied(current, decision)
                 if custom is not None:
                     response = self._app.make_response(custom)
                     if not isinstance(custom, tuple | Response):  # then it says no status
@@ -266,10 +271,17 @@ def template(rule: str) -> str:
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str]]:
-    """Yield verb and template of all that an application answers, as a check gets them."""
+    """Yield verb and template of all that an application answers, as a check gets them; "*" for a rule of all verbs."""
     for rule in app.url_map.iter_rules():
-        for verb in sorted(rule.methods or ()):
-            yield verb, template(rule.rule)
+        if not (rule.build_only or rule.websocket):
+            for verb in sorted(rule.methods or [ANY_VERB]):
+                yield verb, template(rule.rule)
+
+
+def _current_request() -> Request:
+    """Return the request itself: each look at an attribute of Flask's proxy costs as much as all of a route's."""
+    current: Request = cast(Any, request)._get_current_object()
+    return current
 
 
 def _given(field: str, argument: Any, app: Flask, name: str) -> Any:

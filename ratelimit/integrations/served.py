@@ -40,8 +40,8 @@ def served_app(app: Any) -> ServedApp:
             routes, further = read(wrapper)
             # A middleware may be met twice: around the application, and within it.
             return ServedApp(frozenset(routes), tuple({id(gate): gate for gate in (*gates, *further)}.values()))
-    known = "Starlette, FastAPI, Flask and Django"
-    raise ConfigError(f"is a {type(app).__name__}: routes are known of applications of {known}", field="app")
+    frameworks = "Starlette, FastAPI, Flask and Django"
+    raise ConfigError(f"is a {type(app).__name__}: routes are known of applications of {frameworks}", field="app")
 
 
 def _unwrapped(app: Any) -> Iterator[Any]:
@@ -62,9 +62,10 @@ _Read = tuple[list[Route], list[Gate]]
 
 
 def _starlette(app: Any) -> _Read:
-    from ratelimit.integrations.starlette_routes import routes_of  # noqa: PLC0415 - only where it is installed
+    from ratelimit.integrations.starlette_routes import _flattened, routes_of  # noqa: PLC0415 - where it is installed
 
-    gates = [gate for route in app.routes for gate in _gates_of_dependencies(getattr(route, "dependant", None))]
+    dependants = (getattr(route, "dependant", None) for route in _flattened(app.routes))
+    gates = [gate for dependant in dependants for gate in _gates_of_dependencies(dependant)]
     if hasattr(app, "build_middleware_stack"):
         for wrapper in _unwrapped(app.middleware_stack or app.build_middleware_stack()):
             gates += _gates_of(wrapper)

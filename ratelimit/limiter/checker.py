@@ -41,7 +41,7 @@ _new = object.__new__
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 _MAX_WARNED = 100
-_MIN_LIFETIME_US = 60 * MICROSECONDS
+_MIN_LIFETIME_US, _MAX_LIFETIME_US = 60 * MICROSECONDS, validation.EXACT // 2
 
 PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Caller, str, str]
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
@@ -64,14 +64,14 @@ class Checker:
         self._limits = CompiledLimitsCache(namespace.names)
         self._prepared: BoundedCache[tuple[Caller, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
         # Of an identity's hash: no replica has a catalogue older than `max_age`, and it is put off each half minute.
-        self._least_lifetime_us = max(_MIN_LIFETIME_US, 2 * self._max_age_us)
+        self._least_lifetime_us = min(max(_MIN_LIFETIME_US, 2 * self._max_age_us), _MAX_LIFETIME_US)
         self._warned_plans: set[str] = set()
         self._server_checked = self._is_script_unknown = False
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
         self.unmatched = UnmatchedMethods()
-        self._is_method = self.unmatched.is_method
+        self._unlisted_methods = self.unmatched.methods
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(self, key: Caller, stage: str, method: str, cost: int) -> Decision | PendingCheck | Operation[Decision]:
@@ -86,7 +86,7 @@ class Checker:
         snapshot = namespace.snapshot
         try:
             bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
-            if bucket_method is OTHERS and not self._is_method(method):
+            if bucket_method is OTHERS and method not in self._unlisted_methods:
                 self.unmatched.add(method)
             prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:

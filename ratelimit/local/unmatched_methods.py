@@ -8,7 +8,6 @@ from threading import Lock
 
 from ratelimit import validation
 from ratelimit.local import fork_safety
-from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.registry.redis_keys import OTHERS
 
 log = logging.getLogger("ratelimit")
@@ -26,13 +25,13 @@ class UnmatchedMethods:
 
     Attributes:
         count: How many there were; from 0 in a child process.
-        is_method: Returns for a text that `add` has met lately whether it is a method, else None.
+        methods: Texts that `add` has found to be methods lately. A plain dict: each check of an unlisted method looks.
     """
 
     def __init__(self) -> None:
-        self._seen: BoundedCache[str, bool] = BoundedCache(_MAX_SEEN)
+        self.methods: dict[str, None] = {}
+        self._others: dict[str, None] = {}
         self._warned: set[str] = set()
-        self.is_method = self._seen.get
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
@@ -45,21 +44,20 @@ class UnmatchedMethods:
         """Count a method that nobody lists, if nobody could; the first time, warn of it."""
         if not isinstance(method, str):
             return  # `check` raises
-        if self.is_method(method) is False:
-            with self._lock:
-                self.count += 1
-            return
-        is_method = method == OTHERS or validation.is_method(method)
-        if len(method) <= _MAX_LENGTH:
-            self._seen.put(method, is_method)
+        is_method = method not in self._others and (method == OTHERS or validation.is_method(method))
+        with self._lock:
+            self.count += not is_method
+            if method in self._others:
+                return
+            if len(method) <= _MAX_LENGTH:
+                _remember(self.methods if is_method else self._others, method)
         if not is_method:
-            self._count_and_warn(method)
+            self._warn(method)
 
-    def _count_and_warn(self, method: str) -> None:
+    def _warn(self, method: str) -> None:
         without_values = _LONG_WORD.sub(lambda match: f"<{len(match[0])} characters>", method)
         shown = validation.shown(without_values)
         with self._lock:
-            self.count += 1
             if shown in self._warned or len(self._warned) >= _MAX_WARNINGS:
                 return
             self._warned.add(shown)
@@ -70,3 +68,10 @@ class UnmatchedMethods:
             shown,
             " (no more such methods are logged; all are counted)" if is_last else "",
         )
+
+
+def _remember(texts: dict[str, None], text: str) -> None:
+    """Add a text; forget all others if there are too many. To be called under the lock."""
+    if len(texts) >= _MAX_SEEN:
+        texts.clear()
+    texts[text] = None

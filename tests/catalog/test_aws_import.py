@@ -203,7 +203,7 @@ def test_many_keys_are_imported_in_batches(tmp_path, server):
     export = aws.exported(
         tmp_path, **{"two.json": {"items": many}, "keys-of-gold01.json": listed, "trial7/keys.json": None}
     )
-    with server.client() as client, Limiter(client, pepper="salt") as limiter:
+    with server.client() as client, Limiter(client, deadline=5, pepper="salt") as limiter:
         client.config_resetstat()
         report = limiter.catalog.import_aws(export)
         scripts = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)

@@ -201,12 +201,12 @@ def test_a_pepper_is_replaced_while_keys_of_both_work(client, clock):
     old = Catalog(client, pepper="old", clock=clock)
     old.put_plan(GOLD)
     first = old.create_key(plans=["gold"])
-    with Limiter(client, pepper=["new", "old"], clock=clock) as both:
+    with Limiter(client, deadline=5, pepper=["new", "old"], clock=clock) as both:
         second = both.catalog.create_key(plans=["gold"])
         assert [both.check(key.value, "petstore/prod", "GET /").allowed for key in (first, second)] == [True, True]
         with pytest.raises(Conflict, match=first.id):
             both.catalog.create_key(value=first.value)
-    with Limiter(client, pepper="new", clock=clock) as new:
+    with Limiter(client, deadline=5, pepper="new", clock=clock) as new:
         details = [new.check(key.value, "petstore/prod", "GET /").detail for key in (first, second)]
         assert details == ["unknown", None]
 

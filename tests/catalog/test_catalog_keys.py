@@ -332,7 +332,7 @@ def test_a_key_that_cannot_move(catalog, client, where, error, message):
 
 
 def allowed(client, clock, *values):
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         return [limiter.check(value, "petstore/prod", "GET /pets").allowed for value in values]
 
 

@@ -111,7 +111,7 @@ def test_a_trial_starts_anew_and_leaves_other_trials_alone(catalog, client, cloc
         catalog.put_plan(UsagePlan(f"next-{name}", Throttle(0, 1), None, [stage]))
         catalog.put_plan(UsagePlan(name, TEN, None, [stage], shadow=f"next-{name}"))
     key = catalog.create_key(plans=["a", "b"])
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         for stage in ("petstore/prod", "petstore/test", "petstore/test"):
             assert limiter.check(key.value, stage, "GET /").allowed
     seen = [(counts.seen, counts.throttled) for plan in ("a", "b") for counts in catalog.shadow_counts(plan)]

@@ -67,7 +67,7 @@ class TestCeilings:
     def test_nothing_is_bounded_unless_asked(self, client, unbounded):
         """A catalogue has none, nor has that of a limiter, where they can be set."""
         assert unbounded.ceilings == Ceilings() == Ceilings(None, None, None, None, None, None)
-        with Limiter(client) as limiter:
+        with Limiter(client, deadline=5) as limiter:
             assert limiter.catalog.ceilings == Ceilings()
             limiter.catalog.ceilings = Ceilings(keys=0)
             with pytest.raises(ConfigError, match=r"the ceiling \(keys\) is 0"):

@@ -89,7 +89,7 @@ def test_a_dead_claim_is_replaced(dead, way, catalog, client, clock):
     DEAD[dead](client, catalog.create_key().id)
     made = way(catalog)
     assert claimed_by(client) == made
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         assert limiter.check(VALUE, STAGE, METHOD).allowed
 
 
@@ -118,7 +118,7 @@ def test_a_value_that_is_over_is_taken_out_of_its_record(way, catalog, client, c
     """In the commit that gives it away; its former key has a new stamp, and whoever remembers it looks again."""
     old = catalog.create_key(value=VALUE, plans=["gold"])
     catalog.rotate_key(old.id, grace_s=10)
-    with Limiter(client, clock=clock, denial_cache=False) as limiter:
+    with Limiter(client, deadline=5, clock=clock, denial_cache=False) as limiter:
         assert limiter.check(VALUE, STAGE, METHOD).allowed
         clock.advance_us(9_999_999)
         with pytest.raises(Conflict, match="exists already"):
@@ -184,7 +184,7 @@ def test_what_is_no_key_is_unknown(state, catalog, client, clock):
     made, other = catalog.create_key(value=VALUE, plans=["gold"]), catalog.create_key("other", plans=["gold"])
     put_record(client, made.id, state=state, enabled=False, digests={DIGEST: 1})
     before = record_of(client, made.id)
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         assert limiter.check(VALUE, STAGE, METHOD).detail == "unknown"
     for call in (
         lambda: catalog.get_key(made.id),

@@ -251,7 +251,7 @@ def test_peppers(backend, client):
     assert report.ids[0] == key.id
     assert (report.created, report.updated) == (1, 1)
     assert Catalog(client, pepper="new").get_key(report.ids[1]).name == "c"
-    with Limiter(client, pepper="new") as limiter:
+    with Limiter(client, deadline=5, pepper="new") as limiter:
         limiter.catalog.put_plan(GOLD)
         assert outcome(limiter.check(BETA, *GET_PETS)) == invalid("no_plan_for_stage")
         assert outcome(limiter.check(ALPHA, *GET_PETS)) == invalid("unknown")

@@ -109,7 +109,7 @@ def test_a_key_that_is_refused_opens_nothing(catalog, clock, backend):
 async def test_the_twin_says_the_same(backend):
     """What a key opens, blocking and awaited."""
     async with backend.async_client() as async_client:
-        with backend.client() as client, Limiter(client) as limiter:
+        with backend.client() as client, Limiter(client, deadline=5) as limiter:
             limiter.catalog.put_plan(GOLD)
             key = limiter.catalog.create_key(plans=["gold"])
             assert await AsyncCatalog(async_client).key_access(key.id) == Catalog(client).key_access(key.id) != []

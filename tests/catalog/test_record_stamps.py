@@ -109,7 +109,7 @@ def test_a_lost_hash_is_written_anew(catalog, client, clock):
         lose()
         catalog.update_key(key.id, name="other")
         assert revision(client, key)[1] == 3
-        with Limiter(client, clock=clock) as limiter:
+        with Limiter(client, deadline=5, clock=clock) as limiter:
             assert limiter.check(VALUE, STAGE, METHOD).allowed
 
 

@@ -44,7 +44,7 @@ def with_state(client, clock, keys=3):
     catalog.set_account_throttle(throttle)
     made = [catalog.create_key(f"key {at}", f"{VALUE}{at}", ["gold"]) for at in range(keys)]
     catalog.rotate_key(made[0].id, grace_s=1e6, value=VALUE)
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         for _ in range(2):
             for cost, (value, method) in enumerate(
                 [(VALUE, METHOD), (VALUE, TEMPLATE), (None, ENCODED), (f"{VALUE}1", TEMPLATE), (f"{VALUE}1", "GET /x")],
@@ -96,7 +96,7 @@ def test_everything_stays(store, client, clock):
     assert report == UpgradeReport(is_needed=True, renamed=6, claims=4)
     assert client.get(OLD) == MARK
     assert without_tokens(snapshot(client)) == store
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         assert limiter.check(VALUE, STAGE, METHOD).allowed
 
 
@@ -162,7 +162,7 @@ def test_an_upgrade_is_repeated_wherever_it_ended(before, store, client, clock, 
             assert len(ran) == at
         else:
             break
-        with Limiter(client, clock=clock) as limiter:
+        with Limiter(client, deadline=5, clock=clock) as limiter:
             decision = limiter.peek(VALUE, STAGE, METHOD)
         assert decision.status == (503 if before and at == 1 else 200)
         again = Catalog(client, clock=clock)
@@ -176,7 +176,7 @@ def test_gateways_decide_from_the_first_step_on(store, client, clock):
     """Those of this version, by claims with and without tokens alike."""
     catalog = Catalog(client, clock=clock)
     interrupting(catalog, 1, before=False)
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         assert limiter.check(VALUE, STAGE, METHOD).status == 503
         with pytest.raises(Interrupted):
             catalog.upgrade()
@@ -225,7 +225,7 @@ def test_what_the_former_version_finds_is_no_empty_catalogue(where, store, clien
                 client.execute_command(*command)
         return
     client.delete(CATALOG)
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         decision = limiter.check(VALUE, STAGE, METHOD)
         assert (decision.status, "was here and is gone" in decision.error) == (503, True)
     with pytest.raises(StoreError, match="is gone"):
@@ -315,7 +315,7 @@ def test_what_the_version_before_wrote_is_read(client, clock):
     client.hset("ratelimit:plan:gold:past", "k2", "20500")
     catalog = Catalog(client, clock=clock)
     assert catalog.upgrade() == UpgradeReport(is_needed=True, renamed=5, claims=1)
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         limits = limiter.peek(VALUE, STAGE, TEMPLATE).limits
         assert {limit.name: limit.remaining for limit in limits} == {
             "plan:gold": 3,

@@ -22,10 +22,12 @@ GOLD = UsagePlan(
     [50, 80],
     "silver",
     0.5,
+    1000,
 )
 PUT = ["put", "gold", "--name", "Gold", "--rate", "1/3", "--burst", "5", "--quota", "100", "--period", "week",
        "--offset", "1", "--method", STAGE, "GET /pets", "2", "3", "--stage", "toys/prod", "--scope", "key_method",
-       "--alert", "50", "--alert", "80", "--shadow", "silver", "--lease", "0.5"]  # fmt: skip
+       "--alert", "50", "--alert", "80", "--shadow", "silver", "--lease", "0.5",
+       "--max-identities", "1000"]  # fmt: skip
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ class TestPut:
         assert ["throttle", "1/3/s,", "burst", "5", "9/s,", "burst", "5"] in shown
         assert ["quota", "100", "a", "week", "from", "Monday", "unlimited"] in shown
         assert ["lease", "0.5", "s"] in shown
+        assert ["identities", "1,000", "at", "most"] in shown
         assert catalog.get_plan("gold") == GOLD
         assert command(*arguments, stdin="y\n").exit_code == 0
         assert catalog.get_plan("gold") == UsagePlan("gold", Throttle(9, 5), stages=[STAGE])

@@ -48,7 +48,7 @@ def gateway(limiter, backend, clock):
 def local(clock):
     """The same in one place alone: for what is refused before Redis is asked."""
     client = fakeredis.FakeRedis()
-    with Limiter(client, clock=clock) as limiter:
+    with Limiter(client, deadline=5, clock=clock) as limiter:
         yield Gateway(limiter, client, clock, stages=STAGES)
 
 

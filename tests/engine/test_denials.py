@@ -304,7 +304,10 @@ def restricted(server, clock, *rules):
         for rule in rules:
             admin.execute_command("ACL", "SETUSER", "gateway", rule)
         try:
-            with server.client(username="gateway", password="secret") as client, Limiter(client, clock=clock) as mine:
+            with (
+                server.client(username="gateway", password="secret") as client,
+                Limiter(client, deadline=5, clock=clock) as mine,
+            ):
                 mine._namespace.before_refresh = lambda: None
                 yield mine, key, admin
         finally:

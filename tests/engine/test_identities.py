@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from helpers.check_worker import ask
@@ -120,7 +121,7 @@ def test_it_expires_when_it_says_no_more_than_no_hash(server):
         assert before < midnight + 60 - expires_s < after + 6
 
 
-@pytest.mark.parametrize(("max_age", "seconds"), [(5.0, 60.0), (30.0, 60.0), (100.0, 200.0)])
+@pytest.mark.parametrize(("max_age", "seconds"), [(5.0, 60.0), (30.0, 60.0), (100.0, 200.0), (1e300, 2**52 / 1e6)])
 def test_it_outlives_every_catalogue_that_is_not_up_to_date(server, max_age, seconds):
     """Twice the time after which a replica looks, and a minute at least: there may be no expiry for half a minute."""
     unlimited = UsagePlan("free", None, None, [STAGE])
@@ -244,7 +245,7 @@ def test_a_lost_catalogue_is_503(server, has_begun):
     ids=["no hash", "another token", "no token", "no state", "a short state", "no set"],
 )
 @IS_ASYNC
-def test_what_redis_cannot_hold_of_it_is_503(server, spoil, cause, is_async):
+def test_what_redis_cannot_hold_of_it_is_503(server, caplog, spoil, cause, is_async):
     """Nobody is judged by it, nothing is raised, and it stays as it is."""
     bounded = UsagePlan("free", Throttle(SLOW, 3), None, [STAGE], max_identities=5)
     with limiter_of(server, bounded, is_async=is_async) as limiter, server.client() as client:
@@ -254,6 +255,7 @@ def test_what_redis_cannot_hold_of_it_is_503(server, spoil, cause, is_async):
         before = exact_snapshot(server)
         decision = limiter.check(USER, STAGE, METHOD)
         assert (decision.status, decision.source, decision.cause) == (503, "fail_closed", cause)
+        assert SUBJECT not in f"{decision!r} {decision.as_dict()} {caplog.text}"
         assert exact_snapshot(server) == before
 
 
@@ -395,9 +397,10 @@ def test_processes_admit_together_what_one_would(server, processes):
         assert Catalog(client).identity_usage(USER).used == 500
 
 
-def test_many_at_once_are_each_admitted(server):
+@pytest.mark.parametrize("most", [None, 100, 2**20])
+def test_many_at_once_are_each_admitted(server, most):
     """In one tick of an event loop: fresh ones, and then each twice, in the same half minute as before."""
-    with limiter_of(server, FREE, is_async=True) as limiter:
+    with limiter_of(server, replace(FREE, max_identities=most), is_async=True) as limiter:
 
         async def all_at_once(times):
             return await asyncio.gather(*(limiter.limiter.check(user, STAGE, METHOD) for user in users(100) * times))
@@ -515,12 +518,17 @@ BYTES = dict(
 
 
 def test_the_bytes_of_an_identity_are_those_of_the_handbook(server):
-    """Of 5000 with a throttle and a daily quota, by the server's own account."""
+    """Of 20,000 with a throttle and a daily quota, by the server's own account, connections aside."""
+
+    def used(client):
+        memory = client.info("memory")
+        return memory["used_memory"] - memory["mem_clients_normal"]
+
     with limiter_of(server, FREE) as limiter, server.client() as client:
         assert limiter.check(USER, STAGE, METHOD).allowed
-        before = client.info("memory")["used_memory"]
-        for user in (Identity(f"n{at}", "free") for at in range(5000)):
+        before = used(client)
+        for user in users(20_000):
             assert limiter.check(user, STAGE, METHOD).allowed
-        measured = (client.info("memory")["used_memory"] - before) / 5000
-        published = int(BYTES.get(server.name, measured))
+        measured = (used(client) - before) / 20_000
+        published = int(BYTES.get(server.name, measured))  # of the machine's own server there is no row
         assert abs(measured - published) < published * 0.05

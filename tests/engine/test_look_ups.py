@@ -150,7 +150,7 @@ async def test_without_a_connection_all_callers_get_the_error(tmp_path):
 @pytest.fixture
 def keys(server):
     """Keys of one plan."""
-    with server.client() as client, Limiter(client) as limiter:
+    with server.client() as client, Limiter(client, deadline=5) as limiter:
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(10_000, "DAY"), [STAGE]))
         return [limiter.catalog.create_key(plans=["gold"]).value for _ in range(60)]
 
@@ -196,7 +196,7 @@ async def test_a_key_whose_record_changed_is_read_in_a_flood(server, keys, monke
     monkeypatch.setattr(batcher_module, "_LOOK_UPS_BESIDE_CHECKS", 1)
     monkeypatch.setattr(batcher_module, "_LOOK_UPS_BESIDE_FEW_CHECKS", 1)
     monkeypatch.setattr(batcher_module, "_LONG_ROUND_TRIP_S", inf)  # however busy this machine is
-    with server.client() as client, Limiter(client) as administrator:
+    with server.client() as client, Limiter(client, deadline=5) as administrator:
         made = [administrator.catalog.create_key(plans=["gold"]) for _ in range(10)]
         async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
             limiter._namespace.before_refresh = lambda: None

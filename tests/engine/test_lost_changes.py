@@ -26,7 +26,7 @@ def lost(backend):
 
     Under a burst of 20, which followed, the key was charged.
     """
-    with backend.client() as client, Limiter(client) as gateway:
+    with backend.client() as client, Limiter(client, deadline=5) as gateway:
         catalog = Catalog(client)
         catalog.put_plan(plan(10))
         key = catalog.create_key(plans=["gold"])
@@ -39,19 +39,19 @@ def lost(backend):
 
 def keys_of_a_lost_version_are_served(client, key, lose):
     """By a replica that knew what is lost, and by a new one; and the key goes by what there is from then on."""
-    with Limiter(client) as gateway:
+    with Limiter(client, deadline=5) as gateway:
         assert burst(gateway, key) == 20
         lose()
         gateway._namespace.on_change_message(None)
         assert burst(gateway, key) == 10
     assert client.hget(f"ratelimit:{{{key.id}}}", "r")[8:18] == b"%010d" % int(client.hget(CATALOG, "version"))
-    with Limiter(client) as new:
+    with Limiter(client, deadline=5) as new:
         assert burst(new, key) == 10
 
 
 def a_version_given_twice_is_told_apart(client, key, lose):
     """A replica that knew the lost version goes by the one that has its number now, once it hears of it."""
-    with Limiter(client) as gateway:
+    with Limiter(client, deadline=5) as gateway:
         assert burst(gateway, key) == 20
         lost_version = client.hget(CATALOG, "version")
         lose()

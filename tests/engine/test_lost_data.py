@@ -51,14 +51,14 @@ REQUESTS = {
 def test_a_process_that_starts_without_a_catalogue(request_, what, client, key):
     """Nobody is unknown, nobody is missing, and nothing is open; once the catalogue is back, all is as it was."""
     request = REQUESTS[request_](key)
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         limiter.catalog.plans()  # reading it by hand is no check
         dump = client.dump(CATALOG)
         if what == "all":
             client.flushall()
         else:
             client.delete(CATALOG)
-        with Limiter(client) as new:
+        with Limiter(client, deadline=5) as new:
             for decision in (new.check(*request), new.check(*request), new.peek(*request)):
                 assert outcome(decision) == LOST
                 assert decision.error.startswith("there is no catalogue in namespace 'ratelimit': apply a plan file")
@@ -68,7 +68,7 @@ def test_a_process_that_starts_without_a_catalogue(request_, what, client, key):
 
 def test_a_namespace_in_which_nothing_was_ever_applied(client):
     """The same, and administrators read and write it as before."""
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         assert limiter.catalog.plans() == []
         assert outcome(limiter.check(None, STAGE, OPEN)) == LOST
         assert limiter.catalog.plans() == []
@@ -79,7 +79,7 @@ def test_a_namespace_in_which_nothing_was_ever_applied(client):
 
 def test_a_catalogue_that_is_lost_while_a_process_runs(client, key):
     """As soon as it looks, which a restart has it do."""
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         assert limiter.check(key.value, STAGE, METHOD).allowed
         client.flushall()
         limiter._namespace.on_change_message(None)
@@ -92,7 +92,7 @@ def test_a_catalogue_that_is_lost_while_a_process_runs(client, key):
 @pytest.mark.parametrize("state", ["new", "warm"])
 def test_a_record_that_is_lost(state, client, key):
     """The index names a key that has none."""
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         if state == "warm":
             assert limiter.check(key.value, STAGE, METHOD).allowed
             client.hdel(hash_of(key), "r")
@@ -113,7 +113,7 @@ def test_a_key_that_is_deleted_while_it_is_looked_up(client, key, monkeypatch):
         return queries(cache, key_id)
 
     monkeypatch.setattr(KeyCache, "_record_queries", deleting)
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         decision = limiter.check(key.value, STAGE, METHOD)
         assert (decision.status, decision.detail) == (403, "unknown")
 
@@ -122,7 +122,7 @@ def test_a_key_that_is_deleted_while_it_is_looked_up(client, key, monkeypatch):
 @pytest.mark.parametrize("loss", ["the hash", "its token", "a part of its token"])
 def test_a_hash_that_is_lost(loss, state, client, key):
     """Said once, within one round; the next check finds it, with full limits."""
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         if state == "warm":
             assert limiter.check(key.value, STAGE, METHOD).limits[0].remaining == 4
         if loss == "the hash":
@@ -145,7 +145,7 @@ def test_a_hash_that_is_lost(loss, state, client, key):
 
 def test_a_lost_hash_costs_one_round(server, key, client):
     """The check, a look at the key, the repair: three round trips, six commands."""
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         limiter._namespace.before_refresh = lambda: None  # without a push that has the catalogue read
         assert limiter.check(key.value, STAGE, METHOD).allowed
         client.delete(hash_of(key))
@@ -165,7 +165,7 @@ def test_a_disabled_key_without_hash_is_disabled(client, key):
     """It opens nothing, whatever was lost."""
     Catalog(client).update_key(key.id, enabled=False)
     client.delete(hash_of(key))
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         assert limiter.check(key.value, STAGE, METHOD).detail == "disabled"
     assert not client.exists(hash_of(key))
 
@@ -204,7 +204,7 @@ def test_a_delete_between_look_and_repair_is_not_undone(client, key, monkeypatch
 
     client.delete(hash_of(key))
     monkeypatch.setattr(KeyCache, "_repair_hash", deleted)
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         assert limiter.check(key.value, STAGE, METHOD).detail == "unknown"
     assert not client.exists(hash_of(key))
 
@@ -215,7 +215,7 @@ def test_a_repair_that_is_refused_says_so(client, key, monkeypatch):
         yield
 
     client.delete(hash_of(key))
-    with Limiter(client) as limiter:
+    with Limiter(client, deadline=5) as limiter:
         execute = limiter._store._execute
 
         def execute_unless_repair(request, wait):

@@ -9,7 +9,7 @@ LISTED = "GET /listed"
 
 def test_they_share_what_is_known(backend, clock):
     """A thousand paths of a key that is out: Redis is asked twice; what is remembered is one prepared."""
-    with backend.client() as client, Limiter(client, clock=clock) as limiter:
+    with backend.client() as client, Limiter(client, deadline=5, clock=clock) as limiter:
         limiter._namespace.before_refresh = lambda: None  # nobody listens: a subscription lifts what is known
         stages = [PlanStage(STAGE, {LISTED: Throttle(1, 1)})]
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1), None, stages))
@@ -25,7 +25,7 @@ def test_they_share_what_is_known(backend, clock):
 
 def test_a_method_that_comes_to_be_listed_has_its_own_bucket_at_once(backend, clock):
     """What was remembered of it as one of many is not taken for its own."""
-    with backend.client() as client, Limiter(client, clock=clock) as limiter:
+    with backend.client() as client, Limiter(client, deadline=5, clock=clock) as limiter:
         limiter._namespace.before_refresh = lambda: None  # nobody listens: a subscription lifts what is known
         limiter.catalog.put_plan(UsagePlan("gold", Throttle(1, 1), None, [STAGE]))
         key = limiter.catalog.create_key(plans=["gold"]).value

@@ -147,7 +147,7 @@ async def test_decisions_do_not_depend_on_the_client(protocol, decodes, backend,
         assert [outcome(decision) for decision in expected] == DECIDED
         plain.flushall()
         clock.now_us = start
-        with backend.client(**options) as client, Limiter(client, clock=clock) as other:
+        with backend.client(**options) as client, Limiter(client, deadline=5, clock=clock) as other:
             assert run(other, clock) == expected
         plain.flushall()
         clock.now_us = start
@@ -187,7 +187,7 @@ async def test_twins_refuse_the_same_arguments(backend):
 @pytest.mark.asyncio
 async def test_twins_tell_of_the_same_faults(backend, clock):
     """Corrupt state gives the same decision, cause included, and the twin goes on once it is repaired."""
-    with backend.client() as client, Limiter(client, clock=clock) as limiter:
+    with backend.client() as client, Limiter(client, deadline=5, clock=clock) as limiter:
         run(limiter, clock)
         limiter.catalog.create_key(value=VALUE[::-1], plans=["gold"])
         client.set("ratelimit:account", "x")
@@ -223,7 +223,7 @@ async def test_twins_without_a_server(url):
 @pytest.mark.asyncio
 async def test_twins_refuse_a_wrong_pepper(backend):
     """A wrong pepper raises in both, from the first check on."""
-    with backend.client() as client, Limiter(client, pepper="other") as limiter:
+    with backend.client() as client, Limiter(client, deadline=5, pepper="other") as limiter:
         Catalog(client, pepper="salt").create_key()
         async with (
             backend.async_client() as async_client,

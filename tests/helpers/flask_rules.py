@@ -14,6 +14,7 @@ RULES = [
     ("/int/<int:id>", "/int/{id}", "/int/5"),
     ("/any/<any(a,b):x>", "/any/{x}", "/any/b"),
     ("/any-text/<any('a-b', c):x>", "/any-text/{x}", "/any-text/a-b"),
+    ("/any-colon/<any('a:b', c):x>", "/any-colon/{x}", "/any-colon/a:b"),
     ("/float/<float(min=1.0, signed=True):f>", "/float/{f}", "/float/2.5"),
     ("/string/<string(length=2):l>", "/string/{l}", "/string/xy"),
     ("/path/<path:p>", "/path/{p}", "/path/a/b/c"),

@@ -12,6 +12,9 @@ _READ = {
 }
 
 
+_DENIALS = b"ratelimit:denials:"
+
+
 def snapshot(client):
     """Return each key's type, value and expiry in milliseconds (-1 for none). For clients that do not decode."""
     return _read(client, sorted(client.keys("*")))
@@ -19,7 +22,7 @@ def snapshot(client):
 
 def snapshot_without_denials(client):
     """As `snapshot`, without the sums of denials, which clients add in their own time."""
-    return _read(client, sorted(key for key in client.keys("*") if not key.startswith(b"ratelimit:denials:")))
+    return _read(client, sorted(key for key in client.keys("*") if not key.startswith(_DENIALS)))
 
 
 def _read(client, keys):
@@ -36,9 +39,13 @@ def _read(client, keys):
 
 
 def exact_snapshot(backend):
-    """Return each key's DUMP and when it expires, in milliseconds since 1970; negative if it does not."""
+    """Return each key's DUMP and when it expires, in milliseconds since 1970; negative if it does not.
+
+    Without the sums of denials, as `snapshot_without_denials`.
+    """
     with backend.client() as client:
-        return {key: (_content(client, key), _expires_ms(client, key)) for key in sorted(client.keys())}
+        keys = sorted(key for key in client.keys("*") if not key.startswith(_DENIALS))
+        return {key: (_content(client, key), _expires_ms(client, key)) for key in keys}
 
 
 def _content(client, key):

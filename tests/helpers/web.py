@@ -100,6 +100,27 @@ def uvicorn_server(app, **options):
         assert not thread.is_alive(), "it does not end"
 
 
+@contextlib.contextmanager
+def wsgi_server(app):
+    """Serve a WSGI application in threads; yield the port."""
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *_):
+            pass
+
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever, name="wsgi")
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE_S)
+        server.server_close()
+        assert not thread.is_alive(), "it does not end"
+
+
 def talk(url, fields):
     """Say something to a websocket; return status and fields of the handshake, and what came back or refused it."""
     from websockets.exceptions import ConnectionClosed, InvalidStatus

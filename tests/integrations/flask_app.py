@@ -44,6 +44,12 @@ def authenticate():
         abort(401)
 
 
+@main.after_request
+def replaced(response):
+    """A hook that sends another response."""
+    return Response("another", 203) if request.path == "/replaced" else response
+
+
 RateLimit(main, limiter, stage=STAGE)
 
 outer, inner = Blueprint("outer", __name__, url_prefix="/v1"), Blueprint("inner", __name__, url_prefix="/items")
@@ -113,12 +119,6 @@ def decision():
 @main.get("/async")
 async def asynchronous():
     return {"reason": g.ratelimit.reason}
-
-
-@main.after_request
-def replaced(response):
-    """A hook that sends another response."""
-    return Response("another", 203) if request.path == "/replaced" else response
 
 
 @main.get("/slow")

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("corsheaders", reason="not installed: the group `integrations`")
 
 from helpers.clock import FakeClock
-from helpers.django_project.servers import THREADS, django_server
+from helpers.django_project.servers import KINDS, django_server
 from helpers.servers import Server
 from helpers.web import ITEM, STAGE, ask, request_bytes, send
 
@@ -70,7 +70,7 @@ def catalog(redis):
 @pytest.fixture(scope="module", params=["wsgi", "asgi"])
 def server(request, redis, catalog):
     """A server, started once."""
-    with django_server(request.param, redis.url, *(THREADS if request.param == "wsgi" else ())) as started:
+    with django_server(request.param, redis.url, *KINDS[request.param]) as started:
         yield started
 
 

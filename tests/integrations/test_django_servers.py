@@ -4,7 +4,6 @@ Their limiters are made from a URL, as most are, unless a test says otherwise.
 """
 
 import asyncio
-import contextlib
 import json
 
 import pytest
@@ -12,37 +11,16 @@ import pytest
 pytest.importorskip("corsheaders", reason="not installed: the group `integrations`")
 
 from helpers.clock import FakeClock
-from helpers.django_project.servers import THREADS, django_server
+from helpers.django_project.limits import charged, key, limits
+from helpers.django_project.servers import KINDS, THREADS, django_server
 from helpers.http_load import statuses
 from helpers.servers import Server
 from helpers.web import ITEM, STAGE, ask, request_bytes, send
 
-from ratelimit import Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Throttle, UsagePlan
 
 PROJECT = "helpers.django_project.project"
-KINDS = {"wsgi": THREADS, "asgi": ()}
 FORBIDDEN = b'{"type":"about:blank","title":"Forbidden","status":403}'
-NEVER = Throttle("1/100000", 3)
-"""Three requests, and no more while a test runs."""
-
-
-@contextlib.contextmanager
-def limits(redis, **options):
-    with redis.client() as client, Limiter(client, deadline=5, **options) as limiter:
-        catalog = limiter.catalog
-        catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(100_000, "DAY"), [PlanStage(STAGE, {ITEM: NEVER})]))
-        catalog.put_plan(UsagePlan("small", NEVER, None, [STAGE]))
-        catalog.put_stage(Stage(STAGE, Throttle(1, 1_000_000)))
-        yield limiter
-
-
-def key(limiter, plan="gold"):
-    return {"x-api-key": limiter.catalog.create_key(plans=[plan]).value}
-
-
-def charged(limiter, fields, method="GET /other", limit="quota:gold"):
-    (status,) = [each for each in limiter.peek(fields["x-api-key"], STAGE, method).limits if each.name == limit]
-    return status.limit - status.remaining
 
 
 def by_url(redis, stage=STAGE):

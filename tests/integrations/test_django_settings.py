@@ -451,13 +451,14 @@ def test_made_up_paths_and_verbs_are_not_kept():
         client = Client(raise_request_exception=False)
         client.get("/v1/items/1")
         before = template.cache_info().currsize
-        for number in range(1500):
-            assert client.get(f"/v1/items/{number}").status_code == 200
+        for number in range(1100):
+            verb = "".join(chr(ord("A") + int(digit)) for digit in str(number))
+            assert client.generic(verb, f"/v1/items/{number}").status_code == 200
+        for number in range(200):
             assert client.get(f"/nowhere/{number}").status_code == 404
-            assert client.generic(f"VERB{number}", "/v1/items/1").status_code == 200
     assert template.cache_info().currsize == before
     assert adapter._endpoint.cache_info().currsize <= 1024
-    assert len(limiter.checks) == 4501
+    assert len(limiter.checks) == 1301
 
 
 def test_routes_are_joined_as_django_joins_them():

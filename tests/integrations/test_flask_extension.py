@@ -13,6 +13,8 @@ from flask import Blueprint, Flask, g
 from flask_cors import CORS, cross_origin
 from helpers.flask_rules import RULES, Colour
 from helpers.web import ITEM, STAGE
+from werkzeug.routing import Rule
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from ratelimit import AsyncLimiter, ConfigError, Decision, Limiter, Quota, Reason, Throttle, UsagePlan
 from ratelimit.integrations import flask as adapter
@@ -137,6 +139,26 @@ def test_the_first_request_warms_up():
     assert stub.warm_ups == 1
 
 
+def test_a_verb_in_lower_case():
+    """Flask takes it for the other one, which some servers leave to it: so it has the same limit."""
+    stub, app = Stub(), application()
+    RateLimit(app, stub, stage=STAGE)
+    environ = EnvironBuilder("/v1/items/1").get_environ() | {"REQUEST_METHOD": "get"}
+    assert run_wsgi_app(app, environ)[1] == "200 OK"
+    assert stub.methods == [ITEM]
+
+
+def test_a_view_that_is_replaced():
+    """As other extensions do, with marks of its own, also after the first request."""
+    stub, app = Stub(), application()
+    RateLimit(app, stub, stage=STAGE)
+    client = app.test_client()
+    client.get("/v1/items/1")
+    app.view_functions["item"] = adapter.exempt(lambda item_id: "exempt")
+    assert client.get("/v1/items/1").text == "exempt"
+    assert stub.methods == [ITEM]
+
+
 def test_a_context_that_requests_share():
     """A decision is of its request: an earlier one's fields are not on a later response that was not checked."""
 
@@ -201,7 +223,7 @@ def test_memory_is_flat():
     """Thousands of paths that nobody has seen, and as many verbs, leave nothing behind."""
     app = application()
     RateLimit(app, Stub(), stage=STAGE)
-    app.url_map.add(app.url_rule_class("/any-verb/<x>", endpoint="item"))
+    app.url_map.add(Rule("/any-verb/<x>", endpoint="item"))
     app.extensions["ratelimit"].limiter.check = lambda *_: Decision(Reason.ALLOWED)
     client = app.test_client()
 
@@ -226,12 +248,16 @@ def test_routes():
     inner.add_url_rule("/x/<any(a,b):x>", "x", view)
     outer.register_blueprint(inner)
     app.register_blueprint(outer)
+    app.url_map.add(Rule("/any-verb/<x>", endpoint="item"))
+    app.url_map.add(Rule("/built/<x>", endpoint="item", build_only=True))
+    app.url_map.add(Rule("/ws", endpoint="item", websocket=True))
     with_automatic = ("GET", "HEAD", "OPTIONS")
     assert sorted(routes(app)) == sorted(
         [
             *((verb, "/static/{filename}") for verb in with_automatic),
             *((verb, "/v1/items/{item_id}") for verb in (*with_automatic, "POST")),
             *((verb, "/o/{tenant}/x/{x}") for verb in with_automatic),
+            ("*", "/any-verb/{x}"),
         ]
     )
 

@@ -9,20 +9,20 @@ import pytest
 pytest.importorskip("gevent", reason="not installed: the group `integrations`")
 pytest.importorskip("gunicorn", reason="not installed: the group `integrations`")
 
-from helpers.gunicorn import FOLDER, gunicorn_server
+from helpers.gunicorn import gunicorn_server
 from helpers.http_load import statuses
 from helpers.waiting import wait_for
 from helpers.web import STAGE, ask
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 
-REQUESTS, CONCURRENCY, LIMIT = 300, 40, 1_000_000
+REQUESTS, CONCURRENCY, LIMIT = 300, 20, 1_000_000
 WORKERS = {
-    "sync": ("-w", "2"),
-    "gthread": ("-w", "2", "--threads", "8"),
-    "gevent": ("-w", "2", "-k", "gevent"),
-    "gthread, preloaded": ("-w", "2", "--threads", "8", "--preload"),
-    "gevent, preloaded": ("-w", "2", "-k", "gevent", "--preload"),
+    "sync": (),
+    "gthread": ("--threads", "8"),
+    "gevent": ("-k", "gevent"),
+    "gthread, preloaded": ("--threads", "8", "--preload"),
+    "gevent, preloaded": ("-k", "gevent", "--preload"),
 }
 
 
@@ -39,9 +39,9 @@ def key(limiter):
 
 
 @contextmanager
-def serving(valkey, tmp_path, *options, stage=STAGE):
+def serving(valkey, tmp_path, *options, stage=STAGE, **more):
     variables = {"TEST_RATELIMIT_URL": valkey.url, "TEST_RATELIMIT_STAGE": stage}
-    with gunicorn_server("flask_of_urls:app", tmp_path, "--log-level", "info", *options, **variables) as served:
+    with gunicorn_server("flask_of_urls:app", tmp_path, *options, **variables, **more) as served:
         yield served
 
 
@@ -61,7 +61,7 @@ def test_workers(valkey, limiter, key, tmp_path, workers):
     paths = ["/pets"] if "gevent" in workers else ["/pets", "/async/pets"]
     limiter.catalog.put_plan(UsagePlan("nothing", Throttle(0, 0), None, [STAGE]))
     denied = limiter.catalog.create_key(plans=["nothing"])
-    with valkey.client() as client, serving(valkey, tmp_path, *WORKERS[workers]) as served:
+    with valkey.client() as client, serving(valkey, tmp_path, *WORKERS[workers], workers=2) as served:
         seen = [asyncio.run(statuses(served.port, path, key, REQUESTS, CONCURRENCY)) for path in paths]
         refused = [ask(served.port, "GET", "/pets", {"x-api-key": denied.value}).status for _ in range(5)]
         log = served.end()
@@ -77,7 +77,7 @@ def test_a_worker_may_warm_up_before_its_first_request(valkey, limiter, tmp_path
     """By the hook of gunicorn that the documents show: Redis has its connections while nobody has asked anything."""
     with valkey.client() as client:
         before = len(client.client_list())
-        with serving(valkey, tmp_path, "-c", str(FOLDER / "warm_up_conf.py")):
+        with serving(valkey, tmp_path, configuration="gunicorn_warm_up_conf"):
             wait_for(lambda: len(client.client_list()) > before)
 
 

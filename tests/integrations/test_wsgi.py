@@ -1,16 +1,25 @@
 """WSGI applications of no framework behind the middleware, under gunicorn."""
 
 import json
+import warnings
 
 import pytest
 
 pytest.importorskip("gunicorn", reason="not installed: the group `integrations`")
+pytest.importorskip("uvicorn", reason="not installed: the group `integrations`")
 
-from helpers.site import FIELDS, ORIGIN, PREFLIGHT, served_site
-from helpers.web import ITEM, STAGE, ask
+from flask import Flask
+from helpers.site import FIELDS, FOREVER, ORIGIN, PREFLIGHT, served_site
+from helpers.web import ITEM, STAGE, ask, uvicorn_server
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from ratelimit import AsyncLimiter, ConfigError, Decision, Reason
+from ratelimit import AsyncLimiter, ConfigError, Decision, Limiter, PlanStage, Reason, Throttle, UsagePlan
+from ratelimit.integrations.asgi import install
+from ratelimit.integrations.flask import RateLimit
 from ratelimit.integrations.wsgi import RateLimitMiddleware
+
+THREE = Throttle(FOREVER, 3)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +172,44 @@ def test_another_dialect(site, gold):
     reply = site.get("/openai/x", gold)
     assert reply.fields["x-ratelimit-remaining-requests"] == "999"
     assert reply.fields.keys() & FIELDS == set()
+
+
+def in_a_mount(app):
+    """A WSGI application within one of Starlette, whose own way to do so works, and says that it is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from starlette.middleware.wsgi import WSGIMiddleware
+
+    return Starlette(routes=[Mount("/legacy", WSGIMiddleware(app))])
+
+
+def flask_items():
+    app = Flask("items")
+    app.add_url_rule("/v1/items/<int:item_id>", "item", lambda item_id: f"{item_id}")
+    return app
+
+
+def four_items(port, key):
+    return [ask(port, "GET", f"/legacy/v1/items/{number}", key).status for number in range(4)]
+
+
+def test_in_a_mount_that_is_limited(valkey, catalog, small):
+    """The one around it knows its mount alone: all that is behind it is `/legacy/{path}`."""
+    catalog.put_plan(UsagePlan("small", Throttle(1, 100), None, [PlanStage(STAGE, {"GET /legacy/{path}": THREE})]))
+    app = in_a_mount(flask_items())
+    install(app, valkey.url, stage=STAGE)
+    with uvicorn_server(app) as port:
+        assert four_items(port, small) == [200, 200, 200, 429]
+
+
+def test_limited_in_a_mount(valkey, catalog, small):
+    """One with an extension of its own has its own templates, whatever it is mounted in."""
+    catalog.put_plan(UsagePlan("small", Throttle(1, 100), None, [PlanStage(STAGE, {ITEM: THREE})]))
+    items = flask_items()
+    with Limiter.from_url(valkey.url, deadline=5) as limiter:
+        RateLimit(items, limiter, stage=STAGE)
+        with uvicorn_server(in_a_mount(items)) as port:
+            assert four_items(port, small) == [200, 200, 200, 429]
 
 
 class Stub:

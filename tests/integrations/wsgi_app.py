@@ -64,7 +64,7 @@ def failing(environ, start_response):
 
 
 def own_fields(environ, start_response):
-    fields = [("ratelimit", '"own";r=1'), ("Access-Control-Expose-Headers", "X-Own"), ("Retry-After", "7")]
+    fields = [("RATELIMIT", '"own";r=1'), ("Access-Control-Expose-Headers", "X-Own"), ("Retry-After", "7")]
     start_response("503 Later", [("Content-Type", "text/plain"), *fields])
     return [b"later"]
 

@@ -109,7 +109,7 @@ class OneOfTwo:
     """A limiter in a namespace of its own, to which the same happens as to the other."""
 
     def __init__(self, client, clock, name, world, **options):
-        self.limiter = Limiter(client, clock=clock, namespace=name, **options)
+        self.limiter = Limiter(client, deadline=5.0, clock=clock, namespace=name, **options)
         self.limiter._namespace.before_refresh = lambda: None
         self.keys = set_up(self.limiter, world)
         self.clock = clock
@@ -222,7 +222,7 @@ class Gateway:
             limiter.check(self.keys[0].value, STAGE, METHOD, ABOVE)
 
     def _limiter(self, client, **options):
-        made = Limiter(client, clock=self.clock, **options)
+        made = Limiter(client, deadline=5.0, clock=self.clock, **options)
         made._namespace.before_refresh = lambda: None
         return made
 

@@ -51,7 +51,7 @@ class World:
         self.replicas = [self.born() for _ in range(REPLICAS)]
 
     def born(self):
-        limiter = Limiter(self.client, clock=self.clock)
+        limiter = Limiter(self.client, deadline=5.0, clock=self.clock)
         limiter._namespace.before_refresh = lambda: None
         limiter._namespace.age_us = lambda: self.passed_us
         return limiter

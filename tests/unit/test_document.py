@@ -34,6 +34,7 @@ quota = { limit = 1000, period = "WEEK", offset = 1 }
 throttle_scope = "key_method"
 alerts = [80, 100]
 shadow = "free"
+max_identities = 10_000
 
 [plans.gold.stages."petstore/prod".throttles]
 "GET /pets/{id}" = { rate = "1/3", burst = 1 }
@@ -74,6 +75,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
             "key_method",
             [80, 100],
             "free",
+            max_identities=10_000,
         ),
         "free": UsagePlan("free", stages=["petstore/dev"]),
     }
@@ -223,6 +225,7 @@ def plans(draw):
         draw(st.lists(st.integers(1, 100), max_size=3)) if quota else (),
         draw(st.none() | st.just("other")),
         draw(st.sampled_from([0, 0.5])),
+        draw(st.sampled_from([None, 0, 2**30])),
     )
 
 

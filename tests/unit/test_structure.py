@@ -130,7 +130,7 @@ def test_rooms_without_io_open_nothing(module):
 FRAMEWORKS = ("starlette", "fastapi", "uvicorn", "flask", "werkzeug", "django", "rest_framework", "asgiref")
 SHARED_BY_ADAPTERS = {
     f"ratelimit.integrations.{name}"
-    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "wsgi")
+    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "route_check", "wsgi")
 }
 
 
@@ -215,14 +215,14 @@ def private_accesses(text):
                 yield "_vars"
 
 
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
-"""Public, whatever their names say."""
+DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_get_current_object"}
+"""Public, whatever their names say: of named tuples, and of Flask's proxies."""
 
 
 def foreign_privates(module, text, own):
     """Those that may be another library's: in the store, which alone handles its objects, whatever they are called."""
     private = {name for name in private_accesses(text) if name.startswith("_") and not name.startswith("__")}
-    return private - OF_NAMED_TUPLES - (set() if room_of(module) == "store" else own)
+    return private - DOCUMENTED - (set() if room_of(module) == "store" else own)
 
 
 def test_privates_of_clients_are_touched_at_one_place():

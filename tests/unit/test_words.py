@@ -18,8 +18,8 @@ FILES = {
 CITING = sorted(name for name in FILES if name.endswith((".py", ".lua", ".md")))
 PACKAGE = sorted(name for name in FILES if name.startswith("ratelimit/") and name.endswith(".py"))
 
-EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md"}
-"""Names that stand for a file that a reader is going to add."""
+EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md", "settings.py", "urls.py", "limits.py"}
+"""Names that stand for a file that a reader is going to add, or has in a project of Django."""
 
 CITATION = re.compile(r"(?<![\w/.<>*{}~:-])(?:\.\./)*([\w-][\w./-]*\.(?:py|lua|md))(?![\w/(]|\.\w|`? -> )")
 """A name with or without folders: not in a URL, no pattern such as `<name>.lua`, no former name (`a.py` -> b)."""

@@ -97,7 +97,7 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, folder)
     try:
         return reduce(getattr, path.split("."), importlib.import_module(module))
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         reason = printable(without_values(f"{type(error).__name__}: {error}"))
         raise ConfigError(f"cannot import {shown(name)}: {reason}", field="app") from error
 

@@ -20,6 +20,8 @@ COMMANDS = {
 }
 THREADS = ("--workers=1", "--threads=4")
 """Options of gunicorn."""
+KINDS = {"wsgi": THREADS, "asgi": ()}
+"""Options of each kind of server."""
 
 
 class DjangoServer:
@@ -38,22 +40,30 @@ class DjangoServer:
 
 
 @contextlib.contextmanager
-def django_server(kind, redis_url, *options, **settings):
-    """Start a server as soon as it listens yield it, and end it: it ends by itself, and has met nothing unexpected."""
+def django_server(kind, redis_url, *options, application=None, folder=ROOT, **settings):
+    """Start a server, yield it as soon as it listens, and end it.
+
+    Args:
+        kind: "wsgi" or "asgi".
+        redis_url: Where the limits are.
+        options: Of the server.
+        application: Another than that of the project.
+        folder: Where it is.
+        settings: Settings of the project, in place of its own.
+    """
     port = free_port()
     command = [sys.executable, "-m", *(word.format(port=port) for word in COMMANDS[kind]), *options]
     environment = os.environ | {
         "RATELIMIT_URL": redis_url,
         "DJANGO_SERVER": kind,
         "DJANGO_SETTINGS": json.dumps(settings),
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", folder))),
     }
-    with tempfile.TemporaryDirectory(prefix="rl-django-") as folder:
-        log = Path(folder) / "log"
+    with tempfile.TemporaryDirectory(prefix="rl-django-") as logs:
+        log = Path(logs) / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, f"helpers.django_project.project:{kind}"], env=environment, stdout=output, stderr=output
-            )
+            command.append(application or f"helpers.django_project.project:{kind}")
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
         server = DjangoServer(kind, port, process, log)
         try:
             _wait_until_it_listens(server)

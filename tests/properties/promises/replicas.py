@@ -163,7 +163,7 @@ def a_lost_push_is_caught_up(backend, clock):
 def a_push_is_heard(server):
     """A change reaches a replica that would not look by itself, without a check that meets the newer version."""
     key = gold_key(server)
-    with server.client() as client, Limiter(client, max_age=FOREVER) as limiter, server.client() as admin:
+    with server.client() as client, Limiter(client, deadline=5, max_age=FOREVER) as limiter, server.client() as admin:
         assert limiter.check(key.value, STAGE, METHOD).allowed
         wait_for(lambda: dict(admin.pubsub_numsub("ratelimit:changes"))[b"ratelimit:changes"] == 1)
         CATALOG_CHANGES["plan"](Catalog(admin))
