@@ -24,7 +24,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import URLResolver, get_resolver
+from django.urls.resolvers import RegexPattern
 from django.utils.http import escape_leading_slashes
 from django.utils.module_loading import import_string
 from django.views import View
@@ -85,9 +87,9 @@ class RateLimitMiddleware:
 
     RATELIMIT is a dict. LIMITER, KEY and ON_DENIED may be given as dotted paths.
 
-    LIMITER: The URL of a server: then a limiter is made, of the kind that is needed, and closed when the process ends.
-        Or a `Limiter`, which works everywhere; an `AsyncLimiter` works where all middlewares are asynchronous, under
-        ASGI. Their owner closes them.
+    LIMITER: The URL of a server: then each process makes a limiter of the kind that it needs, and closes a blocking one
+        when it ends; nobody tells when an event loop does. Or a `Limiter`, which works everywhere, or an
+        `AsyncLimiter`, which works under ASGI where all middlewares below are asynchronous. Their owner closes them.
     STAGE: The stage that the project is, "<api>/<stage>".
     KEY: Who a request comes from: `header("x-api-key")` by default, `query(...)`, `bearer(...)`, `address(...)`, or a
         function of the request that returns a key's value, an `Identity` or None. It may be asynchronous under ASGI.
@@ -98,7 +100,7 @@ class RateLimitMiddleware:
     EXEMPT: Methods that are not limited, such as ["GET /health/"].
     HEADERS: The dialect of the fields: "ietf", "legacy", "openai" or "none"; see `Decision.headers`.
     ON_DENIED: Called with the request and the decision when a request is denied. The response that it returns is sent
-        in place of ours, unless it is None.
+        in place of ours, unless it is None. It may be asynchronous under ASGI.
     ENABLED: False: nothing is limited, as in tests.
 
     Raises:
@@ -157,16 +159,15 @@ class RateLimitMiddleware:
         if self._configuration.on_denied is None:
             return None
         try:
-            return self._configuration.on_denied(request, decision)
+            custom = self._configuration.on_denied(request, decision)
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
             return _failed_on_denied(error)
+        return custom if self._is_async else _response(custom)
 
     async def _custom_async(self, request: HttpRequest, decision: Decision) -> Any:
         custom = self._custom(request, decision)
-        if not isawaitable(custom):
-            return custom
         try:
-            return await custom
+            return _response(await custom if isawaitable(custom) else custom)
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
             return _failed_on_denied(error)
 
@@ -329,15 +330,32 @@ def route_of(request: HttpRequest) -> tuple[str | None, Marks]:
         endpoint = _endpoint(match.func, verb)
     except TypeError:  # a view that cannot be hashed
         endpoint = _endpoint.__wrapped__(match.func, verb)
-    return (method_of(verb, template(match.route)) if endpoint.takes_verb else None), endpoint.marks
+    if not endpoint.takes_verb:
+        return None, endpoint.marks
+    urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+    return method_of(verb, template(match.route, urlconf)), endpoint.marks
 
 
 @lru_cache(4096)
-def template(route: str) -> str:
+def template(route: str, urlconf: Any) -> str:
     """Return the template of a route as plans list it: "/pets/{id}/" of "pets/<int:id>/" or of a regex.
 
     A group without a name is "{var}", and a group that captures nothing is left out.
+
+    Args:
+        route: As a match has it: all parts in one text, which does not say which of them are regexes.
+        urlconf: Where it is from.
     """
+    return _templates(urlconf).get(route) or _guessed(route)
+
+
+@lru_cache(64)
+def _templates(urlconf: Any) -> dict[str, str]:
+    return {route: path_template for route, path_template, _ in _routes_below(get_resolver(urlconf))}
+
+
+def _guessed(route: str) -> str:
+    """Return the template of a route that is not found, as of one whose parts are translated."""
     if any(character in route for character in "(^$\\"):
         route = _without_regex(route)
     return "/" + _ARGUMENT.sub(r"{\1}", route).lstrip("/")
@@ -420,17 +438,24 @@ def routes(urlconf: str | None = None) -> Iterator[tuple[str, str]]:
     Args:
         urlconf: A module with `urlpatterns`; ROOT_URLCONF by default.
     """
-    yield from _routes_below(get_resolver(urlconf), "")
+    for _, path_template, view in _routes_below(get_resolver(urlconf)):
+        yield from ((verb, path_template) for verb in _verbs(view))
 
 
-def _routes_below(resolver: URLResolver, prefix: str) -> Iterator[tuple[str, str]]:
+def _routes_below(
+    resolver: URLResolver, route: str = "", path_template: str = "", above: tuple[Any, ...] = ()
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield route, template and view of all that is below a resolver; one that includes itself is not entered again."""
+    above = (*above, resolver.urlconf_module)
     for entry in resolver.url_patterns:
         part = str(entry.pattern)
-        route = prefix + part.removeprefix("^") if prefix else part  # as Django joins them
-        if isinstance(entry, URLResolver):
-            yield from _routes_below(entry, route)
-        else:
-            yield from ((verb, template(route)) for verb in _verbs(entry.callback))
+        is_regex = isinstance(entry.pattern, RegexPattern)
+        joined = route + part.removeprefix("^") if route else part  # as Django joins them
+        shown_part = _without_regex(part) if is_regex else _ARGUMENT.sub(r"{\1}", part)
+        if not isinstance(entry, URLResolver):
+            yield joined, "/" + (path_template + shown_part).lstrip("/"), entry.callback
+        elif not any(entry.urlconf_module is each for each in above):
+            yield from _routes_below(entry, joined, path_template + shown_part, above)
 
 
 def _verbs(view: Any) -> Iterator[str]:
@@ -450,6 +475,15 @@ def _matches_no_route(request: HttpRequest, response: Any) -> bool:
         with_slash = escape_leading_slashes(request.get_full_path(force_append_slash=True))
         return bool(response.get("Location") == with_slash)
     return bool(response.status_code == 404)
+
+
+def _response(custom: Any) -> Any:
+    """Return what ON_DENIED has returned, if it is a response."""
+    if custom is None or isinstance(custom, HttpResponseBase):
+        return custom
+    kind = type(custom).__name__
+    warn_once(f"ON_DENIED: returned a {kind}, and no response of Django: such requests get the usual answer")
+    return None
 
 
 def _failed_on_denied(error: Exception) -> None:

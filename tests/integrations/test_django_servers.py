@@ -99,12 +99,13 @@ def test_preloaded_workers(valkey):
         assert charged(limiter, gold) == 150
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_first_requests_come_at_once(kind, valkey):
+@pytest.mark.parametrize("workers", ["wsgi", "asgi", "gevent"])
+def test_the_first_requests_come_at_once(workers, valkey):
     """With the deadline of 50 ms: all of them wait until the limiter is warm, and none is 503."""
+    kind, options = ("wsgi", ("--worker-class=gevent",)) if workers == "gevent" else (workers, KINDS[workers])
     with limits(valkey) as limiter:
         gold = key(limiter)
-        with django_server(kind, valkey.url, *KINDS[kind], RATELIMIT=by_url(valkey)) as server:
+        with django_server(kind, valkey.url, *options, RATELIMIT=by_url(valkey)) as server:
             assert asyncio.run(statuses(server.port, "/get/", gold["x-api-key"], 64, 32)) == {200: 64}
         assert charged(limiter, gold) == 64
 
@@ -129,7 +130,7 @@ def test_a_middleware_for_blocking_code_under_asgi(valkey):
 
 
 def test_behind_a_prefix_under_wsgi(valkey):
-    """Case 16: the prefix is no part of a method."""
+    """Case 16: the prefix is no part of a method. The limiter is closed with its process: its denials are in Redis."""
     with limits(valkey) as limiter:
         gold = key(limiter)
         with django_server("wsgi", valkey.url, *THREADS, RATELIMIT=by_url(valkey)) as server:
@@ -138,6 +139,24 @@ def test_behind_a_prefix_under_wsgi(valkey):
             assert found == [200, 200, 200, 429]
             assert ask(server.port, "GET", "/api/trail", mounted).fields["location"] == "/api/trail/"
         assert charged(limiter, gold, ITEM, f"plan:gold:{ITEM}") == 3
+        with valkey.client() as client:
+            (denials,) = client.keys("ratelimit:denials:*")
+            assert [(field.split(b"|")[2], count) for field, count in client.hgetall(denials).items()] == [
+                (b"THROTTLED", b"1")
+            ]
+
+
+def test_a_body_is_not_waited_for_under_wsgi(valkey):
+    """Case 12: a denied request is answered while its body is still to come."""
+    with limits(valkey) as limiter, django_server("wsgi", valkey.url, *THREADS, RATELIMIT=by_url(valkey)) as server:
+        fields = [*key(limiter).items(), ("Content-Length", "1000000"), ("Content-Type", "application/json")]
+        spent = [*key(limiter, "small").items(), *fields[1:]]
+        for _ in range(3):
+            ask(server.port, "GET", "/get/", spent[:1])
+        replies = [
+            send(server.port, request_bytes("POST", path, spent)) for path in ("/v1/items/1/change", "/api/plain")
+        ]
+        assert [reply.status for reply in replies] == [429] * 2
 
 
 FORWARDED = {

@@ -4,20 +4,20 @@ import asyncio
 import os
 import random
 import re
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 pytest.importorskip("corsheaders", reason="not installed: the group `integrations`")
 os.environ.setdefault("DJANGO_SERVER", "wsgi")
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
-from django.urls import URLResolver, include, path, re_path
-from django.urls.resolvers import RegexPattern
-from helpers.django_project import project, views
+from django.urls import get_resolver, include, path, re_path
+from helpers.django_project import project, rest_views, views
 
 from ratelimit import AsyncLimiter, Decision, Limiter, LimitStatus, Reason
 from ratelimit.integrations import django as adapter
@@ -55,6 +55,12 @@ class AsyncStub(Stub):
     async def warm_up(self, timeout):  # noqa: ASYNC109 - the limiter's own
         Stub.warm_up(self, timeout)
         await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _set_up():
+    """As servers and commands of a project do."""
+    django.setup()
 
 
 @pytest.fixture(params=[(Client, Stub), (AsyncClient, AsyncStub)], ids=["blocking", "asyncio"])
@@ -265,6 +271,7 @@ ON_DENIED = {
     "a dotted path": (f"{PROJECT}.denied_page", 420),
     "None": (lambda request, decision: None, 429),
     "an error": (lambda request, decision: request.nothing_of_this_name, 429),
+    "no response": (lambda request, decision: "no", 429),
     "in a loop": (denied_page_in_a_loop, 420),
 }
 
@@ -361,21 +368,49 @@ TEMPLATES = {
     "<a>-<b>.txt": "/{a}-{b}.txt",
     "": "/",
     "<path:p>": "/{p}",
-    r"^r/(?P<k>\w+)/x/<int:a>/": "/r/{k}/x/{a}/",
-    r"^things/(?P<pk>[^/.]+)/$": "/things/{pk}/",
-    r"^things\.(?P<format>[a-z0-9]+)/?$": "/things.{format}/",
-    r"^(\d+)/(\w+)/((?:a|b)+)$": "/{var}/{var}/{var}",
-    r"^a/(?P<x>(a|b)(c|d))-(?P<y>[)(]+)/\Z": "/a/{x}-{y}/",
-    r"^js\-on/(?:page-(?P<page>\d+)/)?$": "/js-on/",
-    r"^year/\d{4}/x": r"/year/\d/x",
-    r"^a(?=b)b(?!c)/(?i:x)$": "/ab/",
-    r"^p/(?P<a>\()(?P<b>[]]x)$": "/p/{a}{b}",
+    "Products(<int:id>)/c+d$": "/Products({id})/c+d$",
+    re_path(r"^things/(?P<pk>[^/.]+)/$", views.about): "/things/{pk}/",
+    re_path(r"^things\.(?P<format>[a-z0-9]+)/?$", views.about): "/things.{format}/",
+    re_path(r"^(\d+)/(\w+)/((?:a|b)+)$", views.about): "/{var}/{var}/{var}",
+    re_path(r"^a/(?P<x>(a|b)(c|d))-(?P<y>[)(]+)/\Z", views.about): "/a/{x}-{y}/",
+    re_path(r"^js\-on/(?:page-(?P<page>\d+)/)?$", views.about): "/js-on/",
+    re_path(r"^year/\d{4}/x", views.about): r"/year/\d/x",
+    re_path(r"^a(?=b)b(?!c)/(?i:x)$", views.about): "/ab/",
+    re_path(r"^p/(?P<a>\()(?P<b>[]]x)$", views.about): "/p/{a}{b}",
+    re_path(r"^r/(?P<k>\w+)/", include([path("x+y(<int:a>)/", views.about)])): "/r/{k}/x+y({a})/",
+    path("a+b(c)/", include([re_path(r"^(?P<x>\w+)$", views.about)])): "/a+b(c)/{x}",
 }
 
 
-@pytest.mark.parametrize("route", TEMPLATES)
-def test_templates(route):
-    assert template(route) == TEMPLATES[route]
+def urlconf_of(patterns):
+    """A module with routes."""
+    module = ModuleType("routes")
+    module.urlpatterns = patterns
+    return module
+
+
+@pytest.mark.parametrize(("route", "expected"), TEMPLATES.items(), ids=TEMPLATES.values())
+def test_templates(route, expected):
+    """Of each kind of route, and of some that are in others."""
+    urlconf = urlconf_of([path(route, views.about) if isinstance(route, str) else route])
+    ((joined, shown, _),) = adapter._routes_below(get_resolver(urlconf))
+    assert (shown, template(joined, urlconf)) == (expected, expected)
+
+
+def test_a_route_that_nobody_has_seen():
+    """As of a translated one: it is taken for a regex if it looks like one."""
+    urlconf = urlconf_of([])
+    assert template("tiere/<int:id>", urlconf) == "/tiere/{id}"
+    assert template(r"^tiere/(?P<k>\w+)/x/<int:a>/$", urlconf) == "/tiere/{k}/x/{a}/"
+
+
+def test_routes_that_include_themselves():
+    """Django finds any depth of them; their templates are known once, and guessed below."""
+    urlconf = urlconf_of([path("pets/<int:pet_id>", views.about)])
+    urlconf.urlpatterns.append(path("sub/", include(urlconf)))
+    match = get_resolver(urlconf).resolve("/sub/sub/pets/5")
+    assert template(match.route, urlconf) == "/sub/sub/pets/{pet_id}"
+    assert template("pets/<int:pet_id>", urlconf) == "/pets/{pet_id}"
 
 
 def random_routes(choose, depth=0):
@@ -389,6 +424,7 @@ def random_routes(choose, depth=0):
                 (lambda: (f"<{name}>", rf"(?P<{name}>[^/]+)", "a.b", f"{{{name}}}")),
                 (lambda: (f"w{name}", f"w{name}", f"w{name}", f"w{name}")),
                 (lambda: (f"d{name}.x-y", rf"d{name}\.x\-y", f"d{name}.x-y", f"d{name}.x-y")),
+                (lambda: (f"p{name}(x)+", rf"p{name}\(x\)\+", f"p{name}(x)+", f"p{name}(x)+")),
             ]
         )()
 
@@ -420,13 +456,13 @@ def test_templates_of_random_routes():
     choose, checked = random.Random(14), 0
     for _ in range(500):
         samples = []
-        urlconf = SimpleNamespace(urlpatterns=patterns_of(random_routes(choose), "", "", samples))
-        resolver = URLResolver(RegexPattern(r"^/"), urlconf)
-        listed = {each for _, each in adapter._routes_below(resolver, "")}
+        urlconf = urlconf_of(patterns_of(random_routes(choose), "", "", samples))
+        resolver = get_resolver(urlconf)
+        listed = {each for _, each in routes(urlconf)}
         for sample_path, _, _ in samples:
             match = resolver.resolve(sample_path)
             answer = match.func(None).content.decode()
-            request = SimpleNamespace(resolver_match=SimpleNamespace(route=match.route, func=match.func), method="GET")
+            request = SimpleNamespace(resolver_match=match, urlconf=urlconf, method="GET")
             method, _ = adapter.route_of(request)
             assert method == f"GET {answer}"
             assert answer in listed
@@ -461,12 +497,12 @@ def test_made_up_paths_and_verbs_are_not_kept():
     assert len(limiter.checks) == 1301
 
 
-def test_routes_are_joined_as_django_joins_them():
-    """A regex below a path does not begin with its anchor any more."""
-    urlconf = SimpleNamespace(urlpatterns=[path("a+b/", include([re_path("^x", views.about)]))])
-    resolver = URLResolver(RegexPattern(r"^/"), urlconf)
-    assert template(resolver.resolve("/a+b/x").route) == "/a+b/x"
-    assert list(adapter._routes_below(resolver, "")) == [("*", "/a+b/x")]
+def test_a_view_that_is_called_by_itself():
+    """By a test, without a route: the throttle checks it as a request that matches none."""
+    limiter = Stub(Reason.THROTTLED)
+    with using(limiter):
+        response = rest_views.Plain.as_view()(RequestFactory().get("/x", headers={"x-api-key": "k"}))
+    assert (response.status_code, limiter.checks) == (429, [("k", STAGE, "*", 1)])
 
 
 class Unhashable:
