@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 NEED_INTEGRATIONS = {"docs/metrics.md"}
 """Documents whose programs need packages of the group `integrations`, so that tests/integrations runs them."""
-SERVED = {"docs/integrations.md"}
+SERVED = {"docs/django.md", "docs/integrations.md"}
 """Documents whose programs are applications: see tests/integrations/test_document.py."""
 
 

@@ -16,18 +16,7 @@ DOCUMENTS = {
     for path in sorted((ROOT / folder).glob("*.md"))
 }
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-<<<<<<< HEAD
 PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS | SERVED for program in programs_of(name)]
-=======
-ELSEWHERE = {"docs/django.md", "docs/integrations.md"}
-"""Need frameworks: run by tests/integrations."""
-PROGRAMS = [
-    pytest.param(code, output, id=f"{name}-{number}")
-    for name, text in DOCUMENTS.items()
-    if name not in ELSEWHERE
-    for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
-]
->>>>>>> asgi14
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
