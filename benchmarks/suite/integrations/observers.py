@@ -1,4 +1,4 @@
-"""What an observed check costs more than one that is not: `python -m benchmarks.suite.observers`.
+"""What an observed check costs more than one that is not: `python -m benchmarks.suite.integrations.observers`.
 
 In pairs on one embedded server, by the thread's CPU time, of a denial that the process makes itself: no check is
 shorter. Needs the group `integrations`.
