@@ -74,13 +74,13 @@ def fields(decision: LimitedDecision, dialect: Dialect = "ietf") -> dict[str, st
     headers = {}
     if _is_known(decision.retry_after):
         headers["Retry-After"] = str(_seconds_up(decision.retry_after))
-    if not decision.limits:
+    if dialect == "none" or not decision.limits:
         return headers
     if dialect == "legacy":
         headers |= _legacy(max(decision.limits, key=_urgency))
     elif dialect == "openai":
         headers |= _openai(max(decision.limits, key=_urgency))
-    elif dialect != "none":
+    else:
         headers["RateLimit"] = ", ".join(map(_state, decision.limits))
         headers["RateLimit-Policy"] = ", ".join(
             [_policy(limit.name, limit.limit, limit.window) for limit in decision.limits]

@@ -68,6 +68,8 @@ FRAMEWORKS = (
             App("fastapi_ratelimit", OURS),
             App("fastapi_slowapi", "slowapi", "slowapi"),
             App("fastapi_redis_sdk", "fastapi-redis-sdk", "redis_fastapi"),
+            App("fastapi_slowapi_two_limits", "slowapi, two limits", "slowapi"),
+            App("fastapi_redis_sdk_two_limits", "fastapi-redis-sdk, two limits", "redis_fastapi"),
         ),
     ),
     Framework(

@@ -82,8 +82,9 @@ PARTS = {
         "What a limiter adds to a request of a web application, under its usual server, beside the same application "
         "without one: one process on a core of its own, 32 requests under way, paired rounds. CPU time is that of the "
         "server's processes; the wall's time is what the application loses of its throughput, waiting for Redis "
-        "included. A peer keeps one fixed window of each route; this library a token bucket and a daily quota, and "
-        "looks at the key besides. Lines are those that a user writes beside the bare application of three routes.",
+        "included. A peer keeps one fixed window of each route, or two of them, which is what this library enforces: a "
+        "token bucket and a daily quota; it looks at the key besides. Lines are those that a user writes beside the "
+        "bare application of three routes.",
     ),
     "tail": Part(
         tail,

@@ -143,6 +143,7 @@ def test_a_web_server_that_closes_is_an_error():
 def test_what_the_bare_application_takes_is_taken_off_round_by_round():
     """Ours adds 10 of 100 and 20 of 200, the peer 40 and 80: a quarter in each round, however slow it was."""
     fastapi = FRAMEWORKS[0]
+    fastapi = fastapi._replace(apps=fastapi.apps[:4])
     added = {BARE: 0, OURS: 10, "slowapi": 40, "fastapi-redis-sdk": 20}
     rounds = {name: [100.0 + more, 200.0 + 2 * more] for name, more in added.items()}
     samples = {name: {"cpu_us": its, "wall_us": its, "failed": 0} for name, its in rounds.items()}

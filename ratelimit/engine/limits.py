@@ -378,7 +378,7 @@ class CompiledLimits:
     def numbers(self, reply: Reply) -> Numbers:
         """Return the numbers of each limit in a reply that judged."""
         if isinstance(reply, bytes):
-            return self.unpack(self.packed_numbers(reply))
+            return self.numbers_after_charge(reply)
         try:
             numbers: Numbers = self.unpack(reply[2])
         except (struct.error, TypeError, IndexError):
@@ -387,21 +387,20 @@ class CompiledLimits:
             raise StoreError("Redis answered to a check with limits that cannot be read")
         return numbers
 
-    def packed_numbers(self, reply: bytes) -> bytes:
-        """Return 16 bytes for each limit, as the other replies have them, from the states after the charge."""
-        parts: list[bytes] = []
+    def numbers_after_charge(self, reply: bytes) -> Numbers:
+        """Return two numbers of each limit, as the other replies have them, from the states after the charge."""
+        _, level, last_us, calendar, used, granted, _ = protocol.STATE.unpack_from(reply)
+        numbers: list[float] = []
         further_at = protocol.STATE.size
         for limit in self.limits:
             if isinstance(limit, QuotaCount):
-                calendar, used, granted = protocol.STATE.unpack_from(reply)[3:6]
-                left = limit.quota.limit + granted - used
-                parts.append(protocol.LIMIT.pack(left, protocol.window_end_us(calendar)))
+                numbers += (limit.quota.limit + granted - used, protocol.window_end_us(calendar))
             elif limit.field_or_key:
-                parts.append(reply[further_at + 8 : further_at + 24])
+                numbers += protocol.LIMIT.unpack_from(reply, further_at + 8)
                 further_at += protocol.BUCKET.size
             else:
-                parts.append(reply[8:24])
-        return b"".join(parts)
+                numbers += (level, last_us)
+        return tuple(numbers)
 
     def largest_cost_left(self, reply: bytes) -> float:
         """Return the largest cost that would still pass, by the states after the charge of an admitted request."""
@@ -423,8 +422,8 @@ class CompiledLimits:
             level, last_us = numbers[at], numbers[at + 1]
             length = window if quota is None else self._window_until(quota, int(last_us))
             left, reset_us = limit.remaining_and_reset_us(level, last_us, now_us)
-            wait_us = 0.0 if admits_us is None else max(0.0, admits_us[at // 2] - now_us)
-            statuses.append(LimitStatus(name, capacity, left, _seconds(reset_us), _seconds(wait_us), length))
+            wait_s = 0.0 if admits_us is None else _seconds(max(0.0, admits_us[at // 2] - now_us))
+            statuses.append(LimitStatus(name, capacity, left, _seconds(reset_us), wait_s, length))
             at += 2
         return tuple(statuses)
 

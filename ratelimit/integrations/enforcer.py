@@ -152,7 +152,8 @@ class AsyncEnforcer(_EnforcerBase):
             key = self.gate.key
             caller = key.caller(request) if isinstance(key, KeySource) else await self._called(key, request)
         try:
-            decision: Decision = await self._wait(self._check(planned, caller))
+            check = self._check(planned, caller)
+            decision: Decision = await (check() if self._is_async else asyncio.to_thread(check))
         except ConfigError as error:
             return self._failed(error)
         if not self._has_looked:

@@ -119,7 +119,7 @@ class Checker:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
             # As LazyAdmission(prepared.limits, reply), without a call of its __init__: most checks end here.
             admission = _new(LazyAdmission)
-            admission._decoder, admission._reply = prepared.limits, reply
+            admission._decoder, admission._reply, admission._statuses = prepared.limits, reply, None
             return admission
         _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)

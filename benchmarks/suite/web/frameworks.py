@@ -84,9 +84,9 @@ def statuses_when_few(framework, redis_server, load):
 
     Raises RuntimeError for one that does not limit, or for a bare one that does.
     """
-    key = enrol(redis_server, exactly(FEW))[0]
     found = {}
     for app in framework.apps:
+        key = enrol(redis_server, exactly(FEW))[0]  # peers of one kind have names of limits in common
         with serving(framework, app, tcp_url(redis_server), FEW) as server:
             answers = [load.run(server, requests_of([key]), 1, 1)[0] for _ in range(FEW + 2)]
         found[app.name] = [status for answer in answers for status in answer]
