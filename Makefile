@@ -5,10 +5,10 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers fuzz vectors lint lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp keeps the environment from being made again until the project's description changes.
 .venv/ready: pyproject.toml
@@ -22,8 +22,8 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 	$(BIN)/ratelimit demo
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
-	$(BIN)/python -m pytest -m "not slow" --durations=20
-	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py
+	$(BIN)/python -m pytest -m "not slow" --durations=20 --ignore tests/integrations
+	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py --ignore benchmarks/tests/test_frameworks.py
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
 	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py \
@@ -32,7 +32,7 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 	  --ignore tests/unit/test_words.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps
+	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps --ignore tests/integrations
 
 .venv/servers: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers
@@ -40,6 +40,14 @@ test-long: .venv/ready  ## pass the further tests: exhaustive, random at length,
 
 test-servers: .venv/servers  ## pass the tests of real web servers that start (RATELIMIT_COLD_STARTS=20 as often as is promised)
 	$(BIN)/python -m pytest -m slow tests/apps
+
+.venv/integrations: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group integrations
+	@touch $@
+
+test-integrations: .venv/integrations .venv/bench-frameworks  ## pass the tests of frameworks over real sockets, of metrics, of documents about them
+	$(BIN)/python -m pytest tests/integrations --durations=10
+	$(BIN)/python -m pytest benchmarks/tests/test_frameworks.py
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py
@@ -53,6 +61,16 @@ lint: .venv/ready  ## ruff, mypy, and a lint of the Lua scripts
 	$(BIN)/mypy
 	PYTHONPATH=tests $(BIN)/python -m helpers.lua_lint
 
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: .venv/docs  ## build the documentation site in site/html; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d site/doctrees . site/html
+
+linkcheck: .venv/docs  ## try the documentation's links to other sites
+	$(BIN)/sphinx-build --quiet -b linkcheck -c docs -d site/doctrees . site/linkcheck
+
 lua: .venv/ready  ## print a Lua script with all its parts, as it is sent to the server (SCRIPT=check)
 	@$(BIN)/python -c "from ratelimit.scripts import expanded; print(expanded('$(SCRIPT)'), end='')"
 
@@ -62,10 +80,14 @@ compat:  ## pass the tests of connections with the oldest and newest redis-py an
 compat-short:  ## the quickest part of it: the oldest redis-py and the newest valkey-py, without hiredis, on one server
 	$(PYTHON) scripts/compat.py --short
 
-bench: .venv/ready  ## measure speed, memory and exactness beside the peers (about 4 minutes)
+.venv/bench-frameworks: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench-frameworks
+	@touch $@
+
+bench: .venv/bench-frameworks  ## measure speed, memory and exactness beside the peers (about 5 minutes)
 	$(BIN)/python benchmarks
 
-bench-full: .venv/ready  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
+bench-full: .venv/bench-frameworks  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
 
 .venv/release: .venv/ready
@@ -79,4 +101,4 @@ release-tag: .venv/release  ## the same, then tag the version if the tree is cle
 	$(BIN)/python scripts/release.py tag
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results
+	rm -rf .venv .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks dist results site

@@ -1,17 +1,21 @@
 -- check: admit or deny one request against every limit that applies to it, all or nothing.
 --
--- KEYS[1]    hash of the API key, if flag 1 is set
--- KEYS[..]   then the shared buckets; last the stream of alerts, if flag 8 is set
--- ARGV[1]    request: now_us, cost, valid_until_us, flags; of the plan: burst, rate, per, quota, and the first days of
---            three windows (11 doubles); version token (26 bytes); burst, rate, per of each further bucket (3 doubles
---            each), those in the key's hash first, then the shared ones; if flag 4 is set, burst, rate, per, quota and
---            three days of the plan's shadow (7 doubles); if flag 8 is set, percentage and count of each alert
+-- KEYS[1]    hash of the API key or identity, if flag 1 is set
+-- KEYS[..]   then the shared buckets; last the stream of alerts, if flag 8 is set, or the counted identities, if flag
+--            128 is
+-- ARGV[1]    request: now_us, cost, valid_until_us (with flag 32 for how long an identity is kept at least), flags; of
+--            the plan: burst, rate, per, quota, and the first days of three windows (11 doubles); version token (26
+--            bytes); burst, rate, per of each further bucket (3 doubles each), those in the key's hash first, then the
+--            shared ones; if flag 4 is set, burst, rate, per, quota and three days of the plan's shadow (7 doubles); if
+--            flag 8 is set, percentage and count of each alert; if flag 128 is set, how many identities the plan may
+--            have, and one of how many is counted
 -- ARGV[2]    hash field of the plan's state, if flag 1 is set
 -- ARGV[3..]  hash fields of the further buckets in the key's hash; if flag 4 is set, the shadow's state; if flag 16 is
 --            set, the shadow's bucket of the method
 -- returns    the new states of the plan and of each further bucket, joined    admitted by the fast path
 -- returns    {1 | 2, now_us, limits}         admitted; 2: and a day of metering is over
 -- returns    {0 | 3, now_us, limits}         denied; 3: would be admitted, and nothing was to be consumed
+-- returns    {4, now_us, limits}             denied: the plan has as many identities as it may have
 -- returns    {-1 | -2 | -3 | -4, now_us}     look again: key changed, catalogue behind, windows past, key expired;
 --            nothing is consumed
 -- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
@@ -35,13 +39,19 @@ local under_callers_clock = now > 0
 if not under_callers_clock then
   -- @inline inline/server_time
 end
-local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size = true, cost == 0
+local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, has_more =
+  true, cost == 0
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
-  -- An unsupported flag may stand for a limit, so it is an error. 32 is reserved for callers without a stored key.
-  if not (flags >= 0 and flags % 64 < 32 and flags < 128) then return redis.error_reply('RATELIMIT ARGUMENTS') end
-  has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags >= 64
+  -- An unsupported flag may stand for a limit, so it is an error.
+  if not (flags >= 0 and flags < 256) then return redis.error_reply('RATELIMIT ARGUMENTS') end
+  has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags % 128 >= 64
   has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
-  shadow_size = has_shadow and 56 or 0
+  shadow_size, is_identity = has_shadow and 56 or 0, flags % 64 >= 32
+  -- An identity has a hash, without shadow and alerts; identities alone are bounded.
+  if is_identity and (not has_key or has_shadow or has_alerts) or flags >= 128 and not is_identity then
+    return redis.error_reply('RATELIMIT ARGUMENTS')
+  end
+  has_more = has_shadow or has_alerts or is_identity
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
@@ -64,6 +74,7 @@ if has_key then
     -- @inline inline/retry_statuses
     -- A version token: epoch (8 bytes) and version (10 digits) of the catalogue, stamp of the key's record (8 bytes).
     local version_token = string.sub(request, VERSION_TOKEN_AT, HEAD_SIZE)
+    if not stored_token and is_identity then stored_token = version_token end -- an identity that is new
     if not stored_token or string.sub(stored_token, 19) ~= string.sub(version_token, 19) then
       return { KEY_CHANGED, now }
     end
@@ -75,17 +86,17 @@ if has_key then
     end
     new_token = version_token
   end
-  if valid_until > 0 and now >= valid_until then
+  if valid_until > 0 and now >= valid_until and not is_identity then
     -- @inline inline/retry_statuses
     return { KEY_EXPIRED, now }
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if has_alerts then buckets = buckets - 1 end
+if has_more and (has_alerts or flags >= 128) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
-if has_shadow or #request ~= limits_end then
-  local rest = #request - limits_end - (shadow_size or 0)
-  if rest ~= 0 and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
+if has_more or #request ~= limits_end then
+  local rest, is_bounded = #request - limits_end - (shadow_size or 0), flags >= 128
+  if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
 end
@@ -168,12 +179,16 @@ for i = key_buckets + 1, buckets do
     call('SETRANGE', bucket_key, '0', state)
   end
 end
-if has_alerts and new_plan and not denied then
-  -- @include lib/alerts
+if has_more and new_plan and not denied and (has_alerts or is_identity) then
   local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', new_plan)
   local window, day
   -- @inline inline/unpack_calendar
-  local field, stream, alerts_at = 'a' .. string.sub(plan_field, 2), KEYS[#KEYS], limits_end + shadow_size + 1
-  report_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, stream)
+  if has_alerts then
+    -- @include lib/alerts
+    local field, stream, alerts_at = 'a' .. string.sub(plan_field, 2), KEYS[#KEYS], limits_end + shadow_size + 1
+    report_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, stream)
+  else
+    -- @inline inline/keep_identity
+  end
 end
 return reply

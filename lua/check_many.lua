@@ -7,8 +7,8 @@
 -- ARGV[2]    of each check its version token (26 bytes)
 -- ARGV[3]    of each check two bytes: the number of its template, from 1; whether another check here is of its key, 0
 --            or 1. Empty if all have the first template and different keys
--- ARGV[4..]  of each template its request and its hash fields, as for check.lua; no shadow, no alerts, and in place of
---            the version token any 26 bytes
+-- ARGV[4..]  of each template its request and its hash fields, as for check.lua; no shadow, no alerts, no key of
+--            counted identities, and in place of the version token any 26 bytes
 -- returns    of each check: the new states, joined                     admitted
 --                           {0, now_us, limits}, as check.lua says     denied
 --                           -5: nothing is consumed, call check.lua    anything else
@@ -45,6 +45,7 @@ local server_us = now
 -- the caller's clock, or 0.
 local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = 0
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
+local is_identity, is_special -- about an identity; or with buckets in the key's hash
 local eligible, today, current_calendar, window_end, full, price, numbers, states, fill_us, is_shared_charged
 -- Of keys that several checks here are of: the values of the hash as they stand after the checks before, where the
 -- arguments start that name their fields, and whether they are to be written.
@@ -115,6 +116,13 @@ for check = 1, checks do
       now = given_us > 0 and given_us or server_us
       is_covered = (flags == 1 or flags == 3) and cost % 1 == 0 -- an API key; and perhaps no newer catalogue
         and #request == HEAD_SIZE + BUCKET_SIZE * buckets and (valid_until == 0 or now < valid_until)
+      is_identity, is_special = false, key_buckets > 0
+      if flags >= 32 then
+        -- An identity, perhaps one of those that are counted: how many there may be comes last in the request.
+        is_identity, is_special = true, true
+        is_covered = (flags % 128 == 33 or flags % 128 == 35) and flags < 256 and cost % 1 == 0
+          and #request == HEAD_SIZE + BUCKET_SIZE * buckets + (flags >= 128 and 16 or 0)
+      end
       states, fill_us = { nil, nil, nil }, nil
       for i = key_buckets + 1, buckets do
         local bucket_key = KEYS[first_shared + i - key_buckets]
@@ -150,13 +158,24 @@ for check = 1, checks do
     end
     is_next = hash_values[1] == sub(version_tokens, VERSION_TOKEN_SIZE * (check - 1) + 1, VERSION_TOKEN_SIZE * check)
   end
-  if is_next and key_buckets > 0 then
+  if is_next and is_special then
     for i = 1, key_buckets do
       local state = hash_values[i + 2]
       if state and #state ~= BUCKET_SIZE then is_next = false end
       states[i] = state
     end
-    is_next = is_next and load_buckets(1, key_buckets)
+    if is_identity and is_next then
+      -- The first charge in a half minute puts off the expiry of the hash: that is for check.lua.
+      local charged_us, plan_state = now, hash_values[2]
+      if (plan_per > 0 or key_buckets == 0) and plan_state and #plan_state == PLAN_STATE_SIZE then
+        charged_us = unpack_doubles('<d', plan_state, 17)
+      end
+      for i = 1, key_buckets do
+        charged_us = math.min(charged_us, states[i] and unpack_doubles('<d', states[i], 17) or 0)
+      end
+      is_next = charged_us >= now - now % EXPIRY_STEP_US
+    end
+    is_next = is_next and (key_buckets == 0 or load_buckets(1, key_buckets))
   end
   if is_next then
     local denied, new_plan

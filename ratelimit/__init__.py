@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -31,10 +32,12 @@ from ratelimit.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimit.headers import Dialect
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.model import (
     ApiKey,
     CreatedKey,
+    Identity,
     Method,
     Period,
     PlanStage,
@@ -43,6 +46,7 @@ from ratelimit.model import (
     Stage,
     Throttle,
     ThrottleScope,
+    Unlisted,
     UsagePlan,
 )
 from ratelimit.registry.ceilings import Ceilings
@@ -73,7 +77,10 @@ __all__ = [
     "CreatedKey",
     "Decision",
     "Detail",
+    "Dialect",
     "FileSource",
+    "Identity",
+    "IdentityUsage",
     "ImportReport",
     "KeyDetails",
     "KeyPage",
@@ -103,6 +110,7 @@ __all__ = [
     "StoreUnavailable",
     "Throttle",
     "ThrottleScope",
+    "Unlisted",
     "UpgradeReport",
     "Usage",
     "UsagePlan",

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from ratelimit import headers as _headers
 from ratelimit.errors import Cause, RateLimitError
+from ratelimit.headers import Dialect
 
-Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage"]
+Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage", "method_not_listed"]
 """Why a key is not accepted."""
 
 Source = Literal["redis", "denial_cache", "lease", "fail_closed"]
@@ -64,9 +65,10 @@ class Decision:
 
     Attributes:
         reason: Why it was admitted or denied; `status` is the HTTP status for it.
-        detail: Of INVALID_KEY: "missing", "unknown", "disabled" or "no_plan_for_stage". For logs: the callers of a
-            gateway should all see one and the same 403.
-        limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; None if none does.
+        detail: Of INVALID_KEY: "missing", "unknown", "disabled", "no_plan_for_stage" or "method_not_listed" (which
+            the stage denies). For logs: the callers of a gateway should all see one and the same 403.
+        limited_by: Name of the first limit that denies, in the order plan, stage, account, quota; "identities" if none
+            does and the plan has as many identities as it may have; None if it is allowed, or for another reason.
         retry_after: Seconds until the same check would pass if nobody else consumed, exact to the microsecond. None if
             it is allowed, or if waiting cannot help.
         limits: A `LimitStatus` of every limit of the request, wherever the decision was made.
@@ -149,15 +151,18 @@ class Decision:
         """Whether the answer was made without Redis because Redis failed."""
         return self.source == "fail_closed"
 
-    def headers(self) -> dict[str, str]:
+    def headers(self, dialect: Dialect = "ietf") -> dict[str, str]:
         """Return the HTTP fields for this decision.
 
+        Args:
+            dialect: "ietf" for RateLimit and RateLimit-Policy, which follow draft-ietf-httpapi-ratelimit-headers-11
+                (Structured Fields, RFC 9651); "legacy" for X-RateLimit-Limit, -Remaining and -Reset (seconds from
+                now) of one limit; "openai" for the same as x-ratelimit-limit-requests and so on; "none" for neither.
+
         Returns:
-            Those of Retry-After, RateLimit and RateLimit-Policy that apply, by name. Retry-After is in whole seconds,
-            rounded up (RFC 9110); the others follow draft-ietf-httpapi-ratelimit-headers-11 (Structured Fields,
-            RFC 9651).
+            Those that apply, by name, and Retry-After, in whole seconds, rounded up (RFC 9110).
         """
-        return _headers.fields(self)
+        return _headers.fields(self, dialect)
 
     def problem(self) -> dict[str, Any] | None:
         """Return the body of an answer that denies (application/problem+json, RFC 9457).

@@ -56,8 +56,8 @@ Request = ScriptCall | BatchableReads | Sequence[Command]
 Operation = Generator[Request, Any, _T]
 
 
-_READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
-_READING |= {"SMEMBERS", "TIME", "ZCARD", "ZREVRANGEBYSCORE"}
+_READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
+_READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
 
 
 def changes_nothing(request: Request) -> bool:

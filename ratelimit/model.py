@@ -12,8 +12,10 @@ from ratelimit import validation
 from ratelimit.errors import ConfigError
 
 Rate = int | float | str | Fraction | Decimal
+"""Tokens per second, exact: a float means the decimal that it shows, a text may be a fraction such as "1/60"."""
 Period = Literal["DAY", "WEEK", "MONTH"]
 ThrottleScope = Literal["key", "key_method"]
+Unlisted = Literal["limit", "deny"]
 
 MICROSECONDS = 1_000_000
 
@@ -161,6 +163,8 @@ class UsagePlan:
         shadow: Id of a plan that is tried out: it sees what this plan admits, never denies, and counts what it would
             have denied. None for no trial.
         lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
+        max_identities: How many identities may have a state in Redis at a time, 0 to 2^30; exact up to 4096, beyond
+            that counted by a sample. None for any number, which are not counted.
 
     Raises:
         ConfigError: One of them cannot be used.
@@ -175,6 +179,7 @@ class UsagePlan:
     alerts: tuple[int, ...]
     shadow: str | None
     lease: float
+    max_identities: int | None
 
     def __init__(
         self,
@@ -187,6 +192,7 @@ class UsagePlan:
         alerts: Iterable[int] = (),
         shadow: str | None = None,
         lease: float = 0,
+        max_identities: int | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -203,6 +209,7 @@ class UsagePlan:
             ("alerts", validation.percentages(alerts, has_quota=quota is not None)),
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
             ("lease", validation.lease(lease)),
+            ("max_identities", validation.max_identities(max_identities)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -254,28 +261,60 @@ class Stage:
     """A deployed stage, with buckets that all callers share.
 
     Each method that this stage or a plan lists has a bucket of its own; all methods that are not listed share one more.
+    HEAD is GET, unless it is listed here.
 
     Attributes:
         id: "<api>/<stage>", such as "petstore/prod".
         throttle: The size of each of these buckets; None for no limit.
         methods: By method ("GET /pets"), what differs for it.
+        unlisted: What happens to a method that neither this stage nor the key's plan lists: "limit", the limits of all
+            such methods apply; "deny", it is denied with 403.
 
     Raises:
-        ConfigError: The id, a method's name or a throttle is none.
+        ConfigError: The id, a method's name or a throttle is none, or `unlisted` is anything else.
     """
 
     id: str
     throttle: Throttle | None = None
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
+    unlisted: Unlisted = "limit"
 
     def __post_init__(self) -> None:
         validation.stage_id(self.id, "id")
+        validation.one_of(self.unlisted, ("limit", "deny"), "unlisted")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():
             validation.method_name(name, "methods")
             if not isinstance(method, Method):
                 raise ConfigError(f"must be a Method, not {validation.shown(method)}", field=f'methods."{name}"')
         object.__setattr__(self, "methods", FrozenMap(self.methods))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller without a stored key: a user of a token that was verified, or an address.
+
+    It has a bucket and a count of its own under a plan, as a key has, from its first admitted request until these are
+    as good as new. Its repr does not show the subject, and Redis gets a digest of it.
+
+    Attributes:
+        subject: Who it is, 1 to 256 characters, such as "user:42". The same text under another plan counts apart.
+        plan: Id of the plan whose limits it meets.
+
+    Raises:
+        ConfigError: The subject or the id cannot be used. It does not show the subject.
+    """
+
+    subject: str = field(repr=False)
+    plan: str
+
+    def __post_init__(self) -> None:
+        validation.subject(self.subject, "subject")
+        validation.identifier(self.plan, "plan")
+
+
+Caller = str | Identity | None
+"""Whose request it is: the value of an API key as it was sent, an identity, or nobody."""
 
 
 class _WithValue:

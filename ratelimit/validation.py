@@ -16,8 +16,12 @@ EXACT = 2**53
 MIN_LEASE, MAX_LEASE = 0.001, 1.0
 """Seconds. Shorter than a round trip, a lease saves none; longer, its units are missed elsewhere."""
 
+MAX_IDENTITIES = 2**30
+"""Of one plan. One of 2^18 is counted then, by so many bits of a digest."""
+
 _MAX_TAGS = 50
 _SHORTEST_VALUE = 20
+_LONGEST_SUBJECT = 256
 _MAX_EXPONENT = 1000
 _MAX_DIGITS = 400
 _EXPONENT = re.compile(r"[eE]([+-]?[\d_]+)\s*$")
@@ -141,6 +145,11 @@ def stage_id(value: object, field: str) -> str:
     return _matching(value, _STAGE, field, remedy)
 
 
+def is_method(text: str) -> bool:
+    """Return whether a text is "<VERB> <path>": what a plan or a stage may list."""
+    return _METHOD.fullmatch(text) is not None
+
+
 def method_name(value: object, field: str) -> str:
     """Return the name of a method, "<VERB> <path>"."""
     remedy = "write '<VERB> <path>', such as 'GET /pets/{id}', without wildcards: methods not listed share one bucket"
@@ -150,6 +159,21 @@ def method_name(value: object, field: str) -> str:
 def namespace(value: object, field: str = "namespace") -> str:
     """Return the prefix of every name in Redis."""
     return _matching(value, _NAMESPACE, field, "use 1 to 64 letters, digits and . _ ~ -, a letter or digit first")
+
+
+def subject(value: object, field: str) -> str:
+    """Return the subject of an identity. The error never shows it."""
+    remedy = f"pass text of 1 to {_LONGEST_SUBJECT} characters that identifies the caller, such as 'user:42'"
+    if not isinstance(value, str):
+        raise ConfigError(f"must be text, not {type(value).__name__}: {remedy}", field=field)
+    if not 1 <= len(value) <= _LONGEST_SUBJECT:
+        raise ConfigError(f"has {len(value)} characters: {remedy}", field=field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # whose text would show it
+            raise ConfigError("holds half a character (a lone surrogate): decode it as UTF-8", field=field) from None
+    return value
 
 
 def printable(text: str) -> str:
@@ -217,6 +241,11 @@ def lease(value: object) -> float:
     return seconds
 
 
+def max_identities(value: object) -> int | None:
+    """Return how many identities a plan may have; None for any number."""
+    return None if value is None else whole(value, "max_identities", below=MAX_IDENTITIES + 1)
+
+
 def cost(value: object) -> int:
     """Return the cost of a request.
 
@@ -232,9 +261,13 @@ def cost(value: object) -> int:
 
 
 def texts(key: object, stage: object, method: object) -> None:
-    """Raise TypeError for a request whose parts are no texts; a key may be None."""
+    """Raise TypeError for a request whose parts are no texts; a key may be None.
+
+    Identities are not passed here.
+    """
     if type(key) is type(stage) is type(method) is str:
         return  # as almost always
     for name, value in (("key", key), ("stage", stage), ("method", method)):
         if not isinstance(value, str) and not (name == "key" and value is None):
-            raise TypeError(f"{name} must be text, not {type(value).__name__}")
+            wanted = "text, an Identity or None" if name == "key" else "text"
+            raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")

@@ -41,6 +41,15 @@ _PACKAGES = (
     "pyrate-limiter",
     "coredis",
     "hdrhistogram",
+    "fastapi",
+    "uvicorn",
+    "flask",
+    "django",
+    "gunicorn",
+    "slowapi",
+    "fastapi-redis-sdk",
+    "flask-limiter",
+    "django-ratelimit",
     "ratelimit-redis",
 )
 

@@ -17,6 +17,7 @@ from benchmarks.suite import (
     unknown_keys,
 )
 from benchmarks.suite.network import far, stop
+from benchmarks.suite.web import frameworks
 
 
 class Part(NamedTuple):
@@ -74,6 +75,16 @@ PARTS = {
         "most six limits are evaluated, which is all that the model has: the plan's bucket (or the method's in its "
         "place), the stage's, the account's and the quota, and the bucket and the quota of the plan's shadow, which "
         "never deny. The script takes more: it is also called by hand, with 1 limit to 8.",
+    ),
+    "frameworks": Part(
+        frameworks,
+        "Web frameworks",
+        "What a limiter adds to a request of a web application, under its usual server, beside the same application "
+        "without one: one process on a core of its own, 32 requests under way, paired rounds. CPU time is that of the "
+        "server's processes; the wall's time is what the application loses of its throughput, waiting for Redis "
+        "included. A peer keeps one fixed window of each route, or two of them, which is what this library enforces: a "
+        "token bucket and a daily quota; it looks at the key besides. Lines are those that a user writes beside the "
+        "bare application of three routes.",
     ),
     "tail": Part(
         tail,

@@ -1,8 +1,8 @@
 -- slow_path: judges any check, with all that can happen to it, and changes nothing.
 --
--- Reads   request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
+-- Reads   call, request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
 -- Reads   hash_values, plan_field, hash_keys, key_buckets, buckets, states, limits_end
--- Reads   peeks, has_shadow, shadow_has_bucket
+-- Reads   peeks, has_shadow, shadow_has_bucket, is_identity, flags
 -- Leaves  reply, denied
 -- Leaves  new_plan, new_buckets, new_shadow, new_shadow_bucket    states to be written; nil where nothing is
 -- Leaves  fill_us                         the time in which a bucket to be written fills
@@ -36,6 +36,13 @@ if has_shadow then
   end
   local limit, window_start, _, window_end = struct.unpack('<dddd', request, limits_end + 25)
   if limit >= 0 and (now < window_start * DAY_US or now >= window_end * DAY_US) then return { WINDOWS_PAST, now } end
+end
+
+-- Whether an identity would be one more of its plan, and the plan has as many as it may have.
+local is_beyond = false
+if flags >= 128 and not hash_values[2] then
+  local most, one_in = struct.unpack('<dd', request, limits_end + 1)
+  is_beyond = call('ZCOUNT', KEYS[#KEYS], now + 1, '+inf') * one_in >= most
 end
 
 -- Judge every limit as if each were charged `charge` units; if one denies, once more without a charge.
@@ -102,7 +109,7 @@ while true do
   if charge > 0 and hash_values then
     local today = (now - now % DAY_US) / DAY_US
     if today > day then
-      if day > 0 then
+      if day > 0 and not is_identity then
         closed_day, closed_day_state = day, struct.pack('<dd', day_used, balance)
       end
       day, day_used = today, 0
@@ -111,8 +118,9 @@ while true do
     day_used = math.min(day_used + charge, MAX_INTEGER)
   end
 
-  if not denied then break end
-  reply[1] = DENIED
+  if not denied and not is_beyond then break end
+  reply[1] = denied and DENIED or 4 -- too many identities: no limit denies
+  denied = true
   if charge == 0 then break end
   charge = 0
 end

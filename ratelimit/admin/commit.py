@@ -15,7 +15,6 @@ from ratelimit.errors import Conflict, NotFound
 from ratelimit.model import UsagePlan
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.namespace import Namespace
-from ratelimit.registry.schema import SCHEMA
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.scripts import ScriptCall, load
 
@@ -67,7 +66,7 @@ class Commit:
 def new_commit(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:
     """Return a commit that expects the schema of `snapshot`: an upgrade may come between reading and writing."""
     commit = Commit()
-    commit.expect(namespace.names.catalog, "schema", str(SCHEMA) if snapshot.epoch else None)
+    commit.expect(namespace.names.catalog, "schema", str(snapshot.schema) if snapshot.epoch else None)
     return commit
 
 

@@ -35,7 +35,8 @@ class StageAccess:
     Attributes:
         stage: Id of the stage.
         plan: Id of the key's plan that opens it.
-        methods: By name, each method that has limits of its own; "*" stands for all others.
+        methods: By name, each method that has limits of its own; "*" stands for all others, unless the stage denies
+            them.
     """
 
     stage: str
@@ -65,7 +66,8 @@ def _stages_of_key(key: ApiKey, snapshot: CatalogSnapshot, namespace: Namespace)
     for plan_id in key.plans:
         plan = snapshot.plans.get(plan_id)
         for plan_stage in plan.stages if plan else ():
-            methods = (*sorted(snapshot.methods_by_stage[plan_stage.stage]), OTHERS)
+            listed = (*sorted(snapshot.methods_by_stage[plan_stage.stage]), OTHERS)
+            methods = [method for method in listed if plan and not snapshot.denies(plan, plan_stage.stage, method)]
             access = {method: _method_access(plan, plan_stage.stage, method, snapshot, namespace) for method in methods}
             yield StageAccess(plan_stage.stage, plan_id, FrozenMap(access))
 

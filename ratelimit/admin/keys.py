@@ -204,7 +204,7 @@ class KeyAdmin:
         if not snapshot.epoch:
             commit = new_commit(self.namespace, snapshot)
             commit.expect(self._names.catalog, "version", None)
-            commit.add("HSET", self._names.catalog, *self.namespace.first_fields(), "version", 1)
+            commit.add("HSET", self._names.catalog, *self.namespace.first_fields(snapshot), "version", 1)
             yield commit.to_script_call()
             snapshot = yield from self.namespace.load()
         return snapshot

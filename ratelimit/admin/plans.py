@@ -176,11 +176,13 @@ class PlanAdmin:
         before, after = _as_fields(old), _as_fields(new)
         changed = [part for item in after.items() if before.get(item[0]) != item[1] for part in item]
         removed = [name for name in before if name not in after]
+        if old.epoch and new.required_schema != old.schema:
+            changed += ["schema", str(new.required_schema)]
         if not changed and not removed:
             return False
         catalog = self._names.catalog
         if not old.epoch:
-            changed += self._namespace.first_fields()
+            changed += self._namespace.first_fields(new)
         commit.add("HSET", catalog, *changed, "stamp", generated_token())
         if removed:
             commit.add("HDEL", catalog, *removed)

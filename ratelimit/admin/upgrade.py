@@ -16,6 +16,7 @@ from ratelimit.registry import schema
 from ratelimit.registry.key_record import new_claim
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import FormerNames
+from ratelimit.registry.schema import SCHEMA
 from ratelimit.scripts import ScriptCall, load
 
 _NAMES_PER_SCAN = 500
@@ -29,11 +30,13 @@ class UpgradeReport:
         is_needed: False if there was nothing to upgrade.
         renamed: Keys in Redis that were renamed.
         claims: Entries of the index that were given tokens; with `dry_run`, all entries.
+        schema: The schema of what is stored then.
     """
 
     is_needed: bool = False
     renamed: int = 0
     claims: int = 0
+    schema: int = SCHEMA
 
 
 class UpgradeAdmin:
@@ -47,14 +50,16 @@ class UpgradeAdmin:
         self, *, dry_run: bool = False, progress: Callable[[int], None] | None = None
     ) -> Operation[UpgradeReport]:
         """Bring what is stored to this version's schema; with `dry_run`, only report."""
+        stored_schema = SCHEMA
         for _ in range(MAX_ATTEMPTS):
             (reply,) = yield [("HGETALL", self._names.catalog)]
             fields = pairs(reply)
             if fields:
-                schema.refuse_other(self._names, fields.get("schema"))
+                stored_schema = schema.known(self._names, fields.get("schema"))
                 renamed, is_marked = 0, "upgrading" in fields
                 if dry_run:
-                    return UpgradeReport(is_marked, 0, (yield from self._old_names())[1] if is_marked else 0)
+                    claims = (yield from self._old_names())[1] if is_marked else 0
+                    return UpgradeReport(is_marked, 0, claims, stored_schema)
             else:
                 result = yield from self._rename(dry_run=dry_run)
                 if isinstance(result, UpgradeReport):
@@ -63,10 +68,10 @@ class UpgradeAdmin:
                     continue
                 renamed, is_marked = result, True
             if not is_marked:
-                return UpgradeReport()
+                return UpgradeReport(schema=stored_schema)
             claims = yield from self._add_tokens(progress)
             yield from self._unmark()
-            return UpgradeReport(is_needed=True, renamed=renamed, claims=claims)
+            return UpgradeReport(is_needed=True, renamed=renamed, claims=claims, schema=stored_schema)
         raise busy_conflict()
 
     def _rename(self, *, dry_run: bool) -> Operation[UpgradeReport | int | None]:

@@ -11,6 +11,7 @@ from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
 from ratelimit.admin.gateway_scripts import load_scripts
+from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -22,7 +23,7 @@ from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
 from ratelimit.catalog.base import Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
-from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Stage, Throttle, ThrottleScope, UsagePlan
+from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
@@ -168,6 +169,14 @@ class AsyncCatalog(Base):
     ) -> Usage:
         """Return one page of what the keys of a plan used, day by day. See `Catalog.usage`."""
         return await self._run(self._metering.usage(plan_id, start, end, key_id, limit, cursor))
+
+    async def identity_usage(self, identity: Identity) -> IdentityUsage:
+        """Return what an identity used, as far as Redis still holds it. See `Catalog.identity_usage`."""
+        return await self._run(identity_usage(self._namespace, identity))
+
+    async def identity_count(self, plan_id: str) -> int | None:
+        """Return how many identities of a plan have a state in Redis, about. See `Catalog.identity_count`."""
+        return await self._run(identity_count(self._namespace, plan_id))
 
     async def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
         """Set what is left of a key's quota in the current window. See `Catalog.set_remaining`."""

@@ -11,6 +11,7 @@ from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
 from ratelimit.admin.gateway_scripts import load_scripts
+from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
@@ -22,7 +23,7 @@ from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
 from ratelimit.catalog.base import Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
-from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Stage, Throttle, ThrottleScope, UsagePlan
+from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
@@ -391,6 +392,26 @@ class Catalog(Base):
             NotFound: There is no such plan or key.
         """
         return self._run(self._metering.usage(plan_id, start, end, key_id, limit, cursor))
+
+    def identity_usage(self, identity: Identity) -> IdentityUsage:
+        """Return what an identity used under its plan, as far as Redis still holds it.
+
+        Raises:
+            NotFound: There is no such plan.
+            ConfigError: It is no `Identity`.
+        """
+        return self._run(identity_usage(self._namespace, identity))
+
+    def identity_count(self, plan_id: str) -> int | None:
+        """Return how many identities of a plan have a state in Redis, about: exact up to `max_identities` of 4096.
+
+        Returns:
+            Their number; None for a plan without `max_identities`, whose identities are not counted.
+
+        Raises:
+            NotFound: There is no such plan.
+        """
+        return self._run(identity_count(self._namespace, plan_id))
 
     def set_remaining(self, plan_id: str, key_id: str, remaining: int) -> None:
         """Set what is left of a key's quota in the current window, more or less than it was.

@@ -20,6 +20,7 @@ from ratelimit.cli.commands.completion import completion
 from ratelimit.cli.commands.import_aws import import_aws
 from ratelimit.cli.commands.keys import keys
 from ratelimit.cli.commands.plans import plans
+from ratelimit.cli.commands.routes import routes
 from ratelimit.cli.commands.scripts import scripts
 from ratelimit.cli.commands.stages import stages
 from ratelimit.cli.commands.top import top
@@ -116,6 +117,7 @@ for _command in (
     keys,
     plans,
     replay,
+    routes,
     scripts,
     stages,
     top,

@@ -15,6 +15,7 @@ from ratelimit.registry.snapshot import CatalogSnapshot
 ADMITTED = "admitted"
 THROTTLED = "throttled"
 OVER_QUOTA = "over quota"
+NOT_LISTED = "not listed"
 _OUTCOMES = {Reason.ALLOWED: ADMITTED, Reason.THROTTLED: THROTTLED, Reason.QUOTA_EXCEEDED: OVER_QUOTA}
 
 
@@ -38,10 +39,12 @@ class ReferenceLimiter:
             now_us: The time of the decision, in microseconds since 1970.
 
         Returns:
-            What the limiter must decide.
+            What the limiter must decide: without any limits if the stage denies the method.
         """
         needs_key = self._snapshot.method(stage, method).key_required
         plan = self._snapshot.plan_for([plan_id], stage) if needs_key else None
+        if plan is not None and self._snapshot.denies(plan, stage, method):
+            return ExpectedDecision(False, None, None, ())
         limits = tuple(applicable_limits(self._snapshot, plan, stage, method, self._names))
         return self._reference.check(key_id, limits, cost, now_us)
 
@@ -52,14 +55,18 @@ def agree(decision: Decision, expected: ExpectedDecision) -> bool:
 
 
 def outcome(decision: Decision) -> str | None:
-    """Return ADMITTED, THROTTLED or OVER_QUOTA; None if the request was denied for another reason than a limit."""
+    """Return ADMITTED, THROTTLED, OVER_QUOTA or NOT_LISTED; None if the request was denied for another reason."""
+    if decision.detail == "method_not_listed":
+        return NOT_LISTED
     return _OUTCOMES.get(decision.reason)
 
 
 def expected_outcome(expected: ExpectedDecision) -> str:
-    """Return ADMITTED, THROTTLED or OVER_QUOTA."""
+    """Return ADMITTED, THROTTLED, OVER_QUOTA or NOT_LISTED."""
     if expected.allowed:
         return ADMITTED
+    if not expected.limits:
+        return NOT_LISTED
     return OVER_QUOTA if (expected.limited_by or "").startswith("quota:") else THROTTLED
 
 

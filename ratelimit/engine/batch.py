@@ -66,7 +66,8 @@ class CheckCall(ScriptCall):
 
     def packed_parts(self) -> _Parts:
         """Return what `ManyChecks` joins, and keep it as `parts`."""
-        (key, *shared), (request, *fields) = self.keys, cast(tuple[bytes, ...], self.args)
+        (key, *others), (request, *fields) = self.keys, cast(tuple[bytes, ...], self.args)
+        shared = others[: self.layout[1]]  # without that of counted identities
         before, token, after = request[:_TOKEN_AT], request[_TOKEN_AT:_TOKEN_END], request[_TOKEN_END:]
         self.parts = _bulk(key), token, CheckTemplate.of(self.layout, shared, (before + _NO_TOKEN + after, *fields))
         return self.parts

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratelimit.engine.limits import Bucket, CompiledLimits, Limit, PlanLimits, QuotaCount, Shadow
+from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit, PlanLimits, QuotaCount, Shadow
 from ratelimit.model import Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 
 def compile_limits(
-    snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str, redis_keys: RedisKeys
+    snapshot: CatalogSnapshot,
+    plan: UsagePlan | None,
+    stage_id: str,
+    method: str,
+    redis_keys: RedisKeys,
+    *,
+    is_identity: bool = False,
 ) -> CompiledLimits:
     """Return the limits of a request, in the order in which they are reported: plan, stage, account, quota.
 
@@ -21,11 +27,14 @@ def compile_limits(
         stage_id: The stage, as the caller named it.
         method: The method, as the caller named it.
         redis_keys: Names of the namespace.
+        is_identity: Whether an identity makes the request, and no key: nobody reads shadows and alerts of these.
     """
     limits = tuple(applicable_limits(snapshot, plan, stage_id, method, redis_keys))
     if plan is None:
         return CompiledLimits(limits)
-    shadow = _shadow(snapshot, plan, stage_id, snapshot.bucket_method(stage_id, method))
+    if is_identity:
+        return CompiledLimits(limits, plan_field(plan.id), is_identity=True, bound=IdentityBound.of(plan, redis_keys))
+    shadow = _shadow(snapshot, plan, stage_id, method)
     return CompiledLimits(limits, plan_field(plan.id), shadow, plan.alerts, redis_keys.alerts)
 
 
@@ -33,12 +42,13 @@ def applicable_limits(
     snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str, redis_keys: RedisKeys
 ) -> Iterator[Limit]:
     """Yield the limits of a request, as `compile_limits` compiles them; see there for the arguments."""
-    stage_id, method = snapshot.bucket_stage(stage_id), snapshot.bucket_method(stage_id, method)
+    stage_id = snapshot.bucket_stage(stage_id)
     if plan is not None and plan.throttle is not None:
-        yield _plan_bucket(plan, plan.throttle, stage_id, method)
+        yield _plan_bucket(plan, plan.throttle, stage_id, snapshot.plan_method(plan, stage_id, method))
     throttle = snapshot.stage_throttle(stage_id, method)
     if throttle is not None:
-        yield Bucket(f"stage:{stage_id}:{method}", throttle, redis_keys.stage_bucket(stage_id, method), shared=True)
+        shared = snapshot.stage_method(stage_id, method)
+        yield Bucket(f"stage:{stage_id}:{shared}", throttle, redis_keys.stage_bucket(stage_id, shared), shared=True)
     if snapshot.account is not None:
         yield Bucket("account", snapshot.account, redis_keys.account, shared=True)
     if plan is not None and plan.quota is not None:
@@ -58,7 +68,7 @@ def _shadow(snapshot: CatalogSnapshot, plan: UsagePlan, stage_id: str, method: s
     successor = snapshot.plans.get(plan.shadow or "")
     if successor is None or not snapshot.opens(successor.id, stage_id):
         return None
-    throttle = successor.throttle
+    throttle, method = successor.throttle, snapshot.plan_method(successor, stage_id, method)
     bucket = _plan_bucket(successor, throttle, stage_id, method) if throttle else None
     fields = [plan_field(successor.id)] + ([bucket.field_or_key] if bucket and bucket.field_or_key else [])
     return Shadow(PlanLimits(bucket and bucket.throttle, successor.quota), tuple(map(shadow_field, fields)))

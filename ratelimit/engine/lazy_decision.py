@@ -30,15 +30,15 @@ class LazyAdmission(Decision):
     def __init__(self, decoder: ReplyDecoder, reply: bytes) -> None:
         self._decoder = decoder
         self._reply = reply
+        self._statuses: tuple[LimitStatus, ...] | None = None
 
     @property
     def limits(self) -> tuple[LimitStatus, ...]:
         """As of `Decision`."""
-        try:
-            return self._statuses
-        except AttributeError:
-            self._statuses: tuple[LimitStatus, ...] = self._decoder.statuses_after_charge(self._reply)
-            return self._statuses
+        statuses = self._statuses
+        if statuses is None:
+            statuses = self._statuses = self._decoder.statuses_after_charge(self._reply)
+        return statuses
 
     @property
     def time_us(self) -> int:  # type: ignore[override] # to be read, not changed

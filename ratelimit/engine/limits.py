@@ -17,11 +17,15 @@ from ratelimit.engine import protocol
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.protocol import Reply
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS, Quota, Throttle
+from ratelimit.model import MICROSECONDS, Quota, Throttle, UsagePlan
+from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.registry.windows import DAY_US, two_windows
 from ratelimit.validation import EXACT
 
 _ALLOWED = Reason.ALLOWED
+_COUNTED_ONE_BY_ONE = 4096
+_TOO_MANY_IDENTITIES = "identities"
+"""Name of what limits a request, if its plan has as many identities as it may have."""
 
 Numbers = tuple[float, ...]
 """Two of each limit at the time of a reply: a bucket's level and last_us, what is left of a quota and the end of its
@@ -91,19 +95,17 @@ class LimitNumbers(NamedTuple):
         rate, per = limit.throttle.ratio
         return cls(True, limit.throttle.burst, rate, per, limit.throttle.burst * per)  # noqa: FBT003 - a record
 
-    def remaining(self, level: float, last_us: float, now_us: float) -> int:
-        """Return whole tokens or units left; none in a bucket that never fills, for it admits nothing."""
-        if not self.is_bucket:
-            return int(level)
-        return int(self._refilled(level, last_us, now_us) // self.per) if self.rate else 0
+    def remaining_and_reset_us(self, level: float, last_us: float, now_us: float) -> tuple[int, float]:
+        """Return what is left, and in how many microseconds the bucket is full or the quota's window ends.
 
-    def reset_us(self, level: float, last_us: float, now_us: float) -> float:
-        """Return microseconds until the bucket is full or the quota's window ends; inf for a rate of 0."""
+        Whole tokens or units; none in a bucket that never fills, for it admits nothing, and inf until it is full.
+        """
         if not self.is_bucket:
-            return last_us - now_us
+            return int(level), last_us - now_us
         if not self.rate:
-            return inf
-        return max(0, last_us - now_us) - (self._refilled(level, last_us, now_us) - self.full) // self.rate
+            return 0, inf
+        refilled = self._refilled(level, last_us, now_us)
+        return int(refilled // self.per), max(0, last_us - now_us) - (refilled - self.full) // self.rate
 
     def _refilled(self, level: float, last_us: float, now_us: float) -> float:
         # A sum too large to be exact is above what fills the bucket.
@@ -128,6 +130,25 @@ class Shadow(NamedTuple):
     fields: tuple[str, ...]
 
 
+class IdentityBound(NamedTuple):
+    """How many identities a plan may have, one of how many is counted, and under which Redis key."""
+
+    most: int
+    one_in: int
+    redis_key: str
+
+    @classmethod
+    def of(cls, plan: UsagePlan, redis_keys: RedisKeys) -> IdentityBound | None:
+        """Return the bound of a plan, None if it has none. Up to 4096 are counted one by one, of more a sample."""
+        most = plan.max_identities
+        if most is None:
+            return None
+        one_in = 1
+        while most > one_in * _COUNTED_ONE_BY_ONE:
+            one_in *= 2
+        return cls(most, one_in, redis_keys.identities(plan.id, one_in))
+
+
 class CompiledLimits:
     """The limits of one kind of request: all that is the same for every key and moment, computed once.
 
@@ -140,7 +161,8 @@ class CompiledLimits:
         shared_scales: P of each shared bucket, with its `state_id`.
         unpack: Returns `Numbers` from bytes.
         states_size: Length in bytes of the reply that says that a request was admitted.
-        shared_keys: Redis keys of the shared buckets, then that of the stream if there are alerts.
+        shared_keys: Redis keys of the shared buckets, then that of the stream if there are alerts, or that of the
+            counted identities if these are bounded.
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
@@ -179,6 +201,9 @@ class CompiledLimits:
         shadow: Shadow | None = None,
         alerts: Sequence[int] = (),
         stream: str = "",
+        *,
+        is_identity: bool = False,
+        bound: IdentityBound | None = None,
     ) -> None:
         """Compile limits.
 
@@ -188,6 +213,8 @@ class CompiledLimits:
             shadow: The limits of the plan's shadow, if it has one.
             alerts: Percentages of the quota that are announced when they are reached.
             stream: Redis key of the stream on which they are announced.
+            is_identity: Whether they are an identity's; then there are neither shadow nor alerts.
+            bound: How many identities the plan may have, if that is bounded.
         """
         self.limits = tuple(limits)
         self.indexed = tuple((index, limit, limit.state_id) for index, limit in enumerate(self.limits))
@@ -217,6 +244,12 @@ class CompiledLimits:
             self.flags |= protocol.HAS_ALERTS
             self.shared_keys += (stream,)
             self._tail = protocol.pack_alerts(alerts, quota.limit)
+        if is_identity:
+            self.flags |= protocol.IS_IDENTITY
+        if bound is not None:
+            self.flags |= protocol.IS_BOUNDED
+            self.shared_keys += (bound.redis_key,)
+            self._tail = protocol.pack_bound(bound.most, bound.one_in)
         self.further_packed = protocol.pack_buckets(bucket.throttle for bucket in further)
         plan_size, bucket_size = protocol.STATE.size, protocol.BUCKET.size
         self.states_size = plan_size + bucket_size * len(further)
@@ -270,6 +303,9 @@ class CompiledLimits:
         if isinstance(reply, bytes):
             return LazyAdmission(self, reply)
         numbers, now_us = self.numbers(reply), reply[1]
+        if reply[0] == protocol.TOO_MANY_IDENTITIES:
+            limits = partial(self.statuses, numbers, now_us)
+            return Decision(Reason.THROTTLED, _TOO_MANY_IDENTITIES, limits=limits, time_us=now_us)
         if reply[0] != protocol.DENIED:
             return Decision(_ALLOWED, limits=partial(self.statuses, numbers, now_us), time_us=now_us)
         denial = self.denial(numbers, now_us, cost)
@@ -342,7 +378,7 @@ class CompiledLimits:
     def numbers(self, reply: Reply) -> Numbers:
         """Return the numbers of each limit in a reply that judged."""
         if isinstance(reply, bytes):
-            return self.unpack(self.packed_numbers(reply))
+            return self.numbers_after_charge(reply)
         try:
             numbers: Numbers = self.unpack(reply[2])
         except (struct.error, TypeError, IndexError):
@@ -351,21 +387,20 @@ class CompiledLimits:
             raise StoreError("Redis answered to a check with limits that cannot be read")
         return numbers
 
-    def packed_numbers(self, reply: bytes) -> bytes:
-        """Return 16 bytes for each limit, as the other replies have them, from the states after the charge."""
-        parts: list[bytes] = []
+    def numbers_after_charge(self, reply: bytes) -> Numbers:
+        """Return two numbers of each limit, as the other replies have them, from the states after the charge."""
+        _, level, last_us, calendar, used, granted, _ = protocol.STATE.unpack_from(reply)
+        numbers: list[float] = []
         further_at = protocol.STATE.size
         for limit in self.limits:
             if isinstance(limit, QuotaCount):
-                calendar, used, granted = protocol.STATE.unpack_from(reply)[3:6]
-                left = limit.quota.limit + granted - used
-                parts.append(protocol.LIMIT.pack(left, protocol.window_end_us(calendar)))
+                numbers += (limit.quota.limit + granted - used, protocol.window_end_us(calendar))
             elif limit.field_or_key:
-                parts.append(reply[further_at + 8 : further_at + 24])
+                numbers += protocol.LIMIT.unpack_from(reply, further_at + 8)
                 further_at += protocol.BUCKET.size
             else:
-                parts.append(reply[8:24])
-        return b"".join(parts)
+                numbers += (level, last_us)
+        return tuple(numbers)
 
     def largest_cost_left(self, reply: bytes) -> float:
         """Return the largest cost that would still pass, by the states after the charge of an admitted request."""
@@ -380,16 +415,16 @@ class CompiledLimits:
 
     def statuses(self, numbers: Numbers, now_us: float, cost: int = 0) -> tuple[LimitStatus, ...]:
         """Return the status of each limit; of a request that was denied with the wait of its `cost`."""
-        admits_us = self.admits_us(numbers, cost) if cost else [0.0] * len(self.numbers_of)
+        admits_us = self.admits_us(numbers, cost) if cost else None
         statuses: list[LimitStatus] = []
         at = 0
-        for limit, admits, (name, capacity, window, quota) in zip(self.numbers_of, admits_us, self._names, strict=True):
+        for limit, (name, capacity, window, quota) in zip(self.numbers_of, self._names, strict=True):
             level, last_us = numbers[at], numbers[at + 1]
-            at += 2
             length = window if quota is None else self._window_until(quota, int(last_us))
-            left, reset_us = limit.remaining(level, last_us, now_us), limit.reset_us(level, last_us, now_us)
-            wait_us = max(0.0, admits - now_us)
-            statuses.append(LimitStatus(name, capacity, left, _seconds(reset_us), _seconds(wait_us), length))
+            left, reset_us = limit.remaining_and_reset_us(level, last_us, now_us)
+            wait_s = 0.0 if admits_us is None else _seconds(max(0.0, admits_us[at // 2] - now_us))
+            statuses.append(LimitStatus(name, capacity, left, _seconds(reset_us), wait_s, length))
+            at += 2
         return tuple(statuses)
 
     def _window_until(self, quota: Quota, stop_us: int) -> float:

@@ -22,8 +22,9 @@ class PreparedCheck:
 
     Attributes:
         snapshot: The catalogue under which it was prepared.
-        cached_key: The caller's key; None for a request that needs no key.
-        key_id: Id of that key, or "".
+        cached_key: The caller's key; None for a request that needs no key, and of an identity.
+        key_id: Id of that key, or what stands for it of an identity, or "": its states are known by it.
+        denied_id: The id for which its denials are counted: "" for an identity, whose are counted by plan alone.
         plan_id: Id of the key's plan that opens the stage, or "".
         limits: The limits that apply.
         version_token: The catalogue's version and the key's stamp, as the script compares them: 26 bytes.
@@ -36,8 +37,10 @@ class PreparedCheck:
         "_call",
         "_call_windows",
         "_redis_keys",
+        "_until_us",
         "cached_key",
         "denial",
+        "denied_id",
         "is_leased",
         "key_id",
         "lease",
@@ -55,15 +58,19 @@ class PreparedCheck:
         plan: UsagePlan | None,
         limits: CompiledLimits,
         redis_keys: tuple[str, ...],
+        identity_id: str = "",
+        least_lifetime_us: int = 0,
     ) -> None:
         self.snapshot = snapshot
         self.cached_key = cached_key
-        self.key_id = cached_key.record.id if cached_key else ""
+        self.key_id = cached_key.record.id if cached_key else identity_id
+        self.denied_id = "" if identity_id else self.key_id
         self.plan_id = plan.id if plan else ""
-        self.is_leased = bool(plan and plan.lease)
+        self.is_leased = bool(plan and plan.lease and cached_key)
         self.limits = limits
         self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
         self.valid_until_us = cached_key.valid_until_us if cached_key else 0
+        self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
         self.lease: Any = None
         self.denial: Any = None
         self._redis_keys = redis_keys
@@ -79,7 +86,7 @@ class PreparedCheck:
         request = limits.request(
             now_us=namespace.script_us(),
             cost=cost,
-            valid_until_us=self.valid_until_us,
+            valid_until_us=self._until_us,
             flags=flags,
             version_token=self.version_token,
             estimate_us=namespace.wall_us,

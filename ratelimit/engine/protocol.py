@@ -14,9 +14,11 @@ from ratelimit.model import Quota, Throttle
 from ratelimit.registry.windows import DAY_US, two_windows
 from ratelimit.validation import EXACT
 
-DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT = 0, 1, 2, 3
+DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT, TOO_MANY_IDENTITIES = 0, 1, 2, 3, 4
 KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
-HAS_KEY, NOTHING_NEWER, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET, PEEK = 1, 2, 4, 8, 16, 64
+HAS_KEY, NOTHING_NEWER, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET, IS_IDENTITY, PEEK, IS_BOUNDED = (
+    2**bit for bit in range(8)
+)
 
 NUMBER = Struct("<d")
 BUCKET = Struct("<3d")
@@ -29,6 +31,7 @@ LIMIT = Struct("<2d")
 _REQUEST_HEAD = Struct("<4d")
 _PLAN = Struct("<7d")
 _ALERT = Struct("<2d")
+_BOUND = Struct("<2d")
 _NO_QUOTA = -1
 _CALENDAR_DAYS = 2**20
 """A state's calendar is the quota's window times this, and the day of metering."""
@@ -73,6 +76,11 @@ def pack_buckets(throttles: Iterable[Throttle]) -> bytes:
 def pack_alerts(percentages: Sequence[int], limit: int) -> bytes:
     """Return 2 doubles for each alert: the percentage, and the units of a quota of `limit` that reach it."""
     return b"".join(_ALERT.pack(percent, -(-limit * percent // 100)) for percent in percentages)
+
+
+def pack_bound(most: int, one_in: int) -> bytes:
+    """Return 2 doubles: how many identities a plan may have, and one of how many is counted."""
+    return _BOUND.pack(most, one_in)
 
 
 def window_end_us(calendar: float) -> float:

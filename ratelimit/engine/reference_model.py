@@ -61,18 +61,38 @@ _StateId = tuple[str, str]
 
 
 class Reference:
-    """All state of one namespace. `owner` is the id of an API key; shared limits belong to nobody."""
+    """All state of one namespace. `owner` is the id of an API key or identity; shared limits belong to nobody.
+
+    As under an injected clock nothing expires.
+    """
 
     def __init__(self) -> None:
         self._states: dict[_StateId, _Tokens | _Window] = {}
+        self._identities: dict[str, set[str]] = {}
 
-    def check(self, owner: str, limits: Sequence[Limit], cost: int, now_us: int) -> ExpectedDecision:
-        """Decide one request at `now_us`. A cost of 0 returns what a cost of 1 would get, and consumes nothing."""
+    def check(
+        self,
+        owner: str,
+        limits: Sequence[Limit],
+        cost: int,
+        now_us: int,
+        *,
+        identity_bound: tuple[str, int] | None = None,
+    ) -> ExpectedDecision:
+        """Decide one request at `now_us`. A cost of 0 returns what a cost of 1 would get, and consumes nothing.
+
+        `identity_bound` is of an identity whose plan bounds how many there may be: the plan's id, and the number.
+        """
         required = cost or 1
         state_ids = [_state_id(owner, limit) for limit in limits]
         states = [self._at(state_id, limit, now_us) for state_id, limit in zip(state_ids, limits, strict=True)]
         waits = [_wait(limit, state, required, now_us) for limit, state in zip(limits, states, strict=True)]
-        allowed = all(wait == 0 for wait in waits)
+        plan_id, most = identity_bound or ("", 0)
+        identities = self._identities.setdefault(plan_id, set())
+        is_beyond = identity_bound is not None and owner not in identities and len(identities) >= most
+        allowed = all(wait == 0 for wait in waits) and not is_beyond
+        if cost and allowed:
+            identities.add(owner)
         for state_id, state in zip(state_ids, states, strict=True):
             if cost and allowed:
                 _charge(state, cost)
@@ -83,7 +103,7 @@ class Reference:
         )
         denying = [verdict for verdict in verdicts if verdict.retry_us != 0]
         if not denying:
-            return ExpectedDecision(True, None, None, verdicts)  # noqa: FBT003 - a record
+            return ExpectedDecision(not is_beyond, "identities" if is_beyond else None, None, verdicts)
         every = [verdict.retry_us for verdict in denying]
         longest = None if None in every else max(wait for wait in every if wait is not None)
         return ExpectedDecision(False, denying[0].name, longest, verdicts)  # noqa: FBT003 - a record

@@ -13,6 +13,7 @@ from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
 from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
@@ -115,7 +116,7 @@ class AsyncLimiter(LimiterBase):
         limiter.server = server
         return limiter
 
-    async def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    async def check(self, key: str | Identity | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Decide one request, and count it if every limit that applies admits it. See `Limiter.check`."""
         checker = self._checker
         try:
@@ -139,10 +140,20 @@ class AsyncLimiter(LimiterBase):
             self._recovered()
         return decision
 
-    async def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    async def peek(self, key: str | Identity | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Return the decision that `check` would make now, and consume nothing. See `Limiter.peek`."""
         try:
             return await self._store.run(self._checker.check(key, stage, method, cost, peek=True), _now_s())
+        except StoreError as error:
+            return self._failed(error)
+
+    async def _check_shared(
+        self, key: str | Identity | None, stage: str, cost: int = 1, *, key_required: bool = True
+    ) -> Decision:
+        """Decide a request that matched no route, by what all callers share. See `Checker.check_shared`."""
+        try:
+            begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
+            return await self._store.run(begun, _now_s())
         except StoreError as error:
             return self._failed(error)
 

@@ -69,6 +69,11 @@ class LimiterBase:
         """URL of the embedded server, "unix://<socket>"; None with any other server."""
         return self.server.url if self.server else None
 
+    @property
+    def unmatched(self) -> int:
+        """How many checks of this process passed a method that is no `VERB /template`: no plan or stage can list it."""
+        return self._checker.unmatched.count
+
     def _stop_server(self) -> None:
         if self.server is not None:
             self.server.stop()

@@ -13,6 +13,7 @@ from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import StoreError
 from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
@@ -157,11 +158,11 @@ class Limiter(LimiterBase):
         limiter.server = server
         return limiter
 
-    def check(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    def check(self, key: str | Identity | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Decide one request, and count it if every limit that applies admits it.
 
         Args:
-            key: The API key's value as the caller sent it; None or "" if none was sent.
+            key: The API key's value as the caller sent it; None or "" if none was sent; or an `Identity`.
             stage: "<api>/<stage>", such as "petstore/prod".
             method: "<VERB> <path>" as configured, such as "GET /pets/{id}".
             cost: Units to consume from each limit, a whole number >= 0; 0 is `peek` for a cost of 1.
@@ -170,7 +171,7 @@ class Limiter(LimiterBase):
             The decision. A failing Redis does not raise: the decision then says UNAVAILABLE.
 
         Raises:
-            TypeError: The cost is no whole number, or the key, stage or method is no text.
+            TypeError: The cost is no whole number, the stage or method is no text, or the key none of the above.
             ValueError: The cost is negative.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
@@ -196,10 +197,20 @@ class Limiter(LimiterBase):
             self._recovered()
         return decision
 
-    def peek(self, key: str | None, stage: str, method: str, cost: int = 1) -> Decision:
+    def peek(self, key: str | Identity | None, stage: str, method: str, cost: int = 1) -> Decision:
         """Return the decision that `check` would make now, and consume nothing. See `check`."""
         try:
             return self._store.run(self._checker.check(key, stage, method, cost, peek=True), monotonic())
+        except StoreError as error:
+            return self._failed(error)
+
+    def _check_shared(
+        self, key: str | Identity | None, stage: str, cost: int = 1, *, key_required: bool = True
+    ) -> Decision:
+        """Decide a request that matched no route, by what all callers share. See `Checker.check_shared`."""
+        try:
+            begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
+            return self._store.run(begun, monotonic())
         except StoreError as error:
             return self._failed(error)
 

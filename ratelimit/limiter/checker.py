@@ -26,20 +26,24 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
-from ratelimit.model import MICROSECONDS
+from ratelimit.local.unmatched_methods import UnmatchedMethods
+from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
-from ratelimit.registry.redis_keys import OTHERS
+from ratelimit.registry.redis_keys import OTHERS, identity_id
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT, day_of
 from ratelimit.scripts import ScriptCall, load
+from ratelimit.validation import shown
 
 log = logging.getLogger("ratelimit")
 
 _new = object.__new__
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
+_MAX_WARNED = 100
+_MIN_LIFETIME_US, _MAX_LIFETIME_US = 60 * MICROSECONDS, validation.EXACT // 2
 
-PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, str | None, str, str]
+PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Caller, str, str]
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
@@ -50,6 +54,7 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
+        unmatched: Counts checks whose method is none.
     """
 
     def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
@@ -57,16 +62,19 @@ class Checker:
         self._max_age_us = int(max_age * MICROSECONDS)
         self._keys = KeyCache(namespace)
         self._limits = CompiledLimitsCache(namespace.names)
-        self._prepared: BoundedCache[tuple[str | None, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
+        self._prepared: BoundedCache[tuple[Caller, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
+        # Of an identity's hash: no replica has a catalogue older than `max_age`, and it is put off each half minute.
+        self._least_lifetime_us = min(max(_MIN_LIFETIME_US, 2 * self._max_age_us), _MAX_LIFETIME_US)
+        self._warned_plans: set[str] = set()
         self._server_checked = self._is_script_unknown = False
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
+        self.unmatched = UnmatchedMethods()
+        self._unlisted_methods = self.unmatched.methods
         namespace.on_change = WeakMethod(self._forget_changed)
 
-    def begin(
-        self, key: str | None, stage: str, method: str, cost: int
-    ) -> Decision | PendingCheck | Operation[Decision]:
+    def begin(self, key: Caller, stage: str, method: str, cost: int) -> Decision | PendingCheck | Operation[Decision]:
         """Start a check.
 
         Returns:
@@ -77,8 +85,10 @@ class Checker:
         now_us = namespace.age_us()
         snapshot = namespace.snapshot
         try:
-            listed = snapshot.methods_by_stage.get(stage)  # as `bucket_method`, without a call for each check
-            prepared = self._prepared.get((key, stage, OTHERS if listed is None or method not in listed else method))
+            bucket_method = snapshot.bucket_methods[stage].get(method, OTHERS)
+            if bucket_method is OTHERS and method not in self._unlisted_methods:
+                self.unmatched.add(method)
+            prepared = self._prepared.get((key, stage, bucket_method))
         except TypeError:
             prepared = None  # no text: `check` says so
         if prepared is None or type(cost) is not int or cost <= 0 or prepared.snapshot is not snapshot:
@@ -109,32 +119,35 @@ class Checker:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
             # As LazyAdmission(prepared.limits, reply), without a call of its __init__: most checks end here.
             admission = _new(LazyAdmission)
-            admission._decoder, admission._reply = prepared.limits, reply
+            admission._decoder, admission._reply, admission._statuses = prepared.limits, reply, None
             return admission
         _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
-        return self._decide(key or "", stage, method, cost, prepared, reply) if denied is None else denied
+        if denied is not None:
+            return denied
+        if isinstance(key, Identity):
+            return self._decide_identity(key, stage, method, cost, prepared, reply)
+        return self._decide(key or "", stage, method, cost, prepared, reply)
 
     def abandon(self, pending: PendingCheck) -> None:
         """Say that no reply to a pending check will come: nobody knows whether it was charged."""
         self.denial_cache.invalidate(pending[1])
 
-    def check(self, key: str | None, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
+    def check(self, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
         validation.cost(cost)
-        validation.texts(key, stage, method)
+        value = None if isinstance(key, Identity) else key
+        validation.texts(value, stage, method)
         if cost == 0:
             cost, peek = 1, True
         namespace = self._namespace
         now_us = namespace.age_us()
-        index = None
-        if not namespace.is_refreshed:
-            index = yield from self._first_reads(key)
-        elif namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+        index = yield from self._refresh(value, now_us)
         if not namespace.snapshot.method(stage, method).key_required:
             return (yield from self._check_without_key(stage, method, cost, peek=peek))
+        if isinstance(key, Identity):
+            return (yield from self._decide_identity(key, stage, method, cost, peek=peek))
         if not key:
             return self._forbidden("missing", peek=peek)
         if not could_be_value(key) or self._keys.is_absent(key, now_us):
@@ -142,14 +155,26 @@ class Checker:
         prepared = self._with_lease(key, stage, method)
         if prepared is None:
             return (yield from self._decide(key, stage, method, cost, index=index, peek=peek))
-        lease: Lease = prepared.lease
-        leased = lease.spend(cost, namespace.age_us(), peek=peek)
-        if leased is not None:
-            return leased
-        if peek:
-            return (yield from self._decide(key, stage, method, cost, peek=True))
-        reply = yield from self.leases.check(prepared, lease, cost, self._send)
-        return (yield from self._decide(key, stage, method, cost, prepared, reply))
+        return (yield from self._check_leased(prepared, key, stage, method, cost, peek=peek))
+
+    def check_shared(self, key: Caller, stage: str, cost: int, *, key_required: bool) -> Operation[Decision]:
+        """Decide a request that matched no route by what all callers share: the stage's bucket "*" and the account.
+
+        Args:
+            key: Who calls, as for `check`.
+            stage: The stage.
+            cost: Units to consume; 0 is a peek.
+            key_required: Whether the caller has to be one that opens the stage. Its plan and quota are charged nothing.
+        """
+        if key_required:
+            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            if decision.detail is not None:
+                return self._forbidden(decision.detail, peek=not cost)
+        else:
+            validation.cost(cost)
+            validation.texts(None if isinstance(key, Identity) else key, stage, OTHERS)
+            yield from self._refresh(None, self._namespace.age_us())
+        return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
@@ -165,9 +190,19 @@ class Checker:
         yield from self.leases.return_unspent(all_of_them=last)
         yield from self.denials.flush()
 
-    def prepared(self, key: str | None, stage: str, method: str) -> PreparedCheck | None:
+    def prepared(self, key: Caller, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
         return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
+
+    def configured_names(self, key: Caller, stage: str, method: str) -> tuple[str, str, str]:
+        """Return plan, stage and method of a request that was checked, as far as they are configured.
+
+        The plan is "" if none applied, the others are "*" for what is configured nowhere: they are few, whoever calls.
+        """
+        snapshot = self._namespace.snapshot
+        prepared = self.prepared(key, stage, method)
+        plan_id = "" if prepared is None else prepared.plan_id
+        return plan_id, snapshot.bucket_stage(stage), snapshot.bucket_method(stage, method)
 
     def _with_lease(self, key: str, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request if it is valid and may hold a lease."""
@@ -177,19 +212,41 @@ class Checker:
         is_valid = prepared.snapshot is self._namespace.snapshot and prepared.cached_key is cached_key
         return prepared if is_valid else None
 
+    def _check_leased(
+        self, prepared: PreparedCheck, key: str, stage: str, method: str, cost: int, *, peek: bool
+    ) -> Operation[Decision]:
+        """Decide from units that are held, else by Redis, which may be requested to prepay some."""
+        lease: Lease = prepared.lease
+        leased = lease.spend(cost, self._namespace.age_us(), peek=peek)
+        if leased is not None:
+            return leased
+        if peek:
+            return (yield from self._decide(key, stage, method, cost, peek=True))
+        reply = yield from self.leases.check(prepared, lease, cost, self._send)
+        return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
         """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
         denial = self.denial_cache.deny(prepared, cost, now_us)
         if denial is None:
             return None
         decision, server_us = denial
-        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.key_id, decision.reason)
+        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, decision.reason)
         return decision
 
     def _forget_changed(self, key_id: str | None) -> None:
         self.denial_cache.forget(key_id)
         self.leases.end(key_id)
         self._keys.forget_changed(key_id)
+
+    def _refresh(self, key: str | None, now_us: int) -> Operation[IndexLookUp | None]:
+        """Load the catalogue if it may be outdated; before the first check return the look-up of its key as well."""
+        namespace = self._namespace
+        if not namespace.is_refreshed:
+            return (yield from self._first_reads(key))
+        if namespace.is_stale(self._max_age_us, now_us):
+            yield from namespace.refresh()
+        return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
         """Read all that the first check needs to know, in one round trip; return the look-up of its key."""
@@ -284,7 +341,7 @@ class Checker:
                 prepared = self._prepare(key, cached_key, stage, method)
                 if prepared is None:
                     if just_read:
-                        return self._forbidden(self._detail(cached_key, stage), peek=peek)
+                        return self._forbidden(self._detail(cached_key, stage, method), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
                     if cached_key is None or index is not None:
                         look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
@@ -312,8 +369,44 @@ class Checker:
                 cached_key, just_read = (yield from look_up), True
         raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
+    def _decide_identity(
+        self,
+        identity: Identity,
+        stage: str,
+        method: str,
+        cost: int,
+        prepared: PreparedCheck | None = None,
+        reply: protocol.Reply | None = None,
+        *,
+        peek: bool = False,
+    ) -> Operation[Decision]:
+        """Decide by the catalogue, as `_decide`: an identity has no record that could be outdated.
+
+        Whether its plan opens the stage is answered from memory: what widens its rights is pushed.
+        """
+        namespace, nothing_newer = self._namespace, False
+        for _ in range(_MAX_ATTEMPTS):
+            if reply is None or prepared is None:
+                prepared = self._prepare_identity(identity, stage, method)
+                if prepared is None:
+                    return self._forbidden(self._identity_detail(identity, stage), peek=peek)
+                flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
+                reply = yield from self._send(prepared, cost, flags)
+            status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
+            if status >= protocol.DENIED:
+                self._prepared.put((identity, stage, namespace.snapshot.bucket_method(stage, method)), prepared)
+                return (yield from self._judged(prepared, reply, cost, peek=peek))
+            reply = None
+            if status == protocol.CATALOG_BEHIND:
+                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+            elif status == protocol.WINDOWS_PAST:
+                prepared.limits.update_windows(now_us)
+            else:
+                raise StoreError("Redis holds something else where an identity's hash belongs: delete it")
+        raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
+
     def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
-        """Return the prepared check of a request, None if the key does not open the stage as far as is known."""
+        """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
         snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
@@ -321,7 +414,7 @@ class Checker:
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
         plan = snapshot.plan_for(cached_key.record.plans, stage)
-        if plan is None:
+        if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method)
         keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
@@ -330,13 +423,27 @@ class Checker:
             prepared.lease = Lease(plan.lease)
         return prepared
 
+    def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
+        """Return the prepared check of a request, None if the identity's plan does not open the method."""
+        namespace, snapshot = self._namespace, self._namespace.snapshot
+        former = self.prepared(identity, stage, method)
+        if former is not None and former.snapshot is snapshot:
+            return former
+        plan = snapshot.plan_for([identity.plan], stage)
+        if plan is None or snapshot.denies(plan, stage, method):
+            return None
+        limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
+        own_id = identity_id(namespace.digest(f"identity:{identity.subject}"))
+        keys = (namespace.names.key_hash(own_id), *limits.shared_keys)
+        return PreparedCheck(snapshot, None, plan, limits, keys, own_id, self._least_lifetime_us)
+
     def _denied(self, prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Decision | None:
         """Return the decision in a reply that denies, and count it; None for any other reply."""
-        if protocol.status(reply) != protocol.DENIED:
+        if protocol.status(reply) not in (protocol.DENIED, protocol.TOO_MANY_IDENTITIES):
             return None
         decision = prepared.limits.decision(reply, cost)
         day = day_of(prepared.limits.time_us(reply))
-        self.denials.add(day, prepared.plan_id, prepared.key_id, decision.reason)
+        self.denials.add(day, prepared.plan_id, prepared.denied_id, decision.reason)
         return decision
 
     def _judged(self, prepared: PreparedCheck, reply: protocol.Reply, cost: int, *, peek: bool) -> Operation[Decision]:
@@ -354,17 +461,37 @@ class Checker:
         with contextlib.suppress(StoreError):  # the next day's end will move them too
             yield ScriptCall(load("archive"), keys, (str(today - DAYS_KEPT),))
 
+    def _warn_of_plan(self, plan_id: str, stage: str) -> None:
+        """Warn, once for each plan, of identities that it opens nothing for: nobody manages these one by one."""
+        if plan_id in self._warned_plans or len(self._warned_plans) >= _MAX_WARNED:
+            return
+        self._warned_plans.add(plan_id)
+        is_known = plan_id in self._namespace.snapshot.plans
+        problem = f"that plan does not open the stage {shown(stage)}" if is_known else "there is no such plan"
+        log.warning("identities of plan %r are denied with 403 (no_plan_for_stage): %s", plan_id, problem)
+
     def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str) -> Detail:
-        """Return why a key does not open a stage: the same in whatever order things are asked about it."""
+    def _detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
+        """Return why a key does not open a method: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
-        record = cached_key.record
-        if record.enabled and self._namespace.snapshot.plan_for(record.plans, stage) is None:
-            return "no_plan_for_stage"
+        snapshot, record = self._namespace.snapshot, cached_key.record
+        if record.enabled:
+            plan = snapshot.plan_for(record.plans, stage)
+            if plan is None:
+                return "no_plan_for_stage"
+            if snapshot.denies(plan, stage, method):
+                return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
+
+    def _identity_detail(self, identity: Identity, stage: str) -> Detail:
+        """Return why an identity does not open a method; warn of a plan that opens nothing."""
+        if self._namespace.snapshot.opens(identity.plan, stage):
+            return "method_not_listed"
+        self._warn_of_plan(identity.plan, stage)
+        return "no_plan_for_stage"
 
     def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
         if not peek:

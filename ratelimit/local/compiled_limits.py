@@ -19,18 +19,27 @@ class CompiledLimitsCache:
         self._redis_keys = redis_keys
         self._current = (CatalogSnapshot(), self._empty())
 
-    def _empty(self) -> BoundedCache[tuple[str | None, str, str], CompiledLimits]:
+    def _empty(self) -> BoundedCache[tuple[str | None, str, str, bool], CompiledLimits]:
         return BoundedCache(_MAX_ENTRIES)
 
-    def get(self, snapshot: CatalogSnapshot, plan: UsagePlan | None, stage_id: str, method: str) -> CompiledLimits:
+    def get(
+        self,
+        snapshot: CatalogSnapshot,
+        plan: UsagePlan | None,
+        stage_id: str,
+        method: str,
+        *,
+        is_identity: bool = False,
+    ) -> CompiledLimits:
         """Return the compiled limits of a request; see `compile_limits`."""
         current, cache = self._current  # at once: another thread may replace both
         if current is not snapshot:
             cache = self._empty()
             self._current = snapshot, cache
-        kind = (plan.id if plan else None, snapshot.bucket_stage(stage_id), snapshot.bucket_method(stage_id, method))
+        stage, bucket_method = snapshot.bucket_stage(stage_id), snapshot.bucket_method(stage_id, method)
+        kind = (plan.id if plan else None, stage, bucket_method, is_identity)
         compiled = cache.get(kind)
         if compiled is None:
-            compiled = compile_limits(snapshot, plan, stage_id, method, self._redis_keys)
+            compiled = compile_limits(snapshot, plan, stage_id, method, self._redis_keys, is_identity=is_identity)
             cache.put(kind, compiled)
         return compiled

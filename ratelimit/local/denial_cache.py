@@ -55,7 +55,7 @@ class RecordedReply(NamedTuple):
     def numbers(self) -> Numbers:
         """Return two numbers of each limit."""
         limits = self.limits
-        numbers: Numbers = limits.unpack(limits.packed_numbers(self.data) if self.has_states else self.data)
+        numbers: Numbers = limits.numbers_after_charge(self.data) if self.has_states else limits.unpack(self.data)
         return numbers
 
 

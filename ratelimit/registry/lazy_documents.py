@@ -19,10 +19,12 @@ class DocumentSummary(NamedTuple):
     Attributes:
         listed: The methods that it lists, by stage; of a plan the stages that it opens.
         leases: Whether it has leases.
+        denies: Whether it denies methods that are not listed.
     """
 
     listed: Mapping[str, frozenset[str]]
     leases: bool = False
+    denies: bool = False
 
     @classmethod
     def of_plan(cls, plan: UsagePlan) -> DocumentSummary:
@@ -32,7 +34,7 @@ class DocumentSummary(NamedTuple):
     @classmethod
     def of_stage(cls, stage: Stage) -> DocumentSummary:
         """Return the summary of a stage."""
-        return cls({stage.id: frozenset(stage.methods)})
+        return cls({stage.id: frozenset(stage.methods)}, denies=stage.unlisted == "deny")
 
 
 class LazyDocuments(Mapping[str, _T]):

@@ -16,7 +16,6 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Digester, Peppers, generated_token
 from ratelimit.registry.lazy_documents import DocumentSummary, LazyDocuments
 from ratelimit.registry.redis_keys import RedisKeys
-from ratelimit.registry.schema import SCHEMA
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.scripts import Command
 
@@ -125,7 +124,7 @@ class Namespace:
         """Return whether the snapshot is the version that Redis holds."""
         epoch, version, stamp = text(reply[0]), text(reply[1]), text(reply[2])
         matches = (epoch or "", version or "0", stamp or "") == self.snapshot.version_key
-        matches = matches and (not epoch or text(reply[3]) == str(SCHEMA))
+        matches = matches and (not epoch or text(reply[3]) == str(self.snapshot.schema))
         if matches and self.loaded_us is not None:
             self.loaded_us = self.age_us()
         return matches
@@ -213,9 +212,9 @@ class Namespace:
         if epoch is not None:
             raise schema.of_schema_1(self.names)
 
-    def first_fields(self) -> list[str]:
-        """Return what a catalogue is created with: fields and texts, in turn."""
-        return ["schema", str(SCHEMA), "epoch", generated_token(), "pepper", self.digest.probes[0]]
+    def first_fields(self, snapshot: CatalogSnapshot) -> list[str]:
+        """Return what a catalogue is created with, for its first snapshot: fields and texts, in turn."""
+        return ["schema", str(snapshot.required_schema), "epoch", generated_token(), "pepper", self.digest.probes[0]]
 
     def _parsed(self, reply: Any) -> CatalogSnapshot:
         unreadable = f"the catalogue {self.names.catalog!r} in Redis cannot be read"
@@ -225,7 +224,7 @@ class Namespace:
             raise StoreError(f"{unreadable}: {error}") from None
         if not fields:
             return CatalogSnapshot()
-        schema.refuse_other(self.names, fields.get("schema"))
+        stored_schema = schema.known(self.names, fields.get("schema"))
         self._stored_probes = fields.get("pepper", "").split()
         if not self._stored_probes:
             raise StoreError(f"{unreadable}: it has lost its 'pepper'")
@@ -250,6 +249,7 @@ class Namespace:
                 stages,
                 documents.throttle_from_json(fields["account"]) if "account" in fields else None,
                 fields.get("stamp", ""),
+                stored_schema,
             )
         except (KeyError, ValueError, RecursionError) as error:
             raise StoreError(f"{unreadable}: {error}") from None

@@ -45,9 +45,12 @@ _PLAN: Table = {
     "alerts": None,
     "shadow": None,
     "lease": None,
+    "max_identities": None,
 }
 _METHOD: Table = {"throttle": _THROTTLE, "key_required": None}
-_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}}
+_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}, "unlisted": None}
+_DENIES = {None: False, "deny": True}
+"""Whether a stage denies, by its `unlisted` as `stage_json` writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
         table.get("alerts", ()),
         table.get("shadow"),
         table.get("lease", 0),
+        table.get("max_identities"),
     )
 
 
@@ -152,6 +156,7 @@ def stage_from(stage_id: str, data: object) -> Stage:
         stage_id,
         _optional(table, "throttle", _throttle_from),
         {name: _at(f"methods.{_quoted(name)}", _method_from, item) for name, item in methods.items()},
+        table.get("unlisted", "limit"),
     )
 
 
@@ -179,8 +184,9 @@ def stage_summary(stage_id: str, text: str) -> DocumentSummary:
     """Return the summary of the stage that Redis keeps as JSON."""
     data = json.loads(text)
     try:
-        return DocumentSummary({stage_id: frozenset(data["methods"])})
-    except (LookupError, TypeError):
+        listed, denies = {stage_id: frozenset(data["methods"])}, _DENIES[data.get("unlisted")]
+        return DocumentSummary(listed, denies=denies)
+    except (AttributeError, LookupError, TypeError):  # written in another way than `stage_json` does, or wrong
         return DocumentSummary.of_stage(stage_from(stage_id, unknown_fields.without("a stage", data, _STAGE)))
 
 
@@ -230,6 +236,8 @@ def plan_json(plan: UsagePlan) -> str:
         data["shadow"] = plan.shadow
     if plan.lease:
         data["lease"] = plan.lease
+    if plan.max_identities is not None:
+        data["max_identities"] = plan.max_identities
     if plan.throttle is not None:
         data["throttle"] = _throttle_data(plan.throttle)
     if plan.quota is not None:
@@ -242,6 +250,8 @@ def stage_json(stage: Stage) -> str:
     data: dict[str, object] = {"methods": {name: _method_data(item) for name, item in stage.methods.items()}}
     if stage.throttle is not None:
         data["throttle"] = _throttle_data(stage.throttle)
+    if stage.unlisted != "limit":
+        data["unlisted"] = stage.unlisted
     return json.dumps(data)
 
 

@@ -30,8 +30,12 @@ class RedisKeys:
         self.changes = f"{namespace}:changes"
 
     def key_hash(self, key_id: str) -> str:
-        """Everything a check needs of one API key: its stamp, buckets and counts."""
+        """Everything a check needs of one API key, or of an identity: its stamp, buckets and counts."""
         return f"{self.namespace}:{{{key_id}}}"
+
+    def identities(self, plan_id: str, one_in: int) -> str:
+        """The counted identities of a plan, one of so many, scored by when their hashes expire."""
+        return f"{self.namespace}:identities:{plan_id}:{one_in}"
 
     def key_record(self, key_id: str) -> str:
         """What administrators and clients read about one API key, JSON."""
@@ -86,6 +90,11 @@ class FormerNames:
         # A name that is a new one as well is longer than the one that becomes it.
         pairs = [(name, self.renamed(name)) for name in sorted(names, key=len, reverse=True)]
         return [(old, new) for old, new in pairs if new is not None]
+
+
+def identity_id(digest: str) -> str:
+    """What stands for a key's id in the name of an identity's hash: no id of a key begins like this."""
+    return f"~{digest}"
 
 
 def plan_field(plan_id: str) -> str:

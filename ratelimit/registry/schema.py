@@ -8,27 +8,28 @@ from ratelimit.validation import shown
 
 SCHEMA = 2
 """A field whose neglect would admit more raises it; other additions do not."""
+SCHEMA_WITH_DENIALS = 3
+"""As long as a stage denies the methods that are not listed: who does not know `unlisted` would admit them."""
+_KNOWN = {str(schema): schema for schema in (SCHEMA, SCHEMA_WITH_DENIALS)}
+_KNOWS = f"this version knows the schemas {' and '.join(_KNOWN)} alone"
 
 
-def refuse_other(names: RedisKeys, stored: str | None) -> None:
-    """Raise StoreError unless a catalogue is of this version's schema."""
-    if stored == str(SCHEMA):
-        return
+def known(names: RedisKeys, stored: str | None) -> int:
+    """Return the schema of a catalogue; raise StoreError for one that this version does not know."""
+    if stored in _KNOWN:
+        return _KNOWN[stored]
     what = f"the catalogue {names.catalog!r}"
     if stored is None:
         raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
     raise StoreError(
-        f"{what} is of schema {shown(stored)}, and this version knows schema {SCHEMA} alone: upgrade this "
-        "installation; nothing was decided or changed by it"
+        f"{what} is of schema {shown(stored)}, and {_KNOWS}: upgrade this installation; nothing was decided "
+        "or changed by it"
     )
 
 
 def of_schema_1(names: RedisKeys) -> StoreError:
     """Return the error for a catalogue under its former name."""
-    return StoreError(
-        f"the catalogue {names.former_catalog!r} is of schema 1, and this version knows schema {SCHEMA} alone: run "
-        "`ratelimit upgrade`"
-    )
+    return StoreError(f"the catalogue {names.former_catalog!r} is of schema 1, and {_KNOWS}: run `ratelimit upgrade`")
 
 
 def gone(names: RedisKeys) -> StoreError:

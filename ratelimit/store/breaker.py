@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from math import inf
 from random import SystemRandom
+from typing import NamedTuple
 
 SILENCE_S = 0.05
 """Nothing arrived for so long, and a deadline was missed: the spare connection is asked."""
@@ -36,19 +37,42 @@ class Step(Enum):
     PROBE = auto()
 
 
+class BreakerState(NamedTuple):
+    """Of all breakers of a limiter in this process.
+
+    Attributes:
+        is_open: Whether any is open.
+        openings: How often one has opened.
+    """
+
+    is_open: bool
+    openings: int
+
+
 class Breaker:
     """Decides for one endpoint. All times are seconds of a monotonic clock.
 
     Attributes:
         is_open: Whether checks are answered without Redis. Read at each check.
         last_arrival_s: When something last arrived from the endpoint. Written at each reply, without a call.
+        openings: How often it has opened.
     """
 
-    __slots__ = ("_asked_s", "_jitter", "_misses", "_next_probe_s", "_suspected_s", "is_open", "last_arrival_s")
+    __slots__ = (
+        "_asked_s",
+        "_jitter",
+        "_misses",
+        "_next_probe_s",
+        "_suspected_s",
+        "is_open",
+        "last_arrival_s",
+        "openings",
+    )
 
     def __init__(self, jitter: Callable[[float, float], float] = _uniform) -> None:
         self._jitter = jitter
         self.is_open = False
+        self.openings = 0
         self.last_arrival_s = -inf
         self._suspected_s = inf
         self._asked_s = inf
@@ -73,6 +97,7 @@ class Breaker:
         """Stop sending: there is no connection, or none that answers. The first probe is due after an interval."""
         if not self.is_open:
             self.is_open = True
+            self.openings += 1
             self._schedule_probe(now_s)
 
     def step(self, now_s: float, *, has_spare: bool) -> tuple[Step, float]:

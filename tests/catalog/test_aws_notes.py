@@ -167,6 +167,7 @@ def stage_with(**settings):
 
 
 ROOT = [{"id": "r", "path": "/", "resourceMethods": {"GET": aws.method("GET", key_required=True)}}]
+HEAD_OF = "plan p1, stage api1/v1:"
 STAGE_NOTES = {
     "nothing known": (api_files(), [NO_METHODS, NO_STAGES]),
     "methods only": (api_files(resources=ROOT), [NO_STAGES]),
@@ -224,6 +225,25 @@ def test_a_method_without_a_key_of_an_api_whose_stages_are_unknown_is_open(tmp_p
     assert aws.converted(tmp_path, api_files(resources=resources)).stages == (
         Stage("api1/v1", None, {"GET /a": Method(key_required=False)}),
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "verbs", "expected"),
+    [
+        (["/a/GET"], ["GET", "HEAD"], [f"{HEAD_OF} HEAD /a counts as GET /a here, on AWS in the plan's bucket"]),
+        (["/a/GET", "/a/HEAD"], ["GET", "HEAD"], []),
+        (["/a/GET"], ["GET"], []),
+        (["/b/GET"], ["GET", "HEAD"], []),
+    ],
+    ids=["GET alone", "both", "no HEAD", "another path"],
+)
+def test_a_head_that_counts_as_get_is_noted(tmp_path, listed, verbs, expected):
+    """Where the API has one, and the plan has a throttle for GET alone: on AWS it is a method of its own."""
+    resources = [
+        {"id": "r", "path": "/a", "resourceMethods": {verb: aws.method(verb, key_required=True) for verb in verbs}}
+    ]
+    files = api_files(stage_with(), resources) | aws.plan_of(**entries(*listed), **THROTTLED)
+    assert aws.notes(aws.converted(tmp_path, files)) == expected
 
 
 NO_VALUE = "its value is not in the export, get-api-keys was called without --include-values"

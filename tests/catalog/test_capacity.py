@@ -109,6 +109,41 @@ TABLE = {
         (Fraction(31, 30), 15, 15, 1 + 28_799 + 7 * (2 + 8_639)),
         ["plan:gold: 1 key x 0.3333333333333333", "plan:free: 7 keys x 0.1"],
     ),
+    "a stage that denies what is not listed": (
+        book_of([gold(Throttle(1000, 1000))], [Stage("a/prod", TEN_FIVE, {"GET /x": Method()}, unlisted="deny")]),
+        {"gold": 50},
+        (10, 5, 14, 5 + DAY_OF_TEN),
+        ["stage:a/prod:GET /x: 10"],
+    ),
+    "a stage that denies what another plan lists": (
+        book_of(
+            [
+                gold(stages=[PlanStage("a/prod", {"GET /y": Throttle(1, 1)})]),
+                UsagePlan("free", TEN_FIVE, stages=["a/prod"]),
+            ],
+            [Stage("a/prod", unlisted="deny")],
+        ),
+        {"gold": 1, "free": 3},
+        (1, 1, 1, 86_400),
+        ["plan:gold:GET /y at a/prod: 1 key x 1"],
+    ),
+    "HEAD has a bucket of the plan, and shares the stage's": (
+        book_of(
+            [gold(stages=[PlanStage("a/prod", dict.fromkeys(("GET /x", "HEAD /x", "GET /y"), Throttle(99, 99)))])],
+            [Stage("a/prod", TEN_FIVE)],
+        ),
+        {"gold": 50},
+        (30, 15, 42, 3 * (5 + DAY_OF_TEN)),
+        ["stage:a/prod:GET /x: 10", "stage:a/prod:GET /y: 10", "stage:a/prod:*: 10"],
+    ),
+    "HEAD has a bucket of the stage, and shares the key's for all others": (
+        book_of(
+            [gold(throttle_scope="key_method")], [Stage("a/prod", None, {"HEAD /x": Method(), "GET /y": Method()})]
+        ),
+        {"gold": 2},
+        (2 * 2 * 10, 2 * 2 * 5, 2 * 2 * 14, 2 * 2 * (5 + DAY_OF_TEN)),
+        ["plan:gold:GET /y at a/prod: 2 keys x 10", "plan:gold:* at a/prod: 2 keys x 10"],
+    ),
     "no keys": (book_of([gold()]), {"gold": 0}, (0, 0, 0, 0), []),
     "nothing at all": (book_of(), {}, (0, 0, 0, 0), []),
     "rate 0": (book_of([gold(Throttle(0, 5))]), {"gold": 9}, (0, 0, 0, 0), ["plan:gold: 9 keys x 0"]),

@@ -64,6 +64,14 @@ def test_a_key_opens_every_stage_of_its_plans(catalog):
     ]
 
 
+def test_a_stage_that_denies_what_is_not_listed(catalog):
+    """Only what it or the key's plan lists is there: neither "*" nor what another plan lists."""
+    catalog.put_plan(UsagePlan("more", Throttle(1, 1), None, [PlanStage("a/prod", {"GET /more": Throttle(1, 1)})]))
+    catalog.put_stage(Stage("a/prod", None, {"GET /pets": Method()}, unlisted="deny"))
+    opened = [catalog.key_access(catalog.create_key(plans=[plan]).id)[0] for plan in ("gold", "more")]
+    assert [list(stage.methods) for stage in opened] == [["GET /pets", "GET /slow"], ["GET /more", "GET /pets"]]
+
+
 def test_what_is_said_to_be_open_is_what_checks_let_through(catalog, limiter):
     """On each stage and method the limits of the decision; on all other stages a refusal."""
     key = catalog.create_key(plans=["gold", "free"])

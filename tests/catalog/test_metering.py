@@ -194,7 +194,7 @@ def test_every_day_is_metered(backend, clock):
 BUGS = {
     "requests counted for units": ("day_used = math.min(day_used + charge, MAX_INTEGER)", "day_used = day_used + 1"),
     "days roll back": ("if today > day then", "if today ~= day then"),
-    "closed days lost": ("if day > 0 then", "if false then"),
+    "closed days lost": ("if day > 0 and not is_identity then", "if false then"),
     "denials metered": (
         "elseif hash_values and not denied then",
         "elseif hash_values then\n  if denied then day_used = day_used + cost end",

@@ -8,7 +8,8 @@ import pytest
 from helpers.gateway import GET_PETS, OK, VALUES, Gateway, outcome
 from helpers.redis_snapshot import snapshot_without_denials
 
-from ratelimit import Catalog, ConfigError, Limiter, StoreError, Throttle, UsagePlan
+from ratelimit import Catalog, ConfigError, Limiter, Method, Stage, StoreError, Throttle, UsagePlan
+from ratelimit.registry import schema as schema_module
 from ratelimit.registry import unknown_fields
 from ratelimit.registry.schema import SCHEMA
 
@@ -57,7 +58,7 @@ def test_a_catalogue_says_its_schema(begun_by, backend, clock):
 
 
 @pytest.mark.parametrize("state", ["new", "warm"])
-@pytest.mark.parametrize("schema", ["3", "10", "2.1", "x", ""])
+@pytest.mark.parametrize("schema", ["4", "10", "2.1", "x", ""])
 def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
     """503 that says so, as soon as it looks; once the catalogue is of this schema, it decides."""
     with Limiter(gateway.client, clock=gateway.clock) as new:
@@ -71,7 +72,10 @@ def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
         for where in (GET_PETS, ("a/prod", "GET /health"), ("b/prod", "GET /x")):
             decision = gateway.check("k1", where)
             assert (decision.status, decision.source) == (503, "fail_closed")
-            assert f"is of schema '{schema}', and this version knows schema 2 alone: upgrade this" in decision.error
+            assert (
+                f"is of schema '{schema}', and this version knows the schemas 2 and 3 alone: upgrade this"
+                in decision.error
+            )
         assert snapshot_without_denials(gateway.client) == before
         gateway.client.hset(CATALOG, "schema", "2")
         assert outcome(gateway.check("k1", GET_PETS)) == OK
@@ -80,9 +84,11 @@ def test_a_gateway_does_not_decide_by_another_schema(schema, state, gateway):
 @pytest.mark.parametrize("write", WRITES)
 def test_nobody_writes_into_another_schema(write, gateway):
     """The error says which it is, which this version knows, and what to do; nothing is written."""
-    gateway.client.hset(CATALOG, "schema", "3")
+    gateway.client.hset(CATALOG, "schema", "4")
     before = snapshot_without_denials(gateway.client)
-    with pytest.raises(StoreError, match=r"is of schema '3', and this version knows schema 2 alone: upgrade this"):
+    with pytest.raises(
+        StoreError, match=r"is of schema '4', and this version knows the schemas 2 and 3 alone: upgrade this"
+    ):
         WRITES[write](Catalog(gateway.client, clock=gateway.clock), gateway.ids["k1"])
     assert snapshot_without_denials(gateway.client) == before
 
@@ -95,15 +101,134 @@ def test_an_upgrade_between_reading_and_writing_is_noticed(write, gateway):
 
     def answer(request, *wait):
         if hasattr(request, "script"):
-            gateway.client.hset(CATALOG, "schema", "3")
+            gateway.client.hset(CATALOG, "schema", "4")
         return right(request, *wait)
 
     catalog._run.__self__._execute = answer
     before = snapshot_without_denials(gateway.client)
-    with pytest.raises(StoreError, match="is of schema '3'"):
+    with pytest.raises(StoreError, match="is of schema '4'"):
         WRITES[write](catalog, gateway.ids["k1"])
     gateway.client.hset(CATALOG, "schema", "2")
     assert snapshot_without_denials(gateway.client) == before
+
+
+# Schema 3: as long as a stage denies the methods that are not listed
+
+DENYING = Stage("a/prod", Throttle(50, 50), {"GET /pets": Method()}, unlisted="deny")
+PLAIN = Stage("a/prod", Throttle(50, 50), {"GET /pets": Method()})
+
+
+def stored_schema(client):
+    return client.hget(CATALOG, "schema")
+
+
+def test_a_stage_that_denies_raises_the_schema(client, clock, tmp_path):
+    """With the change itself, whoever makes it, and back with the one after which none denies."""
+    catalog, path, seen = Catalog(client, clock=clock), tmp_path / "plans.toml", []
+    denying = '[stages."b/prod"]\nunlisted = "deny"\n'
+
+    def apply(text):
+        path.write_text(text, encoding="utf-8")
+        catalog.apply(path)
+
+    for change in (
+        lambda: catalog.put_stage(PLAIN),
+        lambda: catalog.put_stage(DENYING),
+        lambda: catalog.put_stage(Stage("b/prod", unlisted="deny")),
+        lambda: catalog.put_stage(PLAIN),
+        lambda: catalog.delete_stage("b/prod"),
+        lambda: apply(denying),
+        lambda: catalog.put_plan(UsagePlan("gold")),
+        lambda: catalog.create_key(plans=["gold"]),
+        lambda: apply('[plans.gold]\n[stages."b/prod"]\n'),
+        lambda: catalog.put_stage(DENYING),
+        lambda: catalog.delete_stage("a/prod"),
+    ):
+        change()
+        seen.append(int(stored_schema(client)))
+    assert seen == [2, 3, 3, 3, 2, 3, 3, 3, 2, 3, 2]
+
+
+def test_a_catalogue_may_begin_with_a_stage_that_denies(client, clock):
+    """It has schema 3 from the first write on; a file that is applied dry writes nothing."""
+    catalog = Catalog(client, clock=clock)
+    catalog.put_stage(DENYING)
+    assert stored_schema(client) == b"3"
+    assert catalog.stages() == [DENYING]
+
+
+@pytest.mark.parametrize("write", [name for name in WRITES if name not in {"delete plan", "reset shadow"}])
+def test_all_goes_on_in_schema_3(write, gateway):
+    """Administrators read and write, and leave the schema as it is."""
+    gateway.catalog.put_stage(DENYING)
+    WRITES[write](Catalog(gateway.client, clock=gateway.clock), gateway.ids["k1"])
+    assert stored_schema(gateway.client) == b"3"
+
+
+def test_a_change_of_schema_between_reading_and_writing_is_noticed(gateway):
+    """A commit that was computed from schema 2 is computed again from schema 3."""
+    catalog, committed = Catalog(gateway.client, clock=gateway.clock), []
+    right = catalog._run.__self__._execute
+
+    def answer(request, *wait):
+        if hasattr(request, "script"):
+            if not committed:
+                gateway.catalog.put_stage(DENYING)
+            committed.append(request.args[0])
+        return right(request, *wait)
+
+    catalog._run.__self__._execute = answer
+    key_id = catalog.create_key().id
+    assert [json.loads(guards)[0][2] for guards in committed] == ["2", "3"]
+    assert stored_schema(gateway.client) == b"3"
+    assert catalog.get_key(key_id).id == key_id
+
+
+def test_a_version_that_does_not_know_it_decides_nothing(gateway, monkeypatch):
+    """It would admit what the stage denies: 503 instead, until no stage denies."""
+    assert outcome(gateway.check("k1", GET_PETS)) == OK
+    gateway.catalog.put_stage(DENYING)
+    with Limiter(gateway.client, clock=gateway.clock) as older:
+        monkeypatch.setattr(schema_module, "_KNOWN", {"2": 2})
+        gateway.limiter = older
+        for _ in range(2):
+            decision = gateway.check("k1", GET_PETS)
+            assert (decision.status, decision.source) == (503, "fail_closed")
+            assert "is of schema '3'" in decision.error
+        monkeypatch.undo()
+        gateway.catalog.put_stage(PLAIN)
+        monkeypatch.setattr(schema_module, "_KNOWN", {"2": 2})
+        gateway.clock.advance(5)
+        assert outcome(gateway.check("k1", GET_PETS)) == OK
+
+
+def test_a_catalogue_of_schema_3_is_not_read_again_and_again(gateway):
+    """A gateway that looks whether it is up to date finds that it is."""
+    gateway.limiter._namespace.before_refresh = lambda: None  # a subscription that begins has it read once more
+    gateway.catalog.put_stage(DENYING)
+    assert outcome(gateway.check("k1", GET_PETS)) == OK
+    loads = gateway.limiter._namespace._loads
+    for _ in range(3):
+        gateway.clock.advance(5)
+        assert outcome(gateway.check("k1", GET_PETS)) == OK
+    assert gateway.limiter._namespace._loads == loads
+
+
+@pytest.mark.parametrize("unlisted", ["queue", 1, None, ["deny"]])
+def test_a_stage_that_says_something_else_is_not_decided_by(unlisted, gateway):
+    """A value that nobody writes may stand for anything: 503."""
+    with_fields(gateway.client, "stage:a/prod", lambda data: data.update(unlisted=unlisted))
+    gateway.clock.advance(60)
+    decision = gateway.check("k1", GET_PETS)
+    assert decision.status == 503
+    assert "stage 'a/prod': unlisted: must be one of limit, deny" in decision.error
+
+
+def test_a_stage_written_by_others_may_say_limit(gateway):
+    """What is the default here may be spelled out."""
+    with_fields(gateway.client, "stage:a/prod", lambda data: data.update(unlisted="limit"))
+    gateway.clock.advance(60)
+    assert outcome(gateway.check("k1", ("a/prod", "GET /whatever"))) == OK
 
 
 def of_schema_1(client):
@@ -124,7 +249,9 @@ def test_a_catalogue_of_schema_1_is_not_an_empty_one(state, gateway):
         for who, where in (("k1", GET_PETS), (None, GET_PETS), ("x" * 20, GET_PETS)):
             decision = gateway.check(who, where)
             assert decision.status == 503
-            assert "'ratelimit:catalog' is of schema 1, and this version knows schema 2 alone" in decision.error
+            assert (
+                "'ratelimit:catalog' is of schema 1, and this version knows the schemas 2 and 3 alone" in decision.error
+            )
             assert "run `ratelimit upgrade`" in decision.error
         assert snapshot_without_denials(gateway.client) == before
 

@@ -236,8 +236,8 @@ def test_what_the_former_version_finds_is_no_empty_catalogue(where, store, clien
 def test_a_newer_schema_is_not_upgraded(client, clock):
     """By a version that does not know it."""
     Catalog(client, clock=clock).put_plan(UsagePlan("gold"))
-    client.hset(CATALOG, "schema", "3")
-    with pytest.raises(StoreError, match="is of schema '3'"):
+    client.hset(CATALOG, "schema", "4")
+    with pytest.raises(StoreError, match="is of schema '4'"):
         Catalog(client, clock=clock).upgrade()
 
 

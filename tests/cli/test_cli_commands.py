@@ -49,9 +49,9 @@ def test_all_commands_are_here():
     """The names that the documentation gives; `ratelimit` itself shows its families."""
     assert {path[0] for path in LEAVES} == {
         "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
-        "scripts", "stages", "top", "upgrade", "usage", "watch",
+        "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 41
+    assert len(LEAVES) == 42
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -102,7 +102,7 @@ ARGUMENTS = {
     ("usage", "show"): ["p"],
     ("watch",): ["--count", "1"],
 }
-ELSEWHERE = {("apply",), ("check",), ("keys", "import"), ("import-aws",)}
+ELSEWHERE = {("apply",), ("check",), ("keys", "import"), ("import-aws",), ("routes", "check")}
 
 
 @pytest.mark.parametrize("path", sorted(LEAVES.keys() - WITHOUT_SERVER - ELSEWHERE), ids=" ".join)
@@ -134,7 +134,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 60
+    assert len(EXAMPLES) == 62
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))
@@ -190,3 +190,11 @@ class TestCompletion:
         result = run("completion", "powershell")
         assert result.exit_code == 2
         assert "'bash', 'zsh', 'fish'" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["main", ":app", "main:", "", ":"])
+def test_an_application_is_a_module_and_a_variable(name):
+    """Exit code 2 and how to write it; nothing is imported."""
+    result = run("routes", "check", name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "write 'module:variable', such as 'main:app'" in result.stderr

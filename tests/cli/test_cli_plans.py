@@ -22,10 +22,12 @@ GOLD = UsagePlan(
     [50, 80],
     "silver",
     0.5,
+    1000,
 )
 PUT = ["put", "gold", "--name", "Gold", "--rate", "1/3", "--burst", "5", "--quota", "100", "--period", "week",
        "--offset", "1", "--method", STAGE, "GET /pets", "2", "3", "--stage", "toys/prod", "--scope", "key_method",
-       "--alert", "50", "--alert", "80", "--shadow", "silver", "--lease", "0.5"]  # fmt: skip
+       "--alert", "50", "--alert", "80", "--shadow", "silver", "--lease", "0.5",
+       "--max-identities", "1000"]  # fmt: skip
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ class TestPut:
         assert ["throttle", "1/3/s,", "burst", "5", "9/s,", "burst", "5"] in shown
         assert ["quota", "100", "a", "week", "from", "Monday", "unlimited"] in shown
         assert ["lease", "0.5", "s"] in shown
+        assert ["identities", "1,000", "at", "most"] in shown
         assert catalog.get_plan("gold") == GOLD
         assert command(*arguments, stdin="y\n").exit_code == 0
         assert catalog.get_plan("gold") == UsagePlan("gold", Throttle(9, 5), stages=[STAGE])
@@ -244,6 +247,12 @@ class TestShadow:
             assert (result.exit_code, "plan 'silver' has no shadow" in result.stderr) == (2, True)
 
 
+def _key_of(catalog, stage):
+    """The value of a key whose plan opens a stage."""
+    catalog.put_plan(UsagePlan("any", stages=[stage]))
+    return catalog.create_key(plans=["any"]).value
+
+
 class TestStages:
     @pytest.fixture
     def stage(self, catalog):
@@ -265,6 +274,7 @@ class TestStages:
         """Every option of it is stored; a second time nothing changes, and there is no question."""
         options = ["--rate", "100", "--burst", "50", "--method", "GET /search", "1/3", "2", "--list", "GET /pets"]
         options += ["--open", "GET /health", "--method", "GET /health", "5", "10", "--open", "GET /help"]
+        options += ["--unlisted", "deny"]
         made = Stage(
             STAGE,
             Throttle(100, 50),
@@ -274,12 +284,28 @@ class TestStages:
                 "GET /health": Method(Throttle(5, 10), key_required=False),
                 "GET /help": Method(key_required=False),
             },
+            "deny",
         )
         assert as_json("stages", "put", STAGE, *options) == as_json("stages", "show", STAGE)
         assert catalog.stages() == [made]
         again = command("stages", "put", STAGE, *options)
         assert (again.exit_code, again.output) == (0, f"Nothing changed: stage {STAGE} is already stored like this.\n")
         assert command("stages", "put", "toys/prod").stdout == "Configured stage toys/prod.\n"
+
+    def test_a_stage_that_denies_what_is_not_listed(self, command, as_json, stage, catalog):
+        """The change is shown and confirmed, as any other; `show` says it, as data too."""
+        assert "unlisted" not in as_json("stages", "show", STAGE)
+        options = ["--rate", "100", "--burst", "50", "--list", "GET /pets", "--unlisted", "deny"]
+        unconfirmed = command("stages", "put", STAGE, *options)
+        assert ["unlisted", "limited", "denied"] in cells(unconfirmed.stderr)
+        assert command("stages", "put", STAGE, *options, "--yes").exit_code == 0
+        assert catalog.stages()[0].unlisted == "deny"
+        assert as_json("stages", "show", STAGE)["unlisted"] == "deny"
+        (row,) = (row for row in cells(command("stages", "show", STAGE).stdout) if row[0] == "*")
+        assert row == ["*", "denied,", "unless", "the", "key's", "plan", "lists", "it"]
+        refused = command("check", "--peek", STAGE, "GET /x", RATELIMIT_KEY=_key_of(catalog, STAGE))
+        assert refused.exit_code == 1
+        assert "The stage denies methods that neither it nor the plan lists" in " ".join(refused.stdout.split())
 
     def test_put_replaces_only_after_a_yes(self, command, stage, catalog):
         """What would change is shown on standard error; what is not given is gone then."""
@@ -298,6 +324,7 @@ class TestStages:
             (["petstore"], "id: cannot be 'petstore'"),
             ([STAGE, "--rate", "1"], "--rate and --burst belong together"),
             ([STAGE, "--list", "GET"], "methods: cannot be 'GET'"),
+            ([STAGE, "--unlisted", "denied"], "'denied' is not one of 'limit', 'deny'"),
             ([STAGE, "--method", "GET /a", "x", "1"], "rate: must be a finite rate, not 'x'"),
             ([STAGE, "--open", "GET /\x1b"], "methods: cannot be 'GET /\\x1b'"),
         ],

@@ -77,6 +77,7 @@ def test_each_request_is_compared(files):
             "admitted": names.count(None),
             "throttled": sum(name is not None and not name.startswith("quota:") for name in names),
             "over_quota": names.count("quota:basic"),
+            "not_listed": 0,
         }
     denied = [at for at in range(13) if was[at] is None and now[at] is not None]
     admitted = [at for at in range(13) if was[at] is not None and now[at] is None]

@@ -15,7 +15,7 @@ from datetime import date, timedelta
 import pytest
 from helpers.commands import run
 
-from ratelimit import Limiter, Quota, Throttle, UsagePlan
+from ratelimit import Identity, Limiter, Quota, Throttle, UsagePlan
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +224,14 @@ class TestSetRemaining:
 
 
 class TestTop:
+    def test_identities_are_denied_by_plan(self, top, server):
+        """They have no key: what was denied to them stands above the table, with their plan."""
+        with Limiter.from_url(server.url, deadline=2) as limiter:
+            limiter.catalog.put_plan(UsagePlan("none", Throttle(0, 0), stages=["other/prod"]))
+            for subject in ("user:1", "user:2"):
+                limiter.check(Identity(subject, "none"), "other/prod", "GET /")
+        assert top("--once").stdout.splitlines()[1] == "Denied without a valid key: 2 THROTTLED under none."
+
     def test_the_busiest_first(self, top, keys, server, today):
         """Keys that did something today, by units used, or by requests denied; strangers below the total."""
         with Limiter.from_url(server.url, deadline=2) as limiter:

@@ -84,8 +84,8 @@ class TestSmallLog:
         }
         assert (basic["clients"], basic["clients_affected"]) == (3, 2)
         assert basic["most_affected"] == [
-            {"client": "10.0.0.1", "requests": 9, "admitted": 5, "throttled": 3, "over_quota": 1},
-            {"client": "10.0.0.3", "requests": 2, "admitted": 1, "throttled": 1, "over_quota": 0},
+            {"client": "10.0.0.1", "requests": 9, "admitted": 5, "throttled": 3, "over_quota": 1, "not_listed": 0},
+            {"client": "10.0.0.3", "requests": 2, "admitted": 1, "throttled": 1, "over_quota": 0, "not_listed": 0},
         ]
         # A plan without limits of its own meets the stage's alone, and none of what basic consumed.
         assert (premium["plan"], tallies(premium)) == ("premium", (13, 12, 1, 0))
@@ -291,14 +291,18 @@ def real_requests():
     return sorted(result, key=lambda item: item[0])
 
 
+OUTCOMES = {"plan": "throttled", "quota": "over_quota", "method_not_listed": "not_listed"}
+"""What a denial counts as, by the kind of what denies; those by a stage or the account are throttled as well."""
+
+
 def expected(text, plan_id, stage_id, requests):
     """What --json has to say of a plan, with all clients."""
     model, denied = PlanModel(text, plan_id, stage_id), Counter()
-    clients = defaultdict(lambda: {"requests": 0, "admitted": 0, "throttled": 0, "over_quota": 0})
+    clients = defaultdict(lambda: dict.fromkeys(("requests", "admitted", *OUTCOMES.values()), 0))
     for second, client, method in requests:
         name = model.denied_by(second, client, method)
         denied[name] += 1
-        outcome = "admitted" if name is None else "over_quota" if name.startswith("quota:") else "throttled"
+        outcome = "admitted" if name is None else OUTCOMES.get(name.partition(":")[0], "throttled")
         clients[client]["requests"] += 1
         clients[client][outcome] += 1
     affected = [
@@ -330,6 +334,20 @@ throttle = { rate = "1/2", burst = 30 }
 [stages."web/prod".methods]
 "GET /robots.txt" = { key_required = false, throttle = { rate = "0.001", burst = 3 } }
 "GET /style2.css" = { throttle = { rate = "1/10", burst = 2 } }
+"""
+
+HEADS = """
+[plans.all]
+throttle = { rate = "0.05", burst = 8 }
+[plans.all.stages."web/prod".throttles]
+"GET /" = { rate = "1/1000", burst = 1 }
+[stages."web/prod"]
+throttle = { rate = "1/2", burst = 30 }
+unlisted = "deny"
+[stages."web/prod".methods]
+"HEAD /" = {}
+"GET /style2.css" = {}
+"GET /robots.txt" = { key_required = false, throttle = { rate = "0.001", burst = 3 } }
 """
 
 
@@ -365,3 +383,14 @@ class TestRealLog:
             "account",
             "quota:all",
         }
+
+    def test_heads_and_methods_that_are_denied(self, requests, tmp_path):
+        """HEAD counts as GET in the plan, which does not list it; what nobody lists is denied: as by the model."""
+        path = tmp_path / "plans.toml"
+        path.write_text(HEADS, encoding="utf-8")
+        (plan,) = replay_json(REAL_LOG, "--plan", str(path), "--top", "2000")["plans"]
+        assert plan == expected(HEADS, "all", "web/prod", requests)
+        heads = [second for second, _, method in requests if method == "HEAD /"]
+        assert heads
+        assert plan["denied_by"]["plan:all:GET /"] > 0
+        assert plan["not_listed"] == plan["denied_by"]["method_not_listed"] > 5000

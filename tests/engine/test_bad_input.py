@@ -191,7 +191,8 @@ NOT_TEXT = [b"x" * 30, b"", 5, 0, 1.5, True, False, [], ["x"], {}, object()]
 def test_what_is_no_text_is_refused(value, place, local):
     """Anything but text is the programmer's error, and named; only None stands for a key that was not sent."""
     arguments = {"key": VALUES["k1"], "stage": A, "method": "GET /pets", place: value}
-    with untouched(local), pytest.raises(TypeError, match=f"{place} must be text, not {type(value).__name__}"):
+    wanted = "text, an Identity or None" if place == "key" else "text"
+    with untouched(local), pytest.raises(TypeError, match=f"{place} must be {wanted}, not {type(value).__name__}"):
         local.limiter.check(**arguments)
 
 

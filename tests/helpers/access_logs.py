@@ -38,6 +38,12 @@ def window(period, second):
     return day if period == "DAY" else datetime.fromtimestamp(second, UTC).strftime("%Y-%m")
 
 
+def counted_as(method, listed):
+    """The method as which a plan or a stage counts one that lists these."""
+    verb, _, path = method.partition(" ")
+    return f"GET {path}" if verb == "HEAD" and method not in listed else method
+
+
 class PlanModel:
     """The limits of one plan of a plan file, in fractions, for whole seconds and a cost of 1."""
 
@@ -55,9 +61,10 @@ class PlanModel:
 
     def buckets(self, client, method):
         """(name, owner, throttle) of each bucket that a request meets, in the order in which they are reported."""
+        own, method = counted_as(method, self.entries), counted_as(method, self.methods)
         if self.methods.get(method, {}).get("key_required", True):
-            if method in self.entries:
-                yield f"plan:{self.plan_id}:{method}", client, self.entries[method]
+            if own in self.entries:
+                yield f"plan:{self.plan_id}:{own}", client, self.entries[own]
             elif "throttle" in self.plan:
                 yield f"plan:{self.plan_id}", client, self.plan["throttle"]
         shared = self.methods.get(method, {}).get("throttle") or (self.stage or {}).get("throttle")
@@ -68,6 +75,10 @@ class PlanModel:
 
     def denied_by(self, second, client, method):
         """The name of the first limit that denies; None if all admit, and then they are charged."""
+        at_stage = counted_as(method, self.methods)
+        is_listed = at_stage in self.methods or counted_as(method, self.entries) in self.entries
+        if (self.stage or {}).get("unlisted") == "deny" and not is_listed:
+            return "method_not_listed"
         levels, denying = {}, []
         for name, owner, throttle in self.buckets(client, method):
             level, last = self.levels.get((name, owner), (Fraction(throttle["burst"]), second))
@@ -75,7 +86,7 @@ class PlanModel:
             levels[name, owner] = (level - 1, second)
             denying += [name] if level < 1 else []
         quota = self.plan.get("quota")
-        counts = quota and self.methods.get(method, {}).get("key_required", True)
+        counts = quota and self.methods.get(at_stage, {}).get("key_required", True)
         counter = (client, window(quota["period"], second)) if counts else None
         if counts and self.used[counter] >= quota["limit"]:
             denying.append(f"quota:{self.plan_id}")

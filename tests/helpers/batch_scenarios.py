@@ -6,8 +6,26 @@ Most of what is drawn takes the fast path, so that long stretches of a list are 
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from vectors.packing import ACCOUNT, DAY, NOW, PLAN, STAGE, TEN, TODAY, doubles, state, version_token
+from vectors.packing import (
+    ACCOUNT,
+    COUNTED,
+    DAY,
+    IDENTITY,
+    NOW,
+    OTHER_IDENTITY,
+    PLAN,
+    STAGE,
+    TEN,
+    TODAY,
+    doubles,
+    state,
+    version_token,
+)
 
+from helpers.lua_tools import SortedSet
+
+IDENTITIES = (IDENTITY, OTHER_IDENTITY)
+TOKEN_OF_IDENTITIES = version_token(stamp="--------")
 KEYS = tuple(f"ratelimit:{{k{number}}}" for number in range(3))
 SHARED = (STAGE, ACCOUNT)
 FIELDS = ("b:gold:petstore/prod:GET /pets", "b:gold:petstore/prod:POST /pets")
@@ -73,6 +91,13 @@ def stored(draw, now):
         fields |= {field: draw(buckets(now, *RULES[field])) for field in FIELDS}
         fields = {name: value for name, value in fields.items() if value is not None}
         held[key] = draw(mostly(st.just(fields), b"no hash"))
+    for key in IDENTITIES:
+        who = draw(mostly(st.just(TOKEN_OF_IDENTITIES), version_token(8, stamp="--------"), version_token(), None))
+        fields = {"r": who, PLAN: draw(plan_states(now))} | {
+            field: draw(buckets(now, *RULES[field])) for field in FIELDS
+        }
+        held[key] = draw(st.sampled_from([{name: value for name, value in fields.items() if value is not None}, None]))
+    held[COUNTED] = draw(st.sampled_from([None, SortedSet({"other": now + DAY}), SortedSet({"former": now - DAY})]))
     for place in SHARED:
         held[place] = draw(mostly(buckets(now, *RULES[place]), b"no bucket", {"no": b"string"}))
     return {key: value for key, value in held.items() if value not in (None, {})}
@@ -92,8 +117,15 @@ def check_of(draw, now):
     further = [part for place in (*own, *shared) for part in draw(mostly(st.just(RULES[place]), (5, 0, 1)))]
     tail = draw(mostly(st.just(b""), bytes(8)))
     request = doubles(now, cost, valid_until, flags, *plan, *quota) + who + doubles(*further) + tail
+    key, counted = draw(st.sampled_from((*KEYS, *IDENTITIES))), ()
+    if key in IDENTITIES:
+        flags += 32
+        if draw(st.booleans()):
+            flags, counted, tail = flags + 128, (COUNTED,), draw(mostly(st.just(doubles(2, 1)), doubles(1, 1), b""))
+        head = doubles(now, cost, 60_000_000, flags, *plan, *quota)
+        request = head + TOKEN_OF_IDENTITIES + doubles(*further) + tail
     arguments = (request, PLAN.encode(), *(field.encode() for field in own))
-    return PreparedCheck((draw(st.sampled_from(KEYS)), *shared), arguments, bytes((len(own), len(shared))))
+    return PreparedCheck((key, *shared, *counted), arguments, bytes((len(own), len(shared))))
 
 
 @st.composite

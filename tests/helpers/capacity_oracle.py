@@ -13,7 +13,7 @@ from ratelimit.registry.snapshot import CatalogSnapshot
 
 NAMES = RedisKeys("ratelimit")
 STAGES = ("a/prod", "b/prod")
-METHODS = ("GET /x", "GET /y")
+METHODS, HEAD = ("GET /x", "GET /y"), "HEAD /x"
 OTHER = "GET /nobody/lists/it"
 ENDLESS = 10**9
 
@@ -25,7 +25,7 @@ def book_of(plans=(), stages=(), account=None):
 
 def random_book(seed, rates, *, quotas=True):
     """A snapshot of one or two plans and stages, and how many keys each plan has. Anything may be absent, or 0."""
-    pick = random.Random(seed)
+    pick, further = random.Random(seed), random.Random(-seed)
 
     def throttle(chance, most):
         return Throttle(pick.choice(rates), pick.choice((0, 1, 1, 2, 3, most))) if pick.random() < chance else None
@@ -39,6 +39,8 @@ def random_book(seed, rates, *, quotas=True):
         stages = []
         for stage in pick.sample(STAGES, pick.randrange(1, 3)):
             entries = {method: size(4) for method in METHODS if own and pick.random() < 0.3}
+            if own and further.random() < 0.2:
+                entries[HEAD] = Throttle(further.choice(rates), further.randrange(1, 4))
             stages.append(PlanStage(stage, entries))
         period = pick.choice(("DAY", "WEEK", "MONTH"))
         quota = Quota(pick.choice((0, 3, 5, 20)), period) if quotas and pick.random() < 0.6 else None
@@ -47,19 +49,30 @@ def random_book(seed, rates, *, quotas=True):
     for stage in STAGES:
         if pick.random() < 0.7:
             methods = {name: Method(throttle(0.3, 5), pick.random() < 0.8) for name in METHODS if pick.random() < 0.6}
-            configured.append(Stage(stage, throttle(0.6, 6), methods))
+            if further.random() < 0.2:
+                methods[HEAD] = Method()
+            unlisted = "deny" if further.random() < 0.2 else "limit"
+            configured.append(Stage(stage, throttle(0.6, 6), methods, unlisted))
     return book_of(plans, configured, throttle(0.5, 12)), {plan.id: pick.randrange(3) for plan in plans}
+
+
+def is_denied(snapshot, plan_id, stage, method):
+    """Whether the stage denies the method to the plan's keys; a HEAD is listed where its GET is."""
+    lists = {*snapshot.plans[plan_id].stage(stage).throttles}
+    if stage not in snapshot.stages or snapshot.stages[stage].unlisted == "limit":
+        return False
+    return not {method, method.replace("HEAD", "GET")} & (lists | {*snapshot.stages[stage].methods})
 
 
 def kinds(snapshot, keys):
     """Every kind of request: (owner, limits, what it is). An owner is one key, "" is callers without one."""
     requests = {}
-    for stage, method in product(STAGES, (*METHODS, OTHER)):
+    for stage, method in product(STAGES, (*METHODS, HEAD, OTHER)):
         if not snapshot.method(stage, method).key_required:
             requests["", stage, method] = compile_limits(snapshot, None, stage, method, NAMES).limits
             continue
         for plan_id, count in keys.items():
-            if snapshot.plans[plan_id].stage(stage):
+            if snapshot.plans[plan_id].stage(stage) and not is_denied(snapshot, plan_id, stage, method):
                 limits = compile_limits(snapshot, snapshot.plans[plan_id], stage, method, NAMES).limits
                 requests |= {(f"{plan_id}-{number}", stage, method): limits for number in range(count)}
     return requests

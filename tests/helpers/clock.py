@@ -1,22 +1,5 @@
-"""A clock that is moved by hand."""
+"""A clock that is moved by hand: the one that users have."""
 
-from datetime import UTC, datetime
+from ratelimit.testing import ManualClock as FakeClock
 
-
-class FakeClock:
-    """Microseconds since 1970, moved by hand. Starts on Wednesday 2026-03-04 12:00:00 UTC."""
-
-    def __init__(self):
-        self.set("2026-03-04T12:00:00")
-
-    def __call__(self):
-        return self.now_us
-
-    def set(self, text):
-        self.now_us = round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000_000)
-
-    def advance(self, seconds):
-        self.now_us += round(seconds * 1_000_000)
-
-    def advance_us(self, microseconds):
-        self.now_us += microseconds
+__all__ = ["FakeClock"]

@@ -27,8 +27,8 @@ def run_in_child(act):
     return os.waitstatus_to_exitcode(ended[1])
 
 
-class _Nobody(weakref.WeakSet):
-    def add(self, _):
+class _Nobody(weakref.WeakKeyDictionary):
+    def __setitem__(self, *_):
         pass
 
 

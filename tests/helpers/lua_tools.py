@@ -111,11 +111,15 @@ def passage_names(name):
     return tuple(set(re.findall(r"\w+", words[kind])) for kind in ("Reads", "Leaves"))
 
 
+class SortedSet(dict):
+    """Scores by member."""
+
+
 class PlainServer:
     """Runs a script on a dict, at 2026-03-04 12:00:00.123456. Has no `struct`, so the stand-in packs.
 
     calls     each command that the script sent, with its arguments
-    expiries  by key, what the last SET said of its expiry
+    expiries  by key, what the last SET said of its expiry, or the last PEXPIRE
     lines     numbers of the lines that ran, once `watch_lines` was called
     """
 
@@ -188,6 +192,27 @@ class PlainServer:
 
     def _hset(self, key, *items):
         self.state.setdefault(key, self._held(key, dict)).update(zip(items[::2], items[1::2], strict=True))
+
+    def _pttl(self, key):
+        return self.expiries[key][1] if key in self.expiries else -1
+
+    def _pexpire(self, key, milliseconds):
+        assert key in self.state
+        self.expiries[key] = b"PX", milliseconds
+        return 1
+
+    def _zcount(self, key, least, most):
+        return sum(float(least) <= score <= float(most) for score in self._held(key, SortedSet).values())
+
+    def _zadd(self, key, score, member):
+        self.state.setdefault(key, self._held(key, SortedSet))[member] = float(score)
+        return 1
+
+    def _zremrangebyscore(self, key, least, most):
+        held = self._held(key, SortedSet)
+        for member in [member for member, score in held.items() if float(least) <= score <= float(most)]:
+            del held[member]
+        return 0
 
     def _xadd(self, key, *arguments):
         stream = self.state.setdefault(key, self._held(key, list))

@@ -15,7 +15,7 @@ FOREVER = 1e9
 @contextmanager
 def replica(backend, **options):
     """A limiter with connections of its own. It hears no pushes and has no denial cache: it asks Redis."""
-    with backend.client() as client, Limiter(client, **({"denial_cache": False} | options)) as limiter:
+    with backend.client() as client, Limiter(client, **({"denial_cache": False, "deadline": 5} | options)) as limiter:
         limiter._namespace.before_refresh = lambda: None
         yield limiter
 

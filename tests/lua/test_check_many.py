@@ -2,7 +2,7 @@
 
 import pytest
 from helpers.batch_scenarios import scenarios
-from helpers.lua_tools import PlainServer
+from helpers.lua_tools import PlainServer, SortedSet
 from hypothesis import HealthCheck, given, settings
 from properties.promises import batches
 from redis.exceptions import ResponseError
@@ -38,6 +38,8 @@ class Real:
         for key, value in state.items():
             if isinstance(value, bytes):
                 client.set(key, value, px=10**7)
+            elif isinstance(value, SortedSet):
+                client.zadd(key, value)
             else:
                 client.hset(key, mapping=value)
 
@@ -52,7 +54,13 @@ class Real:
         """Each key's value, and whether it expires."""
         found = {}
         for key in self._client.keys("*"):
-            value = self._client.hgetall(key) if self._client.type(key) == b"hash" else self._client.get(key)
+            match self._client.type(key):
+                case b"hash":
+                    value = self._client.hgetall(key)
+                case b"zset":
+                    value = self._client.zrange(key, 0, -1, withscores=True)
+                case _:
+                    value = self._client.get(key)
             found[key] = value, self._client.pttl(key) > 0
         return found
 
@@ -62,7 +70,9 @@ class Plain:
 
     def __init__(self, state):
         kept = {
-            key.encode(): value if isinstance(value, bytes) else {name.encode(): part for name, part in value.items()}
+            key.encode(): value
+            if isinstance(value, bytes)
+            else type(value)({name.encode(): part for name, part in value.items()})
             for key, value in state.items()
         }
         self._servers = {script: PlainServer(kept, script) for script in ("check", "check_many")}

@@ -4,12 +4,23 @@ import ast
 import json
 import re
 import struct
+from math import inf
 
 import pytest
 from helpers import lua_tools
 from helpers.lua_bytecode import compiled, executable_lines, global_accesses
 from helpers.lua_lint import GLOBALS
-from helpers.lua_tools import PlainServer, code, contract, entry_names, header_faults, hexed, passage_names, source
+from helpers.lua_tools import (
+    PlainServer,
+    SortedSet,
+    code,
+    contract,
+    entry_names,
+    header_faults,
+    hexed,
+    passage_names,
+    source,
+)
 
 import ratelimit
 from ratelimit import scripts
@@ -27,6 +38,8 @@ SERVERS_CLOCK = [
     "local milliseconds = (2 * EXPIRY_STEP_US + fill_us[i]) / 1000",
     "call('SET', bucket_key, state, 'PX', milliseconds - milliseconds % 1)",
     "call('SETRANGE', bucket_key, '0', state)",
+    "ends_us = now + milliseconds * 1000",
+    "redis.pcall('ZREMRANGEBYSCORE', counted, '-inf', now)",
 ]
 """The lines of check.lua that run without a caller's clock alone, and so under no vector."""
 DIRECTIVE = re.compile(r"^ *-- @(include|inline) (\S+)$", re.MULTILINE)
@@ -114,9 +127,9 @@ def offered():
 def further_buckets(vector):
     """How many buckets a request of the vectors meets besides the plan's own."""
     (flags,) = struct.unpack_from("<d", bytes.fromhex(vector["argv"][0]), 24)
-    has_key, has_alerts, shadow_fields = flags % 2, flags % 16 // 8, flags % 8 // 4 + flags % 32 // 16
+    has_key, has_last_key, shadow_fields = flags % 2, flags % 16 // 8 + flags // 128, flags % 8 // 4 + flags % 32 // 16
     own = len(vector["argv"]) - 2 - shadow_fields if has_key else 0
-    return int(own + len(vector["keys"]) - has_key - has_alerts)
+    return int(own + len(vector["keys"]) - has_key - has_last_key)
 
 
 def limits_of(vector):
@@ -149,7 +162,7 @@ def test_the_replies_of_check_have_the_arity_of_the_contract():
     One of joined states has the plan's 56 bytes and 24 for each further bucket; one that tells of limits 16 for each.
     """
     replies = contract("check").replies
-    assert replies == {**dict.fromkeys(range(4), (3, 0)), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
+    assert replies == {**dict.fromkeys(range(5), (3, 0)), **dict.fromkeys((-1, -2, -3, -4), (2, 0))}
     assert contract("check_many").replies == {0: replies[0]}
     seen = set()
     for vector in (vector for vector in VECTORS if "reply" in vector):
@@ -161,7 +174,7 @@ def test_the_replies_of_check_have_the_arity_of_the_contract():
         assert len(reply) == replies[reply[0]][0], vector["name"]
         if "means" in vector:
             assert len(bytes.fromhex(reply[2])) == 16 * limits_of(vector), vector["name"]
-            per_limit = 3 if reply[0] in {0, 3} else 2
+            per_limit = 3 if reply[0] in {0, 3, 4} else 2
             assert len(vector["means"]) == 2 + per_limit * limits_of(vector), vector["name"]
         seen.add(reply[0])
     assert seen == set(replies)
@@ -276,6 +289,8 @@ def plain_state(written):
             state[key.encode()] = bytes.fromhex(value)
         elif isinstance(value, dict):
             state[key.encode()] = {field.encode(): bytes.fromhex(part) for field, part in value.items()}
+        elif isinstance(value[0], str):
+            state[key.encode()] = SortedSet.fromkeys([member.encode() for member in value], inf)
         else:
             state[key.encode()] = [{name.encode(): text.encode() for name, text in entry.items()} for entry in value]
     return state
@@ -290,7 +305,16 @@ def test_check_touches_no_key_that_it_was_not_given(vector):
     assert hexed(reply) == vector.get("reply", vector.get("error"))
     assert server.state == plain_state(vector["after"])
     assert {key for _, key, *_ in server.calls} <= set(keys)
-    assert {command for command, *_ in server.calls} <= {"HMGET", "HSET", "HGET", "GET", "SET", "XADD"}
+    assert {command for command, *_ in server.calls} <= {
+        "HMGET",
+        "HSET",
+        "HGET",
+        "GET",
+        "SET",
+        "XADD",
+        "ZCOUNT",
+        "ZADD",
+    }
 
 
 def test_the_server_clock_is_read_once():

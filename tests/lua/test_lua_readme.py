@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from ratelimit import Catalog, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.key_values import Digester
-from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
+from ratelimit.registry.redis_keys import RedisKeys, identity_id, method_field, plan_field, shadow_field
 from ratelimit.scripts import folder, load
 
 README, PROTOCOL, ACL = (
@@ -151,6 +151,8 @@ def test_the_names_are_the_codes():
         names.account,
         names.changes,
         names.key_hash("<key id>"),
+        names.key_hash(identity_id("<digest>")),
+        names.identities("<plan id>", "<one in>"),
         names.key_record("<key id>"),
         names.key_days("<key id>"),
         names.alerts,
@@ -170,7 +172,7 @@ def test_the_names_are_the_codes():
 def test_the_digests_are_the_codes():
     """The page's table of digests is what the code computes."""
     rows = re.findall(r"^\| (\S+) \| `([^`]+)` \| `([\w-]{22})` \|$", PROTOCOL, re.MULTILINE)
-    assert len(rows) == 3
+    assert len(rows) == 4
     for pepper, text, digest in rows:
         digester = Digester("" if pepper == "*(empty)*" else pepper.strip("`"))
         assert digester(text) == digest

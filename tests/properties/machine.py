@@ -11,6 +11,7 @@ from operator import neg
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, initialize, rule
 from properties.machine_inputs import (
+    IDENTITIES,
     LARGE_STEPS,
     METHODS,
     NOT_TOLERATED,
@@ -25,7 +26,9 @@ from properties.machine_inputs import (
     methods,
     mostly,
     plan_changes,
+    plan_entries,
     plan_ids,
+    seldom,
     stage_methods,
     steps,
     throttles,
@@ -41,13 +44,16 @@ class LimiterMachine(Modelled):
     """The rules: what can happen. Subclasses set `client` and `async_client`."""
 
     keys = Bundle("keys")
+    callers = keys | keys | st.sampled_from(IDENTITIES)
 
     def __init__(self):
         super().__init__()
         self._put_plan(UsagePlan("gold", Throttle(1, 5), Quota(12, "DAY"), PLANS["gold"]))
-        self._put_plan(UsagePlan("silver", Throttle(5, 20), Quota(6, "DAY"), PLANS["silver"]))
+        self._put_plan(UsagePlan("silver", Throttle(5, 20), Quota(6, "DAY"), PLANS["silver"], max_identities=2))
         self._put_plan(UsagePlan("inner", Throttle("1/3", 4), Quota(7, "WEEK", 3), PLANS["inner"]))
-        self.put_stage("petstore/prod", Throttle("3/2", 7), {"GET /pets": Throttle(2, 6), "GET /health": None})
+        self.put_stage(
+            "petstore/prod", Throttle("3/2", 7), {"GET /pets": Throttle(2, 6), "GET /health": None}, denies=False
+        )
         self.set_account_throttle(Throttle(3, 15))
 
     @initialize(alone=st.sampled_from((None, "blocking", "asyncio")))
@@ -134,7 +140,7 @@ class LimiterMachine(Modelled):
             parts["alerts"] = ()
         self._put_plan(UsagePlan(plan_id, **parts))
 
-    @rule(key=keys, part=st.sampled_from(("throttle", "quota")), method=methods, asked=traffic)
+    @rule(key=callers, part=st.sampled_from(("throttle", "quota")), method=methods, asked=traffic)
     def lift_a_limit_for_a_while(self, key, part, method, asked):
         """What was counted before is still there when the limit comes back; what came meanwhile was not limited."""
         if key.plans:
@@ -144,16 +150,32 @@ class LimiterMachine(Modelled):
             self._put_plan(former)
             self.check(key, 0, method, asked, 1)
 
-    @rule(stage=st.sampled_from(STAGES[:3]), throttle=st.none() | throttles, methods=stage_methods)
-    def put_stage(self, stage, throttle, methods):
+    @rule(stage=st.sampled_from(STAGES[:3]), throttle=st.none() | throttles, methods=stage_methods, denies=seldom)
+    def put_stage(self, stage, throttle, methods, denies):
         """Configure a stage; remove its configuration if there is nothing to say."""
-        if throttle or methods:
+        if throttle or methods or denies:
             configured = {name: Method(own, key_required=name != "GET /health") for name, own in methods.items()}
-            self.stages[stage] = Stage(stage, throttle, configured)
+            self.stages[stage] = Stage(stage, throttle, configured, "deny" if denies else "limit")
             self.catalog.put_stage(self.stages[stage])
         elif self.stages.pop(stage, None):
             self.catalog.delete_stage(stage)
         self._changed()
+
+    @rule(
+        key=keys,
+        opened=st.integers(0, 1),
+        entries=plan_entries,
+        methods=stage_methods,
+        denies=st.booleans(),
+        turn=st.integers(0, 1),
+    )
+    def list_methods(self, key, opened, entries, methods, denies, turn):
+        """Have a plan and a stage list methods, each by itself, and ask for every method."""
+        if key.plans:
+            self.change_plan(key.plans[0], {"entries": entries})
+            self.put_stage(opened_by(key, opened), Throttle(1, 9), methods, denies)
+            for method in METHODS:
+                self._check(self.replicas[turn], key, opened_by(key, opened), method, 1)
 
     @rule(throttle=st.none() | throttles)
     def set_account_throttle(self, throttle):
@@ -179,18 +201,18 @@ class LimiterMachine(Modelled):
 
     # Checks
 
-    @rule(key=keys, opened=st.integers(0, 1), method=methods, asked=traffic, turn=st.integers(0, 1))
+    @rule(key=callers, opened=st.integers(0, 1), method=methods, asked=traffic, turn=st.integers(0, 1))
     def check(self, key, opened, method, asked, turn):
         """Ask at a stage that the key's plan opens."""
         self.check_anywhere(key, opened_by(key, opened), method, asked, turn)
 
-    @rule(key=keys, stage=st.sampled_from(STAGES), method=methods, asked=traffic, turn=st.integers(0, 1))
+    @rule(key=callers, stage=st.sampled_from(STAGES), method=methods, asked=traffic, turn=st.integers(0, 1))
     def check_anywhere(self, key, stage, method, asked, turn):
         for i, (step, cost) in enumerate(asked):
             self.now_us += step
             self._check(self.replicas[(turn + i) % 2], key, stage, method, cost)
 
-    @rule(together=st.lists(st.tuples(keys, st.integers(0, 1), methods, few_costs), min_size=2, max_size=6))
+    @rule(together=st.lists(st.tuples(callers, st.integers(0, 1), methods, few_costs), min_size=2, max_size=6))
     def check_together(self, together):
         """Ask in one tick of an event loop: answered as if one after the other."""
         asked = [(key, opened_by(key, opened), method, cost) for key, opened, method, cost in together]
@@ -209,7 +231,7 @@ class LimiterMachine(Modelled):
         for decision, (key, stage, method, cost) in zip(self.runner.run(all_at_once()), asked, strict=True):
             self._judge(decision, key, key.newest, stage, method, cost, is_overtaken=True)
 
-    @rule(key=keys, opened=st.integers(0, 1), method=methods, cost=few_costs)
+    @rule(key=callers, opened=st.integers(0, 1), method=methods, cost=few_costs)
     def check_in_threads(self, key, opened, method, cost):
         """Ask the same four times at once: in some order each takes what those before it left."""
         if self.alone == "asyncio":
@@ -221,7 +243,7 @@ class LimiterMachine(Modelled):
         for decision in sorted((each.result() for each in asked), key=by_what_is_left):
             self._judge(decision, key, key.newest, stage, method, cost, is_overtaken=True)
 
-    @rule(key=keys, opened=st.integers(0, 1), method=methods, step=steps, turn=st.integers(0, 1))
+    @rule(key=callers, opened=st.integers(0, 1), method=methods, step=steps, turn=st.integers(0, 1))
     def use_up(self, key, opened, method, step, turn):
         """Ask until denied: limits are rarely met by chance."""
         for _ in range(14):
@@ -230,7 +252,7 @@ class LimiterMachine(Modelled):
             self.now_us += step
 
     @rule(
-        key=keys,
+        key=callers,
         opened=st.integers(0, 1),
         method=methods,
         then=st.sampled_from(("disabled", "a while", "behind", "before", "others")),
@@ -241,7 +263,7 @@ class LimiterMachine(Modelled):
         """Ask until denied, and see what is said meanwhile: of other costs, when the key or the clock is changed."""
         self.use_up(key, opened, method, 0, turn)
         before_us = self.now_us
-        if then == "disabled" and key.enabled:
+        if then == "disabled" and isinstance(key, Key) and key.enabled:
             self.switch_key(key, enabled=False, ahead=None)
             self.check(key, opened, method, asked[:2], turn)
             self.switch_key(key, enabled=True, ahead=None)
@@ -254,14 +276,14 @@ class LimiterMachine(Modelled):
                 self.check(other, opened, method, asked[:2], turn)
         self.check(key, opened, method, asked, turn)
 
-    @rule(key=keys, opened=st.integers(0, 1), method=methods, cost=costs, turn=st.integers(0, 1))
+    @rule(key=callers, opened=st.integers(0, 1), method=methods, cost=costs, turn=st.integers(0, 1))
     def peek(self, key, opened, method, cost, turn):
         """Look at what a cost would get: nothing is taken, and nothing that is known is lost."""
         stage = opened_by(key, opened)
         decision = self._ask(self.replicas[turn], "peek", key.newest, stage, method, cost)
         self._judge(decision, key, key.newest, stage, method, cost, peek=True)
 
-    @rule(key=keys, turn=st.integers(0, 1))
+    @rule(key=callers, turn=st.integers(0, 1))
     def peek_everywhere(self, key, turn):
         for stage in STAGES[:3]:
             for method in METHODS:

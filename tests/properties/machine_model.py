@@ -6,7 +6,7 @@ from datetime import date
 from math import inf
 
 from hypothesis.stateful import RuleBasedStateMachine
-from properties.machine_inputs import PLANS, START_US, Key
+from properties.machine_inputs import IDENTITIES, PLANS, START_US, IdentityCaller, Key
 
 from ratelimit import AsyncLimiter, Limiter, Reason
 from ratelimit.engine.compile import compile_limits
@@ -33,9 +33,10 @@ class Modelled(RuleBasedStateMachine):
         self.own_async_client = type(self).async_client()
         # The one that changes the catalogue asks Redis each time. What the others say from memory is the model's too:
         # of one that is `alone`, which then is asked everything, in every field; else it is never too strict.
-        first = Limiter(self.client, deadline=5.0, clock=lambda: self.now_us, denial_cache=False)
-        second = Limiter(self.client, deadline=5.0, clock=lambda: self.now_us)
-        self.gathering = AsyncLimiter(self.own_async_client, deadline=5.0, clock=lambda: self.now_us)
+        options = {"clock": lambda: self.now_us, "deadline": 5.0}
+        first = Limiter(self.client, **options, denial_cache=False)
+        second = Limiter(self.client, **options)
+        self.gathering = AsyncLimiter(self.own_async_client, **options)
         self.alone = None
         self.threads = ThreadPoolExecutor(3)
         self.replicas, self.others, self.catalog = (first, second), (second, self.gathering), first.catalog
@@ -59,7 +60,12 @@ class Modelled(RuleBasedStateMachine):
 
     def _compare_usage(self):
         """Compare what was metered on the last 90 days: earlier ones are forgotten."""
-        for key_id in {at[0] for at in self.metered}:
+        for identity in IDENTITIES:
+            days = [day for owner, plan, day in self.metered if (owner, plan) == (identity.id, identity.newest.plan)]
+            usage = self.catalog.identity_usage(identity.newest)
+            metered = self.metered.get((identity.id, identity.newest.plan, max(days, default=0)), 0)
+            assert (usage.day, usage.used) == (_date(max(days)) if days else None, metered)
+        for key_id in {at[0] for at in self.metered if not at[0].startswith("~")}:
             if not any(key.id == key_id and key.deleted for key in self.known_keys):
                 last = max(at[2] for at in self.metered if at[0] == key_id)
                 days = range(last - 89, last + 1)
@@ -74,13 +80,14 @@ class Modelled(RuleBasedStateMachine):
         is_overtaken  whether others of the same process were on their way when it was made
         """
         limits, plan_id, refusal = self._limits(key, value, stage, method)
+        bound = self._bound(key, plan_id)
         if refusal:
             assert (decision.reason, decision.detail, decision.limits) == (Reason.INVALID_KEY, refusal, ())
             return
         if decision.source == "denial_cache":
             assert cost
             assert not peek
-            verdict = would(self.reference, key.id, limits, cost, self.now_us)
+            verdict = would(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
             assert decision.time_us is None
             if is_overtaken or not self.alone:
                 assert not verdict.allowed
@@ -90,29 +97,59 @@ class Modelled(RuleBasedStateMachine):
             if decision.allowed and plan_id and cost and not peek:
                 self._meter(key, plan_id, cost)
             ask = would if peek else Reference.check
-            verdict = ask(self.reference, key.id, limits, cost, self.now_us)
-            assert decision.time_us == self.now_us
+            verdict = ask(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
+            assert decision.time_us == self.now_us, decision
         assert as_told(decision) == as_modelled(verdict, limits, self.now_us)
         self.retry_us = verdict.retry_us
 
     def _limits(self, key, value, stage, method):
         """Return the limits of a request, the plan it is charged to, and why it is refused outright."""
         names = self.catalog._plans._names
-        if not self.snapshot.method(stage, method).key_required:
-            return compile_limits(self.snapshot, None, stage, method, names).limits, None, None
+        at_stage = counted_as(method, self._listed(stage))
+        if not self.snapshot.method(stage, at_stage).key_required:
+            return compile_limits(self.snapshot, None, stage, at_stage, names).limits, None, None
         plan = self.snapshot.plan_for(key.plans, stage)
-        until_us = key.values[value]
-        if key.deleted or until_us == -1:
-            return (), None, "unknown"
-        if not key.enabled:
-            return (), None, "disabled"
+        refusal = self._refusal(key, value, plan, stage, method)
+        if refusal:
+            return (), None, refusal
+        own, is_identity = counted_as(method, plan.stage(stage).throttles), isinstance(key, IdentityCaller)
+        limits = compile_limits(self.snapshot, plan, stage, own, names, is_identity=is_identity).limits
+        if own != at_stage:
+            limits = [limit for limit in limits if not limit.name.startswith("stage:")]
+            limits += compile_limits(self.snapshot, None, stage, at_stage, names).limits
+            limits = {limit.name: limit for limit in sorted(limits, key=layer)}.values()
+        return tuple(limits), plan.id, None
+
+    def _listed(self, stage):
+        return self.stages[stage].methods if stage in self.stages else {}
+
+    def _refusal(self, key, value, plan, stage, method):
+        """Return why a request that needs a key is refused outright, if it is."""
+        is_identity = isinstance(key, IdentityCaller)
+        until_us = 0 if is_identity else key.values[value]
+        if not is_identity and (key.deleted or until_us == -1):
+            return "unknown"
+        if not is_identity and not key.enabled:
+            return "disabled"
         if plan is None:
-            return (), None, "no_plan_for_stage"
-        if key.expires_us is not None and self.now_us >= key.expires_us:
-            return (), None, "disabled"
-        if until_us and self.now_us >= until_us:
-            return (), None, "unknown"
-        return compile_limits(self.snapshot, plan, stage, method, names).limits, plan.id, None
+            return "no_plan_for_stage"
+        if self._denies(plan, stage, method):
+            return "method_not_listed"
+        if not is_identity and key.expires_us is not None and self.now_us >= key.expires_us:
+            return "disabled"
+        return "unknown" if until_us and self.now_us >= until_us else None
+
+    def _denies(self, plan, stage, method):
+        if stage not in self.stages or self.stages[stage].unlisted == "limit":
+            return False
+        lists = (self._listed(stage), plan.stage(stage).throttles)
+        return all(counted_as(method, listed) not in listed for listed in lists)
+
+    def _bound(self, key, plan_id):
+        """How many identities there may be of the plan that a request is charged to, if an identity makes it."""
+        if plan_id is None or not isinstance(key, IdentityCaller) or self.plans[plan_id].max_identities is None:
+            return None
+        return plan_id, self.plans[plan_id].max_identities
 
     def _meter(self, key, plan_id, cost):
         """Days only roll forward: what comes after a step back counts for the latest day."""
@@ -148,6 +185,16 @@ class Modelled(RuleBasedStateMachine):
             replica._namespace.on_change_message(None)
 
 
+def counted_as(method, listed):
+    """The method as which a plan or a stage counts one that lists these: HEAD as GET, unless it lists HEAD."""
+    return method.replace("HEAD", "GET") if method not in listed else method
+
+
+def layer(limit):
+    """The rank of a limit among those of a request."""
+    return ("plan", "stage", "account", "quota").index(limit.name.partition(":")[0])
+
+
 def _date(day):
     return date.fromordinal(date(1970, 1, 1).toordinal() + day)
 
@@ -156,12 +203,13 @@ def seconds(us):
     return None if us is None else us / 1_000_000
 
 
-def would(reference, owner, limits, cost, now_us):
+def would(reference, owner, limits, cost, now_us, **bound):
     """Return what the model would say to a cost, of which nothing is charged."""
     twin = Reference()
     twin._states = dict(reference._states)
-    verdict = twin.check(owner, limits, cost, now_us)
-    return reference.check(owner, limits, 0, now_us) if verdict.allowed else verdict
+    twin._identities = {plan: set(identities) for plan, identities in reference._identities.items()}
+    verdict = twin.check(owner, limits, cost, now_us, **bound)
+    return reference.check(owner, limits, 0, now_us, **bound) if verdict.allowed else verdict
 
 
 def is_not_stricter(decision, verdict):

@@ -218,9 +218,9 @@ BUGS = (
     (
         Lua(
             "expiry moved although denied",
-            "if has_alerts and new_plan and not denied then",
+            "if has_more and new_plan and not denied and",
             "if denied and KEYS[2] then redis.call('PEXPIRE', KEYS[2], 1000) end\n"
-            "if has_alerts and new_plan and not denied then",
+            "if has_more and new_plan and not denied and",
         ),
         expiries,
     ),
@@ -244,7 +244,7 @@ BUGS = (
         went_back,
     ),
     (MINTED, change_of_plan),
-    (Lua("closed day lost", "if day > 0 then", "if false then"), metering),
+    (Lua("closed day lost", "if day > 0 and not is_identity then", "if false then"), metering),
     # 3. One clock
     (Python("the replica's clock", Namespace, "script_us", lambda _: time.time_ns() // 1000), skewed_clocks),
     (
@@ -256,7 +256,10 @@ BUGS = (
         clocks_days_apart,
     ),
     (Lua("whole seconds", "now = time[1] * 1000000 + time[2]", "now = time[1] * 1000000"), skewed_clocks),
-    (Lua("keys never expire", "if valid_until > 0 and now >= valid_until then", "if false then"), expiry_of_keys),
+    (
+        Lua("keys never expire", "if valid_until > 0 and now >= valid_until and not is_identity then", "if false then"),
+        expiry_of_keys,
+    ),
     # 4. Never double
     (Python("sent again", Endpoint, "call", _call_again), lost_reply),
     (Python("sent again, asyncio", batcher_module.CheckBatcher, "_write", _write_again), lost_reply_async),

@@ -22,6 +22,7 @@ from ratelimit import (
     AsyncLimiter,
     Catalog,
     Ceilings,
+    Identity,
     Limiter,
     Method,
     RateLimitError,
@@ -40,6 +41,8 @@ AFTER_CHECKING = ["hkeys", "hdel", "xadd"]
 """Days of metering moved to the archive, alerts."""
 FLUSHING = ["hincrby", "expire"]
 """Refusals flushed in sums: of no use on any other key."""
+OF_IDENTITIES = ["pttl", "pexpire", "zcount", "zadd", "zremrangebyscore"]
+"""Expiry of the hashes of identities, and their number: of no use on a key's."""
 LISTENING = ["subscribe"]
 """Pushed changes."""
 WARNING = ["info"]
@@ -58,7 +61,9 @@ WRITTEN = [
     "~ratelimit:stage:*",
     "~ratelimit:account",
     "~ratelimit:alerts",
+    "~ratelimit:identities:*",
 ]
+EXPIRING = ["~ratelimit:{~*}", "~ratelimit:identities:*"]
 DENIALS = "~ratelimit:denials:*"
 EVERYTHING = ["~ratelimit:*", "~{ratelimit}:*"]
 ADMIN = [
@@ -87,6 +92,8 @@ ADMIN = [
     "zadd",
     "zrem",
     "zrevrangebyscore",
+    "zcount",
+    "pttl",
     "persist",
     "publish",
     "script|load",
@@ -113,6 +120,11 @@ throttle = {{rate = 1, burst = 10_000}}
 quota = {{limit = 10_000, period = "DAY"}}
 stages = ["{STAGE}"]
 lease = 1.0
+
+[plans.free]
+throttle = {{rate = 1, burst = 3}}
+stages = ["{STAGE}"]
+max_identities = 1
 """
 
 
@@ -141,13 +153,15 @@ def url_of(server, root, user, commands, names=EVERYTHING):
 
 def gateway_of(server, root, without=""):
     """Let the gateway do what it may, but for one command or name; return its URL."""
-    commands, flushing, read, written, denials = (
-        [item for item in items if item != without] for items in (GATEWAY, FLUSHING, READ, WRITTEN, [DENIALS])
+    commands, flushing, expiring, read, written, denials, expiring_names = (
+        [item for item in items if item != without]
+        for items in (GATEWAY, FLUSHING, OF_IDENTITIES, READ, WRITTEN, [DENIALS], EXPIRING)
     )
     if server.name == "redis6":
-        return url_of(server, root, "gateway", commands + flushing, read + written + denials)
+        return url_of(server, root, "gateway", commands + flushing + expiring, read + written + denials)
     url = url_of(server, root, "gateway", commands, [f"%R{name}" for name in read] + written)
-    root.execute_command("ACL", "SETUSER", "gateway", f"({' '.join([*denials, *(f'+{item}' for item in flushing)])})")
+    for names, allowed in ((denials, flushing), (expiring_names, expiring)):
+        root.execute_command("ACL", "SETUSER", "gateway", f"({' '.join([*names, *(f'+{item}' for item in allowed)])})")
     return url
 
 
@@ -173,7 +187,10 @@ def as_gateway(server, root, url, plan_file):
     key, other = (catalog.create_key(plans=["gold"]) for _ in range(2))
     request = key.value, STAGE, METHOD
     with Limiter.from_url(url, deadline=5, denial_cache=False) as limiter:
-        decisions += decided(limiter, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD))
+        identities = [(Identity(subject, "free"), STAGE, METHOD) for subject in ("one", "another")]
+        decisions += decided(
+            limiter, *identities, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD)
+        )
         catalog.update_key(key.id, enabled=False)
         decisions += decided(limiter, request)
         wait_for(lambda: root.pubsub_numsub("ratelimit:changes")[0][1] == 1 or "subscribe" in refused(root))
@@ -203,6 +220,7 @@ def lease_spent(server, root, url):
 
 DECISIONS = (
     ["UNAVAILABLE"]
+    + ["ALLOWED", "THROTTLED"]
     + ["ALLOWED"] * 3
     + ["THROTTLED", "ALLOWED"]
     + ["INVALID_KEY"] * 2
@@ -244,6 +262,7 @@ def as_admin(url, plan_file, *, go_on=False):
             lambda: catalog.usage("gold", "2026-03-01", "2026-03-04"),
             lambda: catalog.set_remaining("gold", made[0], 2),
             lambda: catalog.shadow_counts("gold"),
+            lambda: [catalog.identity_usage(Identity("one", "free")), catalog.identity_count("free")],
             lambda: catalog.reset_shadow("gold"),
             add_and_remove,
             lambda: catalog.import_keys(io.StringIO(f"Name,Key,UsagePlanIds\nnew,{'k' * 20},gold\n")),
@@ -266,7 +285,7 @@ def test_a_gateway_needs_no_more(server, root, plan_file):
     assert refused(root) == set()
 
 
-@pytest.mark.parametrize("command", [*GATEWAY, *FLUSHING])
+@pytest.mark.parametrize("command", [*GATEWAY, *FLUSHING, *OF_IDENTITIES])
 def test_a_gateway_needs_no_less(server, root, plan_file, command):
     """Each of its commands is one that it sends, or that a script of its sends."""
     as_gateway(server, root, gateway_of(server, root, command), plan_file)
@@ -284,10 +303,23 @@ def test_a_gateway_needs_no_fewer_names(server, root, plan_file, name):
     assert all(left_out.fullmatch(key) or not key.startswith(("ratelimit", "{ratelimit")) for key in refusals)
 
 
+def test_a_gateway_lets_no_key_expire(server, root):
+    """It may let identities expire; Redis 6.2 cannot tell these from keys."""
+    for name in ("ratelimit:{k1}", "ratelimit:{~x}"):
+        root.hset(name, "r", "x")
+    with redis.Redis.from_url(gateway_of(server, root)) as client:
+        assert client.pexpire("ratelimit:{~x}", 60_000)
+        if server.name == "redis6":
+            assert client.pexpire("ratelimit:{k1}", 60_000)
+        else:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.pexpire("ratelimit:{k1}", 60_000)
+
+
 def test_a_gateway_that_may_only_check_decides_alike(server, root, plan_file):
     """What comes after a check or beside it may be refused: decisions do not depend on it, but for alerts."""
     plan_file.write_text(FILE.replace("alerts = [50]\n", ""))
-    url = url_of(server, root, "gateway", CHECKING, READ + WRITTEN)
+    url = url_of(server, root, "gateway", CHECKING + OF_IDENTITIES, READ + WRITTEN)
     assert as_gateway(server, root, url, plan_file) == DECISIONS
     assert refused(root) == {"info", "subscribe", "hkeys", "hincrby"}
 
@@ -509,10 +541,12 @@ def test_the_contract_lists_the_same_permissions():
     begin = ["on", ">change-me", "resetkeys"]
     gateway = {f"+{command}" for command in [*GATEWAY, "ping"]}  # for clients of one's own that look after connections
     flushing = [f"+{command}" for command in FLUSHING]
+    expiring = [f"+{command}" for command in OF_IDENTITIES]
+    groups = [f"({DENIALS}", flushing[0], f"{flushing[1]})", f"({EXPIRING[0]}", EXPIRING[1], *expiring[:-1]]
     assert old.keys() == {"gateway"}
     for words, names, rest in (
-        (new["gateway"], [f"%R{name}" for name in READ] + WRITTEN, [f"({DENIALS}", flushing[0], f"{flushing[1]})"]),
-        (old["gateway"], READ + WRITTEN + [DENIALS], flushing),
+        (new["gateway"], [f"%R{name}" for name in READ] + WRITTEN, [*groups, f"{expiring[-1]})"]),
+        (old["gateway"], READ + WRITTEN + [DENIALS], flushing + expiring),
     ):
         fixed = begin + names + confined
         assert words[: len(fixed)] == fixed

@@ -18,6 +18,7 @@ from redis.client import PubSub
 from ratelimit import AsyncLimiter, Catalog, Limiter, Stage, Throttle, UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.store import pubsub
+from ratelimit.store.blocking.endpoint import Endpoint
 
 CHANNEL = b"ratelimit:changes"
 REPLICAS, ROUNDS = 4, 20
@@ -254,7 +255,8 @@ def test_a_thread_whose_connection_was_killed_ends_at_once(server, admin):
     def connections():
         return {each["id"] for each in client.client_list()}
 
-    before = connections()  # those of earlier tests among them, which may end meanwhile
+    Endpoint.of(client.connection_pool).connect(5)  # all that it will have stand, so that none is added meanwhile
+    before = connections()
 
     def is_gone():
         client.client_kill_filter(_type="pubsub")  # again, should it have reconnected meanwhile

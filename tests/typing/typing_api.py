@@ -30,6 +30,8 @@ from ratelimit import (
     Decision,
     Detail,
     FileSource,
+    Identity,
+    IdentityUsage,
     ImportReport,
     KeyDetails,
     KeyPage,
@@ -87,6 +89,7 @@ def blocking(client: redis.Redis, path: Path) -> None:
     """The limiter and the catalogue."""
     with Limiter.from_url("redis://localhost:6379/0", namespace="api", deadline=0.05, pepper=b"secret") as limiter:
         assert_type(limiter, Limiter)
+        assert_type(limiter.check(Identity("user:42", plan="free"), "petstore/prod", "GET /pets"), Decision)
         decision = limiter.check("key", "petstore/prod", "GET /pets", cost=2)
         assert_type(limiter.peek(None, "petstore/prod", "GET /pets"), Decision)
         read(decision)
@@ -148,6 +151,8 @@ def administer_keys(catalog: Catalog) -> None:
     assert_type(catalog.rotate_key(key.id, expected=catalog.get_key(key.id)).value, str)
     assert_type(catalog.usage("gold", date(2026, 3, 1), "2026-03-31").items[key.id][0], tuple[int, int | None])
     assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31"), Usage)
+    assert_type(catalog.identity_usage(Identity("user:42", "free")), IdentityUsage)
+    assert_type(catalog.identity_count("free"), int | None)
     assert_type(catalog.usage("gold", "2026-03-01", "2026-03-31", cursor=None).cursor, str | None)
     assert_type(catalog.key_access(key.id), list[StageAccess])
     catalog.set_remaining("gold", key.id, 100)

@@ -21,6 +21,7 @@ burst = 5_000
 
 [stages."petstore/prod"]
 throttle = { rate = 100, burst = 50 }
+unlisted = "deny"
 
 [stages."petstore/prod".methods]
 "GET /pets" = { throttle = { rate = 0.5, burst = 2 } }
@@ -33,6 +34,7 @@ quota = { limit = 1000, period = "WEEK", offset = 1 }
 throttle_scope = "key_method"
 alerts = [80, 100]
 shadow = "free"
+max_identities = 10_000
 
 [plans.gold.stages."petstore/prod".throttles]
 "GET /pets/{id}" = { rate = "1/3", burst = 1 }
@@ -59,6 +61,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
             "petstore/prod",
             Throttle(100, 50),
             {"GET /pets": Method(Throttle(Fraction(1, 2), 2)), "GET /health": Method(key_required=False)},
+            "deny",
         )
     }
     special = PlanStage("petstore/prod", {"GET /pets/{id}": Throttle(Fraction(1, 3), 1)})
@@ -72,6 +75,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
             "key_method",
             [80, 100],
             "free",
+            max_identities=10_000,
         ),
         "free": UsagePlan("free", stages=["petstore/dev"]),
     }
@@ -156,6 +160,8 @@ BAD = [
     ('[plans.gold]\nshadow = "gold"', "plans.gold.shadow", "must be another plan"),
     ("[stages.prod]", "stages.prod.id", "cannot be 'prod': write '<api>/<stage>'"),
     ('[stages."a/b"]\nquota = {}', 'stages."a/b".quota', "is not a field here: known are throttle, methods"),
+    ('[stages."a/b"]\nunlisted = "denied"', 'stages."a/b".unlisted', "must be one of limit, deny, not 'denied'"),
+    ('[stages."a/b"]\nunlisted = true', 'stages."a/b".unlisted', "must be one of limit, deny, not True"),
     ('[stages."a/b"]\nmethods = []', 'stages."a/b".methods', "must be a table, not []"),
     (
         '[stages."a/b".methods."GET /"]\nkey_required = "no"',
@@ -219,6 +225,7 @@ def plans(draw):
         draw(st.lists(st.integers(1, 100), max_size=3)) if quota else (),
         draw(st.none() | st.just("other")),
         draw(st.sampled_from([0, 0.5])),
+        draw(st.sampled_from([None, 0, 2**30])),
     )
 
 
@@ -236,11 +243,16 @@ METHOD_MODELS = st.builds(
 )
 
 
-@given(STAGES, st.none() | THROTTLES, st.dictionaries(METHODS, METHOD_MODELS, max_size=3))
+@given(
+    STAGES,
+    st.none() | THROTTLES,
+    st.dictionaries(METHODS, METHOD_MODELS, max_size=3),
+    st.sampled_from(["limit", "deny"]),
+)
 @settings(deadline=None)
-def test_a_stage_survives_redis(stage_id, throttle, methods):
+def test_a_stage_survives_redis(stage_id, throttle, methods, unlisted):
     """What is written as JSON reads back as the same stage."""
-    stage = Stage(stage_id, throttle, methods)
+    stage = Stage(stage_id, throttle, methods, unlisted)
     text = plan_documents.stage_json(stage)
     assert plan_documents.stage_from_json(stage_id, text) == stage
     assert plan_documents.stage_summary(stage_id, text) == DocumentSummary.of_stage(stage)

@@ -1,28 +1,20 @@
 """The documents are true: their code runs and prints what they say, their links lead somewhere, their tests exist."""
 
+import ast
 import re
-import subprocess
-import sys
+import runpy
+import tomllib
 from typing import get_args
 
 import pytest
+from helpers.documents import DOCUMENTS, NEED_INTEGRATIONS, SERVED, programs_of, run_program
 from helpers.paths import ROOT
 
+import ratelimit
 from ratelimit.errors import Cause
 
-FOLDERS = (".", ".github", "docs", "docs/decisions", "lua", "benchmarks")
-DOCUMENTS = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for folder in FOLDERS
-    for path in sorted((ROOT / folder).glob("*.md"))
-}
-PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = [
-    pytest.param(code, output, id=f"{name}-{number}")
-    for name, text in DOCUMENTS.items()
-    for number, (code, output) in enumerate(PROGRAM.findall(text), 1)
-]
+PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS | SERVED for program in programs_of(name)]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -40,11 +32,7 @@ def test_the_readme_has_a_program():
 @pytest.mark.parametrize(("code", "output"), PROGRAMS)
 def test_a_program_prints_what_its_document_says(code, output, tmp_path):
     """Each Python block is a whole program; a text block right below it is its output."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    if output:
-        assert ran.stdout == output
+    run_program(code, output, tmp_path)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -57,6 +45,53 @@ def test_links_lead_somewhere(name):
         target = (ROOT / name).parent / file if file else ROOT / name
         assert target.exists(), link
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_reference_has_every_public_name():
+    """Each once, on a page of docs/reference."""
+    pages = (
+        DOCUMENTS[name]
+        for name in DOCUMENTS
+        if re.match(r"docs/reference/(?!integrations|observability|testing)", name)
+    )
+    listed = re.findall(r"^\.\. auto(?:class|data|exception):: (\w+)$", "\n".join(pages), re.MULTILINE)
+    assert sorted(listed) == ratelimit.__all__
+
+
+@pytest.mark.parametrize("room", ["integrations", "observability", "testing"])
+def test_the_reference_has_every_name_of(room):
+    """Of what the modules export, each under the name of one of them."""
+    exported = set()
+    for path in (ROOT / "ratelimit" / room).glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id == "__all__"
+            ):
+                exported.update(ast.literal_eval(node.value))
+    page = DOCUMENTS[f"docs/reference/{room}.md"]
+    listed = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)(?:\(\))?$", page, re.MULTILINE))
+    assert exported
+    assert exported - listed == set()
+
+
+LIMIT = re.compile(r"`(throttle|quota) = (\{[^`…]*\})`")
+
+
+@pytest.mark.parametrize("name", [name for name, text in DOCUMENTS.items() if LIMIT.search(text)])
+def test_limits_in_a_text_are_limits(name):
+    """Such as those in tables, which no program reads."""
+    for kind, table in LIMIT.findall(DOCUMENTS[name]):
+        {"throttle": ratelimit.Throttle, "quota": ratelimit.Quota}[kind](**tomllib.loads(f"limit = {table}")["limit"])
+
+
+def test_the_figures_are_what_the_script_draws():
+    """`python scripts/figures.py` changes none of them, and there is no other."""
+    figures = runpy.run_path(str(ROOT / "scripts" / "figures.py"))["FIGURES"]
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "figures").iterdir()}
+    assert drawn == {name: draw() for name, draw in figures.items()}
+    assert "admitted: 18" in drawn["throttle-and-quota.svg"]
 
 
 def test_every_decision_is_listed():

@@ -31,6 +31,10 @@ TEN = Throttle(10, 5)
         (lambda: UsagePlan("gold", name="x" * 1025), "name", "has 1025 characters, at most 1024"),
         (lambda: UsagePlan("gold", name="a\x00b"), "name", "control characters"),
         (lambda: UsagePlan("gold", throttle_scope="method"), "throttle_scope", "one of key, key_method, not 'method'"),
+        (lambda: UsagePlan("gold", max_identities=-1), "max_identities", "from 0 to 1073741824, not -1"),
+        (lambda: UsagePlan("gold", max_identities=2**30 + 1), "max_identities", "from 0 to 1073741824"),
+        (lambda: UsagePlan("gold", max_identities=True), "max_identities", "must be a whole number, not True"),
+        (lambda: UsagePlan("gold", max_identities=1.0), "max_identities", "must be a whole number, not 1.0"),
         (lambda: PlanStage("petstore"), "stage", "'<api>/<stage>', such as 'petstore/prod'"),
         (lambda: PlanStage("a/b/c"), "stage", "'a/b/c'"),
         (lambda: PlanStage("a/b", [("GET /", TEN)]), "throttles", "a mapping of method names"),
@@ -42,6 +46,8 @@ TEN = Throttle(10, 5)
         (lambda: Stage("a/b", 5), "throttle", "a Throttle or None, not 5"),
         (lambda: Stage("a/b", None, {"GET /": TEN}), 'methods."GET /"', "must be a Method, not"),
         (lambda: Stage("a/b", None, {"/": Method()}), "methods", "'<VERB> <path>'"),
+        (lambda: Stage("a/b", unlisted="allow"), "unlisted", "must be one of limit, deny, not 'allow'"),
+        (lambda: Stage("a/b", unlisted=None), "unlisted", "must be one of limit, deny, not None"),
         (lambda: Method(5), "throttle", "a Throttle or None, not 5"),
         (lambda: Method(None, 1), "key_required", "true or false, not 1"),
     ],
@@ -69,7 +75,7 @@ MODELS = [
     PlanStage("a/b", {"GET /": TEN}),
     UsagePlan("gold", TEN, Quota(5, "DAY"), [PlanStage("a/b", {"GET /": TEN}), "c/d"], "Gold", "key_method"),
     Method(TEN, key_required=False),
-    Stage("a/b", TEN, {"GET /": Method(TEN), "PUT /": Method()}),
+    Stage("a/b", TEN, {"GET /": Method(TEN), "PUT /": Method()}, "deny"),
     ApiKey("k1", "me", plans=("gold",), tags=FrozenMap({"team": "a"})),
 ]
 

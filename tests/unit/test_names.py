@@ -6,7 +6,7 @@ import string
 import pytest
 
 from ratelimit import Limiter, Method, Stage, Throttle
-from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.registry.redis_keys import RedisKeys, identity_id
 
 NAMES = RedisKeys("ns")
 
@@ -23,8 +23,16 @@ def test_the_catalogue_has_one_tag_and_each_key_its_own():
     assert [hash_tag(name) for name in control] == ["ns"] * 4
     of_a_key = NAMES.key_hash("k1"), NAMES.key_record("k1"), NAMES.key_days("k1")
     assert [hash_tag(name) for name in of_a_key] == ["k1"] * 3
-    others = NAMES.account, NAMES.alerts, NAMES.denials(1), NAMES.digest("d"), NAMES.stage_bucket("a/b", "*")
-    assert [hash_tag(name) for name in others] == [None] * 5
+    assert hash_tag(NAMES.key_hash(identity_id("d"))) == "~d"
+    others = (
+        NAMES.account,
+        NAMES.identities("gold", 1),
+        NAMES.alerts,
+        NAMES.denials(1),
+        NAMES.digest("d"),
+        NAMES.stage_bucket("a/b", "*"),
+    )
+    assert [hash_tag(name) for name in others] == [None] * 6
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def in_tree(*folders):
 
 
 def test_the_wheel_holds_the_package_and_the_scripts(wheel):
-    """All of ratelimit/, all of lua/ inside it, the mark of typing, and nothing else."""
+    """All of ratelimit/, all of lua/ inside it, the mark of typing, the pytest plugin, and nothing else."""
     with zipfile.ZipFile(wheel) as opened:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
     expected = {f"ratelimit/{name}" if name.startswith("lua/") else name for name in in_tree("ratelimit", "lua")}
-    assert names == expected
+    assert names == expected | {"ratelimit_pytest.py"}
     assert {"ratelimit/py.typed", "ratelimit/lua/check.lua", "ratelimit/lua/lib/token_bucket.lua"} <= names
     assert "ratelimit/lua/vectors.json" in names
 

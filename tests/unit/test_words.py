@@ -18,11 +18,15 @@ FILES = {
 CITING = sorted(name for name in FILES if name.endswith((".py", ".lua", ".md")))
 PACKAGE = sorted(name for name in FILES if name.startswith("ratelimit/") and name.endswith(".py"))
 
-EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md"}
-"""Names that stand for a file that a reader is going to add."""
+EXAMPLES = {"lua/NAME.lua", "docs/decisions/NNNN-a-few-words.md", "settings.py", "urls.py", "limits.py"}
+"""Names that stand for a file that a reader is going to add, or has in a project of Django."""
 
 CITATION = re.compile(r"(?<![\w/.<>*{}~:-])(?:\.\./)*([\w-][\w./-]*\.(?:py|lua|md))(?![\w/(]|\.\w|`? -> )")
 """A name with or without folders: not in a URL, no pattern such as `<name>.lua`, no former name (`a.py` -> b)."""
+
+
+FILE_IN_DOCUMENT = re.compile(r"^```(?:python|toml)\n# ([\w.]+)$", re.MULTILINE)
+"""A block whose first line is its name."""
 
 
 def comments(name, text):
@@ -40,8 +44,8 @@ def comments(name, text):
 
 
 def missing_citations(text):
-    """The files that a text cites and that are not in the repository."""
-    cited = set(CITATION.findall(text)) - EXAMPLES
+    """The files that a text cites and that are neither in the repository nor in the document itself."""
+    cited = set(CITATION.findall(text)) - EXAMPLES - set(FILE_IN_DOCUMENT.findall(text))
     return {name for name in cited if name not in FILES and not any(file.endswith(f"/{name}") for file in FILES)}
 
 
@@ -61,6 +65,10 @@ def test_every_kind_of_citation_is_seen():
         "`former.lua` -> `check.lua`, `check.lua` -> `new/gone.lua`"
     )
     assert missing_citations(comments("a.md", document)) == {"lua/GONE.md", "new/gone.lua"}
+    assert missing_citations("```python\n# mine.py\n```\nmine.py, gone.py\n```text\n# other.py\n```") == {
+        "gone.py",
+        "other.py",
+    }
 
 
 PRIVATE = {

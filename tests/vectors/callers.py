@@ -202,13 +202,13 @@ FAULTS = [
     ),
     case(
         "arguments: a flag that is not known",
-        "32 is kept for callers without a stored key: who does not know it must not decide",
+        "256: who does not know it must not decide",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 33, *TEN, *DAILY) + version_token(), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 257, *TEN, *DAILY) + version_token(), b"p:gold"],
     ),
     case(
-        "arguments: a flag beyond those that there are",
-        "128",
+        "arguments: a bound on identities, of a key",
+        "flag 128 without 32",
         ARGUMENTS,
         argv=[doubles(NOW, 1, 0, 129, *TEN, *DAILY) + version_token(), b"p:gold"],
     ),

@@ -14,21 +14,23 @@ from vectors.buckets import BUCKETS, PEEKS
 from vectors.callers import CALLERS, FAULTS
 from vectors.clock import CLOCK, RESCALES
 from vectors.fast_path import USUAL
+from vectors.identities import IDENTITIES
 from vectors.quotas import COUNTS
 from vectors.several_limits import LAYERS
 from vectors.shadows_and_alerts import ALERTS, SHADOWS
 from vectors.slow_path import UNUSUAL
 
-CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS, *FAULTS]
+CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS]
+CASES += [*IDENTITIES, *FAULTS]
 ABOUT = (
     "Test vectors of lua/check.lua, for clients in any language; lua/PROTOCOL.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "
     "and then all that the server holds with `after`; no key has an expiry. Bytes in a reply are hexadecimal. `means` "
-    "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0 and 3 "
+    "is what has to be read out of it: status, time, and of each limit remaining and reset_us, with status 0, 3 and 4 "
     "wait_us too. Keys and hash fields are text; argv and values are "
-    "hexadecimal. A value that is an object is a hash; a list is a stream, its entries as text without ids; else it is "
-    "a string. `sha1` names each script's text as "
-    "it is sent. Made by tests/vectors/generate.py."
+    "hexadecimal. A value that is an object is a hash; a list of objects is a stream, its entries as text "
+    "without ids; a list of texts is a sorted set, whose members all have the score inf; else it is a string. `sha1` "
+    "names each script's text as it is sent. Made by tests/vectors/generate.py."
 )
 
 

@@ -9,6 +9,9 @@ DAY = 86_400_000_000
 TODAY = 20_516
 MIDNIGHT = TODAY * DAY
 KEY, ACCOUNT, STAGE = "ratelimit:{k1}", "ratelimit:account", "ratelimit:stage:petstore/prod:GET /pets"
+IDENTITY, OTHER_IDENTITY = "ratelimit:{~jZrdFy2t_aol4-D45-7CFw}", "ratelimit:{~53l69dxVV1lvk6E7mBi8wQ}"
+"""Of "user:42" and of "user:41", without a pepper."""
+COUNTED = "ratelimit:identities:gold"
 STREAM = "ratelimit:alerts"
 PLAN, METHOD = "p:gold", "b:gold:petstore/prod:GET /pets"
 TEN = (5, 1, 100_000)
@@ -62,6 +65,8 @@ def case(
     keys=None,
     argv=None,
     is_usual=False,
+    key=KEY,
+    identities=None,
     **who,
 ):
     """One vector.
@@ -74,27 +79,30 @@ def case(
                    takes one away. The hash starts with the version token of version 7
     reply          what a client reads out of the reply: status, time, and of each limit remaining and reset, of one
                    that was not admitted the wait as well; or a text for an error
+    key            whose hash it is; an identity's begins without a version token
+    identities     of a plan with `max_identities`: the sorted set, how many there may be, one of how many is counted
     is_usual       the reply is one text, the new states joined
     who            the version token that is sent, where it differs
     """
     has_key = flags % 2 == 1
-    start = _changed({KEY: {"r": version_token()}} if has_key else {}, before or {})
+    start = _changed({key: {"r": version_token()} if key == KEY else {}} if has_key else {}, before or {}, key)
     rules, shadow_fields = (shadow[:7], shadow[7:]) if shadow else ((), ())
-    flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2)
+    flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2) + 128 * bool(identities)
+    counted, bounds = (identities[:1], identities[1:]) if identities else ((), ())
     numbers = [part for _, *bucket in (*own, *shared) for part in bucket]
-    numbers += [*rules, *(part for pair in alerts for part in pair)]
+    numbers += [*rules, *(part for pair in alerts for part in pair), *bounds]
     request = doubles(now, cost, valid_until, flags, *plan, *quota) + version_token(**who) + doubles(*numbers)
     fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
     sent = [request, *(field.encode() for field in fields)] if argv is None else argv
-    held = _changed(start, writes or {})
-    sent_keys = [KEY] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts)
+    held = _changed(start, writes or {}, key)
+    sent_keys = [key] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts) + list(counted)
     answer = {"error" if isinstance(reply, str) else "reply": reply}
     if isinstance(reply, list) and reply[0] >= 0:
         limits = [("", *plan)] * (plan[2] > 0) + [*own, *shared]
-        packed_limits = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0)
+        packed_limits = limits_now(start, limits, quota, reply[1], cost if reply[0] in {1, 2} else 0, key)
         answer = {"reply": [*reply[:2], packed_limits.hex()], "means": reply}
     if is_usual:
-        states = [held[KEY][field] for field in fields] + [held[place] for place, *_ in shared]
+        states = [held[key][field] for field in fields] + [held[place] for place, *_ in shared]
         answer = {"reply": b"".join(states).hex(), "means": reply}
     return {
         "name": name,
@@ -110,9 +118,9 @@ def case(
 usual = partial(case, is_usual=True)
 
 
-def limits_now(held, buckets, quota, now, charge):
+def limits_now(held, buckets, quota, now, charge, key=KEY):
     """What a reply says of each limit: of a bucket level and last_us, of the quota what is left and its end."""
-    own = held.get(KEY, {})
+    own = held.get(key, {})
     its_plan = own.get(PLAN) or state(per=0, last=0, day=0)
     numbers = []
     for place, burst, rate, per in buckets:
@@ -147,15 +155,15 @@ def _quota_now(stored, limit, first, second, third, now):
     return limit + granted - used, end * DAY
 
 
-def _changed(held, changes):
-    new = {key: dict(value) if isinstance(value, dict) else value for key, value in held.items()}
+def _changed(held, changes, key):
+    new = {name: dict(value) if isinstance(value, dict) else value for name, value in held.items()}
     for name, value in changes.items():
-        place = new if name.startswith("ratelimit:") else new[KEY]
+        place = new if name.startswith("ratelimit:") else new.setdefault(key, {})
         if value is None:
             del place[name]
         else:
             place[name] = value
-    return {key: value for key, value in new.items() if value != {}}
+    return {name: value for name, value in new.items() if value != {}}
 
 
 def _hexed(held):
@@ -171,8 +179,8 @@ def _hexed_value(value):
 def together(checks):
     """KEYS and ARGV of check_many, from (KEYS, ARGV, layout) of each check as it would be asked alone."""
     hashes, version_tokens, places, questions = [keys[0] for keys, _, _ in checks], b"", [], []
-    for (key, *shared), (request, *fields), layout in checks:
-        prepared = layout, shared, [request[:88] + bytes(26) + request[114:], *fields]
+    for (key, *others), (request, *fields), layout in checks:
+        prepared = layout, others[: layout[1]], [request[:88] + bytes(26) + request[114:], *fields]
         questions += [] if prepared in questions else [prepared]
         version_tokens += request[88:114]
         places.append((1 + questions.index(prepared), int(hashes.count(key) > 1)))

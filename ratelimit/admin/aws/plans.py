@@ -87,6 +87,7 @@ class PlanConverter:
                 usual = f"AWS allows {_USUAL_MAX_ENTRIES} unless it is asked for more"
                 self._notes.add(subject, f"all of its {len(entries)} method throttles are carried over: {usual}")
             throttles = dict(self._entries(entries, subject, is_throttled=is_throttled))
+            self._note_heads(api, throttles, subject)
             try:
                 stage = PlanStage(self._stage_id(api, name), throttles)
             except ConfigError as error:
@@ -95,6 +96,13 @@ class PlanConverter:
             if converted.setdefault(stage.stage, stage) != stage:
                 self._notes.add(subject, "is not carried over: the plan lists this stage before, with other throttles")
         return converted.values()
+
+    def _note_heads(self, api: str, throttles: Mapping[str, Throttle], where: str) -> None:
+        """Add a note on each HEAD that AWS counts in the plan's bucket, and that is counted as GET here."""
+        for resource in self._export.resources.get(api, ()):
+            get, head = (f"{verb} {resource['path']}" for verb in ("GET", "HEAD"))
+            if get in throttles and head not in throttles and "HEAD" in resource.get("resourceMethods", {}):
+                self._notes.add(where, f"{head} counts as {get} here, on AWS in the plan's bucket")
 
     def _entries(
         self, entries: Mapping[str, Record], where: str, *, is_throttled: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ratelimit.admin.capacity.maxflow import SINK, SOURCE, FlowGraph, Node
 from ratelimit.engine.compile import applicable_limits
 from ratelimit.engine.limits import Bucket, Limit, QuotaCount
-from ratelimit.model import MICROSECONDS, Throttle
+from ratelimit.model import MICROSECONDS, Throttle, UsagePlan
 from ratelimit.registry.redis_keys import OTHERS, RedisKeys
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.registry.windows import DAY_US
@@ -128,19 +128,27 @@ def routes(snapshot: CatalogSnapshot) -> Iterator[Route]:
     """Yield every route that the snapshot opens, with the limits that checks apply.
 
     Methods of a stage whose limits have the same sizes, under every plan, share a route: requests can be spread evenly
-    over them, so n such buckets admit what one of n times the size does.
+    over them, so n such buckets admit what one of n times the size does. A HEAD that is listed is like no other: who
+    does not list it counts it in the bucket of GET, or in that of all others.
     """
     for stage in sorted(snapshot.methods_by_stage):
         plans = [plan for plan in snapshot.plans.values() if plan.stage(stage)]
-        alike: dict[tuple[bool, object], list[str]] = {}
-        for method in (*sorted(snapshot.methods_by_stage[stage]), OTHERS):
-            needs_key = snapshot.method(stage, method).key_required
-            by_plan = (
-                applicable_limits(snapshot, plan, stage, method, _NAMES) for plan in (plans if needs_key else [None])
-            )
-            alike.setdefault((needs_key, tuple(tuple(map(_size, limits)) for limits in by_plan)), []).append(method)
-        for (needs_key, _), methods in alike.items():
-            for plan in plans if needs_key else [None]:
+        listed = snapshot.methods_by_stage[stage]
+        heads = [method for method in listed if method.startswith("HEAD ")]
+        unlike = {*heads, *(f"GET{head[4:]}" for head in heads), OTHERS} if heads else set[str]()
+        alike: dict[object, list[str]] = {}
+        for method in (*sorted(listed), OTHERS):
+            senders = _senders(snapshot, plans, stage, method)
+            sizes = [
+                (
+                    plan and plan.id,
+                    *(_size(limit) for limit in applicable_limits(snapshot, plan, stage, method, _NAMES)),
+                )
+                for plan in senders
+            ]
+            alike.setdefault((method if method in unlike else "", *sizes), []).append(method)
+        for methods in alike.values():
+            for plan in _senders(snapshot, plans, stage, methods[0]):
                 limits = list(applicable_limits(snapshot, plan, stage, methods[0], _NAMES))
                 buckets = [
                     limit for limit in limits if isinstance(limit, Bucket) and limit.field_or_key != _NAMES.account
@@ -153,6 +161,15 @@ def routes(snapshot: CatalogSnapshot) -> Iterator[Route]:
                     next((bucket for bucket in buckets if not bucket.shared), None),
                     next((bucket for bucket in buckets if bucket.shared), None),
                 )
+
+
+def _senders(
+    snapshot: CatalogSnapshot, plans: Sequence[UsagePlan], stage: str, method: str
+) -> Sequence[UsagePlan | None]:
+    """Return the plans whose keys may call a method; None for callers without a key."""
+    if not snapshot.method(stage, method).key_required:
+        return [None]
+    return [plan for plan in plans if not snapshot.denies(plan, stage, method)]
 
 
 def _size(limit: Limit) -> object:

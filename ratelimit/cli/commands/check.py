@@ -18,6 +18,7 @@ _REMEDIES = {  # by Decision.detail
     "unknown": "No key has this value. Give the key's value, not its id.",
     "disabled": "The key is disabled or has expired: see `ratelimit keys enable`, `ratelimit keys update --expires`.",
     "no_plan_for_stage": "No plan of the key opens this stage: see `ratelimit keys opens`.",
+    "method_not_listed": "The stage denies methods that neither it nor the plan lists: see `ratelimit stages show`.",
 }
 _STYLE = {Reason.ALLOWED: "bold green", Reason.UNAVAILABLE: "bold red"}
 

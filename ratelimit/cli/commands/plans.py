@@ -47,6 +47,7 @@ def _fields(plan: UsagePlan) -> dict[str, str]:
         "alerts": ", ".join(f"{percent}%" for percent in plan.alerts),
         "shadow": plan.shadow or "",
         "lease": f"{plan.lease:g} s" if plan.lease else "",
+        "identities": "" if plan.max_identities is None else f"{plan.max_identities:,} at most",
     }
 
 
@@ -125,6 +126,7 @@ def show(connection: Connection, plan_id: str, as_json: bool) -> None:
 @click.option(
     "--lease", type=float, default=0, metavar="SECONDS", help="How long replicas may prepay units of busy keys."
 )
+@click.option("--max-identities", type=int, metavar="NUMBER", help="How many identities may have a state at a time.")
 @options.yes_option
 @options.json_option
 @connection_options
@@ -143,6 +145,7 @@ def put(
     alerts: tuple[int, ...],
     shadow: str | None,
     lease: float,
+    max_identities: int | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -156,7 +159,8 @@ def put(
         raise click.UsageError("--offset needs a quota: give --quota and --period")
     limit = None if quota is None or period is None else Quota(quota, period.upper(), offset)  # type: ignore[arg-type]
     throttle = options.throttle(rate, burst)
-    plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), name, scope, alerts, shadow, lease)  # type: ignore[arg-type]
+    settings: Any = (name, scope, alerts, shadow, lease, max_identities)
+    plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), *settings)
     with connection.catalog() as catalog:
         try:
             before = catalog.get_plan(plan_id)

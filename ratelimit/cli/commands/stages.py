@@ -11,7 +11,7 @@ from ratelimit.catalog import Catalog
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import NotFound
-from ratelimit.model import Method, Stage, Throttle
+from ratelimit.model import Method, Stage, Throttle, Unlisted
 from ratelimit.registry import plan_documents
 from ratelimit.validation import shown
 
@@ -31,7 +31,11 @@ def _fields(stage: Stage) -> dict[str, str]:
         f"{name}: {output.throttle(method.throttle) or 'as the stage'}{'' if method.key_required else ', open to all'}"
         for name, method in sorted(stage.methods.items())
     ]
-    return {"throttle": output.throttle(stage.throttle) or "unlimited", "methods": "\n".join(methods)}
+    return {
+        "throttle": output.throttle(stage.throttle) or "unlimited",
+        "methods": "\n".join(methods),
+        "unlisted": "denied" if stage.unlisted == "deny" else "limited",
+    }
 
 
 def _find(catalog: Catalog, stage_id: str) -> Stage | None:
@@ -82,7 +86,10 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     for name, method in stage.methods.items():
         needs_key = "needed" if method.key_required else "open to all"
         table.add_row(name, needs_key, output.throttle(method.throttle) or default)
-    table.add_row("*", "needed", default)
+    if stage.unlisted == "deny":
+        table.add_row("*", "denied, unless the key's plan lists it", "")
+    else:
+        table.add_row("*", "needed", default)
     output.console().print(f"Stage {stage.id}: buckets that all callers share.")
     output.console().print(table)
 
@@ -109,6 +116,13 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     help="A method with a bucket of its own, of the stage's size; repeatable.",
 )
 @click.option("--open", "keyless", multiple=True, metavar="METHOD", help="A method that needs no key; repeatable.")
+@click.option(
+    "--unlisted",
+    type=click.Choice(["limit", "deny"]),
+    default="limit",
+    show_default=True,
+    help="Whether methods that neither the stage nor the key's plan lists have limits of their own, or are denied.",
+)
 @options.yes_option
 @options.json_option
 @connection_options
@@ -120,6 +134,7 @@ def put(
     throttled: tuple[tuple[str, str, int], ...],
     listed: tuple[str, ...],
     keyless: tuple[str, ...],
+    unlisted: Unlisted,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -131,7 +146,7 @@ def put(
     throttles = {name: Throttle(method_rate, method_burst) for name, method_rate, method_burst in throttled}
     names = dict.fromkeys((*throttles, *listed, *keyless))
     methods = {name: Method(throttles.get(name), key_required=name not in keyless) for name in names}
-    stage = Stage(stage_id, options.throttle(rate, burst), methods)
+    stage = Stage(stage_id, options.throttle(rate, burst), methods, unlisted)
     with connection.catalog() as catalog:
         before = _find(catalog, stage_id)
         title, question = f"stage {stage_id}", f"Replace the configuration of stage {stage_id}?"

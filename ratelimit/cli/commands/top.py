@@ -160,9 +160,9 @@ def _rows(catalog: Catalog, plan_id: str, day: date) -> Iterator[Row]:
 def _denied_without_key(denials_key: str) -> Operation[Counter[str]]:
     (reply,) = yield [("HGETALL", denials_key)]
     by_reason = Counter[str]()
-    for _, key_id, reason, requests in denials_of_day(denials_key, reply):
-        if not key_id:
-            by_reason[reason] += requests
+    for plan_id, key_id, reason, requests in denials_of_day(denials_key, reply):
+        if not key_id:  # with a plan: of identities
+            by_reason[f"{reason} under {plan_id}" if plan_id else reason] += requests
     return by_reason
 
 

@@ -6,7 +6,6 @@ import click
 
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
-from ratelimit.registry.schema import SCHEMA
 
 
 @click.command(
@@ -29,11 +28,11 @@ def upgrade(connection: Connection, dry_run: bool, as_json: bool) -> None:
             progress=lambda done: progress.update(task, completed=done, note=output.count(done, "key value")),
         )
     if as_json:
-        data = {"schema": SCHEMA, "needed": report.is_needed, "renamed": report.renamed, "claims": report.claims}
+        data = {"schema": report.schema, "needed": report.is_needed, "renamed": report.renamed, "claims": report.claims}
         output.print_json({**data, "dry_run": dry_run})
         return
     if not report.is_needed:
-        output.console().print(f"Nothing to upgrade: the stored data has schema {SCHEMA}, or there is none.")
+        output.console().print(f"Nothing to upgrade: the stored data has schema {report.schema}, or there is none.")
         return
     counts = f"{output.count(report.renamed, 'name')} in Redis, {output.count(report.claims, 'key value')}"
-    output.console().print(f"To upgrade: {counts}." if dry_run else f"Upgraded to schema {SCHEMA}: {counts}.")
+    output.console().print(f"To upgrade: {counts}." if dry_run else f"Upgraded to schema {report.schema}: {counts}.")

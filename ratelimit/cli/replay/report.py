@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
+from operator import attrgetter
 from typing import Any
 
 from rich.console import Console
@@ -104,6 +105,7 @@ def _tally_data(tally: Tally) -> dict[str, int]:
         "admitted": tally.admitted,
         "throttled": tally.throttled,
         "over_quota": tally.over_quota,
+        "not_listed": tally.not_listed,
     }
 
 
@@ -175,13 +177,20 @@ def _print_exact(console: Console, decisions: int) -> None:
 
 
 def _print_totals(console: Console, results: Sequence[PlanResult]) -> None:
-    numbers = ("requests", "admitted", "throttled", "over quota", "clients hit")
+    rows = [(result.plan.id, result.total, len(result.affected)) for result in results]
+    denials = _denials(total for _, total, _ in rows)
+    numbers = ("requests", "admitted", *denials, "clients hit")
     table = output.table("plan", *numbers, numbers=numbers)
-    for result in results:
-        total = result.total
-        figures = (total.requests, total.admitted, total.throttled, total.over_quota, len(result.affected))
-        table.add_row(result.plan.id, *(f"{figure:,}" for figure in figures))
+    for plan_id, total, affected in rows:
+        figures = (total.requests, total.admitted, *(count(total) for count in denials.values()), affected)
+        table.add_row(plan_id, *(f"{figure:,}" for figure in figures))
     console.print(table)
+
+
+def _denials(tallies: Iterable[Tally]) -> dict[str, Callable[[Tally], int]]:
+    """Return the columns of denials, and what is counted in each: that of methods not listed if there is any."""
+    columns = {"throttled": attrgetter("throttled"), "over quota": attrgetter("over_quota")}
+    return columns | ({"not listed": attrgetter("not_listed")} if any(tally.not_listed for tally in tallies) else {})
 
 
 def _print_clients(console: Console, result: PlanResult, top: int) -> None:
@@ -195,24 +204,26 @@ def _print_clients(console: Console, result: PlanResult, top: int) -> None:
     if not top:
         return
     full, half = ("█", "▒") if console.encoding.startswith("utf") else ("#", "+")
-    numbers = ("requests", "throttled", "over quota")
+    denials = _denials([result.total])
+    numbers = ("requests", *denials)
     table = output.table("client", *numbers, numbers=numbers)
     table.add_column(f"{full} throttled {half} over quota", no_wrap=True)
     most_denied = affected[0][1].denied
     for client, tally in affected[:top]:
         bar = Text(full * ceil(_BAR_WIDTH * tally.throttled / most_denied), style=_THROTTLED)
-        bar.append(half * (ceil(_BAR_WIDTH * tally.denied / most_denied) - len(bar)), style=_OVER_QUOTA)
-        table.add_row(client, f"{tally.requests:,}", f"{tally.throttled:,}", f"{tally.over_quota:,}", bar)
+        limited = tally.throttled + tally.over_quota
+        bar.append(half * (ceil(_BAR_WIDTH * limited / most_denied) - len(bar)), style=_OVER_QUOTA)
+        table.add_row(client, f"{tally.requests:,}", *(f"{count(tally):,}" for count in denials.values()), bar)
     console.print(table)
     _print_clients_left(console, len(affected) - top)
 
 
 def _print_change(console: Console, changed: Change, before: PlanResult, after: PlanResult) -> None:
     table = output.table(after.plan.id, "before", "after", "change", numbers=("before", "after", "change"))
+    denials = _denials([before.total, after.total])
     figures = {
         "admitted": (before.total.admitted, after.total.admitted),
-        "throttled": (before.total.throttled, after.total.throttled),
-        "over quota": (before.total.over_quota, after.total.over_quota),
+        **{name: (count(before.total), count(after.total)) for name, count in denials.items()},
         "clients hit": (len(before.affected), len(after.affected)),
     }
     for name, (was, now) in figures.items():

@@ -28,11 +28,12 @@ class Tally:
     admitted: int = 0
     throttled: int = 0
     over_quota: int = 0
+    not_listed: int = 0
 
     @property
     def denied(self) -> int:
         """Requests that were not admitted."""
-        return self.throttled + self.over_quota
+        return self.throttled + self.over_quota + self.not_listed
 
     @property
     def requests(self) -> int:
@@ -44,6 +45,7 @@ class Tally:
         self.admitted += outcome == reference.ADMITTED
         self.throttled += outcome == reference.THROTTLED
         self.over_quota += outcome == reference.OVER_QUOTA
+        self.not_listed += outcome == reference.NOT_LISTED
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class PlanResult:
         plan: The plan.
         stage: The stage that is called.
         clients: The tally of each client.
-        denied_by: Denials by the name of the limit.
+        denied_by: Denials by the name of the limit, or the detail where it was none.
         admitted: One byte for each request, in order: whether it was admitted.
         difference: Both answers to the request on which limiter and reference model differ; the replay ends there.
     """
@@ -74,6 +76,7 @@ class PlanResult:
             total.admitted += tally.admitted
             total.throttled += tally.throttled
             total.over_quota += tally.over_quota
+            total.not_listed += tally.not_listed
         return total
 
     @property
@@ -129,8 +132,8 @@ def replay_log(
             expected = model.check(client, plan.id, stage, method, 1, clock.now_us)
             result.clients[client].add(reference.outcome(decision))
             result.admitted.append(decision.allowed)
-            if decision.limited_by:
-                result.denied_by[decision.limited_by] += 1
+            if denied_by := decision.limited_by or decision.detail:
+                result.denied_by[denied_by] += 1
             if not reference.agree(decision, expected):
                 result.difference = (
                     f"request {number} of plan {plan.id}, {output.timestamp(clock.now_us, digits=0)} UTC: "

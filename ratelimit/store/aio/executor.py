@@ -19,6 +19,7 @@ from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
+from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import AsyncClient
 
 log = logging.getLogger("ratelimit")
@@ -62,6 +63,7 @@ class AsyncExecutor:
     def reset_after_fork(self) -> None:
         """Have a child process find out which event loop runs: the parent's seems to run on."""
         self._forget_loop()
+        self._ended_openings = 0  # of breakers whose loop has ended
 
     def _forget_loop(self) -> None:
         # `CheckBatcher.call` of the loop that called last, without a call in between: it sees whether that still runs.
@@ -145,8 +147,15 @@ class AsyncExecutor:
     def _primary(self) -> AsyncPrimaryFinder | None:
         return None if self.primaries is None else self.primaries.get()
 
-    def _on_loop_end(self, lived_s: float) -> None:
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker of any event loop is open, and how often any has opened in this process."""
+        breakers = [batcher.endpoint.breaker for batcher in self._batchers.all_made()]
+        openings = self._ended_openings + sum(breaker.openings for breaker in breakers)
+        return BreakerState(any(breaker.is_open for breaker in breakers), openings)
+
+    def _on_loop_end(self, batcher: CheckBatcher, lived_s: float) -> None:
         self._forget_loop()
+        self._ended_openings += batcher.endpoint.breaker.openings
         if lived_s >= _SHORT_LIFE_S:
             return
         self._short_lives += 1

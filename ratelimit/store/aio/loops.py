@@ -32,10 +32,10 @@ class PerLoop(Generic[_T]):
 
     Args:
         make: Makes the object, in its loop.
-        on_loop_end: Called with how many seconds an object lived whose loop has ended.
+        on_loop_end: Called with an object whose loop has ended, and for how many seconds it lived.
     """
 
-    def __init__(self, make: Callable[[], _T], on_loop_end: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(self, make: Callable[[], _T], on_loop_end: Callable[[_T, float], None] = lambda *_: None) -> None:
         self._make = make
         self._on_loop_end = on_loop_end
         self.reset_after_fork()
@@ -65,6 +65,11 @@ class PerLoop(Generic[_T]):
         entry = self._objects.get(_running_loop())
         return None if entry is None else entry[0]
 
+    def all_made(self) -> list[_T]:
+        """Return the objects of all loops."""
+        with self._lock:
+            return [made for made, _ in self._objects.values()]
+
     async def close(self) -> None:
         """Close what belongs to the running loop, and have the other loops close theirs."""
         self._abandon_those_of_closed_loops()
@@ -86,7 +91,7 @@ class PerLoop(Generic[_T]):
                 return  # closed before its loop ended
             del self._objects[loop]
         ended.abandon()
-        self._on_loop_end(time.monotonic() - since_s)
+        self._on_loop_end(ended, time.monotonic() - since_s)
 
     def _abandon_those_of_closed_loops(self) -> None:
         """Close what is left of loops that were closed without any notice."""

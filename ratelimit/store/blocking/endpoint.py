@@ -17,7 +17,7 @@ from ratelimit.store.blocking.connections import USUALLY_IDLE, Connections
 from ratelimit.store.blocking.connector import Connector
 from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.breaker import PROBE_INTERVAL_S
+from ratelimit.store.breaker import PROBE_INTERVAL_S, BreakerState
 from ratelimit.store.resp import INCOMPLETE
 
 MAX_CONNECTIONS = 64
@@ -179,6 +179,10 @@ class Endpoint:
         if connection.is_deposed:
             return StoreTimeout("the connection was broken off: another server is the primary now", cause="deposed")
         return error_mapping.after_sending(error)
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker is open, and how often it has opened."""
+        return BreakerState(self._breaker.is_open, self._breaker.openings)
 
     def connect(self, timeout_s: float) -> None:
         """Wait until as many connections stand as are usually idle; after this time, for one and a spare.

@@ -13,6 +13,7 @@ from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.endpoint import Endpoint
 from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
+from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import PATIENCE_S, Client
 from ratelimit.store.resp import pack
 
@@ -96,6 +97,10 @@ class BlockingExecutor:
         if error_mapping.is_from_replica(error):
             self._endpoint.renew()
         return error_mapping.after_sending(error)
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether the server's breaker is open, and how often it has opened in this process."""
+        return self._endpoint.breaker_state()
 
     def connect(self, timeout_s: float) -> None:
         """Wait until there are as many connections as are usually idle.

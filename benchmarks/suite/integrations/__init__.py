@@ -1,0 +1,1 @@
+"""What adapters of web frameworks cost; needs the group `integrations`, so it is no part of `make bench`."""

@@ -1,0 +1,5 @@
+"""Configuration of gunicorn for tests: each worker says when it is ready. One that is told to end before does not."""
+
+
+def post_worker_init(worker):
+    worker.log.critical("ready: %s", worker.pid)
