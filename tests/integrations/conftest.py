@@ -15,7 +15,7 @@ def clock():
 @pytest.fixture
 def catalog(valkey, clock):
     """A plan whose limit for one method is strict, and wide for all else; identities have the plan "free"."""
-    with valkey.client() as client, Limiter(client, clock=clock) as limiter:
+    with valkey.client() as client, Limiter(client, deadline=5, clock=clock) as limiter:
         catalog = limiter.catalog
         strict = PlanStage(STAGE, throttles={ITEM: Throttle(1, 3)})
         catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(100_000, "DAY"), [strict]))
