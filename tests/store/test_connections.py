@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from helpers import endpoints
 from helpers.forks import run_in_child
 from helpers.proxy import Proxy
 from helpers.requests import reply_to
@@ -747,6 +748,7 @@ def test_a_child_starts_its_own_thread(server, key):
 
 def test_closing_leaves_nothing_behind(server, key):
     """No thread and no descriptor; whoever checks once more has both made anew."""
+    endpoints.close_all()  # that of `key` may be about to make its spare connection
     client = server.client()
     others, before = our_threads(), descriptors()
     limiter = Limiter(client)
