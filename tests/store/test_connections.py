@@ -413,8 +413,12 @@ def test_64_threads(server, key):
         assert connections.serving <= 64
         connections.close_unused(time.monotonic() + 9)
         before = connections.serving
-        connections.close_unused(time.monotonic() + 11)
-        assert connections.serving == min(before, 8)
+
+        def few_are_left():
+            connections.close_unused(time.monotonic() + 11)
+            return connections.serving == min(before, 8)
+
+        wait_for(few_are_left)  # one that was begun while callers waited may come yet
 
 
 def test_a_server_that_closes_each_connection_at_once(server, key, monkeypatch):
