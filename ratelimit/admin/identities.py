@@ -11,8 +11,7 @@ from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import ConfigError
 from ratelimit.model import Identity
 from ratelimit.registry.namespace import Namespace
-from ratelimit.registry.redis_keys import identity_id
-from ratelimit.registry.windows import EPOCH_ORDINAL, two_windows
+from ratelimit.registry.windows import EPOCH_ORDINAL, packed_window
 from ratelimit.scripts import load
 from ratelimit.validation import shown
 
@@ -40,15 +39,14 @@ def identity_usage(namespace: Namespace, identity: Identity) -> Operation[Identi
     if not isinstance(identity, Identity):
         raise ConfigError(f"must be an Identity, not {shown(type(identity).__name__)}", field="identity")
     plan = existing_plan((yield from namespace.load()), identity.plan)
-    names, own_id = namespace.names, identity_id(namespace.digest(f"identity:{identity.subject}"))
+    names, own_id = namespace.names, namespace.identity_id(identity)
     now_us = yield from namespace.server_us()
     query = ("EVAL", load("usage").source, 2, names.key_hash(own_id), names.key_days(own_id), plan.id)
     reply, milliseconds = yield [query, ("PTTL", names.key_hash(own_id))]
     window, window_used, granted, day, day_used, *_ = reply
     remaining = None
     if plan.quota is not None:
-        first, second, _ = two_windows(plan.quota, now_us)
-        is_current = window == first * 64 + second - first
+        is_current = window == packed_window(plan.quota, now_us)
         remaining = max(0, plan.quota.limit + (granted - window_used if is_current else 0))
     return IdentityUsage(
         date.fromordinal(day + EPOCH_ORDINAL) if day else None,

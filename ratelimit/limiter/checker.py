@@ -30,7 +30,7 @@ from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
-from ratelimit.registry.redis_keys import OTHERS, identity_id
+from ratelimit.registry.redis_keys import OTHERS
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT, day_of
 from ratelimit.scripts import ScriptCall, load
 from ratelimit.validation import shown
@@ -433,7 +433,7 @@ class Checker:
         if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
-        own_id = identity_id(namespace.digest(f"identity:{identity.subject}"))
+        own_id = namespace.identity_id(identity)
         keys = (namespace.names.key_hash(own_id), *limits.shared_keys)
         return PreparedCheck(snapshot, None, plan, limits, keys, own_id, self._least_lifetime_us)
 

@@ -27,7 +27,7 @@ from ratelimit.model import MICROSECONDS
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import closed_day_field
 from ratelimit.registry.snapshot import CatalogSnapshot
-from ratelimit.registry.windows import DAY_US, day_of, two_windows
+from ratelimit.registry.windows import DAY_US, day_of, packed_window
 from ratelimit.scripts import ScriptCall, load
 
 _SHARE = 8
@@ -255,8 +255,7 @@ def _return_call(
     own = [bucket for bucket in limits.further_buckets if not bucket.shared]
     shared = [bucket for bucket in limits.further_buckets if bucket.shared]
     throttle, quota = limits.plan_limits
-    first, second, _ = two_windows(quota, charged_us) if quota else (0, 0, 0)
-    window = first * 64 + second - first if quota else _NO_WINDOW
+    window = packed_window(quota, charged_us) if quota else _NO_WINDOW
     plan = (throttle.burst, *throttle.ratio) if throttle else (0, 0, 0)
     day = day_of(charged_us)
     packed = _HEAD.pack(namespace.script_us(), units, charged_us, age_us, *plan, window, day)

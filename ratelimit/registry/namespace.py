@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from ratelimit import validation
 from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, text
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.model import MICROSECONDS, Stage, UsagePlan
+from ratelimit.model import MICROSECONDS, Identity, Stage, UsagePlan
 from ratelimit.registry import plan_documents, schema
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Digester, Peppers, generated_token
 from ratelimit.registry.lazy_documents import DocumentSummary, LazyDocuments
-from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.registry.redis_keys import RedisKeys, identity_id
 from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.scripts import Command
 
@@ -89,6 +89,10 @@ class Namespace:
             return now_us
         seconds, microseconds = (yield [("TIME",)])[0]
         return int(seconds) * MICROSECONDS + int(microseconds)
+
+    def identity_id(self, identity: Identity) -> str:
+        """Return what stands for a key's id where Redis holds an identity: a digest, under the newest pepper."""
+        return identity_id(self.digest(f"identity:{identity.subject}"))
 
     def is_stale(self, max_age_us: int, now_us: int) -> bool:
         """Return whether the snapshot was last compared with Redis longer than `max_age_us` ago, or never.

@@ -103,8 +103,7 @@ class CatalogSnapshot:
 
     def plan_method(self, plan: UsagePlan, stage_id: str, method: str) -> str:
         """Return the method whose bucket of a plan applies: of HEAD that of GET, unless the plan lists HEAD."""
-        plan_stage = plan.stage(stage_id)
-        return self.bucket_method(stage_id, _resolved(method, plan_stage.throttles if plan_stage else ()))
+        return self.bucket_method(stage_id, _resolved(method, _listed_by(plan, stage_id)))
 
     def bucket_stage(self, stage_id: str) -> str:
         """Return the stage whose limits apply: itself if it is configured, else "*"."""
@@ -124,11 +123,7 @@ class CatalogSnapshot:
         """Return whether a stage denies a method to a plan's keys: it denies what neither it nor the plan lists."""
         if stage_id not in self.denying:
             return False
-        plan_stage = plan.stage(stage_id)
-        lists: tuple[Container[str], ...] = (
-            self.stages[stage_id].methods,
-            plan_stage.throttles if plan_stage else (),
-        )
+        lists: tuple[Container[str], ...] = self.stages[stage_id].methods, _listed_by(plan, stage_id)
         return all(_resolved(method, listed) not in listed for listed in lists)
 
     def plan_for(self, plan_ids: Iterable[str], stage_id: str) -> UsagePlan | None:
@@ -153,6 +148,12 @@ class _BucketMethods(dict[str, Mapping[str, str]]):
         heads = {f"HEAD{method[3:]}": method for method in listed if method.startswith("GET ")}
         self[stage_id] = methods = heads | {method: method for method in listed}
         return methods
+
+
+def _listed_by(plan: UsagePlan, stage_id: str) -> Container[str]:
+    """Return the methods that a plan lists for a stage."""
+    plan_stage = plan.stage(stage_id)
+    return plan_stage.throttles if plan_stage else ()
 
 
 def _resolved(method: str, listed: Container[str]) -> str:

@@ -42,5 +42,11 @@ def two_windows(quota: Quota, now_us: int) -> tuple[int, int, int]:
     return first, second, third
 
 
+def packed_window(quota: Quota, now_us: int) -> int:
+    """Return the window that holds `now_us` as states have it: its first day, and how many days it has."""
+    first, second, _ = two_windows(quota, now_us)
+    return first * 64 + second - first
+
+
 def _month_start(months: int, offset: int) -> int:
     return date(months // 12, months % 12 + 1, offset + 1).toordinal() - EPOCH_ORDINAL
