@@ -27,14 +27,16 @@ from ratelimit.integrations.callers import (
     address,
     bearer,
     header,
-    place_of,
     query,
+    validate_function,
+    warn_of_error,
     warn_once,
 )
 from ratelimit.integrations.enforcer import AsyncEnforcer
 from ratelimit.integrations.gate import EXEMPT, Gate, Preflight, method_of
 from ratelimit.integrations.marks import UNMARKED, Marks, cost, exempt
 from ratelimit.integrations.starlette_routes import Resolver, Scope, routed_app
+from ratelimit.integrations.unwrapping import unwrapped
 from ratelimit.limiter import AsyncLimiter, Limiter
 
 __all__ = [
@@ -67,8 +69,7 @@ _DECISION = "ratelimit"
 _HAS_FIELDS_OUTSIDE = "ratelimit.fields"
 _STARTS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 _EXPOSE = answers.EXPOSE.lower().encode()
-_MAX_WRAPPERS = 20
-_POLICY_VIOLATION = 1008  # of RFC 6455
+POLICY_VIOLATION = 1008  # of RFC 6455
 
 
 class RateLimitMiddleware:
@@ -126,8 +127,8 @@ class RateLimitMiddleware:
             exempt=exempt,
             headers=headers,
         )
-        self._method = _validate_callable(method, "method")
-        self._on_denied = _validate_callable(on_denied, "on_denied")
+        self._method = validate_function(method, "method")
+        self._on_denied = validate_function(on_denied, "on_denied")
         self._enforcer = AsyncEnforcer(limiter, self._gate)
         self._resolver: Resolver | None = None
         self._is_prepared = False
@@ -169,7 +170,7 @@ class RateLimitMiddleware:
         try:
             method = self._method(HTTPConnection(scope))
         except Exception as error:  # noqa: BLE001 - it reads what a client sent
-            warn_once(f"method: raised {type(error).__name__}{place_of(error)}: such requests match no route")
+            warn_of_error("method", error, "match no route")
             return None, marks
         return method if isinstance(method, str) else None, marks
 
@@ -177,8 +178,8 @@ class RateLimitMiddleware:
         response = await self._custom_response(decided, scope)
         if scope["type"] == "websocket":
             await receive()  # "websocket.connect"
-            if "websocket.http.response" not in (scope.get("extensions") or {}):
-                await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
+            if not can_answer_websocket(scope):
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
                 return
         if response is not None:
             await response(scope, receive, send)
@@ -196,7 +197,7 @@ class RateLimitMiddleware:
             result = self._on_denied(HTTPConnection(scope), decided)
             response = await result if isawaitable(result) else result
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
-            warn_once(f"on_denied: raised {type(error).__name__}{place_of(error)}: such requests get the usual answer")
+            warn_of_error("on_denied", error, "get the usual answer")
             return None
         if response is not None and not callable(response):
             kind = type(response).__name__
@@ -350,6 +351,11 @@ def has_fields_outside(scope: Scope) -> bool:
     return _HAS_FIELDS_OUTSIDE in scope
 
 
+def can_answer_websocket(scope: Scope) -> bool:
+    """Return whether the server can answer a websocket that is denied with a response, and not only close it."""
+    return "websocket.http.response" in (scope.get("extensions") or {})
+
+
 def request_data(scope: Scope) -> RequestData:
     """Return a request in plain values."""
     client = scope.get("client")
@@ -411,21 +417,12 @@ def of_scope(key: Any) -> Any:
     return lambda scope: key(HTTPConnection(scope))
 
 
-def _validate_callable(value: Any, field: str) -> Any:
-    if value is not None and not callable(value):
-        raise ConfigError(f"must be a function, not {type(value).__name__}", field=field)
-    return value
-
-
 def _middlewares_within(app: Any) -> Iterator[Any]:
     """Yield the classes of the middlewares that an application is wrapped in, and of those that it has itself."""
-    for _ in range(_MAX_WRAPPERS):
-        if app is None:
-            return
-        yield type(app)
-        for middleware in getattr(app, "user_middleware", ()):
+    for each in unwrapped(app):
+        yield type(each)
+        for middleware in getattr(each, "user_middleware", ()):
             yield middleware.cls
-        app = getattr(app, "app", None)
 
 
 def _is_cors(kind: Any) -> bool:

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -156,11 +157,8 @@ def validate_caller(value: object) -> Caller:
 
 
 def failed_caller(error: Exception, what: str = "key") -> Caller:
-    """Return the caller for a request about whom a user's function raised; the log says which error, without its text.
-
-    That may hold what the client sent.
-    """
-    warn_once(f"{what}: raised {type(error).__name__}{place_of(error)}: such requests get 403")
+    """Return the caller for a request about whom a user's function raised."""
+    warn_of_error(what, error, "get 403")
     return UNACCEPTABLE
 
 
@@ -275,8 +273,38 @@ def warn_once(text: str) -> None:
         log.warning("%s; this is said once", text)
 
 
-def place_of(error: Exception) -> str:
-    """Return where an error was raised, without anything of its text: that may hold what a client sent."""
+def warn_of_error(what: str, error: Exception, outcome: str) -> None:
+    """Log, once for each place, that a user's function raised; without the error's text, which a client may have sent.
+
+    Args:
+        what: The argument that is the function, such as "on_denied".
+        error: What it raised.
+        outcome: What becomes of such requests, such as "get 403".
+    """
+    warn_once(f"{what}: raised {type(error).__name__}{_place(error)}: such requests {outcome}")
+
+
+def validate_function(value: Any, field: str) -> Any:
+    """Return a user's function, or None for none; raise ConfigError for what is neither."""
+    if value is not None and not callable(value):
+        raise ConfigError(f"must be a function, not {type(value).__name__}", field=field)
+    return value
+
+
+def validate_blocking_function(value: Any, field: str) -> Any:
+    """As `validate_function`; raise ConfigError for an asynchronous function as well."""
+    refuse_asynchronous(value, field)
+    return validate_function(value, field)
+
+
+def refuse_asynchronous(value: object, field: str) -> None:
+    """Raise ConfigError for an asynchronous function: blocking code cannot wait for it."""
+    if iscoroutinefunction(value):
+        raise ConfigError("cannot be an asynchronous function in blocking code", field=field)
+
+
+def _place(error: Exception) -> str:
+    """Return where an error was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -39,15 +39,18 @@ from ratelimit.integrations.callers import (
     address,
     bearer,
     header,
-    place_of,
     query,
+    validate_blocking_function,
+    validate_function,
+    warn_of_error,
     warn_once,
 )
 from ratelimit.integrations.enforcer import AsyncEnforcer, Enforcer
 from ratelimit.integrations.gate import EXEMPT, Gate, method_of
 from ratelimit.integrations.marks import UNMARKED, Marks, cost, exempt, marks_of
 from ratelimit.integrations.once import OncePerProcess
-from ratelimit.integrations.wsgi import START_TIMEOUT_S, blocking_function, request_data
+from ratelimit.integrations.route_check import ANY_VERB
+from ratelimit.integrations.wsgi import START_TIMEOUT_S, request_data
 from ratelimit.limiter import AsyncLimiter, Limiter
 from ratelimit.local import fork_safety
 from ratelimit.validation import shown
@@ -56,8 +59,6 @@ __all__ = ["RateLimitMiddleware", "address", "bearer", "cost", "exempt", "header
 
 log = logging.getLogger("ratelimit")
 
-ANY_VERB = "*"
-"""The verb of a view that is called for all of them."""
 
 _NAMES = ("LIMITER", "STAGE", "KEY", "PREFLIGHT", "CHARGE_UNMATCHED", "EXEMPT", "HEADERS", "ON_DENIED", "ENABLED")
 _DOTTED = {
@@ -221,9 +222,7 @@ class Configuration:
         with _naming_settings():
             self._is_on = validation.flag(values.get("ENABLED", True), "ENABLED")
             self.gate = Gate(**arguments)
-            self.on_denied = _imported(values, "ON_DENIED")
-            if self.on_denied is not None and not callable(self.on_denied):
-                raise ConfigError(f"must be a function, not {type(self.on_denied).__name__}", field="ON_DENIED")
+            self.on_denied = validate_function(_imported(values, "ON_DENIED"), "ON_DENIED")
         self._limiter = _imported(values, "LIMITER")
 
     @cached_property
@@ -232,7 +231,7 @@ class Configuration:
         if not self._is_on:
             return lambda *_: EXEMPT
         with _naming_settings():
-            blocking_function(self.on_denied, "ON_DENIED")
+            validate_blocking_function(self.on_denied, "ON_DENIED")
             enforcer = Enforcer(self._limiter_of(Limiter.from_url), self.gate)
         start = OncePerProcess(partial(enforcer.start, START_TIMEOUT_S))
 
@@ -490,7 +489,7 @@ def _response(custom: Any) -> Any:
 
 
 def _failed_on_denied(error: Exception) -> None:
-    warn_once(f"ON_DENIED: raised {type(error).__name__}{place_of(error)}: such requests get the usual answer")
+    warn_of_error("ON_DENIED", error, "get the usual answer")
 
 
 def _validated(setting: object) -> Mapping[str, Any]:

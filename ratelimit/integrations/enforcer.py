@@ -11,7 +11,13 @@ from typing import Any
 
 from ratelimit.decision import Decision, Reason
 from ratelimit.errors import ConfigError
-from ratelimit.integrations.callers import KeySource, RequestData, failed_caller, validate_caller
+from ratelimit.integrations.callers import (
+    KeySource,
+    RequestData,
+    failed_caller,
+    refuse_asynchronous,
+    validate_caller,
+)
 from ratelimit.integrations.gate import EXEMPT, Gate, PlannedCheck
 from ratelimit.integrations.marks import UNMARKED, Marks
 from ratelimit.limiter import AsyncLimiter, Limiter
@@ -84,8 +90,7 @@ class Enforcer(_EnforcerBase):
         if self._is_async:
             remedy = "pass a Limiter, or the URL of a server"
             raise ConfigError(f"cannot be an AsyncLimiter in blocking code: {remedy}", field="limiter")
-        if iscoroutinefunction(gate.key):
-            raise ConfigError("cannot be an asynchronous function in blocking code", field="key")
+        refuse_asynchronous(gate.key, "key")
 
     def decide(self, request: RequestData, method: str | None, marks: Marks = UNMARKED) -> Decision:
         """Decide a request; see `Gate.plan` for the arguments. An exempt one is allowed, and has no limits."""
@@ -152,8 +157,7 @@ class AsyncEnforcer(_EnforcerBase):
             key = self.gate.key
             caller = key.caller(request) if isinstance(key, KeySource) else await self._called(key, request)
         try:
-            check = self._check(planned, caller)
-            decision: Decision = await (check() if self._is_async else asyncio.to_thread(check))
+            decision: Decision = await self._wait(self._check(planned, caller))
         except ConfigError as error:
             return self._failed(error)
         if not self._has_looked:

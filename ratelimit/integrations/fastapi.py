@@ -37,8 +37,6 @@ __all__ = [
     "query",
 ]
 
-_POLICY_VIOLATION = 1008  # of RFC 6455
-
 
 class DeniedRequest(HTTPException):
     """A request that the dependency denied. Answered with problem+json, unless the application handles it otherwise.
@@ -114,8 +112,8 @@ class RateLimit:
 
     def _denial(self, made: Decision, scope: Any) -> Exception:
         is_websocket = scope["type"] == "websocket"
-        if is_websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
-            closed: Exception = WebSocketException(_POLICY_VIOLATION)
+        if is_websocket and not asgi.can_answer_websocket(scope):
+            closed: Exception = WebSocketException(asgi.POLICY_VIOLATION)
             return closed
         handlers = scope.get("starlette.exception_handlers")
         if handlers:

@@ -27,15 +27,16 @@ from ratelimit.integrations.callers import (
     address,
     bearer,
     header,
-    place_of,
     query,
-    warn_once,
+    validate_blocking_function,
+    warn_of_error,
 )
 from ratelimit.integrations.enforcer import Enforcer
 from ratelimit.integrations.gate import EXEMPT, Gate, Preflight, method_of
 from ratelimit.integrations.marks import Marks, cost, exempt, marks_of
 from ratelimit.integrations.once import OncePerProcess
-from ratelimit.integrations.wsgi import DECISION, START_TIMEOUT_S, blocking_function, request_data
+from ratelimit.integrations.route_check import ANY_VERB
+from ratelimit.integrations.wsgi import DECISION, START_TIMEOUT_S, request_data
 from ratelimit.limiter import Limiter
 
 __all__ = ["AppRateLimit", "RateLimit", "address", "bearer", "cost", "exempt", "header", "query", "routes"]
@@ -48,8 +49,6 @@ DenialCallable = Callable[[Request, Decision], Any]
 _ARGUMENT = re.compile(r"<(?:[^<>:]*(?:\([^<>]*\))?:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
 """An argument in a rule: `<id>`, `<int:id>`, `<any(a,b):id>`."""
 
-ANY_VERB = "*"
-"""The verb of a rule that takes all."""
 
 _MAX_SHOWN = 5
 
@@ -106,7 +105,7 @@ class RateLimit:
         on_denied: DenialCallable | None = None,
     ) -> None:
         self._limiter, self._stage, self._headers = limiter, stage, headers
-        self._on_denied = blocking_function(on_denied, "on_denied")
+        self._on_denied = validate_blocking_function(on_denied, "on_denied")
         self._gate = partial(
             Gate,
             key=key,
@@ -258,8 +257,7 @@ class AppRateLimit:
             except HTTPException:  # `flask.abort`
                 raise
             except Exception as error:  # noqa: BLE001 - the request is denied all the same
-                what = f"on_denied: raised {type(error).__name__}{place_of(error)}"
-                warn_once(f"{what}: such requests get the usual answer")
+                warn_of_error("on_denied", error, "get the usual answer")
         answer = self._enforcer.gate.denial(decision, "GET")  # the body of a HEAD is left out by Response
         return Response(answer.body, answer.status, answer.fields)
 

@@ -128,11 +128,15 @@ class Gate:
         plan = self.key.plan if isinstance(self.key, KeySource) else None
         problems = []
         if self.stage not in stages:
-            what = f"no plan opens the stage {shown(self.stage)}, and nobody has configured it"
-            problems.append(f"{what}: every caller gets 403 until a plan lists it")
+            problems.append(f"{unconfigured_stage(self.stage)}: every caller gets 403 until a plan lists it")
         if plan is not None and plan not in plans:
             problems.append(f"there is no plan {shown(plan)}, which key= names: its callers get 403 until there is")
         return problems
+
+
+def unconfigured_stage(stage: str) -> str:
+    """Return what is wrong with a stage that is configured nowhere."""
+    return f"no plan opens the stage {shown(stage)}, and nobody has configured it"
 
 
 def _methods(exempt: Iterable[str]) -> frozenset[str]:

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from ratelimit.errors import ConfigError
 from ratelimit.integrations.gate import Gate
 from ratelimit.integrations.route_check import Route
-
-_MAX_WRAPPERS = 50
+from ratelimit.integrations.unwrapping import unwrapped
 
 
 class ServedApp(NamedTuple):
@@ -34,7 +33,7 @@ def served_app(app: Any) -> ServedApp:
         ConfigError: It is of another framework, or none.
     """
     gates: list[Gate] = []
-    for wrapper in _unwrapped(app):
+    for wrapper in unwrapped(app):
         gates += _gates_of(wrapper)
         if (read := _reader(wrapper)) is not None:
             routes, further = read(wrapper)
@@ -42,15 +41,6 @@ def served_app(app: Any) -> ServedApp:
             return ServedApp(frozenset(routes), tuple({id(gate): gate for gate in (*gates, *further)}.values()))
     frameworks = "Starlette, FastAPI, Flask and Django"
     raise ConfigError(f"is a {type(app).__name__}: routes are known of applications of {frameworks}", field="app")
-
-
-def _unwrapped(app: Any) -> Iterator[Any]:
-    """Yield an application and what it is wrapped around, from the outside."""
-    for _ in range(_MAX_WRAPPERS):
-        if app is None:
-            return
-        yield app
-        app = getattr(app, "app", None)
 
 
 def _gates_of(adapter: Any) -> list[Gate]:
@@ -67,7 +57,7 @@ def _starlette(app: Any) -> _Read:
     dependants = (getattr(route, "dependant", None) for route in _flattened(app.routes))
     gates = [gate for dependant in dependants for gate in _gates_of_dependencies(dependant)]
     if hasattr(app, "build_middleware_stack"):
-        for wrapper in _unwrapped(app.middleware_stack or app.build_middleware_stack()):
+        for wrapper in unwrapped(app.middleware_stack or app.build_middleware_stack()):
             gates += _gates_of(wrapper)
     return list(routes_of(app)), gates
 
@@ -84,7 +74,7 @@ def _flask(app: Any) -> _Read:
 
     enforcer = getattr(app.extensions.get("ratelimit"), "_enforcer", None)
     gates = [] if enforcer is None else [enforcer.gate]
-    for wrapper in _unwrapped(app.wsgi_app):
+    for wrapper in unwrapped(app.wsgi_app):
         gates += _gates_of(wrapper)
     return list(flask.routes(app)), gates
 

@@ -17,11 +17,11 @@ from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvert
 from starlette.routing import Host, Match, Mount, Route, WebSocketRoute
 
 from ratelimit.integrations.marks import UNMARKED, Marks, marks_of
+from ratelimit.integrations.route_check import ANY_VERB
+from ratelimit.integrations.unwrapping import unwrapped
 
 Scope = MutableMapping[str, Any]
 
-ANY_VERB = "*"
-"""The verb of a route that takes all."""
 
 _WEBSOCKET, _OTHERS = "a websocket", "another verb"
 """In the place of verbs; no client can send them, as they have blanks."""
@@ -36,7 +36,6 @@ _REFERENCE = re.compile(r"\(\?P=|\\[1-9]|\(\?\(")
 _MAX_LEAF = 8
 _MAX_DEPTH = 6
 _MAX_GROWTH = 4
-_MAX_WRAPPERS = 20
 
 
 class MatchedRoute(NamedTuple):
@@ -54,11 +53,7 @@ class MatchedRoute(NamedTuple):
 
 def routed_app(app: Any) -> Any:
     """Return the application with routes in or behind `app`, which may be wrapped in middlewares; None without one."""
-    for _ in range(_MAX_WRAPPERS):
-        if app is None or isinstance(getattr(app, "routes", None), list):
-            return app
-        app = getattr(app, "app", None)
-    return None
+    return next((each for each in unwrapped(app) if isinstance(getattr(each, "routes", None), list)), None)
 
 
 class Resolver:

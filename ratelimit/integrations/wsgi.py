@@ -10,13 +10,11 @@ import atexit
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
-from inspect import iscoroutinefunction
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from ratelimit import validation
 from ratelimit.decision import Decision
-from ratelimit.errors import ConfigError
 from ratelimit.headers import Dialect
 from ratelimit.integrations.answers import EXPOSE, Answer
 from ratelimit.integrations.callers import (
@@ -26,9 +24,9 @@ from ratelimit.integrations.callers import (
     address,
     bearer,
     header,
-    place_of,
     query,
-    warn_once,
+    validate_blocking_function,
+    warn_of_error,
 )
 from ratelimit.integrations.enforcer import Enforcer
 from ratelimit.integrations.gate import EXEMPT, Gate, Preflight
@@ -106,8 +104,8 @@ class RateLimitMiddleware:
             headers=headers,
         )
         self._fixed_method = validation.method_name(method, "method") if isinstance(method, str) else None
-        self._method = None if isinstance(method, str) else blocking_function(method, "method")
-        self._on_denied = blocking_function(on_denied, "on_denied")
+        self._method = None if isinstance(method, str) else validate_blocking_function(method, "method")
+        self._on_denied = validate_blocking_function(on_denied, "on_denied")
         self._enforcer = Enforcer(limiter, self._gate)
         self._start = OncePerProcess(partial(self._enforcer.start, START_TIMEOUT_S))
         if self._enforcer.is_owner:
@@ -142,7 +140,7 @@ class RateLimitMiddleware:
         try:
             text = method(environ)
         except Exception as error:  # noqa: BLE001 - it reads what a client sent
-            warn_once(f"method: raised {type(error).__name__}{place_of(error)}: such requests match no route")
+            warn_of_error("method", error, "match no route")
             return None
         return text if isinstance(text, str) else None
 
@@ -161,7 +159,7 @@ class RateLimitMiddleware:
         try:
             answer = self._on_denied(environ, decision)
         except Exception as error:  # noqa: BLE001 - the request is denied all the same
-            warn_once(f"on_denied: raised {type(error).__name__}{place_of(error)}: such requests get the usual answer")
+            warn_of_error("on_denied", error, "get the usual answer")
             return None
         return answer if callable(answer) else None
 
@@ -175,19 +173,6 @@ def request_data(environ: WSGIEnvironment, native: Any) -> RequestData:
         environ.get("REMOTE_ADDR"),
         native,
     )
-
-
-def blocking_function(value: Any, field: str) -> Any:
-    """Return a user's function, or None for none.
-
-    Raises:
-        ConfigError: It is no function, or an asynchronous one.
-    """
-    if value is not None and not callable(value):
-        raise ConfigError(f"must be a function, not {type(value).__name__}", field=field)
-    if iscoroutinefunction(value):
-        raise ConfigError("cannot be an asynchronous function in blocking code", field=field)
-    return value
 
 
 def _values(environ: WSGIEnvironment, name: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ Needs the group `integrations` (`make test-integrations` installs it).
 """
 
 import asyncio
-import io
 import random
 import time
 
@@ -19,8 +18,8 @@ from django.urls import include, path, re_path
 from rich.table import Table
 
 from benchmarks.report.progress import console
+from benchmarks.suite.integrations.stubs import Admits, AdmitsInLoop, wsgi_environ
 from benchmarks.suite.rounds import Sample, rotated, spread
-from ratelimit import Decision, LimitStatus, Reason
 
 REQUESTS, ROUNDS, ROUTES = 500, 15, 100
 OWN = "ratelimit.integrations.django.RateLimitMiddleware"
@@ -46,32 +45,6 @@ urlpatterns = [
 ]
 
 
-class Admits:
-    """A limiter that admits with two limits, as most decisions have."""
-
-    decision = Decision(
-        Reason.ALLOWED,
-        limits=(
-            LimitStatus("plan:gold", 10, 9, 0.1, 0.0, 1.0),
-            LimitStatus("quota:gold", 1000, 999, 3600.0, 0.0, 86400.0),
-        ),
-    )
-
-    def check(self, *_request):
-        return self.decision
-
-    def warm_up(self, timeout):
-        pass
-
-
-class AdmitsInLoop(Admits):
-    async def check(self, *_request):
-        return self.decision
-
-    async def warm_up(self, timeout):  # noqa: ASYNC109 - the limiter's own
-        pass
-
-
 def blocking_only(get_response):
     """A middleware for blocking code alone, as many are."""
 
@@ -79,21 +52,6 @@ def blocking_only(get_response):
         return get_response(request)
 
     return middleware
-
-
-def wsgi_environ(path_info):
-    return {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path_info,
-        "SCRIPT_NAME": "",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "a.example",
-        "SERVER_PORT": "80",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_X_API_KEY": "k" * 44,
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-    }
 
 
 def asgi_scope(path_info):

@@ -5,7 +5,6 @@ Run `python -m benchmarks.suite.integrations.flask_requests` after `make test-in
 In one process, without sockets and without Redis: a stub answers the checks, so that what is left is the adapter's own.
 """
 
-import io
 import random
 import time
 
@@ -13,30 +12,13 @@ from flask import Flask
 from rich.table import Table
 
 from benchmarks.report.progress import console
+from benchmarks.suite.integrations.stubs import Admits, wsgi_environ
 from benchmarks.suite.rounds import Sample, rotated, spread
-from ratelimit import Decision, LimitStatus, Reason
+from ratelimit import Decision, Reason
 from ratelimit.integrations.flask import RateLimit
 from ratelimit.integrations.wsgi import RateLimitMiddleware
 
 REQUESTS, ROUNDS, RULES, STAGE = 250, 60, 100, "petstore/prod"
-
-
-class Admits:
-    """A limiter that admits with two limits, as most decisions have."""
-
-    decision = Decision(
-        Reason.ALLOWED,
-        limits=(
-            LimitStatus("plan:gold", 10, 9, 0.1, 0.0, 1.0),
-            LimitStatus("quota:gold", 1000, 999, 3600.0, 0.0, 86400.0),
-        ),
-    )
-
-    def check(self, *_request):
-        return self.decision
-
-    def warm_up(self, timeout):
-        pass
 
 
 class AdmitsWithoutLimits(Admits):
@@ -64,22 +46,6 @@ def wsgi_app(_environ, start_response):
     return [b"ok"]
 
 
-def environ(path_info):
-    return {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path_info,
-        "SCRIPT_NAME": "",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "a.example",
-        "SERVER_PORT": "80",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": "a.example",
-        "HTTP_X_API_KEY": "k" * 44,
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-    }
-
-
 def start_response(_status, _fields, _error=None):
     pass
 
@@ -90,7 +56,7 @@ def serving(contenders):
     for number in range(ROUNDS + 1):
         paths = [f"/v1/items{random.randrange(RULES)}/{random.randrange(1000)}" for _ in range(REQUESTS)]
         for name in rotated(contenders, number):
-            app, environs = contenders[name], [environ(each) for each in paths]
+            app, environs = contenders[name], [wsgi_environ(each) for each in paths]
             wall, cpu = time.perf_counter(), time.process_time()
             for each in environs:
                 for _part in (body := app(each, start_response)):

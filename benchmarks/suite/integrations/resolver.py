@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from benchmarks.report.progress import console
+from benchmarks.suite.integrations.stubs import AdmitsInLoop
 from benchmarks.suite.rounds import Sample, rotated, spread
-from ratelimit import Decision, LimitStatus, Reason
 from ratelimit.integrations.asgi import RateLimitMiddleware
 from ratelimit.integrations.starlette_routes import Resolver
 
@@ -83,21 +83,6 @@ def http(path):
     }
 
 
-class Admits:
-    """A limiter that admits with two limits, as most decisions have."""
-
-    decision = Decision(
-        Reason.ALLOWED,
-        limits=(
-            LimitStatus("plan:gold", 10, 9, 0.1, 0.0, 1.0),
-            LimitStatus("quota:gold", 1000, 999, 3600.0, 0.0, 86400.0),
-        ),
-    )
-
-    async def check(self, *_request):
-        return self.decision
-
-
 def resolving_us(app, paths):
     """Microseconds to find a route, of each round."""
     resolver = Resolver(app)
@@ -154,7 +139,7 @@ def table_of_serving():
         "application, 100 routes", "alone", "with the middleware", "more", title="a request (us of CPU, median)"
     )
     for kind, path in KINDS.items():
-        limited = RateLimitMiddleware(kind(100), Admits(), stage="petstore/prod")
+        limited = RateLimitMiddleware(kind(100), AdmitsInLoop(), stage="petstore/prod")
         paths = [path(random.randrange(100)) for _ in range(REQUESTS)]
         medians = asyncio.run(serving_us({"alone": kind(100), "limited": limited}, paths))
         alone, both = medians["alone"].middle, medians["limited"].middle

@@ -16,6 +16,7 @@ from ratelimit.catalog.files import read_plan_file
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
 from ratelimit.errors import ConfigError
+from ratelimit.integrations.gate import unconfigured_stage
 from ratelimit.integrations.route_check import RouteReport, compare_routes
 from ratelimit.integrations.served import ServedApp, served_app
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -73,7 +74,7 @@ def _unconfigured(snapshot: CatalogSnapshot, served: ServedApp, stage: str | Non
         for problem in gate.unconfigured(snapshot.methods_by_stage, snapshot.plans)
     ]
     if stage is not None and stage not in snapshot.methods_by_stage and not named:
-        named.append(f"no plan opens the stage {shown(stage)}, and nobody has configured it")
+        named.append(unconfigured_stage(stage))
     return list(dict.fromkeys(named))
 
 
