@@ -94,7 +94,7 @@ def ratelimit_async_limiter(ratelimit_url: str, ratelimit_namespace: str, rateli
 
 @pytest.fixture
 def ratelimit_stub() -> StubLimiter:
-    """A limiter that answers what it is told to."""
+    """A limiter with answers of your choice."""
     from ratelimit.testing import StubLimiter  # noqa: PLC0415
 
     return StubLimiter()

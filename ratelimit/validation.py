@@ -69,6 +69,13 @@ def whole(value: object, field: str, *, least: int = 0, below: int = EXACT) -> i
     return value
 
 
+def above_zero(value: object, field: str) -> int:
+    """Return `value` if it is a whole number above 0."""
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"must be a whole number above 0, not {shown(value)}", field=field)
+    return value
+
+
 def rate(value: object, field: str) -> Fraction:
     """Return tokens per second as an exact fraction; a float counts as the decimal it shows (0.1 is one tenth)."""
     remedy = "write tokens per second as a number >= 0, such as 10, 0.5 or '1/3'"

@@ -90,7 +90,7 @@ class RateLimitMiddleware:
 
     Settings:
         LIMITER: The URL of a server: then each process makes a limiter of the kind that it needs, and closes a blocking
-            one when it ends; nobody tells when an event loop does. Or a `Limiter`, which works everywhere, or an
+            one when it ends; an event loop has no hook for its end. Or a `Limiter`, which works everywhere, or an
             `AsyncLimiter`, which works under ASGI where all middlewares below are asynchronous. Their owner closes
             them.
         STAGE: The stage that the project is, "<api>/<stage>".

@@ -1,6 +1,6 @@
 """Which route of a Starlette or FastAPI application a request matches, before the application looks for it itself.
 
-Starlette tells the route only when it calls it, which is too late to deny a request, and FastAPI tells a path without
+Starlette names the route only when it calls it, too late to deny a request, and FastAPI names a path without
 the prefixes of included routers. So a `Resolver` matches by itself: it has all routes compiled into a tree by the
 segments of their paths, whose leaves are a regular expression each, in the application's order.
 """

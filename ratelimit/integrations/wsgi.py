@@ -165,7 +165,7 @@ class RateLimitMiddleware:
 
 
 def request_data(environ: WSGIEnvironment, native: Any) -> RequestData:
-    """Return what a gate is told of a request; `native` is what a user's functions are called with."""
+    """Return a request in plain values; `native` is what a user's functions are called with."""
     return RequestData(
         environ["REQUEST_METHOD"].upper(),  # as frameworks read it
         partial(_values, environ),

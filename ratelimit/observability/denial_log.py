@@ -8,10 +8,9 @@ from threading import Lock
 from time import monotonic
 
 from ratelimit.decision import Decision
-from ratelimit.errors import ConfigError
 from ratelimit.local import fork_safety
 from ratelimit.observability.observer import Observer
-from ratelimit.validation import shown
+from ratelimit.validation import above_zero
 
 LOGGER = "ratelimit.denials"
 
@@ -41,9 +40,7 @@ class DenialLog(Observer):
         logger: logging.Logger | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        if type(per_second) is not int or per_second < 1:
-            raise ConfigError(f"must be a whole number above 0, not {shown(per_second)}", field="per_second")
-        self._per_second = per_second
+        self._per_second = above_zero(per_second, "per_second")
         self._level = level
         self._logger = logger or logging.getLogger(LOGGER)
         self._clock = clock

@@ -8,11 +8,10 @@ from threading import Lock
 from typing import NamedTuple
 
 from ratelimit.decision import Decision
-from ratelimit.errors import ConfigError
 from ratelimit.local import fork_safety
 from ratelimit.observability.instruments import CHECKS, INVALID_KEYS, STORE_ERRORS, Instrument
 from ratelimit.observability.observer import LimiterState, Observer
-from ratelimit.validation import shown
+from ratelimit.validation import above_zero
 
 OTHER = "other"
 MAX_SERIES = 1000
@@ -63,15 +62,13 @@ class MetricsObserver(Observer):
     """
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
-        if type(max_series) is not int or max_series < 1:
-            raise ConfigError(f"must be a whole number above 0, not {shown(max_series)}", field="max_series")
-        self._max_series = max_series
+        self._max_series = above_zero(max_series, "max_series")
         self._states: list[Callable[[], LimiterState]] = []
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Make the lock anew, which a thread may have held, and begin anew: the parent tells what it counted."""
+        """Make the lock anew, which a thread may have held, and begin anew: the parent reports what it counted."""
         self._lock = Lock()
         self._series: dict[_Seen | CheckLabels, _Record] = {}
 

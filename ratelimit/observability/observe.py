@@ -21,10 +21,10 @@ AwaitedDecision = Callable[..., Coroutine[Any, Any, Decision]]
 
 
 def observe(limiter: Limiter | AsyncLimiter, *observers: Observer) -> None:
-    """Have observers told of each check of a limiter, from now on and for as long as it lives.
+    """Have observers called for each check of a limiter, from now on and for as long as it lives.
 
     It replaces `check` of this one limiter, so call it before `limiter.check` is stored anywhere. Checks that raise,
-    and those that are cancelled, made no decision and are not told; nor is `peek`.
+    and those that are cancelled, made no decision and are left out; so is `peek`.
 
     Args:
         limiter: Either twin.

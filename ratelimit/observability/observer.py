@@ -1,7 +1,8 @@
-"""What an observer of a limiter is told. No I/O."""
+"""What an observer of a limiter is called with. No I/O."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,12 +23,13 @@ class LimiterState(NamedTuple):
     unmatched: int
 
 
-class Observer:
-    """Is told of each check of a limiter. Called by any thread that checks; what it raises is logged, once."""
+class Observer(ABC):
+    """Is called for each check of a limiter, by any thread that checks. What it raises is logged, once."""
 
-    def attach(self, state: Callable[[], LimiterState]) -> None:
+    def attach(self, state: Callable[[], LimiterState]) -> None:  # noqa: B027 - most need no state
         """Begin to observe a limiter, whose state can be read at any time. Does nothing unless overridden."""
 
+    @abstractmethod
     def record(self, decision: Decision, plan: str, stage: str, method: str, seconds: float) -> None:
         """Note one check.
 
@@ -38,4 +40,3 @@ class Observer:
             method: The method, if it has limits of its own in this stage; else "*".
             seconds: How long the check took.
         """
-        raise NotImplementedError

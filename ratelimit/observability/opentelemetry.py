@@ -57,7 +57,7 @@ class OpenTelemetryMetrics(MetricsObserver):
             make(each.name, [partial(self._read, each)], each.unit, each.description)
 
     def reset_after_fork(self) -> None:
-        """Count from zero: the parent tells its own counts."""
+        """Count from zero: the parent reports its own counts."""
         super().reset_after_fork()
         self._counts: dict[Instrument, dict[tuple[str, ...], _Count]] = {each: {} for each in instruments.OF_CHECKS}
 

@@ -1,4 +1,4 @@
-"""For tests of applications: a clock that is moved by hand, and limiters that answer what they are told to.
+"""For tests of applications: a clock that is moved by hand, and limiters with answers of your choice.
 
 docs/testing.md shows these, the fixtures of the pytest plugin, and the tests to run against a server of one's own.
 """

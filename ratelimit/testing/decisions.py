@@ -54,7 +54,7 @@ def invalid_key(detail: Detail = "unknown") -> Decision:
 
 def unavailable(cause: Cause = "not_sent") -> Decision:
     """Return the decision that is made where Redis gives no answer."""
-    return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=cause, error="a stub was told to answer this")
+    return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=cause, error="a stub was set to answer this")
 
 
 def _denied(reason: Reason, limit: str, capacity: int, retry_after: float | None) -> Decision:

@@ -1,4 +1,4 @@
-"""Limiters that answer what they are told to: for tests of what an application does with a decision."""
+"""Limiters with answers of your choice: for tests of what an application does with a decision."""
 
 from __future__ import annotations
 

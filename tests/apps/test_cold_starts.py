@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from helpers.http_load import statuses
 from helpers.paths import ROOT
+from helpers.processes import end
 from helpers.sentinel import free_port
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
@@ -66,21 +67,16 @@ def serving(name, redis_url, folder):
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=FOLDER, env=environment, stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 60
+        until_s = time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < end, "it does not listen"
+            assert time.monotonic() < until_s, "it does not listen"
             time.sleep(0.005)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+        end(process)
     text = (folder / "log").read_text()
     sys.stdout.write(text)
     assert "Traceback" not in text

@@ -1,4 +1,4 @@
-"""Observers of either twin: what they are told of each check, and that it changes nothing."""
+"""Observers of either twin: what they are called with for each check, and that it changes nothing."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ STAGE, METHOD = "petstore/prod", "GET /pets/{id}"
 
 
 class Notes(Observer):
-    """Keeps all that it is told."""
+    """Keeps all that it is called with."""
 
     def __init__(self):
         self.checks, self.decisions, self.seconds = [], [], []
@@ -82,7 +82,7 @@ def test_each_check_is_told_with_configured_names(gateway):
         ("", STAGE, "*", "INVALID_KEY", "redis", None),
         ("", "*", "*", "INVALID_KEY", "redis", None),
     ]
-    assert all(told is decided for told, decided in zip(notes.decisions, decisions, strict=True))
+    assert all(observed is decided for observed, decided in zip(notes.decisions, decisions, strict=True))
     assert [decision.detail for decision in decisions[3:]] == ["unknown", "missing", "no_plan_for_stage"]
     assert all(0 < seconds < 5 for seconds in notes.seconds)
     check_until(gateway, lambda decision: decision.source == "denial_cache")
@@ -180,7 +180,7 @@ def test_several_observers_are_told_the_same(gateway):
 
 
 def test_an_observer_that_fails_fails_no_check(gateway, caplog):
-    """Its first error is in the log; others are told all the same."""
+    """Its first error is in the log; others are called all the same."""
 
     class Failing(Observer):
         def record(self, *_):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.paths import ROOT
+from helpers.processes import end
 from helpers.waiting import wait_for
 
 PATIENCE_S = 30
@@ -55,16 +56,11 @@ def gunicorn_server(app, folder, *options, workers=1, configuration="gunicorn_co
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=file)
     try:
-        end = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + PATIENCE_S
         while not (listening := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))):
             assert process.poll() is None, log.read_text(encoding="utf-8")
-            assert time.monotonic() < end, "it does not listen"
+            assert time.monotonic() < until_s, "it does not listen"
             time.sleep(0.01)
         yield Served(int(listening[1]), path, log, process, workers)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, PATIENCE_S)

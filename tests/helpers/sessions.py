@@ -16,12 +16,13 @@ from pathlib import Path
 
 from helpers.documents import DOCUMENTS, FILE
 from helpers.paths import ROOT
+from helpers.processes import end
 from helpers.sentinel import free_port
 
 BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATIENCE_S = 60
 PORTS = {"uvicorn": ("--port", "{}"), "gunicorn": ("--bind", "127.0.0.1:{}"), "flask": ("--port", "{}")}
-"""How a web server is told its port: in documents it is 8000 for all."""
+"""How a web server gets its port: in documents it is 8000 for all."""
 COMMANDS = {
     "python": "",
     "curl": f'-I -S "{Path(__file__).with_name("curl.py")}"',
@@ -53,21 +54,16 @@ def listening(command, port, log, **options):
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, **options)
     try:
-        end = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + PATIENCE_S
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, "it does not listen"
+            assert time.monotonic() < until_s, "it does not listen"
             time.sleep(0.01)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, PATIENCE_S)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -136,3 +136,14 @@ def talk(url, fields):
             return opened.response.status_code, opened.response.headers, said
     except InvalidStatus as error:
         return error.response.status_code, error.response.headers, error.response.body
+
+
+class Used:
+    """How much of its limits a key has used, by their names."""
+
+    def __init__(self, limiter):
+        self._limiter = limiter
+
+    def __call__(self, fields, method="GET /other"):
+        decision = self._limiter.peek(fields["x-api-key"], STAGE, method)
+        return {limit.name: limit.limit - limit.remaining for limit in decision.limits}

@@ -2,7 +2,8 @@
 
 import pytest
 from helpers.clock import FakeClock
-from helpers.web import ITEM, STAGE
+from helpers.twins import RunningLimiter
+from helpers.web import ITEM, STAGE, Used
 
 from ratelimit import Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
@@ -38,15 +39,14 @@ def small(catalog):
     return {"x-api-key": catalog.create_key(plans=["small"]).value}
 
 
-class Used:
-    """How much of its limits a key has used, by their names."""
-
-    def __init__(self, limiter):
-        self._limiter = limiter
-
-    def __call__(self, fields, method="GET /other"):
-        decision = self._limiter.peek(fields["x-api-key"], STAGE, method)
-        return {limit.name: limit.limit - limit.remaining for limit in decision.limits}
+@pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
+def gateway(request, server):
+    """A limiter of either kind, with a key of a plan whose bucket holds 2."""
+    with RunningLimiter(lambda kind: kind.from_url(server.url, deadline=5), request.param) as made:
+        plan = UsagePlan("gold", Throttle("1/3600", 2), Quota(1000, "DAY"), [STAGE])
+        made.run(lambda: made.limiter.catalog.put_plan(plan))
+        made.key = made.run(lambda: made.limiter.catalog.create_key(plans=["gold"])).value
+        yield made
 
 
 @pytest.fixture

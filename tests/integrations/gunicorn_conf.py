@@ -1,4 +1,4 @@
-"""Configuration of gunicorn for tests: each worker says when it is ready. One that is told to end before does not."""
+"""Configuration of gunicorn for tests: each worker says when it is ready. One that has to end before does not."""
 
 
 def post_worker_init(worker):

@@ -14,7 +14,7 @@ pytest.importorskip("corsheaders", reason="not installed: the group `integration
 from helpers.clock import FakeClock
 from helpers.django_project.servers import KINDS, django_server
 from helpers.servers import Server
-from helpers.web import ITEM, STAGE, ask, request_bytes, send
+from helpers.web import ITEM, STAGE, Used, ask, request_bytes, send
 
 from ratelimit import Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 
@@ -91,13 +91,7 @@ def small(catalog):
 
 @pytest.fixture
 def used(catalog):
-    """How much of its limits a key has used, by their names."""
-
-    def used_by(fields, method="GET /other"):
-        decision = catalog.limiter.peek(fields["x-api-key"], STAGE, method)
-        return {limit.name: limit.limit - limit.remaining for limit in decision.limits}
-
-    return used_by
+    return Used(catalog.limiter)
 
 
 def statuses(port, verb, path, fields=(), times=4, body=b""):

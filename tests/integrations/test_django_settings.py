@@ -30,7 +30,7 @@ OWN = "ratelimit.integrations.django.RateLimitMiddleware"
 
 
 class Stub:
-    """A limiter that answers what it is told to, and keeps what it was asked."""
+    """A limiter with answers of the test's choice, that keeps what it was asked."""
 
     def __init__(self, reason=Reason.ALLOWED):
         self.reason, self.checks, self.warmed_up = reason, [], 0

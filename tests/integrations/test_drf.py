@@ -12,7 +12,7 @@ pytest.importorskip("rest_framework", reason="not installed: the group `integrat
 from helpers.clock import FakeClock
 from helpers.django_project.servers import KINDS, THREADS, django_server
 from helpers.servers import Server
-from helpers.web import STAGE, ask
+from helpers.web import STAGE, Used, ask
 
 from ratelimit import Limiter, PlanStage, Quota, Throttle, UsagePlan
 
@@ -56,13 +56,7 @@ def gold(limiter):
 
 @pytest.fixture
 def used(limiter):
-    def used_by(fields):
-        return {
-            status.name: status.limit - status.remaining
-            for status in limiter.peek(fields["x-api-key"], STAGE, "GET /other").limits
-        }
-
-    return used_by
+    return Used(limiter)
 
 
 def test_no_key_is_403(port):

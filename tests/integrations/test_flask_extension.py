@@ -129,7 +129,7 @@ def test_an_application_is_limited_once():
 
 
 def test_the_first_request_warms_up():
-    """Once; or before it, if it is told to."""
+    """Once; or before it, on request."""
     stub, app = Stub(), application()
     RateLimit(app, stub, stage=STAGE)
     assert stub.warm_ups == 0

@@ -134,7 +134,7 @@ def test_an_address_that_uvicorn_has_read(serve, sent, expected):
 
 
 def test_a_unix_socket(serve, tmp_path):
-    """It has no peer's address, and so no caller; behind a proxy that is trusted it has the one that is told."""
+    """It has no peer's address, and so no caller; behind a trusted proxy it has the one that this names."""
     uds = str(tmp_path / "app.sock")
     with serve(key=address("free"), uvicorn={"uds": uds, **UVICORN_TRUSTS_NOBODY}) as at:
         assert statuses(at, {}, 1) == [403]

@@ -11,22 +11,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from ratelimit import Decision, Quota, Reason, Throttle, UsagePlan
+from ratelimit import Decision, Reason, UsagePlan
 from ratelimit.observability import observe
 from ratelimit.observability.instruments import DURATION_BUCKETS_S, INSTRUMENTS
 from ratelimit.observability.opentelemetry import OpenTelemetryMetrics, SpanAttributes
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-
-
-@pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
-def gateway(request, server):
-    """A limiter of either kind, with a key of a plan whose bucket holds 2."""
-    with RunningLimiter(lambda kind: kind.from_url(server.url, deadline=5), request.param) as made:
-        plan = UsagePlan("gold", Throttle("1/3600", 2), Quota(1000, "DAY"), [STAGE])
-        made.run(lambda: made.limiter.catalog.put_plan(plan))
-        made.key = made.run(lambda: made.limiter.catalog.create_key(plans=["gold"])).value
-        yield made
 
 
 @pytest.fixture

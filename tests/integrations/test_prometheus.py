@@ -12,22 +12,12 @@ from helpers.twins import RunningLimiter
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
-from ratelimit import ConfigError, Quota, Throttle, UsagePlan
+from ratelimit import ConfigError, UsagePlan
 from ratelimit.observability import observe
 from ratelimit.observability.instruments import INSTRUMENTS
 from ratelimit.observability.prometheus import PrometheusMetrics
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
-
-
-@pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
-def gateway(request, server):
-    """A limiter of either kind, with a key of a plan whose bucket holds 2."""
-    with RunningLimiter(lambda kind: kind.from_url(server.url, deadline=5), request.param) as made:
-        plan = UsagePlan("gold", Throttle("1/3600", 2), Quota(1000, "DAY"), [STAGE])
-        made.run(lambda: made.limiter.catalog.put_plan(plan))
-        made.key = made.run(lambda: made.limiter.catalog.create_key(plans=["gold"])).value
-        yield made
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Websockets: refused before they are accepted, and told the limits in the handshake."""
+"""Websockets: refused before they are accepted, and the limits are in the handshake."""
 
 import asyncio
 import json

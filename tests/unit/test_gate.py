@@ -43,7 +43,7 @@ def request(*fields, verb="GET", native=None):
     ],
 )
 def test_the_check_that_a_request_needs(options, method, marks, planned):
-    """By its route, the marks of its function, and what the gate was told."""
+    """By its route, the marks of its function, and the gate's arguments."""
     assert Gate(stage=STAGE, **options).plan(method, marks) == planned
 
 

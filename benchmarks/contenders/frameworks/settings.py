@@ -1,4 +1,4 @@
-"""What every application here is told from outside: where Redis is, and how many requests a day a caller has."""
+"""What every application here reads from its environment: where Redis is, and how many requests a day a caller has."""
 
 import os
 
