@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import Deployment, UnreadError
 from ratelimit.effects import scored
@@ -72,7 +74,7 @@ def catalogue(deployment: Deployment) -> Check:
     for plan_id in unreadable:
         yield error(
             f"the plan {plan_id!r} cannot be read: its keys are answered 503",
-            "ratelimit apply plans.toml",
+            f"redis-cli HDEL '{names.catalog}' {shlex.quote(f'plan:{plan_id}')} && ratelimit apply plans.toml",
         )
     return f"{sum(name.startswith('plan:') for name in catalog)} plans"
 
@@ -134,13 +136,14 @@ def identities(deployment: Deployment) -> Check:
     plans, _ = _plans(deployment)
     free = [plan.id for plan in plans if plan.max_identities is None]
     if free:
-        deployment.primary.answers.get("SCAN")
+        for command in ("SCAN", "HKEYS"):
+            deployment.primary.answers.get(command)
     for plan_id in free:
         if plan_id in deployment.sample.identity_plans:
             yield warning(
                 f"identities have the plan {plan_id!r}, whose number is not bounded: each takes about "
                 f"{BYTES_PER_IDENTITY} bytes, and a flood of addresses fills the memory",
-                f"ratelimit plans put {plan_id} --max-identities 100000",
+                f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id}",
             )
     bounds = [(plan.id, bound) for plan in plans if (bound := IdentityBound.of(plan, deployment.names))]
     most = sum(bound.most for _, bound in bounds) * BYTES_PER_IDENTITY
@@ -157,7 +160,7 @@ def identities(deployment: Deployment) -> Check:
 
 def gateways(deployment: Deployment) -> Check:
     """Which processes of gateways have told of themselves: their number divides the limits while Redis is away."""
-    name = deployment.names.gateways
+    name = deployment.names.replicas
     reply = deployment.primary.answers.get("ZREVRANGEBYSCORE", name, "+inf", "-inf", "WITHSCORES")
     now_us = deployment.primary.clock.server_us
     ages = [(now_us - int(score)) / MICROSECONDS for _, score in scored(reply)]

@@ -210,24 +210,21 @@ def needed_permissions(deployment: Deployment) -> Check:
     granted = deployment.permissions
     if not granted:
         deployment.primary.answers.get("ACL", "DRYRUN")
-    has_selectors = _has_selectors(deployment)
-    missing = [(need, said) for need in permissions.needed(deployment.names) if (said := granted.get(need.command))]
+    has_selectors = deployment.primary.has_selectors
+    needed = permissions.needed(deployment.names)
+    missing = [(need, said) for need in needed if (said := granted.get(need.command))]
     if missing:
         user = deployment.gateway_user or "USER"
         commands = ", ".join(dict.fromkeys(str(need.command[0]) for need, _ in missing))
         grants = dict.fromkeys(_grant(need, said, has_selectors=has_selectors) for need, said in missing)
         yield error(
-            f"the user {user!r} may not run {commands} as gateways do: checks are answered 503, or what follows them is "
-            "left out",
+            f"the user {user!r} may not run {commands} as gateways do: checks are answered 503, or what follows them "
+            "is left out",
             f"redis-cli ACL SETUSER {user} {' '.join(map(shlex.quote, grants))}",
         )
-    return f"the user {deployment.gateway_user!r} may do what gateways do"
-
-
-def _has_selectors(deployment: Deployment) -> bool:
-    """Return whether ACL SETUSER takes selectors, and %R~, as since Redis 7."""
-    primary = deployment.primary
-    return primary.answers.has("ACL", "DRYRUN") or (primary.answers.has("INFO", "all") and primary.version >= (7,))
+    untried = sorted({str(need.command[0]) for need in needed if need.command not in granted})
+    but = f", but for {', '.join(untried)}, which cannot be tried" if untried else ""
+    return f"the user {deployment.gateway_user!r} may do what gateways do{but}"
 
 
 def _grant(need: permissions.Need, said: str, *, has_selectors: bool) -> str:

@@ -15,6 +15,7 @@ _NOBODY = "-nobody-"
 """An id that no key, plan or stage has."""
 _INVALID = "-"
 """No number, and no id of a stream."""
+_NO_SCRIPT = "0" * 40
 
 EVAL: Command = ("EVAL", "", _INVALID)
 EVALSHA: Command = ("EVALSHA", load(GATEWAY_SCRIPTS[0]).sha, 0)
@@ -65,6 +66,7 @@ def needed(names: RedisKeys) -> list[Need]:
         Need(("EXPIRE", denials, _INVALID), all_denials, flushing),
         Need(("PTTL", identity), identities, expiring),
         Need(("PEXPIRE", identity, _INVALID), identities, expiring),
+        Need(("EVALSHA", _NO_SCRIPT, 1, counted), all_counted),
         Need(("ZCOUNT", counted, 0, 0), all_counted, expiring),
         Need(("ZADD", counted, _INVALID, ""), all_counted, expiring),
         Need(("ZREMRANGEBYSCORE", counted, _INVALID, _INVALID), all_counted, expiring),

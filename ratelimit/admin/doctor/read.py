@@ -117,6 +117,9 @@ class Doctor:
         yield from _ask(answers, [*SERVER_READS[1:], *self._data_reads()])
         if answers.has("ACL", "WHOAMI"):
             answers.user = as_text(answers.get("ACL", "WHOAMI"))
+        primary = Server("primary", "redis-cli", answers, round_trips)
+        reading = "%R~" if primary.has_selectors else "~"
+        answers.names = f"{reading}{self._names.namespace}:*", f"{reading}{{{self._names.namespace}}}:*"
         scripts = yield from self._scripts(answers)
         user, granted = yield from self._permissions(answers)
         sample = yield from self._sample(answers)
@@ -124,7 +127,7 @@ class Doctor:
             names=self._names,
             probes=self._namespace.digest.probes,
             has_own_clock=self._namespace.clock is not None,
-            primary=Server("primary", "redis-cli", answers, round_trips),
+            primary=primary,
             sample=sample,
             scripts=scripts,
             permissions=granted,
@@ -188,7 +191,7 @@ class Doctor:
             ("HMGET", names.former_catalog, "epoch"),
             ("ZCARD", names.keys),
             ("ZREVRANGEBYSCORE", names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS),
-            ("ZREVRANGEBYSCORE", names.gateways, "+inf", "-inf", "WITHSCORES"),
+            ("ZREVRANGEBYSCORE", names.replicas, "+inf", "-inf", "WITHSCORES"),
             ("MGET", names.account, names.alerts),
         ]
 
@@ -239,6 +242,7 @@ class Doctor:
             yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
         identities, is_whole = yield from self._identities(answers)
         replies = yield IndependentReads([("HKEYS", name) for name in identities])
+        answers.add([("HKEYS",)], [next(filter(_is_error, replies), "OK")])
         fields = [as_text(field) for reply in replies if isinstance(reply, list) for field in reply]
         plans = frozenset(field.removeprefix("p:") for field in fields if field.startswith("p:"))
         return Sample(key_ids, plans, is_whole)
@@ -261,6 +265,10 @@ class Doctor:
 
 def _ask(answers: Answers, commands: Sequence[Command]) -> Operation[None]:
     answers.add(commands, (yield IndependentReads(commands)))
+
+
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, Exception)
 
 
 def _round_trip(sent_us: int, reply: Any, answered_us: int) -> tuple[RoundTrip, ...]:

@@ -41,10 +41,12 @@ class Answers:
 
     Attributes:
         user: The user who reads; "" if that may not be known.
+        names: What permits that user to read the names of the namespace, as words of ACL SETUSER.
     """
 
     def __init__(self, user: str, replies: Mapping[Command, Any] | None = None) -> None:
         self.user = user
+        self.names: Sequence[str] = ()
         self._replies = dict(replies or {})
 
     def add(self, commands: Sequence[Command], replies: Sequence[Any]) -> None:
@@ -65,13 +67,11 @@ class Answers:
             hidden = "unknown" in str(reply)
             message = f"{name}: {reply}"
             raise UnreadError(message, "look it up in the console of the service, which hides this" if hidden else "")
-        what = permission_of(command)
         is_of_names = "key" in str(reply).lower() and "run the" not in str(reply)
-        if is_of_names:
-            what = f"%R~{next((str(part) for part in command[1:] if ':' in str(part)), '*')}"
+        grants = self.names if is_of_names else [permission_of(command)]
         raise UnreadError(
             f"{name}: this user may not {'read that name' if is_of_names else 'run it'}",
-            f"redis-cli ACL SETUSER {self.user or 'USER'} {shlex.quote(what)}",
+            f"redis-cli ACL SETUSER {self.user or 'USER'} {' '.join(map(shlex.quote, grants))}",
         )
 
     def has(self, *command: str | bytes | float) -> bool:
@@ -180,6 +180,11 @@ class Server:
         """The name with the version: "Valkey 8.1.1"."""
         name = "Valkey" if self.info_or("valkey_version", "") else "Redis"
         return f"{name} {'.'.join(map(str, self.version))}"
+
+    @property
+    def has_selectors(self) -> bool:
+        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if nobody may look."""
+        return not self.answers.has("INFO", "all") or self.version >= (7,)
 
     @property
     def clock(self) -> RoundTrip:
