@@ -6,7 +6,7 @@ import re
 import pytest
 from helpers.deployments import only
 from helpers.paths import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit import DoctorReport, Finding, StoreError
@@ -208,6 +208,27 @@ def test_no_reply_makes_it_raise(data):
         replies["INFO", "all"] = "\r\n".join([*lines, "slave0:ip=1,port=x,offset=,lag=y", "slave1:"]).encode()
     primary = Server(PRIMARY, "redis-cli", Answers("", replies))
     report = examine(deployment(primary, sample=Sample(("a",))))
+    assert {finding.check for finding in report.findings} == set(checks.NAMES)
+
+
+def result_of(operation, reply_to):
+    """Run an operation on made-up replies."""
+    replies = None
+    while True:
+        try:
+            request = operation.send(replies)
+        except StopIteration as finished:
+            return finished.value
+        replies = [reply_to(command) for command in request]
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_no_reply_stops_the_reading(data):
+    """Whatever servers answer to whatever is asked of them, the deployment is read, and has a finding of each check."""
+    doctor = Doctor(Namespace("ratelimit", None, None), ClientSettings(0), gateway_user=None, deadline=0.05)
+    read = result_of(doctor.read(), lambda _: data.draw(REPLIES))
+    report = doctor.report(read, {peer: PeerReply([None], 1, 2) for peer in doctor.peers(read)})
     assert {finding.check for finding in report.findings} == set(checks.NAMES)
 
 

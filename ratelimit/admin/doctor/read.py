@@ -200,7 +200,7 @@ class Doctor:
         exists: Command = ("SCRIPT", "EXISTS", *shas)
         (reply,) = yield IndependentReads([exists])
         answers.add([exists], [reply])
-        if not isinstance(reply, Exception):
+        if isinstance(reply, list) and len(reply) == len(shas):
             return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
         # Without KEYS they do nothing, and an error of theirs says that they are there.
         replies = yield IndependentReads([("EVALSHA", sha, 0) for sha in shas])
@@ -254,10 +254,11 @@ class Doctor:
             scan: Command = ("SCAN", cursor, "MATCH", self._names.key_hash("~*"), "COUNT", _NAMES_PER_SCAN)
             (reply,) = yield IndependentReads([scan])
             answers.add([("SCAN",)], [reply])
-            if isinstance(reply, Exception):
+            try:
+                cursor, page = as_text(reply[0]), list(map(as_text, reply[1]))
+            except (TypeError, LookupError):  # an error, or no page
                 return [], False
-            cursor = as_text(reply[0])
-            names |= dict.fromkeys(map(as_text, reply[1]))
+            names |= dict.fromkeys(page)
             if cursor == "0" or len(names) >= _SAMPLED_IDENTITIES:
                 break
         return list(names)[:_SAMPLED_IDENTITIES], cursor == "0"
@@ -272,9 +273,10 @@ def _is_error(reply: Any) -> bool:
 
 
 def _round_trip(sent_us: int, reply: Any, answered_us: int) -> tuple[RoundTrip, ...]:
-    if isinstance(reply, Exception):
+    try:
+        return (RoundTrip(sent_us, seconds_of(reply), answered_us),)
+    except (TypeError, ValueError):  # an error, or no time
         return ()
-    return (RoundTrip(sent_us, seconds_of(reply), answered_us),)
 
 
 def _sentinel_reads(service: str) -> tuple[Command, ...]:

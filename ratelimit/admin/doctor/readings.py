@@ -183,8 +183,11 @@ class Server:
 
     @property
     def has_selectors(self) -> bool:
-        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if nobody may look."""
-        return not self.answers.has("INFO", "all") or self.version >= (7,)
+        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if nobody can tell."""
+        try:
+            return self.version >= (7,)
+        except UnreadError:
+            return True
 
     @property
     def clock(self) -> RoundTrip:
