@@ -227,6 +227,20 @@ def test_identities_without_a_bound(own, monkeypatch):
     assert only(own.report(), "identities").severity == "ok"
 
 
+def test_identities_that_are_nearly_too_many(own, monkeypatch):
+    """Nine of ten; with a greater bound in the file, it is gone."""
+    with own.client("root") as client, Limiter(client, deadline=5) as limiter:
+        for number in range(9):
+            assert only(own.report(), "identities").severity == "ok"
+            assert limiter.check(Identity(f"user {number}", "gold"), "petstore/prod", "GET /pets").allowed
+    finding = only(own.report(), "identities")
+    assert (finding.severity, "9 identities of 10" in finding.message) == ("warning", True)
+    own.plan_file.write_text(own.plan_file.read_text().replace("= 10\n", "= 20\n"))
+    own.carry_out(finding.mend, monkeypatch)
+    finding = only(own.report(), "identities")
+    assert (finding.severity, finding.message) == ("ok", "9 of 20 (gold): 0.0 MB at most")
+
+
 def test_identities_that_do_not_fit(own, monkeypatch):
     """As many as a plan allows would take more than there is."""
     own.root.config_set("maxmemory", 100_000_000)

@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import redis
+from helpers.commands import run
 from helpers.deployments import only, redis_cli
 from helpers.sentinel import NAME, WatchedPrimary, free_port
 from helpers.servers import NAMES
@@ -67,6 +68,28 @@ def test_min_replicas_of_all_servers(watched):
         carry_out(watched, finding.mend)
     wait_for(lambda: all(only(report(watched), "min-replicas", places[place]).severity == "ok"
                          for place in ("primary", "replica")))  # fmt: skip
+
+
+def test_scripts_of_a_replica(watched):
+    """Servers do not replicate them: where gateways may not send any, a failover needs them there beforehand."""
+    place = of(watched)["replica"]
+    for server in (watched.primary, watched.replica):
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "gateway", "on", ">x", "~*", "&*", "+@all", "-eval")
+
+    def finding():
+        with Limiter.from_url(watched.url.replace("://", "://gateway:x@"), deadline=5) as limiter:
+            return only(limiter.catalog.doctor(), "scripts")
+
+    with watched.primary.client() as client, watched.replica.client() as replica:
+        Catalog(client).load_scripts()
+        late = finding()
+        assert (late.severity, late.where) == ("warning", place)
+        assert run(*shlex.split(late.mend)[1:]).exit_code == 0
+        assert finding().severity == "ok"
+        client.execute_command("ACL", "SETUSER", "gateway", "+eval")
+        replica.script_flush()
+        assert finding().severity == "ok"
 
 
 def test_persistence_of_a_replica_is_a_warning(watched):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
-from ratelimit.admin.doctor.readings import Deployment, UnreadError
+from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds, read_plans
 from ratelimit.effects import scored
-from ratelimit.engine.limits import IdentityBound
-from ratelimit.model import MICROSECONDS, UsagePlan
-from ratelimit.registry import plan_documents
+from ratelimit.model import MICROSECONDS
 from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
 
 BYTES_PER_IDENTITY = 300
 """About what an identity takes: its hash, and its place among those that are counted."""
+_NEARLY_FULL = 0.8
 _FRESH_S = 15
 
 
@@ -70,26 +69,13 @@ def catalogue(deployment: Deployment) -> Check:
             f"the catalogue has lost its {', '.join(missing)}: all checks are answered 503",
             f"redis-cli DEL '{names.catalog}' && ratelimit apply plans.toml  # unless there is a backup",
         )
-    _, unreadable = _plans(deployment)
+    _, unreadable = read_plans(deployment.catalog)
     for plan_id in unreadable:
         yield error(
             f"the plan {plan_id!r} cannot be read: its keys are answered 503",
             f"redis-cli HDEL '{names.catalog}' {shlex.quote(f'plan:{plan_id}')} && ratelimit apply plans.toml",
         )
     return f"{sum(name.startswith('plan:') for name in catalog)} plans"
-
-
-def _plans(deployment: Deployment) -> tuple[list[UsagePlan], list[str]]:
-    """Return the plans, and the ids of those that cannot be read."""
-    plans, unreadable = list[UsagePlan](), list[str]()
-    for field, text in deployment.catalog.items():
-        kind, _, plan_id = field.partition(":")
-        if kind == "plan":
-            try:
-                plans.append(plan_documents.plan_from_json(plan_id, text))
-            except (ValueError, RecursionError):
-                unreadable.append(plan_id)
-    return plans, unreadable
 
 
 def keys(deployment: Deployment) -> Check:
@@ -133,7 +119,7 @@ def pepper(deployment: Deployment) -> Check:
 
 def identities(deployment: Deployment) -> Check:
     """Whether the number of identities, and with it memory, has a bound."""
-    plans, _ = _plans(deployment)
+    plans, _ = read_plans(deployment.catalog)
     free = [plan.id for plan in plans if plan.max_identities is None]
     if free:
         for command in ("SCAN", "HKEYS"):
@@ -145,8 +131,17 @@ def identities(deployment: Deployment) -> Check:
                 f"{BYTES_PER_IDENTITY} bytes, and a flood of addresses fills the memory",
                 f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id}",
             )
-    bounds = [(plan.id, bound) for plan in plans if (bound := IdentityBound.of(plan, deployment.names))]
-    most = sum(bound.most for _, bound in bounds) * BYTES_PER_IDENTITY
+    bounds = identity_bounds(deployment.catalog, deployment.names)
+    counts = dict[str, str]()
+    for plan_id, bound in bounds.items():
+        count = deployment.primary.answers.get(*count_of(bound)) * bound.one_in
+        counts[plan_id] = f"{count:,} of {bound.most:,} ({plan_id})"
+        if count > _NEARLY_FULL * bound.most:
+            yield warning(
+                f"the plan {plan_id!r} has {count:,} identities of {bound.most:,}: further ones are denied (429)",
+                f"ratelimit apply plans.toml  # with a greater max_identities in the plan {plan_id}",
+            )
+    most = sum(bound.most for bound in bounds.values()) * BYTES_PER_IDENTITY
     primary = deployment.primary
     limit = primary.number("maxmemory") if bounds else 0
     left = limit - primary.number("used_memory") if limit else 0
@@ -155,7 +150,7 @@ def identities(deployment: Deployment) -> Check:
             f"as many identities as plans allow take {megabytes(most)}, and {megabytes(left)} are left",
             primary.set_command("maxmemory", limit + most),
         )
-    return f"{len(bounds)} plans bound their identities, to {megabytes(most)}" if bounds else "none are in use"
+    return f"{', '.join(counts.values())}: {megabytes(most)} at most" if bounds else "no plan bounds them"
 
 
 def gateways(deployment: Deployment) -> Check:

@@ -8,7 +8,7 @@ from math import ceil
 
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
-from ratelimit.admin.doctor.readings import Deployment, Sentinel, UnreadError, as_pairs, as_text, parse_info
+from ratelimit.admin.doctor.readings import SCRIPTS, Deployment, Sentinel, UnreadError, as_pairs, as_text, parse_info
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.model import MICROSECONDS
 from ratelimit.scripts import load
@@ -281,7 +281,7 @@ def scripts(deployment: Deployment) -> Check:
     """Whether the server knows the gateway's scripts, as far as a gateway cannot send them."""
     loaded = deployment.scripts
     if not loaded:
-        deployment.primary.answers.get("SCRIPT", "EXISTS", *(load(name).sha for name in GATEWAY_SCRIPTS))
+        deployment.primary.answers.get(*SCRIPTS)
     missing = [name for name in GATEWAY_SCRIPTS if not loaded.get(name)]
     if missing and deployment.permissions.get(permissions.EVAL):
         yield error(
@@ -289,6 +289,14 @@ def scripts(deployment: Deployment) -> Check:
             "scripts: checks are answered 503",
             "ratelimit scripts load",
         )
+    for replica in deployment.replicas if deployment.permissions.get(permissions.EVAL) else ():
+        if not all(replica.answers.get(*SCRIPTS)):
+            yield warning(
+                "it does not know all scripts: after a failover to it checks are answered 503 until they are loaded",
+                f"ratelimit scripts load --url redis://{replica.where.removeprefix('replica ')}",
+                None,
+                replica.where,
+            )
     return "all scripts are loaded" if not missing else f"{', '.join(missing)} are loaded when they are first called"
 
 

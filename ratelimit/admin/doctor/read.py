@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.checks import examine
 from ratelimit.admin.doctor.readings import (
+    SCRIPTS,
     Answers,
     ClientSettings,
     Deployment,
@@ -18,6 +19,9 @@ from ratelimit.admin.doctor.readings import (
     Sentinel,
     Server,
     as_text,
+    as_texts,
+    count_of,
+    identity_bounds,
     is_refused_permission,
     seconds_of,
 )
@@ -35,8 +39,6 @@ SETTINGS = (
     *("min-replicas-to-write", "min-replicas-max-lag", "timeout", "tcp-keepalive"),
 )
 SERVER_READS: tuple[Command, ...] = (("TIME",), ("INFO", "all"), *(("CONFIG", "GET", name) for name in SETTINGS))
-_INFO: Command = ("INFO", "all")
-
 _ROUND_TRIPS = 50
 SAMPLED_KEYS = 100
 _SAMPLED_IDENTITIES = 100
@@ -144,7 +146,7 @@ class Doctor:
             for replica in deployment.primary.connected_replicas():
                 host, port = replica.get("ip", ""), replica.get("port", "")
                 if host and port.isdigit():
-                    peers.append(Peer(f"replica {_address(host, port)}", (host, int(port)), SERVER_READS))
+                    peers.append(Peer(f"replica {_address(host, port)}", (host, int(port)), (*SERVER_READS, SCRIPTS)))
         service = self._client.service or ""
         for number, address in enumerate(self._client.sentinels):
             peers.append(Peer(f"Sentinel {address}", number, _sentinel_reads(service)))
@@ -196,14 +198,12 @@ class Doctor:
         ]
 
     def _scripts(self, answers: Answers) -> Operation[dict[str, bool]]:
-        shas = [load(name).sha for name in GATEWAY_SCRIPTS]
-        exists: Command = ("SCRIPT", "EXISTS", *shas)
-        (reply,) = yield IndependentReads([exists])
-        answers.add([exists], [reply])
-        if isinstance(reply, list) and len(reply) == len(shas):
+        (reply,) = yield IndependentReads([SCRIPTS])
+        answers.add([SCRIPTS], [reply])
+        if isinstance(reply, list) and len(reply) == len(GATEWAY_SCRIPTS):
             return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
         # Without KEYS they do nothing, and an error of theirs says that they are there.
-        replies = yield IndependentReads([("EVALSHA", sha, 0) for sha in shas])
+        replies = yield IndependentReads([("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
         if any(map(is_refused_permission, replies)):
             return {}
         return {
@@ -240,6 +240,10 @@ class Doctor:
         if key_ids:
             yield from _ask(answers, [("MGET", *map(self._names.key_record, key_ids))])
             yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
+        if answers.has("HGETALL", self._names.catalog):
+            catalog = as_texts(answers.get("HGETALL", self._names.catalog))
+            bounds = identity_bounds(catalog, self._names)
+            yield from _ask(answers, list(map(count_of, bounds.values())))
         identities, is_whole = yield from self._identities(answers)
         replies = yield IndependentReads([("HKEYS", name) for name in identities])
         answers.add([("HKEYS",)], [next(filter(_is_error, replies), "OK")])

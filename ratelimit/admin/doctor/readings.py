@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
+from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS
+from ratelimit.model import MICROSECONDS, UsagePlan
+from ratelimit.registry import plan_documents
 from ratelimit.registry.redis_keys import RedisKeys
-from ratelimit.scripts import Command
+from ratelimit.scripts import Command, load
+
+SCRIPTS: Command = ("SCRIPT", "EXISTS", *(load(name).sha for name in GATEWAY_SCRIPTS))
+"""Asks whether the server knows the gateways' scripts."""
 
 _SUBCOMMANDS = {"ACL", "CONFIG", "SCRIPT", "SENTINEL", "SLOWLOG"}
 
@@ -96,6 +102,11 @@ def as_pairs(reply: Any) -> dict[str, Any]:
     if not isinstance(reply, Sequence) or isinstance(reply, bytes | str):
         return {}
     return {as_text(name): value for name, value in zip(reply[::2], reply[1::2], strict=False)}
+
+
+def as_texts(reply: Any) -> dict[str, str]:
+    """Return a flat list of names and values, or a map, as a dict of texts; {} for anything else."""
+    return {name: as_text(value) for name, value in as_pairs(reply).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +247,7 @@ class Sentinel:
     @property
     def state(self) -> dict[str, str]:
         """What it knows of the primary."""
-        pairs = as_pairs(self.answers.get("SENTINEL", "MASTER", self.service))
-        return {name: as_text(value) for name, value in pairs.items()}
+        return as_texts(self.answers.get("SENTINEL", "MASTER", self.service))
 
     def number(self, name: str) -> int:
         """Return a part of its state that is a whole number."""
@@ -318,13 +328,36 @@ class Deployment:
     @cached_property
     def catalog(self) -> dict[str, str]:
         """The fields of the catalogue; {} if there is none."""
-        pairs = as_pairs(self.primary.answers.get("HGETALL", self.names.catalog))
-        return {name: as_text(value) for name, value in pairs.items()}
+        return as_texts(self.primary.answers.get("HGETALL", self.names.catalog))
 
     @property
     def servers(self) -> tuple[Server, ...]:
         """The primary, then its replicas."""
         return (self.primary, *self.replicas)
+
+
+def read_plans(catalog: Mapping[str, str]) -> tuple[list[UsagePlan], list[str]]:
+    """Return the plans in the fields of a catalogue, and the ids of those that cannot be read."""
+    plans, unreadable = list[UsagePlan](), list[str]()
+    for field_, text in catalog.items():
+        kind, _, plan_id = field_.partition(":")
+        if kind == "plan":
+            try:
+                plans.append(plan_documents.plan_from_json(plan_id, text))
+            except (ValueError, RecursionError):
+                unreadable.append(plan_id)
+    return plans, unreadable
+
+
+def identity_bounds(catalog: Mapping[str, str], names: RedisKeys) -> dict[str, IdentityBound]:
+    """Return the bound of each plan that has one, by its id."""
+    plans, _ = read_plans(catalog)
+    return {plan.id: bound for plan in plans if (bound := IdentityBound.of(plan, names)) is not None}
+
+
+def count_of(bound: IdentityBound) -> Command:
+    """Return what asks how many identities a plan has."""
+    return ("ZCARD", bound.redis_key)
 
 
 def seconds_of(reply: Any) -> int:
