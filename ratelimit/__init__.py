@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport, Finding, Severity
 from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
@@ -78,7 +79,9 @@ __all__ = [
     "Decision",
     "Detail",
     "Dialect",
+    "DoctorReport",
     "FileSource",
+    "Finding",
     "Identity",
     "IdentityUsage",
     "ImportReport",
@@ -101,6 +104,7 @@ __all__ = [
     "RateLimited",
     "Reason",
     "RowWarning",
+    "Severity",
     "ShadowCounts",
     "Source",
     "Stage",

@@ -10,6 +10,7 @@ from typing import Self, Unpack
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport
 from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
@@ -21,7 +22,7 @@ from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
-from ratelimit.catalog.base import Base
+from ratelimit.catalog.base import DEADLINE_S, Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
 from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
@@ -45,7 +46,8 @@ class AsyncCatalog(Base):
     ) -> None:
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = AsyncExecutor(client).run
+        self._store = AsyncExecutor(client)
+        self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
@@ -54,6 +56,7 @@ class AsyncCatalog(Base):
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
+        catalog._store = store
         catalog._run = store.run
         return catalog
 
@@ -225,3 +228,9 @@ class AsyncCatalog(Base):
     async def upgrade(self, *, dry_run: bool = False, progress: ProgressCallback | None = None) -> UpgradeReport:
         """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
         return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    async def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it. See `Catalog.doctor`."""
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        deployment = await self._run(doctor.read())
+        return doctor.report(deployment, await self._store.ask(doctor.peers(deployment)))

@@ -10,6 +10,7 @@ from typing import Self, Unpack
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport
 from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
@@ -21,7 +22,7 @@ from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
-from ratelimit.catalog.base import Base
+from ratelimit.catalog.base import DEADLINE_S, Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
 from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
 from ratelimit.registry.ceilings import Ceilings
@@ -65,7 +66,8 @@ class Catalog(Base):
     ) -> None:
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = BlockingExecutor(client).run
+        self._store = BlockingExecutor(client)
+        self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
@@ -74,6 +76,7 @@ class Catalog(Base):
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
+        catalog._store = store
         catalog._run = store.run
         return catalog
 
@@ -584,3 +587,26 @@ class Catalog(Base):
             What was done.
         """
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it. Nothing is changed.
+
+        Reads the server, its replicas and its Sentinels, as far as they can be reached with this client's user,
+        password and certificates. What this user may not read is "unknown", with the permission that is missing:
+        lua/ACL.md has a user that may read everything.
+
+        Args:
+            gateway_user: The Redis user of the gateways, to be told what it lacks and what it has too much of; None for
+                this client's own.
+            deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
+
+        Returns:
+            The findings, the worst first.
+
+        Raises:
+            ConfigError: An argument is invalid.
+            StoreError: The server did not answer.
+        """
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        deployment = self._run(doctor.read())
+        return doctor.report(deployment, self._store.ask(doctor.peers(deployment)))

@@ -28,6 +28,7 @@ class RedisKeys:
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
+        self.replicas = f"{{{namespace}}}:replicas"
 
     def key_hash(self, key_id: str) -> str:
         """Everything a check needs of one API key, or of an identity: its stamp, buckets and counts."""
