@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
-from ratelimit.effects import Operation, Request, failure_of
+from ratelimit.effects import Operation, PatientCommands, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -77,6 +77,9 @@ class BlockingExecutor:
 
     def _execute(self, request: Request, wait: Wait) -> Any:
         wait.renew()
+        if isinstance(request, PatientCommands):
+            packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
+            return error_mapping.replies_to(request, self._endpoint.execute_apart(packet, len(request), patience))
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
