@@ -102,11 +102,12 @@ def _acknowledged(namespace: Namespace, key_id: str, before: _Replicas) -> Opera
     push = ("PUBLISH", namespace.names.changes, f"key:{key_id}")
     wait = ("WAIT", before.connected, max(1, round(before.timeout_s * 1000)))
     try:
-        _, acknowledged, info = yield PatientCommands([push, wait, _INFO], before.timeout_s)
+        replies = yield PatientCommands([push, wait, _INFO], before.timeout_s)
     except StoreError:
         return Replication(0, before.connected, before.has_min_replicas)
-    if isinstance(acknowledged, StoreError) or isinstance(info, StoreError):
+    if any(isinstance(reply, StoreError) for reply in replies):
         return Replication(0, before.connected, before.has_min_replicas)
+    *_, acknowledged, info = replies
     after = _parsed(info, before.timeout_s)
     if after.primary != before.primary:
         acknowledged = 0  # by replicas of a server that may never have had the change
