@@ -80,11 +80,16 @@ def _replicas_before(durable: object, timeout_s: object) -> Operation[_Replicas 
         )
     replies = yield IndependentCommands([_INFO, ("WAIT", 0, 1)])
     for reply in replies:
-        if isinstance(reply, StoreError):
+        if isinstance(reply, StoreError) and not _is_replica(replies[0]):
             raise StoreUnavailable(
                 f"nothing was changed: what is durable needs the commands WAIT and INFO. {reply}", cause=reply.cause
             )
     return _parsed(replies[0], float(timeout_s))  # type: ignore[arg-type]
+
+
+def _is_replica(info: bytes | str | StoreError) -> bool:
+    """Return whether a server is no primary. It does not know WAIT, but says itself that it takes no writes."""
+    return not isinstance(info, StoreError) and "role:slave" in (text(info) or "")
 
 
 def _parsed(info: bytes | str, timeout_s: float) -> _Replicas:

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import threading
 import time
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 from helpers.commands import run
 from helpers.replicas import ReplicatedServer
 from helpers.servers import NAMES
-from helpers.twins import CatalogTwin
+from helpers.twins import CatalogTwin, RunningLimiter
+from helpers.waiting import wait_for
 
 from ratelimit import Catalog, ConfigError, NotFound, Replication, StoreUnavailable, Throttle, UsagePlan
 from ratelimit.admin import durability
@@ -31,16 +33,16 @@ def replicated(request):
 @pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
 def catalog(replicated, request):
     """Either catalogue of a primary with two replicas."""
-    with replicated.primary.client() as client:
-        made = Catalog(client)
-        for plan_id in ("gold", "silver"):
-            made.put_plan(UsagePlan(plan_id, Throttle(1, 5), stages=[STAGE]))
     return CatalogTwin(replicated.primary, request.param)
 
 
 @pytest.fixture
-def key(catalog):
-    return catalog.create_key(plans=["gold"])
+def key(replicated):
+    with replicated.primary.client() as client:
+        catalog = Catalog(client)
+        for plan_id in ("gold", "silver"):
+            catalog.put_plan(UsagePlan(plan_id, Throttle(1, 5), stages=[STAGE]))
+        return catalog.create_key(plans=["gold"])
 
 
 def test_all_replicas(catalog, key):
@@ -143,12 +145,11 @@ def test_without_permission_nothing_is_changed(catalog, key, replicated, missing
             root.acl_deluser("limited")
 
 
-def test_the_connection_of_wait_has_written(replicated, monkeypatch):
+def test_the_connection_of_wait_has_written(replicated, key, monkeypatch):
     """Seeded: without a write before it on its connection, WAIT counts replicas at once, whatever they have."""
     commands_of = durability.PatientCommands
     with replicated.primary.client() as client:
         catalog = Catalog(client)
-        key = catalog.create_key()
         with replicated.replicas[0].stopped(), replicated.replicas[1].stopped():
             assert catalog.update_key(key.id, durable=True, durable_timeout=0.1).replication == NONE_OF_TWO
             monkeypatch.setattr(
@@ -157,20 +158,54 @@ def test_the_connection_of_wait_has_written(replicated, monkeypatch):
             assert catalog.update_key(key.id, durable=True, durable_timeout=0.1).replication == ALL
 
 
+def test_a_replica_makes_no_changes(replicated, key):
+    """It says so in its own words, though WAIT is another error there."""
+    with replicated.replicas[0].client() as client, pytest.raises(StoreUnavailable, match="READONLY") as raised:
+        Catalog(client).update_key(key.id, enabled=False, durable=True)
+    assert raised.value.cause == "deposed"
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "asyncio"])
+def test_nobody_else_waits(replicated, key, is_async):
+    """Neither checks nor other changes, though the client allows no more connections than are needed anyway."""
+    primary = replicated.primary
+    with (
+        RunningLimiter(
+            lambda kind: kind((primary.async_client if is_async else primary.client)(max_connections=4), deadline=1),
+            is_async,
+        ) as limiter,
+        primary.client() as root,
+        replicated.replicas[0].stopped(),
+        replicated.replicas[1].stopped(),
+    ):
+        limiter.warm_up()
+        catalog = limiter.limiter.catalog
+        replications = []
+
+        def disable():
+            changed = limiter.run(lambda: catalog.update_key(key.id, enabled=False, durable=True, durable_timeout=1.5))
+            replications.append(changed.replication)
+
+        waiting = [threading.Thread(target=disable) for _ in range(5)]
+        for thread in waiting:
+            thread.start()
+        wait_for(lambda: root.info("clients")["blocked_clients"] == len(waiting), 2)
+        assert limiter.check(key.value, STAGE, "GET /pets").detail == "disabled"
+        assert not limiter.run(lambda: catalog.get_key(key.id)).enabled
+        assert limiter.run(lambda: catalog.update_key(key.id, name="x")).name == "x"
+        assert all(thread.is_alive() for thread in waiting)
+        for thread in waiting:
+            thread.join(10)
+        assert replications == [NONE_OF_TWO] * len(waiting)
+        wait_for(lambda: root.info("clients")["blocked_clients"] == 0)
+
+
 class TestCommands:
     """`ratelimit keys`: it says what became of the change, and exits with 1 if not all replicas have it."""
 
     @pytest.fixture
     def keys(self, replicated):
         return lambda *arguments: run("keys", *arguments, RATELIMIT_URL=replicated.primary.url)
-
-    @pytest.fixture
-    def key(self, replicated):
-        with replicated.primary.client() as client:
-            catalog = Catalog(client)
-            for plan_id in ("gold", "silver"):
-                catalog.put_plan(UsagePlan(plan_id, Throttle(1, 5), stages=[STAGE]))
-            return catalog.create_key(plans=["gold"])
 
     def test_all_replicas(self, keys, key):
         commands = (
