@@ -3,7 +3,7 @@
 The administrator talks to the former primary all the time, as one would who is on its side of a cut. A gateway follows
 the Sentinel, and asks again and again for keys whose disabling all replicas had acknowledged.
 
-The table in docs/operations.md is what `PYTHONPATH=tests python -m helpers.revocations` prints.
+The table in docs/operations.md is what `PYTHONPATH=tests python -m helpers.revocations valkey redis6` prints.
 """
 
 import sys
@@ -169,7 +169,16 @@ def outcome_of(server_name, fault, *, has_min_replicas):
     )
 
 
-COLUMNS = "fault", "`min-replicas-to-write`", "disabled", "acknowledged", "undone", "acknowledged and undone", "refused"
+COLUMNS = (
+    "server",
+    "fault",
+    "`min-replicas-to-write`",
+    "disabled",
+    "acknowledged by all",
+    "undone",
+    "of these, acknowledged by all",
+    "refused",
+)
 
 
 def main():
@@ -179,7 +188,7 @@ def main():
             for has_min_replicas in (False, True):
                 got = outcome_of(name, fault, has_min_replicas=has_min_replicas)
                 counts = got.returned, got.complete, got.undone, got.complete_undone, got.refused.total()
-                cells = (fault, int(has_min_replicas), *counts)
+                cells = (name, fault, int(has_min_replicas), *counts)
                 sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
                 sys.stderr.write(f"{name}: {got}\n")
 
