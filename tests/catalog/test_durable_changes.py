@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -158,6 +159,27 @@ def test_the_connection_of_wait_has_written(replicated, key, monkeypatch):
             assert catalog.update_key(key.id, durable=True, durable_timeout=0.1).replication == ALL
 
 
+def test_a_replica_that_was_not_connected(replicated, key):
+    """It undoes what is safe with all others. A server that needs as many replicas as there are refuses the change."""
+    apart = replicated.replicas[1]
+    with replicated.primary.client() as client, apart.client() as promoted:
+        promoted.replicaof("NO", "ONE")
+        try:
+            wait_for(lambda: client.info("replication")["connected_slaves"] == 1)
+            with replicated.configured(min_replicas_to_write=1, min_replicas_max_lag=10):
+                changed = Catalog(client).update_key(key.id, enabled=False, durable=True)
+            assert changed.replication == Replication(1, 1, has_min_replicas=True)
+            assert changed.replication.is_safe
+            assert Catalog(promoted).get_key(key.id).enabled
+            with (
+                replicated.configured(min_replicas_to_write=2, min_replicas_max_lag=10),
+                pytest.raises(StoreUnavailable, match="NOREPLICAS"),
+            ):
+                Catalog(client).update_key(key.id, enabled=False, durable=True)
+        finally:
+            replicated.attach(apart)
+
+
 def test_a_replica_makes_no_changes(replicated, key):
     """It says so in its own words, though WAIT is another error there."""
     with replicated.replicas[0].client() as client, pytest.raises(StoreUnavailable, match="READONLY") as raised:
@@ -226,6 +248,17 @@ class TestCommands:
             assert result.exit_code == 1
             assert f"Key {key.id} is disabled." in result.output
             assert "1 of 2 connected replicas have acknowledged it" in " ".join(result.output.split())
+
+    def test_what_was_done_already_can_be_repeated(self, keys, key, replicated):
+        """Those that did not have it then acknowledge it."""
+        commands = (("move", key.id, "gold", "silver"), ("remove", key.id, "silver"), ("disable", key.id))
+        for command in commands:
+            with replicated.replicas[0].stopped():
+                assert keys(*command, "--durable", "--durable-timeout", "0.05").exit_code == 1
+            again = keys(*command, "--durable")
+            assert again.exit_code == 0
+            assert re.search(r" was (already moved to|not in|disabled already)", again.output)
+            assert "2 of 2 connected replicas have acknowledged it" in " ".join(again.output.split())
 
     def test_as_json(self, keys, key, replicated):
         expected = {"acknowledged": 2, "replicas": 2, "has_min_replicas": False}

@@ -2,9 +2,12 @@
 
 import pytest
 from helpers import revocations
+from helpers.sentinel import WatchedPrimary
 from helpers.servers import NAMES
+from helpers.twins import RunningLimiter
+from helpers.waiting import wait_for
 
-from ratelimit import Replication
+from ratelimit import Catalog, Replication
 from ratelimit.admin import durability
 
 pytestmark = pytest.mark.slow
@@ -37,6 +40,28 @@ def test_a_server_that_needs_none(name, fault):
     assert_obeyed(outcome)
     assert outcome.safe == 0
     assert outcome.undone > 0
+
+
+@EACH_SERVER
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "asyncio"])
+def test_an_administrator_by_way_of_sentinel(name, is_async):
+    """It waits for the replicas of the primary that the Sentinel names, before a failover and after."""
+    with WatchedPrimary(name) as watched, watched.primary.client() as root:
+        key = Catalog(root).create_key()
+        with RunningLimiter(lambda kind: kind.from_url(watched.url, deadline=5), is_async) as limiter:
+
+            def replication_of(enabled):
+                catalog = limiter.limiter.catalog
+                return limiter.run(lambda: catalog.update_key(key.id, enabled=enabled, durable=True)).replication
+
+            complete = Replication(1, 1, has_min_replicas=False)
+            wait_for(lambda: replication_of(enabled=True) == complete)
+            watched.fail_over()
+            watched.wait_demoted()
+            wait_for(lambda: replication_of(enabled=False) == complete)
+            with watched.replica.client() as promoted:
+                assert not Catalog(promoted).get_key(key.id).enabled
+                assert promoted.info("commandstats")["cmdstat_wait"]["calls"] > 0
 
 
 @EACH_SERVER
