@@ -22,9 +22,14 @@ class ReplicatedServer:
         with replica.client() as client, self.primary.client() as primary:
             client.replicaof("127.0.0.1", self.primary.port)
             wait_for(lambda: client.info("replication").get("master_link_status") == "up", 20)
-            expected = primary.info("replication")["connected_slaves"]
-            primary.publish("nothing", "")  # what WAIT counts is who has the writes of its own connection
-            wait_for(lambda: primary.wait(expected, 1000) == expected, 20)
+            count = primary.info("replication")["connected_slaves"]
+        self.wait_acknowledged(count)
+
+    def wait_acknowledged(self, count):
+        """Wait until so many replicas have acknowledged all that the primary has."""
+        with self.primary.client() as client:
+            client.publish("nothing", "")  # what WAIT counts is who has the writes of its own connection
+            wait_for(lambda: client.wait(count, 1000) >= count, 20)
 
     @contextlib.contextmanager
     def configured(self, **settings):
