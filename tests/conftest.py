@@ -64,6 +64,7 @@ ONE_SERVER_EARLY = {
     "test_catalog_races.py",
     "test_check_many.py",
     "test_denials.py",
+    "test_durable_changes.py",
     "test_import_races.py",
     "test_leases_faults.py",
     "test_metering.py",

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import BatchableReads, Operation, Request, failure_of
+from ratelimit.effects import BatchableReads, Operation, PatientCommands, Request, failure_of
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import peers
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
-from ratelimit.store.aio.commands import CommandConnection
+from ratelimit.store.aio.commands import CommandConnection, send_apart
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
@@ -124,6 +124,9 @@ class AsyncExecutor:
         return await self._send(request, max(left_s, 0))
 
     async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+        if isinstance(request, PatientCommands):
+            replies = await send_apart(self._pool, request, request.patience_s, self._primary())
+            return error_mapping.replies_to(request, replies)
         commands = self._commands.get()
         if not isinstance(request, ScriptCall):
             return error_mapping.replies_to(request, await commands.send(request, timeout_s))

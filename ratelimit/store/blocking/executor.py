@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import Operation, Request, failure_of
+from ratelimit.effects import Operation, PatientCommands, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -81,6 +81,9 @@ class BlockingExecutor:
 
     def _execute(self, request: Request, wait: Wait) -> Any:
         wait.renew()
+        if isinstance(request, PatientCommands):
+            packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
+            return error_mapping.replies_to(request, self._endpoint.execute_apart(packet, len(request), patience))
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
