@@ -59,8 +59,9 @@ local buckets = key_buckets + #KEYS - own_keys
 if has_alerts or is_bounded then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 local rest = #request - limits_end
+if is_bounded then rest = rest - 16 end
 if key_buckets < 0 or buckets < key_buckets or not has_key and #ARGV ~= 3
-  or rest ~= 0 and not (is_bounded and rest == 16 or has_alerts and rest > 0 and rest % 16 == 0)
+  or rest ~= 0 and not (has_alerts and rest > 0 and rest % 16 == 0)
 then
   return redis.error_reply('RATELIMIT ARGUMENTS')
 end
