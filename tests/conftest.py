@@ -66,6 +66,7 @@ ONE_SERVER_EARLY = {
     "test_denials.py",
     "test_durable_changes.py",
     "test_import_races.py",
+    "test_journal.py",
     "test_leases_faults.py",
     "test_metering.py",
     "test_properties.py",

@@ -29,6 +29,7 @@ class RedisKeys:
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
         self.replicas = f"{{{namespace}}}:replicas"
+        self.journal = f"{{{namespace}}}:journal"
 
     def key_hash(self, key_id: str) -> str:
         """Everything a check needs of one API key, or of an identity: its stamp, buckets and counts."""
