@@ -363,8 +363,10 @@ class Leases:
             is_current = yield from _is_current(unsettled.prepared.snapshot, self._namespace)
             yield _return_call(unsettled, self._namespace, is_current=is_current)
         except BaseException as error:
-            unsettled.due_us = 0
-            self._add_unsettled(unsettled)
+            # Another object: what may be returned already is not held any more, should its reply come after all.
+            self._add_unsettled(
+                _RequestedLease(unsettled.prepared, unsettled.lease, unsettled.unspent, unsettled.lost, 0)
+            )
             if not isinstance(error, StoreError):
                 raise
 
@@ -376,8 +378,12 @@ class Leases:
 
     def _take_unsettled(self, unsettled: _RequestedLease) -> bool:
         """Return whether a lease was not settled until now; from now on it is the caller's."""
+        note_field = unsettled.unspent.note_field
         with self._lock:
-            return self._unsettled.pop(unsettled.unspent.note_field, None) is not None
+            if self._unsettled.get(note_field) is not unsettled:
+                return False
+            del self._unsettled[note_field]
+            return True
 
 
 def _is_current(snapshot: CatalogSnapshot, namespace: Namespace) -> Operation[bool]:
