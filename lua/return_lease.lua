@@ -12,8 +12,9 @@
 -- ARGV[5..]  hash fields of further buckets in the key's hash
 -- returns    how many units were refunded
 --
--- At most the units that the note says, once: the note goes with them. Where there is none, the lease was returned
--- already, or has not been granted: a note of 0 units sees to it that it gets nothing if its request comes later.
+-- At most the units that the note says, once: the note goes with them, also where 0 are returned. Where there is none,
+-- the lease was returned already, or has not been granted: a note of 0 units sees to it that it gets nothing if its
+-- request comes later.
 --
 -- A bucket is credited the units minus what it refilled since the charge: without the charge it might have been full by
 -- now, and a refund must never mint tokens. It is credited nothing
@@ -37,7 +38,7 @@ end
 local hash_values = call('HMGET', KEYS[1], 'r', ARGV[3], note_field, unpack(ARGV, 5))
 local stored_token, note = hash_values[1], hash_values[3]
 if not note then
-  local outdated = stored_token and outdated_notes(KEYS[1], now)
+  local outdated = units > 0 and stored_token and outdated_notes(KEYS[1], now)
   if outdated then
     for _, field in ipairs(outdated) do call('HDEL', KEYS[1], field) end
     call('HSET', KEYS[1], note_field, pack_doubles('<dddd', 0, now, -1, 0))

@@ -203,6 +203,14 @@ def test_a_lease_that_was_not_granted_leaves_a_note_of_no_units(redis):
     assert not redis.hexists(HASH, "l:old")
 
 
+def test_a_note_alone_can_be_removed(redis):
+    """Of a lease that was spent: 0 units come back; where it is gone, nothing is written."""
+    for _ in range(2):
+        assert return_lease(redis, 0) == 0
+        assert (levels(redis), counts(redis)) == ([10 * P] * 3, (50, 50))
+        assert not redis.hexists(HASH, NOTE)
+
+
 def test_there_are_no_more_notes_than_there_may_be(redis):
     """128, those of no units included."""
     redis.hdel(HASH, NOTE)
@@ -263,6 +271,7 @@ def test_an_expiry_stays(redis):
         ("math.max(level, its_burst * its_per)", "level + credit", test_no_bucket_gets_above_its_burst, ()),
         ("units = math.min(units, noted_units)\n", "", test_no_more_is_refunded_than_was_charged, (21, 20, 20)),
         ("call('HDEL', KEYS[1], note_field)\n", "", test_a_lease_is_returned_once, ()),
+        ("units > 0 and stored_token and", "stored_token and", test_a_note_alone_can_be_removed, ()),
         (" and outdated_notes(KEYS[1], now)", " and {}", test_there_are_no_more_notes_than_there_may_be, ()),
     ],
 )
