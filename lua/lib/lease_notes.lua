@@ -3,7 +3,7 @@
 -- Field `l:<id>` holds four doubles: units, time, window (-1: no quota) and day of the charge. 0 units: it was returned
 -- before it was granted, and the request for it is to get nothing if it comes after all. A note counts for
 -- NOTE_LIFE_US, in both directions, as the clock may be set back.
-local NOTE_LIFE_US, MAX_NOTES, NOTE_SIZE, NO_LEASE = 60000000, 128, 32, -6
+local NOTE_LIFE_US, MAX_NOTES, NOTE_SIZE, NO_LEASE = 60000000, 256, 32, -6
 
 -- The fields of notes that do not count any more; nil if there is no room for another note.
 local function outdated_notes(key, now)

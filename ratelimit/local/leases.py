@@ -248,6 +248,7 @@ class Leases:
         yield from self._return_unspent(prepared, lease)
         sent_us, note_field = namespace.age_us(), ""
         units, may_hold = lease.plan_request(cost, sent_us)
+        may_be_leased = True
         try:
             if units > cost:
                 note_field = next(self._note_fields)
@@ -255,7 +256,7 @@ class Leases:
                 reply = yield from self._request(prepared, lease, requested, cost, send)
                 if status(reply) in (DENIED, NO_LEASE):
                     # More than there is: what matters is the request.
-                    units, sent_us = cost, namespace.age_us()
+                    units, sent_us, may_be_leased = cost, namespace.age_us(), status(reply) == DENIED
                     reply = yield from send(prepared, cost)
             else:
                 reply = yield from send(prepared, cost)
@@ -264,7 +265,7 @@ class Leases:
                 lease.request_failed()
             raise
         if may_hold:
-            if status(reply) > DENIED:
+            if status(reply) > DENIED and may_be_leased:
                 lease.grant(prepared, units, cost, reply, sent_us, note_field)
             else:
                 lease.request_failed()
@@ -332,7 +333,10 @@ class Leases:
             lease.end()
 
     def return_unspent(self, *, all_of_them: bool = False) -> Operation[None]:
-        """Return leases that are over, and those that nobody received; `all_of_them`: end all leases first."""
+        """Return leases that are over, and those that nobody received; `all_of_them`: end all leases first.
+
+        If one cannot be returned, the others wait until the next time.
+        """
         if all_of_them:
             self.end(None)
         with self._lock:
@@ -340,25 +344,28 @@ class Leases:
         for lease, prepared in held:
             if prepared.snapshot is not self._namespace.snapshot:
                 lease.end()
-            yield from self._return_unspent(prepared, lease, also_spent=True)
+            if not (yield from self._return_unspent(prepared, lease, also_spent=True)):
+                return
         now_us = self._namespace.age_us()
         with self._lock:
             unsettled = list(self._unsettled.values())
         for each in unsettled:
-            if (each.due_us <= now_us or (all_of_them and each.due_us < inf)) and self._take_unsettled(each):
-                yield from self._return(each)
+            is_due = each.due_us <= now_us or (all_of_them and each.due_us < inf)
+            if is_due and self._take_unsettled(each) and not (yield from self._return(each)):
+                return
 
-    def _return_unspent(self, prepared: PreparedCheck, lease: Lease, *, also_spent: bool = False) -> Operation[None]:
+    def _return_unspent(self, prepared: PreparedCheck, lease: Lease, *, also_spent: bool = False) -> Operation[bool]:
         unspent = lease.take_unspent(self._namespace.age_us(), also_spent=also_spent)
         with self._lock:
             if not lease.units and not lease.note_field:
                 # Looked at under the lock: another thread adds a grant here, once it holds units.
                 self._held.pop(lease, None)
-        if unspent is not None and unspent.note_field:
-            yield from self._return(_RequestedLease(prepared, lease, unspent, 0, 0))
+        if unspent is None or not unspent.note_field:
+            return True
+        return (yield from self._return(_RequestedLease(prepared, lease, unspent, 0, 0)))
 
-    def _return(self, unsettled: _RequestedLease) -> Operation[None]:
-        """Return a lease; if nobody knows whether that was done, do it again later."""
+    def _return(self, unsettled: _RequestedLease) -> Operation[bool]:
+        """Return a lease, and whether that was done: if nobody knows, it is done again later."""
         try:
             is_current = yield from _is_current(unsettled.prepared.snapshot, self._namespace)
             yield _return_call(unsettled, self._namespace, is_current=is_current)
@@ -369,6 +376,8 @@ class Leases:
             )
             if not isinstance(error, StoreError):
                 raise
+            return False
+        return True
 
     def _add_unsettled(self, unsettled: _RequestedLease) -> None:
         with self._lock:

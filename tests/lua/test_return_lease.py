@@ -211,12 +211,19 @@ def test_a_note_alone_can_be_removed(redis):
         assert not redis.hexists(HASH, NOTE)
 
 
-def test_there_are_no_more_notes_than_there_may_be(redis):
-    """128, those of no units included."""
+@pytest.mark.parametrize(("notes", "has_room"), [(255, True), (256, False)])
+def test_there_are_no_more_notes_than_there_may_be(redis, notes, has_room):
+    """256, those of no units included; a lease that is requested meets the same bound."""
     redis.hdel(HASH, NOTE)
-    redis.hset(HASH, mapping={f"l:{number}": note() for number in range(128)})
+    redis.hset(HASH, mapping={f"l:{number}": note(at=CHARGED + 1_000_000) for number in range(notes)})
+    head = struct.pack("<11d", CHARGED + 1_000_000, 2, 0, 257, BURST, R, P, -1, 0, 0, 0)
+    request = head + b"epoch--10000000007stamp--1"
+    reply = redis.eval(load("check").source, 1, HASH, request, "p:gold", "l:new", "")
+    assert (reply == [-6, CHARGED + 1_000_000]) is not has_room
+    assert redis.hexists(HASH, "l:new") is has_room
+    redis.hdel(HASH, "l:new")
     assert return_lease(redis) == 0
-    assert not redis.hexists(HASH, NOTE)
+    assert redis.hexists(HASH, NOTE) is has_room
 
 
 @pytest.mark.parametrize(
@@ -272,7 +279,7 @@ def test_an_expiry_stays(redis):
         ("units = math.min(units, noted_units)\n", "", test_no_more_is_refunded_than_was_charged, (21, 20, 20)),
         ("call('HDEL', KEYS[1], note_field)\n", "", test_a_lease_is_returned_once, ()),
         ("units > 0 and stored_token and", "stored_token and", test_a_note_alone_can_be_removed, ()),
-        (" and outdated_notes(KEYS[1], now)", " and {}", test_there_are_no_more_notes_than_there_may_be, ()),
+        (" and outdated_notes(KEYS[1], now)", " and {}", test_there_are_no_more_notes_than_there_may_be, (256, False)),
     ],
 )
 def test_a_seeded_bug_is_found(redis, right, wrong, test, arguments):

@@ -146,23 +146,13 @@ LEASES = [
         before={PLAN: state(500_000), ONE: note(0, window=-1, day=0)},
     ),
     case(
-        "lease: none beyond 128 notes",
-        "128 of them, one from now",
+        "lease: none beyond 256 notes",
+        "256 of them, all from now",
         [-6, NOW],
         plan=TEN,
         cost=3,
         lease=(ONE, TWO),
-        before={PLAN: state(500_000), **{f"l:{number}": note(1) for number in range(128)}},
-    ),
-    usual(
-        "lease: one more than 127 notes",
-        "127 + 1 = 128",
-        [1, NOW, 2, 300_000],
-        plan=TEN,
-        cost=3,
-        lease=(ONE, TWO),
-        before={PLAN: state(500_000), **{f"l:{number}": note(1) for number in range(127)}},
-        writes={PLAN: state(200_000, day_used=3), ONE: note(3, window=-1)},
+        before={PLAN: state(500_000), **{f"l:{number}": note(1) for number in range(256)}},
     ),
     *(
         case(
