@@ -93,7 +93,7 @@ def expected_of(bucket, level, last, cost, now_us, peeks):
 
 @pytest.mark.parametrize("place", BUCKETS)
 def test_buckets(server, place):
-    """Each level of each small bucket, below zero too, before, at and behind its time, charged, peeked at, and later."""
+    """Each level of each small bucket, below zero too, before, at and behind its time, charged and peeked at; later."""
     with server.client() as client:
         batch, cases = Batch(client), []
         for (rate, per), burst in product(RATIOS, (1, 2, 3)):
