@@ -68,6 +68,8 @@ ONE_SERVER_EARLY = {
     "test_import_races.py",
     "test_journal.py",
     "test_leases_faults.py",
+    "test_leases_lost.py",
+    "test_lost_leases.py",
     "test_metering.py",
     "test_properties.py",
     "test_shadow.py",
