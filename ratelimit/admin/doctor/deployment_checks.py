@@ -36,7 +36,7 @@ def topology(deployment: Deployment) -> Check:
     if primary.info("role") != "master":
         host, port = primary.info_or("master_host", "?"), primary.info_or("master_port", "?")
         yield error(
-            "this server is a replica: it takes no writes, and checks are answered 503",
+            "this server is a replica: it takes no writes, and checks have no answer from Redis",
             f"connect to the primary, {host}:{port}, or by way of Sentinel (redis+sentinel://)",
             5,
         )
@@ -155,7 +155,7 @@ def _sentinel(sentinel: Sentinel) -> Check:
     if down_after > _MAX_DOWN_AFTER_MS:
         yield warning(
             f"down-after-milliseconds is {down_after:,}: for so long nobody replaces a primary that is gone, and "
-            "checks are decided without Redis, or 503",
+            "checks have no answer from Redis",
             f"{cli} SENTINEL SET {service} down-after-milliseconds 2000",
             None,
             where,
@@ -218,8 +218,8 @@ def needed_permissions(deployment: Deployment) -> Check:
         commands = ", ".join(dict.fromkeys(str(need.command[0]) for need, _ in missing))
         grants = dict.fromkeys(_grant(need, said, has_selectors=has_selectors) for need, said in missing)
         yield error(
-            f"the user {user!r} may not run {commands} as gateways do: checks are answered 503, or what follows them "
-            "is left out",
+            f"the user {user!r} may not run {commands} as gateways do: checks have no answer from Redis, or what "
+            "follows them is left out",
             f"redis-cli ACL SETUSER {user} {' '.join(map(shlex.quote, grants))}",
         )
     untried = sorted({str(need.command[0]) for need in needed if need.command not in granted})
@@ -286,13 +286,14 @@ def scripts(deployment: Deployment) -> Check:
     if missing and deployment.permissions.get(permissions.EVAL):
         yield error(
             f"the server does not know {', '.join(missing)}, and the user {deployment.gateway_user!r} may not send "
-            "scripts: checks are answered 503",
+            "scripts: checks have no answer from Redis",
             "ratelimit scripts load",
         )
     for replica in deployment.replicas if deployment.permissions.get(permissions.EVAL) else ():
         if not all(replica.answers.get(*SCRIPTS)):
             yield warning(
-                "it does not know all scripts: after a failover to it checks are answered 503 until they are loaded",
+                "it does not know all scripts: after a failover to it checks have no answer from Redis until they "
+                "are loaded",
                 f"ratelimit scripts load --url redis://{replica.where.removeprefix('replica ')}",
                 None,
                 replica.where,
@@ -325,7 +326,8 @@ def latency(deployment: Deployment) -> Check:
     figures = f"a round trip takes {median / 1000:.2f} ms (p50), {slowest / 1000:.2f} ms (p99)"
     if better_us > deadline_us:
         yield (error if median > deadline_us else warning)(
-            f"{figures}, and checks wait for {deadline_us / 1000:g} ms: first checks of a key, or all, are 503",
+            f"{figures}, and checks wait for {deadline_us / 1000:g} ms: the first checks of a key, or all, have no "
+            "answer in time",
             f"Limiter(..., deadline={better_us / MICROSECONDS:g})",
         )
     return f"{figures}; a deadline of {better_us / MICROSECONDS:g} s suits"
