@@ -8,7 +8,16 @@ from math import ceil
 
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
-from ratelimit.admin.doctor.readings import SCRIPTS, Deployment, Sentinel, UnreadError, as_pairs, as_text, parse_info
+from ratelimit.admin.doctor.readings import (
+    SCRIPTS,
+    Deployment,
+    Sentinel,
+    UnreadError,
+    as_pairs,
+    as_text,
+    cli_at,
+    parse_info,
+)
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.model import MICROSECONDS
 from ratelimit.scripts import load
@@ -61,7 +70,7 @@ def replicas(deployment: Deployment) -> Check:
     for replica in primary.connected_replicas():
         count += 1
         where = f"replica {replica.get('ip')}:{replica.get('port')}"
-        look = f"redis-cli -h {replica.get('ip')} -p {replica.get('port')} INFO replication"
+        look = f"{cli_at(replica.get('ip', ''), replica.get('port', ''))} INFO replication"
         lag, offset = replica.get("lag", ""), replica.get("offset", "")
         behind = written - int(offset) if offset.isdigit() else 0
         if replica.get("state") != "online":
@@ -104,7 +113,7 @@ def sentinels(deployment: Deployment) -> Check:
         yield error(
             f"Sentinels name different primaries ({', '.join(sorted(named))}): gateways may follow either, and two "
             "primaries admit twice",
-            f"redis-cli -p 26379 SENTINEL RESET {deployment.client.service}",
+            f"redis-cli -p 26379 SENTINEL RESET {shlex.quote(deployment.client.service or '')}",
             5,
             "Sentinels",
         )
@@ -133,12 +142,13 @@ def _master(sentinel: Sentinel) -> tuple[str, ...]:
 
 def _sentinel(sentinel: Sentinel) -> Check:
     where, service = sentinel.where, sentinel.service
-    cli = f"redis-cli -h {where.removeprefix('Sentinel ').replace(':', ' -p ')}"
+    host, _, port = where.removeprefix("Sentinel ").rpartition(":")
+    change = f"{cli_at(host.strip('[]'), port)} SENTINEL SET {shlex.quote(service)}"
     quorum, in_all = sentinel.number("quorum"), sentinel.number("num-other-sentinels") + 1
     if quorum > in_all:
         yield error(
             f"its quorum is {quorum}, and there are {in_all} Sentinels: nothing fails over",
-            f"{cli} SENTINEL SET {service} quorum {in_all // 2 + 1}",
+            f"{change} quorum {in_all // 2 + 1}",
             None,
             where,
         )
@@ -156,7 +166,7 @@ def _sentinel(sentinel: Sentinel) -> Check:
         yield warning(
             f"down-after-milliseconds is {down_after:,}: for so long nobody replaces a primary that is gone, and "
             "checks have no answer from Redis",
-            f"{cli} SENTINEL SET {service} down-after-milliseconds 2000",
+            f"{change} down-after-milliseconds 2000",
             None,
             where,
         )
@@ -220,7 +230,7 @@ def needed_permissions(deployment: Deployment) -> Check:
         yield error(
             f"the user {user!r} may not run {commands} as gateways do: checks have no answer from Redis, or what "
             "follows them is left out",
-            f"redis-cli ACL SETUSER {user} {' '.join(map(shlex.quote, grants))}",
+            f"redis-cli ACL SETUSER {' '.join(map(shlex.quote, [user, *grants]))}",
         )
     untried = sorted({str(need.command[0]) for need in needed if need.command not in granted})
     but = f", but for {', '.join(untried)}, which cannot be tried" if untried else ""
@@ -294,7 +304,7 @@ def scripts(deployment: Deployment) -> Check:
             yield warning(
                 "it does not know all scripts: after a failover to it checks have no answer from Redis until they "
                 "are loaded",
-                f"ratelimit scripts load --url redis://{replica.where.removeprefix('replica ')}",
+                "ratelimit scripts load --url " + shlex.quote(f"redis://{replica.where.removeprefix('replica ')}"),
                 None,
                 replica.where,
             )
