@@ -57,7 +57,8 @@ def test_what_is_unknown(doctor):
     """Exit code 1: nobody knows whether all is well. What says the same is said once."""
     result = doctor()
     assert result.exit_code == 1
-    assert "unknown  permissions (primary), excess-permissions (primary)\n" in result.output
+    assert "unknown  permissions (primary), excess-permissions (primary), scripts (primary)\n" in result.output
+    assert result.output.endswith(f"Findings: 3 unknown, {len(checks.NAMES) - 3} ok.\n")
     assert "         ratelimit doctor --gateway-user gateway\n" in result.output
 
 

@@ -293,6 +293,8 @@ def scripts(deployment: Deployment) -> Check:
     if not loaded:
         deployment.primary.answers.get(*SCRIPTS)
     missing = [name for name in GATEWAY_SCRIPTS if not loaded.get(name)]
+    if missing:
+        _require_gateway(deployment)  # whether it may send them is another user's business
     if missing and deployment.permissions.get(permissions.EVAL):
         yield error(
             f"the server does not know {', '.join(missing)}, and the user {deployment.gateway_user!r} may not send "
