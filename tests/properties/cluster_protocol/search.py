@@ -223,6 +223,9 @@ class Search:
 
     States of slots and processes have numbers; a state of the search is one number for the slots and one for each
     process. What a process does in a state of the slots is worked out once.
+
+    Attributes:
+        outcomes: What operations and checks ended with, so far.
     """
 
     def __init__(self, configuration, bug=NO_BUG, max_attempts=2, only=None):
@@ -233,6 +236,7 @@ class Search:
         self._moves, self._settled, self._carried_out = {}, {}, {}
         self._entitled, self._demoted = {}, {}
         self._repaired, self._worked = set(), set()
+        self.outcomes = set()
         self._tries_alone = only in {None, *invariants.OF_WHAT_RUNS_ALONE}
 
     def run(self, max_states=None):
@@ -306,6 +310,7 @@ class Search:
             self._settled[key] = self._number(settled, following), outcomes
         following, outcomes = self._settled[key]
         for outcome in outcomes:
+            self.outcomes.add(outcome.text if isinstance(outcome, Answer) else outcome)
             self._machine.judge(self._slots[after], process, outcome)
         return after, following
 
