@@ -31,6 +31,7 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
+from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.registry.key_values import Digester
 from ratelimit.scripts import folder, load
 
@@ -499,9 +500,9 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
         assert decision.error.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
-        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive", "repair")}
+        shas = {name: load(name).sha for name in GATEWAY_SCRIPTS}
         assert ran.stdout == "".join(f"{sha}  {name}\n" for name, sha in shas.items())
-        assert root.script_exists(*shas.values()) == [True] * 5
+        assert root.script_exists(*shas.values()) == [True] * 7
         assert limiter.check(key.value, STAGE, METHOD).allowed
     root.acl_log_reset()
     assert lease_spent(server, root, hardened)[:2] == ([True] * 50, 50)
