@@ -149,9 +149,7 @@ class Journal:
         namespace, life = self._namespace, self.life.name
         entries = [attempt.entry for attempt in batch]
         calls = [
-            entry.prepared.to_journal_call(
-                namespace, entry.cost, entry.spent_us, life, entry.sequence, entry.flags
-            )
+            entry.prepared.to_journal_call(namespace, entry.cost, entry.spent_us, life, entry.sequence, entry.flags)
             for entry in entries
         ]
         try:
@@ -214,5 +212,5 @@ class _Attempt(NamedTuple):
     was_sent: bool
 
     def take_back(self) -> None:
-        """Say that the attempt was not carried out: unless an earlier one may have been, the entry takes units again."""
+        """Say that it was not carried out: unless an earlier one may have been, the entry takes units again."""
         self.entry.is_sent = self.was_sent

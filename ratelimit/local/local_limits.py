@@ -1,7 +1,7 @@
 """What a process decides by while Redis is away: its part of each limit, one of N0 equal ones. No I/O.
 
-Whole numbers only. A bucket of R tokens in P us is here one of R in P * N0 us, and of the same burst: so every cost that
-may ever pass can pass. It begins each outage with the Nth part of the level that was last seen, exactly: the same
+Whole numbers only. A bucket of R tokens in P us is here one of R in P * N0 us, and of the same burst: so every cost
+that may ever pass can pass. It begins each outage with the Nth part of the level that was last seen, exactly: the same
 number, in units N0 times as small. What is left of a quota is divided and rounded down.
 
 So N processes admit at most N / N0 times (burst + rate * T) in a time T, however often Redis goes and comes back in it:
@@ -258,9 +258,7 @@ class LocalLimits:
                 return
             for caller_id in list(islice(self.callers, most)):
                 caller = self.callers.pop(caller_id)
-                if caller.entries or not all(
-                    _is_as_new(state, now_us, server_us) for state in caller.states.values()
-                ):
+                if caller.entries or not all(_is_as_new(state, now_us, server_us) for state in caller.states.values()):
                     self.callers[caller_id] = caller  # at the end: others are looked at first
 
 
