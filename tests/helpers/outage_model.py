@@ -75,7 +75,9 @@ class Server:
         if self.throttle:
             states["plan:p"] = KnownState(self.level, self.last_us, self.per, self.now_us, sent_us)
         if self.quota:
-            states["quota:p"] = KnownState(max(0, self.quota.limit - self.used), self.window_us, 1, self.now_us, sent_us)
+            states["quota:p"] = KnownState(
+                max(0, self.quota.limit - self.used), self.window_us, 1, self.now_us, sent_us
+            )
         return states
 
 

@@ -1,12 +1,15 @@
 """However often Redis goes and comes back: what N replicas admit is within the bound, and charged once."""
 
+from math import inf
+
 import pytest
 from helpers.outage_model import CALLER, Replica, Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit import Quota, Throttle
-from ratelimit.local.local_limits import Spending
+from ratelimit.engine.limits import Bucket, CompiledLimits
+from ratelimit.local.local_limits import LocalLimits, Spending
 
 SECOND_US = 1_000_000
 
@@ -195,8 +198,10 @@ def test_a_share_is_renewed_once_its_journal_was_charged():
     assert not deployment.check(0, 1)  # 39 are left as Redis says, but 10 of them are spent
     replica.is_cut = False
     replica.replay_all()
+    replica.local.end_outage()
     replica.is_cut = True
     assert not deployment.check(0, 1)  # nothing was heard since
+    replica.local.end_outage()
     replica.is_cut = False
     deployment.server.now_us += 1
     assert deployment.check(0, 1)
@@ -267,6 +272,7 @@ def test_a_child_owes_nothing_and_has_another_name():
     replica.local.reset_after_fork()
     replica.journal.life.reset_after_fork()
     assert len(replica.journal) == 0
+    assert replica.local.callers[CALLER].entries == []
     assert replica.journal.life.name != life
     assert not deployment.check(0, 2)
     assert deployment.check(0, 1)
@@ -293,3 +299,63 @@ def test_idle_callers_are_forgotten_when_nothing_depends_on_them():
     assert left() == 1
     server.now_us += 1
     assert left() == 0
+
+
+def test_a_next_outage_begins_with_no_more_than_was_left():
+    """12 at 1/s among 2: 6 are spent. Redis comes back, says nothing of this caller, and goes again 4 s later."""
+    deployment = Deployment(Throttle(1, 12), None, 1, 2)
+    replica = deployment.replicas[0]
+    replica.is_cut = True
+    assert deployment.check(0, 6)
+    deployment.server.now_us += 4 * SECOND_US
+    replica.local.end_outage()
+    assert [deployment.check(0, 1) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left"),
+    [
+        (2, 4, 4),  # 1 of 12, and 12 s at a quarter of 1/s
+        (4, 2, 3),  # 1 of 6, and 8 s at a quarter of 1/s
+    ],
+)
+def test_replicas_are_counted_anew_between_outages(before, after, left):
+    """What was left is the same number of tokens, and has refilled at the slower of the two rates."""
+    deployment = Deployment(Throttle(1, 24), None, 1, before)
+    replica = deployment.replicas[0]
+    replica.is_cut = True
+    assert deployment.check(0, 24 // before - 1)
+    replica.local.end_outage()
+    deployment.server.now_us += {4: 12, 2: 8}[after] * SECOND_US
+    replica.replicas = after
+    assert [deployment.check(0, 1) for _ in range(left + 1)] == [True] * left + [False]
+
+
+def test_a_cost_above_the_share_of_a_quota_can_never_pass_here():
+    """No waiting helps: the next window has no larger share. What fits waits for the next window."""
+    deployment = Deployment(None, Quota(40, "MONTH"), 1, 4)
+    replica, server = deployment.replicas[0], deployment.server
+    replica.local.begin_outage(4)
+
+    def ends_us(cost):
+        verdict = replica.local.judge(replica.limits, CALLER, cost, Spending.CERTAIN, 0, server.now_us, dict, dict)
+        return verdict.denial and verdict.denial[2]
+
+    assert [ends_us(11), ends_us(10), ends_us(1)] == [inf, None, server.window_us]
+
+
+def test_a_caller_without_room_is_not_judged():
+    """Two callers have a place, a third has none until one of them is as new; requests without a key always have."""
+    local = LocalLimits(max_callers=2)
+    limits = CompiledLimits([Bucket("plan:p", Throttle(1, 1))], "p:p", is_identity=True)
+    shared = CompiledLimits([Bucket("account", Throttle(1, 1), "n:account", shared=True)])
+
+    def judge(caller_id, limits=limits, now_us=0):
+        local.begin_outage(1)
+        return local.judge(limits, caller_id, 1, Spending.CERTAIN, now_us, now_us + 1, dict, dict)
+
+    assert [judge(each) is None for each in ("~a", "~b", "~c", "~a")] == [False, False, True, False]
+    assert judge("", shared) is not None
+    local.end_outage()
+    local.drop_idle(10, SECOND_US, SECOND_US)
+    assert judge("~c", now_us=SECOND_US) is not None
