@@ -442,6 +442,13 @@ class CompiledLimits:
                 numbers += (level, last_us)
         return tuple(numbers)
 
+    def numbers_after(self, numbers: Numbers, cost: int) -> Numbers:
+        """Return the numbers of each limit after a charge; each bucket's `last_us` is now."""
+        after = list(numbers)
+        for at, limit in enumerate(self.numbers_of):
+            after[2 * at] -= cost * limit.per
+        return tuple(after)
+
     def largest_cost_left(self, reply: bytes) -> float:
         """Return the largest cost that would still pass, by the states after the charge of an admitted request."""
         largest = inf

@@ -262,6 +262,22 @@ class LocalLimits:
                     self.callers[caller_id] = caller  # at the end: others are looked at first
 
 
+def last_numbers(
+    limits: CompiledLimits, server_us: int, known: KnownStates, known_shared: KnownStates
+) -> tuple[int, ...]:
+    """Return two numbers of each limit, undivided, as they would be now if nobody had consumed since they were seen."""
+    numbers: list[int] = []
+    for (_, limit, state_id), of in zip(limits.indexed, limits.numbers_of, strict=True):
+        state = (known_shared if limit.shared else known)().get(state_id)
+        if isinstance(limit, Bucket):
+            numbers += (of.full if state is None else _refilled(state, of, server_us), server_us)
+        else:
+            end_us = window_at(limit.quota, server_us)[1]
+            is_known = state is not None and state.last_us >= end_us
+            numbers += (state.level, state.last_us) if state is not None and is_known else (of.capacity, end_us)
+    return tuple(numbers)
+
+
 def _refilled(known: KnownState, of: LimitNumbers, server_us: int) -> int:
     """Return the level of a bucket now, in units of 1/P token, by the last that was seen."""
     level = known.level if known.per == of.per else known.level * of.per // known.per

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
+from threading import Lock
+
 from ratelimit.local import fork_safety
 from ratelimit.registry.key_values import generated_token
 
@@ -15,15 +19,28 @@ class ProcessLife:
         name: The name.
     """
 
-    __slots__ = ("__weakref__", "name")
+    __slots__ = ("__weakref__", "_limiters", "_lock", "name")
 
     def __init__(self) -> None:
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Take another name."""
+        """Take another name, and have no limiter that is open."""
         self.name = generated_token()
+        self._lock = Lock()
+        self._limiters: Counter[Hashable] = Counter()
+
+    def begin(self, place: Hashable) -> None:
+        """Note that a limiter is open; `place` is its namespace and server."""
+        with self._lock:
+            self._limiters[place] += 1
+
+    def end(self, place: Hashable) -> bool:
+        """Note that a limiter is closed; return whether it was the last one there."""
+        with self._lock:
+            self._limiters[place] -= 1
+            return self._limiters[place] <= 0
 
 
 PROCESS = ProcessLife()

@@ -121,7 +121,7 @@ class Replica:
         return state.until_us if isinstance(state, LocalQuota) else 0
 
     def replay(self, fault=None):
-        """Send a batch of the journal: `fault` is None, "unsent", "lost" (carried out) or "dropped" (not, and unknown)."""
+        """Send a batch of the journal. `fault`: None, "unsent", "lost" (carried out), "dropped" (not; unknown)."""
         operation = self.journal.replay(lambda *_: iter(()))
         request = next(operation, None)
         if request is None:

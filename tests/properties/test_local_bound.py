@@ -71,26 +71,26 @@ STEPS = st.lists(
 
 
 def run(deployment, steps, *, may_divide=False):
+    replicas = deployment.replicas
     for name, *details in steps:
-        match name:
-            case "check":
-                which, cost, outcome = details
+        match name, details:
+            case "check", (which, cost, outcome):
                 deployment.check(which, cost, outcome)
-            case "run":
-                for _ in range(details[1]):
-                    deployment.check(details[0], 1)
-            case "wait":
-                deployment.server.now_us += details[0]
-            case "cut" | "join":
-                deployment.replicas[details[0]].is_cut = name == "cut"
-            case "all":
-                for replica in deployment.replicas:
-                    replica.is_cut = details[0]
-            case "replay":
-                which, fault = details
-                deployment.replicas[which].replay(fault)
-            case "divide" if may_divide:
-                deployment.replicas[details[0]].replicas = details[1]
+            case "run", (which, times):
+                for _ in range(times):
+                    deployment.check(which, 1)
+            case "wait", (us,):
+                deployment.server.now_us += us
+            case (("cut" | "join"), (which,)):
+                replicas[which].is_cut = name == "cut"
+            case "all", (is_cut,):
+                for replica in replicas:
+                    replica.is_cut = is_cut
+            case "replay", (which, fault):
+                replicas[which].replay(fault)
+            case "divide", (which, parts):
+                if may_divide:
+                    replicas[which].replicas = parts
 
 
 SIZES = st.tuples(st.sampled_from([1, 2, 7, 12]), st.sampled_from([1, 3, 10, 100]))
@@ -162,7 +162,7 @@ def test_all_replicas_but_one_are_cut(replicas, passed):
 
 
 def test_flaps_mint_nothing():
-    """Redis is away for 1 s in each 2 s, for 30 s: the journal keeps the bucket down, and nobody begins with a burst."""
+    """Redis is away for 1 s in each 2 s, for 30 s: the journal keeps the bucket down, nobody begins with a burst."""
     deployment = Deployment(Throttle(12, 100), None, 12, 12)
     for flap in range(30):
         for replica in deployment.replicas:
