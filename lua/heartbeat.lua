@@ -18,12 +18,8 @@ local under_callers_clock = now > 0
 if not under_callers_clock then
   -- @inline inline/server_time
 end
-if ARGV[3] then
-  call('ZREM', KEYS[1], life)
-else
-  call('ZADD', KEYS[1], now, life)
-  -- Under a caller's clock nothing expires: Redis goes by its own.
-  if not under_callers_clock then call('PEXPIRE', KEYS[1], KEPT_MS) end
-end
+call('ZADD', KEYS[1], ARGV[3] and '-inf' or now, life)
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - SILENT_US)
-return call('ZCARD', KEYS[1])
+-- Under a caller's clock nothing expires: Redis goes by its own.
+if not under_callers_clock then call('PEXPIRE', KEYS[1], KEPT_MS) end
+return call('ZCOUNT', KEYS[1], '-inf', '+inf')

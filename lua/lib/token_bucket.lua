@@ -7,7 +7,7 @@
 --   wait       ceil((cost * per - level) / rate) microseconds; for ever if cost > burst or rate = 0
 -- The maker of a limit guarantees max(burst, 3) * per + rate < 2^53.
 
--- The lowest level of a bucket: minus its burst, and so high that what is missing to full is at most 2^53.
+-- The lowest level that a bucket is charged to: minus its burst, and such that at most 2^53 units are missing to full.
 local function lowest_level(full) return math.max(-full, full - 9007199254740992) end
 
 -- The bucket as it stands at `now`: level, last_us, and whether a step back of the clock re-anchored it.
@@ -31,8 +31,9 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
         quotient, remainder = quotient + carry, remainder - carry * old_per
         bit = bit / 2
       end
-      level = math.max(lowest_level(full), tokens * per + quotient)
+      level = tokens * per + quotient
     end
+    level = math.max(lowest_level(full), level)
   end
   local elapsed = now - last
   if elapsed >= 0 then
