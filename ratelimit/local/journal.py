@@ -107,10 +107,10 @@ class Journal:
         try:
             replies = yield from self._sent(batch)
             changed: list[tuple[_Attempt, int]] = []
-            refusal: StoreError | None = None
+            failure: StoreError | None = None
             for attempt, reply in zip(batch, replies, strict=True):
                 if isinstance(reply, StoreError):
-                    refusal = reply
+                    failure = reply
                     continue
                 status = protocol.status(reply)  # type: ignore[arg-type] # it says if it is none
                 if status in (protocol.JOURNAL_CHARGED, protocol.JOURNAL_CHARGED_BEFORE):
@@ -123,8 +123,8 @@ class Journal:
         finally:
             for attempt in batch:
                 attempt.entry.is_in_flight = False
-        if refusal is not None:
-            raise refusal
+        if failure is not None:
+            raise failure
         return True
 
     def _take(self) -> list[_Attempt]:

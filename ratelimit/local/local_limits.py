@@ -103,7 +103,7 @@ class LocalLimits:
         self.waiting = {}
 
     def begin_outage(self, replicas: int) -> None:
-        """Divide limits among `replicas` from now on, unless Redis is known to be away already."""
+        """Divide limits among `replicas` from now on, unless Redis is last to be away already."""
         with self.lock:
             if not self.is_away:
                 self.is_away, self.replicas = True, replicas
@@ -137,8 +137,8 @@ class LocalLimits:
         spending: Spending,
         now_us: int,
         server_us: int,
-        known: KnownStates,
-        known_shared: KnownStates,
+        own_states: KnownStates,
+        shared_states: KnownStates,
     ) -> LocalVerdict | None:
         """Judge a request by all of its limits, and spend from all of them if all admit it.
 
@@ -149,8 +149,8 @@ class LocalLimits:
             spending: Whether, and how.
             now_us: By this process' clock.
             server_us: The server's time now, as it is estimated.
-            known: The last states of the caller's own limits.
-            known_shared: The last states of the limits that all callers share.
+            own_states: The last states of the caller's own limits.
+            shared_states: The last states of the limits that all callers share.
 
         Returns:
             The verdict; None if there is no room for the caller.
@@ -163,7 +163,7 @@ class LocalLimits:
             states: list[LocalBucket | LocalQuota] = []
             numbers: list[int] = []
             for (_, limit, state_id), of in zip(limits.indexed, limits.numbers_of, strict=True):
-                place, ask = (self._shared, known_shared) if limit.shared else (caller, known)
+                place, ask = (self._shared, shared_states) if limit.shared else (caller, own_states)
                 own, last = place.states.get(state_id), None
                 if own is None or own.outage != self.outage:
                     last = ask().get(state_id)
@@ -205,9 +205,9 @@ class LocalLimits:
                 place.states[state_id] = state._replace(left=state.left - cost, unknown=state.unknown + unknown)
 
     def _bucket(
-        self, own: LocalBucket | None, known: KnownState | None, of: LimitNumbers, now_us: int, server_us: int
+        self, own: LocalBucket | None, last: KnownState | None, of: LimitNumbers, now_us: int, server_us: int
     ) -> LocalBucket:
-        """Return a bucket as it is now; `known` is what it begins an outage by."""
+        """Return a bucket as it is now; `last` is what it begins an outage by."""
         replicas, full = self.replicas, of.full
         level: int | None = None
         if own is not None:
@@ -221,14 +221,14 @@ class LocalLimits:
             now_us = max(now_us, own.at_us)
         if own is None or level is None or own.outage != self.outage:
             # A level in units of 1/P token is the Nth part of it in units of 1/(P * N0).
-            start = full if known is None else _refilled(known, of, server_us)
+            start = full if last is None else _refilled(last, of, server_us)
             level = start if level is None else min(level, start)
         return LocalBucket(level, now_us, of.per, replicas, self.outage, now_us)
 
     def _quota(
         self,
         own: LocalQuota | None,
-        known: KnownState | None,
+        last: KnownState | None,
         limit: int,
         caller: LocalCaller,
         end_us: int,
@@ -237,17 +237,17 @@ class LocalLimits:
         """Return a quota's part as it is now; its window ends at `end_us`, unless a later one was seen."""
         if own is not None and own.until_us > server_us:
             end_us = max(end_us, own.until_us)
-        if known is not None and known.last_us > server_us:
-            end_us = max(end_us, known.last_us)
+        if last is not None and last.last_us > server_us:
+            end_us = max(end_us, last.last_us)
         is_same_window = own is not None and own.until_us == end_us
         if own is not None and is_same_window and own.outage == self.outage:
             return own
-        is_known = known is not None and known.last_us == end_us
-        left = limit if known is None or not is_known else known.level
+        is_known = last is not None and last.last_us == end_us
+        left = limit if last is None or not is_known else last.level
         share = max(0, left) // self.replicas
         if own is None or not is_same_window:
             return LocalQuota(share, end_us, 0, self.outage)
-        is_charged = known is not None and is_known and not caller.entries and known.sent_us > caller.charged_us
+        is_charged = last is not None and is_known and not caller.entries and last.sent_us > caller.charged_us
         renewed = max(0, share - own.unknown)
         return LocalQuota(renewed if is_charged else min(own.left, share), end_us, own.unknown, self.outage)
 
@@ -263,12 +263,12 @@ class LocalLimits:
 
 
 def last_numbers(
-    limits: CompiledLimits, server_us: int, known: KnownStates, known_shared: KnownStates
+    limits: CompiledLimits, server_us: int, own_states: KnownStates, shared_states: KnownStates
 ) -> tuple[int, ...]:
     """Return two numbers of each limit, undivided, as they would be now if nobody had consumed since they were seen."""
     numbers: list[int] = []
     for (_, limit, state_id), of in zip(limits.indexed, limits.numbers_of, strict=True):
-        state = (known_shared if limit.shared else known)().get(state_id)
+        state = (shared_states if limit.shared else own_states)().get(state_id)
         if isinstance(limit, Bucket):
             numbers += (of.full if state is None else _refilled(state, of, server_us), server_us)
         else:
@@ -278,10 +278,10 @@ def last_numbers(
     return tuple(numbers)
 
 
-def _refilled(known: KnownState, of: LimitNumbers, server_us: int) -> int:
+def _refilled(last: KnownState, of: LimitNumbers, server_us: int) -> int:
     """Return the level of a bucket now, in units of 1/P token, by the last that was seen."""
-    level = known.level if known.per == of.per else known.level * of.per // known.per
-    return min(of.full, level + max(0, server_us - known.last_us) * of.rate)
+    level = last.level if last.per == of.per else last.level * of.per // last.per
+    return min(of.full, level + max(0, server_us - last.last_us) * of.rate)
 
 
 def _is_as_new(state: LocalBucket | LocalQuota, now_us: int, server_us: int) -> bool:

@@ -30,9 +30,9 @@ class Notes(Observer):
 
 
 @contextmanager
-def made(server, is_async, deadline=5):
+def made(server, is_async, **options):
     """A limiter with two plans, each with a key: gold has a bucket of 2, silver leases."""
-    with RunningLimiter(lambda kind: kind.from_url(server.url, deadline=deadline), is_async) as gateway:
+    with RunningLimiter(lambda kind: kind.from_url(server.url, **{"deadline": 5} | options), is_async) as gateway:
         gateway.key = {}
         gold = UsagePlan("gold", Throttle("1/3600", 2), Quota(1000, "DAY"), [STAGE])
         silver = UsagePlan("silver", Throttle(1000, 1000), None, ["petstore/test"], lease=1)
@@ -215,7 +215,7 @@ def test_only_a_limiter_can_be_observed(limiter):
 def test_the_breaker_is_seen(server, is_async):
     """Open while the server stops, with one opening; closed when it is back, with no further one."""
     notes = Notes()
-    with made(server, is_async, deadline=0.5) as gateway:
+    with made(server, is_async, deadline=0.5, on_unavailable="closed") as gateway:
         observe(gateway.limiter, notes)
         assert gateway.check(gateway.key["gold"], STAGE, METHOD).allowed
         assert notes.state() == (False, 0, 0)
