@@ -41,7 +41,7 @@ from ratelimit.validation import shown
 log = logging.getLogger("ratelimit")
 
 _new = object.__new__
-_JUDGED = frozenset({protocol.DENIED, protocol.ADMITTED, protocol.ADMITTED_DAY_OVER})
+_JUDGED = frozenset({protocol.DENIED, protocol.ADMITTED, protocol.ADMITTED_DAY_OVER, protocol.WOULD_ADMIT})
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 _MAX_WARNED = 100
@@ -323,10 +323,11 @@ class Checker:
         call = prepared.to_script_call(namespace, cost, flags)
         if self._is_script_unknown:
             self._is_script_unknown, call = False, call.with_source()
+        sent_us = namespace.age_us()
         if flags & protocol.PEEK:
             reply: protocol.Reply = yield call
+            _note(prepared, reply, sent_us)
             return reply
-        sent_us = namespace.age_us()
         states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
             reply = yield call

@@ -70,7 +70,7 @@ STEPS = st.lists(
 )
 
 
-def run(deployment, steps, *, may_divide=False):
+def run(deployment, steps, *, may_divide=False):  # noqa: C901 - one case for each kind of step
     replicas = deployment.replicas
     for name, *details in steps:
         match name, details:

@@ -7,6 +7,7 @@ from helpers.forks import run_in_child
 from helpers.outages import GONE, OutageGateway
 from helpers.replica import FOREVER, METHOD, OTHER, SLOW, STAGE
 from helpers.waiting import wait_for
+
 from ratelimit import Identity, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
 
 HEALTH = "GET /health"
@@ -75,8 +76,7 @@ def test_what_is_admitted_without_redis_is_charged_once_it_is_back(make, clock):
     after = gateway.peek(key.value)
     assert (after.source, after.allowed) == ("redis", False)
     assert [each.remaining for each in after.limits] == [0, 77]
-    denials = gateway.run(lambda: gateway.limiter._tick())
-    assert denials is None
+    gateway.run(gateway.limiter._tick)
     wait_for(lambda: gateway.client.hgetall(f"ratelimit:denials:{clock() // 86_400_000_000}"))
 
 
@@ -114,7 +114,7 @@ def test_the_latest_state_of_each_limit_counts(make, clock):
 
 
 def test_shared_limits_hold_for_all_keys_together(make):
-    """The stage has 6 left as another key of another plan has seen it: two keys get these, and a keyless method none."""
+    """The account has 6 left, as another key of another plan has seen it; methods that need no key count as well."""
     stage = Stage(STAGE, Throttle(SLOW, 10), {HEALTH: Method(Throttle(SLOW, 3), key_required=False)})
     silver = UsagePlan("silver", None, None, [STAGE])
     gateway = make(GOLD, silver, stage=stage, account=Throttle(SLOW, 8))
@@ -351,13 +351,12 @@ def test_a_key_that_is_gone_is_dropped_and_said_once(make, caplog):
     keys = [key_of(gateway, "gold") for _ in range(3)]
     for key in keys:
         gateway.check(key.value)
-    with caplog.at_level(logging.WARNING, "ratelimit"):
-        with gateway.away():
-            for key in keys:
-                assert sources(gateway, key.value, 2) == ["local"] * 2
-            gateway.catalog.delete_key(keys[0].id)
-            gateway.catalog.remove_key_from_plan(keys[1].id, "gold")
-            gateway.catalog.rotate_key(keys[2].id)
+    with caplog.at_level(logging.WARNING, "ratelimit"), gateway.away():
+        for key in keys:
+            assert sources(gateway, key.value, 2) == ["local"] * 2
+        gateway.catalog.delete_key(keys[0].id)
+        gateway.catalog.remove_key_from_plan(keys[1].id, "gold")
+        gateway.catalog.rotate_key(keys[2].id)
     assert gateway.used("gold", keys[2]) == 3
     assert len([each for each in caplog.messages if "is not charged to a key" in each]) == 1
 
