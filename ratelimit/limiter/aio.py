@@ -201,9 +201,11 @@ class AsyncLimiter(LimiterBase):
         self._namespace.before_refresh()  # listens in this loop, too: the one that loaded the catalogue may end
 
     async def _tick(self, *, last: bool = False) -> None:
-        for operation in self._upkeep(last=last):
+        for operation in self._without_redis.upkeep(last=last):
             with contextlib.suppress(StoreError):
                 await self._store.run(operation)
+        with contextlib.suppress(StoreError):
+            await self._store.run(self._checker.upkeep(last=last))
 
     async def aclose(self) -> None:
         """Stop listening for changes, and close what this limiter opened. See `Limiter.close`."""

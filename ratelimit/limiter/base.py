@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from math import inf
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from ratelimit import validation
 from ratelimit.decision import Decision
-from ratelimit.effects import Operation, TooManyLookUpsError
+from ratelimit.effects import TooManyLookUpsError
 from ratelimit.errors import ConfigError, OnUnavailable, StoreError
 from ratelimit.limiter.checker import Checker
 from ratelimit.limiter.failure_log import FailureLog
@@ -123,11 +123,6 @@ class LimiterBase:
             if line is not None:
                 log.warning("%s", line)
         return decision
-
-    def _upkeep(self, *, last: bool) -> Iterator[Operation[Any]]:
-        """Yield what is due now and then, or at the end: each is to be run for itself, and may fail."""
-        yield self._checker.upkeep(last=last)
-        yield from self._without_redis.upkeep(last=last)
 
     def _recovered(self) -> None:
         self._without_redis.answered()

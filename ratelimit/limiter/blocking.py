@@ -267,9 +267,11 @@ class Limiter(LimiterBase):
         self._store.run(self._checker.warm_up())
 
     def _tick(self, *, last: bool = False) -> None:
-        for operation in self._upkeep(last=last):
+        for operation in self._without_redis.upkeep(last=last):
             with contextlib.suppress(StoreError):
                 self._store.run(operation, monotonic())
+        with contextlib.suppress(StoreError):
+            self._store.run(self._checker.upkeep(last=last), monotonic())
 
     def close(self) -> None:
         """Stop listening for changes, and close what `from_url` or `embedded` opened; a client of yours stays open."""

@@ -32,8 +32,11 @@ class OutageGateway(RunningLimiter):
         wait_for(lambda: self.limiter._namespace._pushes)  # the subscription is confirmed
 
     def meet(self, key):
-        """Have the limiter know a key: not before the change that made it was pushed."""
-        keys = self.limiter._checker._keys
+        """Have the limiter know a key, and all changes that were pushed before: they would make it forget the key."""
+        keys, namespace = self.limiter._checker._keys, self.limiter._namespace
+        pushes = namespace._pushes
+        self.client.publish("ratelimit:changes", "0")
+        wait_for(lambda: namespace._pushes > pushes)
         wait_for(lambda: self.peek(key.value) is not None and keys.get(key.value) is not None)
 
     def check(self, key, stage=STAGE, method=METHOD, cost=1):

@@ -6,6 +6,7 @@ import pytest
 from helpers.forks import run_in_child
 from helpers.outages import OutageGateway
 from helpers.replica import METHOD, STAGE
+from helpers.twins import RunningLimiter
 from helpers.waiting import wait_for
 
 from ratelimit import Catalog, Limiter, StoreUnavailable, Throttle, UsagePlan
@@ -149,3 +150,20 @@ def test_of_the_last_counts_the_largest_is_believed(replicas):
         counts.append(replicas.count)
         replicas._namespace.age_us.us += INTERVAL_US
     assert counts == [2, 12, 12, 12, 12, 2, 2]
+
+
+@IS_ASYNC
+def test_a_process_that_hears_no_pushes_lives(is_async, server):
+    """Its user may not subscribe. It says that it lives all the same."""
+    with server.client() as client:
+        key = key_of(client)
+        client.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", "+@all", "-subscribe", "~*")
+        url = f"unix://gateway:secret@{server.socket}"
+        try:
+            with RunningLimiter(lambda kind: kind.from_url(url, deadline=5), is_async) as limiter:
+                assert limiter.check(key, STAGE, METHOD).allowed
+                client.delete(REPLICAS)
+                limiter.limiter._without_redis.replicas._due_us = None
+                wait_for(lambda: members(client) == {PROCESS.name})
+        finally:
+            client.execute_command("ACL", "DELUSER", "gateway")

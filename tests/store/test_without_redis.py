@@ -332,6 +332,7 @@ def test_a_child_owes_nothing(server, clock):
     gateway = OutageGateway(server, is_async=False, clock=clock)
     gateway.catalog.put_plan(GOLD)
     with gateway:
+        gateway.begin()
         key = key_of(gateway, "gold")
         assert gateway.checks(10, key.value) == [(200, "redis")] * 10
         gateway.go_away()
