@@ -75,12 +75,13 @@ class LimiterBase:
         self._namespace = Namespace(namespace, pepper, clock)
         counted = Replicas(self._namespace, above_zero(replicas, "replicas"), server)
         denies_locally = flag(denial_cache, "denial_cache")
-        self._checker = Checker(self._namespace, max_age, counted, denial_cache=denies_locally)
+        policy = validation.on_unavailable(on_unavailable)
+        self._checker = Checker(self._namespace, max_age, counted, denial_cache=denies_locally, on_unavailable=policy)
         self._without_redis = WithoutRedis(
             self._namespace,
             self._checker,
             counted,
-            on_unavailable=validation.on_unavailable(on_unavailable),
+            on_unavailable=policy,
             local_max_age=validate_seconds(local_max_age, "local_max_age"),
         )
         self._failures = FailureLog()

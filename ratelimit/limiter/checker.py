@@ -20,7 +20,7 @@ from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.errors import StoreError
+from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.warm_up import warm_up
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.local.compiled_limits import CompiledLimitsCache
@@ -61,8 +61,17 @@ class Checker:
         unmatched: Counts checks whose method is none.
     """
 
-    def __init__(self, namespace: Namespace, max_age: float, replicas: Replicas, *, denial_cache: bool) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        max_age: float,
+        replicas: Replicas,
+        *,
+        denial_cache: bool,
+        on_unavailable: OnUnavailable,
+    ) -> None:
         self._namespace = namespace
+        self._on_unavailable = on_unavailable
         self._replicas = replicas
         self._max_age_us = int(max_age * MICROSECONDS)
         self._keys = KeyCache(namespace)
@@ -241,7 +250,10 @@ class Checker:
             return leased
         if peek:
             return (yield from self._decide(key, stage, method, cost, peek=True))
-        reply = yield from self.leases.check(prepared, lease, cost, self._send)
+        denies_unknown = (
+            self._namespace.snapshot.on_unavailable(stage, prepared.plan_id, self._on_unavailable) == "closed"
+        )
+        reply = yield from self.leases.check(prepared, lease, cost, self._send, denies_unknown=denies_unknown)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:

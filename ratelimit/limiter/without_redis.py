@@ -29,7 +29,6 @@ from ratelimit.registry.windows import day_of
 
 log = logging.getLogger("ratelimit")
 
-_STRICTNESS: tuple[OnUnavailable, ...] = ("open", "local", "closed")
 _LOOKED_AT = 1000
 _BATCHES = 50
 _GATHERED_ALWAYS = 64
@@ -229,11 +228,7 @@ class WithoutRedis:
         return decision
 
     def _policy(self, stage_id: str, plan_id: str) -> OnUnavailable:
-        """Return the stricter policy of plan and stage; that of the limiter if neither has one."""
-        snapshot = self._namespace.snapshot
-        stage, plan = snapshot.stages.get(stage_id), snapshot.plans.get(plan_id)
-        policies = [each.on_unavailable for each in (stage, plan) if each is not None and each.on_unavailable]
-        return max(policies, key=_STRICTNESS.index, default=self._on_unavailable)
+        return self._namespace.snapshot.on_unavailable(stage_id, plan_id, self._on_unavailable)
 
     def _is_trusted(self, prepared: PreparedCheck | None, now_us: int) -> bool:
         """Return whether Redis has answered lately enough to go by what it said then."""

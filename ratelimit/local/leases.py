@@ -220,13 +220,11 @@ class Leases:
     Attributes:
         awaits_late_replies: Whether a reply may still come when its caller has gone away: not where the connection is
             closed then.
-        denies_unknown: Whether a check whose outcome is unknown is denied: then its own cost is returned as well.
     """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self.awaits_late_replies = False
-        self.denies_unknown = True
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
@@ -238,8 +236,17 @@ class Leases:
         self._unsettled: dict[str, _RequestedLease] = {}  # by the field of the note
         self._note_fields: Iterator[str] = map(f"l:{secrets.token_urlsafe(6)}{{:x}}".format, itertools.count())
 
-    def check(self, prepared: PreparedCheck, lease: Lease, cost: int, send: Send) -> Operation[Reply]:
+    def check(
+        self, prepared: PreparedCheck, lease: Lease, cost: int, send: Send, *, denies_unknown: bool
+    ) -> Operation[Reply]:
         """Send a check that the units held cannot pay, and request a lease with it if that pays off.
+
+        Args:
+            prepared: The check.
+            lease: Where the units are held.
+            cost: Units of the check.
+            send: Sends it.
+            denies_unknown: Whether the check is denied if its outcome is unknown: then its own cost is returned, too.
 
         Returns:
             The reply: to `cost` alone, or to more where that was admitted.
@@ -253,7 +260,7 @@ class Leases:
             if units > cost:
                 note_field = next(self._note_fields)
                 requested = UnspentUnits(note_field, units, sent_us)
-                reply = yield from self._request(prepared, lease, requested, cost, send)
+                reply = yield from self._request(prepared, lease, requested, 0 if denies_unknown else cost, send)
                 if status(reply) in (DENIED, NO_LEASE):
                     # More than there is: what matters is the request.
                     units, sent_us, may_be_leased = cost, namespace.age_us(), status(reply) == DENIED
@@ -274,10 +281,13 @@ class Leases:
         return reply
 
     def _request(
-        self, prepared: PreparedCheck, lease: Lease, requested: UnspentUnits, cost: int, send: Send
+        self, prepared: PreparedCheck, lease: Lease, requested: UnspentUnits, lost: int, send: Send
     ) -> Operation[Reply]:
-        """Request a lease; if nobody is there to receive it, or no reply comes, it is received or returned later."""
-        unsettled = _RequestedLease(prepared, lease, requested, 0 if self.denies_unknown else cost, inf)
+        """Request a lease; if nobody is there to receive it, or no reply comes, it is received or returned later.
+
+        `lost` are the units of it that stay spent if no reply comes.
+        """
+        unsettled = _RequestedLease(prepared, lease, requested, lost, inf)
         call = prepared.to_lease_call(
             self._namespace,
             requested.units,

@@ -56,7 +56,7 @@ class World:
         self.client.delete(self.hash)
         self.client.hset(self.hash, mapping=self.fresh)
         self._start_process()
-        self.leases.denies_unknown = denies_unknown
+        self.denies_unknown = denies_unknown
         self.spent, self.lost, self.has_crashed, self.on_the_way, self.late_reply = 1, 0, False, [], None
         self.may_be_lost = how == "no answer" and not denies_unknown
         flow, self.request = self._request()
@@ -75,7 +75,8 @@ class World:
     def _request(self):
         self.lease._size, self.lease._headroom, self.lease._demand = UNITS // 2, UNITS, 10**6
         self.lease._demand_since_us = self.limiter._namespace.age_us() - 100_000
-        flow = self.leases.check(self.prepared, self.lease, 1, self.limiter._checker._send)
+        send = self.limiter._checker._send
+        flow = self.leases.check(self.prepared, self.lease, 1, send, denies_unknown=self.denies_unknown)
         return flow, next(flow)
 
     def _execute(self, request):
@@ -292,7 +293,8 @@ def ids_are_used_again():
 
 def the_cost_is_returned_as_well():
     """Of a check that may have been admitted."""
-    return patch.object(Leases, "denies_unknown", property(lambda _: True, lambda *_: None), create=True)
+    check = Leases.check
+    return patch.object(Leases, "check", lambda *args, **_: check(*args, denies_unknown=True))
 
 
 @pytest.mark.parametrize(
