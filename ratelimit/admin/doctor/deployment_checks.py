@@ -9,7 +9,6 @@ from math import ceil
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import (
-    SCRIPTS,
     Deployment,
     Sentinel,
     UnreadError,
@@ -17,6 +16,7 @@ from ratelimit.admin.doctor.readings import (
     as_text,
     cli_at,
     parse_info,
+    scripts_query,
 )
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.model import MICROSECONDS
@@ -248,7 +248,7 @@ def _grant(need: permissions.Need, said: str, *, has_selectors: bool) -> str:
 
 def _require_gateway(deployment: Deployment) -> None:
     """Raise UnreadError if nobody has said who the gateways' user is, and the one who reads is none."""
-    if not deployment.is_gateway_named and deployment.permissions.get(permissions.EVALSHA):
+    if not deployment.is_gateway_named and deployment.permissions.get(permissions.evalsha()):
         raise UnreadError(
             f"the user {deployment.gateway_user!r}, who reads, is no gateway's",
             "ratelimit doctor --gateway-user gateway",
@@ -291,7 +291,7 @@ def scripts(deployment: Deployment) -> Check:
     """Whether the server knows the gateway's scripts, as far as a gateway cannot send them."""
     loaded = deployment.scripts
     if not loaded:
-        deployment.primary.answers.get(*SCRIPTS)
+        deployment.primary.answers.get(*scripts_query())
     missing = [name for name in GATEWAY_SCRIPTS if not loaded.get(name)]
     if missing:
         _require_gateway(deployment)  # whether it may send them is another user's business
@@ -302,7 +302,7 @@ def scripts(deployment: Deployment) -> Check:
             "ratelimit scripts load",
         )
     for replica in deployment.replicas if deployment.permissions.get(permissions.EVAL) else ():
-        if not all(replica.answers.get(*SCRIPTS)):
+        if not all(replica.answers.get(*scripts_query())):
             yield warning(
                 "it does not know all scripts: after a failover to it checks have no answer from Redis until they "
                 "are loaded",

@@ -18,7 +18,6 @@ _INVALID = "-"
 _NO_SCRIPT = "0" * 40
 
 EVAL: Command = ("EVAL", "", _INVALID)
-EVALSHA: Command = ("EVALSHA", load(GATEWAY_SCRIPTS[0]).sha, 0)
 
 
 class Need(NamedTuple):
@@ -47,7 +46,7 @@ def needed(names: RedisKeys) -> list[Need]:
     flushing = f"({all_denials} +hincrby +expire)"
     return [
         Need(("TIME",)),
-        Need(EVALSHA),
+        Need(evalsha()),
         Need(("SUBSCRIBE", names.changes), f"&{names.changes}"),
         Need(("HGETALL", names.catalog), f"%R~{names.catalog}"),
         Need(("HMGET", names.former_catalog, "epoch"), f"%R~{names.former_catalog}"),
@@ -71,6 +70,11 @@ def needed(names: RedisKeys) -> list[Need]:
         Need(("ZADD", counted, _INVALID, ""), all_counted, expiring),
         Need(("ZREMRANGEBYSCORE", counted, _INVALID, _INVALID), all_counted, expiring),
     ]
+
+
+def evalsha() -> Command:
+    """Return a call of a script of ours; without KEYS it does nothing."""
+    return ("EVALSHA", load(GATEWAY_SCRIPTS[0]).sha, 0)
 
 
 def can_be_tried(command: Command) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.checks import examine
 from ratelimit.admin.doctor.readings import (
-    SCRIPTS,
     Answers,
     ClientSettings,
     Deployment,
@@ -24,6 +23,7 @@ from ratelimit.admin.doctor.readings import (
     count_of,
     identity_bounds,
     is_refused_permission,
+    scripts_query,
     seconds_of,
 )
 from ratelimit.admin.doctor.report import DoctorReport
@@ -147,7 +147,9 @@ class Doctor:
             for replica in deployment.primary.connected_replicas():
                 host, port = replica.get("ip", ""), replica.get("port", "")
                 if host and port.isdigit():
-                    peers.append(Peer(f"replica {_address(host, port)}", (host, int(port)), (*SERVER_READS, SCRIPTS)))
+                    peers.append(
+                        Peer(f"replica {_address(host, port)}", (host, int(port)), (*SERVER_READS, scripts_query()))
+                    )
         service = self._client.service or ""
         for number, address in enumerate(self._client.sentinels):
             peers.append(Peer(f"Sentinel {address}", number, _sentinel_reads(service)))
@@ -199,8 +201,9 @@ class Doctor:
         ]
 
     def _scripts(self, answers: Answers) -> Operation[dict[str, bool]]:
-        (reply,) = yield IndependentReads([SCRIPTS])
-        answers.add([SCRIPTS], [reply])
+        query = scripts_query()
+        (reply,) = yield IndependentReads([query])
+        answers.add([query], [reply])
         if isinstance(reply, list) and len(reply) == len(GATEWAY_SCRIPTS):
             return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
         # Without KEYS they do nothing, and an error of theirs says that they are there.

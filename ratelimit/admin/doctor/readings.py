@@ -17,10 +17,12 @@ from ratelimit.registry import plan_documents
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import Command, load
 
-SCRIPTS: Command = ("SCRIPT", "EXISTS", *(load(name).sha for name in GATEWAY_SCRIPTS))
-"""Asks whether the server knows the gateways' scripts."""
-
 _SUBCOMMANDS = {"ACL", "CONFIG", "SCRIPT", "SENTINEL", "SLOWLOG"}
+
+
+def scripts_query() -> Command:
+    """Return what asks whether a server knows the gateways' scripts."""
+    return ("SCRIPT", "EXISTS", *(load(name).sha for name in GATEWAY_SCRIPTS))
 
 
 class UnreadError(Exception):
