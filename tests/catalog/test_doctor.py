@@ -144,7 +144,7 @@ def test_each_word_of_a_gateways_user_is_missed(own, monkeypatch):
     words = granted("gateway", is_redis_6=own.is_redis_6)
     as_user = {"user": "gateway", "gateway_user": None} if own.is_redis_6 else {}
     needed = [word for word in words if word[0] in "+~%&(" and word not in OPTIONAL]
-    assert len(needed) == (33 if own.is_redis_6 else 27)
+    assert len(needed) == (35 if own.is_redis_6 else 29)
     for word in needed:
         own.grant(own.root, [each for each in words if each != word])
         if own.is_redis_6 and word == "+evalsha":  # whoever reads, and cannot run scripts, is no gateway

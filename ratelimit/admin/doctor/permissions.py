@@ -41,7 +41,8 @@ def needed(names: RedisKeys) -> list[Need]:
     bucket, buckets = names.stage_bucket(_NOBODY, OTHERS), f"~{names.namespace}:stage:*"
     identity, identities = names.key_hash(identity_id(_NOBODY)), f"~{names.key_hash(identity_id('*'))}"
     counted, all_counted = names.identities(_NOBODY, 1), f"~{names.namespace}:identities:*"
-    expiring = f"({identities} {all_counted} +pttl +pexpire +zcount +zadd +zremrangebyscore)"
+    without_redis = f"~{names.journal} ~{names.replicas}"
+    expiring = f"({identities} {all_counted} {without_redis} +pttl +pexpire +zcount +zadd +zremrangebyscore)"
     denials, all_denials = names.denials(0), f"~{names.namespace}:denials:*"
     flushing = f"({all_denials} +hincrby +expire)"
     return [
@@ -66,6 +67,8 @@ def needed(names: RedisKeys) -> list[Need]:
         Need(("PTTL", identity), identities, expiring),
         Need(("PEXPIRE", identity, _INVALID), identities, expiring),
         Need(("EVALSHA", _NO_SCRIPT, 1, counted), all_counted),
+        Need(("EVALSHA", _NO_SCRIPT, 1, names.journal), f"~{names.journal}"),
+        Need(("EVALSHA", _NO_SCRIPT, 1, names.replicas), f"~{names.replicas}"),
         Need(("ZCOUNT", counted, 0, 0), all_counted, expiring),
         Need(("ZADD", counted, _INVALID, ""), all_counted, expiring),
         Need(("ZREMRANGEBYSCORE", counted, _INVALID, _INVALID), all_counted, expiring),
