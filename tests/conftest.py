@@ -203,9 +203,9 @@ def clock():
 
 @pytest.fixture
 def limiter(backend, clock):
-    """A limiter with an injected clock on each backend."""
+    """A limiter with an injected clock on each backend. What Redis does not decide is 503."""
     client = backend.client()
-    with Limiter(client, deadline=5, clock=clock) as made:
+    with Limiter(client, deadline=5, clock=clock, on_unavailable="closed") as made:
         yield made
     client.close()
 
