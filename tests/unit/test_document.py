@@ -173,7 +173,7 @@ BAD = [
     (
         "[plans.gold]\non_unavailable = true",
         "plans.gold.on_unavailable",
-        "must be one of local, open, closed, not True",
+        "must be one of local, open, closed",
     ),
     ('[stages."a/b"]\nunlisted = true', 'stages."a/b".unlisted', "must be one of limit, deny, not True"),
     ('[stages."a/b"]\nmethods = []', 'stages."a/b".methods', "must be a table, not []"),
