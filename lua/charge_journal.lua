@@ -46,13 +46,10 @@ then
   return redis.error_reply('RATELIMIT ARGUMENTS')
 end
 -- Flags of a shadow (4, 16) and of a peek (64) are errors: a shadow judges requests one by one, as they are admitted.
-local has_key, nothing_newer, has_alerts = flags % 2 == 1, flags % 4 >= 2, flags % 16 >= 8
-local is_identity, is_bounded = flags % 64 >= 32, flags >= 128
-if not (flags >= 0 and flags < 256 and flags % 8 < 4 and flags % 32 < 16 and flags % 128 < 64)
-  or not has_key and flags > 2 or has_alerts and is_identity or is_bounded and not is_identity
-then
-  return redis.error_reply('RATELIMIT ARGUMENTS')
-end
+local nothing_newer = flags % 4 >= 2
+local kind = nothing_newer and flags - 2 or flags
+local has_key, has_alerts, is_identity, is_bounded = kind > 0, kind == 9, kind == 33 or kind == 161, kind == 161
+if not (kind == 0 or kind == 1 or has_alerts or is_identity) then return redis.error_reply('RATELIMIT ARGUMENTS') end
 local plan_field, key_buckets, own_keys = ARGV[2], 0, 1
 if has_key then key_buckets, own_keys = #ARGV - 4, is_identity and 1 or 2 end
 local buckets = key_buckets + #KEYS - own_keys
@@ -61,7 +58,7 @@ local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 local rest = #request - limits_end
 if is_bounded then rest = rest - 16 end
 if key_buckets < 0 or buckets < key_buckets or not has_key and #ARGV ~= 3
-  or rest ~= 0 and not (has_alerts and rest > 0 and rest % 16 == 0)
+  or rest < 0 or rest % 16 ~= 0 or rest > 0 and not has_alerts
 then
   return redis.error_reply('RATELIMIT ARGUMENTS')
 end
@@ -137,7 +134,7 @@ for i = 1, buckets do
     field_or_key = KEYS[own_keys + i - key_buckets]
     state = call('GET', field_or_key)
   end
-  local old_per, old_level, old_last = 0, 0, 0 -- no state means full
+  local old_per, old_level, old_last = 0 -- no state means full
   if state then
     if #state ~= BUCKET_SIZE or not is_bucket(unpack_doubles('<ddd', state)) then return corrupt(field_or_key) end
     old_per, old_level, old_last = unpack_doubles('<ddd', state)
@@ -211,7 +208,7 @@ if has_key then
       elseif units or its_day == spent_day then
         units, left = units or 0, left or left_then
         if its_day == spent_day then units = math.min(units + cost, MAX_INTEGER) end
-        if quota >= 0 and left >= 0 then left = math.max(0, left - cost) end
+        if quota >= 0 and left > 0 then left = math.max(0, left - cost) end
         closed_days[#closed_days + 1] = { index, field, pack_doubles('<dd', units, left) }
       end
     end
@@ -233,8 +230,7 @@ for i = key_buckets + 1, buckets do
   if under_callers_clock then
     call('SET', bucket_key, new_buckets[i])
   else
-    local milliseconds = (2 * EXPIRY_STEP_US + fill_us[i]) / 1000
-    call('SET', bucket_key, new_buckets[i], 'PX', milliseconds - milliseconds % 1)
+    call('SET', bucket_key, new_buckets[i], 'PX', math.floor((2 * EXPIRY_STEP_US + fill_us[i]) / 1000))
   end
 end
 if has_alerts and is_quota_charged then

@@ -70,7 +70,7 @@ class Journal:
             spent_us: The server's time, as it is estimated.
             window_us: When the window of its quota ends; 0 without a quota.
         """
-        day = spent_us // DAY_US
+        day, cost = spent_us // DAY_US, min(cost, EXACT - 1)
         with self._local.lock:
             its_caller = self._local.caller(prepared.key_id)
             if its_caller is None:
@@ -111,6 +111,8 @@ class Journal:
             for attempt, reply in zip(batch, replies, strict=True):
                 if isinstance(reply, StoreError):
                     failure = reply
+                    if not reply.is_outage:
+                        self._warn(f"what was admitted while Redis was away cannot be charged yet: {reply}")
                     continue
                 status = protocol.status(reply)  # type: ignore[arg-type] # it says if it is none
                 if status in (protocol.JOURNAL_CHARGED, protocol.JOURNAL_CHARGED_BEFORE):

@@ -58,7 +58,7 @@ class OutageGateway(RunningLimiter):
     def come_back(self):
         """Have Redis be there, and the limiter know it: by then its journal is charged."""
         self.proxy.accept()
-        wait_for(lambda: not self.waiting and not self.limiter._store.breaker_state().is_open)
+        wait_for(lambda: not self.waiting and not self.limiter._store.breaker_state().is_open, seconds=15)
 
     @contextmanager
     def away(self, key=GONE):

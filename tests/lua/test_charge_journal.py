@@ -266,8 +266,11 @@ def test_a_quota_is_charged_in_the_window_of_the_units_alone(redis, stored, spen
     if stored:
         redis.hset(KEY, PLAN, stored)
     charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=NOW - spent_days_ago * DAY)
-    _, _, _, window, _, used, _, _ = plan_state(redis)
+    per, level, _, window, _, used, _, _ = plan_state(redis)
     assert (window, used) == left
+    assert (per, level) == (0, 0)
+    if not stored:
+        assert closed(redis) == {}
 
 
 def test_a_grant_goes_with_its_window(redis):
@@ -310,6 +313,7 @@ def test_an_alert_is_reported(redis):
     charge(redis, 25, 4, **alerts)
     told = [(entry[b"percent"], entry[b"used"], entry[b"window_day"]) for _, entry in redis.xrange(STREAM)]
     assert told == [(b"80", b"80", b"20516"), (b"100", b"105", b"20516")]
+    assert redis.hget(KEY, "a:gold") == doubles(WINDOW, 100)
     redis.hset(KEY, PLAN, count(90, first=TODAY + 1))
     charge(redis, 100, 5, **alerts)  # not charged to the quota: tomorrow's has begun
     assert redis.xlen(STREAM) == 2
@@ -322,6 +326,7 @@ def closed(client):
     """Days that are over, of the hash and of the archive: units, and what was left."""
     in_hash = {field.decode(): value for field, value in client.hgetall(KEY).items() if field.startswith(b"d:")}
     archived = {field.decode(): value for field, value in client.hgetall(DAYS).items()}
+    assert not any(field.startswith("d:") for field in archived)
     return {field: tuple(map(int, struct.unpack("<2d", value))) for field, value in (in_hash | archived).items()}
 
 
@@ -331,6 +336,26 @@ def test_a_day_that_is_over_is_closed(redis):
     charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=NOW - DAY)
     assert closed(redis) == {"d:gold:20514": (30, 60)}
     assert plan_state(redis)[3:] == ((TODAY - 1) * 64 + 1, TODAY - 1, 3, 0, 3)
+
+
+def test_a_later_window_keeps_what_was_left(redis):
+    """A quota by the day, and units of the day before yesterday: yesterday's has its own."""
+    redis.hset(KEY, PLAN, count(5, day_used=5))
+    redis.hset(DAYS, mapping={"gold:20514": doubles(30, 1), "gold:20515": doubles(30, 70)})
+    charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=NOW - 2 * DAY)
+    assert closed(redis) == {"gold:20514": (33, 0), "gold:20515": (30, 70)}
+
+
+@pytest.mark.parametrize(("before", "left"), [(0, 0), (2, 0), (-1, 97)])
+def test_no_less_than_nothing_was_left(redis, before, left):
+    """A day that follows one on which the quota was used up; -1 is one without a quota, which says nothing."""
+    week = (100, TODAY - 3, TODAY + 4, TODAY + 11)
+    redis.hset(KEY, PLAN, count(60, first=TODAY - 3, days=7, day_used=20))
+    redis.hset(DAYS, "gold:20514", doubles(40, before))
+    charge(redis, 3, plan=(0, 0, 0), quota=week, spent=NOW - DAY)
+    assert closed(redis) == {"gold:20514": (40, before), "d:gold:20515": (3, left)}
+    charge(redis, 3, 2, plan=(0, 0, 0), quota=week, spent=NOW - 2 * DAY)
+    assert closed(redis) == {"gold:20514": (43, min(before, 0)), "d:gold:20515": (3, max(0, left - 3))}
 
 
 @pytest.mark.parametrize("where", ["hash", "archive"])
@@ -460,8 +485,8 @@ def test_an_identity_is_counted(redis):
 
 
 def test_expiries_wait_for_a_bucket_below_zero(redis):
-    """-10 to 10 takes 200 s, and 60 s more; ids without a key live for a day; a key's hash never expires."""
-    shared = [(ACCOUNT, 10, 1, 10_000_000)]
+    """-30 to 30 at 0.3 a second takes 200 s, and 60 s more; ids without a key live for a day, a key's hash for ever."""
+    shared = [(ACCOUNT, 30, 3, 10_000_000)]
     identity(redis, 100, now=0, shared=shared)
     charge(redis, 100, now=0, flags=0, plan=(0, 0, 0))
     charge(redis, 100, now=0)
@@ -494,6 +519,13 @@ def test_the_servers_clock(redis):
     _, now_us = charge(redis, 5, now=0)
     assert 0 <= now_us - (seconds * 1_000_000 + microseconds) < 60_000_000
     assert plan_state(redis)[:3] == (TOKEN, 0, now_us)
+
+
+def test_the_edges_of_numbers(redis):
+    """The earliest time, and the last number of a life."""
+    assert charge(redis, sequence=2**53 - 1, spent=0, now=1) == [CHARGED, 1]
+    assert plan_state(redis) == (TOKEN, 4 * TOKEN, 1, 0, 0, 0, 0, 1)
+    assert unchanged(redis, [BEFORE, NOW], sequence=2**53 - 1)
 
 
 # What cannot be charged
@@ -581,6 +613,10 @@ def test_an_alert_that_cannot_be_written_fails_no_charge(redis):
         {"keys": [KEY]},
         {"keys": [KEY, DAYS, ACCOUNT]},
         {"argv": []},
+        {
+            "keys": [KEY, DAYS, ACCOUNT],
+            "argv": [doubles(NOW, 1, 0, 1, *[0] * 7) + version_token(), LIFE, doubles(1, NOW)],
+        },
         {"argv": [b"x", PLAN, LIFE, doubles(1, NOW)]},
         {"argv": [bytes(114), PLAN, LIFE, doubles(1)]},
     ],

@@ -271,7 +271,7 @@ def test_a_child_owes_nothing_and_has_another_name():
     life = replica.journal.life.name
     replica.local.reset_after_fork()
     replica.journal.life.reset_after_fork()
-    assert len(replica.journal) == 0
+    assert (len(replica.journal), replica.local.waiting) == (0, {})
     assert replica.local.callers[CALLER].entries == []
     assert replica.journal.life.name != life
     assert not deployment.check(0, 2)

@@ -84,7 +84,7 @@ def test_a_user_who_may_not(server, caplog):
     with server.client() as client:
         key = key_of(client)
         Catalog(client).load_scripts()
-        rules = ("~ratelimit:*", "~{ratelimit}:catalog", "&ratelimit:*")
+        rules = ("~ratelimit:*", "~{ratelimit}:catalog", "resetchannels", "&ratelimit:*")
         client.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", "+@all", *rules)
         url = f"unix://gateway:secret@{server.socket}"
         try:

@@ -8,7 +8,7 @@ from helpers.outages import GONE, OutageGateway
 from helpers.replica import FOREVER, METHOD, OTHER, SLOW, STAGE
 from helpers.waiting import wait_for
 
-from ratelimit import Identity, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
+from ratelimit import Identity, Limiter, Method, PlanStage, Quota, Reason, Stage, Throttle, UsagePlan
 
 HEALTH = "GET /health"
 POLICIES = ("local", "open", "closed")
@@ -362,28 +362,34 @@ def test_a_key_that_is_gone_is_dropped_and_said_once(make, caplog):
     assert len([each for each in caplog.messages if "is not charged to a key" in each]) == 1
 
 
-def test_a_catalogue_that_changed_meanwhile(make):
-    """It is loaded, and what was admitted is charged under it."""
+def test_a_catalogue_that_changed_meanwhile(make, clock):
+    """Another process has charged the key under it: it is loaded, and what was admitted is charged under it."""
     gateway = make(GOLD)
     key = key_of(gateway, "gold")
     assert gateway.checks(1, key.value) == [(200, "redis")]
     with gateway.away():
         assert gateway.checks(3, key.value) == [(200, "local")] * 3
         gateway.catalog.put_plan(UsagePlan("gold", Throttle(1, 40), Quota(200, "DAY"), [STAGE]))
-    assert gateway.used("gold", key) == 4
+        with Limiter(gateway.client, deadline=5, clock=clock) as other:
+            assert other.check(key.value, STAGE, METHOD).allowed
+    assert gateway.limiter._namespace.snapshot.plans["gold"].throttle.burst == 40
+    assert gateway.used("gold", key) == 5
     assert [each.limit for each in gateway.peek(key.value).limits] == [40, 200]
 
 
-def test_units_that_are_held_are_spent_first(make):
-    gateway = make(UsagePlan("gold", Throttle(1000, 10_000), None, [STAGE], lease=1.0), clock=None, max_age=FOREVER)
+def test_units_that_are_held_are_spent_first(make, clock):
+    """Also where the catalogue would have to be looked at again."""
+    gateway = make(UsagePlan("gold", Throttle(1000, 10_000), None, [STAGE], lease=1.0), max_age=FOREVER)
     key = key_of(gateway, "gold")
+    clock.advance_us(1)  # what was pushed before ends no lease
     for _ in range(200):
         gateway.check(key.value)
-    gateway.proxy.refuse()
-    gateway.proxy.disconnect()
-    while "lease" in (seen := sources(gateway, key.value, 50)):
-        pass
-    assert set(seen) == {"local"}
+    (lease,) = gateway.limiter._checker.leases._held
+    units = lease.units
+    assert units > 0
+    gateway.go_away()
+    gateway.limiter._namespace.loaded_us = None
+    assert gateway.checks(units + 1, key.value) == [(200, "lease")] * units + [(200, "local")]
 
 
 def test_there_is_room_for_so_many_callers(make, caplog):
