@@ -60,7 +60,7 @@ class WithoutRedis:
         self._max_age_us = int(local_max_age * MICROSECONDS)
         self.replicas = replicas
         self.local = LocalLimits()
-        self.journal = Journal(namespace, self.local)
+        self.journal = Journal(namespace, self.local, checker.denial_cache.invalidate)
         self._ahead_us: int | None = None  # of the server's clock before that of this process
         self._heard_us = -validation.EXACT
         self._shared: tuple[int, int, Mapping[str, KnownState]] = (-1, 0, {})

@@ -42,9 +42,20 @@ class Journal:
         life: Its name, as Redis knows it.
     """
 
-    def __init__(self, namespace: Namespace, local: LocalLimits) -> None:
+    def __init__(
+        self, namespace: Namespace, local: LocalLimits, on_charged: Callable[[PreparedCheck], None] = lambda _: None
+    ) -> None:
+        """Begin an empty one.
+
+        Args:
+            namespace: Names and clock.
+            local: What the process has of all limits.
+            on_charged: Called with a check by which something was charged, or may have been: what is known of its
+                limits is true no more.
+        """
         self._namespace = namespace
         self._local = local
+        self._on_charged = on_charged
         self.life = ProcessLife()
         self._sequence = 0
         self._warned: set[str] = set()
@@ -124,6 +135,7 @@ class Journal:
                 yield from self._renew(attempt, status, renew)
         finally:
             for attempt in batch:
+                self._on_charged(attempt.entry.prepared)
                 attempt.entry.is_in_flight = False
         if failure is not None:
             raise failure

@@ -156,3 +156,5 @@ def _validate(client: object, classes: tuple[type, ...], accepted: str, purposes
         )
     if redis_compat.finds_primary(pool) and not redis_compat.sentinel_pools(pool):
         raise ConfigError("its Sentinel(...) names no Sentinel: give it at least one (host, port)", field="client")
+    # Connects to nothing. An emulator makes its server with the first connection: two threads at once would make two.
+    pool.connection_class(**pool.connection_kwargs)

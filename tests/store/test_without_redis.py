@@ -80,6 +80,23 @@ def test_what_is_admitted_without_redis_is_charged_once_it_is_back(make, clock):
     wait_for(lambda: gateway.client.hgetall(f"ratelimit:denials:{clock() // 86_400_000_000}"))
 
 
+def test_what_is_charged_is_not_overlooked_by_what_denies_locally(make, clock):
+    """A denial is recorded while an entry still waits; charging it makes the recorded states untrue."""
+    gateway = make(UsagePlan("gold", Throttle(1, 20), None, [STAGE]))
+    key = key_of(gateway, "gold")
+    assert gateway.checks(5, key.value) == [(200, "redis")] * 5
+    gateway.check(key.value, cost=16)
+    assert [each.remaining for each in gateway.check(key.value, cost=16).limits] == [15]
+    prepared = gateway.limiter._checker.prepared(key.value, STAGE, METHOD)
+    with gateway.without_redis.local.lock:
+        assert gateway.without_redis.journal.add(prepared, key.value, STAGE, METHOD, 10, clock(), 0)
+        assert gateway.check(key.value, cost=16).source == "denial_cache"
+    gateway.run(gateway.limiter._tick)
+    wait_for(lambda: not gateway.waiting)
+    after = gateway.check(key.value, cost=16)
+    assert (after.source, [each.remaining for each in after.limits]) == ("redis", [5])
+
+
 def test_limits_are_divided_among_replicas(make, clock):
     """Among four: a quarter of what is left, not rounded up; a cost above that passes later; then it is charged."""
     gateway = make(GOLD, replicas=4)
