@@ -189,6 +189,15 @@ def test_a_bucket_is_refilled_first(redis):
     assert plan_state(redis)[:3] == (TOKEN, TOKEN, NOW + DAY)
 
 
+def test_each_bucket_goes_on_from_its_own_state(redis):
+    """One of a method at 2 that was refilled to 3, a shared one at -1: 1 off each."""
+    redis.hset(KEY, METHOD, bucket(2 * TOKEN, last=NOW - 100_000))
+    redis.set(ACCOUNT, bucket(-TOKEN))
+    charge(redis, own=[(METHOD, *TEN)], shared=[(ACCOUNT, *TEN)])
+    assert redis.hget(KEY, METHOD) == bucket(2 * TOKEN)
+    assert redis.get(ACCOUNT) == bucket(-2 * TOKEN)
+
+
 def test_a_bucket_below_minus_its_burst_is_not_raised(redis):
     """A smaller burst at the same rate leaves the level as it is: a charge takes nothing off, and gives nothing."""
     redis.hset(KEY, PLAN, state(-4 * TOKEN))
@@ -266,9 +275,9 @@ def test_a_quota_is_charged_in_the_window_of_the_units_alone(redis, stored, spen
     if stored:
         redis.hset(KEY, PLAN, stored)
     charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=NOW - spent_days_ago * DAY)
-    per, level, _, window, _, used, _, _ = plan_state(redis)
+    per, level, last, window, _, used, _, _ = plan_state(redis)
     assert (window, used) == left
-    assert (per, level) == (0, 0)
+    assert (per, level, last) == (0, 0, 0)
     if not stored:
         assert closed(redis) == {}
 
@@ -296,6 +305,24 @@ def test_an_estimate_that_is_ahead_resets_no_quota(redis):
     assert plan_state(redis)[3:] == (WINDOW, TODAY, 100, 0, 100)
 
 
+def test_a_window_begins_with_its_first_microsecond(redis):
+    """By the server's clock; and of a key without a count one that has not begun is as good as any."""
+    redis.hset(KEY, PLAN, count(97, day_used=97))
+    midnight = (TODAY + 1) * DAY
+    charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=midnight, now=midnight)
+    assert plan_state(redis)[3:6] == (WINDOW + 64, TODAY + 1, 3)
+    redis.hdel(KEY, PLAN)
+    charge(redis, 3, 2, plan=(0, 0, 0), quota=(100,), spent=NOW + 2 * DAY)
+    assert plan_state(redis)[3:6] == (WINDOW + 128, TODAY, 3)
+
+
+def test_a_quota_of_nothing_is_charged(redis):
+    """Should the plan have become that meanwhile."""
+    assert charge(redis, 3, plan=(0, 0, 0), quota=(0,)) == [CHARGED, NOW]
+    assert plan_state(redis)[3:6] == (WINDOW, TODAY, 3)
+    assert unchanged(redis, "RATELIMIT ARGUMENTS", 3, 2, quota=(0, TODAY + 1, TODAY + 2, TODAY + 3))
+
+
 def test_a_count_stays_exact(redis):
     """No further than 2^53 - 1."""
     redis.hset(KEY, PLAN, count(2**53 - 3, day_used=2**53 - 2))
@@ -305,14 +332,17 @@ def test_a_count_stays_exact(redis):
 
 def test_an_alert_is_reported(redis):
     """If the charge takes the count to its share; with the figures of that window. And not again by the next one."""
+    redis.hset(KEY, PLAN, count(0, granted=10))
     alerts = {"quota": DAILY, "tail": (80, 80, 100, 100), "last_key": [STREAM], "flags": 9}
     charge(redis, 79, **alerts)
     assert redis.xlen(STREAM) == 0
     charge(redis, 1, 2, **alerts)
     charge(redis, 25, 3, **alerts)
     charge(redis, 25, 4, **alerts)
-    told = [(entry[b"percent"], entry[b"used"], entry[b"window_day"]) for _, entry in redis.xrange(STREAM)]
-    assert told == [(b"80", b"80", b"20516"), (b"100", b"105", b"20516")]
+    told = [
+        (entry[b"percent"], entry[b"used"], entry[b"limit"], entry[b"window_day"]) for _, entry in redis.xrange(STREAM)
+    ]
+    assert told == [(b"80", b"80", b"110", b"20516"), (b"100", b"105", b"110", b"20516")]
     assert redis.hget(KEY, "a:gold") == doubles(WINDOW, 100)
     redis.hset(KEY, PLAN, count(90, first=TODAY + 1))
     charge(redis, 100, 5, **alerts)  # not charged to the quota: tomorrow's has begun
@@ -330,11 +360,13 @@ def closed(client):
     return {field: tuple(map(int, struct.unpack("<2d", value))) for field, value in (in_hash | archived).items()}
 
 
-def test_a_day_that_is_over_is_closed(redis):
+@pytest.mark.parametrize(("used", "granted", "left"), [(40, 0, 60), (40, 10, 70), (40, -10, 50), (120, 0, 0)])
+@pytest.mark.parametrize("day", [1, TODAY - 2])
+def test_a_day_that_is_over_is_closed(redis, used, granted, left, day):
     """As by a check: with what was left of the quota when the new day was first charged."""
-    redis.hset(KEY, PLAN, count(40, first=TODAY - 2, day=TODAY - 2, day_used=30))
+    redis.hset(KEY, PLAN, count(used, first=TODAY - 2, granted=granted, day=day, day_used=30))
     charge(redis, 3, plan=(0, 0, 0), quota=(100,), spent=NOW - DAY)
-    assert closed(redis) == {"d:gold:20514": (30, 60)}
+    assert closed(redis) == {f"d:gold:{day}": (30, left)}
     assert plan_state(redis)[3:] == ((TODAY - 1) * 64 + 1, TODAY - 1, 3, 0, 3)
 
 
@@ -502,8 +534,9 @@ def test_the_plans_bucket_keeps_an_identity(redis):
     identity(redis, 100, now=0, plan=(10, 1, 10_000_000))
     assert 255_000 < redis.pttl(IDENTITY) <= 260_000
     redis.delete(IDENTITY)
-    identity(redis, 100, now=0, plan=(10, 0, 1))
+    identity(redis, 100, now=0, plan=(10, 0, 1), shared=[(ACCOUNT, 10, 0, 1)])
     assert 55_000 < redis.pttl(IDENTITY) <= 60_000
+    assert 55_000 < redis.pttl(ACCOUNT) <= 60_000
 
 
 def test_under_a_callers_clock_nothing_expires(redis):
@@ -523,6 +556,7 @@ def test_the_servers_clock(redis):
 
 def test_the_edges_of_numbers(redis):
     """The earliest time, and the last number of a life."""
+    assert charge(redis, life=OTHER_LIFE, spent=NOW - 1, flags=2, plan=(0, 0, 0)) == [CHARGED, NOW]
     assert charge(redis, sequence=2**53 - 1, spent=0, now=1) == [CHARGED, 1]
     assert plan_state(redis) == (TOKEN, 4 * TOKEN, 1, 0, 0, 0, 0, 1)
     assert unchanged(redis, [BEFORE, NOW], sequence=2**53 - 1)
@@ -615,7 +649,11 @@ def test_an_alert_that_cannot_be_written_fails_no_charge(redis):
         {"argv": []},
         {
             "keys": [KEY, DAYS, ACCOUNT],
-            "argv": [doubles(NOW, 1, 0, 1, *[0] * 7) + version_token(), LIFE, doubles(1, NOW)],
+            "argv": [doubles(NOW, 1, 0, 1, 0, 0, 0, -1, 0, 0, 0) + version_token(), LIFE, doubles(1, NOW)],
+        },
+        {
+            "keys": [JOURNAL],
+            "argv": [doubles(NOW, 1, 0, 0, *[0] * 3, -1, *[0] * 3) + version_token(), "x", LIFE, doubles(1, NOW)],
         },
         {"argv": [b"x", PLAN, LIFE, doubles(1, NOW)]},
         {"argv": [bytes(114), PLAN, LIFE, doubles(1)]},

@@ -56,6 +56,8 @@ def test_a_clock_that_went_back_counts_too_many_rather_than_too_few(redis):
         beat(redis, life)
     assert beat(redis, LIVES[0], NOW - 3_600 * SECOND) == 3
     assert members(redis)[LIVES[0]] == NOW - 3_600 * SECOND
+    assert beat(redis, LIVES[0], 1) == 3
+    assert members(redis)[LIVES[0]] == 1
 
 
 def test_the_set_expires_a_minute_after_the_last_one(redis):
