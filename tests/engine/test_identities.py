@@ -63,7 +63,7 @@ def limiter_of(server, *plans, is_async=False, **options):
         catalog = Catalog(client, clock=options.get("clock"))
         for plan in plans:
             catalog.put_plan(plan)
-    options = {"deadline": 10.0, "denial_cache": False, **options}
+    options = {"deadline": 10.0, "denial_cache": False, "on_unavailable": "closed", **options}
     with RunningLimiter(lambda kind: kind.from_url(server.url, **options), is_async) as limiter:
         yield limiter
 

@@ -1,6 +1,8 @@
 """Redis goes away and comes back: who is served by which policy, and what is charged, exactly."""
 
 import logging
+from contextlib import ExitStack
+from random import Random
 
 import pytest
 from helpers.forks import run_in_child
@@ -428,3 +430,38 @@ def test_the_log_says_what_checks_are_answered_with(make, caplog):
     wait_for(lambda: gateway.check(key.value).source == "redis")
     assert any(each.startswith("checks are decided locally (not_sent): StoreUnavailable: ") for each in caplog.messages)
     assert any(each.startswith("Redis answers again; decided locally within ") for each in caplog.messages)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_four_replicas_while_redis_comes_and_goes(seed, server, clock):
+    """What they admit is within the bound, and Redis has counted all of it in the end, each unit once."""
+    random, admitted = Random(seed), list[int]()
+    replicas = [OutageGateway(server, is_async=False, clock=clock, replicas=4) for _ in range(4)]
+    catalog = replicas[0].catalog
+    catalog.put_plan(UsagePlan("gold", Throttle(2, 20), Quota(100_000, "DAY"), [STAGE]))
+    key = catalog.create_key(plans=["gold"])
+    with ExitStack() as stack:
+        for replica in replicas:
+            stack.enter_context(replica)
+            replica.begin()
+            replica.meet(key)
+        began_us, away = clock(), set()
+        for _ in range(6):
+            for replica in replicas:
+                if replica in away and random.random() < 0.6:
+                    replica.come_back()
+                    away.discard(replica)
+                elif replica not in away and random.random() < 0.6:
+                    replica.go_away()
+                    away.add(replica)
+            for replica in random.choices(replicas, k=40):
+                if replica.check(key.value).allowed:
+                    admitted.append(clock())
+            clock.advance(random.choice([0, 1, 3]))
+        for replica in away:
+            replica.come_back()
+        used = replicas[0].used("gold", key)
+    span_s = (admitted[-1] - began_us) / 1_000_000
+    assert used == len(admitted)
+    assert len(admitted) > 20 + 2 * span_s  # there was an excess, which the bound is about
+    assert len(admitted) <= 2 * (20 + 2 * span_s)
