@@ -137,6 +137,10 @@ class PlainServer:
         """Note from now on which lines run."""
         self._lua.eval("function(note) debug.sethook(function(_, line) note(line) end, 'l') end")(self.lines.add)
 
+    def end_after(self, instructions):
+        """Fail from now on a script that is as long, which then never ends."""
+        self._lua.eval("function(most) debug.sethook(function() error('endless') end, '', most) end")(instructions)
+
     def eval(self, keys, arguments):
         """The reply: a list, bytes, or an error's text."""
         for name, values in ((b"KEYS", keys), (b"ARGV", arguments)):
