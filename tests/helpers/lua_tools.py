@@ -191,6 +191,9 @@ class PlainServer:
     def _hget(self, key, field):
         return self._held(key, dict).get(field, False)
 
+    def _hexists(self, key, field):
+        return int(field in self._held(key, dict))
+
     def _hmget(self, key, *fields):
         return self._lua.table_from([self._held(key, dict).get(field, False) for field in fields])
 

@@ -23,7 +23,7 @@ LEFT_OUT = {
 
 def with_tests(sources, then):
     """Pass the tests as they are; then call `then` with `Plugin.killer`. Return the exit code of pytest."""
-    options = ("-q", "--no-header", "-p", "no:cacheprovider", "--server", "valkey")
+    options = ("-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore:Module already imported", "--server", "valkey")
     return pytest.main([*options, *TESTS], [Plugin(sources, then)])
 
 
@@ -52,10 +52,12 @@ class Plugin:
         self._sources.read.clear()
         scripts.load.cache_clear()
         with patch.object(PlainServer, "__init__", autospec=True, side_effect=PlainServer.__init__) as plain_server:
-            if fails(item):
-                raise pytest.UsageError(f"{item.nodeid} fails before any change")
-        runs_scripts = plain_server.called or item.get_closest_marker("server")
-        return frozenset(self._sources.read if runs_scripts else ())
+            failed = fails(item)
+        if not plain_server.called and not item.get_closest_marker("server"):
+            return frozenset()
+        if failed:
+            raise pytest.UsageError(f"{item.nodeid} fails before any change")
+        return frozenset(self._sources.read)
 
     def killer(self, names):
         """Return the first test of some scripts that fails, None if none does; the last that did is the first next."""
