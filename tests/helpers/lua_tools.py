@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 
 from lupa import lua51
 
@@ -113,6 +114,21 @@ def passage_names(name):
 
 class SortedSet(dict):
     """Scores by member."""
+
+
+def plain_state(written):
+    """A state of the vectors as PlainServer keeps it."""
+    state = {}
+    for key, value in written.items():
+        if isinstance(value, str):
+            state[key.encode()] = bytes.fromhex(value)
+        elif isinstance(value, dict):
+            state[key.encode()] = {field.encode(): bytes.fromhex(part) for field, part in value.items()}
+        elif isinstance(value[0], str):
+            state[key.encode()] = SortedSet.fromkeys([member.encode() for member in value], inf)
+        else:
+            state[key.encode()] = [{name.encode(): text.encode() for name, text in entry.items()} for entry in value]
+    return state
 
 
 class PlainServer:

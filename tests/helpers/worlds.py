@@ -45,7 +45,12 @@ def needlessly_left_out(state, asked, replies, expected):
         key, token = prepared.keys[0], prepared.arguments[0][88:114]
         if reply != RETRY_INDIVIDUALLY:
             continue
-        if isinstance(right, bytes) and "~" not in key and state[key].get("r") == token and not met & set(prepared.keys):
+        if (
+            isinstance(right, bytes)
+            and "~" not in key
+            and state[key].get("r") == token
+            and not met & set(prepared.keys)
+        ):
             found.append(prepared)
         met |= set(prepared.keys)
     return found

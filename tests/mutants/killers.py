@@ -6,11 +6,12 @@ The first two are commands that are packed once and sent in one go to a real ser
 import json
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from helpers.batch_scenarios import scenarios
-from helpers.lua_tools import hexed
+from helpers.lua_tools import PlainServer, hexed, plain_state
 from helpers.servers import Server
 from helpers.worlds import PLAIN_NOW, Plain, Real, completed, needlessly_left_out, one_by_one, told_at_once
 from hypothesis import HealthCheck, Phase, given, settings
@@ -48,6 +49,7 @@ class Killers:
         self._start()
         self._sha = scripts.load("check").sha.encode()
         self._vectors = [self._vector(each) for each in vectors()]
+        self._plain_vectors = [plain_vector(each) for each in vectors()]
         self._histories = [self._history(History(seed)) for seed in range(HISTORIES)]
         self._real_worlds = [(world, self._alone(world)) for world in worlds(REAL_WORLDS)]
         self._plain_worlds = [(world, plain_alone(world)) for world in worlds(PLAIN_WORLDS, PLAIN_NOW, 0)]
@@ -138,6 +140,7 @@ class Killers:
     def _killers(self, script, sha):
         if script == "check":
             yield "vectors", lambda: all(tape.judge(self._send(tape, sha)) for tape in self._vectors)
+            yield "vectors", lambda: are_right_on_a_dict(self._plain_vectors)
             yield "histories", lambda: all(tape.judge(self._send(tape, sha)) for tape in self._histories)
         elif script == "check_many":
             yield "checks at once", lambda: all(map(self._is_same_at_once, self._real_worlds))
@@ -225,6 +228,27 @@ def as_read(reply, value):
     if isinstance(value, dict):
         return dict(zip(reply[::2], reply[1::2], strict=True))
     return reply if isinstance(value[0], bytes) else [tuple(entry) for _, entry in reply]
+
+
+def plain_vector(vector):
+    """(state, KEYS, ARGV, reply or error, state after it) for `PlainServer`."""
+    keys, arguments = [key.encode() for key in vector["keys"]], [bytes.fromhex(part) for part in vector["argv"]]
+    reply = vector.get("reply", vector.get("error"))
+    return plain_state(vector["before"]), keys, arguments, reply, plain_state(vector["after"])
+
+
+def are_right_on_a_dict(cases):
+    """Whether the vectors hold there, where plain Lua stands in for `struct`."""
+    server = PlainServer({})
+    server.end_after(LONGEST)
+    for before, keys, arguments, reply, after in cases:
+        server.state = deepcopy(before)
+        try:
+            if hexed(server.eval(keys, arguments)) != reply or server.state != after:
+                return False
+        except (LuaError, TypeError, AssertionError):
+            return False
+    return True
 
 
 def worlds(number, *clock):

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 from helpers.lua_bytecode import compiled
-
 from mutants import report
 from mutants.mutator import compiles, mutants
 from mutants.report import Explanations
+
 from ratelimit.scripts import folder
 
 TEXTS = {
