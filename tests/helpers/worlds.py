@@ -42,15 +42,11 @@ def needlessly_left_out(state, asked, replies, expected):
     """
     met, found = set(), []
     for prepared, reply, right in zip(asked, replies, expected, strict=True):
-        key, token = prepared.keys[0], prepared.arguments[0][88:114]
         if reply != RETRY_INDIVIDUALLY:
             continue
-        if (
-            isinstance(right, bytes)
-            and "~" not in key
-            and state[key].get("r") == token
-            and not met & set(prepared.keys)
-        ):
+        key, token = prepared.keys[0], prepared.arguments[0][88:114]
+        is_usual = isinstance(right, bytes) and "~" not in key and state[key].get("r") == token
+        if is_usual and not met & set(prepared.keys):
             found.append(prepared)
         met |= set(prepared.keys)
     return found

@@ -1,7 +1,7 @@
-"""Mutation test of the Lua: `make mutants`. Changes each script in every small way, and asks the tests about each change.
+"""Mutation test of the Lua: `make mutants`. Changes each script in every small way, and asks the tests about each.
 
-A change that no test notices has to be explained in survivors.toml; else this fails. docs/mutants.md is written by a run
-of all mutants.
+A change that no test notices has to be explained in survivors.toml; else this fails. A run of all mutants writes
+docs/mutants.md.
 """
 
 import argparse

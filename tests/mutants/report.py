@@ -15,8 +15,8 @@ INTRODUCTION = """\
 <!-- Written by `make mutants`. -->
 
 Each file in `lua/` is changed in every small way that the tool knows: a comparison becomes another one, a number one
-more or less, `and` becomes `or`, a branch is swapped, a statement is left out, a text is emptied, and so on. Each change, a
-mutant, is put on a real server (Valkey) and has to be found, by the first of:
+more or less, `and` becomes `or`, a branch is swapped, a statement is left out, a text is emptied, and so on. Each
+change, a mutant, is put on a real server (Valkey) and has to be found, by the first of:
 
 1. the [vectors](../lua/vectors.json), worked out on paper;
 2. {histories} random histories, in which all replies and all that is stored are those of the exact model;

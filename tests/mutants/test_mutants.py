@@ -1,4 +1,4 @@
-"""The mutation test itself: which changes it makes, that it finds those that are bugs, and says so of those it does not."""
+"""The mutation test itself: which changes it makes, and what it says of those that nothing finds."""
 
 from collections import Counter
 

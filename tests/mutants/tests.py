@@ -24,16 +24,8 @@ LEFT_OUT = {
 
 def with_tests(sources, then):
     """Pass the tests as they are; then call `then` with `Plugin.killer`. Return the exit code of pytest."""
-    options = (
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore:Module already imported",
-        "--server",
-        "valkey",
-    )
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "--server", "valkey"]
+    options += ["-W", "ignore:Module already imported"]
     return pytest.main([*options, *TESTS], [Plugin(sources, then)])
 
 
