@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 from ratelimit.engine import protocol
@@ -11,7 +12,7 @@ from ratelimit.engine.limits import CompiledLimits
 from ratelimit.model import UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
-from ratelimit.scripts import ScriptCall, load
+from ratelimit.scripts import LeaseCall, ScriptCall, load
 
 _NO_STAMP = "-" * 8
 
@@ -83,15 +84,7 @@ class PreparedCheck:
         limits = self.limits
         if self._call_windows is limits.windows and cost == 1 and not flags and self._call is not None:
             return self._call
-        request = limits.request(
-            now_us=namespace.script_us(),
-            cost=cost,
-            valid_until_us=self._until_us,
-            flags=flags,
-            version_token=self.version_token,
-            estimate_us=namespace.wall_us,
-        )
-        args: tuple[str | bytes, ...] = (request, *limits.fields)
+        args = self._args(namespace, cost, flags)
         if limits.layout is not None and not flags & protocol.PEEK:
             call: ScriptCall = CheckCall(load("check"), self._redis_keys, args, limits.layout)
         else:
@@ -100,3 +93,28 @@ class PreparedCheck:
         if cost == 1 and not flags and namespace.clock is None:
             self._call, self._call_windows = call, limits.windows
         return call
+
+    def to_lease_call(
+        self, namespace: Namespace, units: int, note_fields: tuple[str, str], on_late_reply: Callable[[Any], None]
+    ) -> ScriptCall:
+        """Return the call of check.lua for a lease.
+
+        Args:
+            namespace: The namespace.
+            units: The cost.
+            note_fields: Hash fields of its note and of the note of a lease that is over, or "".
+            on_late_reply: As of `LeaseCall`.
+        """
+        args = (*self._args(namespace, units, protocol.IS_LEASE), *note_fields)
+        return LeaseCall(load("check"), self._redis_keys, args, on_late_reply)
+
+    def _args(self, namespace: Namespace, cost: int, flags: int) -> tuple[str | bytes, ...]:
+        request = self.limits.request(
+            now_us=namespace.script_us(),
+            cost=cost,
+            valid_until_us=self._until_us,
+            flags=flags,
+            version_token=self.version_token,
+            estimate_us=namespace.wall_us,
+        )
+        return (request, *self.limits.fields)

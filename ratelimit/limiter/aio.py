@@ -54,6 +54,7 @@ class AsyncLimiter(LimiterBase):
         super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         clients.validate_async_client(client, _CONNECTIONS_FOR)
         self._store = AsyncExecutor(client, deadline, self._on_new_loop)
+        self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(

@@ -298,10 +298,12 @@ class Checker:
         reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
         return (yield from self._judged(prepared, reply, cost, peek=peek))
 
-    def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
-        """Send a prepared check, and record the states in its reply."""
+    def _send(
+        self, prepared: PreparedCheck, cost: int, flags: int = 0, *, call: ScriptCall | None = None
+    ) -> Operation[protocol.Reply]:
+        """Send a prepared check, or a call of it that was made already, and record the states in its reply."""
         namespace, denial_cache = self._namespace, self.denial_cache
-        call = prepared.to_script_call(namespace, cost, flags)
+        call = call or prepared.to_script_call(namespace, cost, flags)
         if self._is_script_unknown:
             self._is_script_unknown, call = False, call.with_source()
         if flags & protocol.PEEK:

@@ -102,11 +102,6 @@ def plan_field(plan_id: str) -> str:
     return f"p:{plan_id}"
 
 
-def closed_day_field(plan_field: str, day: int) -> str:
-    """Hash field of a day of metering under a plan that is over."""
-    return f"d{plan_field[1:]}:{day}"
-
-
 def method_field(plan_id: str, stage_id: str, method: str) -> str:
     """Hash field of a key's bucket of one method under a plan."""
     return f"b:{plan_id}:{stage_id}:{method}"
