@@ -57,7 +57,8 @@ local same_catalogue = stored_token and #stored_token == VERSION_TOKEN_SIZE
 
 local function credited(level, its_burst, its_rate, its_per)
   local credit = units * its_per - elapsed * its_rate
-  if credit <= 0 then return level end
+  -- A journal charged a level below zero, perhaps less than was spent: a refund must not give that a second time.
+  if credit <= 0 or level < 0 then return level end
   return math.min(level + credit, math.max(level, its_burst * its_per))
 end
 

@@ -105,7 +105,7 @@ class LimitNumbers(NamedTuple):
         if not self.rate:
             return 0, inf
         refilled = self._refilled(level, last_us, now_us)
-        return int(refilled // self.per), max(0, last_us - now_us) - (refilled - self.full) // self.rate
+        return max(0, int(refilled // self.per)), max(0, last_us - now_us) - (refilled - self.full) // self.rate
 
     def _refilled(self, level: float, last_us: float, now_us: float) -> float:
         # A sum too large to be exact is above what fills the bucket.
@@ -297,6 +297,20 @@ class CompiledLimits:
         head = protocol.pack_head(now_us, cost, valid_until_us, self.flags | flags)
         plan, further = self.windows or self.update_windows(estimate_us())
         return b"".join((head, plan, version_token, further))
+
+    def journal_request(
+        self, *, now_us: int, cost: int, valid_until_us: int, flags: int, version_token: bytes, spent_us: int
+    ) -> bytes:
+        """Return ARGV[1] of charge_journal.lua, with the quota's windows around `spent_us`. Shadows do not see it."""
+        flags |= self.flags & ~(protocol.HAS_SHADOW | protocol.SHADOW_HAS_BUCKET)
+        head = protocol.pack_head(now_us, cost, valid_until_us, flags)
+        return b"".join((head, self.plan_limits.packed(spent_us), version_token, self.further_packed, self._tail))
+
+    @property
+    def journal_fields(self) -> tuple[str, ...]:
+        """Hash fields without those of a shadow."""
+        shadow_fields = self._shadow.fields if self._shadow else ()
+        return self.fields[: len(self.fields) - len(shadow_fields)]
 
     def decision(self, reply: Reply, cost: int) -> Decision:
         """Return the decision in a reply of the script to a request of `cost`."""

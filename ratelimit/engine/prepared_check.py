@@ -94,6 +94,40 @@ class PreparedCheck:
             self._call, self._call_windows = call, limits.windows
         return call
 
+    def to_journal_call(
+        self, namespace: Namespace, cost: int, spent_us: int, life: str, sequence: int, flags: int = 0
+    ) -> ScriptCall:
+        """Return the call of charge_journal.lua for units that this process admitted by itself. Safe to send again.
+
+        Args:
+            namespace: Names and clock.
+            cost: How many units, at least 1.
+            spent_us: The server's time, estimated, at which they were spent.
+            life: 8 characters of ASCII, random, of this life of the process.
+            sequence: From 1, rising within a life: an entry that is not above the highest charged one is not charged.
+            flags: NOTHING_NEWER, as for a check.
+        """
+        limits, names = self.limits, namespace.names
+        request = limits.journal_request(
+            now_us=namespace.script_us(),
+            cost=cost,
+            valid_until_us=self._until_us,
+            flags=flags,
+            version_token=self.version_token,
+            spent_us=spent_us,
+        )
+        if self.cached_key is not None:
+            keys = (self._redis_keys[0], names.key_days(self.key_id), *self._redis_keys[1:])
+        elif self.key_id:
+            keys = self._redis_keys
+        else:
+            keys = (names.journal, *self._redis_keys)
+        return ScriptCall(
+            load("charge_journal"),
+            keys,
+            (request, *limits.journal_fields, life, protocol.pack_entry(sequence, spent_us)),
+        )
+
     def to_lease_call(
         self, namespace: Namespace, units: int, note_fields: tuple[str, str], on_late_reply: Callable[[Any], None]
     ) -> ScriptCall:

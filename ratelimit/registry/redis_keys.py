@@ -28,6 +28,8 @@ class RedisKeys:
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
+        self.replicas = f"{{{namespace}}}:replicas"
+        self.journal = f"{{{namespace}}}:journal"
 
     def key_hash(self, key_id: str) -> str:
         """Everything a check needs of one API key, or of an identity: its stamp, buckets and counts."""

@@ -55,8 +55,8 @@ MISFITS = [
     refused("a cost that is no number", "NaN", sent(float("nan")), b"p:gold"),
     refused(
         "a flag that is not known, of an identity",
-        "289 = 256 + 33, and all else would fit",
-        sent(flags=289, tail=(2, 1)),
+        "545 = 512 + 33, and all else would fit",
+        sent(flags=545, tail=(2, 1)),
         b"p:gold",
         keys=(IDENTITY, COUNTED),
     ),

@@ -141,7 +141,9 @@ def _bucket_now(stored, burst, rate, per, now):
     full = burst * per
     if its_per == 0:
         return full, now
-    level = min(full, level * per // its_per)
+    if per != its_per:
+        level = max(max(level, -burst * its_per) * per // its_per, -full, full - 2**53)
+    level = min(full, level)
     if now >= last:
         return min(full, level + (now - last) * rate), now
     return level, now if last - now > 2_000_000 else last

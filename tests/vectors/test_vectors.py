@@ -40,7 +40,7 @@ def means(vector):
     numbers = [status, now]
     for (burst, rate, per), (level, last) in zip(rules, limits, strict=False):
         if rate:
-            numbers += [level // per, last - now - (level - burst * per) // rate]
+            numbers += [max(0, level // per), last - now - (level - burst * per) // rate]
         else:
             numbers += [0, -1]
         if status in {0, 3, 4}:
