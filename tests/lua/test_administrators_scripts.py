@@ -232,6 +232,20 @@ class TestSetRemaining:
         assert fails(redis, "set_remaining", [HASH], "p:gold", numbers) == "RATELIMIT CORRUPT p:gold"
         assert self.held(redis) == {"p:gold": held}
 
+    @pytest.mark.parametrize("number", ["per", "level", "last", "window", "used", "granted", "day_used"])
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_the_largest_numbers_are_valid(self, redis, number, sign):
+        """2^53 - 1; what may be below zero also minus that. One more, or a bit below zero, is none."""
+        may_be_negative = number in {"level", "last", "granted"}
+        if number == "window":
+            largest = {"window": 2**33 - 1, "day": 2**20 - 1} if sign > 0 else {"window": 0, "day": 0}
+            beyond = {"window": 2**33} if sign > 0 else {"window": 0, "day": -1}
+        else:
+            largest = {number: sign * LARGEST if sign > 0 or may_be_negative else 0}
+            beyond = {number: sign * (LARGEST + 1) if sign > 0 or may_be_negative else -1}
+        assert judged(redis, state(**largest)) == "valid"
+        assert judged(redis, state(**beyond)) == "RATELIMIT CORRUPT p:gold"
+
     def test_by_the_servers_clock(self):
         """A time of 0 stands for it, and no other does."""
         held = {HASH.encode(): {b"r": version_token()}}
@@ -241,6 +255,48 @@ class TestSetRemaining:
             assert reply == [1, expected, 0]
         numbers = doubles(1, 100, 0, 1, 2, 30)
         assert PlainServer(held, "set_remaining").eval([HASH.encode()], [b"p:gold", numbers])[:2] == [1, 1]
+
+
+def judged(redis, held):
+    """What check.lua, asked for a peek, says of a state of a plan."""
+    redis.hset(HASH, mapping={"r": version_token(), "p:gold": held})
+    request = doubles(NOW, 1, 0, 65, 5, 1, 100_000, -1, 0, 0, 0) + version_token()
+    try:
+        return "valid" if run(redis, "check", [HASH], request, "p:gold")[0] in {0, 3} else "neither"
+    except ResponseError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("place", ["shared", "own"])
+@pytest.mark.parametrize(
+    ("held", "is_valid"),
+    [
+        ((LARGEST, 0, 0), True),
+        ((LARGEST + 1, 0, 0), False),
+        ((1, 0, 0), True),
+        ((0, 0, 0), False),
+        ((-1, 0, 0), False),
+        *(((1, sign * LARGEST, 0), True) for sign in (1, -1)),
+        *(((1, sign * (LARGEST + 1), 0), False) for sign in (1, -1)),
+        *(((1, 0, sign * LARGEST), True) for sign in (1, -1)),
+        *(((1, 0, sign * (LARGEST + 1)), False) for sign in (1, -1)),
+    ],
+)
+def test_the_largest_numbers_of_a_bucket_are_valid(redis, place, held, is_valid):
+    """2^53 - 1, and minus that but in P; one more is none."""
+    fields, keys = {"r": version_token()}, [HASH]
+    if place == "own":
+        fields["b"] = doubles(*held)
+    else:
+        keys.append("shared")
+        redis.set("shared", doubles(*held))
+    redis.hset(HASH, mapping=fields)
+    request = doubles(NOW, 1, 0, 65, 0, 0, 0, -1, 0, 0, 0) + version_token() + doubles(5, 1, 100_000)
+    arguments = [request, "p:gold", *(["b"] if place == "own" else [])]
+    if is_valid:
+        assert run(redis, "check", keys, *arguments)[0] in {0, 3}
+    else:
+        assert fails(redis, "check", keys, *arguments) == f"RATELIMIT CORRUPT {'b' if place == 'own' else 'shared'}"
 
 
 class TestCommit:

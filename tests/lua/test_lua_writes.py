@@ -7,7 +7,22 @@ import struct
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.packing import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, state, together, version_token
+from vectors.packing import (
+    ACCOUNT,
+    DAY,
+    KEY,
+    METHOD,
+    PLAN,
+    STAGE,
+    TEN,
+    TODAY,
+    bucket,
+    count,
+    doubles,
+    state,
+    together,
+    version_token,
+)
 
 NOW = 1_772_625_600_123_456
 HALF_MINUTE = 1_772_625_600_000_000
@@ -92,6 +107,17 @@ def test_a_first_check_sets_the_whole_expiry():
     server = PlainServer(stored() | {ACCOUNT.encode(): moved})
     assert ask(server, request(SLOW), PLAN.encode())[0] == 0
     assert written(server) == [("SET", ACCOUNT.encode(), bucket(0, per=10_000_000, last=NOW), b"PX", 1_060_000)]
+
+
+def test_a_denial_before_a_windows_start_writes_nothing():
+    """Within the tolerance of clocks the count goes on in the window that has not begun: nothing has moved."""
+    midnight = (TODAY + 1) * DAY
+    used_up = {KEY.encode(): {b"r": version_token(), PLAN.encode(): count(100, first=TODAY + 1)}}
+    for before_us, writes in ((1_000_000, []), (2_000_001, ["HSET"])):
+        server = PlainServer({KEY.encode(): dict(used_up[KEY.encode()])})
+        limits = struct.pack("<11d", midnight - before_us, 1, 0, 1, 0, 0, 0, 100, TODAY, TODAY + 1, TODAY + 2)
+        assert ask(server, limits + version_token(), PLAN.encode(), keys=[KEY])[0] == 0
+        assert [call[0] for call in written(server)] == writes
 
 
 @pytest.mark.parametrize("script", ["check", "check_many"])
