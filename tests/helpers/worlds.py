@@ -1,7 +1,9 @@
 """A state of Redis that is asked by check.lua, or by check_many.lua: on a real server, or on a dict."""
 
+import struct
+
 from redis.exceptions import ResponseError
-from vectors.packing import together
+from vectors.packing import PLAN, together
 
 from helpers.lua_tools import PlainServer, SortedSet
 from ratelimit.scripts import load
@@ -9,6 +11,8 @@ from ratelimit.scripts import load
 RETRY_INDIVIDUALLY = -5
 PLAIN_NOW = 1_772_625_600_123_456
 """The time of PlainServer."""
+HALF_MINUTE_US = 30_000_000
+"""How often an expiry is put off at most."""
 
 
 def one_by_one(ask, asked):
@@ -38,18 +42,30 @@ def completed(ask, asked, replies):
 def needlessly_left_out(state, asked, replies, expected):
     """The checks that were left out, though check.lua admitted them by its fast path, and they meet none that was.
 
-    `expected` is what it replied one by one. Of identities some are left out for their expiry.
+    `expected` is what it replied one by one.
     """
     met, found = set(), []
     for prepared, reply, right in zip(asked, replies, expected, strict=True):
         if reply != RETRY_INDIVIDUALLY:
             continue
-        key, token = prepared.keys[0], prepared.arguments[0][88:114]
-        is_usual = isinstance(right, bytes) and "~" not in key and state[key].get("r") == token
-        if is_usual and not met & set(prepared.keys):
+        fields = state.get(prepared.keys[0], {})
+        is_usual = isinstance(right, bytes) and fields.get("r") == prepared.arguments[0][88:114]
+        if is_usual and not met & set(prepared.keys) and not is_expiry_due(prepared, fields):
             found.append(prepared)
         met |= set(prepared.keys)
     return found
+
+
+def is_expiry_due(prepared, fields):
+    """Whether the check of an identity has to put off an expiry: it charges what was not charged in this half minute."""
+    request, _, *own = prepared.arguments
+    now, _, _, flags, _, _, plan_per = struct.unpack_from("<7d", request)
+    if flags < 32:
+        return False
+    states = [fields[PLAN]] if plan_per or not own else []
+    states += [fields.get(field.decode()) for field in own]
+    now = now or PLAIN_NOW
+    return any(state is None or struct.unpack_from("<d", state, 16)[0] < now - now % HALF_MINUTE_US for state in states)
 
 
 class Real:

@@ -10,23 +10,23 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.batch_scenarios import scenarios
 from helpers.lua_tools import PlainServer, hexed, plain_state
 from helpers.servers import Server
 from helpers.worlds import PLAIN_NOW, Plain, Real, completed, needlessly_left_out, one_by_one, told_at_once
-from hypothesis import HealthCheck, Phase, given, settings
 from lupa.lua51 import LuaError
+from mutants.batches import World
 from mutants.histories import NAMES, History
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOutError
-from vectors.packing import version_token
+from vectors.packing import NOW, version_token
 
 from ratelimit import scripts
 
 LONGEST_S, LONGEST = 5, 10_000_000
 """More seconds, and instructions, than any script takes: what has not ended by then never does."""
-HISTORIES, REAL_WORLDS, PLAIN_WORLDS = 200, 40, 200
+IN_A_HALF_MINUTE = NOW + 10_000_000
+HISTORIES, REAL_WORLDS, PLAIN_WORLDS = 200, 40, 400
 
 
 class EndlessError(Exception):
@@ -51,7 +51,9 @@ class Killers:
         self._vectors = [self._vector(each) for each in vectors()]
         self._plain_vectors = [plain_vector(each) for each in vectors()]
         self._histories = [self._history(History(seed)) for seed in range(HISTORIES)]
-        self._real_worlds = [(world, self._alone(world)) for world in worlds(REAL_WORLDS)]
+        self._real_worlds = [
+            (world, self._alone(world)) for world in worlds(REAL_WORLDS, IN_A_HALF_MINUTE, IN_A_HALF_MINUTE)
+        ]
         self._plain_worlds = [(world, plain_alone(world)) for world in worlds(PLAIN_WORLDS, PLAIN_NOW, 0)]
 
     def _start(self):
@@ -252,23 +254,9 @@ def are_right_on_a_dict(cases):
 
 
 def worlds(number, *clock):
-    """So many worlds of checks that are asked at once, always the same."""
-    found = []
-
-    @settings(
-        max_examples=number,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(world=scenarios(*clock))
-    def collect(world):
-        found.append(world)
-
-    collect()
-    return found
+    """(state, checks) of so many worlds, always the same."""
+    made = [World(seed, *clock) for seed in range(number)]
+    return [(world.state, world.asked) for world in made]
 
 
 def is_same(world, state, asked, expected):
