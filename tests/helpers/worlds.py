@@ -57,7 +57,7 @@ def needlessly_left_out(state, asked, replies, expected):
 
 
 def is_expiry_due(prepared, fields):
-    """Whether the check of an identity has to put off an expiry: it charges what was not charged in this half minute."""
+    """Whether the check of an identity has to put off an expiry: it charges what was not charged of late."""
     request, _, *own = prepared.arguments
     now, _, _, flags, _, _, plan_per = struct.unpack_from("<7d", request)
     if flags < 32:

@@ -25,7 +25,7 @@ LEFT_OUT = {
 def with_tests(sources, then):
     """Pass the tests as they are; then call `then` with `Plugin.killer`. Return the exit code of pytest."""
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "--server", "valkey"]
-    options += ["-W", "ignore:Module already imported"]
+    options += ["-W", "ignore:Module already imported", "-W", "ignore:Slow code in plugin"]
     return pytest.main([*options, *TESTS], [Plugin(sources, then)])
 
 
