@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport, Finding, Severity
 from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
@@ -43,6 +44,7 @@ from ratelimit.model import (
     PlanStage,
     Quota,
     Rate,
+    Replication,
     Stage,
     Throttle,
     ThrottleScope,
@@ -78,7 +80,9 @@ __all__ = [
     "Decision",
     "Detail",
     "Dialect",
+    "DoctorReport",
     "FileSource",
+    "Finding",
     "Identity",
     "IdentityUsage",
     "ImportReport",
@@ -100,7 +104,9 @@ __all__ = [
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "Replication",
     "RowWarning",
+    "Severity",
     "ShadowCounts",
     "Source",
     "Stage",

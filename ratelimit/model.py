@@ -317,6 +317,35 @@ Caller = str | Identity | None
 """Whose request it is: the value of an API key as it was sent, an identity, or nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """How far a change of a key had reached the replicas of Redis when the call returned; see `Catalog`, `durable`.
+
+    Attributes:
+        acknowledged: How many replicas had acknowledged it within `durable_timeout`.
+        replicas: How many were connected, in sync or not. One that is down, or cut off, is not among them.
+        has_min_replicas: Whether the server refuses writes while fewer replicas are connected than its
+            `min-replicas-to-write` says, which is at least 1.
+    """
+
+    acknowledged: int
+    replicas: int
+    has_min_replicas: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a replica was connected, and all that were have acknowledged the change."""
+        return 0 < self.replicas <= self.acknowledged
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it is complete and the server has `min-replicas-to-write`.
+
+        Then no failover to any of these replicas undoes the change.
+        """
+        return self.is_complete and self.has_min_replicas
+
+
 class _WithValue:
     """Holds a key's value outside of the dataclass fields, so that nothing that copies fields copies it."""
 
@@ -339,6 +368,7 @@ class ApiKey(_WithValue):
         owner: For people and billing; no decision depends on it.
         tags: Texts by name, for people and billing; no decision depends on them.
         revision: Changes with every change of the key.
+        replication: What became of this change with `durable=True`; None without, and for a key that was read.
     """
 
     id: str
@@ -351,6 +381,7 @@ class ApiKey(_WithValue):
     owner: str
     tags: Mapping[str, str]
     revision: str = field(repr=False, compare=False)
+    replication: Replication | None = field(repr=False, compare=False)
 
     def __init__(
         self,
@@ -365,9 +396,10 @@ class ApiKey(_WithValue):
         tags: Mapping[str, str] = FrozenMap(),
         value: str | None = None,
         revision: str = "",
+        replication: Replication | None = None,
     ) -> None:
         object.__setattr__(self, "_value", value)
-        values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
+        values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision, replication)
         for name_, given in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name_, given)
 
@@ -384,6 +416,11 @@ class ApiKey(_WithValue):
     def value(self) -> str | None:
         """What callers send: None, except in a `CreatedKey`."""
         return getattr(self, "_value", None)
+
+    def with_replication(self, replication: Replication) -> Self:
+        """Return the same key, with its value if it has one, and what became of its change."""
+        attributes = {each.name: getattr(self, each.name) for each in fields(self)}
+        return type(self)(**{**attributes, "replication": replication}, value=self.value)
 
 
 class CreatedKey(ApiKey):
@@ -407,5 +444,5 @@ class CreatedKey(ApiKey):
         return cast("str", self._value)
 
     def __reduce__(self) -> tuple[type[ApiKey], tuple[object, ...]]:
-        *values, revision = (getattr(self, each.name) for each in fields(self))
-        return ApiKey, (*values, None, revision)  # None: the value
+        *values, revision, replication = (getattr(self, each.name) for each in fields(self))
+        return ApiKey, (*values, None, revision, replication)  # None: the value

@@ -42,12 +42,18 @@ _REJECTIONS = {
     "CROSSSLOT": _OF_A_CLUSTER,
     "LOADING": _Rejection(remedy="it has just started, and answers once its data is loaded"),
     "MASTERDOWN": _OF_A_REPLICA,
-    "MISCONF": _Rejection(),
+    "MISCONF": _Rejection(
+        remedy="free space on its disk, or have it take writes that it cannot save: `CONFIG SET "
+        "stop-writes-on-bgsave-error no`"
+    ),
     "MOVED": _OF_A_CLUSTER,
     "NOAUTH": _Rejection(remedy="pass the user and the password, as in redis://user:password@host"),
     "NOPERM": _PERMISSION,
-    "NOREPLICAS": _Rejection(remedy="fewer replicas are connected than its min-replicas-to-write"),
-    "OOM": _Rejection(remedy="give the server more memory"),
+    "NOREPLICAS": _Rejection(
+        remedy="fewer replicas are connected than its min-replicas-to-write: connect them again, or `CONFIG SET "
+        "min-replicas-to-write 0`"
+    ),
+    "OOM": _Rejection(remedy="give the server more memory: `CONFIG SET maxmemory`"),
     "READONLY": _OF_A_REPLICA,
     "TRYAGAIN": _OF_A_CLUSTER,
     "WRONGPASS": _Rejection(remedy="pass the right user and password"),

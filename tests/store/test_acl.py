@@ -102,7 +102,10 @@ ADMIN = [
     "persist",
     "publish",
     "script|load",
+    "wait",
+    "info",
 ]
+"""The last two: what waits for replicas."""
 
 WATCHER = ["xread", "xreadgroup", "xgroup", "xack", "xrevrange"]
 """`ratelimit watch`: alerts, alone and as a member of a group."""
@@ -267,6 +270,7 @@ def as_admin(url, plan_file, *, go_on=False):
             lambda: [catalog.get_key(made[0]), catalog.keys(), catalog.list_keys()],
             lambda: catalog.update_key(made[0], name="two"),
             lambda: catalog.rotate_key(made[0], grace_s=60),
+            lambda: catalog.update_key(made[0], enabled=True, durable=True),
             lambda: catalog.rotate_key(made[0]),
             lambda: catalog.usage("gold", "2026-03-01", "2026-03-04"),
             lambda: catalog.set_remaining("gold", made[0], 2),
