@@ -110,10 +110,12 @@ def test_shared_buckets_are_not_in_the_hash():
 @pytest.mark.parametrize(
     ("last", "is_due"), [(HALF_MINUTE - 1, True), (HALF_MINUTE, False), (NOW - 1, False), (NOW, False)]
 )
-@pytest.mark.parametrize("place", ["the plan's", "a method's"])
+@pytest.mark.parametrize("place", ["the plan's", "a method's", "none"])
 def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
-    """By the bucket that is charged; alone by check.lua, and check_many.lua leaves it to that."""
-    if place == "the plan's":
+    """By the bucket that is charged, or the last charge; alone by check.lua, and check_many.lua leaves it to that."""
+    if place == "none":
+        before, asked = stored(count(0, last=last)), (request(plan=(0, 0, 0)), PLAN.encode())
+    elif place == "the plan's":
         before, asked = stored(state(500_000, last=last)), (request(), PLAN.encode())
     else:
         method = {METHOD.encode(): bucket(500_000, last=last)}
@@ -122,7 +124,8 @@ def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
     server = PlainServer(deepcopy(before))
     server.expiries[IDENTITY.encode()] = b"PX", 5
     check(server, *asked)
-    assert expiry_of(server) == (60_500 if is_due else 5)
+    expected = 60_000 if place == "none" else 60_500
+    assert expiry_of(server) == (expected if is_due else 5)
     keys, arguments = together([((IDENTITY,), asked, bytes((len(asked) - 2, 0)))])
     many = PlainServer(before, "check_many")
     (reply,) = many.eval([key.encode() for key in keys], arguments)
