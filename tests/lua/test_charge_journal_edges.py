@@ -279,3 +279,16 @@ def test_days_of_a_window_that_is_over_are_corrected_to_its_end():
     _, server = charge(before, cost=3, now=NOW + DAY, spent=NOW - 2 * DAY, quota=quota)
     changed = {f"d:gold:{TODAY - 2}": doubles(5, 47), f"d:gold:{TODAY - 1}": doubles(1, 47)}
     assert left(server) == before | changed
+
+
+@pytest.mark.parametrize(("granted", "limit"), [(0, 100), (7, 107), (-7, 93)])
+def test_an_alert_tells_the_limit_with_what_was_granted(granted, limit):
+    """And is noted under the plan."""
+    fields = {b"r": version_token(), PLAN.encode(): count(79, granted=granted)}
+    server = PlainServer({KEY.encode(): fields}, "charge_journal")
+    request = doubles(NOW, 1, 0, 9, *NO_PLAN, 100, TODAY, TODAY + 1, TODAY + 2) + version_token() + doubles(80, 80)
+    sent = encoded([request, PLAN, LIFE, doubles(1, NOW)])
+    assert server.eval(encoded([KEY, DAYS, STREAM]), sent) == [5, NOW]
+    (entry,) = server.state[STREAM.encode()]
+    assert (entry[b"percent"], entry[b"used"], entry[b"limit"]) == (b"80", b"80", b"%d" % limit)
+    assert left(server)["a:gold"] == doubles(WINDOW, 80)
