@@ -53,7 +53,7 @@ fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=10
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py
 
 mutants: .venv/ready  ## change the Lua in every small way, and see a test fail for each (10 minutes; SCRIPT=check SAMPLE=200 SEED=1)
-	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(filter command line,$(origin SCRIPT)),--script $(SCRIPT)) \
+	PYTHONPATH=tests $(BIN)/python -m seeded_bugs.mutants $(if $(filter command line,$(origin SCRIPT)),--script $(SCRIPT)) \
 	  $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 vectors: .venv/ready  ## make lua/vectors.json anew, after a change of the scripts

@@ -110,11 +110,13 @@ def test_shared_buckets_are_not_in_the_hash():
 @pytest.mark.parametrize(
     ("last", "is_due"), [(HALF_MINUTE - 1, True), (HALF_MINUTE, False), (NOW - 1, False), (NOW, False)]
 )
-@pytest.mark.parametrize("place", ["the plan's", "a method's", "none"])
+@pytest.mark.parametrize("place", ["the plan's", "a fast one", "a method's", "none"])
 def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
     """By the bucket that is charged, or the last charge; alone by check.lua, and check_many.lua leaves it to that."""
     if place == "none":
         before, asked = stored(count(0, last=last)), (request(plan=(0, 0, 0)), PLAN.encode())
+    elif place == "a fast one":
+        before, asked = stored(state(0, per=1, last=last)), (request(plan=(500_000, 1, 1)), PLAN.encode())
     elif place == "the plan's":
         before, asked = stored(state(500_000, last=last)), (request(), PLAN.encode())
     else:

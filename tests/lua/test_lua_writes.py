@@ -280,6 +280,15 @@ def test_templates_that_name_the_same_fields_read_and_write_once():
     assert server.state[KEY.encode()][METHOD.encode()] == bucket(100_000, last=NOW)
 
 
+def test_what_was_read_for_a_denial_is_not_read_again():
+    """The account's bucket denies a cost of 3, and admits one of 2 that comes in another template."""
+    server = PlainServer(stored() | {ACCOUNT.encode(): bucket(200_000, last=NOW)}, "check_many")
+    asked = [((KEY, ACCOUNT), (request(TEN, cost=cost), PLAN.encode()), bytes((0, 1))) for cost in (3, 2)]
+    denied, admitted = ask_at_once(server, *asked)
+    assert (denied[0], admitted) == (0, state(300_000, last=NOW, day_used=2) + bucket(0, last=NOW))
+    assert [call[0] for call in server.calls].count("GET") == 1
+
+
 def test_templates_of_two_plans_keep_their_states_apart():
     """A key may have another plan on another stage: its fields are others, though there are as many."""
     silver = b"p:silver"

@@ -60,7 +60,7 @@ MISFITS = [
         b"p:gold",
         keys=(IDENTITY, COUNTED),
     ),
-    refused("a bound on identities, of nobody", "flag 128 alone", sent(flags=128, tail=(2, 1)), keys=(COUNTED,)),
+    refused("a bound on identities, of nobody", "flag 128", sent(flags=128, tail=(*TEN, 2, 1)), keys=(ACCOUNT,)),
     refused(
         "a shadow without its field, in a request that is a bucket shorter",
         "114 - 24 + 56 bytes",

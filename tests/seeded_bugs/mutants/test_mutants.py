@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 from helpers.lua_bytecode import compiled
-from mutants import report
-from mutants.mutator import compiles, mutants
-from mutants.report import Explanations
+from seeded_bugs.mutants import report
+from seeded_bugs.mutants.mutator import compiles, mutants
+from seeded_bugs.mutants.report import Explanations
 
 from ratelimit.scripts import folder
 

@@ -14,11 +14,11 @@ from helpers.lua_tools import PlainServer, hexed, plain_state
 from helpers.servers import Server
 from helpers.worlds import PLAIN_NOW, Plain, Real, completed, needlessly_left_out, one_by_one, told_at_once
 from lupa.lua51 import LuaError
-from mutants.batches import World
-from mutants.histories import NAMES, History
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOutError
+from seeded_bugs.mutants.batches import World
+from seeded_bugs.mutants.histories import NAMES, History
 from vectors.packing import NOW, version_token
 
 from ratelimit import scripts

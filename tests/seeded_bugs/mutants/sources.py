@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from mutants.mutator import mutants
+from seeded_bugs.mutants.mutator import mutants
 
 from ratelimit import scripts
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from ratelimit import scripts
 
 scripts.folder = lambda: Path({!r})
-runpy.run_module("mutants", run_name="__main__")
+runpy.run_module("seeded_bugs.mutants", run_name="__main__")
 """
 
 

@@ -10,14 +10,14 @@ import time
 from collections import Counter
 from random import Random
 
-from mutants.sources import Sources
+from seeded_bugs.mutants.sources import Sources
 
 # From here on whatever reads scripts reads the copy: so these come after it.
 SOURCES = Sources()
 
-from mutants.killers import HISTORIES, Killers  # noqa: E402
-from mutants.report import PAGE, Explanations, page  # noqa: E402
-from mutants.tests import with_tests  # noqa: E402
+from seeded_bugs.mutants.killers import HISTORIES, Killers  # noqa: E402
+from seeded_bugs.mutants.report import PAGE, Explanations, page  # noqa: E402
+from seeded_bugs.mutants.tests import with_tests  # noqa: E402
 
 
 def main():
@@ -46,7 +46,7 @@ def main():
     killed = sum(killer is not None for killer in killed_by.values())
     say(f"killed {killed} of {len(chosen)} ({100 * killed / len(chosen):.1f} %)")
     if faults:
-        say("not explained in tests/mutants/survivors.toml, or no longer so:")
+        say("not explained in tests/seeded_bugs/mutants/survivors.toml, or no longer so:")
     for fault in faults:
         say(f"  {fault}")
     return 1 if faults else 0
