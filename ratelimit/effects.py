@@ -33,6 +33,8 @@ class KeyLookUps(BatchableReads):
 class TooManyLookUpsError(StoreUnavailable):
     """More look-ups are waiting than may wait; nothing is wrong with Redis."""
 
+    is_outage = False
+
 
 class UnknownScriptError(StoreError):
     """The server does not know a script that was called by its hash; nothing ran."""

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from ratelimit import validation
-from ratelimit.errors import ConfigError
+from ratelimit.errors import ConfigError, OnUnavailable
 
 Rate = int | float | str | Fraction | Decimal
 """Tokens per second, exact: a float means the decimal that it shows, a text may be a fraction such as "1/60"."""
@@ -165,6 +165,8 @@ class UsagePlan:
         lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
         max_identities: How many identities may have a state in Redis at a time, 0 to 2^30; exact up to 4096, beyond
             that counted by a sample. None for any number, which are not counted.
+        on_unavailable: "local", "open" or "closed": what becomes of checks while Redis is away; see `Limiter`. None for
+            what the limiter says. If the stage says something else, the stricter counts.
 
     Raises:
         ConfigError: One of them cannot be used.
@@ -180,6 +182,7 @@ class UsagePlan:
     shadow: str | None
     lease: float
     max_identities: int | None
+    on_unavailable: OnUnavailable | None
 
     def __init__(
         self,
@@ -193,6 +196,7 @@ class UsagePlan:
         shadow: str | None = None,
         lease: float = 0,
         max_identities: int | None = None,
+        on_unavailable: OnUnavailable | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -210,6 +214,7 @@ class UsagePlan:
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
             ("lease", validation.lease(lease)),
             ("max_identities", validation.max_identities(max_identities)),
+            ("on_unavailable", validation.on_unavailable(on_unavailable, or_none=True)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -269,6 +274,7 @@ class Stage:
         methods: By method ("GET /pets"), what differs for it.
         unlisted: What happens to a method that neither this stage nor the key's plan lists: "limit", the limits of all
             such methods apply; "deny", it is denied with 403.
+        on_unavailable: As of `UsagePlan`.
 
     Raises:
         ConfigError: The id, a method's name or a throttle is none, or `unlisted` is anything else.
@@ -278,9 +284,11 @@ class Stage:
     throttle: Throttle | None = None
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
     unlisted: Unlisted = "limit"
+    on_unavailable: OnUnavailable | None = None
 
     def __post_init__(self) -> None:
         validation.stage_id(self.id, "id")
+        validation.on_unavailable(self.on_unavailable, or_none=True)
         validation.one_of(self.unlisted, ("limit", "deny"), "unlisted")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():

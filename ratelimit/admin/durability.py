@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from ratelimit import validation
-from ratelimit.effects import IndependentCommands, Operation, PatientCommands, text
+from ratelimit.effects import IndependentReads, Operation, PatientCommands, text
 from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.model import ApiKey, Replication
 from ratelimit.registry.namespace import Namespace
@@ -78,7 +78,7 @@ def _replicas_before(durable: object, timeout_s: object) -> Operation[_Replicas 
             f"must be seconds above 0, at most {_MAX_TIMEOUT_S}, not {validation.shown(timeout_s)}",
             field="durable_timeout",
         )
-    replies = yield IndependentCommands([_INFO, ("WAIT", 0, 1)])
+    replies = yield IndependentReads([_INFO, ("WAIT", 0, 1)])
     for reply in replies:
         if isinstance(reply, StoreError) and not _is_replica(replies[0]):
             raise StoreUnavailable(
@@ -114,7 +114,7 @@ def _acknowledged(namespace: Namespace, key_id: str, before: _Replicas) -> Opera
         return Replication(0, before.connected, before.has_min_replicas)
     *_, acknowledged, info = replies
     after = _parsed(info, before.timeout_s)
-    if after.primary != before.primary:
+    if not after.primary or after.primary != before.primary:
         acknowledged = 0  # by replicas of a server that may never have had the change
     return Replication(
         acknowledged, max(before.connected, after.connected), before.has_min_replicas and after.has_min_replicas

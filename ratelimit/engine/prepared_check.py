@@ -32,6 +32,8 @@ class PreparedCheck:
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
         lease: For `local.leases` to keep its lease in.
         denial: For `local.denial_cache` to keep what it computed in.
+        last_reply: The last reply that judged it; None if there was none.
+        sent_us: When it was sent then, by `Namespace.age_us`.
     """
 
     __slots__ = (
@@ -44,9 +46,11 @@ class PreparedCheck:
         "denied_id",
         "is_leased",
         "key_id",
+        "last_reply",
         "lease",
         "limits",
         "plan_id",
+        "sent_us",
         "snapshot",
         "valid_until_us",
         "version_token",
@@ -74,6 +78,8 @@ class PreparedCheck:
         self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
         self.lease: Any = None
         self.denial: Any = None
+        self.last_reply: protocol.Reply | None = None
+        self.sent_us = 0
         self._redis_keys = redis_keys
         # The call for cost 1 by the server's clock, reused as long as the windows of `limits` are these.
         self._call: ScriptCall | None = None

@@ -128,7 +128,10 @@ def after_sending(error: Exception) -> StoreError:
     if isinstance(error, (*redis_compat.errors(*_CONNECTION_FAILED), OSError)):
         return StoreTimeout(f"the connection failed before the answer came: {message}")
     kind = UnknownScriptError if redis_compat.is_unknown_script(error) else StoreError
-    return kind(f"Redis answered with an error: {message}")
+    store_error = kind(f"Redis answered with an error: {message}")
+    # Some of what the script does may be permitted, and be done.
+    store_error.is_outage = _REFUSED_WITHIN_SCRIPT.search(message) is not None
+    return store_error
 
 
 def _rejection(error: Exception) -> tuple[str, _Rejection | None]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from helpers.commands import run
-from helpers.deployments import PASSWORD, deployment
+from helpers.deployments import PASSWORD, PATIENT_S, deployment
 from helpers.servers import NAMES
 
 from ratelimit.admin.doctor import checks
@@ -20,12 +20,13 @@ def shared(request, tmp_path_factory):
 @pytest.fixture
 def doctor(shared):
     """Run `ratelimit doctor` as its user; the server is as it was afterwards."""
-    yield lambda *options: run("doctor", *options, RATELIMIT_URL=shared.url("doctor"))
+    yield lambda *options: run("doctor", *PATIENT, *options, RATELIMIT_URL=shared.url("doctor"))
     shared.root.config_set("maxmemory-policy", "noeviction")
     shared.root.config_set("tcp-keepalive", "300")
 
 
 GATEWAY = "--gateway-user", "gateway"
+PATIENT = "--gateway-deadline", str(PATIENT_S)
 
 
 def test_all_is_well(doctor):
@@ -56,7 +57,8 @@ def test_what_is_unknown(doctor):
     """Exit code 1: nobody knows whether all is well. What says the same is said once."""
     result = doctor()
     assert result.exit_code == 1
-    assert "unknown  permissions (primary), excess-permissions (primary)\n" in result.output
+    assert "unknown  permissions (primary), excess-permissions (primary), scripts (primary)\n" in result.output
+    assert result.output.endswith(f"Findings: 3 unknown, {len(checks.NAMES) - 3} ok.\n")
     assert "         ratelimit doctor --gateway-user gateway\n" in result.output
 
 

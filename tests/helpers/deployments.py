@@ -13,6 +13,8 @@ from ratelimit import Catalog
 from ratelimit.scripts import folder
 
 PASSWORD = "a-password-of-these-tests"
+PATIENT_S = 10
+"""A deadline that a busy machine keeps: neither round trips nor commands are too slow for it."""
 PLANS = """
 [plans.gold]
 throttle = {rate = 1, burst = 3}
@@ -62,10 +64,10 @@ class Deployment:
     def client(self, user, **options):
         return make_client("redis", unix_socket_path=self.server.socket, username=user, password=PASSWORD, **options)
 
-    def report(self, user="doctor", *, gateway_user="gateway", pepper=None, **options):
+    def report(self, user="doctor", *, gateway_user="gateway", pepper=None, deadline=PATIENT_S):
         """What `doctor` says to a user."""
         with self.client(user) as client:
-            return Catalog(client, pepper=pepper).doctor(gateway_user=gateway_user, **options)
+            return Catalog(client, pepper=pepper).doctor(gateway_user=gateway_user, deadline=deadline)
 
     def carry_out(self, mend, monkeypatch):
         """Do what a finding says, as an administrator."""

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import pytest
-from helpers.leases import gold_key
+from helpers.leases import TERM_S, gold_key
 from helpers.lua_mutation import bug
-from helpers.replica import METHOD, STAGE, caching_replica
+from helpers.replica import METHOD, SLOW, STAGE, caching_replica
 from helpers.requests import reply_to
 
+from ratelimit import Quota, Throttle, UsagePlan
 from ratelimit.engine.protocol import DENIED, status
 from ratelimit.errors import StoreTimeout, StoreUnavailable
 from ratelimit.local.leases import Leases
@@ -25,6 +26,9 @@ UNITS = 50
 LENGTH = 4
 """How many events there are after the caller went away."""
 NOON = "2026-03-04T12:00:00"
+BURST = 100_000
+PLAN = UsagePlan("gold", Throttle(SLOW, BURST), Quota(1_000_000, "DAY"), [STAGE], lease=TERM_S)
+"""Its bucket gains less than a tenth of a token in any history: what is charged to it, and comes back, is exact."""
 
 
 class World:
@@ -167,9 +171,10 @@ class World:
 
     @property
     def charged(self):
+        """Units that were charged to the quota, the day and the bucket."""
         (packed,) = self.client.hmget(self.hash, "p:gold")
-        *_, used, _, day_used = struct.unpack("<7d", packed)
-        assert used == day_used
+        per, level, _, _, used, _, day_used = struct.unpack("<7d", packed)
+        assert used == day_used == round(BURST - level / per)
         return used
 
     def is_whole(self):
@@ -208,9 +213,9 @@ EVENTS = (
 
 @contextmanager
 def world(backend, clock):
-    """A world in which a plan is ample."""
+    """A world with this plan."""
     clock.set(NOON)
-    key = gold_key(backend, clock)
+    key = gold_key(backend, clock, PLAN)
     with caching_replica(backend, clock, deadline=5) as limiter, backend.client() as client:
         yield World(limiter, client, key, clock)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from helpers.deployments import only
@@ -79,6 +80,21 @@ def test_a_replica_that_lags(replica, expected):
     if expected == "warning":
         assert (finding.where, finding.promise) == ("replica 10.0.0.2:6379", 5)
         assert finding.mend == "redis-cli -h 10.0.0.2 -p 6379 INFO replication"
+
+
+HOSTILE = "a;reboot\n$(reboot)"
+"""What a server might call itself: it must not become a command of whoever copies ours."""
+
+
+def test_what_a_server_names_is_no_command():
+    """The address of a replica, and the id of a plan, in commands: one word each."""
+    primary = server(slave0=f"ip={HOSTILE.replace(chr(10), '')},port=1 2,state=x,offset=0,lag=0")
+    primary.answers.add([("HGETALL", NAMES.catalog)], [[f"plan:{HOSTILE}".encode(), b"{"]])
+    report = examine(deployment(primary))
+    look = shlex.split(only(report, "replicas").mend)
+    assert look == ["redis-cli", "-h", HOSTILE.replace("\n", ""), "-p", "1 2", "INFO", "replication"]
+    unreadable = [finding.mend for finding in report.findings if "cannot be read" in finding.message]
+    assert [shlex.split(mend)[:4] for mend in unreadable] == [["redis-cli", "HDEL", NAMES.catalog, f"plan:{HOSTILE}"]]
 
 
 def test_versions_that_differ():

@@ -4,7 +4,7 @@ import pytest
 
 from ratelimit import ApiKey, Replication, StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.admin.durability import durable_change
-from ratelimit.effects import IndependentCommands, PatientCommands
+from ratelimit.effects import IndependentReads, PatientCommands, changes_nothing
 from ratelimit.registry.namespace import Namespace
 
 NAMESPACE = Namespace("ratelimit", None, None)
@@ -33,7 +33,8 @@ def replication(before, after, timeout_s=1.5):
     """What is told if the server replies like this before and after the change; an exception as `after` is thrown."""
     operation = durable_change(NAMESPACE, KEY.id, unchanged(), durable=True, timeout_s=timeout_s)
     first = next(operation)
-    assert (type(first), first) == (IndependentCommands, [("INFO", "replication"), ("WAIT", 0, 1)])
+    assert (type(first), first) == (IndependentReads, [("INFO", "replication"), ("WAIT", 0, 1)])
+    assert changes_nothing(first)
     second = operation.send([before, 2])
     assert (type(second), second.patience_s) == (PatientCommands, timeout_s)
     push, wait, _ = second
@@ -57,6 +58,7 @@ def replication(before, after, timeout_s=1.5):
         (info(), [1, 2, info(has_min_replicas=False)], told(2, 2, has_min_replicas=False)),
         # Another server: a failover, or the same one after a restart.
         (info("a" * 40), [1, 2, info("b" * 40)], told(0, 2)),
+        (info(""), [1, 2, info("")], told(0, 2)),
         # The change is made, but nobody knows who has it.
         (info(), StoreTimeout("no answer"), told(0, 2)),
         (info(), StoreUnavailable("no connection"), told(0, 2)),

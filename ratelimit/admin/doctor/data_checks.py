@@ -129,7 +129,7 @@ def identities(deployment: Deployment) -> Check:
             yield warning(
                 f"identities have the plan {plan_id!r}, whose number is not bounded: each takes about "
                 f"{BYTES_PER_IDENTITY} bytes, and a flood of addresses fills the memory",
-                f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id}",
+                f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id!r}",
             )
     bounds = identity_bounds(deployment.catalog, deployment.names)
     counts = dict[str, str]()
@@ -139,7 +139,7 @@ def identities(deployment: Deployment) -> Check:
         if count > _NEARLY_FULL * bound.most:
             yield warning(
                 f"the plan {plan_id!r} has {count:,} identities of {bound.most:,}: further ones are denied (429)",
-                f"ratelimit apply plans.toml  # with a greater max_identities in the plan {plan_id}",
+                f"ratelimit apply plans.toml  # with a greater max_identities in the plan {plan_id!r}",
             )
     most = sum(bound.most for bound in bounds.values()) * BYTES_PER_IDENTITY
     primary = deployment.primary

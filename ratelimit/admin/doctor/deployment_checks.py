@@ -8,7 +8,16 @@ from math import ceil
 
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
-from ratelimit.admin.doctor.readings import SCRIPTS, Deployment, Sentinel, UnreadError, as_pairs, as_text, parse_info
+from ratelimit.admin.doctor.readings import (
+    SCRIPTS,
+    Deployment,
+    Sentinel,
+    UnreadError,
+    as_pairs,
+    as_text,
+    cli_at,
+    parse_info,
+)
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.model import MICROSECONDS
 from ratelimit.scripts import load
@@ -36,7 +45,7 @@ def topology(deployment: Deployment) -> Check:
     if primary.info("role") != "master":
         host, port = primary.info_or("master_host", "?"), primary.info_or("master_port", "?")
         yield error(
-            "this server is a replica: it takes no writes, and checks are answered 503",
+            "this server is a replica: it takes no writes, and checks have no answer from Redis",
             f"connect to the primary, {host}:{port}, or by way of Sentinel (redis+sentinel://)",
             5,
         )
@@ -61,7 +70,7 @@ def replicas(deployment: Deployment) -> Check:
     for replica in primary.connected_replicas():
         count += 1
         where = f"replica {replica.get('ip')}:{replica.get('port')}"
-        look = f"redis-cli -h {replica.get('ip')} -p {replica.get('port')} INFO replication"
+        look = f"{cli_at(replica.get('ip', ''), replica.get('port', ''))} INFO replication"
         lag, offset = replica.get("lag", ""), replica.get("offset", "")
         behind = written - int(offset) if offset.isdigit() else 0
         if replica.get("state") != "online":
@@ -104,7 +113,7 @@ def sentinels(deployment: Deployment) -> Check:
         yield error(
             f"Sentinels name different primaries ({', '.join(sorted(named))}): gateways may follow either, and two "
             "primaries admit twice",
-            f"redis-cli -p 26379 SENTINEL RESET {deployment.client.service}",
+            f"redis-cli -p 26379 SENTINEL RESET {shlex.quote(deployment.client.service or '')}",
             5,
             "Sentinels",
         )
@@ -133,12 +142,13 @@ def _master(sentinel: Sentinel) -> tuple[str, ...]:
 
 def _sentinel(sentinel: Sentinel) -> Check:
     where, service = sentinel.where, sentinel.service
-    cli = f"redis-cli -h {where.removeprefix('Sentinel ').replace(':', ' -p ')}"
+    host, _, port = where.removeprefix("Sentinel ").rpartition(":")
+    change = f"{cli_at(host.strip('[]'), port)} SENTINEL SET {shlex.quote(service)}"
     quorum, in_all = sentinel.number("quorum"), sentinel.number("num-other-sentinels") + 1
     if quorum > in_all:
         yield error(
             f"its quorum is {quorum}, and there are {in_all} Sentinels: nothing fails over",
-            f"{cli} SENTINEL SET {service} quorum {in_all // 2 + 1}",
+            f"{change} quorum {in_all // 2 + 1}",
             None,
             where,
         )
@@ -155,8 +165,8 @@ def _sentinel(sentinel: Sentinel) -> Check:
     if down_after > _MAX_DOWN_AFTER_MS:
         yield warning(
             f"down-after-milliseconds is {down_after:,}: for so long nobody replaces a primary that is gone, and "
-            "checks are decided without Redis, or 503",
-            f"{cli} SENTINEL SET {service} down-after-milliseconds 2000",
+            "checks have no answer from Redis",
+            f"{change} down-after-milliseconds 2000",
             None,
             where,
         )
@@ -218,9 +228,9 @@ def needed_permissions(deployment: Deployment) -> Check:
         commands = ", ".join(dict.fromkeys(str(need.command[0]) for need, _ in missing))
         grants = dict.fromkeys(_grant(need, said, has_selectors=has_selectors) for need, said in missing)
         yield error(
-            f"the user {user!r} may not run {commands} as gateways do: checks are answered 503, or what follows them "
-            "is left out",
-            f"redis-cli ACL SETUSER {user} {' '.join(map(shlex.quote, grants))}",
+            f"the user {user!r} may not run {commands} as gateways do: checks have no answer from Redis, or what "
+            "follows them is left out",
+            f"redis-cli ACL SETUSER {' '.join(map(shlex.quote, [user, *grants]))}",
         )
     untried = sorted({str(need.command[0]) for need in needed if need.command not in granted})
     but = f", but for {', '.join(untried)}, which cannot be tried" if untried else ""
@@ -283,17 +293,20 @@ def scripts(deployment: Deployment) -> Check:
     if not loaded:
         deployment.primary.answers.get(*SCRIPTS)
     missing = [name for name in GATEWAY_SCRIPTS if not loaded.get(name)]
+    if missing:
+        _require_gateway(deployment)  # whether it may send them is another user's business
     if missing and deployment.permissions.get(permissions.EVAL):
         yield error(
             f"the server does not know {', '.join(missing)}, and the user {deployment.gateway_user!r} may not send "
-            "scripts: checks are answered 503",
+            "scripts: checks have no answer from Redis",
             "ratelimit scripts load",
         )
     for replica in deployment.replicas if deployment.permissions.get(permissions.EVAL) else ():
         if not all(replica.answers.get(*SCRIPTS)):
             yield warning(
-                "it does not know all scripts: after a failover to it checks are answered 503 until they are loaded",
-                f"ratelimit scripts load --url redis://{replica.where.removeprefix('replica ')}",
+                "it does not know all scripts: after a failover to it checks have no answer from Redis until they "
+                "are loaded",
+                "ratelimit scripts load --url " + shlex.quote(f"redis://{replica.where.removeprefix('replica ')}"),
                 None,
                 replica.where,
             )
@@ -325,7 +338,8 @@ def latency(deployment: Deployment) -> Check:
     figures = f"a round trip takes {median / 1000:.2f} ms (p50), {slowest / 1000:.2f} ms (p99)"
     if better_us > deadline_us:
         yield (error if median > deadline_us else warning)(
-            f"{figures}, and checks wait for {deadline_us / 1000:g} ms: first checks of a key, or all, are 503",
+            f"{figures}, and checks wait for {deadline_us / 1000:g} ms: the first checks of a key, or all, have no "
+            "answer in time",
             f"Limiter(..., deadline={better_us / MICROSECONDS:g})",
         )
     return f"{figures}; a deadline of {better_us / MICROSECONDS:g} s suits"

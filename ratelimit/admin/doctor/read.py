@@ -20,6 +20,7 @@ from ratelimit.admin.doctor.readings import (
     Server,
     as_text,
     as_texts,
+    cli_at,
     count_of,
     identity_bounds,
     is_refused_permission,
@@ -166,7 +167,7 @@ class Doctor:
             else:
                 host, port = peer.address
                 trips = _round_trip(reply.sent_us, reply.replies[0], reply.answered_us)
-                replicas.append(Server(peer.where, f"redis-cli -h {host} -p {port}", answers, trips))
+                replicas.append(Server(peer.where, cli_at(host, str(port)), answers, trips))
         return examine(
             replace(deployment, replicas=tuple(replicas), sentinels=tuple(sentinels), unreachable=unreachable)
         )
@@ -244,15 +245,15 @@ class Doctor:
             catalog = as_texts(answers.get("HGETALL", self._names.catalog))
             bounds = identity_bounds(catalog, self._names)
             yield from _ask(answers, list(map(count_of, bounds.values())))
-        identities, is_whole = yield from self._identities(answers)
+        identities = yield from self._identities(answers)
         replies = yield IndependentReads([("HKEYS", name) for name in identities])
         answers.add([("HKEYS",)], [next(filter(_is_error, replies), "OK")])
         fields = [as_text(field) for reply in replies if isinstance(reply, list) for field in reply]
         plans = frozenset(field.removeprefix("p:") for field in fields if field.startswith("p:"))
-        return Sample(key_ids, plans, is_whole)
+        return Sample(key_ids, plans)
 
-    def _identities(self, answers: Answers) -> Operation[tuple[list[str], bool]]:
-        """Return names of identities' hashes, and whether the whole server was looked through."""
+    def _identities(self, answers: Answers) -> Operation[list[str]]:
+        """Return names of identities' hashes, out of the first names of the server."""
         names, cursor = dict[str, None](), "0"
         for _ in range(_SCANS):
             scan: Command = ("SCAN", cursor, "MATCH", self._names.key_hash("~*"), "COUNT", _NAMES_PER_SCAN)
@@ -261,11 +262,11 @@ class Doctor:
             try:
                 cursor, page = as_text(reply[0]), list(map(as_text, reply[1]))
             except (TypeError, LookupError):  # an error, or no page
-                return [], False
+                return []
             names |= dict.fromkeys(page)
             if cursor == "0" or len(names) >= _SAMPLED_IDENTITIES:
                 break
-        return list(names)[:_SAMPLED_IDENTITIES], cursor == "0"
+        return list(names)[:_SAMPLED_IDENTITIES]
 
 
 def _ask(answers: Answers, commands: Sequence[Command]) -> Operation[None]:

@@ -77,7 +77,7 @@ class Answers:
         grants = self.names if is_of_names else [permission_of(command)]
         raise UnreadError(
             f"{name}: this user may not {'read that name' if is_of_names else 'run it'}",
-            f"redis-cli ACL SETUSER {self.user or 'USER'} {' '.join(map(shlex.quote, grants))}",
+            f"redis-cli ACL SETUSER {' '.join(map(shlex.quote, [self.user or 'USER', *grants]))}",
         )
 
     def has(self, *command: str | bytes | float) -> bool:
@@ -280,12 +280,10 @@ class Sample:
     Attributes:
         key_ids: Ids of API keys, the newest.
         identity_plans: Plans under which identities were charged.
-        is_whole: Whether all names of the server were looked at for identities.
     """
 
     key_ids: tuple[str, ...] = ()
     identity_plans: frozenset[str] = frozenset()
-    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -358,6 +356,11 @@ def identity_bounds(catalog: Mapping[str, str], names: RedisKeys) -> dict[str, I
 def count_of(bound: IdentityBound) -> Command:
     """Return what asks how many identities a plan has."""
     return ("ZCARD", bound.redis_key)
+
+
+def cli_at(host: str, port: str) -> str:
+    """Return how `redis-cli` is called for a server, whose address another one named."""
+    return f"redis-cli -h {shlex.quote(host)} -p {shlex.quote(port)}"
 
 
 def seconds_of(reply: Any) -> int:

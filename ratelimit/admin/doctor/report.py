@@ -21,8 +21,8 @@ class Finding:
 
     Attributes:
         check: The check's name, such as "eviction".
-        severity: "error": a promise is broken, or checks are answered 503, now or at the next fault. "warning": it
-            takes a further fault, or is close. "unknown": it could not be read. "ok".
+        severity: "error": a promise is broken, or checks have no answer from Redis, now or at the next fault.
+            "warning": it takes a further fault, or is close. "unknown": it could not be read. "ok".
         where: What was looked at: "primary", "replica 10.0.0.2:6379", "Sentinel 10.0.0.3:26379", "client", "data".
         message: What is wrong, and what follows from it; for "ok", what was seen.
         mend: The command that mends it, to be typed into a shell, or else what to do; "" for "ok".

@@ -41,7 +41,8 @@ def memory(server: Server) -> Check:
     room = f"{megabytes(used)} of {megabytes(most)} used, room for about {left:,} more keys"
     if limit and used >= limit:
         yield error(
-            f"the server is full, and refuses writes (OOM): checks that would admit are answered 503; {room}", more
+            f"the server is full, and refuses writes (OOM): checks that would admit have no answer from Redis; {room}",
+            more,
         )
     elif used > _NEARLY_FULL * most:
         end = "writes are refused (OOM)" if limit else "the system ends the server, as maxmemory is not set"
@@ -91,15 +92,15 @@ def last_write(server: Server) -> Check:
     """Whether the disk takes what is written to it."""
     if server.info_or("aof_last_write_status", "ok") != "ok":
         yield error(
-            "the last write to the append-only file failed (MISCONF): the server refuses writes, and checks are "
-            "answered 503",
+            "the last write to the append-only file failed (MISCONF): the server refuses writes, and checks "
+            "have no answer from Redis",
             "free space on the server's disk, or mend its permissions",
         )
     if server.info("rdb_last_bgsave_status") != "ok":
         stops = bool(server.setting("save")) and server.setting("stop-writes-on-bgsave-error") == "yes"
         message = "the last snapshot failed: "
         if stops:
-            message += "the server refuses writes (MISCONF), and checks are answered 503"
+            message += "the server refuses writes (MISCONF), and checks have no answer from Redis"
         else:
             message += "a restart may go back to an older one"
         problem = error if stops else warning
@@ -135,7 +136,7 @@ def min_replicas(server: Server) -> Check:
     if server.info("role") == "master" and int(server.info_or("min_slaves_good_slaves", "0")) < least:
         yield error(
             f"fewer than min-replicas-to-write ({least}) replicas keep up: the server refuses writes (NOREPLICAS), and "
-            "checks are answered 503",
+            "checks have no answer from Redis",
             server.set_command("min-replicas-to-write", 0) + "  # until replicas are back",
         )
     lag = server.number_set("min-replicas-max-lag")
@@ -155,7 +156,7 @@ def max_clients(server: Server) -> Check:
     if connected > _NEARLY_ALL_CLIENTS * most:
         yield warning(
             f"{connected:,} of {most:,} connections are in use: gateways that find none are answered with an error, "
-            "and their checks are 503",
+            "and their checks no answer from Redis",
             server.set_command("maxclients", 2 * most),
         )
     processes = max(0, most - connected) // _CONNECTIONS_OF_A_PROCESS
@@ -168,7 +169,7 @@ def idle_connections(server: Server) -> Check:
     if 0 < timeout < _IDLE_S:
         yield warning(
             f"timeout is {timeout} s: idle connections are closed, and the first checks after a quiet time wait for "
-            "new ones, or are 503",
+            "new ones, or have no answer in time",
             server.set_command("timeout", 0),
         )
     if not keepalive:
