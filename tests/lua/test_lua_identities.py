@@ -72,6 +72,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         ({"quota": DAILY, "plan": (1000, 1, 100_000_000)}, 60_000 + 100_000_000),
         ({"quota": MONTHLY}, 60_000 + UNTIL_MIDNIGHT + 27 * DAY // 1000),
         ({"plan": (0, 0, 0)}, 60_000),
+        ({"plan": (0, 0, 0), "least": 0}, 60_000),
+        ({"plan": (10**9, 1, 1)}, 1_060_000),
     ],
     ids=[
         "the bucket",
@@ -84,6 +86,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         "a bucket beyond the window",
         "a long window",
         "no limit",
+        "no limit, and no least",
+        "a bucket that counts in whole tokens",
     ],
 )
 def test_the_latest_of_all_ends_is_the_expiry(limits, milliseconds):
@@ -105,6 +109,19 @@ def test_shared_buckets_are_not_in_the_hash():
     server = PlainServer({})
     check(server, request(SLOW), PLAN.encode(), keys=[STAGE])
     assert (expiry_of(server), expiry_of(server, STAGE)) == (60_500, 1_060_000)
+    server = PlainServer({})
+    check(server, request(TEN, plan=SLOW), PLAN.encode(), keys=[STAGE])
+    assert (expiry_of(server), expiry_of(server, STAGE)) == (1_060_000, 60_500)
+
+
+def test_the_plans_state_does_not_say_when_a_methods_bucket_was_charged():
+    """Its time is that of a usual charge, and 0 before there was one."""
+    before = stored(count(0, last=0))
+    before[IDENTITY.encode()][METHOD.encode()] = bucket(500_000, last=NOW - 1)
+    server = PlainServer(before)
+    server.expiries[IDENTITY.encode()] = b"PX", 5
+    assert len(check(server, request(TEN, plan=(0, 0, 0)), PLAN.encode(), METHOD.encode())) == 80
+    assert expiry_of(server) == 5
 
 
 @pytest.mark.parametrize(
@@ -225,3 +242,14 @@ def test_one_of_so_many_is_counted(one_in):
         server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, one_in)), PLAN.encode()])
         is_counted = (int.from_bytes(raw) >> 2) % one_in == 0
         assert server.state.get(COUNTED.encode()) == ({digest: float("inf")} if is_counted else None)
+
+
+@pytest.mark.parametrize("bit", range(18))
+def test_each_of_18_bits_counts(bit):
+    """A digest whose number has one bit alone is divisible by the powers of 2 up to it."""
+    digest = urlsafe_b64encode((2**bit << 2).to_bytes(16))[:22]
+    for power in range(19):
+        server = PlainServer({})
+        keys = b"ratelimit:{~%s}" % digest, COUNTED.encode()
+        server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, 2**power)), PLAN.encode()])
+        assert (COUNTED.encode() in server.state) == (power <= bit)

@@ -6,7 +6,7 @@ from collections import Counter
 from helpers.paths import ROOT
 
 PAGE = ROOT / "docs" / "mutants.md"
-EXPLAINED = ROOT / "tests" / "mutants" / "survivors.toml"
+EXPLAINED = ROOT / "tests" / "seeded_bugs" / "mutants" / "survivors.toml"
 FAST = ("vectors", "histories", "checks at once")
 """What finds mutants before tests are asked."""
 INTRODUCTION = """\
