@@ -84,7 +84,7 @@ def shortened(text):
 
 
 def mutants(part, text):
-    """Return all mutants of a file that compile, in the order of the file."""
+    """Return all mutants of a file that compile to something else, in the order of the file."""
     changes = sorted({*token_changes(text), *condition_changes(text), *statement_changes(text)})
     seen, made = {}, []
     for start, end, replacement in changes:
@@ -96,15 +96,23 @@ def mutants(part, text):
         seen[told] = seen.get(told, 0) + 1
         digest = hashlib.sha1(f"{told}\n{seen[told]}".encode(), usedforsecurity=False).hexdigest()[:8]
         made.append(Mutant(part, f"{part} {digest}", text.count("\n", 0, start) + 1, text, start, end, replacement))
-    return [mutant for mutant in made if compiles(mutant.source)]
+    bytecode = compiled(text)
+    return [mutant for mutant in made if compiled(mutant.source) not in {None, bytecode}]
 
 
-_compile = lua51.LuaRuntime().eval("function(text) return (loadstring(text)) ~= nil end")
+_compile = lua51.LuaRuntime(encoding=None).eval(
+    "function(text) local made = loadstring(text, '=') return made and string.dump(made) end"
+)
+
+
+def compiled(text):
+    """The bytecode of a chunk of Lua; None if it is none."""
+    return _compile(text.encode())
 
 
 def compiles(text):
     """Whether a text is a chunk of Lua."""
-    return _compile(text)
+    return compiled(text) is not None
 
 
 def tokens(text):
