@@ -202,6 +202,13 @@ PATHS = [
         before={PLAN: state(0), **{field: bucket(500_000) for field, *_ in OWN}},
     ),
     case(
+        "usual, denied: one unit more is used than the quota has",
+        "none is left, not fewer than none",
+        [0, NOW, 0, HALF, HALF],
+        quota=DAILY,
+        before={PLAN: count(101, last=NOW)},
+    ),
+    case(
         "quota: of 0 units, of which some were granted",
         "0 + 5 - 1 = 4 of them are left",
         [1, NOW, 4, HALF],
