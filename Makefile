@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors mutants lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test-integrations: .venv/integrations .venv/bench-frameworks  ## pass the tests 
 
 fuzz: .venv/ready  ## try many odd inputs on every reader (some minutes; FUZZ=100000 for an hour)
 	RATELIMIT_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest tests/properties/test_fuzz.py
+
+mutants: .venv/ready  ## change the Lua in every small way, and see a test fail for each (10 minutes; SCRIPT=check SAMPLE=200 SEED=1)
+	PYTHONPATH=tests $(BIN)/python -m seeded_bugs.mutants $(if $(filter command line,$(origin SCRIPT)),--script $(SCRIPT)) \
+	  $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 vectors: .venv/ready  ## make lua/vectors.json anew, after a change of the scripts
 	PYTHONPATH=tests $(BIN)/python tests/vectors/generate.py > lua/vectors.json.new && mv lua/vectors.json.new lua/vectors.json

@@ -43,7 +43,7 @@ local now
 local server_us = now
 -- Of the template that the loop is at: its number, where its arguments start, and what follows from them. `given_us` is
 -- the caller's clock, or 0.
-local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = 0
+local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = -1
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
 local is_identity, is_special -- about an identity; or with buckets in the key's hash
 local eligible, today, current_calendar, window_end, full, price, numbers, states, fill_us, is_shared_charged
@@ -131,7 +131,7 @@ for check = 1, checks do
           state = pcall('GET', bucket_key)
           shared_states[bucket_key] = state
         end
-        if state and (type(state) == 'table' or #state ~= BUCKET_SIZE) then is_covered = false end
+        if state and #state ~= BUCKET_SIZE then is_covered = false end -- an error's table has no length
         states[i] = state
       end
       if is_covered then

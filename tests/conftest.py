@@ -7,7 +7,7 @@ catalog       what administrators do: plans, keys, usage, alerts, shadows, impor
 cli           the command line
 lua           the scripts, called by hand, and their text
 properties    the promises, random histories against the exact model, fuzzing, two versions side by side
-seeded_bugs   bugs put in on purpose, each of which a test must find
+seeded_bugs   bugs put in on purpose, each of which a test must find; mutants: every small change of the Lua
 integrations  frameworks in front of a limiter, over real sockets, and metrics: `make test-integrations`
 apps          real web servers in front of a limiter: `make test-servers`
 vectors       lua/vectors.json: worked out on paper, replayed on every server

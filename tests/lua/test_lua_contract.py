@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import struct
-from math import inf
 
 import pytest
 from helpers import lua_tools
@@ -12,13 +11,13 @@ from helpers.lua_bytecode import compiled, executable_lines, global_accesses
 from helpers.lua_lint import GLOBALS
 from helpers.lua_tools import (
     PlainServer,
-    SortedSet,
     code,
     contract,
     entry_names,
     header_faults,
     hexed,
     passage_names,
+    plain_state,
     source,
 )
 
@@ -280,21 +279,6 @@ def test_large_numbers_never_become_text_by_accident(script):
     formats = re.findall(r"string\.format\(\s*'([^']*)'", body)
     assert {directive for text in formats for directive in re.findall(r"%[^a-z]*[a-z]", text)} <= {"%s", "%.0f"}
     assert body.count("string.format(") == len(formats)
-
-
-def plain_state(written):
-    """A state of the vectors as PlainServer keeps it."""
-    state = {}
-    for key, value in written.items():
-        if isinstance(value, str):
-            state[key.encode()] = bytes.fromhex(value)
-        elif isinstance(value, dict):
-            state[key.encode()] = {field.encode(): bytes.fromhex(part) for field, part in value.items()}
-        elif isinstance(value[0], str):
-            state[key.encode()] = SortedSet.fromkeys([member.encode() for member in value], inf)
-        else:
-            state[key.encode()] = [{name.encode(): text.encode() for name, text in entry.items()} for entry in value]
-    return state
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])

@@ -72,6 +72,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         ({"quota": DAILY, "plan": (1000, 1, 100_000_000)}, 60_000 + 100_000_000),
         ({"quota": MONTHLY}, 60_000 + UNTIL_MIDNIGHT + 27 * DAY // 1000),
         ({"plan": (0, 0, 0)}, 60_000),
+        ({"plan": (0, 0, 0), "least": 0}, 60_000),
+        ({"plan": (10**9, 1, 1)}, 1_060_000),
     ],
     ids=[
         "the bucket",
@@ -84,6 +86,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         "a bucket beyond the window",
         "a long window",
         "no limit",
+        "no limit, and no least",
+        "a bucket that counts in whole tokens",
     ],
 )
 def test_the_latest_of_all_ends_is_the_expiry(limits, milliseconds):
@@ -105,15 +109,32 @@ def test_shared_buckets_are_not_in_the_hash():
     server = PlainServer({})
     check(server, request(SLOW), PLAN.encode(), keys=[STAGE])
     assert (expiry_of(server), expiry_of(server, STAGE)) == (60_500, 1_060_000)
+    server = PlainServer({})
+    check(server, request(TEN, plan=SLOW), PLAN.encode(), keys=[STAGE])
+    assert (expiry_of(server), expiry_of(server, STAGE)) == (1_060_000, 60_500)
+
+
+def test_the_plans_state_does_not_say_when_a_methods_bucket_was_charged():
+    """Its time is that of a usual charge, and 0 before there was one."""
+    before = stored(count(0, last=0))
+    before[IDENTITY.encode()][METHOD.encode()] = bucket(500_000, last=NOW - 1)
+    server = PlainServer(before)
+    server.expiries[IDENTITY.encode()] = b"PX", 5
+    assert len(check(server, request(TEN, plan=(0, 0, 0)), PLAN.encode(), METHOD.encode())) == 80
+    assert expiry_of(server) == 5
 
 
 @pytest.mark.parametrize(
     ("last", "is_due"), [(HALF_MINUTE - 1, True), (HALF_MINUTE, False), (NOW - 1, False), (NOW, False)]
 )
-@pytest.mark.parametrize("place", ["the plan's", "a method's"])
+@pytest.mark.parametrize("place", ["the plan's", "a fast one", "a method's", "none"])
 def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
-    """By the bucket that is charged; alone by check.lua, and check_many.lua leaves it to that."""
-    if place == "the plan's":
+    """By the bucket that is charged, or the last charge; alone by check.lua, and check_many.lua leaves it to that."""
+    if place == "none":
+        before, asked = stored(count(0, last=last)), (request(plan=(0, 0, 0)), PLAN.encode())
+    elif place == "a fast one":
+        before, asked = stored(state(0, per=1, last=last)), (request(plan=(500_000, 1, 1)), PLAN.encode())
+    elif place == "the plan's":
         before, asked = stored(state(500_000, last=last)), (request(), PLAN.encode())
     else:
         method = {METHOD.encode(): bucket(500_000, last=last)}
@@ -122,7 +143,8 @@ def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
     server = PlainServer(deepcopy(before))
     server.expiries[IDENTITY.encode()] = b"PX", 5
     check(server, *asked)
-    assert expiry_of(server) == (60_500 if is_due else 5)
+    expected = 60_000 if place == "none" else 60_500
+    assert expiry_of(server) == (expected if is_due else 5)
     keys, arguments = together([((IDENTITY,), asked, bytes((len(asked) - 2, 0)))])
     many = PlainServer(before, "check_many")
     (reply,) = many.eval([key.encode() for key in keys], arguments)
@@ -220,3 +242,14 @@ def test_one_of_so_many_is_counted(one_in):
         server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, one_in)), PLAN.encode()])
         is_counted = (int.from_bytes(raw) >> 2) % one_in == 0
         assert server.state.get(COUNTED.encode()) == ({digest: float("inf")} if is_counted else None)
+
+
+@pytest.mark.parametrize("bit", range(18))
+def test_each_of_18_bits_counts(bit):
+    """A digest whose number has one bit alone is divisible by the powers of 2 up to it."""
+    digest = urlsafe_b64encode((2**bit << 2).to_bytes(16))[:22]
+    for power in range(19):
+        server = PlainServer({})
+        keys = b"ratelimit:{~%s}" % digest, COUNTED.encode()
+        server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, 2**power)), PLAN.encode()])
+        assert (COUNTED.encode() in server.state) == (power <= bit)
