@@ -75,6 +75,12 @@ class OutageGateway(RunningLimiter):
         """How many entries wait in the journal."""
         return len(self.without_redis.journal)
 
+    @property
+    def owed(self):
+        """How many units wait in the journal, in however many entries: one that is being sent takes no more."""
+        with self.without_redis.local.lock:
+            return sum(each.cost for caller in self.without_redis.local.waiting.values() for each in caller.entries)
+
     def used(self, plan, key):
         """Units that Redis has counted of a key under a plan, today."""
         usage = self.catalog.usage(plan, *[self._today()] * 2, key_id=key.id)

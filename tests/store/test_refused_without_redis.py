@@ -100,7 +100,7 @@ def test_a_refusal_follows_the_policy(is_async, refusal, own_server):
                 assert [decision.source for decision in decisions] == [SOURCES[policy]] * 4
                 assert {decision.cause for decision in decisions} == {"deposed" if word == "READONLY" else "refused"}
                 assert word in decisions[0].error
-                assert gateway.waiting == (policy != "closed")
+                assert gateway.owed == (0 if policy == "closed" else 4)
             wait_for(lambda gateway=gateway: not gateway.waiting)
             assert gateway.used("gold", gateway.key) == (1 if policy == "closed" else 5)
 

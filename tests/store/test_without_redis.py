@@ -72,7 +72,7 @@ def test_what_is_admitted_without_redis_is_charged_once_it_is_back(make, clock):
         assert gateway.checks(1, key.value) == [(429, "local")]
         clock.advance_us(1)
         assert gateway.checks(2, key.value) == [(200, "local"), (429, "local")]
-        assert gateway.waiting == 1
+        assert gateway.owed == 18
         assert gateway.used("gold", key) == 5
     assert gateway.used("gold", key) == 23
     after = gateway.peek(key.value)

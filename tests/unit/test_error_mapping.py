@@ -6,7 +6,14 @@ import pytest
 from redis import exceptions
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps, changes_nothing, failure_of
+from ratelimit.effects import (
+    BatchableReads,
+    IndependentReads,
+    KeyLookUps,
+    TooManyLookUpsError,
+    changes_nothing,
+    failure_of,
+)
 from ratelimit.scripts import Script, ScriptCall
 from ratelimit.store import error_mapping
 
@@ -77,6 +84,7 @@ def test_a_refusal(reply, library):
         error_mapping.before_sending(error_of(reply, library)),
     ):
         assert type(mapped) is StoreUnavailable
+        assert mapped.is_outage
         assert mapped.cause == cause
         assert word in str(mapped)
         assert remedy in str(mapped)
@@ -132,3 +140,13 @@ def test_what_may_change_something_stays_unknown(request_):
     assert not changes_nothing(request_)
     error = StoreTimeout("no answer")
     assert failure_of(request_, error) is error
+
+
+def test_what_a_policy_is_for():
+    """No answer, and refusals, also of a part of a script; not what Redis holds and nobody can judge by."""
+    assert error_mapping.after_sending(exceptions.TimeoutError("slow")).is_outage
+    assert all(error_mapping.after_sending(error_of(reply)).is_outage for reply in IN_SCRIPTS)
+    for reply in ("WRONGTYPE Operation against a key", "ERR RATELIMIT STATE", "ERR user_script:1: attempt to index"):
+        assert not error_mapping.after_sending(error_of(reply)).is_outage
+    assert not StoreError("the catalogue is gone", cause="lost").is_outage
+    assert not TooManyLookUpsError("too many").is_outage
