@@ -97,9 +97,9 @@ class WithoutRedis:
         if not snapshot.method(stage, method).key_required:
             return self._decide_without_key(error, stage, method, cost, peek=peek)
         if isinstance(key, Identity):
-            prepared = checker._prepare_identity(key, stage, method)
+            prepared = checker.prepare_identity(key, stage, method)
             if prepared is None:
-                return self._forbidden(error, checker._identity_detail(key, stage), peek=peek)
+                return self._forbidden(error, checker.identity_detail(key, stage), peek=peek)
             return self._decide_prepared(error, prepared, key, stage, method, cost, peek=peek)
         return self._decide_key(error, key, stage, method, cost, peek=peek)
 
@@ -109,14 +109,14 @@ class WithoutRedis:
         checker, now_us = self._checker, self._namespace.age_us()
         if not key:
             return self._forbidden(error, "missing", peek=peek)
-        if not could_be_value(key) or checker._keys.is_absent(key, now_us, self._max_age_us):
+        if not could_be_value(key) or checker.keys.is_absent(key, now_us, self._max_age_us):
             return self._forbidden(error, "unknown", peek=peek)
-        cached_key = checker._keys.get(key)
+        cached_key = checker.keys.get(key)
         if cached_key is None:
             return self._by_policy_alone(error, self._policy(stage, ""))
-        prepared = checker._prepare(key, cached_key, stage, method)
+        prepared = checker.prepare_key(key, cached_key, stage, method)
         if prepared is None:
-            return self._forbidden(error, checker._detail(cached_key, stage, method), peek=peek)
+            return self._forbidden(error, checker.key_detail(cached_key, stage, method), peek=peek)
         over = self._over(prepared, cached_key.record.expires_us, now_us)
         if over is not None:
             return self._forbidden(error, over, peek=peek)
@@ -137,7 +137,7 @@ class WithoutRedis:
         snapshot = self._namespace.snapshot
         if not snapshot.epoch:
             return self._by_policy_alone(error, self._on_unavailable)
-        prepared = self._checker._prepare_without_key(stage, method)
+        prepared = self._checker.prepare_without_key(stage, method)
         return self._decide_prepared(error, prepared, None, stage, method, cost, peek=peek)
 
     def _decide_prepared(
@@ -223,7 +223,7 @@ class WithoutRedis:
         is_known = detail == "missing" or self._is_trusted(None, self._namespace.age_us())
         if not is_known and self._on_unavailable != "open":
             return unavailable(error)
-        decision = self._checker._forbidden(detail, peek=peek)
+        decision = self._checker.forbidden(detail, peek=peek)
         decision.source, decision.cause, decision.error = "local", error.cause, str(error)
         return decision
 
@@ -255,7 +255,7 @@ class WithoutRedis:
     def _own_replies(self, prepared: PreparedCheck, key: Caller) -> Iterator[NotedReply]:
         snapshot, checker = self._namespace.snapshot, self._checker
         plan = snapshot.plans.get(prepared.plan_id)
-        callers: Iterable[Caller] = () if plan is None else (checker._keys.values_of(prepared.key_id) or (key,))
+        callers: Iterable[Caller] = () if plan is None else (checker.keys.values_of(prepared.key_id) or (key,))
         for opened in () if plan is None else plan.stages:
             methods = {OTHERS, *snapshot.bucket_methods[opened.stage].values()}
             for noted in checker.prepared_checks(callers, opened.stage, methods):
@@ -264,7 +264,7 @@ class WithoutRedis:
 
     def _shared_states(self, now_us: int) -> Mapping[str, KnownState]:
         """Return the last states of the limits that all callers share."""
-        kinds = self._checker._limits.all()
+        kinds = self._checker.limits.all()
         count, gathered_us, states = self._shared
         if len(kinds) <= _GATHERED_ALWAYS or count < 0 or not 0 <= now_us - gathered_us < _SHARED_US:
             replies = [
@@ -321,11 +321,11 @@ class WithoutRedis:
         elif status != protocol.KEY_CHANGED:
             raise StoreError(f"Redis answered to an entry of the journal with {status}")
         if isinstance(entry.caller, Identity):
-            return checker._prepare_identity(entry.caller, entry.stage, entry.method)
+            return checker.prepare_identity(entry.caller, entry.stage, entry.method)
         if not prepared.key_id:
-            return checker._prepare_without_key(entry.stage, entry.method)
-        cached_key = yield from checker._keys.by_id(prepared.key_id)
-        return cached_key and checker._prepare_by_record(cached_key, entry.stage, entry.method)
+            return checker.prepare_without_key(entry.stage, entry.method)
+        cached_key = yield from checker.keys.by_id(prepared.key_id)
+        return cached_key and checker.prepare_by_record(cached_key, entry.stage, entry.method)
 
 
 class _Once:

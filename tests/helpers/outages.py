@@ -33,7 +33,7 @@ class OutageGateway(RunningLimiter):
 
     def meet(self, key):
         """Have the limiter know a key, and all changes that were pushed before: they would make it forget the key."""
-        keys, namespace = self.limiter._checker._keys, self.limiter._namespace
+        keys, namespace = self.limiter._checker.keys, self.limiter._namespace
         pushes = namespace._pushes
         self.client.publish("ratelimit:changes", "0")
         wait_for(lambda: namespace._pushes > pushes)

@@ -95,7 +95,7 @@ class JournalMachine(LimiterMachine):
         if plan_id is not None:
             return first._checker.prepared(key.newest, stage, method), key.id, limits, plan_id
         snapshot = first._namespace.snapshot
-        compiled = first._checker._limits.get(snapshot, None, stage, method)
+        compiled = first._checker.limits.get(snapshot, None, stage, method)
         return PreparedCheck(snapshot, None, None, compiled, compiled.shared_keys), "", limits, None
 
 
