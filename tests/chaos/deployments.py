@@ -1,0 +1,81 @@
+"""Where scenarios run: context managers that yield servers and the ways to them."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from helpers.proxy import Proxy
+
+from chaos.failover import WatchedServers
+from chaos.servers import CrashableServer, ServerWithClock
+
+
+@dataclass
+class Deployment:
+    """Servers that run.
+
+    server  the first of them
+    urls    by which replicas reach Redis, in turn
+    client  makes an administrator's client of the present primary
+    parts   what else a scenario acts on: a proxy, a Sentinel
+    cut_off  whether replicas of the first URL can be cut off from all but the first server
+    """
+
+    server: CrashableServer
+    urls: list[str]
+    client: Callable
+    parts: dict = field(default_factory=dict)
+    cut_off: bool = False
+
+
+def one_server(kind=CrashableServer, **options):
+    """One server on a Unix socket."""
+
+    @contextmanager
+    def deploy(name):
+        server = kind(name, **options)
+        try:
+            yield Deployment(server, [server.url], server.client)
+        finally:
+            server.stop()
+
+    return deploy
+
+
+direct = one_server()
+with_clock = one_server(ServerWithClock)
+
+
+@contextmanager
+def proxied(name):
+    """One server behind a proxy that spoils replies."""
+    server = CrashableServer(name)
+    try:
+        with Proxy(server.socket) as proxy:
+            yield Deployment(server, [proxy.url], server.client, {"proxy": proxy})
+    finally:
+        server.stop()
+
+
+MIN_REPLICAS = {"min-replicas-to-write": 1, "min-replicas-max-lag": 2}
+
+
+def watched(settings, *, on_both_sides=False):
+    """A primary, two replicas and a Sentinel; `settings` are those of all servers.
+
+    With `on_both_sides`, every other process is on the primary's side of the network.
+    """
+
+    @contextmanager
+    def deploy(name):
+        with WatchedServers(name, settings) as servers:
+            urls = servers.urls if on_both_sides else servers.urls[1:]
+            yield Deployment(
+                servers.primary,
+                urls,
+                lambda: servers.named.client(),  # noqa: PLW0108 - another server each time
+                {"watched": servers},
+                on_both_sides,
+            )
+
+    return deploy
