@@ -281,6 +281,10 @@ MEASURES = {
 """What can be claimed: name -> (measure, unit)."""
 
 
+TIMED = {"recovery", "deadline overruns", "drought"}
+"""Claims that a busy machine can break, where nothing is wrong with the limiter."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One claim of a run: what was measured, and the bound that it is to keep."""

@@ -60,19 +60,18 @@ class Lateness:
     """How late threads of this process come to run, whoever is to blame: it sleeps, and sees when it wakes up."""
 
     def __init__(self):
-        self._total_us = 0
-        self._due_us = now_us() + NAP_US
+        self._total_and_due_us = 0, now_us() + NAP_US
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self):
         while True:
-            self._due_us = now_us() + NAP_US
             time.sleep(NAP_US / 1_000_000)
-            self._total_us += max(0, now_us() - self._due_us)
+            self._total_and_due_us = self.total_us(), now_us() + NAP_US
 
     def total_us(self):
         """Since the beginning; what it is late with at present included."""
-        return self._total_us + max(0, now_us() - self._due_us)
+        total_us, due_us = self._total_and_due_us
+        return total_us + max(0, now_us() - due_us)
 
 
 class Processor:

@@ -3,7 +3,7 @@
 import pytest
 
 from chaos.bugs import BUGS
-from chaos.checker import MEASURES
+from chaos.checker import MEASURES, TIMED
 from chaos.run import EXACT
 from chaos.scenarios import SCENARIOS
 
@@ -31,3 +31,4 @@ def test_a_bug_breaks_what_is_claimed(bug):
 def test_each_exact_claim_has_a_bug():
     """That it finds: else it may hold because it says nothing."""
     assert EXACT.keys() <= {bug.claim for bug in BUGS.values()}
+    assert MEASURES.keys() >= TIMED
