@@ -91,26 +91,27 @@ def over_quota(history):
 
 
 def _charged(history):
-    """(key, units charged, units admitted by Redis, units that may be charged or not) of each key that was read."""
-    died = sum(event.about["checks"] for event in history.of("died"))
+    """(key, units charged, units that are to be, units that may be or not) of each key that was read."""
+    died = {event.about["process"]: event.about["checks"] for event in history.of("died")}
     for event in history.of("charged"):
         key = event.about["key"]
         checks = [check for check in history.checks if check.key == key]
-        admitted = sum(check.cost for check in checks if check.allowed and not check.is_degraded)
-        unknown = sum(check.cost for check in checks if not check.allowed and check.may_be_charged)
-        # What was admitted locally is charged afterwards, from the journal; how much of it by now, nobody can say.
-        local = sum(check.cost for check in checks if check.allowed and check.is_degraded)
-        yield key, event.about["units"], admitted, unknown + local + died
+        # A process that died took with it what it had admitted without Redis.
+        unsure = [check for check in checks if check.may_be_charged or (check.is_degraded and check.process in died)]
+        certain = sum(check.cost for check in checks if check.is_charged) - sum(
+            check.cost for check in unsure if check.is_charged
+        )
+        yield key, event.about["units"], certain, sum(check.cost for check in unsure) + sum(died.values())
 
 
 def extra_executions(history):
     """Units that Redis counted for no check at all: each is one that was executed more than once. Of all keys."""
-    return sum(max(0, charged - admitted - unknown) for _, charged, admitted, unknown in _charged(history))
+    return sum(max(0, charged - certain - unsure) for _, charged, certain, unsure in _charged(history))
 
 
 def lost_charges(history):
-    """Units that Redis admitted and does not count any more. Of all keys."""
-    return sum(max(0, admitted - charged) for _, charged, admitted, _ in _charged(history))
+    """Units that Redis admitted, or was to be charged with afterwards, and does not count. Of all keys."""
+    return sum(max(0, certain - charged) for _, charged, certain, _ in _charged(history))
 
 
 def late_admissions(history, later_us=0, ignored=()):

@@ -46,6 +46,11 @@ class Check(NamedTuple):
         return self.reason in {"UNAVAILABLE", "RAISED"} or self.source in {"local", "fail_open"}
 
     @property
+    def is_charged(self):
+        """Whether Redis has counted it, or is to: what it admitted, and what was admitted without it and never sent."""
+        return self.allowed and not self.may_be_charged and self.source != "fail_open"
+
+    @property
     def may_be_charged(self):
         """Whether nobody can say if Redis counted it."""
         return self.cause in {"unknown", "deposed"} or self.reason in {"CANCELLED", "RAISED"}

@@ -137,7 +137,7 @@ admission happened at the server's time of the decision, or else between the sen
 | over quota | units that a key admitted beyond its quota |
 | extra executions | units that Redis counted for no check; a check of unknown outcome may have been counted once, or \
 not at all |
-| lost charges | units that were admitted and that Redis does not count any more |
+| lost charges | units that Redis admitted, or was to be charged with afterwards, and does not count |
 | late admissions | of a key that was revoked, checks that were sent after that was acknowledged, and admitted; "after \
 1 s" leaves out those within a second, and by processes that are cut off with a former primary |
 | deadline overruns | checks that took 10 ms longer than the deadline, beyond the time in which their thread had no \

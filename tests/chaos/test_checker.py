@@ -108,6 +108,20 @@ def test_executions():
     assert measured(5, event(8, "died", process="a", checks=2)) == (0, 0)
 
 
+def test_executions_without_redis():
+    """What was not sent is charged afterwards; of a process that dies nobody knows."""
+    local = {"source": "local"}
+    lines = [check(0, "ample", cause="not_sent", **local), check(1, "ample", cause="refused", **local)]
+    lines += [check(2, "ample", cause="unknown", **local), check(3, "ample", source="fail_open", cause="not_sent")]
+
+    def measured(units, *more):
+        made = history(*lines, *more, event(9, "charged", key="ample", units=units))
+        return checker.extra_executions(made), checker.lost_charges(made)
+
+    assert [measured(units) for units in range(5)] == [(0, 2), (0, 1), (0, 0), (0, 0), (1, 0)]
+    assert measured(0, event(8, "died", process="a", checks=0)) == (0, 0)
+
+
 def test_a_revocation():
     """What was sent before it was acknowledged may pass."""
     lines = [check(0.5, "ample"), event(1, "revoking", key="ample"), check(1.9, "ample", took_s=0.2)]
