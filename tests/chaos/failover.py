@@ -18,7 +18,8 @@ NEAR, FAR = "127.0.0.1", "127.0.0.2"
 """Where the primary and the clients are; where what replicas and the Sentinel send comes from."""
 REPLICAS = 2
 """With one alone, a new primary would have none until the former one is a replica, and take no writes so long."""
-DOWN_AFTER_MS = 1000
+DOWN_AFTER_MS, PATIENT_MS = 1000, 60_000
+"""After so long a silent primary is replaced where a scenario has it silent; elsewhere, where it is merely slow."""
 PATIENCE_S = 30
 
 
@@ -71,7 +72,7 @@ class WatchedServers:
         lines += [f"bind {bind if isinstance(bind, str) else ' '.join(bind)}"]
         lines += [f"{option.replace('_', '-')} {value}" for option, value in source.items()]
         lines += [f"sentinel monitor {NAME} {NEAR} {self.gate.port} 1"]
-        lines += [f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}"]
+        lines += [f"sentinel down-after-milliseconds {NAME} {PATIENT_MS}"]
         configuration = folder / "sentinel.conf"
         configuration.write_text("\n".join(lines) + "\n")
         self._log = folder / "log"
@@ -122,14 +123,19 @@ class WatchedServers:
         return self.servers[self._admin.sentinel_get_master_addr_by_name(NAME)[1]]
 
     def wait_for_another(self):
-        """Wait until the Sentinel names another primary than the first, and that it is one."""
+        """Wait until the Sentinel, which now replaces a primary that is silent, names another one."""
+        self._set_patience(DOWN_AFTER_MS)
         self._until(lambda: self.named is not self.primary)
+        self._set_patience(PATIENT_MS)
+
+    def _set_patience(self, milliseconds):
+        self._admin.execute_command("SENTINEL", "SET", NAME, "down-after-milliseconds", milliseconds)
 
     def fail_over(self):
         """Ask for it, as an administrator does; the primary is healthy."""
         # Refused for as long as the Sentinel has not heard enough of the replicas.
         self._until(lambda: self._admin.execute_command("SENTINEL", "FAILOVER", NAME))
-        self.wait_for_another()
+        self._until(lambda: self.named is not self.primary)
 
     def isolate(self):
         """Cut the network around the primary and the processes on its side."""
