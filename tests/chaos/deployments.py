@@ -1,13 +1,17 @@
 """Where scenarios run: context managers that yield servers and the ways to them."""
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from helpers.proxy import Proxy
 
 from chaos.failover import WatchedServers
 from chaos.servers import CrashableServer, ServerWithClock
+
+MEMORY = "/dev/shm"
 
 
 @dataclass
@@ -38,6 +42,23 @@ def one_server(kind=CrashableServer, **options):
             yield Deployment(server, [server.url], server.client)
         finally:
             server.stop()
+
+    return deploy
+
+
+def with_log(policy):
+    """One server that logs what it writes. Its files are in memory, if they can be: how fast a disk is does not matter.
+
+    `policy` is its appendfsync.
+    """
+
+    @contextmanager
+    def deploy(name):
+        with ExitStack() as stack:
+            parent = MEMORY if Path(MEMORY).is_dir() else None
+            folder = stack.enter_context(TemporaryDirectory(prefix="rl-log-", dir=parent))
+            server = one_server(dir=folder, appendonly="yes", appendfsync=policy)
+            yield stack.enter_context(server(name))
 
     return deploy
 

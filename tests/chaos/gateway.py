@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import itertools
 import logging
 import os
 import random
@@ -21,7 +22,8 @@ CALLERS = 3
 PACE_S = 0.015
 """Of each caller, from one check to the next, on average."""
 SAMPLE_S = 0.5
-NAP_US = 2000
+NAP_US, NAPS_PER_READING = 2000, 5
+QUICK_US = 20_000
 WARM_UP_S = 20
 CANCELLED_WITHIN_S = 0.03
 
@@ -56,38 +58,47 @@ class Replica:
     bug: str = ""
 
 
-class Lateness:
-    """How late threads of this process come to run, whoever is to blame: it sleeps, and sees when it wakes up."""
-
-    def __init__(self):
-        self._total_and_due_us = 0, now_us() + NAP_US
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self):
-        while True:
-            time.sleep(NAP_US / 1_000_000)
-            self._total_and_due_us = self.total_us(), now_us() + NAP_US
-
-    def total_us(self):
-        """Since the beginning; what it is late with at present included."""
-        total_us, due_us = self._total_and_due_us
-        return total_us + max(0, now_us() - due_us)
-
-
 class Processor:
-    """For how long a thread was ready to run and had no processor, by the kernel's account, and that of `Lateness`.
+    """For how long this process was kept from running: by the kernel's account of its threads, and by one that naps.
 
-    The kernel does not see that a thread waits for another one, which has Python's lock but no processor.
+    A thread may wait for another one, which has a lock but no processor; so all of them count, and the napping one,
+    which needs Python's lock as they do. Where it cannot be known which thread mattered, the limiter has the benefit.
     """
 
-    def __init__(self, lateness):
-        self._lateness = lateness
-        path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
-        self._file = os.open(path, os.O_RDONLY) if path.exists() else None
+    def __init__(self):
+        self._late_and_due_us = 0, now_us() + NAP_US
+        self._threads_us = self._read()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def waited_us(self):
-        by_kernel_us = 0 if self._file is None else int(os.pread(self._file, 64, 0).split()[1]) // 1000
-        return by_kernel_us + self._lateness.total_us()
+    @staticmethod
+    def _read():
+        waited_ns = 0
+        for path in Path("/proc/self/task").glob("*/schedstat"):
+            with suppress(OSError):  # the thread has ended
+                waited_ns += int(path.read_text().split()[1])
+        return waited_ns // 1000
+
+    def _watch(self):
+        for nap in itertools.count(1):
+            time.sleep(NAP_US / 1_000_000)
+            self._late_and_due_us = self._late_us(), now_us() + NAP_US
+            if nap % NAPS_PER_READING == 0:
+                self._threads_us = self._read()
+
+    def _late_us(self):
+        late_us, due_us = self._late_and_due_us
+        return late_us + max(0, now_us() - due_us)
+
+    def mark(self):
+        """What `waited_us` counts from. It may be some milliseconds old, in favour of the limiter."""
+        return self._late_us(), self._threads_us, now_us()
+
+    def waited_us(self, mark):
+        """For how long it was kept from running since then; 0 if all of it took no time to speak of."""
+        late_us, threads_us, at_us = mark
+        if now_us() - at_us < QUICK_US:
+            return 0
+        return self._late_us() - late_us + max(0, self._read() - threads_us)
 
 
 def limiter_options(kind, replica):
@@ -118,29 +129,29 @@ class Recording:
     def check(self, processor):
         """Check a key by the blocking limiter."""
         label = self.random.choice(self._labels)
-        before, sent_us = processor.waited_us(), now_us()
+        mark, sent_us = processor.mark(), now_us()
         try:
             decision = self._limiter.check(self._replica.keys[label], STAGE, METHOD)
         except Exception as error:  # noqa: BLE001 - whatever it is, the history has it
-            self._note(label, sent_us, processor.waited_us() - before, error=error)
+            self._note(label, sent_us, processor.waited_us(mark), error=error)
         else:
-            self._note(label, sent_us, processor.waited_us() - before, decision)
+            self._note(label, sent_us, processor.waited_us(mark), decision)
 
     async def check_async(self, processor):
         """Check a key by its twin."""
         label = self.random.choice(self._labels)
-        before, sent_us = processor.waited_us(), now_us()
+        mark, sent_us = processor.mark(), now_us()
         checking = self._limiter.check(self._replica.keys[label], STAGE, METHOD)
         try:
             if self._replica.cancels:
                 checking = asyncio.wait_for(checking, self.random.uniform(0, CANCELLED_WITHIN_S))
             decision = await checking
         except TimeoutError as error:
-            self._note(label, sent_us, processor.waited_us() - before, error=error, reason="CANCELLED")
+            self._note(label, sent_us, processor.waited_us(mark), error=error, reason="CANCELLED")
         except Exception as error:  # noqa: BLE001 - whatever it is, the history has it
-            self._note(label, sent_us, processor.waited_us() - before, error=error)
+            self._note(label, sent_us, processor.waited_us(mark), error=error)
         else:
-            self._note(label, sent_us, processor.waited_us() - before, decision)
+            self._note(label, sent_us, processor.waited_us(mark), decision)
 
     def pause_s(self):
         return self._replica.pace_s * self.random.uniform(0.5, 1.5)
@@ -166,10 +177,10 @@ def _sampling(replica, recorder, stop):
 def _load(replica, limiter, recorder, stop):
     """Have callers check, each in a thread, until they are to stop."""
 
-    lateness = Lateness()
+    processor = Processor()
 
     def caller(number):
-        recording, processor = Recording(replica, limiter, recorder, number), Processor(lateness)
+        recording = Recording(replica, limiter, recorder, number)
         while not stop.wait(recording.pause_s()):
             recording.check(processor)
 
@@ -247,7 +258,7 @@ async def _aio(replica, recorder, connection, stop):
             except StoreError:
                 if time.monotonic() > end_s:
                     raise
-        processor = Processor(Lateness())
+        processor = Processor()
         connection.send("ready")
         await asyncio.gather(*(caller(number) for number in range(replica.callers)))
 

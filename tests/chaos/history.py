@@ -25,7 +25,7 @@ class Check(NamedTuple):
     source       of the decision; "" without one
     cause        of the decision; of RAISED the name of the exception
     time_us      the server's time of the decision; None if no script decided
-    waited_us    for how long the thread was ready to run meanwhile and had no processor, as far as is known
+    waited_us    for how long its process was kept from running meanwhile, at most; 0 where little time passed
     """
 
     process: str

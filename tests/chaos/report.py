@@ -140,8 +140,8 @@ not at all |
 | lost charges | units that Redis admitted, or was to be charged with afterwards, and does not count |
 | late admissions | of a key that was revoked, checks that were sent after that was acknowledged, and admitted; "after \
 1 s" leaves out those within a second, and by processes that are cut off with a former primary |
-| deadline overruns | checks that took 10 ms longer than the deadline, beyond the time in which their thread had no \
-processor |
+| deadline overruns | checks that took 10 ms longer than the deadline, beyond the time in which their process was kept \
+from running |
 | recovery | from the end of the fault to the first of 100 answers in a row that Redis made; the slowest process |
 | wrong denials | 429 to a key that is far from its limits, 403 to a key that is valid |
 | early denials | denials by a quota that has units left |

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import redis
 
-from chaos.deployments import direct, one_server
+from chaos.deployments import direct, one_server, with_log
 from chaos.run import KEYS, Scenario
 
 JUNK, LOAD_US_PER_KEY = 3000, 400
@@ -248,14 +248,14 @@ ALL = (
         _crash_with_aof,
         "Nothing is lost, nothing admitted twice.",
         "kill -9, and a start 0.3 to 0.8 s later, with appendfsync always",
-        one_server(appendonly="yes", appendfsync="always"),
+        with_log("always"),
     ),
     Scenario(
         "crash, AOF everysec",
         _crash_with_aof,
         "Usually nothing is lost; if the disk is slow, the server holds back what it writes, for up to two seconds.",
         "kill -9, and a start 0.3 to 0.8 s later, with appendfsync everysec",
-        one_server(appendonly="yes", appendfsync="everysec"),
+        with_log("everysec"),
         bounds={
             "": {
                 "over-admission": KEYS["bucket"]["burst"],
