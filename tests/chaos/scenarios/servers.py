@@ -196,6 +196,16 @@ def _busy(run):
     _before_and_after(run, fault)
 
 
+def _flaps(run):
+    def fault(run):
+        for _ in range(3):
+            with run.fault("SIGSTOP"), run.server.stopped():
+                run.steady(run.between(0.6, 0.9))
+            run.steady(run.between(0.4, 0.6))
+
+    _before_and_after(run, fault)
+
+
 def _blips(run):
     run.steady(run.between(1, 1.5))
     with run.server.client() as client:
@@ -234,6 +244,13 @@ ALL = (
         _stopped,
         "A server that hangs costs no decision its deadline, and admits nobody twice when it goes on.",
         "SIGSTOP for 1.5 to 2.5 s, then SIGCONT",
+        direct,
+    ),
+    Scenario(
+        "flaps",
+        _flaps,
+        "Outages one after the other give nobody more than one that lasts as long as all of them.",
+        "SIGSTOP for 0.6 to 0.9 s, three times, with 0.4 to 0.6 s between",
         direct,
     ),
     Scenario(
