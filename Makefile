@@ -27,7 +27,7 @@ test: .venv/ready  ## pass the tests, on every server that this machine has
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
 	$(BIN)/python -m pytest -m "not slow" --server valkey tests/unit tests/engine tests/properties/test_promises.py \
-	  --ignore tests/engine/test_denials.py --ignore tests/engine/test_leases_faults.py \
+	  --ignore tests/engine/test_denials.py --ignore tests/engine/test_leases_faults.py --ignore tests/engine/test_leases_lost.py \
 	  --ignore tests/engine/test_look_ups.py --ignore tests/unit/test_documents.py --ignore tests/unit/test_examples.py \
 	  --ignore tests/unit/test_words.py
 

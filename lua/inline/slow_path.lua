@@ -83,7 +83,7 @@ while true do
       per, level, last, bucket_moved = new_per, b_level, b_last, b_moved
     elseif charge > 0 or b_moved then
       new_buckets[i] = struct.pack('<ddd', new_per, b_level, b_last)
-      fill_us[i] = rate > 0 and burst * new_per / rate or 0
+      fill_us[i] = rate > 0 and (burst * new_per - math.min(0, b_level)) / rate or 0
     else
       new_buckets[i] = nil
     end

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections.abc import Collection, Iterable, Iterator
+from itertools import product
 from weakref import WeakMethod
 
 from ratelimit import validation
@@ -26,6 +28,7 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
+from ratelimit.local.replicas import Replicas
 from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
@@ -38,6 +41,7 @@ from ratelimit.validation import shown
 log = logging.getLogger("ratelimit")
 
 _new = object.__new__
+_JUDGED = frozenset({protocol.DENIED, protocol.ADMITTED, protocol.ADMITTED_DAY_OVER, protocol.WOULD_ADMIT})
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 _MAX_WARNED = 100
@@ -57,8 +61,9 @@ class Checker:
         unmatched: Counts checks whose method is none.
     """
 
-    def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
+    def __init__(self, namespace: Namespace, max_age: float, replicas: Replicas, *, denial_cache: bool) -> None:
         self._namespace = namespace
+        self._replicas = replicas
         self._max_age_us = int(max_age * MICROSECONDS)
         self._keys = KeyCache(namespace)
         self._limits = CompiledLimitsCache(namespace.names)
@@ -117,12 +122,16 @@ class Checker:
         if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
+            limits = prepared.limits
+            prepared.last_reply = limits.last_reply = reply
+            prepared.sent_us = limits.sent_us = pending[3]
             # As LazyAdmission(prepared.limits, reply), without a call of its __init__: most checks end here.
             admission = _new(LazyAdmission)
-            admission._decoder, admission._reply, admission._statuses = prepared.limits, reply, None
+            admission._decoder, admission._reply, admission._statuses = limits, reply, None
             return admission
         _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
+        _note(prepared, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
         if denied is not None:
             return denied
@@ -184,6 +193,7 @@ class Checker:
             ConfigError: The pepper is not the one that the keys were stored with.
         """
         self._warn_of_eviction((yield from warm_up(self._namespace)))
+        yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
         """Do what is due now and then, or at the end: return leases that are over, add denials to Redis."""
@@ -193,6 +203,15 @@ class Checker:
     def prepared(self, key: Caller, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
         return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
+
+    def prepared_checks(
+        self, callers: Iterable[Caller], stage: str, methods: Collection[str]
+    ) -> Iterator[PreparedCheck]:
+        """Yield the prepared checks of some callers for some methods as `CatalogSnapshot.bucket_method` names them."""
+        for key, method in product(callers, methods):
+            prepared = self._prepared.get((key, stage, method))
+            if prepared is not None:
+                yield prepared
 
     def configured_names(self, key: Caller, stage: str, method: str) -> tuple[str, str, str]:
         """Return plan, stage and method of a request that was checked, as far as they are configured.
@@ -262,8 +281,9 @@ class Checker:
                 yield from namespace.first_load()
         else:
             check = load("check")
-            replies = yield from namespace.first_load([*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0)])
-            *entries, memory, probe = replies
+            further = [*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0), self._replicas.command()]
+            *entries, memory, probe, count = yield from namespace.first_load(further)
+            self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)
         if index is None:
@@ -289,8 +309,7 @@ class Checker:
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
         """A method that needs no key: only the limits that all callers share."""
         namespace = self._namespace
-        limits = self._limits.get(namespace.snapshot, None, stage, method)
-        prepared = PreparedCheck(namespace.snapshot, None, None, limits, limits.shared_keys)
+        prepared = self._prepare_without_key(stage, method)
         if self.denial_cache.is_active and not peek:
             denial = self._known_denial(prepared, cost, namespace.age_us())
             if denial is not None:
@@ -298,16 +317,19 @@ class Checker:
         reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
         return (yield from self._judged(prepared, reply, cost, peek=peek))
 
-    def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
-        """Send a prepared check, and record the states in its reply."""
+    def _send(
+        self, prepared: PreparedCheck, cost: int, flags: int = 0, *, call: ScriptCall | None = None
+    ) -> Operation[protocol.Reply]:
+        """Send a prepared check, or a call of it that was made already, and record the states in its reply."""
         namespace, denial_cache = self._namespace, self.denial_cache
-        call = prepared.to_script_call(namespace, cost, flags)
+        call = call or prepared.to_script_call(namespace, cost, flags)
         if self._is_script_unknown:
             self._is_script_unknown, call = False, call.with_source()
+        sent_us = namespace.age_us()
         if flags & protocol.PEEK:
             reply: protocol.Reply = yield call
+            _note(prepared, reply, sent_us)
             return reply
-        sent_us = namespace.age_us()
         states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
             reply = yield call
@@ -315,6 +337,7 @@ class Checker:
             denial_cache.invalidate(prepared)
             raise
         denial_cache.record(prepared, states, reply, sent_us)
+        _note(prepared, reply, sent_us)
         return reply
 
     def _decide(
@@ -409,19 +432,31 @@ class Checker:
         """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
-        snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
+        snapshot = self._namespace.snapshot
         former = self.prepared(key, stage, method)
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
+        prepared = self._prepare_by_record(cached_key, stage, method)
+        plan = None if prepared is None else snapshot.plans[prepared.plan_id]
+        if prepared is not None and plan is not None and plan.lease and plan.shadow is None:
+            prepared.lease = Lease(plan.lease)  # a shadow judges requests one by one
+        return prepared
+
+    def _prepare_by_record(self, cached_key: CachedKey, stage: str, method: str) -> PreparedCheck | None:
+        """Return a prepared check of a key; None if its plans do not open the method."""
+        snapshot = self._namespace.snapshot
         plan = snapshot.plan_for(cached_key.record.plans, stage)
         if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self._limits.get(snapshot, plan, stage, method)
-        keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
-        prepared = PreparedCheck(snapshot, cached_key, plan, limits, keys)
-        if plan.lease and plan.shadow is None:  # a shadow judges requests one by one
-            prepared.lease = Lease(plan.lease)
-        return prepared
+        keys = (self._namespace.names.key_hash(cached_key.record.id), *limits.shared_keys)
+        return PreparedCheck(snapshot, cached_key, plan, limits, keys)
+
+    def _prepare_without_key(self, stage: str, method: str) -> PreparedCheck:
+        """Return a prepared check by what all callers share."""
+        snapshot = self._namespace.snapshot
+        limits = self._limits.get(snapshot, None, stage, method)
+        return PreparedCheck(snapshot, None, None, limits, limits.shared_keys)
 
     def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request, None if the identity's plan does not open the method."""
@@ -499,6 +534,13 @@ class Checker:
         return Decision(Reason.INVALID_KEY, detail=detail)
 
 
+def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
+    """Note a reply that judged a check: should Redis go away, its states are the last that are known."""
+    if protocol.status(reply) in _JUDGED:
+        prepared.last_reply = prepared.limits.last_reply = reply
+        prepared.sent_us = prepared.limits.sent_us = sent_us
+
+
 def unavailable(error: StoreError) -> Decision:
-    """Return the decision for a store that does not answer: closed, until policies exist."""
+    """Return the decision that closes, for a store that gives no answer to go by."""
     return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=error.cause, error=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
@@ -109,6 +109,15 @@ def _sentinel_client(sentinel_class: Any, url: SentinelUrl, options: dict[str, A
     theirs = {name: value for name, value in keywords.items() if name.startswith(("socket_", "ssl")) or name == "retry"}
     theirs |= {"username": url.username, "password": url.password, "protocol": 2}
     return sentinel_class(url.sentinels, sentinel_kwargs=theirs).master_for(url.service, **keywords)
+
+
+def place_of(client: Client | AsyncClient) -> Hashable:
+    """Return what stands for a client's server, the same for all of its clients as far as one can tell."""
+    pool: Any = client.connection_pool
+    keywords = pool.connection_kwargs
+    if redis_compat.finds_primary(pool):
+        return pool.service_name, keywords.get("db")
+    return tuple(keywords.get(name) for name in ("host", "port", "path", "db"))
 
 
 def validate_client(client: object, purposes: Sequence[str]) -> None:

@@ -193,6 +193,12 @@ class PlainServer:
     def _hset(self, key, *items):
         self.state.setdefault(key, self._held(key, dict)).update(zip(items[::2], items[1::2], strict=True))
 
+    def _hgetall(self, key):
+        return self._lua.table_from([part for pair in self._held(key, dict).items() for part in pair])
+
+    def _hdel(self, key, field):
+        self._held(key, dict).pop(field, None)
+
     def _pttl(self, key):
         return self.expiries[key][1] if key in self.expiries else -1
 
