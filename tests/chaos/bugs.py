@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 from ratelimit import AsyncLimiter, Decision, Reason, scripts
+from ratelimit.local.journal import Journal
+from ratelimit.local.replicas import Replicas
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,24 @@ def _lua(*changes, names=("check", "check_many")):
     return make
 
 
+def _charges_the_journal_twice():
+    """Under a new number, as if the reply to the first time had been lost."""
+    remove, charged = Journal._remove, set()
+
+    def charge_again(self, attempt):
+        if attempt.entry in charged:
+            remove(self, attempt)
+        else:
+            charged.add(attempt.entry)
+            attempt.entry.sequence = 0
+
+    return patch.object(Journal, "_remove", charge_again)
+
+
+def _counts_no_others():
+    return patch.object(Replicas, "count", 1)
+
+
 BUGS = {
     bug.name: bug
     for bug in (
@@ -211,6 +231,20 @@ BUGS = {
             "SCRIPT FLUSH",
             "over quota",
             patch=_lua(("if not (cost <= left) then", "if not (cost <= left + 1) then")),
+        ),
+        Bug(
+            "a journal is charged twice",
+            "SIGSTOP",
+            "extra executions",
+            patch=_charges_the_journal_twice,
+            policy="local",
+        ),
+        Bug(
+            "each process takes all for its part",
+            "SIGSTOP",
+            "over-admission",
+            patch=_counts_no_others,
+            policy="local",
         ),
         Bug("a process counts alone", "SCRIPT FLUSH", "early denials", _counts_alone),
         Bug(

@@ -1,7 +1,6 @@
 """One replica of a gateway, as a process of its own: it checks keys at a steady pace and records every decision."""
 
 import asyncio
-import inspect
 import itertools
 import logging
 import os
@@ -103,17 +102,6 @@ class Processor:
         return self._late_us() - late_us + sum(by_thread_us[-2:])
 
 
-def limiter_options(kind, replica):
-    """The keywords that this version of the limiter has: `closed` is all that one without policies does."""
-    options = replica.options | bugs.options(replica.bug)
-    known = inspect.signature(kind.__init__).parameters
-    if "on_unavailable" in known:
-        return options
-    if options.get("on_unavailable", "closed") != "closed":
-        raise SystemExit("this version has no policies: --policy closed")
-    return {name: value for name, value in options.items() if name in known}
-
-
 class Recording:
     """Checks keys and records what comes of it."""
 
@@ -206,7 +194,7 @@ def _stop_at_end_of(connection):
 
 
 def _blocking(replica, recorder, connection, stop):
-    limiter = Limiter.from_url(replica.url, **limiter_options(Limiter, replica))
+    limiter = Limiter.from_url(replica.url, **replica.options)
     limiter = bugs.seeded(replica.bug, limiter)
     with limiter:
         end_s = time.monotonic() + WARM_UP_S
@@ -242,7 +230,7 @@ def _be_child(replica, limiter, recorder, connection):
 
 
 async def _aio(replica, recorder, connection, stop):
-    limiter = AsyncLimiter.from_url(replica.url, **limiter_options(AsyncLimiter, replica))
+    limiter = AsyncLimiter.from_url(replica.url, **replica.options)
     limiter = bugs.seeded(replica.bug, limiter)
 
     async def caller(number):

@@ -1,6 +1,5 @@
 """One run: a scenario with a seed. Servers, processes, a fault on schedule, and what the checker says of it."""
 
-import inspect
 import multiprocessing
 import random
 import re
@@ -10,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from chaos.bugs import BUGS
+from chaos import bugs
 from chaos.checker import verdicts
 from chaos.gateway import CALLERS, PACE_S, STAGE, Replica, serve
 from chaos.history import Recorder, read
-from ratelimit import Catalog, Limiter, Quota, StoreError, Throttle, UsagePlan
+from ratelimit import Catalog, Quota, StoreError, Throttle, UsagePlan
 
 DEADLINE_S = 0.05
 PATIENCE_S = 30
@@ -48,8 +47,8 @@ EXACT = {
 }
 """What holds with one live primary."""
 
-POLICIES = ("closed", "local") if "on_unavailable" in inspect.signature(Limiter).parameters else ("closed",)
-"""What this version has; `closed` is all that a limiter without policies does."""
+POLICIES = ("closed", "local")
+"""Under which a scenario may be run. There is nothing to claim of `open`."""
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["chaos.gateway"])
@@ -224,7 +223,7 @@ class Run:
         options = {"deadline": DEADLINE_S, "on_unavailable": self.policy, "replicas": self.scenario.processes}
         values = {label: key.value for label, key in self.keys.items()}
         urls = self.deployment.urls
-        if self.bug and BUGS[self.bug].without_sentinel:
+        if self.bug and bugs.BUGS[self.bug].without_sentinel:
             urls = [self.deployment.parts["watched"].primary_url]
         for number, name in enumerate(self._names):
             replica = Replica(
@@ -234,7 +233,7 @@ class Run:
                 keys=values,
                 history=str(self.path),
                 seed=f"{self.scenario.name}:{self.seed}",
-                options=options | self.scenario.options,
+                options=options | self.scenario.options | bugs.options(self.bug),
                 bug=self.bug,
                 **self.scenario.replica,
             )

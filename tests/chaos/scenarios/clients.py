@@ -5,6 +5,8 @@ from chaos.run import CALLERS, KEYS, Scenario
 
 TERM_S = 0.5
 KILLED = 2
+LEASED_EXCESS = int(int(KEYS["bucket"]["rate"]) * 2 * TERM_S)
+"""burst + rate x (W + 2 x term)."""
 
 
 def _kill(run):
@@ -31,6 +33,10 @@ def _no_fault(run):
     run.steady(run.between(3, 4))
     run.revoke()
     run.steady(0.7)
+
+
+def _leased_no_fault(run):
+    run.steady(run.between(4, 5))
 
 
 def _soak(run):
@@ -63,8 +69,7 @@ ALL = (
                 # Of units that were prepaid and not spent, none is a second execution, nor left for others to spend.
                 "extra executions": None,
                 "early denials": None,
-                # burst + rate x (W + 2 x term)
-                "over-admission": int(int(KEYS["bucket"]["rate"]) * 2 * TERM_S),
+                "over-admission": LEASED_EXCESS,
             }
         },
         keys=("ample", "bucket", "quota"),
@@ -78,6 +83,19 @@ ALL = (
         blocking=0,
         asyncio=4,
         replica={"cancels": True, "pace_s": 0.005},
+    ),
+    Scenario(
+        "callers go away with leases",
+        _leased_no_fault,
+        "What a process prepaid for callers that went away is spent by others, or given back.",
+        f"each check is cancelled after 0 to 30 ms, if it is not done by then; leases of {TERM_S:g} s",
+        direct,
+        lease_s=TERM_S,
+        bounds={"": {"early denials": None, "over-admission": LEASED_EXCESS}},
+        blocking=0,
+        asyncio=4,
+        replica={"cancels": True, "pace_s": 0.005},
+        keys=("ample", "bucket", "quota"),
     ),
     Scenario(
         "forks",

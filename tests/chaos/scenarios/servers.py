@@ -11,6 +11,8 @@ from chaos.run import KEYS, Scenario
 JUNK, LOAD_US_PER_KEY = 3000, 400
 """Keys that take 1.2 s to load."""
 HELD_BACK_US = 2_000_000
+COUNTED_AFTER_S = 6
+"""They count each other each 5 s."""
 
 REFUSED = "A server that refuses is not asked twice, nothing is charged, and it is used again as soon as it works."
 
@@ -196,6 +198,11 @@ def _busy(run):
     _before_and_after(run, fault)
 
 
+def _stopped_once_counted(run):
+    run.steady(COUNTED_AFTER_S)
+    _stopped(run)
+
+
 def _flaps(run):
     def fault(run):
         for _ in range(3):
@@ -245,6 +252,16 @@ ALL = (
         "A server that hangs costs no decision its deadline, and admits nobody twice when it goes on.",
         "SIGSTOP for 1.5 to 2.5 s, then SIGCONT",
         direct,
+    ),
+    Scenario(
+        "SIGSTOP, processes count each other",
+        _stopped_once_counted,
+        "Processes that are told nothing know among how many they divide a limit.",
+        f"SIGSTOP for 1.5 to 2.5 s, once all processes have run for {COUNTED_AFTER_S:g} s",
+        direct,
+        policies=("local",),
+        options={"replicas": 1},
+        is_long=True,
     ),
     Scenario(
         "flaps",
