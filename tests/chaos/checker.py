@@ -6,6 +6,7 @@ a check and its answer. A check of unknown outcome may have been charged, or not
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,8 @@ STREAK = 100
 """So many answers of Redis in a row are a recovery."""
 SLACK_US = 10_000
 """By how much a check may be late, beside the time in which its thread had no processor."""
+STARVED_US, STARVED_SINCE_US = 20_000, 300_000
+"""A server that is kept from running for so long, within so long before an answer, excuses that there was none."""
 SECOND_US = 1_000_000
 
 
@@ -135,11 +138,30 @@ def longest_us(history):
     return max((check.received_us - check.sent_us - check.waited_us for check in history.checks), default=0)
 
 
+class _Starvation:
+    """When servers, or the proxies before them, were ready to run and had no processor."""
+
+    def __init__(self, history):
+        samples = [(event.at_us, event.about["waited_us"]) for event in history.of("waited")]
+        self._times = [at_us for at_us, _ in samples]
+        self._waited = [waited_us for _, waited_us in samples]
+
+    def excuses(self, check):
+        """Whether an answer without Redis may be due to that, or to its own process that did not run."""
+        if check.waited_us > STARVED_US:
+            return True
+        first = max(bisect_right(self._times, check.sent_us - STARVED_SINCE_US) - 1, 0)
+        last = min(bisect_left(self._times, check.received_us), len(self._times) - 1)
+        return bool(self._times) and self._waited[last] - self._waited[first] > STARVED_US
+
+
 def recovery_us(history):
     """From the end of the fault to the first of 100 answers in a row that Redis made: the slowest process.
 
-    Infinite if there are none, and 0 if a process never was without Redis.
+    Infinite if there are none, and 0 if a process never was without Redis. An answer without Redis that a busy machine
+    excuses does not count.
     """
+    starvation = _Starvation(history)
     if history.fault is None:
         return 0
     _, end = history.fault
@@ -153,7 +175,8 @@ def recovery_us(history):
             if streak >= STREAK:
                 break
             if check.is_degraded:
-                since, streak = None, 0
+                if not starvation.excuses(check):
+                    since, streak = None, 0
                 continue
             if since is None:
                 since = check.received_us

@@ -31,6 +31,12 @@ class Deployment:
     parts: dict = field(default_factory=dict)
     cut_off: bool = False
 
+    @property
+    def servers(self):
+        """All that run."""
+        watched = self.parts.get("watched")
+        return [self.server] if watched is None else list(watched.servers.values())
+
 
 def one_server(kind=CrashableServer, **options):
     """One server on a Unix socket."""

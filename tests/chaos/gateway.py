@@ -57,6 +57,15 @@ class Replica:
     bug: str = ""
 
 
+def waited_by_thread_us(process="self"):
+    """For how long each thread of a process was ready to run and had no processor, by the kernel's account."""
+    by_thread_us = {}
+    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            by_thread_us[path.parent.name] = int(path.read_text().split()[1]) // 1000
+    return by_thread_us
+
+
 class Processor:
     """For how long this process was kept from running: by the kernel's account of its threads, and by one that naps.
 
@@ -67,23 +76,15 @@ class Processor:
 
     def __init__(self):
         self._late_and_due_us = 0, now_us() + NAP_US
-        self._by_thread_us = self._read()
+        self._by_thread_us = waited_by_thread_us()
         threading.Thread(target=self._watch, daemon=True).start()
-
-    @staticmethod
-    def _read():
-        by_thread_us = {}
-        for path in Path("/proc/self/task").glob("*/schedstat"):
-            with suppress(OSError):  # the thread has ended
-                by_thread_us[path.parent.name] = int(path.read_text().split()[1]) // 1000
-        return by_thread_us
 
     def _watch(self):
         for nap in itertools.count(1):
             time.sleep(NAP_US / 1_000_000)
             self._late_and_due_us = self._late_us(), now_us() + NAP_US
             if nap % NAPS_PER_READING == 0:
-                self._by_thread_us = self._read()
+                self._by_thread_us = waited_by_thread_us()
 
     def _late_us(self):
         late_us, due_us = self._late_and_due_us
@@ -98,7 +99,9 @@ class Processor:
         late_us, before_us, at_us = mark
         if now_us() - at_us < QUICK_US:
             return 0
-        by_thread_us = sorted(waited_us - before_us.get(thread, 0) for thread, waited_us in self._read().items())
+        by_thread_us = sorted(
+            waited_us - before_us.get(thread, 0) for thread, waited_us in waited_by_thread_us().items()
+        )
         return self._late_us() - late_us + sum(by_thread_us[-2:])
 
 

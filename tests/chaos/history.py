@@ -66,6 +66,7 @@ class Event(NamedTuple):
     sample                      of a process; about: process, rss_kb, descriptors, threads
     crashed                     a server was killed
     saving                      a server begins to write a snapshot
+    waited                      about: waited_us, how long servers were kept from running, since the beginning
     restoring, restored         an administrator made lost data anew
     named                       the Sentinel names another primary
     """

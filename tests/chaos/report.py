@@ -142,7 +142,8 @@ not at all |
 1 s" leaves out those within a second, and by processes that are cut off with a former primary |
 | deadline overruns | checks that took 10 ms longer than the deadline, beyond the time in which their process was kept \
 from running |
-| recovery | from the end of the fault to the first of 100 answers in a row that Redis made; the slowest process |
+| recovery | from the end of the fault to the first of 100 answers in a row that Redis made; the slowest process. \
+Answers without Redis do not count while servers or the process itself were kept from running |
 | wrong denials | 429 to a key that is far from its limits, 403 to a key that is valid |
 | early denials | denials by a quota that has units left |
 | raised | checks that raised |

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 
 from chaos import bugs
 from chaos.checker import verdicts
-from chaos.gateway import CALLERS, PACE_S, STAGE, Replica, serve
+from chaos.gateway import CALLERS, PACE_S, STAGE, Replica, serve, waited_by_thread_us
 from chaos.history import Recorder, read
 from ratelimit import Catalog, Quota, StoreError, Throttle, UsagePlan
 
 DEADLINE_S = 0.05
 PATIENCE_S = 30
+WATCH_S = 0.05
 MANY = 1_000_000_000
 
 KEYS = {
@@ -273,11 +274,18 @@ class Run:
         """Let the load go on for so long."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
+            self._note_waiting()
             self._progress(f"{self.scenario.name}, {self.policy}, seed {self.seed}")
-            time.sleep(min(left, 0.5))
+            time.sleep(min(left, WATCH_S))
             for name, process in self.replicas.items():
                 if name not in self._killed and not process.is_alive():
                     raise RuntimeError(f"{name} ended by itself, with {process.exitcode}")
+
+    def _note_waiting(self):
+        """Record how long servers, and the proxies in this process, were kept from running so far."""
+        processes = ["self", *(server.process.pid for server in self.deployment.servers)]
+        waited_us = sum(sum(waited_by_thread_us(process).values()) for process in processes)
+        self.event("waited", waited_us=waited_us)
 
     def between(self, low, high):
         """A number by the seed."""

@@ -163,6 +163,20 @@ def test_recovery():
     assert checker.recovery_us(history(*fault, *down, *answers(2.499, 100), *dead)) == 500_000
 
 
+def test_recovery_on_a_busy_machine():
+    """Answers that are missing because servers, or the process itself, did not run are no sign of anything."""
+    fault = [event(1, "fault begins", what="x"), event(2, "fault ends", what="x")]
+    lines = [*answers(2, 50), unavailable(2.6, took_s=0.05), *answers(2.7, 60)]
+    starved = [event(at, "waited", waited_us=waited_us) for at, waited_us in ((2, 0), (2.4, 100), (2.62, 20_101))]
+    assert checker.recovery_us(history(*fault, *lines)) == math.inf
+    assert checker.recovery_us(history(*fault, *lines, *starved)) == 0
+    assert checker.recovery_us(history(*fault, *lines, *starved[:2])) == math.inf
+    late = [event(2.3, "waited", waited_us=50_000), event(2.7, "waited", waited_us=60_000)]
+    assert checker.recovery_us(history(*fault, *lines, event(2, "waited", waited_us=0), *late)) == math.inf
+    own = [*answers(2, 50), unavailable(2.6, took_s=0.05, waited_s=0.03), *answers(2.7, 60)]
+    assert checker.recovery_us(history(*fault, *own)) == 0
+
+
 def test_denials_without_a_reason():
     denied = {"allowed": False}
     right = [check(0, **denied), *(check(0, "quota") for _ in range(5)), check(1, "quota", **denied)]
