@@ -18,6 +18,7 @@ from benchmarks.report.results import FOLDER
 from benchmarks.suite import host
 from chaos import checker, report
 from chaos.bugs import BUGS
+from chaos.history import read
 from chaos.run import POLICIES, Run, judge
 from chaos.scenarios import SCENARIOS
 
@@ -65,6 +66,15 @@ def run_one(scenario, policy, seed, server, progress):
     return about | {"attempts": attempts}
 
 
+def judged_again(result):
+    """Results of an earlier run, its histories held against the present bounds."""
+    for about in result["runs"]:
+        scenario, history = SCENARIOS[about["scenario"]], read(about["history"])
+        verdicts = judge(scenario, history)
+        about.update(report.summary(scenario, history, verdicts, about["history"], about["seconds"]))
+    return result
+
+
 def find_bug(bug, seed, server, progress):
     """Execute a run with a bug, and print whether its claim is broken. Return what the report needs."""
     scenario = SCENARIOS[bug.scenario]
@@ -97,10 +107,10 @@ def main(arguments=None):
     parser.add_argument(
         "--write", type=Path, metavar="DOCUMENT", help="write the report here, with its plots beside it"
     )
-    parser.add_argument("--result", type=Path, help="run nothing; take the results of an earlier run")
+    parser.add_argument("--result", type=Path, help="run nothing; judge the histories of an earlier run again")
     options = parser.parse_args(arguments)
     if options.result:
-        result = json.loads(options.result.read_text())
+        result = judged_again(json.loads(options.result.read_text()))
     else:
         result = execute(options)
         console.print(f"written: {write_result(result)}", highlight=False)

@@ -115,13 +115,13 @@ def _sum(bound, more):
 
 
 def local_excess(history):
-    """(burst + rate x T) x N/N0 of the key `bucket`; T lasts until all have recovered. All N are counted: N0 = N."""
-    if history.fault is None:
+    """(burst + rate x T) x N/N0 of the key `bucket`; T from the first to the last answer without Redis, N0 = N."""
+    degraded = [check for check in history.checks if check.is_degraded]
+    if not degraded:
         return 0
-    begin, end = history.fault
     limits = history.limits("bucket")
-    seconds = (end - begin) / 1_000_000 + 1
-    return int(limits["burst"] + int(limits["rate"]) * seconds)
+    begin, end = min(check.sent_us for check in degraded), max(check.received_us for check in degraded)
+    return int(limits["burst"] + int(limits["rate"]) * (end - begin) / 1_000_000)
 
 
 def local_quota_excess(history):
