@@ -149,5 +149,5 @@ def read(path):
             else:
                 raise ValueError(f"neither a check nor an event: {line[:80]!r}")
     history.checks.sort(key=lambda check: check.received_us)
-    history.events.sort()
+    history.events.sort(key=lambda event: event.at_us)
     return history

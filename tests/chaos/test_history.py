@@ -37,6 +37,13 @@ def test_a_history_is_read_as_it_was_written(tmp_path):
     assert [(event.name, event.about) for event in history.events] == [("revoked", {"key": "ample"})]
 
 
+def test_events_of_the_same_moment_stay_in_the_order_of_writing(tmp_path):
+    path = tmp_path / "history.jsonl"
+    lines = ['{"scenario": "x"}', *(f'{{"at_us": 1, "name": "a", "about": {{"x": {x}}}}}' for x in (2, 1, 3))]
+    path.write_text("\n".join(lines) + "\n")
+    assert [event.about["x"] for event in read(path).events] == [2, 1, 3]
+
+
 @pytest.mark.parametrize("line", ['"text"', '{"at_us": 1}', "[1, 2]"])
 def test_what_is_no_line_of_a_history_is_an_error(tmp_path, line):
     path = tmp_path / "history.jsonl"
