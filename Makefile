@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors mutants lint docs linkcheck lua compat compat-short bench bench-full release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors mutants lint docs linkcheck lua compat compat-short bench bench-full chaos chaos-short release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,19 @@ bench: .venv/bench-frameworks  ## measure speed, memory and exactness beside the
 
 bench-full: .venv/bench-frameworks  ## the same with more rounds, keys and peers, steady load, propagation and import (half an hour)
 	$(BIN)/python benchmarks --full
+
+# The clocks of servers are moved by a library in C: a compiler comes from a wheel where the machine has none.
+.venv/chaos: .venv/ready
+	command -v cc gcc clang >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --group chaos
+	@touch $@
+
+CHAOS = PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
+
+chaos: .venv/chaos  ## break servers, networks, clocks and processes; check each decision (about 10 minutes; SEED=1 ONLY="SIGSTOP")
+	$(CHAOS) $(if $(ONLY),,--bugs --write docs/reliability.md)
+
+chaos-short: .venv/chaos  ## the same with one policy for each fault, and without what takes long (about 3 minutes)
+	$(CHAOS) --short
 
 .venv/release: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group release

@@ -9,6 +9,7 @@ lua           the scripts, called by hand, and their text
 properties    the promises, random histories against the exact model, fuzzing, two versions side by side
 seeded_bugs   bugs put in on purpose, each of which a test must find; mutants: every small change of the Lua
 integrations  frameworks in front of a limiter, over real sockets, and metrics: `make test-integrations`
+chaos         faults put into servers, networks and clocks under load, and the checker of what was decided: `make chaos`
 apps          real web servers in front of a limiter: `make test-servers`
 vectors       lua/vectors.json: worked out on paper, replayed on every server
 typing        users' code that must type-check
