@@ -18,14 +18,14 @@ REPLICAS = "{ratelimit}:replicas"
 IS_ASYNC = pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "asyncio"])
 
 
-def key_of(client):
-    catalog = Catalog(client)
+def key_of(client, **names):
+    catalog = Catalog(client, **names)
     catalog.put_plan(UsagePlan("gold", Throttle("1/1000", 40), None, [STAGE]))
     return catalog.create_key(plans=["gold"]).value
 
 
-def members(client):
-    return {name.decode() for name in client.zrange(REPLICAS, 0, -1)}
+def members(client, namespace="ratelimit"):
+    return {name.decode() for name in client.zrange(f"{{{namespace}}}:replicas", 0, -1)}
 
 
 def hear(client, *lives, age_s=0):
@@ -59,24 +59,25 @@ def test_a_process_is_counted_with_its_first_check(scripts, is_async, server):
 
 def test_limiters_of_one_process_are_one(server):
     """It leaves when the last of them is closed; a child that is forked is another process."""
+    names = {"namespace": "alone"}  # limiters of other tests may be open yet
     with server.client() as client:
-        key = key_of(client)
-        Catalog(client).load_scripts()
-        one, other = Limiter.from_url(server.url, deadline=5), Limiter.from_url(server.url, deadline=5)
+        key = key_of(client, **names)
+        Catalog(client, **names).load_scripts()
+        one, other = (Limiter.from_url(server.url, deadline=5, **names) for _ in range(2))
         for limiter in (one, other):
             assert limiter.check(key, STAGE, METHOD).allowed
-        assert (members(client), other._without_redis.replicas.count) == ({PROCESS.name}, 1)
+        assert (members(client, **names), other._without_redis.replicas.count) == ({PROCESS.name}, 1)
 
         def child():
-            with Limiter.from_url(server.url, deadline=5) as limiter:
+            with Limiter.from_url(server.url, deadline=5, **names) as limiter:
                 return limiter.check(key, STAGE, METHOD).allowed and limiter._without_redis.replicas.count == 2
 
         assert run_in_child(child) == 0
-        assert members(client) == {PROCESS.name}
+        assert members(client, **names) == {PROCESS.name}
         one.close()
-        assert members(client) == {PROCESS.name}
+        assert members(client, **names) == {PROCESS.name}
         other.close()
-        assert members(client) == set()
+        assert members(client, **names) == set()
 
 
 def test_a_user_who_may_not(server, caplog):

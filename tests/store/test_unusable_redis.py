@@ -41,7 +41,7 @@ def saved(client):
 def restore(client, dumps):
     client.flushall()
     for key, dump in dumps.items():
-        client.restore(key, 0, dump)
+        client.restore(key, 0, dump, replace=True)  # a process that lives may have said so just now
 
 
 def replaced(key, *command):
