@@ -50,11 +50,15 @@ EMULATED_EARLY = {"engine", "unit"}
 
 LATER = {
     "test_deadline.py",
+    "test_doctor_failover.py",
     "test_failover.py",
+    "test_journal_model.py",
     "test_loops_that_end.py",
     "test_many_at_once.py",
     "test_primary.py",
+    "test_refused_without_redis.py",
     "test_renewed_credentials.py",
+    "test_revoking_on_ill_servers.py",
     "test_stopped_server.py",
 }
 """Faults that take their time, one after the other: all of them are left to `make test-long`."""
@@ -63,8 +67,11 @@ ONE_SERVER_EARLY = {
     "seeded_bugs",
     "store",
     "test_catalog_races.py",
+    "test_charge_journal.py",
+    "test_charge_journal_edges.py",
     "test_check_many.py",
     "test_denials.py",
+    "test_doctor.py",
     "test_durable_changes.py",
     "test_import_races.py",
     "test_journal.py",
