@@ -90,6 +90,8 @@ def _crash_with_snapshot(run, *options):
 def _until_loaded(run):
     while True:
         run.steady(0.02)
+        if run.server.process.poll() is not None:
+            raise RuntimeError(f"the server did not start: {(run.server.folder / 'log').read_text()[-500:]}")
         with suppress(redis.ConnectionError), run.server.client() as client:
             client.ping()  # BusyLoadingError is a ConnectionError
             return
