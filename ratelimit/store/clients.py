@@ -33,6 +33,9 @@ MAX_DEADLINE_S = 60
 PATIENCE_S = 5.0
 """How long a reply may take an administrator, if the client does not say so."""
 
+UPKEEP_S = 1.0
+"""How long a reply may take to what a limiter sends for nobody who waits: charges, sums of denials, leases returned."""
+
 _MAX_CONNECTIONS = 66
 """As many as 64 threads need, a spare one, and one for pushed changes."""
 
@@ -69,7 +72,8 @@ def client_from_url(url: str, timeout_s: float = PATIENCE_S) -> redis.Redis:
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     """The twin of `client_from_url`."""
-    options = {**_options(validate_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
+    # Checks have their deadline. What else is sent may find Redis busy, and need not give up as soon as they do.
+    options = {**_options(max(validate_deadline(deadline), UPKEEP_S)), "retry": AsyncRetry(NoBackoff(), 0)}
     library = redis.asyncio
     client: redis.asyncio.Redis = _client(
         library.Redis, library.BlockingConnectionPool, library.sentinel.Sentinel, url, options

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 
-from benchmarks.report.plots import pyplot
+from benchmarks.report.drawing import pyplot
 from chaos import checker
 from chaos.history import read
 

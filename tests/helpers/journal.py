@@ -17,7 +17,7 @@ def prepared_check(limiter, caller, stage=STAGE, method=METHOD):
     checker, snapshot = limiter._checker, limiter._namespace.snapshot
     if caller is not None:
         return checker.prepared(caller, stage, method)
-    limits = checker._limits.get(snapshot, None, stage, method)
+    limits = checker.limits.get(snapshot, None, stage, method)
     return PreparedCheck(snapshot, None, None, limits, limits.shared_keys)
 
 
