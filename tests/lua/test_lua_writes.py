@@ -110,6 +110,14 @@ def test_a_first_check_sets_the_whole_expiry():
     assert written(server) == [("SET", ACCOUNT.encode(), bucket(0, per=10_000_000, last=NOW), b"PX", 1_060_000)]
 
 
+def test_a_bucket_below_zero_is_kept_until_it_is_full():
+    """A journal took 10 tokens more than there were; a denial moves it to the present: 110 tokens, one in 5 s."""
+    moved = bucket(-100_000_000, per=10_000_000, last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request((100, 2, 10_000_000)), PLAN.encode())[0] == 0
+    assert written(server)[-1][3:] == (b"PX", 610_000)
+
+
 def test_a_denial_before_a_windows_start_writes_nothing():
     """Within the tolerance of clocks the count goes on in the window that has not begun: nothing has moved."""
     midnight = (TODAY + 1) * DAY
