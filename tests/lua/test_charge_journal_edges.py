@@ -271,6 +271,14 @@ def test_a_day_of_a_key_without_a_quota_is_corrected():
     assert left(server) == {PLAN: state(per=0, last=0, day_used=2)} | closed | {f"d:gold:{TODAY - 2}": doubles(5, -1)}
 
 
+def test_days_of_a_quota_of_0_are_corrected():
+    """Something had been granted: less of that was left on the day, and on the one after it."""
+    closed = {f"d:gold:{TODAY - day}": doubles(day, 50) for day in (1, 2)}
+    _, server = charge(BEFORE | closed, cost=3, spent=NOW - 2 * DAY, quota=(0, *WEEK))
+    changed = {f"d:gold:{TODAY - 2}": doubles(5, 47), f"d:gold:{TODAY - 1}": doubles(1, 47)}
+    assert left(server) == {PLAN: count(33, first=TODAY - 3, days=7, day_used=2)} | changed
+
+
 def test_days_of_a_window_that_is_over_are_corrected_to_its_end():
     """Of yesterday's window two days were; the count of this one stays."""
     quota = (100, TODAY - 2, TODAY, TODAY + 2)
