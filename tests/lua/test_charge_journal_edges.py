@@ -183,6 +183,15 @@ def test_an_identity_is_kept_until_its_bucket_is_full(plan, milliseconds):
     assert server.expiries[IDENTITY.encode()][1] == milliseconds
 
 
+def test_an_identity_is_kept_until_its_quotas_window_ends():
+    """Also under a quota of 0, of which a journal takes what was admitted before; and a minute more."""
+    today = PLAIN_NOW // DAY
+    for quota in (0, 1):
+        limits = (quota, today, today + 1, today + 2)
+        _, server = charge(now=0, spent=PLAIN_NOW, flags=33, key=IDENTITY, quota=limits)
+        assert server.expiries[IDENTITY.encode()][1] == ((today + 1) * DAY - PLAIN_NOW) // 1000 + 60_000
+
+
 @pytest.mark.parametrize(
     ("used", "granted", "balance"), [(3, 0, 7), (3, 4, 11), (9, 0, 1), (10, 0, 0), (12, 0, 0), (12, 3, 1)]
 )
