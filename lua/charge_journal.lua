@@ -58,7 +58,7 @@ local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 local rest = #request - limits_end
 if is_bounded then rest = rest - 16 end
 if key_buckets < 0 or buckets < key_buckets or not has_key and #ARGV ~= 3
-  or rest < 0 or rest % 16 ~= 0 or rest > 0 and not has_alerts
+  or rest < 0 or rest % 16 ~= 0 or rest ~= 0 and not has_alerts
 then
   return redis.error_reply('RATELIMIT ARGUMENTS')
 end

@@ -42,15 +42,15 @@ if not under_callers_clock then
   -- @inline inline/server_time
 end
 local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, is_lease,
-  has_more, other_fields, outdated = true, cost == 0
+  is_bounded, has_more, other_fields, outdated = true, cost == 0
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
   if flags >= 0 and flags < 256 then
     has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags % 128 >= 64
     has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
-    shadow_size, is_identity = 0, flags % 64 >= 32
+    shadow_size, is_identity, is_bounded = 0, flags % 64 >= 32, flags >= 128
     if has_shadow then shadow_size, other_fields = 56, shadow_has_bucket and 2 or 1 end
     -- An identity has a hash, without shadow and alerts; identities alone are bounded.
-    if is_identity and (not has_key or has_shadow or has_alerts) or flags >= 128 and not is_identity then
+    if is_identity and (not has_key or has_shadow or has_alerts) or is_bounded and not is_identity then
       return redis.error_reply('RATELIMIT ARGUMENTS')
     end
     has_more = has_shadow or has_alerts or is_identity
@@ -101,11 +101,13 @@ if has_key then
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if has_more and (has_alerts or flags >= 128) then buckets = buckets - 1 end
+if has_more and (has_alerts or is_bounded) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 if has_more or #request ~= limits_end then
-  local rest, is_bounded = #request - limits_end - (shadow_size or 0), flags >= 128
-  if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
+  local rest = #request - limits_end - (shadow_size or 0)
+  if is_bounded and rest ~= 16
+    or not is_bounded and (rest < 0 or rest % 16 ~= 0 or rest ~= 0 and not has_alerts)
+  then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
   if is_lease then

@@ -22,7 +22,8 @@
 local RETRY_INDIVIDUALLY = -5
 
 local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
-local templates, version_tokens, template_numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+if #ARGV < 3 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local templates, version_tokens, template_numbers = ARGV[1], ARGV[2], ARGV[3]
 local checks, arguments_at, shared_before = #version_tokens / VERSION_TOKEN_SIZE, {}, {}
 local shared_keys, arguments, further_buckets = 0, 3, 0
 for number = 1, #templates / 2 do

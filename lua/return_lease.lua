@@ -77,7 +77,7 @@ if plan_state and #plan_state == PLAN_STATE_SIZE and is_plan_state(unpack_double
   local window, day
   -- @inline inline/unpack_calendar
   if per > 0 and last < charged_us then return 0 end
-  if same_catalogue and per > 0 and stored_per == per then level = credited(level, burst, rate, per) end
+  if same_catalogue and stored_per == per then level = credited(level, burst, rate, per) end
   if window == charge_window then used = math.max(0, used - units) end
   if day == charge_day then day_used = math.max(0, day_used - units) end
   fields = { ARGV[3], pack_doubles('<ddddddd', stored_per, level, last, calendar, used, granted, day_used) }

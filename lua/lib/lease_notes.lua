@@ -12,7 +12,7 @@ local function outdated_notes(key, now)
   for i = 1, #names_and_values, 2 do
     local name, note = names_and_values[i], names_and_values[i + 1]
     if string.sub(name, 1, 2) == 'l:' then
-      local _, noted_us = unpack_doubles('<dd', #note == NOTE_SIZE and note or string.rep('\0', 16))
+      local _, noted_us = unpack_doubles('<dd', #note == NOTE_SIZE and note or string.rep('\0', NOTE_SIZE))
       if math.abs(now - noted_us) < NOTE_LIFE_US then
         notes = notes + 1
       else

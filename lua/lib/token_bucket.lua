@@ -17,7 +17,6 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
   if old_per ~= per then
     -- The plan got another `per`: floor(level * per / old_per), rounded down. The plain product could pass 2^53, so
     -- whole tokens are converted at once and the rest bit by bit (old_per is below 2^53 / 3).
-    level = math.max(level, -burst * old_per)
     local tokens = math.floor(level / old_per)
     if tokens >= burst then
       level = full

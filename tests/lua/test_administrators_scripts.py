@@ -254,7 +254,10 @@ class TestSetRemaining:
             reply = PlainServer(held, "set_remaining").eval([HASH.encode()], [b"p:gold", numbers])
             assert reply == [1, expected, 0]
         numbers = doubles(1, 100, 0, 1, 2, 30)
-        assert PlainServer(held, "set_remaining").eval([HASH.encode()], [b"p:gold", numbers])[:2] == [1, 1]
+        server = PlainServer({HASH.encode(): {b"r": version_token()}}, "set_remaining")
+        assert server.eval([HASH.encode()], [b"p:gold", numbers]) == [1, 1, 0]
+        expected = state(per=0, last=0, window=1, granted=-70, day=0)
+        assert server.state[HASH.encode()][b"p:gold"] == expected
 
 
 def judged(redis, held):

@@ -183,6 +183,15 @@ def test_an_identity_is_kept_until_its_bucket_is_full(plan, milliseconds):
     assert server.expiries[IDENTITY.encode()][1] == milliseconds
 
 
+def test_an_identity_is_kept_until_its_quotas_window_ends():
+    """Also under a quota of 0, of which a journal takes what was admitted before; and a minute more."""
+    today = PLAIN_NOW // DAY
+    for quota in (0, 1):
+        limits = (quota, today, today + 1, today + 2)
+        _, server = charge(now=0, spent=PLAIN_NOW, flags=33, key=IDENTITY, quota=limits)
+        assert server.expiries[IDENTITY.encode()][1] == ((today + 1) * DAY - PLAIN_NOW) // 1000 + 60_000
+
+
 @pytest.mark.parametrize(
     ("used", "granted", "balance"), [(3, 0, 7), (3, 4, 11), (9, 0, 1), (10, 0, 0), (12, 0, 0), (12, 3, 1)]
 )
@@ -269,6 +278,14 @@ def test_a_day_of_a_key_without_a_quota_is_corrected():
     closed = {f"d:gold:{TODAY - day}": doubles(day, -1) for day in (1, 2, 3)}
     _, server = charge({PLAN: state(per=0, last=0, day_used=2)} | closed, cost=3, spent=NOW - 2 * DAY)
     assert left(server) == {PLAN: state(per=0, last=0, day_used=2)} | closed | {f"d:gold:{TODAY - 2}": doubles(5, -1)}
+
+
+def test_days_of_a_quota_of_0_are_corrected():
+    """Something had been granted: less of that was left on the day, and on the one after it."""
+    closed = {f"d:gold:{TODAY - day}": doubles(day, 50) for day in (1, 2)}
+    _, server = charge(BEFORE | closed, cost=3, spent=NOW - 2 * DAY, quota=(0, *WEEK))
+    changed = {f"d:gold:{TODAY - 2}": doubles(5, 47), f"d:gold:{TODAY - 1}": doubles(1, 47)}
+    assert left(server) == {PLAN: count(33, first=TODAY - 3, days=7, day_used=2)} | changed
 
 
 def test_days_of_a_window_that_is_over_are_corrected_to_its_end():

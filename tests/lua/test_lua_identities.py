@@ -253,3 +253,42 @@ def test_each_of_18_bits_counts(bit):
         keys = b"ratelimit:{~%s}" % digest, COUNTED.encode()
         server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, 2**power)), PLAN.encode()])
         assert (COUNTED.encode() in server.state) == (power <= bit)
+
+
+@pytest.mark.parametrize(("last", "is_judged"), [(HALF_MINUTE, True), (HALF_MINUTE - 1, False)])
+@pytest.mark.parametrize("limits", ["a method's bucket", "none"])
+def test_without_a_bucket_of_the_plan(limits, last, is_judged):
+    """The method's bucket alone tells when it was charged last; without any limit, the plan's state does."""
+    has_bucket = limits != "none"
+    of_the_plan = state(per=0, last=0 if has_bucket else last, day_used=1)
+    hash_ = {b"r": TOKEN, PLAN.encode(): of_the_plan, METHOD.encode(): bucket(500_000, last=last)}
+    further = [TEN] * has_bucket
+    asked = (request(*further, plan=(0, 0, 0)), PLAN.encode(), *([METHOD.encode()] * has_bucket))
+    keys, arguments = together([((IDENTITY,), asked, bytes((has_bucket, 0)))])
+    server = PlainServer({IDENTITY.encode(): hash_}, "check_many")
+    (reply,) = server.eval([key.encode() for key in keys], arguments)
+    assert (reply != -5) is is_judged
+
+
+def test_a_character_of_a_digest_that_is_none_counts_as_the_first():
+    """So no name of an identity fails a check: one in 64 is counted, by the last of three characters."""
+    name_of = "ratelimit:{{~xxxxxxxxxxxxxxxxxx{}x}}".format
+    for characters, is_counted in (("AAA", True), ("AA!", True), ("%%A", True), ("AAB", False), ("AA_", False)):
+        server = PlainServer({})
+        keys = [part.encode() for part in (name_of(characters), COUNTED)]
+        server.eval(keys, [request(flags=161, tail=(9, 64)), PLAN.encode()])
+        assert (COUNTED.encode() in server.state) is is_counted
+
+
+@pytest.mark.parametrize(("last", "is_due"), [(HALF_MINUTE, False), (HALF_MINUTE - 1, True)])
+def test_a_plans_bucket_beside_a_methods(last, is_due):
+    """The plan's was charged last before this half minute: that puts off the expiry; its P is the least there is."""
+    hash_ = {b"r": TOKEN, PLAN.encode(): state(3, per=1, last=last), METHOD.encode(): bucket(500_000, last=HALF_MINUTE)}
+    asked = (request(TEN, plan=(5, 1, 1)), PLAN.encode(), METHOD.encode())
+    server = PlainServer({IDENTITY.encode(): dict(hash_)})
+    check(server, *asked)
+    assert (expiry_of(server) is not None) is is_due
+    keys, arguments = together([((IDENTITY,), asked, bytes((1, 0)))])
+    many = PlainServer({IDENTITY.encode(): dict(hash_)}, "check_many")
+    (reply,) = many.eval([key.encode() for key in keys], arguments)
+    assert (reply == -5) is is_due

@@ -110,6 +110,26 @@ def test_a_first_check_sets_the_whole_expiry():
     assert written(server) == [("SET", ACCOUNT.encode(), bucket(0, per=10_000_000, last=NOW), b"PX", 1_060_000)]
 
 
+def test_a_bucket_below_zero_is_kept_until_it_is_full():
+    """A journal took 10 tokens more than there were; a denial moves it to the present: 110 tokens, one in 5 s."""
+    moved = bucket(-100_000_000, per=10_000_000, last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request((100, 2, 10_000_000)), PLAN.encode())[0] == 0
+    assert written(server)[-1][3:] == (b"PX", 610_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "level", "milliseconds"), [((1, 1, 999), 0, 60_000), ((2, 1, 1000), 999, 60_002), ((5, 0, 1), 4, 60_000)]
+)
+def test_a_denial_that_moves_a_bucket_sets_its_expiry(limits, level, milliseconds):
+    """To the time in which it fills, and a minute more; one that never fills is kept for the minute."""
+    moved = bucket(level, per=limits[2], last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request(limits), PLAN.encode())[0] == 0
+    held = bucket(level, per=limits[2], last=NOW)
+    assert written(server) == [("SET", ACCOUNT.encode(), held, b"PX", milliseconds)]
+
+
 def test_a_denial_before_a_windows_start_writes_nothing():
     """Within the tolerance of clocks the count goes on in the window that has not begun: nothing has moved."""
     midnight = (TODAY + 1) * DAY
@@ -194,6 +214,7 @@ def but(place, value):
         ((), ()),
         ((KEY,), ()),
         ((KEY,), GOOD[1:]),
+        ((), (b"", b"")),
         ((KEY, ACCOUNT), but(0, b"")),
         ((KEY, ACCOUNT), but(0, b"\0")),
         ((KEY, ACCOUNT), but(0, bytes((0, 1, 0)))),
@@ -213,6 +234,7 @@ def but(place, value):
         "nothing",
         "a key alone",
         "a list too few",
+        "two lists",
         "no question",
         "half a question",
         "a question and a half",

@@ -164,6 +164,17 @@ def test_further_buckets():
     assert written(server) == ["HDEL", "HSET", "SETRANGE"]
 
 
+def test_a_further_bucket_has_limits_of_its_own():
+    """Other ones than the plan's: a unit in each two seconds, and a burst of 15."""
+    held = bucket(10 * 10**6, per=2 * 10**6)
+    server = PlainServer({KEY.encode(): before(), ACCOUNT.encode(): held}, "return_lease")
+    numbers = doubles(NOW, 20, 0, *SLOW, 15, 1, 2 * 10**6)
+    sent = [numbers, version_token()[:18], PLAN.encode(), NOTE.encode()]
+    assert server.eval([KEY.encode(), DAYS.encode(), ACCOUNT.encode()], sent) == 20
+    assert server.state[ACCOUNT.encode()] == bucket(30 * 10**6, per=2 * 10**6)
+    assert fields(server)[PLAN][8:16] == doubles(30 * 10**6)
+
+
 @pytest.mark.parametrize(("now", "score", "kept"), [(0, PLAIN_NOW, 60_000), (1, 1, None), (NOW, NOW, None)])
 def test_a_heartbeat_is_kept_for_a_minute(now, score, kept):
     """By the server's clock; under a caller's nothing expires."""
