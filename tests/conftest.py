@@ -51,9 +51,12 @@ EMULATED_EARLY = {"engine", "unit"}
 LATER = {
     "test_deadline.py",
     "test_doctor_failover.py",
+    "test_durable_changes.py",
     "test_failover.py",
     "test_journal_model.py",
+    "test_leases_lost.py",
     "test_loops_that_end.py",
+    "test_lost_leases.py",
     "test_many_at_once.py",
     "test_primary.py",
     "test_refused_without_redis.py",
@@ -61,23 +64,18 @@ LATER = {
     "test_revoking_on_ill_servers.py",
     "test_stopped_server.py",
 }
-"""Faults that take their time, one after the other: all of them are left to `make test-long`."""
+"""Faults that take their time, one after the other, and histories at length: all are left to `make test-long`."""
 
 ONE_SERVER_EARLY = {
+    "lua",
     "seeded_bugs",
     "store",
     "test_catalog_races.py",
-    "test_charge_journal.py",
-    "test_charge_journal_edges.py",
-    "test_check_many.py",
     "test_denials.py",
     "test_doctor.py",
-    "test_durable_changes.py",
     "test_import_races.py",
     "test_journal.py",
     "test_leases_faults.py",
-    "test_leases_lost.py",
-    "test_lost_leases.py",
     "test_metering.py",
     "test_properties.py",
     "test_shadow.py",

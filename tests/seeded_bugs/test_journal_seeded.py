@@ -114,7 +114,7 @@ JOURNAL_BUGS = {
         (),
     ),
     "a change of plan leaves it lower than the burst": (
-        "level = math.max(level, -burst * old_per)",
+        "level = math.max(lowest_level(full), level)",
         "",
         tests.test_a_level_below_zero_follows_a_change_of_plan,
         (-500_000, 3, 400_000, -3 * 400_000 - 1),

@@ -99,6 +99,7 @@ def test_what_is_charged_is_not_overlooked_by_what_denies_locally(make, clock):
     assert (after.source, [each.remaining for each in after.limits]) == ("redis", [5])
 
 
+@pytest.mark.slow
 def test_limits_are_divided_among_replicas(make, clock):
     """Among four: a quarter of what is left, not rounded up; a cost above that passes later; then it is charged."""
     gateway = make(GOLD, replicas=4)
@@ -118,6 +119,7 @@ def test_limits_are_divided_among_replicas(make, clock):
     assert gateway.used("gold", key) == 21
 
 
+@pytest.mark.slow
 def test_the_latest_state_of_each_limit_counts(make, clock):
     """Two methods with buckets of their own, and a quota that both consume: seen last with the other method."""
     stages = [PlanStage(STAGE, {METHOD: Throttle(1, 10), OTHER: Throttle(1, 10)})]
@@ -132,6 +134,7 @@ def test_the_latest_state_of_each_limit_counts(make, clock):
         assert gateway.peek(key, method=OTHER).limits[0].remaining == 6
 
 
+@pytest.mark.slow
 def test_shared_limits_hold_for_all_keys_together(make):
     """The account has 6 left, as another key of another plan has seen it; methods that need no key count as well."""
     stage = Stage(STAGE, Throttle(SLOW, 10), {HEALTH: Method(Throttle(SLOW, 3), key_required=False)})
@@ -170,6 +173,7 @@ LEVELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limiter", "stage", "plan", "counts"), LEVELS)
 def test_the_stricter_of_plan_and_stage_counts(limiter, stage, plan, counts, make):
     """Over the limiter's; of a caller of whom no plan is known, the stage's."""
@@ -233,6 +237,7 @@ def test_who_is_served(policy, make, clock):
         assert (shared.status, shared.source) == served
 
 
+@pytest.mark.slow
 def test_a_limit_that_was_never_seen_is_divided(make):
     """An identity never met: 20 / 4 tokens, 10 // 4 units of a quota."""
     gateway = make(GOLD, UsagePlan("free", None, Quota(10, "DAY"), [STAGE]), replicas=4)
@@ -244,6 +249,7 @@ def test_a_limit_that_was_never_seen_is_divided(make):
     assert gateway.peek(Identity("user:2", "gold")).limits[0].remaining == 15
 
 
+@pytest.mark.slow
 def test_known_denials_stay_denials_when_all_else_is_admitted(make, clock):
     """By the last states that were seen, refilled since; what is admitted is charged later, below zero."""
     gateway = make(GOLD, on_unavailable="open", denial_cache=False)
@@ -260,6 +266,7 @@ def test_known_denials_stay_denials_when_all_else_is_admitted(make, clock):
     assert gateway.peek(key.value).retry_after == 10.0
 
 
+@pytest.mark.slow
 @IS_ASYNC
 def test_a_process_that_has_begun_without_redis(is_async, server):
     """It knows no catalogue: 503, or all are admitted."""
@@ -276,6 +283,7 @@ def test_a_process_that_has_begun_without_redis(is_async, server):
             gateway.proxy.accept()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["local", "open"])
 def test_what_is_known_is_trusted_for_a_while(policy, make, clock):
     """Longer than `max_age`, which only says how soon Redis is asked; not longer than `local_max_age`."""
@@ -291,6 +299,7 @@ def test_what_is_known_is_trusted_for_a_while(policy, make, clock):
     assert sources(gateway, key) == ["redis"]
 
 
+@pytest.mark.slow
 def test_peeks_consume_nothing(make):
     gateway = make(GOLD)
     key = key_of(gateway, "gold")
@@ -318,6 +327,7 @@ def test_an_unknown_outcome_is_spent_and_not_charged_again(make):
     assert gateway.used("gold", key) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["drop", "reset", "half"])
 def test_an_answer_about_the_journal_is_lost(fault, make):
     """It is asked again, and charged once; what is admitted meanwhile is charged as well."""
@@ -332,6 +342,7 @@ def test_an_answer_about_the_journal_is_lost(fault, make):
     assert gateway.used("gold", key) == 5
 
 
+@pytest.mark.slow
 def test_closing_charges_what_it_can(make):
     gateway = make(GOLD, deadline=1)
     key = key_of(gateway, "gold")
@@ -346,6 +357,7 @@ def test_closing_charges_what_it_can(make):
     assert gateway.used("gold", key) == 5
 
 
+@pytest.mark.slow
 def test_a_child_owes_nothing(server, clock):
     """What the parent admitted is charged by the parent, once; the child has what is left of its part."""
     gateway = OutageGateway(server, is_async=False, clock=clock)
@@ -366,6 +378,7 @@ def test_a_child_owes_nothing(server, clock):
         assert gateway.used("gold", key) == 16
 
 
+@pytest.mark.slow
 def test_a_key_that_is_gone_is_dropped_and_said_once(make, caplog):
     gateway = make(GOLD)
     keys = [key_of(gateway, "gold") for _ in range(3)]
@@ -381,6 +394,7 @@ def test_a_key_that_is_gone_is_dropped_and_said_once(make, caplog):
     assert len([each for each in caplog.messages if "is not charged to a key" in each]) == 1
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_changed_meanwhile(make, clock):
     """Another process has charged the key under it: it is loaded, and what was admitted is charged under it."""
     gateway = make(GOLD)
@@ -396,6 +410,7 @@ def test_a_catalogue_that_changed_meanwhile(make, clock):
     assert [each.limit for each in gateway.peek(key.value).limits] == [40, 200]
 
 
+@pytest.mark.slow
 def test_units_that_are_held_are_spent_first(make, clock):
     """Also where the catalogue would have to be looked at again."""
     gateway = make(UsagePlan("gold", Throttle(1000, 10_000), None, [STAGE], lease=1.0), max_age=FOREVER)
@@ -411,6 +426,7 @@ def test_units_that_are_held_are_spent_first(make, clock):
     assert gateway.checks(units + 1, key.value) == [(200, "lease")] * units + [(200, "local")]
 
 
+@pytest.mark.slow
 def test_there_is_room_for_so_many_callers(make, caplog):
     gateway = make(GOLD, replicas=1)
     gateway.check(Identity("user:1", "gold"))
@@ -421,6 +437,7 @@ def test_there_is_room_for_so_many_callers(make, caplog):
     assert len([each for each in caplog.messages if "further ones are answered 503" in each]) == 1
 
 
+@pytest.mark.slow
 def test_the_log_says_what_checks_are_answered_with(make, caplog):
     gateway = make(GOLD)
     key = key_of(gateway, "gold")
@@ -432,6 +449,7 @@ def test_the_log_says_what_checks_are_answered_with(make, caplog):
     assert any(each.startswith("Redis answers again; decided locally within ") for each in caplog.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_four_replicas_while_redis_comes_and_goes(seed, server, clock):
     """What they admit is within the bound, and Redis has counted all of it in the end, each unit once."""
