@@ -11,13 +11,15 @@
 --            have, and one of how many is counted
 -- ARGV[2]    hash field of the plan's state, if flag 1 is set
 -- ARGV[3..]  hash fields of the further buckets in the key's hash; if flag 4 is set, the shadow's state; if flag 16 is
---            set, the shadow's bucket of the method
+--            set, the shadow's bucket of the method; if flag 256 is set, the note of the lease that is requested, and
+--            the one of a lease that is over, or ''
 -- returns    the new states of the plan and of each further bucket, joined    admitted by the fast path
 -- returns    {1 | 2, now_us, limits}         admitted; 2: and a day of metering is over
 -- returns    {0 | 3, now_us, limits}         denied; 3: would be admitted, and nothing was to be consumed
 -- returns    {4, now_us, limits}             denied: the plan has as many identities as it may have
 -- returns    {-1 | -2 | -3 | -4, now_us}     look again: key changed, catalogue behind, windows past, key expired;
 --            nothing is consumed
+-- returns    {-6, now_us}                    no lease: it was returned, or too many are out; nothing is consumed
 -- errors     RATELIMIT ARGUMENTS | RATELIMIT CORRUPT <field or key>
 --
 -- Limits are in the order: the plan's bucket, further buckets, the quota. `limits` are two doubles for each, as it
@@ -39,31 +41,38 @@ local under_callers_clock = now > 0
 if not under_callers_clock then
   -- @inline inline/server_time
 end
-local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, has_more =
-  true, cost == 0
+local has_key, peeks, nothing_newer, has_shadow, has_alerts, shadow_has_bucket, shadow_size, is_identity, is_lease,
+  is_bounded, has_more, other_fields, outdated = true, cost == 0
 if flags ~= 1 then -- 1: there is an API key, and nothing else is set
-  -- An unsupported flag may stand for a limit, so it is an error.
-  if not (flags >= 0 and flags < 256) then return redis.error_reply('RATELIMIT ARGUMENTS') end
-  has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags % 128 >= 64
-  has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
-  shadow_size, is_identity = has_shadow and 56 or 0, flags % 64 >= 32
-  -- An identity has a hash, without shadow and alerts; identities alone are bounded.
-  if is_identity and (not has_key or has_shadow or has_alerts) or flags >= 128 and not is_identity then
-    return redis.error_reply('RATELIMIT ARGUMENTS')
+  if flags >= 0 and flags < 256 then
+    has_key, nothing_newer, peeks = flags % 2 == 1, flags % 4 >= 2, peeks or flags % 128 >= 64
+    has_shadow, has_alerts, shadow_has_bucket = flags % 8 >= 4, flags % 16 >= 8, flags % 32 >= 16
+    shadow_size, is_identity, is_bounded = 0, flags % 64 >= 32, flags >= 128
+    if has_shadow then shadow_size, other_fields = 56, shadow_has_bucket and 2 or 1 end
+    -- An identity has a hash, without shadow and alerts; identities alone are bounded.
+    if is_identity and (not has_key or has_shadow or has_alerts) or is_bounded and not is_identity then
+      return redis.error_reply('RATELIMIT ARGUMENTS')
+    end
+    has_more = has_shadow or has_alerts or is_identity
+  else
+    -- A lease, of an API key, perhaps with alerts. An unsupported flag may stand for a limit, so it is an error.
+    flags, has_alerts = flags - 256, flags == 265
+    if peeks or flags ~= 1 and flags ~= 9 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+    is_lease, has_more, other_fields, shadow_size = true, true, 2, 0
   end
-  has_more = has_shadow or has_alerts or is_identity
 end
 
 -- 1. Read everything. Is the caller up to date about this key and about the catalogue?
--- hash_values: version token, the plan's state, then the buckets in the key's hash, then the shadow's.
+-- hash_values: version token, the plan's state, then the buckets in the key's hash, then the shadow's, or the notes of
+-- leases.
 local hash_keys, key_buckets, hash_values, new_token = 0, 0
 if has_key then
   hash_keys = 1
   key_buckets = #ARGV - 2
-  if key_buckets == 0 and not has_shadow then
+  if key_buckets == 0 and not other_fields then
     hash_values = call('HMGET', key, 'r', plan_field)
   else
-    if has_shadow then key_buckets = key_buckets - (shadow_has_bucket and 2 or 1) end
+    if other_fields then key_buckets = key_buckets - other_fields end
     if key_buckets < 0 then return redis.error_reply('RATELIMIT ARGUMENTS') end
     hash_values = call('HMGET', key, 'r', unpack(ARGV, 2))
   end
@@ -92,12 +101,19 @@ if has_key then
   end
 end
 local buckets = key_buckets + #KEYS - hash_keys
-if has_more and (has_alerts or flags >= 128) then buckets = buckets - 1 end
+if has_more and (has_alerts or is_bounded) then buckets = buckets - 1 end
 local limits_end = HEAD_SIZE + BUCKET_SIZE * buckets
 if has_more or #request ~= limits_end then
-  local rest, is_bounded = #request - limits_end - (shadow_size or 0), flags >= 128
-  if is_bounded and rest ~= 16 or rest ~= 0 and not is_bounded and (not has_alerts or rest < 0 or rest % 16 ~= 0) then
+  local rest = #request - limits_end - (shadow_size or 0)
+  if is_bounded and rest ~= 16
+    or not is_bounded and (rest < 0 or rest % 16 ~= 0 or rest ~= 0 and not has_alerts)
+  then
     return redis.error_reply('RATELIMIT ARGUMENTS')
+  end
+  if is_lease then
+    -- @include lib/lease_notes
+    outdated = hash_values[key_buckets + 4] and { ARGV[key_buckets + 4] } or outdated_notes(key, now)
+    if hash_values[key_buckets + 3] or not outdated then return { NO_LEASE, now } end
   end
 end
 local states
@@ -179,16 +195,23 @@ for i = key_buckets + 1, buckets do
     call('SETRANGE', bucket_key, '0', state)
   end
 end
-if has_more and new_plan and not denied and (has_alerts or is_identity) then
+if has_more and new_plan and not denied and (is_identity or has_alerts or is_lease) then
   local _, _, _, calendar, used, granted = unpack_doubles('<dddddd', new_plan)
   local window, day
   -- @inline inline/unpack_calendar
-  if has_alerts then
-    -- @include lib/alerts
-    local field, stream, alerts_at = 'a' .. string.sub(plan_field, 2), KEYS[#KEYS], limits_end + shadow_size + 1
-    report_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, stream)
-  else
+  if is_identity then
     -- @inline inline/keep_identity
+  else
+    if has_alerts then
+      -- @include lib/alerts
+      local field, stream, alerts_at = 'a' .. string.sub(plan_field, 2), KEYS[#KEYS], limits_end + shadow_size + 1
+      report_crossed(struct, request, alerts_at, used - cost, used, field, window, quota + granted, now, stream)
+    end
+    if is_lease then
+      for _, note_field in ipairs(outdated) do call('HDEL', key, note_field) end
+      local note = pack_doubles('<dddd', cost, now, quota >= 0 and window or -1, day)
+      call('HSET', key, ARGV[key_buckets + 3], note)
+    end
   end
 end
 return reply

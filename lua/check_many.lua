@@ -22,7 +22,8 @@
 local RETRY_INDIVIDUALLY = -5
 
 local KEYS, ARGV, call, pcall, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
-local templates, version_tokens, template_numbers = ARGV[1] or '', ARGV[2] or '', ARGV[3] or ''
+if #ARGV < 3 then return redis.error_reply('RATELIMIT ARGUMENTS') end
+local templates, version_tokens, template_numbers = ARGV[1], ARGV[2], ARGV[3]
 local checks, arguments_at, shared_before = #version_tokens / VERSION_TOKEN_SIZE, {}, {}
 local shared_keys, arguments, further_buckets = 0, 3, 0
 for number = 1, #templates / 2 do
@@ -43,7 +44,7 @@ local now
 local server_us = now
 -- Of the template that the loop is at: its number, where its arguments start, and what follows from them. `given_us` is
 -- the caller's clock, or 0.
-local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = 0
+local template, template_at, key_buckets, buckets, first_shared, request, plan_field, is_covered = -1
 local given_us, cost, valid_until, flags, plan_burst, plan_rate, plan_per, quota, first_day, second_day, third_day
 local is_identity, is_special -- about an identity; or with buckets in the key's hash
 local eligible, today, current_calendar, window_end, full, price, numbers, states, fill_us, is_shared_charged
@@ -131,7 +132,7 @@ for check = 1, checks do
           state = pcall('GET', bucket_key)
           shared_states[bucket_key] = state
         end
-        if state and (type(state) == 'table' or #state ~= BUCKET_SIZE) then is_covered = false end
+        if state and #state ~= BUCKET_SIZE then is_covered = false end -- an error's table has no length
         states[i] = state
       end
       if is_covered then

@@ -19,7 +19,7 @@ if now == 0 then
 end
 if call('HEXISTS', KEYS[1], 'r') == 0 then return { KEY_CHANGED, now } end
 local state = call('HGET', KEYS[1], plan_field)
-local per, level, last, calendar, used, granted, day_used = 0, 0, 0, 0, 0, 0, 0
+local per, level, last, calendar, day_used, used, granted = 0, 0, 0, 0, 0
 if state then
   if #state ~= PLAN_STATE_SIZE or not is_plan_state(unpack_doubles('<ddddddd', state)) then
     return redis.error_reply('RATELIMIT CORRUPT ' .. plan_field)

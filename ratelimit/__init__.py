@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport, Finding, Severity
 from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
@@ -27,6 +28,7 @@ from ratelimit.errors import (
     ConfigError,
     Conflict,
     NotFound,
+    OnUnavailable,
     RateLimitError,
     StoreError,
     StoreTimeout,
@@ -43,6 +45,7 @@ from ratelimit.model import (
     PlanStage,
     Quota,
     Rate,
+    Replication,
     Stage,
     Throttle,
     ThrottleScope,
@@ -78,7 +81,9 @@ __all__ = [
     "Decision",
     "Detail",
     "Dialect",
+    "DoctorReport",
     "FileSource",
+    "Finding",
     "Identity",
     "IdentityUsage",
     "ImportReport",
@@ -90,6 +95,7 @@ __all__ = [
     "MethodAccess",
     "NoPrecondition",
     "NotFound",
+    "OnUnavailable",
     "Peppers",
     "Period",
     "PlanChange",
@@ -100,7 +106,9 @@ __all__ = [
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "Replication",
     "RowWarning",
+    "Severity",
     "ShadowCounts",
     "Source",
     "Stage",

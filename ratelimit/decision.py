@@ -13,7 +13,7 @@ from ratelimit.headers import Dialect
 Detail = Literal["missing", "unknown", "disabled", "no_plan_for_stage", "method_not_listed"]
 """Why a key is not accepted."""
 
-Source = Literal["redis", "denial_cache", "lease", "fail_closed"]
+Source = Literal["redis", "denial_cache", "lease", "local", "fail_open", "fail_closed"]
 """Who made a decision; see `Decision`."""
 
 
@@ -36,6 +36,7 @@ _STATUS = {
     Reason.QUOTA_EXCEEDED: 429,
     Reason.UNAVAILABLE: 503,
 }
+_WITHOUT_REDIS = ("local", "fail_open", "fail_closed")
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 
 
@@ -73,12 +74,13 @@ class Decision:
             it is allowed, or if waiting cannot help.
         limits: A `LimitStatus` of every limit of the request, wherever the decision was made.
         source: Who decided: "redis", "denial_cache" (this process, by the last states seen), "lease" (this process,
-            from prepaid units) or "fail_closed" (nobody: Redis did not answer).
+            from prepaid units), or, as Redis gave no answer to go by, "local" (this process, by its part of the limits
+            and what it knows of the key), "fail_open" (nobody: admitted) or "fail_closed" (nobody: 503).
         time_us: The server's time of the decision, microseconds since 1970; None if no script ran for it.
-        cause: Of UNAVAILABLE, why Redis gave no answer to go by: "not_sent" (nothing was sent that could be counted),
+        cause: If `degraded`, why Redis gave no answer to go by: "not_sent" (nothing was sent that could be counted),
             "refused" (the server answered with an error), "unknown" (sent, and no answer came: it may have been
             counted), "lost" (Redis has lost what it should hold) or "deposed" (the server is no primary any more).
-        error: Of UNAVAILABLE: what went wrong, as a text for logs.
+        error: If `degraded`, what went wrong, as a text for logs.
     """
 
     __slots__ = ("_limits", "cause", "detail", "error", "limited_by", "reason", "retry_after", "source", "time_us")
@@ -149,7 +151,7 @@ class Decision:
     @property
     def degraded(self) -> bool:
         """Whether the answer was made without Redis because Redis failed."""
-        return self.source == "fail_closed"
+        return self.source in _WITHOUT_REDIS
 
     def headers(self, dialect: Dialect = "ietf") -> dict[str, str]:
         """Return the HTTP fields for this decision.

@@ -33,6 +33,8 @@ class KeyLookUps(BatchableReads):
 class TooManyLookUpsError(StoreUnavailable):
     """More look-ups are waiting than may wait; nothing is wrong with Redis."""
 
+    is_outage = False
+
 
 class UnknownScriptError(StoreError):
     """The server does not know a script that was called by its hash; nothing ran."""
@@ -42,6 +44,21 @@ class IndependentCommands(list[Command]):
     """Commands whose errors are returned in place, as StoreError, not raised: some may be carried out, others not."""
 
     __slots__ = ()
+
+
+class PatientCommands(IndependentCommands):
+    """Independent commands that the server itself waits with: on a connection of their own, which nobody else needs.
+
+    Args:
+        commands: What to send.
+        patience_s: For how many seconds the server may wait; replies have the usual time on top of that.
+    """
+
+    __slots__ = ("patience_s",)
+
+    def __init__(self, commands: Sequence[Command], patience_s: float) -> None:
+        super().__init__(commands)
+        self.patience_s = patience_s
 
 
 class IndependentReads(BatchableReads):

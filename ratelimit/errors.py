@@ -19,6 +19,9 @@ from typing import Literal, Self
 Cause = Literal["not_sent", "refused", "unknown", "lost", "deposed"]
 """Why Redis gave no answer to go by; see `StoreError`."""
 
+OnUnavailable = Literal["local", "open", "closed"]
+"""How checks are decided while Redis gives no answer; see `Limiter`."""
+
 
 class RateLimitError(Exception):
     """Base of every error of this package."""
@@ -58,9 +61,12 @@ class StoreError(RateLimitError):
         cause: Why there is no answer to go by. "not_sent": nothing was sent, or only what changes nothing. "refused":
             the server answered with an error. "unknown": it was sent, and no answer came. "lost": Redis has lost what
             it should hold. "deposed": the server is no primary any more.
+        is_outage: Whether the server gave no answer, or refused to: what `on_unavailable` is for. False where it
+            answered, and what it holds cannot be judged by: then a check is answered 503 whatever the policy.
     """
 
     cause: Cause = "refused"
+    is_outage = False
 
     def __init__(self, message: str, *, cause: Cause | None = None) -> None:
         super().__init__(message)
@@ -72,9 +78,11 @@ class StoreUnavailable(StoreError):  # noqa: N818 - the contract's name
     """The command was not carried out: nothing was counted."""
 
     cause: Cause = "not_sent"
+    is_outage = True
 
 
 class StoreTimeout(StoreError):  # noqa: N818 - the contract's name
     """The answer never came: the command may or may not have been counted. It is not sent again."""
 
     cause: Cause = "unknown"
+    is_outage = True

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from ratelimit import validation
-from ratelimit.errors import ConfigError
+from ratelimit.errors import ConfigError, OnUnavailable
 
 Rate = int | float | str | Fraction | Decimal
 """Tokens per second, exact: a float means the decimal that it shows, a text may be a fraction such as "1/60"."""
@@ -165,6 +165,8 @@ class UsagePlan:
         lease: Seconds, 0.001 to 1, for which a replica prepays units of a hot key, to spend in its process; 0 for none.
         max_identities: How many identities may have a state in Redis at a time, 0 to 2^30; exact up to 4096, beyond
             that counted by a sample. None for any number, which are not counted.
+        on_unavailable: "local", "open" or "closed": what becomes of checks while Redis is away; see `Limiter`. None for
+            what the limiter says. If the stage says something else, the stricter counts.
 
     Raises:
         ConfigError: One of them cannot be used.
@@ -180,6 +182,7 @@ class UsagePlan:
     shadow: str | None
     lease: float
     max_identities: int | None
+    on_unavailable: OnUnavailable | None
 
     def __init__(
         self,
@@ -193,6 +196,7 @@ class UsagePlan:
         shadow: str | None = None,
         lease: float = 0,
         max_identities: int | None = None,
+        on_unavailable: OnUnavailable | None = None,
     ) -> None:
         _is_a(throttle, Throttle, "throttle")
         _is_a(quota, Quota, "quota")
@@ -210,6 +214,7 @@ class UsagePlan:
             ("shadow", None if shadow is None else _other_plan(shadow, id)),
             ("lease", validation.lease(lease)),
             ("max_identities", validation.max_identities(max_identities)),
+            ("on_unavailable", validation.on_unavailable(on_unavailable, or_none=True)),
         ):
             object.__setattr__(self, name_, value)
 
@@ -269,6 +274,7 @@ class Stage:
         methods: By method ("GET /pets"), what differs for it.
         unlisted: What happens to a method that neither this stage nor the key's plan lists: "limit", the limits of all
             such methods apply; "deny", it is denied with 403.
+        on_unavailable: As of `UsagePlan`.
 
     Raises:
         ConfigError: The id, a method's name or a throttle is none, or `unlisted` is anything else.
@@ -278,9 +284,11 @@ class Stage:
     throttle: Throttle | None = None
     methods: Mapping[str, Method] = field(default_factory=FrozenMap)
     unlisted: Unlisted = "limit"
+    on_unavailable: OnUnavailable | None = None
 
     def __post_init__(self) -> None:
         validation.stage_id(self.id, "id")
+        validation.on_unavailable(self.on_unavailable, or_none=True)
         validation.one_of(self.unlisted, ("limit", "deny"), "unlisted")
         _is_a(self.throttle, Throttle, "throttle")
         for name, method in _mapping(self.methods, "methods").items():
@@ -317,6 +325,35 @@ Caller = str | Identity | None
 """Whose request it is: the value of an API key as it was sent, an identity, or nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """How far a change of a key had reached the replicas of Redis when the call returned; see `Catalog`, `durable`.
+
+    Attributes:
+        acknowledged: How many replicas had acknowledged it within `durable_timeout`.
+        replicas: How many were connected, in sync or not. One that is down, or cut off, is not among them.
+        has_min_replicas: Whether the server refuses writes while fewer replicas are connected than its
+            `min-replicas-to-write` says, which is at least 1.
+    """
+
+    acknowledged: int
+    replicas: int
+    has_min_replicas: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a replica was connected, and all that were have acknowledged the change."""
+        return 0 < self.replicas <= self.acknowledged
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it is complete and the server has `min-replicas-to-write`.
+
+        Then no failover to any of these replicas undoes the change.
+        """
+        return self.is_complete and self.has_min_replicas
+
+
 class _WithValue:
     """Holds a key's value outside of the dataclass fields, so that nothing that copies fields copies it."""
 
@@ -339,6 +376,7 @@ class ApiKey(_WithValue):
         owner: For people and billing; no decision depends on it.
         tags: Texts by name, for people and billing; no decision depends on them.
         revision: Changes with every change of the key.
+        replication: What became of this change with `durable=True`; None without, and for a key that was read.
     """
 
     id: str
@@ -351,6 +389,7 @@ class ApiKey(_WithValue):
     owner: str
     tags: Mapping[str, str]
     revision: str = field(repr=False, compare=False)
+    replication: Replication | None = field(repr=False, compare=False)
 
     def __init__(
         self,
@@ -365,9 +404,10 @@ class ApiKey(_WithValue):
         tags: Mapping[str, str] = FrozenMap(),
         value: str | None = None,
         revision: str = "",
+        replication: Replication | None = None,
     ) -> None:
         object.__setattr__(self, "_value", value)
-        values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision)
+        values = (id, name, enabled, plans, created_at, expires_at, description, owner, tags, revision, replication)
         for name_, given in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name_, given)
 
@@ -384,6 +424,11 @@ class ApiKey(_WithValue):
     def value(self) -> str | None:
         """What callers send: None, except in a `CreatedKey`."""
         return getattr(self, "_value", None)
+
+    def with_replication(self, replication: Replication) -> Self:
+        """Return the same key, with its value if it has one, and what became of its change."""
+        attributes = {each.name: getattr(self, each.name) for each in fields(self)}
+        return type(self)(**{**attributes, "replication": replication}, value=self.value)
 
 
 class CreatedKey(ApiKey):
@@ -407,5 +452,5 @@ class CreatedKey(ApiKey):
         return cast("str", self._value)
 
     def __reduce__(self) -> tuple[type[ApiKey], tuple[object, ...]]:
-        *values, revision = (getattr(self, each.name) for each in fields(self))
-        return ApiKey, (*values, None, revision)  # None: the value
+        *values, revision, replication = (getattr(self, each.name) for each in fields(self))
+        return ApiKey, (*values, None, revision, replication)  # None: the value

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ratelimit.errors import RateLimitError
 
@@ -98,6 +99,22 @@ def expanded(name: str) -> str:
         return read(part)
 
     return read(name)
+
+
+class LeaseCall(ScriptCall):
+    """A call whose reply matters also when its caller has gone.
+
+    Attributes:
+        on_late_reply: Called with the reply, be it an error, if it comes to nobody; perhaps never.
+    """
+
+    __slots__ = ("on_late_reply",)
+
+    def __init__(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], on_late_reply: Callable[[Any], None]
+    ) -> None:
+        super().__init__(script, keys, args)
+        self.on_late_reply = on_late_reply
 
 
 class SourceCall(ScriptCall):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 from ratelimit.errors import ConfigError, NotFound
 
@@ -122,6 +123,13 @@ def one_of(value: object, choices: Iterable[str], field: str) -> str:
     if not isinstance(value, str) or value not in accepted:
         raise ConfigError(f"must be one of {', '.join(accepted)}, not {shown(value)}", field=field)
     return value
+
+
+def on_unavailable(value: Any, *, or_none: bool = False) -> Any:
+    """Return what is to become of checks while Redis is away; with `or_none`, None leaves that to others."""
+    if value is None and or_none:
+        return None
+    return one_of(value, ("local", "open", "closed"), "on_unavailable")
 
 
 def _matching(value: object, pattern: re.Pattern[str], field: str, remedy: str) -> str:

@@ -58,7 +58,7 @@ def _denied(decision):
 
 @contextmanager
 def connect(url, _load, namespace="check", deadline=PATIENT, peek=False, **options):
-    with Limiter.from_url(url, namespace=namespace, deadline=deadline, **options) as limiter:
+    with Limiter.from_url(url, namespace=namespace, deadline=deadline, on_unavailable="closed", **options) as limiter:
         if peek:
             yield lambda key: (decision := limiter.peek(key, STAGE, METHOD)).allowed or _denied(decision)
         else:
@@ -68,7 +68,7 @@ def connect(url, _load, namespace="check", deadline=PATIENT, peek=False, **optio
 @asynccontextmanager
 async def aconnect(url, _load, namespace="check", **options):
     """With the deadline that the library ships with: who waits longer gets no decision."""
-    async with AsyncLimiter.from_url(url, namespace=namespace, **options) as limiter:
+    async with AsyncLimiter.from_url(url, namespace=namespace, on_unavailable="closed", **options) as limiter:
 
         async def call(key):
             decision = await limiter.check(key, STAGE, METHOD)

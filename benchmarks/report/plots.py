@@ -1,6 +1,7 @@
 """SVG plots of a result, and the style of each series. Without matplotlib no plot is made."""
 
 from benchmarks.contenders import floors, ours, peers, peers_two_limits
+from benchmarks.report.drawing import pyplot
 
 STYLES = {
     floors.RAW.name: ("#1f2933", "v"),
@@ -38,20 +39,6 @@ OTHERS = (("#005f73", "o"), ("#ca6702", "s"), ("#9b2226", "D"), ("#6a4c93", "^")
 
 OURS = {contender.name for contender in ours.ALL}
 FLOORS = {contender.name for contender in [*floors.ALL, *ours.FLOORS]}
-
-
-def pyplot():
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - large, and not everybody has it
-    except ImportError:
-        return None
-    mpl.use("svg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - after the choice of its backend
-
-    plt.rcParams.update(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ratelimit"}
-    )
-    return plt
 
 
 def line_style(contender):

@@ -2,7 +2,7 @@
 -- counts it among those of its plan.
 --
 -- Reads   call, now, under_callers_clock, request, limits_end, key, key_buckets, hash_values, new_token, reply
--- Reads   plan_burst, plan_rate, plan_per, quota, window, fill_us, flags
+-- Reads   plan_burst, plan_rate, plan_per, quota, window, fill_us, is_bounded
 -- Reads   valid_until    of an identity how long its hash is kept at least
 --
 -- An expiry is only ever put off, and at most once in EXPIRY_STEP_US as long as the same limits are charged. Under a
@@ -25,11 +25,11 @@ if is_due then
   lifetime = math.max(lifetime + 2 * EXPIRY_STEP_US, valid_until)
   local milliseconds, is_counted = math.floor(lifetime / 1000), false
   if not under_callers_clock and call('PTTL', key) < milliseconds then call('PEXPIRE', key, milliseconds) end
-  if flags >= 128 then
+  if is_bounded then
     -- One of so many, chosen by bits of the digest, so that every process chooses the same.
     local _, one_in = unpack_doubles('<dd', request, limits_end + 1)
-    local digits, number = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_', 0
-    for at = -5, -3 do number = number * 64 + (string.find(digits, string.sub(key, at, at), 1, true) or 1) - 1 end
+    local digits, number = 'BCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_', 0
+    for at = -5, -3 do number = number * 64 + (string.find(digits, string.sub(key, at, at), 1, true) or 0) end
     is_counted = number % one_in == 0
   end
   if is_counted then

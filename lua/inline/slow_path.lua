@@ -2,7 +2,7 @@
 --
 -- Reads   call, request, now, cost, quota, first_day, second_day, third_day, plan_burst, plan_rate, plan_per
 -- Reads   hash_values, plan_field, hash_keys, key_buckets, buckets, states, limits_end
--- Reads   peeks, has_shadow, shadow_has_bucket, is_identity, flags
+-- Reads   peeks, has_shadow, shadow_has_bucket, is_identity, is_bounded
 -- Leaves  reply, denied
 -- Leaves  new_plan, new_buckets, new_shadow, new_shadow_bucket    states to be written; nil where nothing is
 -- Leaves  fill_us                         the time in which a bucket to be written fills
@@ -40,7 +40,7 @@ end
 
 -- Whether an identity would be one more of its plan, and the plan has as many as it may have.
 local is_beyond = false
-if flags >= 128 and not hash_values[2] then
+if is_bounded and not hash_values[2] then
   local most, one_in = struct.unpack('<dd', request, limits_end + 1)
   is_beyond = call('ZCOUNT', KEYS[#KEYS], now + 1, '+inf') * one_in >= most
 end
@@ -83,7 +83,7 @@ while true do
       per, level, last, bucket_moved = new_per, b_level, b_last, b_moved
     elseif charge > 0 or b_moved then
       new_buckets[i] = struct.pack('<ddd', new_per, b_level, b_last)
-      fill_us[i] = rate > 0 and burst * new_per / rate or 0
+      fill_us[i] = rate > 0 and (burst * new_per - math.min(0, b_level)) / rate or 0
     else
       new_buckets[i] = nil
     end

@@ -4,7 +4,7 @@
 -- key's hash remembers the last report: window, highest percentage (2 doubles). Reports go to a stream, which consumer
 -- groups can read.
 local function report_crossed(struct, request, alerts_at, before, after, field, window, limit, now, stream)
-  local stored, last_window, last_percent = nil, 0, 0
+  local stored, last_window, last_percent
   for at = alerts_at, #request, 16 do
     local percent, count = struct.unpack('<dd', request, at)
     if before < count and after >= count then

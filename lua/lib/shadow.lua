@@ -11,7 +11,7 @@ local function judge_shadow(struct, request, at, state, method_state, now, cost)
   local per, level, last, window, used, throttled, exceeded, seen = 0, 0, 0, 0, 0, 0, 0, 0
   if state then per, level, last, window, used, throttled, exceeded, seen = struct.unpack('<dddddddd', state) end
   local b_per, b_level, b_last = per, level, last
-  if method_state ~= nil then b_per, b_level, b_last = 0, 0, 0 end
+  if method_state ~= nil then b_per = 0 end -- no state means full
   if method_state then b_per, b_level, b_last = struct.unpack('<ddd', method_state) end
 
   local fits, within_quota, bucket_moved, window_moved = true, true, false, false

@@ -7,6 +7,9 @@
 --   wait       ceil((cost * per - level) / rate) microseconds; for ever if cost > burst or rate = 0
 -- The maker of a limit guarantees max(burst, 3) * per + rate < 2^53.
 
+-- The lowest level that a bucket is charged to: minus its burst, and such that at most 2^53 units are missing to full.
+local function lowest_level(full) return math.max(-full, full - 9007199254740992) end
+
 -- The bucket as it stands at `now`: level, last_us, and whether a step back of the clock re-anchored it.
 local function bucket_at(old_per, level, last, burst, rate, per, now)
   local full = burst * per
@@ -29,6 +32,7 @@ local function bucket_at(old_per, level, last, burst, rate, per, now)
       end
       level = tokens * per + quotient
     end
+    level = math.max(lowest_level(full), level)
   end
   local elapsed = now - last
   if elapsed >= 0 then

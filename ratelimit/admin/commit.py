@@ -43,6 +43,17 @@ class Commit:
         """
         self._conditions.append((self._index(key), field, value))
 
+    def pass_maxmemory(self, key: str) -> None:
+        """Have the commit carried out also on a server that is at its `maxmemory`. To be called before `add`.
+
+        A server looks for memory before a script's first write alone, and only if that is one which may need some.
+        PERSIST needs none, and changes nothing.
+
+        Args:
+            key: A key without an expiry.
+        """
+        self.add("PERSIST", key)
+
     def add(self, command: str, key: str | None, *arguments: str | int) -> None:
         """Add a command.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratelimit.effects import Operation
 from ratelimit.scripts import load
 
-GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive", "repair")
+GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive", "repair", "charge_journal", "heartbeat")
 """All others are called by administrators alone."""
 
 

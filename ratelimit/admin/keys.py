@@ -120,6 +120,8 @@ class KeyAdmin:
             new = replace(record, digests={digest: 0, **valid_digests}, stamp=generated_token())
             commit = new_commit(self.namespace, snapshot)
             commit.expect(self._names.key_record(key_id), None, stored)
+            if not grace_s:
+                commit.pass_maxmemory(self._names.key_record(key_id))
             dropped = [old for old in record.digests if old not in new.digests]
             yield from release_values(commit, self.namespace, key_id, dropped)
             yield from claim_value(commit, self.namespace, snapshot, secret.value, key_id)
@@ -141,7 +143,8 @@ class KeyAdmin:
             changes["enabled"] = validation.flag(enabled, "enabled")
         if name is not None:
             changes["name"] = validation.label(name, "name")
-        return (yield from self._change_key(key_id, lambda record, _: replace(record, **changes)))
+        revokes = changes.keys() <= {"enabled", "expires_us"} and not enabled
+        return (yield from self._change_key(key_id, lambda record, _: replace(record, **changes), revokes=revokes))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> Operation[ApiKey]:
         """Put a key into a plan."""
@@ -163,7 +166,7 @@ class KeyAdmin:
                 raise NotFound(f"key {key_id!r} is not in plan {validation.shown(plan_id)}", field="plan_id")
             return replace(record, plans=tuple(plan for plan in record.plans if plan != plan_id))
 
-        return (yield from self._change_key(key_id, change))
+        return (yield from self._change_key(key_id, change, revokes=True))
 
     def move_key(self, key_id: str, from_plan: str, to_plan: str) -> Operation[ApiKey]:
         """Take a key out of one plan and put it into another, in one commit."""
@@ -209,13 +212,18 @@ class KeyAdmin:
             snapshot = yield from self.namespace.load()
         return snapshot
 
-    def _change_key(self, key_id: str, change: Callable[[KeyRecord, CatalogSnapshot], KeyRecord]) -> Operation[ApiKey]:
+    def _change_key(
+        self, key_id: str, change: Callable[[KeyRecord, CatalogSnapshot], KeyRecord], *, revokes: bool = False
+    ) -> Operation[ApiKey]:
+        """Change a record. What `revokes`, and stores next to nothing, needs no memory of the server."""
         for _ in range(MAX_ATTEMPTS):
             record, stored = yield from self._read_record(key_id)
             snapshot = yield from self.namespace.load()
             new = replace(change(record, snapshot), stamp=generated_token())
             commit = new_commit(self.namespace, snapshot)
             commit.expect(self._names.key_record(key_id), None, stored)
+            if revokes:
+                commit.pass_maxmemory(self._names.key_record(key_id))
             joined = [plan for plan in new.plans if plan not in record.plans]
             left = [plan for plan in record.plans if plan not in new.plans]
             if joined:

@@ -10,6 +10,8 @@ from typing import Self, Unpack
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport
+from ratelimit.admin.durability import durable_change, durable_deletion
 from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
@@ -21,9 +23,19 @@ from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
-from ratelimit.catalog.base import Base
+from ratelimit.catalog.base import DEADLINE_S, Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
-from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
+from ratelimit.model import (
+    ApiKey,
+    CreatedKey,
+    FrozenMap,
+    Identity,
+    Replication,
+    Stage,
+    Throttle,
+    ThrottleScope,
+    UsagePlan,
+)
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
@@ -45,7 +57,8 @@ class AsyncCatalog(Base):
     ) -> None:
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = AsyncExecutor(client).run
+        self._store = AsyncExecutor(client)
+        self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
@@ -54,6 +67,7 @@ class AsyncCatalog(Base):
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
+        catalog._store = store
         catalog._run = store.run
         return catalog
 
@@ -127,32 +141,57 @@ class AsyncCatalog(Base):
         return await self._run(self._listing.list_keys(prefix, limit, cursor))
 
     async def update_key(
-        self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **details: Unpack[KeyDetails]
+        self,
+        key_id: str,
+        *,
+        enabled: bool | None = None,
+        name: str | None = None,
+        durable: bool = False,
+        durable_timeout: float = 1.0,
+        **details: Unpack[KeyDetails],
     ) -> ApiKey:
         """Change an API key. See `Catalog.update_key`."""
-        return await self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **details))
+        change = self._keys.update_key(key_id, enabled=enabled, name=name, **details)
+        return await self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
     async def rotate_key(
-        self, key_id: str, grace_s: float = 0, value: str | None = None, *, expected: ApiKey | None = None
+        self,
+        key_id: str,
+        grace_s: float = 0,
+        value: str | None = None,
+        *,
+        expected: ApiKey | None = None,
+        durable: bool = False,
+        durable_timeout: float = 1.0,
     ) -> CreatedKey:
         """Give an API key a new value, and return it with that. See `Catalog.rotate_key`."""
-        return await self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
+        change = self._keys.rotate_key(key_id, grace_s, value, expected)
+        return await self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
-    async def delete_key(self, key_id: str, *, expected: ApiKey | None = None) -> None:
+    async def delete_key(
+        self, key_id: str, *, expected: ApiKey | None = None, durable: bool = False, durable_timeout: float = 1.0
+    ) -> Replication | None:
         """Delete an API key and everything that was counted for it. See `Catalog.delete_key`."""
-        await self._run(self._keys.delete_key(key_id, expected))
+        deletion = self._keys.delete_key(key_id, expected)
+        return await self._run(durable_deletion(self._namespace, key_id, deletion, durable, durable_timeout))
 
     async def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan. See `Catalog.add_key_to_plan`."""
         return await self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
-    async def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+    async def move_key(
+        self, key_id: str, from_plan: str, to_plan: str, *, durable: bool = False, durable_timeout: float = 1.0
+    ) -> ApiKey:
         """Move a key from one plan to another in one step. See `Catalog.move_key`."""
-        return await self._run(self._keys.move_key(key_id, from_plan, to_plan))
+        change = self._keys.move_key(key_id, from_plan, to_plan)
+        return await self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
-    async def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
+    async def remove_key_from_plan(
+        self, key_id: str, plan_id: str, *, durable: bool = False, durable_timeout: float = 1.0
+    ) -> ApiKey:
         """Take a key out of a plan. See `Catalog.remove_key_from_plan`."""
-        return await self._run(self._keys.remove_key_from_plan(key_id, plan_id))
+        change = self._keys.remove_key_from_plan(key_id, plan_id)
+        return await self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
     async def key_access(self, key_id: str) -> list[StageAccess]:
         """Return what a key gives access to. See `Catalog.key_access`."""
@@ -225,3 +264,9 @@ class AsyncCatalog(Base):
     async def upgrade(self, *, dry_run: bool = False, progress: ProgressCallback | None = None) -> UpgradeReport:
         """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
         return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    async def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it. See `Catalog.doctor`."""
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        deployment = await self._run(doctor.read())
+        return doctor.report(deployment, await self._store.ask(doctor.peers(deployment)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ratelimit.admin.aws.importer import AwsImporter
 from ratelimit.admin.capacity.report import CapacityAdmin
 from ratelimit.admin.ceilings import validated
+from ratelimit.admin.doctor.read import Doctor
+from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.admin.key_access import KeyAccess
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyListing
@@ -14,6 +16,10 @@ from ratelimit.admin.upgrade import UpgradeAdmin
 from ratelimit.admin.usage import UsageAdmin
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.namespace import Namespace
+from ratelimit.store.clients import validate_deadline
+
+DEADLINE_S = 0.05
+"""How long checks of gateways wait for Redis, if nobody says so."""
 
 
 class Base:
@@ -30,6 +36,9 @@ class Base:
         self._capacity = CapacityAdmin(namespace)
         self._aws = AwsImporter(namespace)
         self._upgrade = UpgradeAdmin(namespace)
+
+    def _doctor(self, client: ClientSettings, gateway_user: str | None, deadline: float) -> Doctor:
+        return Doctor(self._namespace, client, gateway_user=gateway_user, deadline=validate_deadline(deadline))
 
     @property
     def ceilings(self) -> Ceilings:

@@ -10,6 +10,8 @@ from typing import Self, Unpack
 from ratelimit.admin.aws import AwsExport, AwsReport
 from ratelimit.admin.capacity.report import Capacity
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.report import DoctorReport
+from ratelimit.admin.durability import durable_change, durable_deletion
 from ratelimit.admin.gateway_scripts import load_scripts
 from ratelimit.admin.identities import IdentityUsage, identity_count, identity_usage
 from ratelimit.admin.key_access import StageAccess
@@ -21,9 +23,19 @@ from ratelimit.admin.shadows import ShadowCounts
 from ratelimit.admin.upgrade import UpgradeReport
 from ratelimit.admin.usage import Usage
 from ratelimit.catalog import files
-from ratelimit.catalog.base import Base
+from ratelimit.catalog.base import DEADLINE_S, Base
 from ratelimit.catalog.files import MAX_CSV_BYTES, FileSource
-from ratelimit.model import ApiKey, CreatedKey, FrozenMap, Identity, Stage, Throttle, ThrottleScope, UsagePlan
+from ratelimit.model import (
+    ApiKey,
+    CreatedKey,
+    FrozenMap,
+    Identity,
+    Replication,
+    Stage,
+    Throttle,
+    ThrottleScope,
+    UsagePlan,
+)
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
@@ -37,6 +49,10 @@ class Catalog(Base):
     Every change is all or nothing. If somebody else changes the same thing at the same time, the change is computed
     again from what they stored. To make sure that nobody has changed a thing since you read it, pass it as `expected`
     (None: that it did not exist): the change is then refused with Conflict if something else is stored.
+
+    With `durable=True`, what changes a key waits until all replicas of Redis that are connected have the change, for
+    `durable_timeout` seconds at most, and says how many acknowledged it: in the `replication` of the key that it
+    returns. Fewer are no error: the change is made. If the server does not allow WAIT and INFO, nothing is changed.
 
     `limiter.catalog` is a catalogue that shares the client and the settings of a limiter.
 
@@ -65,7 +81,8 @@ class Catalog(Base):
     ) -> None:
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
-        self._run = BlockingExecutor(client).run
+        self._store = BlockingExecutor(client)
+        self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
@@ -74,6 +91,7 @@ class Catalog(Base):
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
+        catalog._store = store
         catalog._run = store.run
         return catalog
 
@@ -248,7 +266,14 @@ class Catalog(Base):
         return self._run(self._listing.list_keys(prefix, limit, cursor))
 
     def update_key(
-        self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **details: Unpack[KeyDetails]
+        self,
+        key_id: str,
+        *,
+        enabled: bool | None = None,
+        name: str | None = None,
+        durable: bool = False,
+        durable_timeout: float = 1.0,
+        **details: Unpack[KeyDetails],
     ) -> ApiKey:
         """Change an API key. Every replica goes by the change from its next check on.
 
@@ -256,6 +281,8 @@ class Catalog(Base):
             key_id: Its id.
             enabled: Whether it is accepted; None leaves it as it is.
             name: Its name; None leaves it as it is.
+            durable: Whether to wait until all connected replicas of Redis have the change; see `Catalog`.
+            durable_timeout: For how many seconds at most.
             **details: `expires_at`, `description`, `owner` and `tags`, as in `create_key`; what is not given stays.
 
         Returns:
@@ -264,10 +291,18 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key.
         """
-        return self._run(self._keys.update_key(key_id, enabled=enabled, name=name, **details))
+        change = self._keys.update_key(key_id, enabled=enabled, name=name, **details)
+        return self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
     def rotate_key(
-        self, key_id: str, grace_s: float = 0, value: str | None = None, *, expected: ApiKey | None = None
+        self,
+        key_id: str,
+        grace_s: float = 0,
+        value: str | None = None,
+        *,
+        expected: ApiKey | None = None,
+        durable: bool = False,
+        durable_timeout: float = 1.0,
     ) -> CreatedKey:
         """Give an API key a new value. Its id, its limits and its counts stay.
 
@@ -276,6 +311,8 @@ class Catalog(Base):
             grace_s: Seconds for which the old value works as well, by the server's clock, on the same budget.
             value: A new value of your own, 20 to 128 visible ASCII characters; None generates one.
             expected: The key as it was read; None for no precondition.
+            durable: Whether to wait until all connected replicas of Redis have the change; see `Catalog`.
+            durable_timeout: For how many seconds at most.
 
         Returns:
             The key with its new `value`, which is shown this once: it is stored nowhere.
@@ -284,20 +321,29 @@ class Catalog(Base):
             NotFound: There is no such key.
             Conflict: Another key has this value already, or the key was changed since `expected` was read.
         """
-        return self._run(self._keys.rotate_key(key_id, grace_s, value, expected))
+        change = self._keys.rotate_key(key_id, grace_s, value, expected)
+        return self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
-    def delete_key(self, key_id: str, *, expected: ApiKey | None = None) -> None:
+    def delete_key(
+        self, key_id: str, *, expected: ApiKey | None = None, durable: bool = False, durable_timeout: float = 1.0
+    ) -> Replication | None:
         """Delete an API key and everything that was counted for it.
 
         Args:
             key_id: Its id.
             expected: The key as it was read; None for no precondition.
+            durable: Whether to wait until all connected replicas of Redis have the change; see `Catalog`.
+            durable_timeout: For how many seconds at most.
+
+        Returns:
+            With `durable`, how many replicas acknowledged it; else None.
 
         Raises:
             NotFound: There is no such key.
             Conflict: The key was changed since `expected` was read.
         """
-        self._run(self._keys.delete_key(key_id, expected))
+        deletion = self._keys.delete_key(key_id, expected)
+        return self._run(durable_deletion(self._namespace, key_id, deletion, durable, durable_timeout))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> ApiKey:
         """Put a key into a plan.
@@ -315,7 +361,9 @@ class Catalog(Base):
         """
         return self._run(self._keys.add_key_to_plan(key_id, plan_id))
 
-    def move_key(self, key_id: str, from_plan: str, to_plan: str) -> ApiKey:
+    def move_key(
+        self, key_id: str, from_plan: str, to_plan: str, *, durable: bool = False, durable_timeout: float = 1.0
+    ) -> ApiKey:
         """Move a key from one plan to another in one step: at no moment is it in neither.
 
         What it used under either plan stays with that plan.
@@ -324,6 +372,8 @@ class Catalog(Base):
             key_id: Id of the key.
             from_plan: Id of the plan it leaves.
             to_plan: Id of the plan it joins.
+            durable: Whether to wait until all connected replicas of Redis have the change; see `Catalog`.
+            durable_timeout: For how many seconds at most.
 
         Returns:
             The changed key.
@@ -332,14 +382,19 @@ class Catalog(Base):
             NotFound: There is no such key or plan, or the key is not in `from_plan`.
             Conflict: It is in `to_plan` already, or would be in two plans of one stage.
         """
-        return self._run(self._keys.move_key(key_id, from_plan, to_plan))
+        change = self._keys.move_key(key_id, from_plan, to_plan)
+        return self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
-    def remove_key_from_plan(self, key_id: str, plan_id: str) -> ApiKey:
+    def remove_key_from_plan(
+        self, key_id: str, plan_id: str, *, durable: bool = False, durable_timeout: float = 1.0
+    ) -> ApiKey:
         """Take a key out of a plan. What it used stays stored: to join again gains nothing.
 
         Args:
             key_id: Id of the key.
             plan_id: Id of the plan.
+            durable: Whether to wait until all connected replicas of Redis have the change; see `Catalog`.
+            durable_timeout: For how many seconds at most.
 
         Returns:
             The changed key.
@@ -347,7 +402,8 @@ class Catalog(Base):
         Raises:
             NotFound: There is no such key, or it is not in the plan.
         """
-        return self._run(self._keys.remove_key_from_plan(key_id, plan_id))
+        change = self._keys.remove_key_from_plan(key_id, plan_id)
+        return self._run(durable_change(self._namespace, key_id, change, durable, durable_timeout))
 
     def key_access(self, key_id: str) -> list[StageAccess]:
         """Return what a key gives access to: the stages that its plans open, with the limits that apply there.
@@ -584,3 +640,26 @@ class Catalog(Base):
             What was done.
         """
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it. Nothing is changed.
+
+        Reads the server, its replicas and its Sentinels, as far as they can be reached with this client's user,
+        password and certificates. What this user may not read is "unknown", with the permission that is missing:
+        lua/ACL.md has a user that may read everything.
+
+        Args:
+            gateway_user: The Redis user of the gateways, to be told what it lacks and what it has too much of; None for
+                this client's own.
+            deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
+
+        Returns:
+            The findings, the worst first.
+
+        Raises:
+            ConfigError: An argument is invalid.
+            StoreError: The server did not answer.
+        """
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        deployment = self._run(doctor.read())
+        return doctor.report(deployment, self._store.ask(doctor.peers(deployment)))

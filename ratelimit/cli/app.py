@@ -17,6 +17,7 @@ from ratelimit.cli.commands.apply import apply
 from ratelimit.cli.commands.capacity import capacity
 from ratelimit.cli.commands.check import check
 from ratelimit.cli.commands.completion import completion
+from ratelimit.cli.commands.doctor import doctor
 from ratelimit.cli.commands.import_aws import import_aws
 from ratelimit.cli.commands.keys import keys
 from ratelimit.cli.commands.plans import plans
@@ -113,6 +114,7 @@ for _command in (
     check,
     completion,
     demo,
+    doctor,
     import_aws,
     keys,
     plans,

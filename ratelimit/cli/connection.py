@@ -60,7 +60,7 @@ class Connection:
             StoreFailure: Redis failed within the block; with the remedy.
         """
         pepper = os.environ.get(PEPPER) or None
-        options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper)
+        options = Options(namespace=self.namespace, deadline=self.deadline, pepper=pepper, on_unavailable="closed")
         client = clients.client_from_url(self.url, clients.validate_deadline(self.deadline))
         with closing(client), Limiter(client, **options) as limiter:
             limiter.catalog.ceilings = ceilings()

@@ -143,6 +143,15 @@ def yes_option(command: _Command) -> _Command:
     return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
+def on_unavailable_option(command: _Command) -> _Command:
+    """Add --on-unavailable to a command."""
+    return click.option(
+        "--on-unavailable",
+        type=click.Choice(["local", "open", "closed"]),
+        help="How checks are decided while Redis is away. As gateways say by default.",
+    )(command)
+
+
 def throttle_options(command: _Command) -> _Command:
     """Add --rate and --burst to a command, for `throttle`."""
     command = click.option("--burst", type=int, metavar="TOKENS", help="Size of the bucket: requests at once.")(command)

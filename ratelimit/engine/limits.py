@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from math import inf, isfinite
 from typing import NamedTuple
@@ -95,6 +96,12 @@ class LimitNumbers(NamedTuple):
         rate, per = limit.throttle.ratio
         return cls(True, limit.throttle.burst, rate, per, limit.throttle.burst * per)  # noqa: FBT003 - a record
 
+    def divided(self, parts: int) -> LimitNumbers:
+        """Return the numbers of one of so many equal parts: a bucket that refills so much slower, of the same size."""
+        if not self.is_bucket:
+            return self._replace(capacity=self.capacity // parts)
+        return self._replace(per=self.per * parts, full=self.full * parts)
+
     def remaining_and_reset_us(self, level: float, last_us: float, now_us: float) -> tuple[int, float]:
         """Return what is left, and in how many microseconds the bucket is full or the quota's window ends.
 
@@ -105,7 +112,7 @@ class LimitNumbers(NamedTuple):
         if not self.rate:
             return 0, inf
         refilled = self._refilled(level, last_us, now_us)
-        return int(refilled // self.per), max(0, last_us - now_us) - (refilled - self.full) // self.rate
+        return max(0, int(refilled // self.per)), max(0, last_us - now_us) - (refilled - self.full) // self.rate
 
     def _refilled(self, level: float, last_us: float, now_us: float) -> float:
         # A sum too large to be exact is above what fills the bucket.
@@ -166,9 +173,12 @@ class CompiledLimits:
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
+        last_reply: The last reply that judged such a request, of whatever key; None if there was none.
+        sent_us: When that request was sent, by `Namespace.age_us`.
     """
 
     __slots__ = (
+        "_divided",
         "_known_window",
         "_last_us_at",
         "_levels_at",
@@ -182,11 +192,13 @@ class CompiledLimits:
         "further_packed",
         "has_shared",
         "indexed",
+        "last_reply",
         "layout",
         "limits",
         "numbers_of",
         "own_index",
         "plan_limits",
+        "sent_us",
         "shared_keys",
         "shared_scales",
         "states_size",
@@ -267,12 +279,26 @@ class CompiledLimits:
             Reason.THROTTLED if isinstance(limit, Bucket) else Reason.QUOTA_EXCEEDED for limit in limits
         )
         self.numbers_of = tuple(map(LimitNumbers.of, self.limits))
+        self._divided: tuple[int, CompiledLimits] | None = None
+        self.last_reply: Reply | None = None
+        self.sent_us = 0
         self._names = tuple(
             (limit.name, limit.throttle.burst, limit.window, None)
             if isinstance(limit, Bucket)
             else (limit.name, limit.quota.limit, None, limit.quota)
             for limit in limits
         )
+
+    def divided(self, parts: int) -> CompiledLimits:
+        """Return one of so many equal parts of these limits, to compute with: see `LimitNumbers.divided`."""
+        if parts == 1:
+            return self
+        if self._divided is None or self._divided[0] != parts:
+            divided = copy(self)
+            divided.numbers_of = tuple([numbers.divided(parts) for numbers in self.numbers_of])
+            self._divided = parts, divided
+            return divided
+        return self._divided[1]
 
     def update_windows(self, now_us: int) -> tuple[bytes, bytes]:
         """Compute the quotas' windows anew, around the server's time `now_us`; return the packed limits."""
@@ -297,6 +323,20 @@ class CompiledLimits:
         head = protocol.pack_head(now_us, cost, valid_until_us, self.flags | flags)
         plan, further = self.windows or self.update_windows(estimate_us())
         return b"".join((head, plan, version_token, further))
+
+    def journal_request(
+        self, *, now_us: int, cost: int, valid_until_us: int, flags: int, version_token: bytes, spent_us: int
+    ) -> bytes:
+        """Return ARGV[1] of charge_journal.lua, with the quota's windows around `spent_us`. Shadows do not see it."""
+        flags |= self.flags & ~(protocol.HAS_SHADOW | protocol.SHADOW_HAS_BUCKET)
+        head = protocol.pack_head(now_us, cost, valid_until_us, flags)
+        return b"".join((head, self.plan_limits.packed(spent_us), version_token, self.further_packed, self._tail))
+
+    @property
+    def journal_fields(self) -> tuple[str, ...]:
+        """Hash fields without those of a shadow."""
+        shadow_fields = self._shadow.fields if self._shadow else ()
+        return self.fields[: len(self.fields) - len(shadow_fields)]
 
     def decision(self, reply: Reply, cost: int) -> Decision:
         """Return the decision in a reply of the script to a request of `cost`."""
@@ -401,6 +441,13 @@ class CompiledLimits:
             else:
                 numbers += (level, last_us)
         return tuple(numbers)
+
+    def numbers_after(self, numbers: Numbers, cost: int) -> Numbers:
+        """Return the numbers of each limit after a charge; each bucket's `last_us` is now."""
+        after = list(numbers)
+        for at, limit in enumerate(self.numbers_of):
+            after[2 * at] -= cost * limit.per
+        return tuple(after)
 
     def largest_cost_left(self, reply: bytes) -> float:
         """Return the largest cost that would still pass, by the states after the charge of an admitted request."""

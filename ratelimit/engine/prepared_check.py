@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 from ratelimit.engine import protocol
@@ -11,7 +12,7 @@ from ratelimit.engine.limits import CompiledLimits
 from ratelimit.model import UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
-from ratelimit.scripts import ScriptCall, load
+from ratelimit.scripts import LeaseCall, ScriptCall, load
 
 _NO_STAMP = "-" * 8
 
@@ -31,6 +32,8 @@ class PreparedCheck:
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
         lease: For `local.leases` to keep its lease in.
         denial: For `local.denial_cache` to keep what it computed in.
+        last_reply: The last reply that judged it; None if there was none.
+        sent_us: When it was sent then, by `Namespace.age_us`.
     """
 
     __slots__ = (
@@ -43,9 +46,11 @@ class PreparedCheck:
         "denied_id",
         "is_leased",
         "key_id",
+        "last_reply",
         "lease",
         "limits",
         "plan_id",
+        "sent_us",
         "snapshot",
         "valid_until_us",
         "version_token",
@@ -73,6 +78,8 @@ class PreparedCheck:
         self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
         self.lease: Any = None
         self.denial: Any = None
+        self.last_reply: protocol.Reply | None = None
+        self.sent_us = 0
         self._redis_keys = redis_keys
         # The call for cost 1 by the server's clock, reused as long as the windows of `limits` are these.
         self._call: ScriptCall | None = None
@@ -83,15 +90,7 @@ class PreparedCheck:
         limits = self.limits
         if self._call_windows is limits.windows and cost == 1 and not flags and self._call is not None:
             return self._call
-        request = limits.request(
-            now_us=namespace.script_us(),
-            cost=cost,
-            valid_until_us=self._until_us,
-            flags=flags,
-            version_token=self.version_token,
-            estimate_us=namespace.wall_us,
-        )
-        args: tuple[str | bytes, ...] = (request, *limits.fields)
+        args = self._args(namespace, cost, flags)
         if limits.layout is not None and not flags & protocol.PEEK:
             call: ScriptCall = CheckCall(load("check"), self._redis_keys, args, limits.layout)
         else:
@@ -100,3 +99,62 @@ class PreparedCheck:
         if cost == 1 and not flags and namespace.clock is None:
             self._call, self._call_windows = call, limits.windows
         return call
+
+    def to_journal_call(
+        self, namespace: Namespace, cost: int, spent_us: int, life: str, sequence: int, flags: int = 0
+    ) -> ScriptCall:
+        """Return the call of charge_journal.lua for units that this process admitted by itself. Safe to send again.
+
+        Args:
+            namespace: Names and clock.
+            cost: How many units, at least 1.
+            spent_us: The server's time, estimated, at which they were spent.
+            life: 8 characters of ASCII, random, of this life of the process.
+            sequence: From 1, rising within a life: an entry that is not above the highest charged one is not charged.
+            flags: NOTHING_NEWER, as for a check.
+        """
+        limits, names = self.limits, namespace.names
+        request = limits.journal_request(
+            now_us=namespace.script_us(),
+            cost=cost,
+            valid_until_us=self._until_us,
+            flags=flags,
+            version_token=self.version_token,
+            spent_us=spent_us,
+        )
+        if self.cached_key is not None:
+            keys = (self._redis_keys[0], names.key_days(self.key_id), *self._redis_keys[1:])
+        elif self.key_id:
+            keys = self._redis_keys
+        else:
+            keys = (names.journal, *self._redis_keys)
+        return ScriptCall(
+            load("charge_journal"),
+            keys,
+            (request, *limits.journal_fields, life, protocol.pack_entry(sequence, spent_us)),
+        )
+
+    def to_lease_call(
+        self, namespace: Namespace, units: int, note_fields: tuple[str, str], on_late_reply: Callable[[Any], None]
+    ) -> ScriptCall:
+        """Return the call of check.lua for a lease.
+
+        Args:
+            namespace: The namespace.
+            units: The cost.
+            note_fields: Hash fields of its note and of the note of a lease that is over, or "".
+            on_late_reply: As of `LeaseCall`.
+        """
+        args = (*self._args(namespace, units, protocol.IS_LEASE), *note_fields)
+        return LeaseCall(load("check"), self._redis_keys, args, on_late_reply)
+
+    def _args(self, namespace: Namespace, cost: int, flags: int) -> tuple[str | bytes, ...]:
+        request = self.limits.request(
+            now_us=namespace.script_us(),
+            cost=cost,
+            valid_until_us=self._until_us,
+            flags=flags,
+            version_token=self.version_token,
+            estimate_us=namespace.wall_us,
+        )
+        return (request, *self.limits.fields)

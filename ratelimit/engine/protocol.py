@@ -15,9 +15,10 @@ from ratelimit.registry.windows import DAY_US, two_windows
 from ratelimit.validation import EXACT
 
 DENIED, ADMITTED, ADMITTED_DAY_OVER, WOULD_ADMIT, TOO_MANY_IDENTITIES = 0, 1, 2, 3, 4
-KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED = -1, -2, -3, -4
-HAS_KEY, NOTHING_NEWER, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET, IS_IDENTITY, PEEK, IS_BOUNDED = (
-    2**bit for bit in range(8)
+JOURNAL_CHARGED, JOURNAL_CHARGED_BEFORE = 5, 6
+KEY_CHANGED, CATALOG_BEHIND, WINDOWS_PAST, KEY_EXPIRED, NO_LEASE = -1, -2, -3, -4, -6
+HAS_KEY, NOTHING_NEWER, HAS_SHADOW, HAS_ALERTS, SHADOW_HAS_BUCKET, IS_IDENTITY, PEEK, IS_BOUNDED, IS_LEASE = (
+    2**bit for bit in range(9)
 )
 
 NUMBER = Struct("<d")
@@ -32,6 +33,7 @@ _REQUEST_HEAD = Struct("<4d")
 _PLAN = Struct("<7d")
 _ALERT = Struct("<2d")
 _BOUND = Struct("<2d")
+_ENTRY = Struct("<2d")
 _NO_QUOTA = -1
 _CALENDAR_DAYS = 2**20
 """A state's calendar is the quota's window times this, and the day of metering."""
@@ -81,6 +83,11 @@ def pack_alerts(percentages: Sequence[int], limit: int) -> bytes:
 def pack_bound(most: int, one_in: int) -> bytes:
     """Return 2 doubles: how many identities a plan may have, and one of how many is counted."""
     return _BOUND.pack(most, one_in)
+
+
+def pack_entry(sequence: int, spent_us: int) -> bytes:
+    """Return 2 doubles for an entry of a journal: its number, and the server's time at which it was spent."""
+    return _ENTRY.pack(sequence, spent_us)
 
 
 def window_end_us(calendar: float) -> float:

@@ -13,9 +13,11 @@ from math import ceil, floor
 
 from ratelimit.engine.limits import Bucket, Limit, QuotaCount
 from ratelimit.model import MICROSECONDS, Throttle
-from ratelimit.registry.windows import window_at
+from ratelimit.registry.windows import DAY_US, window_at
+from ratelimit.validation import EXACT
 
 _TOLERANCE_US = 2_000_000
+_IDS_KEPT_US = DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,11 @@ class ExpectedDecision:
 
 @dataclass(slots=True)
 class _Tokens:
-    """A bucket: `level` tokens at `last_us`."""
+    """A bucket: `level` tokens at `last_us`, in whole units of 1/`per` token."""
 
     level: Fraction
     last_us: int
+    per: int
     moved: bool = False
 
 
@@ -69,6 +72,7 @@ class Reference:
     def __init__(self) -> None:
         self._states: dict[_StateId, _Tokens | _Window] = {}
         self._identities: dict[str, set[str]] = {}
+        self._journals: dict[tuple[str, str], tuple[int, int]] = {}
 
     def check(
         self,
@@ -108,8 +112,50 @@ class Reference:
         longest = None if None in every else max(wait for wait in every if wait is not None)
         return ExpectedDecision(False, denying[0].name, longest, verdicts)  # noqa: FBT003 - a record
 
+    def charge_journal(
+        self,
+        owner: str,
+        limits: Sequence[Limit],
+        cost: int,
+        now_us: int,
+        *,
+        spent_us: int,
+        life: str,
+        sequence: int,
+        plan_id: str = "",
+    ) -> bool:
+        """Charge what a process admitted by itself at `spent_us`; return whether it was not charged before.
+
+        `life` and `sequence` are the entry's, `plan_id` is of an identity whose plan bounds how many there may be.
+        """
+        highest, _ = self._journals.get((owner, life), (0, 0))
+        if sequence <= highest:
+            return False
+        for limit in limits:
+            state_id = _state_id(owner, limit)
+            if isinstance(limit, Bucket):
+                tokens = self._at(state_id, limit, now_us)
+                assert isinstance(tokens, _Tokens)  # noqa: S101 - for the type checker
+                lowest = _lowest_level(limit.throttle)
+                tokens.level = min(tokens.level, max(lowest, tokens.level - cost))
+                self._states[state_id] = tokens
+            else:
+                window = self._states.get(state_id)
+                assert not isinstance(window, _Tokens)  # noqa: S101 - for the type checker
+                self._states[state_id] = _window_of_spent(window, limit, cost, spent_us, now_us)
+        if plan_id:
+            self._identities.setdefault(plan_id, set()).add(owner)
+        self._journals = {
+            (its_owner, its_life): (number, charged_us)
+            for (its_owner, its_life), (number, charged_us) in self._journals.items()
+            if its_owner != owner or now_us - charged_us <= _IDS_KEPT_US
+        }
+        self._journals[owner, life] = sequence, now_us
+        return True
+
     def forget(self, owner: str) -> None:
         """Forget all that was counted for a key, as deleting it does."""
+        self._journals = {entry: ids for entry, ids in self._journals.items() if entry[0] != owner}
         self._states = {state_id: state for state_id, state in self._states.items() if state_id[0] != owner}
 
     def _at(self, state_id: _StateId, limit: Limit, now_us: int) -> _Tokens | _Window:
@@ -129,17 +175,25 @@ def _per_us(throttle: Throttle) -> Fraction:
 
 
 def _tokens_at(state: _Tokens | None, throttle: Throttle, now_us: int) -> _Tokens:
-    burst = Fraction(throttle.burst)
+    burst, per = Fraction(throttle.burst), _per_us(throttle).denominator
     if state is None:
-        return _Tokens(burst, now_us)
-    # A bucket counts in whole units of 1/P token: another plan's P rounds down.
-    per = _per_us(throttle).denominator
-    level = min(burst, Fraction(floor(state.level * per), per))
+        return _Tokens(burst, now_us, per)
+    level = state.level
+    if per != state.per:
+        # A bucket counts in whole units of 1/P token: another P rounds down, and forgives what is too far below 0.
+        level = max(_lowest_level(throttle), Fraction(floor(max(level, -burst) * per), per))
+    level = min(burst, level)
     elapsed = now_us - state.last_us
     if elapsed < 0:
         far = elapsed < -_TOLERANCE_US
-        return _Tokens(level, now_us if far else state.last_us, moved=far)
-    return _Tokens(min(burst, level + elapsed * _per_us(throttle)), now_us)
+        return _Tokens(level, now_us if far else state.last_us, per, moved=far)
+    return _Tokens(min(burst, level + elapsed * _per_us(throttle)), now_us, per)
+
+
+def _lowest_level(throttle: Throttle) -> Fraction:
+    """Return the tokens down to which a journal charges: minus the burst, in numbers that are exact."""
+    burst, per = Fraction(throttle.burst), _per_us(throttle).denominator
+    return max(-burst, burst - Fraction(EXACT, per))
 
 
 def _window_at(state: _Window | None, limit: QuotaCount, now_us: int) -> _Window:
@@ -151,6 +205,20 @@ def _window_at(state: _Window | None, limit: QuotaCount, now_us: int) -> _Window
             return _Window(state.start, state.stop, state.used)
         return _Window(start, stop, state.used, moved=True)
     return _Window(start, stop, state.used if (state.start, state.stop) == (start, stop) else 0)
+
+
+def _window_of_spent(state: _Window | None, limit: QuotaCount, cost: int, spent_us: int, now_us: int) -> _Window:
+    """Return the count after units that were used at `spent_us`: once a later window has begun, they do not count."""
+    start, stop = window_at(limit.quota, spent_us)
+    if state is None:
+        return _Window(start, stop, cost)
+    if (state.start, state.stop) == (start, stop):
+        return _Window(start, stop, state.used + cost)
+    if spent_us < state.start:
+        return state
+    if start <= now_us:
+        return _Window(start, stop, cost)
+    return _Window(state.start, state.stop, state.used + cost)  # that window has not begun by the server's clock
 
 
 def _wait(limit: Limit, state: _Tokens | _Window, required: int, now_us: int) -> int | None:
@@ -183,4 +251,4 @@ def _verdict(limit: Limit, state: _Tokens | _Window, wait: int | None, now_us: i
     if throttle.rate == 0:
         return ExpectedLimit(limit.name, 0, None, wait)
     to_full = ceil((throttle.burst - state.level) / _per_us(throttle))
-    return ExpectedLimit(limit.name, floor(state.level), state.last_us - now_us + to_full, wait)
+    return ExpectedLimit(limit.name, max(0, floor(state.level)), state.last_us - now_us + to_full, wait)

@@ -11,8 +11,8 @@ import redis.asyncio
 
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
-from ratelimit.errors import StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.errors import OnUnavailable, StoreError
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase, validate_seconds
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -49,11 +49,26 @@ class AsyncLimiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> None:
         """Use a client of your own, of `redis.asyncio` or `valkey.asyncio`. See `Limiter` for the arguments."""
-        super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         clients.validate_async_client(client, _CONNECTIONS_FOR)
+        super().__init__(
+            namespace,
+            max_age,
+            pepper,
+            clock,
+            deadline,
+            clients.place_of(client),
+            denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
+        )
         self._store = AsyncExecutor(client, deadline, self._on_new_loop)
+        self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
@@ -76,6 +91,9 @@ class AsyncLimiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> Self:
         """Return a limiter with a client of its own. See `Limiter.from_url`."""
         client = clients.async_client_from_url(url, deadline)
@@ -87,6 +105,9 @@ class AsyncLimiter(LimiterBase):
             pepper=pepper,
             clock=clock,
             denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
         )
         limiter._owned_client = client
         return limiter
@@ -101,6 +122,9 @@ class AsyncLimiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does. See `Limiter.embedded`."""
         server = EmbeddedServer()
@@ -112,6 +136,9 @@ class AsyncLimiter(LimiterBase):
             pepper=pepper,
             clock=clock,
             denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
         )
         limiter.server = server
         return limiter
@@ -135,7 +162,7 @@ class AsyncLimiter(LimiterBase):
                 outcome, started_s = begun, _now_s()
             decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome, started_s)
         except StoreError as error:
-            return self._failed(error)
+            return self._failed(error, key, stage, method, cost)
         if self._failing and decision.source == "redis":
             self._recovered()
         return decision
@@ -145,7 +172,7 @@ class AsyncLimiter(LimiterBase):
         try:
             return await self._store.run(self._checker.check(key, stage, method, cost, peek=True), _now_s())
         except StoreError as error:
-            return self._failed(error)
+            return self._failed(error, key, stage, method, cost, peek=True)
 
     async def _check_shared(
         self, key: str | Identity | None, stage: str, cost: int = 1, *, key_required: bool = True
@@ -155,7 +182,7 @@ class AsyncLimiter(LimiterBase):
             begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
             return await self._store.run(begun, _now_s())
         except StoreError as error:
-            return self._failed(error)
+            return self._failed_shared(error, key, stage, cost, key_required=key_required)
 
     async def warm_up(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - of the whole, connecting in other tasks
         """Connect, load the catalogue and the scripts, and try what checks do, so that the first checks are prompt.
@@ -175,6 +202,9 @@ class AsyncLimiter(LimiterBase):
         self._namespace.before_refresh()  # listens in this loop, too: the one that loaded the catalogue may end
 
     async def _tick(self, *, last: bool = False) -> None:
+        for operation in self._without_redis.upkeep(last=last):
+            with contextlib.suppress(StoreError):
+                await self._store.run(operation)
         with contextlib.suppress(StoreError):
             await self._store.run(self._checker.upkeep(last=last))
 

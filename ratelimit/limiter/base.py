@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from math import inf
 from typing import TypedDict
 
+from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.effects import TooManyLookUpsError
-from ratelimit.errors import ConfigError, StoreError
-from ratelimit.limiter.checker import Checker, unavailable
+from ratelimit.errors import ConfigError, OnUnavailable, StoreError
+from ratelimit.limiter.checker import Checker
 from ratelimit.limiter.failure_log import FailureLog
+from ratelimit.limiter.without_redis import WithoutRedis
+from ratelimit.local.replicas import Replicas
+from ratelimit.model import Caller
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
 from ratelimit.store.embedded import EmbeddedServer
-from ratelimit.validation import flag, shown
+from ratelimit.validation import above_zero, flag, shown
 
 log = logging.getLogger("ratelimit")
 
 DEADLINE = 0.05
 EMBEDDED_DEADLINE = 1.0
 MAX_AGE = 5.0
+LOCAL_MAX_AGE = 300.0
 
 
 class Options(TypedDict, total=False):
@@ -33,6 +39,9 @@ class Options(TypedDict, total=False):
     pepper: Peppers
     clock: Clock | None
     denial_cache: bool
+    on_unavailable: OnUnavailable
+    replicas: int
+    local_max_age: float
 
 
 def validate_seconds(seconds: object, field: str) -> float:
@@ -52,15 +61,30 @@ class LimiterBase:
         pepper: Peppers,
         clock: Clock | None,
         deadline: float,
+        server: Hashable,
         *,
         denial_cache: bool,
+        on_unavailable: OnUnavailable,
+        replicas: int,
+        local_max_age: float,
     ) -> None:
         validate_seconds(max_age, "max_age")
         clients.validate_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
         self._namespace = Namespace(namespace, pepper, clock)
-        self._checker = Checker(self._namespace, max_age, denial_cache=flag(denial_cache, "denial_cache"))
+        counted = Replicas(self._namespace, above_zero(replicas, "replicas"), server)
+        denies_locally = flag(denial_cache, "denial_cache")
+        policy = validation.on_unavailable(on_unavailable)
+        self._checker = Checker(self._namespace, max_age, counted, denial_cache=denies_locally, on_unavailable=policy)
+        self._without_redis = WithoutRedis(
+            self._namespace,
+            self._checker,
+            counted,
+            on_unavailable=policy,
+            local_max_age=validate_seconds(local_max_age, "local_max_age"),
+        )
+        self._more_for_upkeep_s = max(0.0, clients.UPKEEP_S - deadline)
         self._failures = FailureLog()
         self.server: EmbeddedServer | None = None
 
@@ -83,12 +107,26 @@ class LimiterBase:
     def _failing(self) -> bool:
         return self._failures.is_failing
 
-    def _failed(self, error: StoreError) -> Decision:
+    def _failed(
+        self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
+    ) -> Decision:
+        """Return the decision of a check, or of a peek, that Redis gave no answer to."""
+        return self._logged(error, self._without_redis.decide(error, key, stage, method, cost, peek=peek))
+
+    def _failed_shared(self, error: StoreError, key: Caller, stage: str, cost: int, *, key_required: bool) -> Decision:
+        """Return the decision of a request that matched no route, and that Redis gave no answer to."""
+        decision = self._without_redis.decide_shared(error, key, stage, cost, key_required=key_required)
+        return self._logged(error, decision)
+
+    def _logged(self, error: StoreError, decision: Decision) -> Decision:
         # That too many unknown keys come is logged where they wait: nothing is wrong with Redis.
-        if not isinstance(error, TooManyLookUpsError) and (line := self._failures.failure(error)) is not None:
-            log.warning("%s", line)
-        return unavailable(error)
+        if not isinstance(error, TooManyLookUpsError):
+            line = self._failures.failure(error, decision.source)
+            if line is not None:
+                log.warning("%s", line)
+        return decision
 
     def _recovered(self) -> None:
+        self._without_redis.answered()
         if (line := self._failures.success()) is not None:
             log.warning("%s", line)

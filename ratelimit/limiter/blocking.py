@@ -11,8 +11,8 @@ import redis
 
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
-from ratelimit.errors import StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.errors import OnUnavailable, StoreError
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase, validate_seconds
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -44,6 +44,9 @@ class Limiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> None:
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
@@ -58,12 +61,30 @@ class Limiter(LimiterBase):
             clock: Returns microseconds since 1970, and replaces the server's clock. For tests and replays.
             denial_cache: Whether a key that is known to be out of limit is denied without asking Redis, until it may
                 pass again.
+            on_unavailable: What becomes of checks while Redis gives no answer, or refuses to; plans and stages may say
+                something else. "local": this process decides by its part of the limits, and Redis is charged later.
+                "open": they are admitted. "closed": they are answered 503. See docs/how-to/outages.md.
+            replicas: How many processes there are at least among which limits are divided then. They are counted
+                through Redis; the number matters where one cannot be counted, or before it was.
+            local_max_age: For how many seconds without an answer of Redis plans and keys are taken to be what they
+                were; then checks are answered 503.
 
         Raises:
             ConfigError: An argument cannot work.
         """
-        super().__init__(namespace, max_age, pepper, clock, deadline, denial_cache=denial_cache)
         clients.validate_client(client, ("checks", "a spare one", "pushed changes"))
+        super().__init__(
+            namespace,
+            max_age,
+            pepper,
+            clock,
+            deadline,
+            clients.place_of(client),
+            denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
+        )
         self._store = BlockingExecutor(client, deadline)
         self._owned_client: redis.Redis | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
@@ -87,6 +108,9 @@ class Limiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> Self:
         """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
@@ -100,6 +124,9 @@ class Limiter(LimiterBase):
             pepper: A secret, or a list of two.
             clock: For tests and replays.
             denial_cache: Whether to deny locally what is known to be out of limit.
+            on_unavailable: "local", "open" or "closed".
+            replicas: At least 1.
+            local_max_age: Seconds.
 
         Raises:
             ConfigError: The URL or an option cannot be used. It shows nothing of the URL.
@@ -113,6 +140,9 @@ class Limiter(LimiterBase):
             pepper=pepper,
             clock=clock,
             denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
         )
         limiter._owned_client = client
         return limiter
@@ -127,6 +157,9 @@ class Limiter(LimiterBase):
         pepper: Peppers = None,
         clock: Clock | None = None,
         denial_cache: bool = True,
+        on_unavailable: OnUnavailable = "local",
+        replicas: int = 1,
+        local_max_age: float = LOCAL_MAX_AGE,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does: to try things out, and for tests.
 
@@ -140,6 +173,9 @@ class Limiter(LimiterBase):
             pepper: A secret, or a list of two.
             clock: For tests and replays.
             denial_cache: Whether to deny locally what is known to be out of limit.
+            on_unavailable: "local", "open" or "closed".
+            replicas: At least 1.
+            local_max_age: Seconds.
 
         Raises:
             ConfigError: An option cannot be used, or the extra is not installed.
@@ -154,6 +190,9 @@ class Limiter(LimiterBase):
             pepper=pepper,
             clock=clock,
             denial_cache=denial_cache,
+            on_unavailable=on_unavailable,
+            replicas=replicas,
+            local_max_age=local_max_age,
         )
         limiter.server = server
         return limiter
@@ -168,7 +207,7 @@ class Limiter(LimiterBase):
             cost: Units to consume from each limit, a whole number >= 0; 0 is `peek` for a cost of 1.
 
         Returns:
-            The decision. A failing Redis does not raise: the decision then says UNAVAILABLE.
+            The decision. A failing Redis does not raise: `on_unavailable` says what the decision is then.
 
         Raises:
             TypeError: The cost is no whole number, the stage or method is no text, or the key none of the above.
@@ -192,7 +231,7 @@ class Limiter(LimiterBase):
                 outcome = begun
             decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome, started_s)
         except StoreError as error:
-            return self._failed(error)
+            return self._failed(error, key, stage, method, cost)
         if self._failing and decision.source == "redis":
             self._recovered()
         return decision
@@ -202,7 +241,7 @@ class Limiter(LimiterBase):
         try:
             return self._store.run(self._checker.check(key, stage, method, cost, peek=True), monotonic())
         except StoreError as error:
-            return self._failed(error)
+            return self._failed(error, key, stage, method, cost, peek=True)
 
     def _check_shared(
         self, key: str | Identity | None, stage: str, cost: int = 1, *, key_required: bool = True
@@ -212,7 +251,7 @@ class Limiter(LimiterBase):
             begun = self._checker.check_shared(key, stage, cost, key_required=key_required)
             return self._store.run(begun, monotonic())
         except StoreError as error:
-            return self._failed(error)
+            return self._failed_shared(error, key, stage, cost, key_required=key_required)
 
     def warm_up(self, timeout: float = 5.0) -> None:
         """Connect, load the catalogue and the scripts, and try what checks do. The first check is then a usual one.
@@ -228,6 +267,9 @@ class Limiter(LimiterBase):
         self._store.run(self._checker.warm_up())
 
     def _tick(self, *, last: bool = False) -> None:
+        for operation in self._without_redis.upkeep(last=last):
+            with contextlib.suppress(StoreError):
+                self._store.run(operation, monotonic() + self._more_for_upkeep_s)
         with contextlib.suppress(StoreError):
             self._store.run(self._checker.upkeep(last=last), monotonic())
 

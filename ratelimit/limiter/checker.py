@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections.abc import Collection, Iterable, Iterator
+from itertools import product
 from weakref import WeakMethod
 
 from ratelimit import validation
@@ -18,7 +20,7 @@ from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.errors import StoreError
+from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.warm_up import warm_up
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.local.compiled_limits import CompiledLimitsCache
@@ -26,6 +28,7 @@ from ratelimit.local.denial_cache import DenialCache, KnownStates
 from ratelimit.local.denial_counters import DenialCounters
 from ratelimit.local.key_cache import IndexLookUp, KeyCache
 from ratelimit.local.leases import Lease, Leases
+from ratelimit.local.replicas import Replicas
 from ratelimit.local.unmatched_methods import UnmatchedMethods
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
@@ -38,6 +41,7 @@ from ratelimit.validation import shown
 log = logging.getLogger("ratelimit")
 
 _new = object.__new__
+_JUDGED = frozenset({protocol.DENIED, protocol.ADMITTED, protocol.ADMITTED_DAY_OVER, protocol.WOULD_ADMIT})
 _MAX_ATTEMPTS = 8
 _MAX_PREPARED = 100_000
 _MAX_WARNED = 100
@@ -51,17 +55,29 @@ class Checker:
     """Decides requests. Safe between threads, and after a fork.
 
     Attributes:
+        keys: The keys that this process has met.
+        limits: The limits that were compiled.
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
         unmatched: Counts checks whose method is none.
     """
 
-    def __init__(self, namespace: Namespace, max_age: float, *, denial_cache: bool) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        max_age: float,
+        replicas: Replicas,
+        *,
+        denial_cache: bool,
+        on_unavailable: OnUnavailable,
+    ) -> None:
         self._namespace = namespace
+        self._on_unavailable = on_unavailable
+        self._replicas = replicas
         self._max_age_us = int(max_age * MICROSECONDS)
-        self._keys = KeyCache(namespace)
-        self._limits = CompiledLimitsCache(namespace.names)
+        self.keys = KeyCache(namespace)
+        self.limits = CompiledLimitsCache(namespace.names)
         self._prepared: BoundedCache[tuple[Caller, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
         # Of an identity's hash: no replica has a catalogue older than `max_age`, and it is put off each half minute.
         self._least_lifetime_us = min(max(_MIN_LIFETIME_US, 2 * self._max_age_us), _MAX_LIFETIME_US)
@@ -117,12 +133,16 @@ class Checker:
         if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
+            limits = prepared.limits
+            prepared.last_reply = limits.last_reply = reply
+            prepared.sent_us = limits.sent_us = pending[3]
             # As LazyAdmission(prepared.limits, reply), without a call of its __init__: most checks end here.
             admission = _new(LazyAdmission)
-            admission._decoder, admission._reply, admission._statuses = prepared.limits, reply, None
+            admission._decoder, admission._reply, admission._statuses = limits, reply, None
             return admission
         _, _, states, sent_us, cost, key, stage, method = pending
         denial_cache.record(prepared, states, reply, sent_us)
+        _note(prepared, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
         if denied is not None:
             return denied
@@ -149,9 +169,9 @@ class Checker:
         if isinstance(key, Identity):
             return (yield from self._decide_identity(key, stage, method, cost, peek=peek))
         if not key:
-            return self._forbidden("missing", peek=peek)
-        if not could_be_value(key) or self._keys.is_absent(key, now_us):
-            return self._forbidden("unknown", peek=peek)
+            return self.forbidden("missing", peek=peek)
+        if not could_be_value(key) or self.keys.is_absent(key, now_us):
+            return self.forbidden("unknown", peek=peek)
         prepared = self._with_lease(key, stage, method)
         if prepared is None:
             return (yield from self._decide(key, stage, method, cost, index=index, peek=peek))
@@ -169,7 +189,7 @@ class Checker:
         if key_required:
             decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
             if decision.detail is not None:
-                return self._forbidden(decision.detail, peek=not cost)
+                return self.forbidden(decision.detail, peek=not cost)
         else:
             validation.cost(cost)
             validation.texts(None if isinstance(key, Identity) else key, stage, OTHERS)
@@ -184,6 +204,7 @@ class Checker:
             ConfigError: The pepper is not the one that the keys were stored with.
         """
         self._warn_of_eviction((yield from warm_up(self._namespace)))
+        yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
         """Do what is due now and then, or at the end: return leases that are over, add denials to Redis."""
@@ -193,6 +214,15 @@ class Checker:
     def prepared(self, key: Caller, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check for this method, or for another unlisted one if it is unlisted."""
         return self._prepared.get((key, stage, self._namespace.snapshot.bucket_method(stage, method)))
+
+    def prepared_checks(
+        self, callers: Iterable[Caller], stage: str, methods: Collection[str]
+    ) -> Iterator[PreparedCheck]:
+        """Yield the prepared checks of some callers for some methods as `CatalogSnapshot.bucket_method` names them."""
+        for key, method in product(callers, methods):
+            prepared = self._prepared.get((key, stage, method))
+            if prepared is not None:
+                yield prepared
 
     def configured_names(self, key: Caller, stage: str, method: str) -> tuple[str, str, str]:
         """Return plan, stage and method of a request that was checked, as far as they are configured.
@@ -206,7 +236,7 @@ class Checker:
 
     def _with_lease(self, key: str, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request if it is valid and may hold a lease."""
-        cached_key, prepared = self._keys.get(key), self.prepared(key, stage, method)
+        cached_key, prepared = self.keys.get(key), self.prepared(key, stage, method)
         if cached_key is None or prepared is None or prepared.lease is None:
             return None
         is_valid = prepared.snapshot is self._namespace.snapshot and prepared.cached_key is cached_key
@@ -222,7 +252,10 @@ class Checker:
             return leased
         if peek:
             return (yield from self._decide(key, stage, method, cost, peek=True))
-        reply = yield from self.leases.check(prepared, lease, cost, self._send)
+        denies_unknown = (
+            self._namespace.snapshot.on_unavailable(stage, prepared.plan_id, self._on_unavailable) == "closed"
+        )
+        reply = yield from self.leases.check(prepared, lease, cost, self._send, denies_unknown=denies_unknown)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
@@ -237,7 +270,7 @@ class Checker:
     def _forget_changed(self, key_id: str | None) -> None:
         self.denial_cache.forget(key_id)
         self.leases.end(key_id)
-        self._keys.forget_changed(key_id)
+        self.keys.forget_changed(key_id)
 
     def _refresh(self, key: str | None, now_us: int) -> Operation[IndexLookUp | None]:
         """Load the catalogue if it may be outdated; before the first check return the look-up of its key as well."""
@@ -252,7 +285,7 @@ class Checker:
         """Read all that the first check needs to know, in one round trip; return the look-up of its key."""
         namespace, index = self._namespace, None
         if key and could_be_value(key):
-            index = self._keys.index_look_up(key)
+            index = self.keys.index_look_up(key)
         queries = [index.query] if index else []
         if namespace.is_first_load_under_way:
             # Another caller is loading the catalogue. Where replies come in order, it arrives before this one.
@@ -262,8 +295,9 @@ class Checker:
                 yield from namespace.first_load()
         else:
             check = load("check")
-            replies = yield from namespace.first_load([*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0)])
-            *entries, memory, probe = replies
+            further = [*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0), self._replicas.command()]
+            *entries, memory, probe, count = yield from namespace.first_load(further)
+            self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)
         if index is None:
@@ -289,8 +323,7 @@ class Checker:
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
         """A method that needs no key: only the limits that all callers share."""
         namespace = self._namespace
-        limits = self._limits.get(namespace.snapshot, None, stage, method)
-        prepared = PreparedCheck(namespace.snapshot, None, None, limits, limits.shared_keys)
+        prepared = self.prepare_without_key(stage, method)
         if self.denial_cache.is_active and not peek:
             denial = self._known_denial(prepared, cost, namespace.age_us())
             if denial is not None:
@@ -298,16 +331,19 @@ class Checker:
         reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
         return (yield from self._judged(prepared, reply, cost, peek=peek))
 
-    def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
-        """Send a prepared check, and record the states in its reply."""
+    def _send(
+        self, prepared: PreparedCheck, cost: int, flags: int = 0, *, call: ScriptCall | None = None
+    ) -> Operation[protocol.Reply]:
+        """Send a prepared check, or a call of it that was made already, and record the states in its reply."""
         namespace, denial_cache = self._namespace, self.denial_cache
-        call = prepared.to_script_call(namespace, cost, flags)
+        call = call or prepared.to_script_call(namespace, cost, flags)
         if self._is_script_unknown:
             self._is_script_unknown, call = False, call.with_source()
+        sent_us = namespace.age_us()
         if flags & protocol.PEEK:
             reply: protocol.Reply = yield call
+            _note(prepared, reply, sent_us)
             return reply
-        sent_us = namespace.age_us()
         states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
             reply = yield call
@@ -315,6 +351,7 @@ class Checker:
             denial_cache.invalidate(prepared)
             raise
         denial_cache.record(prepared, states, reply, sent_us)
+        _note(prepared, reply, sent_us)
         return reply
 
     def _decide(
@@ -334,19 +371,19 @@ class Checker:
         `prepared` and `reply` are of an attempt that was made already, `index` is a look-up that was made already.
         """
         namespace = self._namespace
-        cached_key = self._keys.get(key)
+        cached_key = self.keys.get(key)
         just_read = nothing_newer = False
         for _ in range(_MAX_ATTEMPTS):
             if reply is None or prepared is None:
-                prepared = self._prepare(key, cached_key, stage, method)
+                prepared = self.prepare_key(key, cached_key, stage, method)
                 if prepared is None:
                     if just_read:
-                        return self._forbidden(self._detail(cached_key, stage, method), peek=peek)
+                        return self.forbidden(self.key_detail(cached_key, stage, method), peek=peek)
                     # 403 is never answered from memory: the key may have been changed this very moment.
                     if cached_key is None or index is not None:
-                        look_up = self._keys.look_up(key, cached_key, index, may_repair=not peek)
+                        look_up = self.keys.look_up(key, cached_key, index, may_repair=not peek)
                     else:
-                        look_up = self._keys.confirm(key, cached_key, may_repair=not peek)
+                        look_up = self.keys.confirm(key, cached_key, may_repair=not peek)
                     cached_key, just_read, index = (yield from look_up), True, None
                     continue
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
@@ -358,14 +395,14 @@ class Checker:
             reply = None
             if status == protocol.KEY_EXPIRED and prepared.cached_key is not None:
                 self._prepared.forget((key, stage, namespace.snapshot.bucket_method(stage, method)))
-                return self._forbidden(prepared.cached_key.expire(now_us, namespace.age_us()), peek=peek)
+                return self.forbidden(prepared.cached_key.expire(now_us, namespace.age_us()), peek=peek)
             if status == protocol.CATALOG_BEHIND:
                 # The key was charged under a newer catalogue. If there is nothing newer now, the server lost it.
                 nothing_newer = (yield from namespace.load()) is prepared.snapshot
             elif status == protocol.WINDOWS_PAST:
                 prepared.limits.update_windows(now_us)
             else:
-                look_up = self._keys.look_up(key, cached_key, may_repair=not peek)
+                look_up = self.keys.look_up(key, cached_key, may_repair=not peek)
                 cached_key, just_read = (yield from look_up), True
         raise StoreError(f"the key's record or the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
@@ -387,9 +424,9 @@ class Checker:
         namespace, nothing_newer = self._namespace, False
         for _ in range(_MAX_ATTEMPTS):
             if reply is None or prepared is None:
-                prepared = self._prepare_identity(identity, stage, method)
+                prepared = self.prepare_identity(identity, stage, method)
                 if prepared is None:
-                    return self._forbidden(self._identity_detail(identity, stage), peek=peek)
+                    return self.forbidden(self.identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
                 reply = yield from self._send(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
@@ -405,25 +442,37 @@ class Checker:
                 raise StoreError("Redis holds something else where an identity's hash belongs: delete it")
         raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
-    def _prepare(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
+    def prepare_key(self, key: str, cached_key: CachedKey | None, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request, None if the key does not open the method as far as is known."""
         if cached_key is None or self._denial_detail(cached_key):
             return None
-        snapshot, redis_keys = self._namespace.snapshot, self._namespace.names
+        snapshot = self._namespace.snapshot
         former = self.prepared(key, stage, method)
         if former is not None and former.snapshot is snapshot and former.cached_key is cached_key:
             return former  # with the lease that it may hold
+        prepared = self.prepare_by_record(cached_key, stage, method)
+        plan = None if prepared is None else snapshot.plans[prepared.plan_id]
+        if prepared is not None and plan is not None and plan.lease and plan.shadow is None:
+            prepared.lease = Lease(plan.lease)  # a shadow judges requests one by one
+        return prepared
+
+    def prepare_by_record(self, cached_key: CachedKey, stage: str, method: str) -> PreparedCheck | None:
+        """Return a prepared check of a key; None if its plans do not open the method."""
+        snapshot = self._namespace.snapshot
         plan = snapshot.plan_for(cached_key.record.plans, stage)
         if plan is None or snapshot.denies(plan, stage, method):
             return None
-        limits = self._limits.get(snapshot, plan, stage, method)
-        keys = (redis_keys.key_hash(cached_key.record.id), *limits.shared_keys)
-        prepared = PreparedCheck(snapshot, cached_key, plan, limits, keys)
-        if plan.lease and plan.shadow is None:  # a shadow judges requests one by one
-            prepared.lease = Lease(plan.lease)
-        return prepared
+        limits = self.limits.get(snapshot, plan, stage, method)
+        keys = (self._namespace.names.key_hash(cached_key.record.id), *limits.shared_keys)
+        return PreparedCheck(snapshot, cached_key, plan, limits, keys)
 
-    def _prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
+    def prepare_without_key(self, stage: str, method: str) -> PreparedCheck:
+        """Return a prepared check by what all callers share."""
+        snapshot = self._namespace.snapshot
+        limits = self.limits.get(snapshot, None, stage, method)
+        return PreparedCheck(snapshot, None, None, limits, limits.shared_keys)
+
+    def prepare_identity(self, identity: Identity, stage: str, method: str) -> PreparedCheck | None:
         """Return the prepared check of a request, None if the identity's plan does not open the method."""
         namespace, snapshot = self._namespace, self._namespace.snapshot
         former = self.prepared(identity, stage, method)
@@ -432,7 +481,7 @@ class Checker:
         plan = snapshot.plan_for([identity.plan], stage)
         if plan is None or snapshot.denies(plan, stage, method):
             return None
-        limits = self._limits.get(snapshot, plan, stage, method, is_identity=True)
+        limits = self.limits.get(snapshot, plan, stage, method, is_identity=True)
         own_id = namespace.identity_id(identity)
         keys = (namespace.names.key_hash(own_id), *limits.shared_keys)
         return PreparedCheck(snapshot, None, plan, limits, keys, own_id, self._least_lifetime_us)
@@ -473,7 +522,7 @@ class Checker:
     def _denial_detail(self, cached_key: CachedKey) -> Detail | None:
         return cached_key.denial_detail(self._namespace.age_us(), self._max_age_us)
 
-    def _detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
+    def key_detail(self, cached_key: CachedKey | None, stage: str, method: str) -> Detail:
         """Return why a key does not open a method: the same in whatever order things are asked about it."""
         if cached_key is None:
             return "unknown"
@@ -486,19 +535,27 @@ class Checker:
                 return "method_not_listed"
         return self._denial_detail(cached_key) or "unknown"
 
-    def _identity_detail(self, identity: Identity, stage: str) -> Detail:
+    def identity_detail(self, identity: Identity, stage: str) -> Detail:
         """Return why an identity does not open a method; warn of a plan that opens nothing."""
         if self._namespace.snapshot.opens(identity.plan, stage):
             return "method_not_listed"
         self._warn_of_plan(identity.plan, stage)
         return "no_plan_for_stage"
 
-    def _forbidden(self, detail: Detail, *, peek: bool) -> Decision:
+    def forbidden(self, detail: Detail, *, peek: bool) -> Decision:
+        """Return the decision about a key that is not accepted, and count it unless it is a peek."""
         if not peek:
             self.denials.add(day_of(self._namespace.wall_us()), "", "", detail)
         return Decision(Reason.INVALID_KEY, detail=detail)
 
 
+def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
+    """Note a reply that judged a check: should Redis go away, its states are the last that are known."""
+    if protocol.status(reply) in _JUDGED:
+        prepared.last_reply = prepared.limits.last_reply = reply
+        prepared.sent_us = prepared.limits.sent_us = sent_us
+
+
 def unavailable(error: StoreError) -> Decision:
-    """Return the decision for a store that does not answer: closed, until policies exist."""
+    """Return the decision that closes, for a store that gives no answer to go by."""
     return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=error.cause, error=str(error))

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
+from ratelimit.decision import Source
 from ratelimit.errors import Cause, StoreError
 from ratelimit.local import fork_safety
 
 _INTERVAL_S = 1.0
+_LOCALLY = "decided locally"
+_ANSWERS: dict[Source, str] = {"fail_closed": "answered 503", "fail_open": "admitted"}
 
 
 class FailureLog:
@@ -26,8 +29,9 @@ class FailureLog:
         self._clock = clock
         self.is_failing = False
         self._counts: dict[Cause, int] = {}
-        self._unlogged: dict[Cause, int] = {}
-        self._logged_s: dict[Cause, float] = {}
+        self._answers: dict[str, None] = {}
+        self._unlogged: dict[tuple[Cause, str], int] = {}
+        self._logged_s: dict[tuple[Cause, str], float] = {}
         self._began_s = self._recovered_s = -_INTERVAL_S
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
@@ -36,21 +40,27 @@ class FailureLog:
         """Make the lock anew."""
         self._lock = Lock()
 
-    def failure(self, error: StoreError) -> str | None:
-        """Count a decision that failed; return the line to log, None if there was one of this cause just now."""
-        now_s, cause = self._clock(), error.cause
+    def failure(self, error: StoreError, source: Source = "fail_closed") -> str | None:
+        """Count a decision made without Redis; return the line to log, None if there was one like it just now.
+
+        Args:
+            error: Why Redis did not make it.
+            source: Who made it instead.
+        """
+        now_s, cause, answer = self._clock(), error.cause, _ANSWERS.get(source, _LOCALLY)
         with self._lock:
             if not self.is_failing:
                 self.is_failing, self._began_s = True, now_s
             self._counts[cause] = self._counts.get(cause, 0) + 1
-            logged_s = self._logged_s.get(cause)
+            self._answers[answer] = None
+            logged_s = self._logged_s.get((cause, answer))
             if logged_s is not None and now_s - logged_s < _INTERVAL_S:
-                self._unlogged[cause] = self._unlogged.get(cause, 0) + 1
+                self._unlogged[cause, answer] = self._unlogged.get((cause, answer), 0) + 1
                 return None
-            self._logged_s[cause] = now_s
-            others = self._unlogged.pop(cause, 0)
+            self._logged_s[cause, answer] = now_s
+            others = self._unlogged.pop((cause, answer), 0)
         more = f"; {others} more since the last such line" if others else ""
-        return f"checks are answered 503 ({cause}): {type(error).__name__}: {error}{more}"
+        return f"checks are {answer} ({cause}): {type(error).__name__}: {error}{more}"
 
     def success(self) -> str | None:
         """Return the line that says that checks succeed again, None if there was one just now or nothing failed."""
@@ -60,7 +70,8 @@ class FailureLog:
                 return None
             self.is_failing, self._recovered_s = False, now_s
             counts, self._counts = self._counts, {}
+            answers, self._answers = " or ".join(self._answers), {}
             self._unlogged = {}
             seconds = now_s - self._began_s
         parts = ", ".join(f"{count} {cause}" for cause, count in counts.items())
-        return f"Redis answers again; answered 503 within {seconds:.1f} s: {sum(counts.values())} ({parts})"
+        return f"Redis answers again; {answers} within {seconds:.1f} s: {sum(counts.values())} ({parts})"

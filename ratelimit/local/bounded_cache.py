@@ -42,5 +42,10 @@ class BoundedCache(Generic[_K, _V]):
         with self._lock:
             self._entries.pop(key, None)
 
+    def values(self) -> list[_V]:
+        """Return all values."""
+        with self._lock:
+            return list(self._entries.values())
+
     def __len__(self) -> int:
         return len(self._entries)

@@ -22,6 +22,10 @@ class CompiledLimitsCache:
     def _empty(self) -> BoundedCache[tuple[str | None, str, str, bool], CompiledLimits]:
         return BoundedCache(_MAX_ENTRIES)
 
+    def all(self) -> list[CompiledLimits]:
+        """Return all that were compiled for the catalogue in force."""
+        return self._current[1].values()
+
     def get(
         self,
         snapshot: CatalogSnapshot,

@@ -77,10 +77,14 @@ class KeyCache:
         """Make the lock anew; the keys hold in a child process as well."""
         self._lock = Lock()
 
-    def is_absent(self, value: str, now_us: int) -> bool:
-        """Return whether a look-up of the last second found no key with this value."""
+    def is_absent(self, value: str, now_us: int, max_age_us: int = _ABSENT_US) -> bool:
+        """Return whether a look-up that is no older, by default of the last second, found no key with this value."""
         asked_us = self._absent.get(value)
-        return asked_us is not None and 0 <= now_us - asked_us < _ABSENT_US
+        return asked_us is not None and 0 <= now_us - asked_us < max_age_us
+
+    def values_of(self, key_id: str) -> tuple[str, ...]:
+        """Return the values of a key that are cached."""
+        return self._values_by_id.get(key_id, ())
 
     def forget_changed(self, key_id: str | None) -> None:
         """Forget a key that changed, and which values are absent; None: any key may have changed.
@@ -223,6 +227,14 @@ class KeyCache:
             return (yield from self.look_up(value, cached, may_repair=may_repair))
         yield from self._catch_up(cached, r)
         return cached
+
+    def by_id(self, key_id: str) -> Operation[CachedKey | None]:
+        """Read the record of a key, whatever its values are; None if it is gone. It is not kept."""
+        (record_text,) = yield BatchableReads([("GET", self._namespace.names.key_record(key_id))])
+        if record_text is None:
+            return None
+        record = KeyRecord.from_json(text(record_text) or "", key_id)
+        return CachedKey(record, 0) if record.is_live else None
 
     def _record_queries(self, key_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         names = self._namespace.names

@@ -90,12 +90,36 @@ BREAKER_OPENINGS = Instrument(
     (),
     "How often the breaker opened",
 )
+DEGRADED = Instrument(
+    "ratelimit.degraded",
+    "1",
+    "gauge",
+    (),
+    "1 while checks are decided without Redis, for whatever cause; else 0",
+)
+REPLICAS = Instrument(
+    "ratelimit.replicas",
+    "{process}",
+    "gauge",
+    (),
+    "Processes among which limits are divided while Redis is away",
+)
+JOURNAL_ENTRIES = Instrument(
+    "ratelimit.journal.entries",
+    "{entry}",
+    "gauge",
+    (),
+    "What was admitted without Redis and is still to be charged there",
+)
 OF_CHECKS = (CHECKS, INVALID_KEYS, STORE_ERRORS)
 """Counted at each check."""
 OF_LIMITERS: Mapping[Instrument, Callable[[LimiterState], int]] = {
     UNMATCHED: lambda state: state.unmatched,
     BREAKER_OPEN: lambda state: int(state.is_breaker_open),
     BREAKER_OPENINGS: lambda state: state.breaker_openings,
+    DEGRADED: lambda state: int(state.is_degraded),
+    REPLICAS: lambda state: state.replicas,
+    JOURNAL_ENTRIES: lambda state: state.journal_entries,
 }
 """Read of limiters."""
 INSTRUMENTS = (*OF_CHECKS, DURATION, *OF_LIMITERS)

@@ -91,6 +91,9 @@ class MetricsObserver(Observer):
             any(state.is_breaker_open for state in states),
             sum(state.breaker_openings for state in states),
             sum(state.unmatched for state in states),
+            any(state.is_degraded for state in states),
+            max((state.replicas for state in states), default=1),
+            sum(state.journal_entries for state in states),
         )
 
     def record(self, decision: Decision, plan: str, stage: str, method: str, seconds: float) -> None:  # noqa: ARG002

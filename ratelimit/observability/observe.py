@@ -118,6 +118,13 @@ def _state_of(limiter: Limiter | AsyncLimiter) -> Callable[[], LimiterState]:
     store = limiter._store
 
     def state() -> LimiterState:
-        return LimiterState(*store.breaker_state(), limiter.unmatched)
+        without_redis = limiter._without_redis
+        return LimiterState(
+            *store.breaker_state(),
+            limiter.unmatched,
+            limiter._failing,
+            without_redis.replicas.count,
+            len(without_redis.journal),
+        )
 
     return state

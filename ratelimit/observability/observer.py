@@ -16,11 +16,18 @@ class LimiterState(NamedTuple):
         is_breaker_open: Whether checks are answered without Redis at present, as it does not answer.
         breaker_openings: How often that began.
         unmatched: Checks whose method is configured nowhere and is no template.
+        is_degraded: Whether checks were lately decided without Redis, and Redis has answered none since.
+        replicas: Among how many processes limits are divided while Redis is away.
+        journal_entries: What was admitted without Redis and is still to be charged there: a number for each caller and
+            kind of request.
     """
 
     is_breaker_open: bool
     breaker_openings: int
     unmatched: int
+    is_degraded: bool = False
+    replicas: int = 1
+    journal_entries: int = 0
 
 
 class Observer(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from threading import Lock
+from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
 
@@ -50,7 +51,7 @@ class PrometheusMetrics(MetricsObserver):
             each: Counter(each.prometheus_name, each.description, each.labels, registry=registry)
             for each in (*instruments.OF_CHECKS, instruments.UNMATCHED, instruments.BREAKER_OPENINGS)
         }
-        duration, breaker = instruments.DURATION, instruments.BREAKER_OPEN
+        duration = instruments.DURATION
         self._duration = Histogram(
             duration.prometheus_name,
             duration.description,
@@ -58,9 +59,11 @@ class PrometheusMetrics(MetricsObserver):
             registry=registry,
             buckets=instruments.DURATION_BUCKETS_S,
         )
-        self._breaker_open = Gauge(
-            breaker.prometheus_name, breaker.description, registry=registry, multiprocess_mode="livemax"
-        )
+        self._gauges = {
+            each: Gauge(each.prometheus_name, each.description, registry=registry, multiprocess_mode=_mode(each))
+            for each in instruments.OF_LIMITERS
+            if each.kind == "gauge"
+        }
 
     def reset_after_fork(self) -> None:
         """Make the locks anew, and count what belongs to this process from zero."""
@@ -93,10 +96,15 @@ class PrometheusMetrics(MetricsObserver):
                 if value == before:
                     continue
                 self._counted[instrument] = value
-                if instrument is instruments.BREAKER_OPEN:
-                    self._breaker_open.set(value)
+                if instrument in self._gauges:
+                    self._gauges[instrument].set(value)
                 else:
                     self._counters[instrument].inc(value - before if value > before else value)
+
+
+def _mode(gauge: Instrument) -> Literal["livemax", "livesum"]:
+    """Return how the values of several processes are one."""
+    return "livesum" if gauge is instruments.JOURNAL_ENTRIES else "livemax"
 
 
 class _Refresh:

@@ -39,6 +39,7 @@ class Namespace:
         age_us: The clock by which this process computes the age of things: the injected clock, else a monotonic one.
         snapshot: The last version of the catalogue that was loaded.
         loaded_us: When the snapshot was last equal to the catalogue in Redis, by `age_us`; None if it may be outdated.
+        confirmed_us: The same, also if it may be outdated by now; None if it was never loaded.
         leases_ended_us: When a plan last ceased to lease, by `age_us`: for a while yet others may return units,
             unannounced.
         ceilings: How many things the catalogue may hold.
@@ -59,6 +60,7 @@ class Namespace:
         self.before_refresh: Callable[[], None] = lambda: None
         self.on_change: Callable[[], Callable[[str | None], None] | None] = lambda: None
         self.loaded_us: int | None = None
+        self.confirmed_us: int | None = None
         self._pushes = self._loads = 0
         self.is_refreshed = self.is_first_load_under_way = False
         self._stored_probes: list[str] = []
@@ -129,8 +131,10 @@ class Namespace:
         epoch, version, stamp = text(reply[0]), text(reply[1]), text(reply[2])
         matches = (epoch or "", version or "0", stamp or "") == self.snapshot.version_key
         matches = matches and (not epoch or text(reply[3]) == str(self.snapshot.schema))
-        if matches and self.loaded_us is not None:
-            self.loaded_us = self.age_us()
+        if matches:
+            self.confirmed_us = self.age_us()
+            if self.loaded_us is not None:
+                self.loaded_us = self.confirmed_us
         return matches
 
     def first_load(self, further: Sequence[Command] = ()) -> Operation[list[Any]]:
@@ -200,7 +204,8 @@ class Namespace:
             self.snapshot = snapshot
         self._loads += 1
         # A change that was pushed while the reply was on its way may not be in it.
-        self.loaded_us = self.age_us() if pushes == self._pushes else None
+        self.confirmed_us = self.age_us()
+        self.loaded_us = self.confirmed_us if pushes == self._pushes else None
         return self.snapshot
 
     def _refuse_schema_1(self, *, for_change: bool) -> Operation[None]:

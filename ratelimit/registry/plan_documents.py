@@ -46,9 +46,10 @@ _PLAN: Table = {
     "shadow": None,
     "lease": None,
     "max_identities": None,
+    "on_unavailable": None,
 }
 _METHOD: Table = {"throttle": _THROTTLE, "key_required": None}
-_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}, "unlisted": None}
+_STAGE: Table = {"throttle": _THROTTLE, "methods": {EACH: _METHOD}, "unlisted": None, "on_unavailable": None}
 _DENIES = {None: False, "deny": True}
 """Whether a stage denies, by its `unlisted` as `stage_json` writes it."""
 
@@ -144,6 +145,7 @@ def plan_from(plan_id: str, data: object) -> UsagePlan:
         table.get("shadow"),
         table.get("lease", 0),
         table.get("max_identities"),
+        table.get("on_unavailable"),
     )
 
 
@@ -157,6 +159,7 @@ def stage_from(stage_id: str, data: object) -> Stage:
         _optional(table, "throttle", _throttle_from),
         {name: _at(f"methods.{_quoted(name)}", _method_from, item) for name, item in methods.items()},
         table.get("unlisted", "limit"),
+        table.get("on_unavailable"),
     )
 
 
@@ -238,6 +241,8 @@ def plan_json(plan: UsagePlan) -> str:
         data["lease"] = plan.lease
     if plan.max_identities is not None:
         data["max_identities"] = plan.max_identities
+    if plan.on_unavailable is not None:
+        data["on_unavailable"] = plan.on_unavailable
     if plan.throttle is not None:
         data["throttle"] = _throttle_data(plan.throttle)
     if plan.quota is not None:
@@ -252,6 +257,8 @@ def stage_json(stage: Stage) -> str:
         data["throttle"] = _throttle_data(stage.throttle)
     if stage.unlisted != "limit":
         data["unlisted"] = stage.unlisted
+    if stage.on_unavailable is not None:
+        data["on_unavailable"] = stage.on_unavailable
     return json.dumps(data)
 
 

@@ -28,6 +28,8 @@ class RedisKeys:
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
+        self.replicas = f"{{{namespace}}}:replicas"
+        self.journal = f"{{{namespace}}}:journal"
 
     def key_hash(self, key_id: str) -> str:
         """Everything a check needs of one API key, or of an identity: its stamp, buckets and counts."""
@@ -100,11 +102,6 @@ def identity_id(digest: str) -> str:
 def plan_field(plan_id: str) -> str:
     """Hash field of a key's state under a plan: the plan's bucket, and what was used."""
     return f"p:{plan_id}"
-
-
-def closed_day_field(plan_field: str, day: int) -> str:
-    """Hash field of a day of metering under a plan that is over."""
-    return f"d{plan_field[1:]}:{day}"
 
 
 def method_field(plan_id: str, stage_id: str, method: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
+from ratelimit.errors import OnUnavailable
 from ratelimit.model import FrozenMap, Method, Stage, Throttle, UsagePlan
 from ratelimit.registry.lazy_documents import DocumentSummary, LazyDocuments
 from ratelimit.registry.redis_keys import OTHERS
@@ -14,6 +15,7 @@ from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
 
 _T = TypeVar("_T")
 _UNLISTED_METHOD = Method()
+_STRICTNESS: tuple[OnUnavailable, ...] = ("open", "local", "closed")
 _NO_METHODS: Mapping[str, str] = {}
 
 
@@ -132,6 +134,12 @@ class CatalogSnapshot:
             if self.opens(plan_id, stage_id):
                 return self.plans[plan_id]
         return None
+
+    def on_unavailable(self, stage_id: str, plan_id: str, default: OnUnavailable) -> OnUnavailable:
+        """Return the stricter policy of a stage and a plan; the default if neither has one."""
+        stage, plan = self.stages.get(stage_id), self.plans.get(plan_id)
+        policies = [each.on_unavailable for each in (stage, plan) if each is not None and each.on_unavailable]
+        return max(policies, key=_STRICTNESS.index, default=default)
 
 
 class _BucketMethods(dict[str, Mapping[str, str]]):

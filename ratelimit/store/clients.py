@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import redis
@@ -32,6 +32,9 @@ else:
 MAX_DEADLINE_S = 60
 PATIENCE_S = 5.0
 """How long a reply may take an administrator, if the client does not say so."""
+
+UPKEEP_S = 1.0
+"""How long a reply may take to what a limiter sends for nobody who waits: charges, sums of denials, leases returned."""
 
 _MAX_CONNECTIONS = 66
 """As many as 64 threads need, a spare one, and one for pushed changes."""
@@ -69,7 +72,8 @@ def client_from_url(url: str, timeout_s: float = PATIENCE_S) -> redis.Redis:
 
 def async_client_from_url(url: str, deadline: float) -> redis.asyncio.Redis:
     """The twin of `client_from_url`."""
-    options = {**_options(validate_deadline(deadline)), "retry": AsyncRetry(NoBackoff(), 0)}
+    # Checks have their deadline. What else is sent may find Redis busy, and need not give up as soon as they do.
+    options = {**_options(max(validate_deadline(deadline), UPKEEP_S)), "retry": AsyncRetry(NoBackoff(), 0)}
     library = redis.asyncio
     client: redis.asyncio.Redis = _client(
         library.Redis, library.BlockingConnectionPool, library.sentinel.Sentinel, url, options
@@ -111,6 +115,15 @@ def _sentinel_client(sentinel_class: Any, url: SentinelUrl, options: dict[str, A
     return sentinel_class(url.sentinels, sentinel_kwargs=theirs).master_for(url.service, **keywords)
 
 
+def place_of(client: Client | AsyncClient) -> Hashable:
+    """Return what stands for a client's server, the same for all of its clients as far as one can tell."""
+    pool: Any = client.connection_pool
+    keywords = pool.connection_kwargs
+    if redis_compat.finds_primary(pool):
+        return pool.service_name, keywords.get("db")
+    return tuple(keywords.get(name) for name in ("host", "port", "path", "db"))
+
+
 def validate_client(client: object, purposes: Sequence[str]) -> None:
     """Refuse what is no blocking client of a single Redis, or may not have a connection for each purpose."""
     _validate(client, redis_compat.client_classes(), "redis.Redis or valkey.Valkey", purposes)
@@ -147,3 +160,5 @@ def _validate(client: object, classes: tuple[type, ...], accepted: str, purposes
         )
     if redis_compat.finds_primary(pool) and not redis_compat.sentinel_pools(pool):
         raise ConfigError("its Sentinel(...) names no Sentinel: give it at least one (host, port)", field="client")
+    # Connects to nothing. An emulator makes its server with the first connection: two threads at once would make two.
+    pool.connection_class(**pool.connection_kwargs)

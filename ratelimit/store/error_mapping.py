@@ -42,12 +42,18 @@ _REJECTIONS = {
     "CROSSSLOT": _OF_A_CLUSTER,
     "LOADING": _Rejection(remedy="it has just started, and answers once its data is loaded"),
     "MASTERDOWN": _OF_A_REPLICA,
-    "MISCONF": _Rejection(),
+    "MISCONF": _Rejection(
+        remedy="free space on its disk, or have it take writes that it cannot save: `CONFIG SET "
+        "stop-writes-on-bgsave-error no`"
+    ),
     "MOVED": _OF_A_CLUSTER,
     "NOAUTH": _Rejection(remedy="pass the user and the password, as in redis://user:password@host"),
     "NOPERM": _PERMISSION,
-    "NOREPLICAS": _Rejection(remedy="fewer replicas are connected than its min-replicas-to-write"),
-    "OOM": _Rejection(remedy="give the server more memory"),
+    "NOREPLICAS": _Rejection(
+        remedy="fewer replicas are connected than its min-replicas-to-write: connect them again, or `CONFIG SET "
+        "min-replicas-to-write 0`"
+    ),
+    "OOM": _Rejection(remedy="give the server more memory: `CONFIG SET maxmemory`"),
     "READONLY": _OF_A_REPLICA,
     "TRYAGAIN": _OF_A_CLUSTER,
     "WRONGPASS": _Rejection(remedy="pass the right user and password"),
@@ -122,7 +128,10 @@ def after_sending(error: Exception) -> StoreError:
     if isinstance(error, (*redis_compat.errors(*_CONNECTION_FAILED), OSError)):
         return StoreTimeout(f"the connection failed before the answer came: {message}")
     kind = UnknownScriptError if redis_compat.is_unknown_script(error) else StoreError
-    return kind(f"Redis answered with an error: {message}")
+    store_error = kind(f"Redis answered with an error: {message}")
+    # Some of what the script does may be permitted, and be done.
+    store_error.is_outage = _REFUSED_WITHIN_SCRIPT.search(message) is not None
+    return store_error
 
 
 def _rejection(error: Exception) -> tuple[str, _Rejection | None]:

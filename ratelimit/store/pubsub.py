@@ -128,7 +128,10 @@ class Listener:
                         tick()
                     del on_message, tick  # not to keep alive what would end this thread
             self._pubsub = None
-            if not self._is_moved:
+            if not (self._is_moved or self._stopped.is_set()):
+                if (tick := self._tick()) is not None:
+                    tick()  # also where there are no pushes: a user may not subscribe
+                del tick
                 self._stopped.wait(_RECONNECT_PAUSE_S)
 
     def _new_pubsub(self) -> Any:
@@ -230,6 +233,9 @@ class _Subscription:
                         await self._tick()
             self._pubsub = None
             if self._goes_on():
+                if not self._is_moved.is_set():
+                    with contextlib.suppress(Exception):  # a loop that closes
+                        await self._tick()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_RECONNECT_PAUSE_S):
                         await self._is_moved.wait()

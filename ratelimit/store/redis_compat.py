@@ -116,6 +116,12 @@ def new_connection(pool: Any, timeout_s: float | None, address: tuple[str, int] 
     return _connection_class(pool)(**keywords)
 
 
+def retries_of(pool: Any) -> int:
+    """Return how often a client repeats a command that failed: private as `Retry._retries` in all versions."""
+    connection = pool.connection_class(**pool.connection_kwargs)  # connects to nothing
+    return int(getattr(getattr(connection, "retry", None), "_retries", 0))
+
+
 def finds_primary(pool: Any) -> bool:
     """Return whether a pool asks Sentinels for the address of its server."""
     return hasattr(pool, "sentinel_manager")

@@ -286,7 +286,7 @@ end
 BUGS = {
     "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_told_once),
     "told of denials": (
-        "if has_more and new_plan and not denied and (has_alerts or is_identity) then",
+        "if has_more and new_plan and not denied and (is_identity or has_alerts or is_lease) then",
         AS_IF_CHARGED + "if has_alerts and new_plan and cost > 0 then",
         test_a_peek_and_a_denial_tell_nothing,
     ),

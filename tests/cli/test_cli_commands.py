@@ -48,10 +48,10 @@ def options(command):
 def test_all_commands_are_here():
     """The names that the documentation gives; `ratelimit` itself shows its families."""
     assert {path[0] for path in LEAVES} == {
-        "account", "apply", "capacity", "check", "completion", "demo", "import-aws", "keys", "plans", "replay",
-        "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
+        "account", "apply", "capacity", "check", "completion", "demo", "doctor", "import-aws", "keys", "plans",
+        "replay", "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 42
+    assert len(LEAVES) == 43
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -134,7 +134,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 62
+    assert len(EXAMPLES) == 65
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))

@@ -274,7 +274,7 @@ class TestStages:
         """Every option of it is stored; a second time nothing changes, and there is no question."""
         options = ["--rate", "100", "--burst", "50", "--method", "GET /search", "1/3", "2", "--list", "GET /pets"]
         options += ["--open", "GET /health", "--method", "GET /health", "5", "10", "--open", "GET /help"]
-        options += ["--unlisted", "deny"]
+        options += ["--unlisted", "deny", "--on-unavailable", "closed"]
         made = Stage(
             STAGE,
             Throttle(100, 50),
@@ -285,6 +285,7 @@ class TestStages:
                 "GET /help": Method(key_required=False),
             },
             "deny",
+            "closed",
         )
         assert as_json("stages", "put", STAGE, *options) == as_json("stages", "show", STAGE)
         assert catalog.stages() == [made]
@@ -307,6 +308,17 @@ class TestStages:
         assert refused.exit_code == 1
         assert "The stage denies methods that neither it nor the plan lists" in " ".join(refused.stdout.split())
 
+    def test_a_policy_for_outages(self, command, as_json, stage, catalog):
+        """Of a stage and of a plan: shown with the change, and by `show`."""
+        options = ["--rate", "100", "--burst", "50", "--list", "GET /pets", "--on-unavailable", "open"]
+        assert ["without", "Redis", "open"] in cells(command("stages", "put", STAGE, *options).stderr)
+        assert command("stages", "put", STAGE, *options, "--yes").exit_code == 0
+        assert as_json("stages", "show", STAGE)["on_unavailable"] == "open"
+        assert "decided by the policy open" in command("stages", "show", STAGE).stdout
+        assert command("plans", "put", "trial", "--on-unavailable", "closed").exit_code == 0
+        assert catalog.get_plan("trial").on_unavailable == "closed"
+        assert ["without", "Redis", "closed"] in cells(command("plans", "show", "trial").stdout)
+
     def test_put_replaces_only_after_a_yes(self, command, stage, catalog):
         """What would change is shown on standard error; what is not given is gone then."""
         unconfirmed = command("stages", "put", STAGE, "--rate", "1", "--burst", "50", "--list", "GET /pets")
@@ -324,6 +336,7 @@ class TestStages:
             (["petstore"], "id: cannot be 'petstore'"),
             ([STAGE, "--rate", "1"], "--rate and --burst belong together"),
             ([STAGE, "--list", "GET"], "methods: cannot be 'GET'"),
+            ([STAGE, "--on-unavailable", "503"], "'503' is not one of 'local', 'open', 'closed'"),
             ([STAGE, "--unlisted", "denied"], "'denied' is not one of 'limit', 'deny'"),
             ([STAGE, "--method", "GET /a", "x", "1"], "rate: must be a finite rate, not 'x'"),
             ([STAGE, "--open", "GET /\x1b"], "methods: cannot be 'GET /\\x1b'"),

@@ -164,7 +164,7 @@ def test_a_shared_limit_answers_for_each_key_that_the_script_judged(backend, clo
         assert check() == ("redis", True, None)
         assert check(value=other) == ("denial_cache", False, 0.499999)
         assert check() == ("denial_cache", False, 0.499999)
-        limiter._namespace.on_change_message("key:" + limiter._checker._keys.get(other).record.id)
+        limiter._namespace.on_change_message("key:" + limiter._checker.keys.get(other).record.id)
         assert [check(value=other)[0] for _ in range(2)] == ["redis", "denial_cache"]
 
 

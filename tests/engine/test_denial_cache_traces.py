@@ -150,7 +150,8 @@ def carried_out_for_nobody(backend, clock):
 
 def no_answer_to_a_usual_check(backend, clock):
     """9, as a limiter asks by itself: the reply is lost on its way."""
-    with both(backend, clock, UsagePlan("gold", Throttle("1/100", 5), None, [STAGE]), account=ACCOUNT) as world:
+    plan = UsagePlan("gold", Throttle("1/100", 5), None, [STAGE], on_unavailable="closed")
+    with both(backend, clock, plan, account=ACCOUNT) as world:
         assert world.check(1).allowed
         assert world.source(5) == KNOWN
         right = world.knows._store.call

@@ -70,12 +70,15 @@ def check(relay):
 
         async def run_async():
             async with AsyncLimiter.from_url(url, deadline=10.0) as limiter:
-                return [await silent(limiter).check(*request) for request in requests]
+                return [await silent(limiter).check(*request) for request in requests], len(relay.round_trips)
 
         if twin == "asyncio":
-            return asyncio.run(run_async())
-        with Limiter.from_url(url, deadline=10.0) as limiter:
-            return [silent(limiter).check(*request) for request in requests]
+            decisions, trips = asyncio.run(run_async())
+        else:
+            with Limiter.from_url(url, deadline=10.0) as limiter:
+                decisions, trips = [silent(limiter).check(*request) for request in requests], len(relay.round_trips)
+        del relay.round_trips[trips:]  # what it does when it is closed
+        return decisions
 
     return run
 
@@ -91,7 +94,7 @@ def test_the_first_check_takes_three_round_trips(scripts, twin, server, key, rel
     (decision,) = check((key.value, STAGE, METHOD), twin=twin)
     assert decision.allowed
     assert list(map(sorted, relay.round_trips)) == [
-        ["EVALSHA", "HGETALL", "INFO", "MGET"],
+        ["EVALSHA", "EVALSHA", "HGETALL", "INFO", "MGET"],
         ["GET", "HGET"],
         ["EVALSHA" if scripts == "known" else "EVAL"],
     ]

@@ -11,7 +11,7 @@ import pytest
 from helpers.check_worker import ask
 from helpers.paths import ROOT
 from helpers.processes import GATE
-from helpers.redis_snapshot import exact_snapshot, snapshot_without_denials
+from helpers.redis_snapshot import exact_snapshot, names_in, snapshot_without_denials
 from helpers.replica import FOREVER, METHOD, OTHER, SLOW, STAGE, remaining, replica
 from helpers.twins import RunningLimiter
 
@@ -48,8 +48,8 @@ def users(number, plan="free"):
 
 
 def names(client):
-    """The names of all keys, without the sums of denials."""
-    return {key.decode() for key in client.keys("*") if not key.startswith(b"ratelimit:denials:")}
+    """The names of all keys, without the sums of denials, and the processes that live."""
+    return {key.decode() for key in names_in(client) if not key.startswith(b"ratelimit:denials:")}
 
 
 def outcome(decision):
@@ -63,7 +63,7 @@ def limiter_of(server, *plans, is_async=False, **options):
         catalog = Catalog(client, clock=options.get("clock"))
         for plan in plans:
             catalog.put_plan(plan)
-    options = {"deadline": 10.0, "denial_cache": False, **options}
+    options = {"deadline": 10.0, "denial_cache": False, "on_unavailable": "closed", **options}
     with RunningLimiter(lambda kind: kind.from_url(server.url, **options), is_async) as limiter:
         yield limiter
 

@@ -99,7 +99,7 @@ def test_values_are_remembered_up_to_a_bound(limiter, monkeypatch):
     limiter._namespace.on_change_message("keys")
     values = [f"{number:030}" for number in range(200)]
     assert {ask(limiter, value) for value in values} == {UNKNOWN}
-    assert len(limiter._checker._keys._absent) == 64
+    assert len(limiter._checker.keys._absent) == 64
     with asking(limiter) as reads:
         ask(limiter, values[-1])
         ask(limiter, values[0])
@@ -227,7 +227,7 @@ def test_what_a_server_lost_is_looked_for_once(limiter, backend, catalog):
 def test_each_value_is_found_by_its_keys_id(limiter, catalog, monkeypatch):
     """However many keys are met, pushed and pushed out: as many values as records, and none that is not current."""
     monkeypatch.setattr(key_cache, "_MAX_KEYS", 64)
-    cache = limiter._checker._keys
+    cache = limiter._checker.keys
     keys = [catalog.create_key(plans=["gold"]) for _ in range(100)]
     met = []
     for key in keys:
@@ -248,7 +248,7 @@ def test_a_push_drops_all_values_of_a_key(limiter, catalog):
     new = catalog.rotate_key(key.id, grace_s=60)
     values = key.value, new.value, other.value
     assert [ask(limiter, value) for value in values] == [ADMITTED] * 3
-    cache = limiter._checker._keys
+    cache = limiter._checker.keys
     met = [cache.get(value) for value in values]
     limiter._namespace.on_change_message(f"key:{key.id}")
     assert [cached_key.is_valid for cached_key in met] == [False, False, True]
@@ -259,7 +259,7 @@ def test_a_push_drops_all_values_of_a_key(limiter, catalog):
 def test_what_is_read_again_and_is_the_same_stays(limiter, catalog):
     """So that threads which meet a key at once do not take it from each other."""
     key = catalog.create_key(plans=["gold"])
-    cache = limiter._checker._keys
+    cache = limiter._checker.keys
     assert ask(limiter, key.value) == ADMITTED
     before = cache.get(key.value)
     assert limiter._store.run(cache.look_up(key.value, None)) is before

@@ -30,9 +30,9 @@ class Notes(Observer):
 
 
 @contextmanager
-def made(server, is_async, deadline=5):
+def made(server, is_async, **options):
     """A limiter with two plans, each with a key: gold has a bucket of 2, silver leases."""
-    with RunningLimiter(lambda kind: kind.from_url(server.url, deadline=deadline), is_async) as gateway:
+    with RunningLimiter(lambda kind: kind.from_url(server.url, **{"deadline": 5} | options), is_async) as gateway:
         gateway.key = {}
         gold = UsagePlan("gold", Throttle("1/3600", 2), Quota(1000, "DAY"), [STAGE])
         silver = UsagePlan("silver", Throttle(1000, 1000), None, ["petstore/test"], lease=1)
@@ -158,7 +158,7 @@ def test_methods_that_are_none_are_seen(gateway, caplog):
     with caplog.at_level(logging.CRITICAL, "ratelimit"):
         for method in ("list_pets", METHOD, "/pets", "list_pets"):
             gateway.check(gateway.key["silver"], "petstore/test", method)
-    assert notes.state() == (False, 0, 3)
+    assert notes.state()[:3] == (False, 0, 3)
 
 
 def test_a_peek_and_a_check_that_raises_are_not_told(gateway):
@@ -215,18 +215,18 @@ def test_only_a_limiter_can_be_observed(limiter):
 def test_the_breaker_is_seen(server, is_async):
     """Open while the server stops, with one opening; closed when it is back, with no further one."""
     notes = Notes()
-    with made(server, is_async, deadline=0.5) as gateway:
+    with made(server, is_async, deadline=0.5, on_unavailable="closed") as gateway:
         observe(gateway.limiter, notes)
         assert gateway.check(gateway.key["gold"], STAGE, METHOD).allowed
-        assert notes.state() == (False, 0, 0)
+        assert notes.state()[:3] == (False, 0, 0)
         gateway.warm_up()
         with server.stopped():
             check_until(gateway, lambda _: notes.state().is_breaker_open)
             assert gateway.check(gateway.key["gold"], STAGE, METHOD, 2).reason is Reason.UNAVAILABLE
             assert notes.checks[-1] == ("gold", STAGE, "*", "UNAVAILABLE", "fail_closed", None)
-            assert notes.state() == (True, 1, 0)
+            assert notes.state()[:3] == (True, 1, 0)
         check_until(gateway, lambda _: not notes.state().is_breaker_open)
-        assert notes.state() == (False, 1, 0)
+        assert notes.state()[:3] == (False, 1, 0)
 
 
 def test_a_log_of_denials_has_fields_and_no_keys(gateway, caplog):

@@ -100,7 +100,8 @@ class LimiterTwin:
 
 @contextmanager
 def limiter_twin(twin, client, url, key, **options):
-    """Yield a `LimiterTwin` of one of TWINS with one of CLIENTS."""
+    """Yield a `LimiterTwin` of one of TWINS with one of CLIENTS. What Redis does not decide is 503, unless said."""
+    options = {"on_unavailable": "closed"} | options
     is_async = twin == "asyncio"
     kind = AsyncLimiter if is_async else Limiter
     if not is_async:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 
 from lupa import lua51
 
@@ -115,6 +116,21 @@ class SortedSet(dict):
     """Scores by member."""
 
 
+def plain_state(written):
+    """A state of the vectors as PlainServer keeps it."""
+    state = {}
+    for key, value in written.items():
+        if isinstance(value, str):
+            state[key.encode()] = bytes.fromhex(value)
+        elif isinstance(value, dict):
+            state[key.encode()] = {field.encode(): bytes.fromhex(part) for field, part in value.items()}
+        elif isinstance(value[0], str):
+            state[key.encode()] = SortedSet.fromkeys([member.encode() for member in value], inf)
+        else:
+            state[key.encode()] = [{name.encode(): text.encode() for name, text in entry.items()} for entry in value]
+    return state
+
+
 class PlainServer:
     """Runs a script on a dict, at 2026-03-04 12:00:00.123456. Has no `struct`, so the stand-in packs.
 
@@ -136,6 +152,10 @@ class PlainServer:
     def watch_lines(self):
         """Note from now on which lines run."""
         self._lua.eval("function(note) debug.sethook(function(_, line) note(line) end, 'l') end")(self.lines.add)
+
+    def end_after(self, instructions):
+        """Fail from now on a script that is as long, which then never ends."""
+        self._lua.eval("function(most) debug.sethook(function() error('endless') end, '', most) end")(instructions)
 
     def eval(self, keys, arguments):
         """The reply: a list, bytes, or an error's text."""
@@ -187,11 +207,20 @@ class PlainServer:
     def _hget(self, key, field):
         return self._held(key, dict).get(field, False)
 
+    def _hexists(self, key, field):
+        return int(field in self._held(key, dict))
+
     def _hmget(self, key, *fields):
         return self._lua.table_from([self._held(key, dict).get(field, False) for field in fields])
 
     def _hset(self, key, *items):
         self.state.setdefault(key, self._held(key, dict)).update(zip(items[::2], items[1::2], strict=True))
+
+    def _hgetall(self, key):
+        return self._lua.table_from([part for pair in self._held(key, dict).items() for part in pair])
+
+    def _hdel(self, key, field):
+        self._held(key, dict).pop(field, None)
 
     def _pttl(self, key):
         return self.expiries[key][1] if key in self.expiries else -1

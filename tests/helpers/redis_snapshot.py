@@ -13,16 +13,30 @@ _READ = {
 
 
 _DENIALS = b"ratelimit:denials:"
+_REPLICAS = b"{ratelimit}:replicas"
+"""The processes that live: each limiter writes it once it has begun, and then in its own time."""
 
 
 def snapshot(client):
-    """Return each key's type, value and expiry in milliseconds (-1 for none). For clients that do not decode."""
-    return _read(client, sorted(client.keys("*")))
+    """Return each key's type, value and expiry in milliseconds (-1 for none). For clients that do not decode.
+
+    Without the processes that live, which say so in their own time.
+    """
+    return _read(client, names_in(client))
 
 
 def snapshot_without_denials(client):
     """As `snapshot`, without the sums of denials, which clients add in their own time."""
-    return _read(client, sorted(key for key in client.keys("*") if not key.startswith(_DENIALS)))
+    return _read(client, _names_without_denials(client))
+
+
+def names_in(client):
+    """Return the names of all that is there, without the processes that live."""
+    return sorted(key for key in client.keys("*") if key != _REPLICAS)
+
+
+def _names_without_denials(client):
+    return [key for key in names_in(client) if not key.startswith(_DENIALS)]
 
 
 def _read(client, keys):
@@ -44,7 +58,7 @@ def exact_snapshot(backend):
     Without the sums of denials, as `snapshot_without_denials`.
     """
     with backend.client() as client:
-        keys = sorted(key for key in client.keys("*") if not key.startswith(_DENIALS))
+        keys = _names_without_denials(client)
         return {key: (_content(client, key), _expires_ms(client, key)) for key in keys}
 
 

@@ -14,8 +14,9 @@ FOREVER = 1e9
 
 @contextmanager
 def replica(backend, **options):
-    """A limiter with connections of its own. It hears no pushes and has no denial cache: it asks Redis."""
-    with backend.client() as client, Limiter(client, **({"denial_cache": False, "deadline": 5} | options)) as limiter:
+    """A limiter with connections of its own. No pushes, no denial cache: Redis decides, or it is 503."""
+    options = {"denial_cache": False, "deadline": 5, "on_unavailable": "closed"} | options
+    with backend.client() as client, Limiter(client, **options) as limiter:
         limiter._namespace.before_refresh = lambda: None
         yield limiter
 

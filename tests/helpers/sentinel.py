@@ -22,22 +22,23 @@ def free_port():
 class WatchedPrimary:
     """`sentinel` is the address that clients ask; `fail_over` makes the replica the primary, and returns when it is.
 
-    `settings` are further lines of the Sentinel's configuration.
+    `settings` are further lines of the Sentinel's configuration. `reach` returns the port by which the Sentinel and the
+    replica reach the primary.
     """
 
-    def __init__(self, name, *settings):
+    def __init__(self, name, *settings, reach=lambda port: port):
         ports = [free_port() for _ in range(3)]
         self.primary, self.replica = (
             Server(name, port=port, bind="127.0.0.1", repl_diskless_sync_delay=0) for port in ports[:2]
         )
         with self.replica.client() as client:
-            client.replicaof("127.0.0.1", ports[0])
+            client.replicaof("127.0.0.1", reached := reach(ports[0]))
         self.sentinel = "127.0.0.1", ports[2]
         self._folder = tempfile.TemporaryDirectory(prefix="rl-sentinel-")
         configuration = Path(self._folder.name) / "sentinel.conf"
         configuration.write_text(
             f"port {ports[2]}\nbind 127.0.0.1\ndir {self._folder.name}\n"
-            f"sentinel monitor {NAME} 127.0.0.1 {ports[0]} 1\n"
+            f"sentinel monitor {NAME} 127.0.0.1 {reached} 1\n"
             f"sentinel down-after-milliseconds {NAME} 60000\n" + "\n".join(settings) + "\n"
         )
         with (Path(self._folder.name) / "log").open("wb") as log:
@@ -68,10 +69,23 @@ class WatchedPrimary:
             time.sleep(0.05)
 
     def fail_over(self):
-        before = self._admin.sentinel_get_master_addr_by_name(NAME)
         # Refused for as long as the Sentinel has not heard enough of the replica.
         self._until(lambda: self._admin.execute_command("SENTINEL", "FAILOVER", NAME))
-        self._until(lambda: self._admin.sentinel_get_master_addr_by_name(NAME) != before)
+        self.wait_failed_over()
+
+    def wait_failed_over(self):
+        """Return when the replica is the primary."""
+        self._until(lambda: self._admin.sentinel_get_master_addr_by_name(NAME)[1] == self.replica.port)
+
+    def wait_demoted(self):
+        """Return when the former primary is a replica of the new one, and has what that has."""
+        with self.primary.client() as client:
+            self._until(lambda: client.info("replication").get("master_link_status") == "up")
+
+    def kill(self):
+        """End the primary at once."""
+        self.primary.process.kill()
+        self.primary.process.wait(10)
 
     def __enter__(self):
         return self

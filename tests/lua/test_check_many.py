@@ -2,90 +2,9 @@
 
 import pytest
 from helpers.batch_scenarios import scenarios
-from helpers.lua_tools import PlainServer, SortedSet
+from helpers.worlds import PLAIN_NOW, Plain, Real, at_once, completed, needlessly_left_out, one_by_one, told_at_once
 from hypothesis import HealthCheck, given, settings
 from properties.promises import batches
-from redis.exceptions import ResponseError
-from vectors.packing import together
-
-from ratelimit.scripts import load
-
-RETRY_INDIVIDUALLY = -5
-PLAIN_NOW = 1_772_625_600_123_456
-"""The time of PlainServer."""
-
-
-def one_by_one(ask, asked):
-    return [ask("check", prepared.keys, prepared.arguments) for prepared in asked]
-
-
-def at_once(ask, asked):
-    """As a gateway does: all in one call, and those that were left out alone, in order."""
-    replies = ask("check_many", *together([(each.keys, each.arguments, each.layout) for each in asked]))
-    assert len(replies) == len(asked)
-    return [
-        ask("check", prepared.keys, prepared.arguments) if reply == RETRY_INDIVIDUALLY else reply
-        for prepared, reply in zip(asked, replies, strict=True)
-    ]
-
-
-class Real:
-    """A server that holds a state; shared buckets may have an expiry."""
-
-    def __init__(self, client, state):
-        self._client = client
-        client.flushall()
-        for key, value in state.items():
-            if isinstance(value, bytes):
-                client.set(key, value, px=10**7)
-            elif isinstance(value, SortedSet):
-                client.zadd(key, value)
-            else:
-                client.hset(key, mapping=value)
-
-    def ask(self, script, keys, arguments):
-        source = load(script).source
-        try:
-            return self._client.eval(source, len(keys), *keys, *arguments)
-        except ResponseError as error:
-            return str(error)
-
-    def held(self):
-        """Each key's value, and whether it expires."""
-        found = {}
-        for key in self._client.keys("*"):
-            match self._client.type(key):
-                case b"hash":
-                    value = self._client.hgetall(key)
-                case b"zset":
-                    value = self._client.zrange(key, 0, -1, withscores=True)
-                case _:
-                    value = self._client.get(key)
-            found[key] = value, self._client.pttl(key) > 0
-        return found
-
-
-class Plain:
-    """The same on a dict, at a server's clock that stands still."""
-
-    def __init__(self, state):
-        kept = {
-            key.encode(): value
-            if isinstance(value, bytes)
-            else type(value)({name.encode(): part for name, part in value.items()})
-            for key, value in state.items()
-        }
-        self._servers = {script: PlainServer(kept, script) for script in ("check", "check_many")}
-        self._servers["check_many"].expiries = self._servers["check"].expiries
-
-    def ask(self, script, keys, arguments):
-        try:
-            return self._servers[script].eval([key.encode() for key in keys], list(arguments))
-        except TypeError:
-            return "WRONGTYPE"
-
-    def held(self):
-        return self._servers["check"].state, self._servers["check"].expiries
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -96,7 +15,9 @@ def test_checks_at_once_are_as_one_after_the_other(client, world):
     alone = Real(client, state)
     expected = one_by_one(alone.ask, asked), alone.held()
     together = Real(client, state)
-    assert (at_once(together.ask, asked), together.held()) == expected
+    replies = told_at_once(together.ask, asked)
+    assert needlessly_left_out(state, asked, replies, expected[0]) == []
+    assert (completed(together.ask, asked, replies), together.held()) == expected
 
 
 @pytest.mark.slow

@@ -72,6 +72,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         ({"quota": DAILY, "plan": (1000, 1, 100_000_000)}, 60_000 + 100_000_000),
         ({"quota": MONTHLY}, 60_000 + UNTIL_MIDNIGHT + 27 * DAY // 1000),
         ({"plan": (0, 0, 0)}, 60_000),
+        ({"plan": (0, 0, 0), "least": 0}, 60_000),
+        ({"plan": (10**9, 1, 1)}, 1_060_000),
     ],
     ids=[
         "the bucket",
@@ -84,6 +86,8 @@ MONTHLY = (100, TODAY - 3, TODAY + 28, TODAY + 59)
         "a bucket beyond the window",
         "a long window",
         "no limit",
+        "no limit, and no least",
+        "a bucket that counts in whole tokens",
     ],
 )
 def test_the_latest_of_all_ends_is_the_expiry(limits, milliseconds):
@@ -105,15 +109,32 @@ def test_shared_buckets_are_not_in_the_hash():
     server = PlainServer({})
     check(server, request(SLOW), PLAN.encode(), keys=[STAGE])
     assert (expiry_of(server), expiry_of(server, STAGE)) == (60_500, 1_060_000)
+    server = PlainServer({})
+    check(server, request(TEN, plan=SLOW), PLAN.encode(), keys=[STAGE])
+    assert (expiry_of(server), expiry_of(server, STAGE)) == (1_060_000, 60_500)
+
+
+def test_the_plans_state_does_not_say_when_a_methods_bucket_was_charged():
+    """Its time is that of a usual charge, and 0 before there was one."""
+    before = stored(count(0, last=0))
+    before[IDENTITY.encode()][METHOD.encode()] = bucket(500_000, last=NOW - 1)
+    server = PlainServer(before)
+    server.expiries[IDENTITY.encode()] = b"PX", 5
+    assert len(check(server, request(TEN, plan=(0, 0, 0)), PLAN.encode(), METHOD.encode())) == 80
+    assert expiry_of(server) == 5
 
 
 @pytest.mark.parametrize(
     ("last", "is_due"), [(HALF_MINUTE - 1, True), (HALF_MINUTE, False), (NOW - 1, False), (NOW, False)]
 )
-@pytest.mark.parametrize("place", ["the plan's", "a method's"])
+@pytest.mark.parametrize("place", ["the plan's", "a fast one", "a method's", "none"])
 def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
-    """By the bucket that is charged; alone by check.lua, and check_many.lua leaves it to that."""
-    if place == "the plan's":
+    """By the bucket that is charged, or the last charge; alone by check.lua, and check_many.lua leaves it to that."""
+    if place == "none":
+        before, asked = stored(count(0, last=last)), (request(plan=(0, 0, 0)), PLAN.encode())
+    elif place == "a fast one":
+        before, asked = stored(state(0, per=1, last=last)), (request(plan=(500_000, 1, 1)), PLAN.encode())
+    elif place == "the plan's":
         before, asked = stored(state(500_000, last=last)), (request(), PLAN.encode())
     else:
         method = {METHOD.encode(): bucket(500_000, last=last)}
@@ -122,7 +143,8 @@ def test_an_expiry_is_put_off_once_in_half_a_minute(last, is_due, place):
     server = PlainServer(deepcopy(before))
     server.expiries[IDENTITY.encode()] = b"PX", 5
     check(server, *asked)
-    assert expiry_of(server) == (60_500 if is_due else 5)
+    expected = 60_000 if place == "none" else 60_500
+    assert expiry_of(server) == (expected if is_due else 5)
     keys, arguments = together([((IDENTITY,), asked, bytes((len(asked) - 2, 0)))])
     many = PlainServer(before, "check_many")
     (reply,) = many.eval([key.encode() for key in keys], arguments)
@@ -220,3 +242,53 @@ def test_one_of_so_many_is_counted(one_in):
         server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, one_in)), PLAN.encode()])
         is_counted = (int.from_bytes(raw) >> 2) % one_in == 0
         assert server.state.get(COUNTED.encode()) == ({digest: float("inf")} if is_counted else None)
+
+
+@pytest.mark.parametrize("bit", range(18))
+def test_each_of_18_bits_counts(bit):
+    """A digest whose number has one bit alone is divisible by the powers of 2 up to it."""
+    digest = urlsafe_b64encode((2**bit << 2).to_bytes(16))[:22]
+    for power in range(19):
+        server = PlainServer({})
+        keys = b"ratelimit:{~%s}" % digest, COUNTED.encode()
+        server.eval(keys, [request(now=NOW, flags=161, tail=(2**20, 2**power)), PLAN.encode()])
+        assert (COUNTED.encode() in server.state) == (power <= bit)
+
+
+@pytest.mark.parametrize(("last", "is_judged"), [(HALF_MINUTE, True), (HALF_MINUTE - 1, False)])
+@pytest.mark.parametrize("limits", ["a method's bucket", "none"])
+def test_without_a_bucket_of_the_plan(limits, last, is_judged):
+    """The method's bucket alone tells when it was charged last; without any limit, the plan's state does."""
+    has_bucket = limits != "none"
+    of_the_plan = state(per=0, last=0 if has_bucket else last, day_used=1)
+    hash_ = {b"r": TOKEN, PLAN.encode(): of_the_plan, METHOD.encode(): bucket(500_000, last=last)}
+    further = [TEN] * has_bucket
+    asked = (request(*further, plan=(0, 0, 0)), PLAN.encode(), *([METHOD.encode()] * has_bucket))
+    keys, arguments = together([((IDENTITY,), asked, bytes((has_bucket, 0)))])
+    server = PlainServer({IDENTITY.encode(): hash_}, "check_many")
+    (reply,) = server.eval([key.encode() for key in keys], arguments)
+    assert (reply != -5) is is_judged
+
+
+def test_a_character_of_a_digest_that_is_none_counts_as_the_first():
+    """So no name of an identity fails a check: one in 64 is counted, by the last of three characters."""
+    name_of = "ratelimit:{{~xxxxxxxxxxxxxxxxxx{}x}}".format
+    for characters, is_counted in (("AAA", True), ("AA!", True), ("%%A", True), ("AAB", False), ("AA_", False)):
+        server = PlainServer({})
+        keys = [part.encode() for part in (name_of(characters), COUNTED)]
+        server.eval(keys, [request(flags=161, tail=(9, 64)), PLAN.encode()])
+        assert (COUNTED.encode() in server.state) is is_counted
+
+
+@pytest.mark.parametrize(("last", "is_due"), [(HALF_MINUTE, False), (HALF_MINUTE - 1, True)])
+def test_a_plans_bucket_beside_a_methods(last, is_due):
+    """The plan's was charged last before this half minute: that puts off the expiry; its P is the least there is."""
+    hash_ = {b"r": TOKEN, PLAN.encode(): state(3, per=1, last=last), METHOD.encode(): bucket(500_000, last=HALF_MINUTE)}
+    asked = (request(TEN, plan=(5, 1, 1)), PLAN.encode(), METHOD.encode())
+    server = PlainServer({IDENTITY.encode(): dict(hash_)})
+    check(server, *asked)
+    assert (expiry_of(server) is not None) is is_due
+    keys, arguments = together([((IDENTITY,), asked, bytes((1, 0)))])
+    many = PlainServer({IDENTITY.encode(): dict(hash_)}, "check_many")
+    (reply,) = many.eval([key.encode() for key in keys], arguments)
+    assert (reply == -5) is is_due

@@ -7,7 +7,22 @@ import struct
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.packing import ACCOUNT, KEY, METHOD, PLAN, STAGE, TEN, bucket, doubles, state, together, version_token
+from vectors.packing import (
+    ACCOUNT,
+    DAY,
+    KEY,
+    METHOD,
+    PLAN,
+    STAGE,
+    TEN,
+    TODAY,
+    bucket,
+    count,
+    doubles,
+    state,
+    together,
+    version_token,
+)
 
 NOW = 1_772_625_600_123_456
 HALF_MINUTE = 1_772_625_600_000_000
@@ -76,11 +91,12 @@ def test_an_expiry_is_set_anew_once_in_half_a_minute(before, command, script):
 
 
 @pytest.mark.parametrize("script", ["check", "check_many"])
-def test_milliseconds_are_rounded_down(script):
+@pytest.mark.parametrize(("per", "milliseconds"), [(1_000_000, 60_142), (1_005_000, 60_143)])
+def test_milliseconds_are_rounded_down(script, per, milliseconds):
     """7 tokens per second and a burst of 1 fill in 142857.1 us: 60142 ms."""
     server = PlainServer(stored(), script)
-    ask_by(script, server, request((1, 7, 1_000_000)))
-    assert written(server)[-1][3:] == (b"PX", 60_142)
+    ask_by(script, server, request((1, 7, per)))
+    assert written(server)[-1][3:] == (b"PX", milliseconds)
 
 
 def test_a_first_check_sets_the_whole_expiry():
@@ -92,6 +108,37 @@ def test_a_first_check_sets_the_whole_expiry():
     server = PlainServer(stored() | {ACCOUNT.encode(): moved})
     assert ask(server, request(SLOW), PLAN.encode())[0] == 0
     assert written(server) == [("SET", ACCOUNT.encode(), bucket(0, per=10_000_000, last=NOW), b"PX", 1_060_000)]
+
+
+def test_a_bucket_below_zero_is_kept_until_it_is_full():
+    """A journal took 10 tokens more than there were; a denial moves it to the present: 110 tokens, one in 5 s."""
+    moved = bucket(-100_000_000, per=10_000_000, last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request((100, 2, 10_000_000)), PLAN.encode())[0] == 0
+    assert written(server)[-1][3:] == (b"PX", 610_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "level", "milliseconds"), [((1, 1, 999), 0, 60_000), ((2, 1, 1000), 999, 60_002), ((5, 0, 1), 4, 60_000)]
+)
+def test_a_denial_that_moves_a_bucket_sets_its_expiry(limits, level, milliseconds):
+    """To the time in which it fills, and a minute more; one that never fills is kept for the minute."""
+    moved = bucket(level, per=limits[2], last=NOW + 2_000_001)
+    server = PlainServer(stored() | {ACCOUNT.encode(): moved})
+    assert ask(server, request(limits), PLAN.encode())[0] == 0
+    held = bucket(level, per=limits[2], last=NOW)
+    assert written(server) == [("SET", ACCOUNT.encode(), held, b"PX", milliseconds)]
+
+
+def test_a_denial_before_a_windows_start_writes_nothing():
+    """Within the tolerance of clocks the count goes on in the window that has not begun: nothing has moved."""
+    midnight = (TODAY + 1) * DAY
+    used_up = {KEY.encode(): {b"r": version_token(), PLAN.encode(): count(100, first=TODAY + 1)}}
+    for before_us, writes in ((1_000_000, []), (2_000_001, ["HSET"])):
+        server = PlainServer({KEY.encode(): dict(used_up[KEY.encode()])})
+        limits = struct.pack("<11d", midnight - before_us, 1, 0, 1, 0, 0, 0, 100, TODAY, TODAY + 1, TODAY + 2)
+        assert ask(server, limits + version_token(), PLAN.encode(), keys=[KEY])[0] == 0
+        assert [call[0] for call in written(server)] == writes
 
 
 @pytest.mark.parametrize("script", ["check", "check_many"])
@@ -167,6 +214,7 @@ def but(place, value):
         ((), ()),
         ((KEY,), ()),
         ((KEY,), GOOD[1:]),
+        ((), (b"", b"")),
         ((KEY, ACCOUNT), but(0, b"")),
         ((KEY, ACCOUNT), but(0, b"\0")),
         ((KEY, ACCOUNT), but(0, bytes((0, 1, 0)))),
@@ -186,6 +234,7 @@ def but(place, value):
         "nothing",
         "a key alone",
         "a list too few",
+        "two lists",
         "no question",
         "half a question",
         "a question and a half",
@@ -217,6 +266,88 @@ def test_a_question_that_there_is_not_is_left_out():
     arguments = bytes((0, 0)), version_token() * 4, numbers, request(), PLAN.encode()
     admitted = state(400_000, last=NOW, day_used=1)
     assert ask(server, *arguments, keys=("other", KEY, KEY, KEY)) == [admitted, -5, -5, -5]
+
+
+@pytest.mark.parametrize("number", [0, 2, 255])
+def test_a_question_that_there_is_not_comes_first(number):
+    """It is left out, and those after it are answered, also the one whose key is the first of all."""
+    key, other = KEY.encode(), b"other"
+    server = PlainServer(stored() | {other: dict(stored()[key])}, "check_many")
+    numbers = bytes((number, 0, 1, 0, number, 0, 1, 0))
+    arguments = bytes((0, 0)), version_token() * 4, numbers, request(), PLAN.encode()
+    admitted = state(400_000, last=NOW, day_used=1)
+    assert ask(server, *arguments, keys=("none", KEY, "none", "other")) == [-5, admitted, -5, admitted]
+    arguments = bytes((0, 1)), version_token() * 3, bytes((1, 0, number, 0, 1, 0)), request(TEN), PLAN.encode()
+    replies = ask(server, *arguments, keys=(ACCOUNT, KEY, "none", "other"))
+    assert [len(replies[0]), replies[1], len(replies[2])] == [80, -5, 80]
+
+
+def test_templates_that_name_the_same_fields_read_and_write_once():
+    """Two costs of one key, in turn: one HMGET, one GET, one HSET, one SET."""
+    server = PlainServer(stored() | {ACCOUNT.encode(): bucket(500_000, last=HALF_MINUTE - 1)}, "check_many")
+    server.state[KEY.encode()][METHOD.encode()] = bucket(500_000, last=NOW)
+    asked = [
+        ((KEY, ACCOUNT), (request(TEN, TEN, cost=cost), PLAN.encode(), METHOD.encode()), bytes((1, 1)))
+        for cost in (1, 2, 1)
+    ]
+    replies = ask_at_once(server, *asked)
+    assert replies[-1] == state(100_000, last=NOW, day_used=4) + bucket(100_000, last=NOW) * 2
+    assert [call[:2] for call in server.calls] == [
+        ("TIME",),
+        ("GET", ACCOUNT.encode()),
+        ("HMGET", KEY.encode()),
+        ("HSET", KEY.encode()),
+        ("SET", ACCOUNT.encode()),
+    ]
+    assert server.state[KEY.encode()][METHOD.encode()] == bucket(100_000, last=NOW)
+
+
+def test_what_was_read_for_a_denial_is_not_read_again():
+    """The account's bucket denies a cost of 3, and admits one of 2 that comes in another template."""
+    server = PlainServer(stored() | {ACCOUNT.encode(): bucket(200_000, last=NOW)}, "check_many")
+    asked = [((KEY, ACCOUNT), (request(TEN, cost=cost), PLAN.encode()), bytes((0, 1))) for cost in (3, 2)]
+    denied, admitted = ask_at_once(server, *asked)
+    assert (denied[0], admitted) == (0, state(300_000, last=NOW, day_used=2) + bucket(0, last=NOW))
+    assert [call[0] for call in server.calls].count("GET") == 1
+
+
+def test_templates_of_two_plans_keep_their_states_apart():
+    """A key may have another plan on another stage: its fields are others, though there are as many."""
+    silver = b"p:silver"
+    server = PlainServer(stored(), "check_many")
+    server.state[KEY.encode()][silver] = state(300_000, last=NOW - 1)
+    asked = [((KEY,), (request(), plan), bytes(2)) for plan in (PLAN.encode(), silver, PLAN.encode(), silver)]
+    assert ask_at_once(server, *asked) == [
+        state(400_000, last=NOW, day_used=1),
+        state(200_001, last=NOW, day_used=1),
+        state(300_000, last=NOW, day_used=2),
+        state(100_001, last=NOW, day_used=2),
+    ]
+    held = server.state[KEY.encode()]
+    assert (held[PLAN.encode()], held[silver]) == (
+        state(300_000, last=NOW, day_used=2),
+        state(100_001, last=NOW, day_used=2),
+    )
+
+
+def test_a_key_whose_bucket_is_unusual_leaves_out_no_other():
+    """Of two keys the first has a method's bucket in another P."""
+    other = KEY.replace("k1", "k2")
+    server = PlainServer(stored() | {other.encode(): dict(stored()[KEY.encode()])}, "check_many")
+    server.state[KEY.encode()][METHOD.encode()] = bucket(5, per=7, last=NOW)
+    server.state[other.encode()][METHOD.encode()] = bucket(500_000, last=NOW)
+    asked = [((key,), (request(TEN), PLAN.encode(), METHOD.encode()), bytes((1, 0))) for key in (KEY, other)]
+    left_out, admitted = ask_at_once(server, *asked)
+    assert (left_out, admitted) == (-5, state(400_000, last=NOW, day_used=1) + bucket(400_000, last=NOW))
+
+
+def test_a_callers_clock_is_any_that_is_not_0():
+    """A microsecond after 1970."""
+    server = PlainServer(stored(500_000, last=0, day=0) | {ACCOUNT.encode(): bucket(500_000, last=0)}, "check_many")
+    charged = state(400_000, last=1, day=0, day_used=1), bucket(400_000, last=1)
+    asked = (KEY, ACCOUNT), (request(TEN, now=1), PLAN.encode()), bytes((0, 1))
+    assert ask_at_once(server, asked) == [b"".join(charged)]
+    assert written(server)[-1] == ("SET", ACCOUNT.encode(), charged[1])
 
 
 def test_having_just_loaded_the_catalogue_is_nothing_unusual():

@@ -7,7 +7,7 @@ from helpers.lua_mutation import bug
 
 from ratelimit.scripts import load
 
-HASH, DAYS, SHARED = "ns:{k1}", "ns:{k1}:days", "ns:account"
+HASH, DAYS, SHARED, NOTE = "ns:{k1}", "ns:{k1}:days", "ns:account", "l:one"
 P, R, BURST = 1_000_000, 3, 100  # 3 tokens a second
 DAY = 20_516
 CHARGED = DAY * 86_400_000_000 + 40_000_000_000
@@ -28,21 +28,27 @@ def bucket(**other):
 @pytest.fixture
 def redis(backend):
     with backend.client() as client:
-        client.hset(HASH, mapping={"p:gold": state(), "b:gold:m": bucket(), "r": "epoch--10000000007stamp--1"})
+        token = "epoch--10000000007stamp--1"
+        client.hset(HASH, mapping={"p:gold": state(), "b:gold:m": bucket(), NOTE: note(), "r": token})
         client.set(SHARED, bucket())
         yield client
+
+
+def note(units=20, at=CHARGED, window=WINDOW, day=DAY):
+    """What is noted of a lease."""
+    return struct.pack("<4d", units, at, window, day)
 
 
 def return_lease(
     redis, units=20, after_us=1_000_000, waited_us=None, version_token="epoch--10000000007", shared=(SHARED,)
 ):
-    """Give units back, `after_us` after the charge by the server and `waited_us` by the caller."""
+    """Return units of a lease, `after_us` after the charge by the server and `waited_us` by the caller."""
     now, waited = CHARGED + after_us, after_us if waited_us is None else waited_us
-    head = struct.pack("<9d", now, units, CHARGED, waited, BURST, R, P, WINDOW, DAY)
+    head = struct.pack("<6d", now, units, waited, BURST, R, P)
     further = struct.pack("<6d", BURST, R, P, BURST, R, P)
-    fields = (version_token, "p:gold", f"d:gold:{DAY}", "b:gold:m")
+    fields = (version_token, "p:gold", NOTE, "b:gold:m")
     keys = (HASH, DAYS, *shared)
-    assert redis.eval(load("return_lease").source, len(keys), *keys, head + further, *fields) == 1
+    return redis.eval(load("return_lease").source, len(keys), *keys, head + further, *fields)
 
 
 def levels(redis):
@@ -170,6 +176,74 @@ def test_nothing_is_created(redis):
     assert redis.exists(HASH, SHARED, DAYS) == 0
 
 
+@pytest.mark.parametrize(("units", "noted", "refunded"), [(20, 20, 20), (5, 20, 5), (21, 20, 20), (0, 20, 0)])
+def test_no_more_is_refunded_than_was_charged(redis, units, noted, refunded):
+    """By the note, which goes; the caller may know less, or have spent some."""
+    redis.hset(HASH, NOTE, note(noted))
+    assert return_lease(redis, units, after_us=0) == refunded
+    assert levels(redis) == [(10 + refunded) * P] * 3
+    assert counts(redis) == (50 - refunded,) * 2
+    assert not redis.hexists(HASH, NOTE)
+
+
+def test_a_lease_is_returned_once(redis):
+    """However often it is asked for; and a request for it that comes then would find that it was returned."""
+    assert [return_lease(redis, after_us=after_us) for after_us in (0, 1, 2)] == [20, 0, 0]
+    assert counts(redis) == (30, 30)
+    assert struct.unpack("<4d", redis.hget(HASH, NOTE)) == (0, CHARGED + 1, -1, 0)
+
+
+def test_a_lease_that_was_not_granted_leaves_a_note_of_no_units(redis):
+    """Notes that are outdated make room for it."""
+    redis.hdel(HASH, NOTE)
+    redis.hset(HASH, "l:old", note(at=CHARGED - 60_000_000))
+    assert return_lease(redis, after_us=0) == 0
+    assert (levels(redis), counts(redis)) == ([10 * P] * 3, (50, 50))
+    assert struct.unpack("<4d", redis.hget(HASH, NOTE)) == (0, CHARGED, -1, 0)
+    assert not redis.hexists(HASH, "l:old")
+
+
+def test_a_note_alone_can_be_removed(redis):
+    """Of a lease that was spent: 0 units come back; where it is gone, nothing is written."""
+    for _ in range(2):
+        assert return_lease(redis, 0) == 0
+        assert (levels(redis), counts(redis)) == ([10 * P] * 3, (50, 50))
+        assert not redis.hexists(HASH, NOTE)
+
+
+@pytest.mark.parametrize(("notes", "has_room"), [(255, True), (256, False)])
+def test_there_are_no_more_notes_than_there_may_be(redis, notes, has_room):
+    """256, those of no units included; a lease that is requested meets the same bound."""
+    redis.hdel(HASH, NOTE)
+    redis.hset(HASH, mapping={f"l:{number}": note(at=CHARGED + 1_000_000) for number in range(notes)})
+    head = struct.pack("<11d", CHARGED + 1_000_000, 2, 0, 257, BURST, R, P, -1, 0, 0, 0)
+    request = head + b"epoch--10000000007stamp--1"
+    reply = redis.eval(load("check").source, 1, HASH, request, "p:gold", "l:new", "")
+    assert (reply == [-6, CHARGED + 1_000_000]) is not has_room
+    assert redis.hexists(HASH, "l:new") is has_room
+    redis.hdel(HASH, "l:new")
+    assert return_lease(redis) == 0
+    assert redis.hexists(HASH, NOTE) is has_room
+
+
+@pytest.mark.parametrize(
+    "noted", [bytes(31), bytes(32), note(units=-1), note(units=0.5), note(at=float("nan"))], ids=bytes.hex
+)
+def test_a_note_that_is_none_refunds_nothing(redis, noted):
+    """It stays until it is outdated."""
+    redis.hset(HASH, NOTE, noted)
+    assert return_lease(redis) == 0
+    assert (levels(redis), counts(redis)) == ([10 * P] * 3, (50, 50))
+    assert redis.hget(HASH, NOTE) == noted
+
+
+def test_units_that_were_charged_to_no_quota_come_back_to_none(redis):
+    """The plan had none then; what the count says is of a former one."""
+    redis.hset(HASH, NOTE, note(window=-1))
+    return_lease(redis)
+    assert counts(redis) == (50, 30)
+
+
 def test_an_expiry_stays(redis):
     """A shared bucket is written in place."""
     redis.pexpire(SHARED, 50_000)
@@ -202,6 +276,10 @@ def test_an_expiry_stays(redis):
             ({"window": WINDOW + 64}, (50, 30)),
         ),
         ("math.max(level, its_burst * its_per)", "level + credit", test_no_bucket_gets_above_its_burst, ()),
+        ("units = math.min(units, noted_units)\n", "", test_no_more_is_refunded_than_was_charged, (21, 20, 20)),
+        ("call('HDEL', KEYS[1], note_field)\n", "", test_a_lease_is_returned_once, ()),
+        ("units > 0 and stored_token and", "stored_token and", test_a_note_alone_can_be_removed, ()),
+        (" and outdated_notes(KEYS[1], now)", " and {}", test_there_are_no_more_notes_than_there_may_be, (256, False)),
     ],
 )
 def test_a_seeded_bug_is_found(redis, right, wrong, test, arguments):

@@ -85,20 +85,21 @@ def expected_of(bucket, level, last, cost, now_us, peeks):
     """The model's verdict, and what it holds afterwards."""
     reference = Reference()
     place = ("" if bucket.shared else "k1", bucket.field_or_key or bucket.name)
-    reference._states[place] = _Tokens(Fraction(level, bucket.throttle.ratio[1]), last)
+    per = bucket.throttle.ratio[1]
+    reference._states[place] = _Tokens(Fraction(level, per), last, per)
     ask = would if peeks else Reference.check
     return ask(reference, "k1", [bucket], cost, now_us), reference
 
 
 @pytest.mark.parametrize("place", BUCKETS)
 def test_buckets(server, place):
-    """Each level of each small bucket, before, at and behind its time, charged and looked at; and as time goes on."""
+    """Each level of each small bucket, below zero too, before, at and behind its time, charged and peeked at; later."""
     with server.client() as client:
         batch, cases = Batch(client), []
         for (rate, per), burst in product(RATIOS, (1, 2, 3)):
             bucket, stored = as_asked(Throttle(Fraction(rate * 10**6, per), burst), place)
             call = CompiledLimits([bucket], PLAN)
-            for level, ahead in product(range(burst * per + 2), AHEAD):
+            for level, ahead in product(range(-burst * per - 1, burst * per + 2), AHEAD):
                 fields, shared = stored(level, NOW + ahead)
                 for cost, peeks in product((*range(1, burst + 2), 2**60), (False, True)):
                     batch.ask(call, fields, shared, NOW, cost, PEEK if peeks else 0)
@@ -181,7 +182,7 @@ def test_several_limits(server):
             QuotaCount("quota:gold", Quota(3, "DAY")),
         )
         call = CompiledLimits([bucket, quota], PLAN)
-        for level, ahead, used, granted, cost in product(range(10), AHEAD, range(5), (-1, 0, 2), (1, 2, 3, 4)):
+        for level, ahead, used, granted, cost in product(range(-2, 10), AHEAD, range(5), (-1, 0, 2), (1, 2, 3, 4)):
             packed = state(level, per=3, last=NOW + ahead, window=TODAY * 64 + 1, used=used, granted=granted)
             batch.ask(call, {PLAN: packed}, None, NOW, cost, 0)
             cases.append((level, ahead, used - granted, cost))
@@ -189,7 +190,7 @@ def test_several_limits(server):
         assert len(cases) > 5000
         for reply, (level, ahead, used, cost) in zip(replies, cases, strict=True):
             reference = Reference()
-            reference._states[("k1", "plan:gold")] = _Tokens(Fraction(level, 3), NOW + ahead)
+            reference._states[("k1", "plan:gold")] = _Tokens(Fraction(level, 3), NOW + ahead, 3)
             reference._states[("k1", "quota:gold")] = _Window(TODAY * DAY_US, (TODAY + 1) * DAY_US, used)
             if cost <= quota.quota.limit:  # more than the limit, where more was granted, is no model's case
                 verdict = reference.check("k1", call.limits, cost, NOW)

@@ -15,7 +15,9 @@ import pytest
 import redis
 from helpers.clock import FakeClock
 from helpers.commands import run
+from helpers.journal import journal_charger
 from helpers.redis_snapshot import exact_snapshot
+from helpers.requests import reply_to
 from helpers.waiting import wait_for
 
 from ratelimit import (
@@ -31,8 +33,9 @@ from ratelimit import (
     Throttle,
     UsagePlan,
 )
+from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.registry.key_values import Digester
-from ratelimit.scripts import folder, load
+from ratelimit.scripts import ScriptCall, folder, load
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
 CHECKING = ["eval", "evalsha", "time", "get", "mget", "set", "setrange", "hget", "hmget", "hset", "hgetall"]
@@ -41,8 +44,8 @@ AFTER_CHECKING = ["hkeys", "hdel", "xadd"]
 """Days of metering moved to the archive, alerts."""
 FLUSHING = ["hincrby", "expire"]
 """Refusals flushed in sums: of no use on any other key."""
-OF_IDENTITIES = ["pttl", "pexpire", "zcount", "zadd", "zremrangebyscore"]
-"""Expiry of the hashes of identities, and their number: of no use on a key's."""
+EXPIRING = ["pttl", "pexpire", "zcount", "zadd", "zremrangebyscore"]
+"""Expiry of identities' hashes, and their number; ids of journals without a key; processes. Of no use on a key's."""
 LISTENING = ["subscribe"]
 """Pushed changes."""
 WARNING = ["info"]
@@ -62,8 +65,10 @@ WRITTEN = [
     "~ratelimit:account",
     "~ratelimit:alerts",
     "~ratelimit:identities:*",
+    "~{ratelimit}:journal",
+    "~{ratelimit}:replicas",
 ]
-EXPIRING = ["~ratelimit:{~*}", "~ratelimit:identities:*"]
+EXPIRING_NAMES = ["~ratelimit:{~*}", "~ratelimit:identities:*", "~{ratelimit}:journal", "~{ratelimit}:replicas"]
 DENIALS = "~ratelimit:denials:*"
 EVERYTHING = ["~ratelimit:*", "~{ratelimit}:*"]
 ADMIN = [
@@ -97,7 +102,10 @@ ADMIN = [
     "persist",
     "publish",
     "script|load",
+    "wait",
+    "info",
 ]
+"""The last two: what waits for replicas."""
 
 WATCHER = ["xread", "xreadgroup", "xgroup", "xack", "xrevrange"]
 """`ratelimit watch`: alerts, alone and as a member of a group."""
@@ -155,7 +163,7 @@ def gateway_of(server, root, without=""):
     """Let the gateway do what it may, but for one command or name; return its URL."""
     commands, flushing, expiring, read, written, denials, expiring_names = (
         [item for item in items if item != without]
-        for items in (GATEWAY, FLUSHING, OF_IDENTITIES, READ, WRITTEN, [DENIALS], EXPIRING)
+        for items in (GATEWAY, FLUSHING, EXPIRING, READ, WRITTEN, [DENIALS], EXPIRING_NAMES)
     )
     if server.name == "redis6":
         return url_of(server, root, "gateway", commands + flushing + expiring, read + written + denials)
@@ -188,6 +196,10 @@ def as_gateway(server, root, url, plan_file):
     request = key.value, STAGE, METHOD
     with Limiter.from_url(url, deadline=5, denial_cache=False) as limiter:
         identities = [(Identity(subject, "free"), STAGE, METHOD) for subject in ("one", "another")]
+        with contextlib.suppress(StoreError):
+            journal_charger(limiter, None, STAGE, "GET /health")()
+        with contextlib.suppress(StoreError):
+            reply_to(limiter._store, ScriptCall(load("heartbeat"), ("{ratelimit}:replicas",), ("0", "life---1")))
         decisions += decided(
             limiter, *identities, *[request] * 4, (None, STAGE, "GET /health"), ("x" * 20, STAGE, METHOD)
         )
@@ -258,6 +270,7 @@ def as_admin(url, plan_file, *, go_on=False):
             lambda: [catalog.get_key(made[0]), catalog.keys(), catalog.list_keys()],
             lambda: catalog.update_key(made[0], name="two"),
             lambda: catalog.rotate_key(made[0], grace_s=60),
+            lambda: catalog.update_key(made[0], enabled=True, durable=True),
             lambda: catalog.rotate_key(made[0]),
             lambda: catalog.usage("gold", "2026-03-01", "2026-03-04"),
             lambda: catalog.set_remaining("gold", made[0], 2),
@@ -285,7 +298,7 @@ def test_a_gateway_needs_no_more(server, root, plan_file):
     assert refused(root) == set()
 
 
-@pytest.mark.parametrize("command", [*GATEWAY, *FLUSHING, *OF_IDENTITIES])
+@pytest.mark.parametrize("command", [*GATEWAY, *FLUSHING, *EXPIRING])
 def test_a_gateway_needs_no_less(server, root, plan_file, command):
     """Each of its commands is one that it sends, or that a script of its sends."""
     as_gateway(server, root, gateway_of(server, root, command), plan_file)
@@ -319,7 +332,7 @@ def test_a_gateway_lets_no_key_expire(server, root):
 def test_a_gateway_that_may_only_check_decides_alike(server, root, plan_file):
     """What comes after a check or beside it may be refused: decisions do not depend on it, but for alerts."""
     plan_file.write_text(FILE.replace("alerts = [50]\n", ""))
-    url = url_of(server, root, "gateway", CHECKING + OF_IDENTITIES, READ + WRITTEN)
+    url = url_of(server, root, "gateway", CHECKING + EXPIRING, READ + WRITTEN)
     assert as_gateway(server, root, url, plan_file) == DECISIONS
     assert refused(root) == {"info", "subscribe", "hkeys", "hincrby"}
 
@@ -499,9 +512,9 @@ def test_a_hardened_gateway_says_what_to_do(server, root, hardened):
         assert decision.error.endswith(": run `ratelimit scripts load`)")
         ran = run("scripts", "load", "--url", url_of(server, root, "admin", ADMIN))
         assert ran.exit_code == 0
-        shas = {name: load(name).sha for name in ("check", "check_many", "return_lease", "archive", "repair")}
+        shas = {name: load(name).sha for name in GATEWAY_SCRIPTS}
         assert ran.stdout == "".join(f"{sha}  {name}\n" for name, sha in shas.items())
-        assert root.script_exists(*shas.values()) == [True] * 5
+        assert root.script_exists(*shas.values()) == [True] * 7
         assert limiter.check(key.value, STAGE, METHOD).allowed
     root.acl_log_reset()
     assert lease_spent(server, root, hardened)[:2] == ([True] * 50, 50)
@@ -541,8 +554,9 @@ def test_the_contract_lists_the_same_permissions():
     begin = ["on", ">change-me", "resetkeys"]
     gateway = {f"+{command}" for command in [*GATEWAY, "ping"]}  # for clients of one's own that look after connections
     flushing = [f"+{command}" for command in FLUSHING]
-    expiring = [f"+{command}" for command in OF_IDENTITIES]
-    groups = [f"({DENIALS}", flushing[0], f"{flushing[1]})", f"({EXPIRING[0]}", EXPIRING[1], *expiring[:-1]]
+    expiring = [f"+{command}" for command in EXPIRING]
+    groups = [f"({DENIALS}", flushing[0], f"{flushing[1]})"]
+    groups += [f"({EXPIRING_NAMES[0]}", *EXPIRING_NAMES[1:], *expiring[:-1]]
     assert old.keys() == {"gateway"}
     for words, names, rest in (
         (new["gateway"], [f"%R{name}" for name in READ] + WRITTEN, [*groups, f"{expiring[-1]})"]),

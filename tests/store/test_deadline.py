@@ -323,7 +323,7 @@ def test_a_pool_that_its_owner_has_used_up(server, key, twin, client):
         pytest.skip("the pool is the limiter's own, or takes connections in its own loop")
     own = client_of(client, server.url, is_async=False, max_connections=8)
     taken = [own.connection_pool.get_connection(*(["PING"] if client == "valkey" else [])) for _ in range(8)]
-    with own, Limiter(own, deadline=1) as limiter:
+    with own, Limiter(own, deadline=1, on_unavailable="closed") as limiter:
         assert all(limiter.check(key, STAGE, METHOD).allowed for _ in range(20))
         for connection in taken:
             own.connection_pool.release(connection)

@@ -73,7 +73,10 @@ def test_a_healthy_primary_that_is_deposed(name, kind, checks):
         catalog.put_plan(UsagePlan("gold", Throttle(1_000_000, 1_000_000), stages=[STAGE]))
         key = catalog.create_key(plans=["gold"])
         client.wait(1, 5000)
-        with checks(lambda: kind.from_url(watched.url, deadline=2), key.value) as steady, Observer(watched) as observer:
+        with (
+            checks(lambda: kind.from_url(watched.url, deadline=2, on_unavailable="closed"), key.value) as steady,
+            Observer(watched) as observer,
+        ):
             wait_for(lambda: len(steady.timed) > 100)
             assert all(timed.decision.allowed for timed in steady.timed[1:])
             watched.fail_over()
@@ -168,7 +171,9 @@ def test_a_command_by_url(pair):
 
 def test_what_waits_for_a_deposed_primary_ends(pair, is_async):
     """At once, long before its deadline, with the cause "deposed"; then the other one decides."""
-    with RunningLimiter(lambda kind: kind.from_url(pair.url, deadline=30), is_async) as limiter:
+    with RunningLimiter(
+        lambda kind: kind.from_url(pair.url, deadline=30, on_unavailable="closed"), is_async
+    ) as limiter:
         limiter.warm_up()
         assert limiter.check(pair.key.value, STAGE, METHOD).allowed
         pair.proxy.fault = "swallow"
@@ -186,7 +191,9 @@ def test_what_waits_for_a_deposed_primary_ends(pair, is_async):
 
 def test_nothing_stays_with_a_deposed_primary(pair, is_async):
     """No connection does: neither those of checks and administrators, nor the subscription to changes."""
-    with RunningLimiter(lambda kind: kind.from_url(pair.url, deadline=5, max_age=300), is_async) as limiter:
+    with RunningLimiter(
+        lambda kind: kind.from_url(pair.url, deadline=5, max_age=300, on_unavailable="closed"), is_async
+    ) as limiter:
         limiter.warm_up()
         limiter.run(limiter.limiter.catalog.plans)
         assert [limiter.check(pair.key.value, STAGE, METHOD).allowed for _ in range(6)] == [True] * 5 + [False]
@@ -212,7 +219,7 @@ def test_a_primary_that_takes_no_writes_any_more(pair, is_async, monkeypatch):
     """Its reply makes the limiter ask the Sentinels at once, though they publish nothing."""
     monkeypatch.setattr(sentinel, "INTERVAL_S", 3600)
     monkeypatch.setattr(sentinel, "SWITCH_CHANNEL", "nothing")
-    with RunningLimiter(lambda kind: kind.from_url(pair.url, deadline=5), is_async) as limiter:
+    with RunningLimiter(lambda kind: kind.from_url(pair.url, deadline=5, on_unavailable="closed"), is_async) as limiter:
         limiter.warm_up()
         assert limiter.check(pair.key.value, STAGE, METHOD).allowed
         wait_for(lambda: pair.sentinel.count(b"SUBSCRIBE") == 1)

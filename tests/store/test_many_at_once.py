@@ -40,7 +40,7 @@ def test_ten_thousand_tasks_and_a_server_that_is_far(server, limiter, keys):
     values = [limiter.catalog.create_key(plans=["gold"]).value for _ in range(keys)]
 
     async def all_at_once(url):
-        async with AsyncLimiter.from_url(url, deadline=0.25) as caller:
+        async with AsyncLimiter.from_url(url, deadline=0.25, on_unavailable="closed") as caller:
             for _ in range(3):  # it meets the keys; after the subscription it reads the catalogue once more
                 for first in range(0, keys, 100):
                     peeks = [caller.peek(value, STAGE, METHOD) for value in values[first : first + 100]]

@@ -44,14 +44,14 @@ def test_what_became_of_it(twin, fault, case, server, keys):
             proxy.fault = fault
 
         async def run_async():
-            async with AsyncLimiter.from_url(proxy.url, deadline=0.3) as limiter:
+            async with AsyncLimiter.from_url(proxy.url, deadline=0.3, on_unavailable="closed") as limiter:
                 if key is not None:
                     assert (await silent(limiter).check(keys["met"], STAGE, METHOD)).allowed
                 break_replies()
                 return await getattr(silent(limiter), call)(keys[key or "met"], STAGE, METHOD)
 
         def run_blocking():
-            with Limiter.from_url(proxy.url, deadline=0.3) as limiter:
+            with Limiter.from_url(proxy.url, deadline=0.3, on_unavailable="closed") as limiter:
                 if key is not None:
                     assert silent(limiter).check(keys["met"], STAGE, METHOD).allowed
                 break_replies()

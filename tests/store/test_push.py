@@ -297,6 +297,7 @@ def test_a_fork_while_another_thread_starts_to_listen(server, admin):
     assert child_of_one_that_starts_to_listen(server, admin[-1]) == 0
 
 
+@pytest.mark.slow
 def test_locks_that_a_child_takes_over_are_noticed(on_valkey):
     server, *admin = on_valkey
     with without_fork_resets():

@@ -53,13 +53,17 @@ def assert_refused(limiter, key, *words):
 def test_a_node_of_a_cluster(start):
     """That serves no slot yet."""
     server = start(port=free_port(), cluster_enabled="yes")
-    with Limiter.from_url(server.url, deadline=5) as limiter:
+    with Limiter.from_url(server.url, deadline=5, on_unavailable="closed") as limiter:
         assert_refused(limiter, "x" * 30, "CLUSTERDOWN", "this is a node of a cluster")
 
 
 def test_a_server_that_is_busy(start):
     server = start(lua_time_limit=1)
-    with server.client() as client, server.client() as other, Limiter.from_url(server.url, deadline=5) as limiter:
+    with (
+        server.client() as client,
+        server.client() as other,
+        Limiter.from_url(server.url, deadline=5, on_unavailable="closed") as limiter,
+    ):
         key = key_of(client)
         limiter._namespace.before_refresh = lambda: None
         assert limiter.check(key, STAGE, METHOD).allowed
@@ -82,7 +86,7 @@ def test_a_server_that_is_busy(start):
 def test_a_server_that_cannot_save(start):
     """Its disk is gone: it takes no writes until that is repaired."""
     server = start(save="1 1")
-    with server.client() as client, Limiter.from_url(server.url, deadline=5) as limiter:
+    with server.client() as client, Limiter.from_url(server.url, deadline=5, on_unavailable="closed") as limiter:
         key = key_of(client)
         client.config_set("save", "3600 1")
         (server.folder / "dump.rdb").mkdir()  # it cannot be replaced by a file

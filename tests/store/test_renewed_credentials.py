@@ -75,7 +75,9 @@ def test_a_password_that_rotates(server, is_async):
     key, provider = a_key(server), Provider("first")
     set_password(server, "first")
     client = client_of(server, provider, is_async)
-    with RunningLimiter(lambda kind: kind(client, deadline=5, denial_cache=False), is_async) as limiter:
+    with RunningLimiter(
+        lambda kind: kind(client, deadline=5, denial_cache=False, on_unavailable="closed"), is_async
+    ) as limiter:
         limiter.warm_up()
         assert is_admitted(limiter, key)
         for password in ("second", "third"):
@@ -93,7 +95,7 @@ def test_a_provider_that_raises(server, is_async, caplog):
     set_password(server, "first")
     provider = Provider(LookupError(f"no lease for {SECRET}"))
     client = client_of(server, provider, is_async)
-    with RunningLimiter(lambda kind: kind(client, deadline=0.5), is_async) as limiter:
+    with RunningLimiter(lambda kind: kind(client, deadline=0.5, on_unavailable="closed"), is_async) as limiter:
         with pytest.raises(StoreUnavailable) as caught:
             limiter.warm_up(1)
         decision = limiter.check(key, STAGE, METHOD)
@@ -112,7 +114,7 @@ def test_a_password_that_is_wrong(server, is_async, caplog):
     key = a_key(server)
     set_password(server, "first")
     client = client_of(server, Provider(SECRET), is_async)
-    with RunningLimiter(lambda kind: kind(client, deadline=0.5), is_async) as limiter:
+    with RunningLimiter(lambda kind: kind(client, deadline=0.5, on_unavailable="closed"), is_async) as limiter:
         with pytest.raises(StoreUnavailable) as caught:
             limiter.warm_up(1)
         decision = limiter.check(key, STAGE, METHOD)
@@ -128,7 +130,9 @@ def test_a_certificate_that_is_renewed(server, is_async, tmp_path):
     key = a_key(server)
     with (
         TlsProxy(server.socket, tmp_path) as end,
-        RunningLimiter(lambda kind: kind.from_url(end.url, deadline=5, denial_cache=False), is_async) as limiter,
+        RunningLimiter(
+            lambda kind: kind.from_url(end.url, deadline=5, denial_cache=False, on_unavailable="closed"), is_async
+        ) as limiter,
     ):
         limiter.warm_up()
         assert is_admitted(limiter, key)
@@ -147,7 +151,9 @@ def test_a_certificate_that_does_not_match(server, is_async, tmp_path, what):
         url = url.replace("//", f"//{USER}:{SECRET}@")
         if what == "host":
             end.renew(HOST)
-        with RunningLimiter(lambda kind: kind.from_url(url, deadline=0.5), is_async) as limiter:
+        with RunningLimiter(
+            lambda kind: kind.from_url(url, deadline=0.5, on_unavailable="closed"), is_async
+        ) as limiter:
             texts = []
 
             def is_in(text):

@@ -41,7 +41,7 @@ def saved(client):
 def restore(client, dumps):
     client.flushall()
     for key, dump in dumps.items():
-        client.restore(key, 0, dump)
+        client.restore(key, 0, dump, replace=True)  # a process that lives may have said so just now
 
 
 def replaced(key, *command):
@@ -114,7 +114,7 @@ FAULTS = {
 def test_state_that_cannot_be_read(name, state, gateway):
     """Corrupt state of any kind is a 503 that names it, and is left as it was found; repaired, all goes on."""
     fault, cause = FAULTS[name]
-    with Limiter(gateway.client, clock=gateway.clock) as new:
+    with Limiter(gateway.client, clock=gateway.clock, on_unavailable="closed") as new:
         if state == "new":
             gateway.limiter = new
         gateway.clock.advance(5)
@@ -217,11 +217,14 @@ def test_an_erased_catalogue_is_applied_again(by, gateway, tmp_path):
 def test_commands_that_may_not_be_used(denied, server, clock):
     """A user who may not call scripts, or what they call, gets a 503 with Redis' words; once allowed, all works."""
     commands = denied.split()
-    with server.client() as admin, Limiter(admin, clock=clock) as limiter:
+    with server.client() as admin, Limiter(admin, clock=clock, on_unavailable="closed") as limiter:
         gateway = with_state(limiter, admin, clock)
         admin.acl_setuser("gateway", enabled=True, nopass=True, keys="*", commands=["+@all"], reset=True)
         try:
-            with server.client(username="gateway", password="any") as client, Limiter(client, clock=clock) as limited:
+            with (
+                server.client(username="gateway", password="any") as client,
+                Limiter(client, clock=clock, on_unavailable="closed") as limited,
+            ):
                 gateway.limiter = limited
                 admin.acl_setuser("gateway", enabled=True, commands=[f"-{name}" for name in commands])
                 admin.script_flush()
@@ -270,7 +273,7 @@ NO_WRITES = {
 def test_a_server_that_takes_no_writes(state, own_server, clock):
     """Checks are 503 and known not to be counted, on each server; changes of the catalogue fail alike."""
     begin, end, message = NO_WRITES[state]
-    with own_server.client() as client, Limiter(client, clock=clock) as limiter:
+    with own_server.client() as client, Limiter(client, clock=clock, on_unavailable="closed") as limiter:
         gateway = with_state(limiter, client, clock)
         before = snapshot_without_denials(client)
         client.execute_command(*begin)
@@ -287,7 +290,7 @@ def test_a_server_without_eval(own_server, clock):
     """Where EVAL and EVALSHA are renamed away, checks are 503 with Redis' words; once they are back, all works."""
     settings = own_server.folder / "renamed.conf"
     settings.write_text('rename-command EVAL ""\nrename-command EVALSHA ""\n')
-    with own_server.client() as client, Limiter(client, clock=clock) as limiter:
+    with own_server.client() as client, Limiter(client, clock=clock, on_unavailable="closed") as limiter:
         gateway = with_state(limiter, client, clock)
         plain = own_server.process.args
         stop(own_server)
@@ -308,7 +311,7 @@ def test_a_server_without_eval(own_server, clock):
 
 def test_a_dead_server(own_server, clock):
     """Without a server checks are 503, not sent to anybody; when it is back, the same limiter goes on where it was."""
-    with own_server.client() as client, Limiter(client, clock=clock) as limiter:
+    with own_server.client() as client, Limiter(client, clock=clock, on_unavailable="closed") as limiter:
         gateway = with_state(limiter, client, clock)
         before = snapshot_without_denials(client)
         stop(own_server)

@@ -47,6 +47,7 @@ from ratelimit import (
     RateLimited,
     RateLimitError,
     Reason,
+    Replication,
     RowWarning,
     ShadowCounts,
     Source,
@@ -165,7 +166,11 @@ def administer_keys(catalog: Catalog) -> None:
     assert_type(catalog.add_key_to_plan(key.id, "gold"), ApiKey)
     assert_type(catalog.move_key(key.id, "gold", "silver"), ApiKey)
     assert_type(catalog.remove_key_from_plan(key.id, "gold"), ApiKey)
-    catalog.delete_key(key.id, expected=key)
+    revoked = catalog.update_key(key.id, enabled=False, durable=True, durable_timeout=2)
+    assert_type(revoked.replication, Replication | None)
+    assert_type(catalog.rotate_key(key.id, durable=True).replication, Replication | None)
+    assert_type(catalog.delete_key(key.id, expected=key, durable=True), Replication | None)
+    assert_type(Replication(1, 1, has_min_replicas=True).is_safe, bool)
 
 
 def transfer(catalog: Catalog, path: Path, source: FileSource, progress: ProgressCallback, export: AwsExport) -> None:

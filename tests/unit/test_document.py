@@ -22,6 +22,7 @@ burst = 5_000
 [stages."petstore/prod"]
 throttle = { rate = 100, burst = 50 }
 unlisted = "deny"
+on_unavailable = "closed"
 
 [stages."petstore/prod".methods]
 "GET /pets" = { throttle = { rate = 0.5, burst = 2 } }
@@ -35,6 +36,7 @@ throttle_scope = "key_method"
 alerts = [80, 100]
 shadow = "free"
 max_identities = 10_000
+on_unavailable = "open"
 
 [plans.gold.stages."petstore/prod".throttles]
 "GET /pets/{id}" = { rate = "1/3", burst = 1 }
@@ -62,6 +64,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
             Throttle(100, 50),
             {"GET /pets": Method(Throttle(Fraction(1, 2), 2)), "GET /health": Method(key_required=False)},
             "deny",
+            "closed",
         )
     }
     special = PlanStage("petstore/prod", {"GET /pets/{id}": Throttle(Fraction(1, 3), 1)})
@@ -76,6 +79,7 @@ def test_a_plan_file_says_all_of_the_model(tmp_path):
             [80, 100],
             "free",
             max_identities=10_000,
+            on_unavailable="open",
         ),
         "free": UsagePlan("free", stages=["petstore/dev"]),
     }
@@ -161,6 +165,16 @@ BAD = [
     ("[stages.prod]", "stages.prod.id", "cannot be 'prod': write '<api>/<stage>'"),
     ('[stages."a/b"]\nquota = {}', 'stages."a/b".quota', "is not a field here: known are throttle, methods"),
     ('[stages."a/b"]\nunlisted = "denied"', 'stages."a/b".unlisted', "must be one of limit, deny, not 'denied'"),
+    (
+        '[stages."a/b"]\non_unavailable = "503"',
+        'stages."a/b".on_unavailable',
+        "must be one of local, open, closed, not '503'",
+    ),
+    (
+        "[plans.gold]\non_unavailable = true",
+        "plans.gold.on_unavailable",
+        "must be one of local, open, closed",
+    ),
     ('[stages."a/b"]\nunlisted = true', 'stages."a/b".unlisted', "must be one of limit, deny, not True"),
     ('[stages."a/b"]\nmethods = []', 'stages."a/b".methods', "must be a table, not []"),
     (
@@ -211,6 +225,9 @@ PERIODS = st.sampled_from([("DAY", 0), ("WEEK", 0), ("WEEK", 6), ("MONTH", 27)])
 QUOTAS = st.builds(lambda limit, period: Quota(limit, *period), st.integers(0, 2**53 - 1), PERIODS)
 
 
+POLICIES = st.sampled_from([None, "local", "open", "closed"])
+
+
 @st.composite
 def plans(draw):
     throttle, quota = draw(st.none() | THROTTLES), draw(st.none() | QUOTAS)
@@ -226,6 +243,7 @@ def plans(draw):
         draw(st.none() | st.just("other")),
         draw(st.sampled_from([0, 0.5])),
         draw(st.sampled_from([None, 0, 2**30])),
+        draw(POLICIES),
     )
 
 
@@ -248,11 +266,12 @@ METHOD_MODELS = st.builds(
     st.none() | THROTTLES,
     st.dictionaries(METHODS, METHOD_MODELS, max_size=3),
     st.sampled_from(["limit", "deny"]),
+    POLICIES,
 )
 @settings(deadline=None)
-def test_a_stage_survives_redis(stage_id, throttle, methods, unlisted):
+def test_a_stage_survives_redis(stage_id, throttle, methods, unlisted, policy):
     """What is written as JSON reads back as the same stage."""
-    stage = Stage(stage_id, throttle, methods, unlisted)
+    stage = Stage(stage_id, throttle, methods, unlisted, policy)
     text = plan_documents.stage_json(stage)
     assert plan_documents.stage_from_json(stage_id, text) == stage
     assert plan_documents.stage_summary(stage_id, text) == DocumentSummary.of_stage(stage)

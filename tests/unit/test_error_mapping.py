@@ -6,7 +6,14 @@ import pytest
 from redis import exceptions
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps, changes_nothing, failure_of
+from ratelimit.effects import (
+    BatchableReads,
+    IndependentReads,
+    KeyLookUps,
+    TooManyLookUpsError,
+    changes_nothing,
+    failure_of,
+)
 from ratelimit.scripts import Script, ScriptCall
 from ratelimit.store import error_mapping
 
@@ -24,13 +31,17 @@ REFUSALS = {
     "ERR unknown command 'EVALSHA', with args beginning with: 'x'": ("refused", "unknown command", "EVALSHA"),
     "LOADING Redis is loading the dataset in memory": ("refused", "LOADING", "once its data is loaded"),
     "MASTERDOWN Link with MASTER is down": ("deposed", "MASTERDOWN", REPLICA),
-    "MISCONF Errors writing to the AOF file: No space left": ("refused", "MISCONF", "No space left"),
+    "MISCONF Errors writing to the AOF file: No space left": (
+        "refused",
+        "No space left",
+        "stop-writes-on-bgsave-error",
+    ),
     "MOVED 3999 127.0.0.1:6381": ("refused", "MOVED 3999", CLUSTER),
     "NOAUTH Authentication required.": ("refused", "NOAUTH", "pass the user and the password"),
     "NOPERM User x has no permissions to run the 'get' command": ("refused", "NOPERM", PERMISSION),
     "NOPERM User x has no permissions to run the 'eval' command": ("refused", "NOPERM", "`ratelimit scripts load`"),
-    "NOREPLICAS Not enough good replicas to write.": ("refused", "NOREPLICAS", "min-replicas-to-write"),
-    "OOM command not allowed when used memory > 'maxmemory'.": ("refused", "OOM", "more memory"),
+    "NOREPLICAS Not enough good replicas to write.": ("refused", "NOREPLICAS", "CONFIG SET min-replicas-to-write"),
+    "OOM command not allowed when used memory > 'maxmemory'.": ("refused", "OOM", "CONFIG SET maxmemory"),
     "READONLY You can't write against a read only replica.": ("deposed", "READONLY", REPLICA),
     "TRYAGAIN Multiple keys request during rehashing of slot": ("refused", "TRYAGAIN", CLUSTER),
     "WRONGPASS invalid username-password pair or user is disabled.": ("refused", "username-password", "the right user"),
@@ -73,6 +84,7 @@ def test_a_refusal(reply, library):
         error_mapping.before_sending(error_of(reply, library)),
     ):
         assert type(mapped) is StoreUnavailable
+        assert mapped.is_outage
         assert mapped.cause == cause
         assert word in str(mapped)
         assert remedy in str(mapped)
@@ -128,3 +140,13 @@ def test_what_may_change_something_stays_unknown(request_):
     assert not changes_nothing(request_)
     error = StoreTimeout("no answer")
     assert failure_of(request_, error) is error
+
+
+def test_what_a_policy_is_for():
+    """No answer, and refusals, also of a part of a script; not what Redis holds and nobody can judge by."""
+    assert error_mapping.after_sending(exceptions.TimeoutError("slow")).is_outage
+    assert all(error_mapping.after_sending(error_of(reply)).is_outage for reply in IN_SCRIPTS)
+    for reply in ("WRONGTYPE Operation against a key", "ERR RATELIMIT STATE", "ERR user_script:1: attempt to index"):
+        assert not error_mapping.after_sending(error_of(reply)).is_outage
+    assert not StoreError("the catalogue is gone", cause="lost").is_outage
+    assert not TooManyLookUpsError("too many").is_outage

@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from ratelimit import ApiKey, ConfigError, CreatedKey, Method, PlanStage, Quota, Stage, Throttle, UsagePlan
+from ratelimit import (
+    ApiKey,
+    AsyncLimiter,
+    ConfigError,
+    CreatedKey,
+    Limiter,
+    Method,
+    PlanStage,
+    Quota,
+    Stage,
+    Throttle,
+    UsagePlan,
+)
 from ratelimit.model import FrozenMap
 
 TEN = Throttle(10, 5)
@@ -46,6 +58,8 @@ TEN = Throttle(10, 5)
         (lambda: Stage("a/b", 5), "throttle", "a Throttle or None, not 5"),
         (lambda: Stage("a/b", None, {"GET /": TEN}), 'methods."GET /"', "must be a Method, not"),
         (lambda: Stage("a/b", None, {"/": Method()}), "methods", "'<VERB> <path>'"),
+        (lambda: UsagePlan("gold", on_unavailable="fail"), "on_unavailable", "must be one of local, open, closed"),
+        (lambda: Stage("a/b", on_unavailable=""), "on_unavailable", "must be one of local, open, closed, not ''"),
         (lambda: Stage("a/b", unlisted="allow"), "unlisted", "must be one of limit, deny, not 'allow'"),
         (lambda: Stage("a/b", unlisted=None), "unlisted", "must be one of limit, deny, not None"),
         (lambda: Method(5), "throttle", "a Throttle or None, not 5"),
@@ -128,3 +142,21 @@ def test_a_key_never_shows_its_value():
     assert "secret" not in repr(key)
     assert "secret" not in str(key)
     assert key == ApiKey("k1", "me")
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
+@pytest.mark.parametrize(
+    ("options", "field", "message"),
+    [
+        ({"on_unavailable": "fail"}, "on_unavailable", "must be one of local, open, closed, not 'fail'"),
+        ({"on_unavailable": None}, "on_unavailable", "must be one of local, open, closed, not None"),
+        ({"replicas": 0}, "replicas", "must be"),
+        ({"replicas": 1.5}, "replicas", "must be"),
+        ({"local_max_age": 0}, "local_max_age", "must be seconds above 0, not 0"),
+        ({"local_max_age": "300"}, "local_max_age", "must be seconds above 0, not '300'"),
+    ],
+)
+def test_keywords_about_outages_are_validated(kind, options, field, message):
+    with pytest.raises(ConfigError) as caught:
+        kind.from_url("redis://localhost:1", **options)
+    assert (caught.value.field, message in str(caught.value)) == (field, True)

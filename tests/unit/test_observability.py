@@ -109,10 +109,14 @@ def test_threads_make_one_series_of_one_kind():
 
 def test_the_state_is_that_of_all_limiters():
     metrics = Counts()
-    assert metrics.state() == (False, 0, 0)
+    assert metrics.state() == (False, 0, 0, False, 1, 0)
     metrics.attach(lambda: LimiterState(is_breaker_open=False, breaker_openings=2, unmatched=5))
-    metrics.attach(lambda: LimiterState(is_breaker_open=True, breaker_openings=1, unmatched=1))
-    assert metrics.state() == (True, 3, 6)
+    metrics.attach(
+        lambda: LimiterState(
+            is_breaker_open=True, breaker_openings=1, unmatched=1, is_degraded=True, replicas=4, journal_entries=3
+        )
+    )
+    assert metrics.state() == (True, 3, 6, True, 4, 3)
 
 
 def test_names_follow_the_conventions():
@@ -125,6 +129,9 @@ def test_names_follow_the_conventions():
         "ratelimit_unmatched_methods_total",
         "ratelimit_breaker_open",
         "ratelimit_breaker_openings_total",
+        "ratelimit_degraded",
+        "ratelimit_replicas",
+        "ratelimit_journal_entries",
     ]
     assert all(each.name.startswith("ratelimit.") and each.name.islower() for each in INSTRUMENTS)
     assert {label for each in INSTRUMENTS for label in each.labels} == {

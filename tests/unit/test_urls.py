@@ -165,18 +165,18 @@ SENTINELS = (
 def test_the_parts_of_a_url_of_sentinels(make, library, scheme):
     """A client as `Sentinel(...).master_for(...)` makes it: one user for the primary, another one for the Sentinels."""
     tls = "&ssl_ca_certs=/ca.pem" if scheme == "rediss" else ""
-    client = make(f"{scheme}{SENTINELS.removeprefix('redis')}{tls}", 0.05)
+    client = make(f"{scheme}{SENTINELS.removeprefix('redis')}{tls}", 2.5)
     assert type(client) is library.Redis
     pool = client.connection_pool
     connections = [pool, *(each.connection_pool for each in pool.sentinel_manager.sentinels)]
     assert (pool.service_name, pool.is_master, pool.max_connections) == ("my limits", True, 7)
     primary, *sentinels = (each.connection_kwargs for each in connections)
     taken = ("username", "password", "db", "client_name", "socket_timeout", "socket_connect_timeout")
-    assert [primary[name] for name in taken] == ["user", f"{SECRET}@", 2, "me", 1.0, 0.05]
+    assert [primary[name] for name in taken] == ["user", f"{SECRET}@", 2, "me", 1.0, 2.5]
     addresses = [("a", 1), ("b", 26379), ("::1", 26379), ("fe80::1%eth0", 4)]
     assert [(each["host"], each["port"]) for each in sentinels] == addresses
     taken = ("username", "password", "db", "socket_timeout", "socket_connect_timeout")
-    assert all([each[name] for name in taken] == ["watcher", "Wat&ched", 0, 1.0, 0.05] for each in sentinels)
+    assert all([each[name] for name in taken] == ["watcher", "Wat&ched", 0, 1.0, 2.5] for each in sentinels)
     for each in connections:
         assert issubclass(each.connection_class, library.SSLConnection) == (scheme == "rediss")
         assert each.connection_kwargs.get("ssl_ca_certs") == ("/ca.pem" if tls else None)

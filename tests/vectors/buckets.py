@@ -35,6 +35,21 @@ BUCKETS = [
         before={PLAN: state(0)},
     ),
     case(
+        "bucket: below zero, where a journal was charged",
+        "-3 tokens: 400000 us to the first, 800000 to full; nothing remains",
+        [0, NOW, 0, 800_000, 400_000],
+        plan=TEN,
+        before={PLAN: state(-300_000)},
+    ),
+    usual(
+        "bucket: up from below zero",
+        "-300000 + 450000 - 100000 = 50000; 450000 to full",
+        [1, NOW, 0, 450_000],
+        plan=TEN,
+        before={PLAN: state(-300_000, last=NOW - 450_000, day_used=4)},
+        writes={PLAN: state(50_000, day_used=5)},
+    ),
+    case(
         "bucket: one microsecond too early",
         "99999 us gave 99999 units, 1 short; 400001 units to full",
         [0, NOW, 0, 400_001, 1],

@@ -202,9 +202,9 @@ FAULTS = [
     ),
     case(
         "arguments: a flag that is not known",
-        "256: who does not know it must not decide",
+        "512: who does not know it must not decide",
         ARGUMENTS,
-        argv=[doubles(NOW, 1, 0, 257, *TEN, *DAILY) + version_token(), b"p:gold"],
+        argv=[doubles(NOW, 1, 0, 513, *TEN, *DAILY) + version_token(), b"p:gold"],
     ),
     case(
         "arguments: a bound on identities, of a key",

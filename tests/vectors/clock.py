@@ -83,6 +83,27 @@ RESCALES = [
         before={PLAN: state(1, per=3)},
     ),
     case(
+        "rescale: below zero, rounded down as well",
+        "-1 of 3 is -33333.3 of 100000: -33334, so 133334 short; 533334 to full",
+        [0, NOW, 0, 533_334, 133_334],
+        plan=TEN,
+        before={PLAN: state(-1, per=3)},
+    ),
+    case(
+        "rescale: no lower than minus the new burst",
+        "-5 tokens, but -3 is the least: -1200000 of 400000; 1600000 to the first token, 2400000 to full",
+        [0, NOW, 0, 2_400_000, 1_600_000],
+        plan=(3, 1, 400_000),
+        before={PLAN: state(-500_000)},
+    ),
+    case(
+        "rescale: no more than 2^53 to full",
+        "-9007 tokens of 10^12 would be 18014 * 10^12 units from full: 9007 * 10^12 - 2^53 = -199254740992",
+        [0, NOW, 0, 2**53, 1_199_254_740_992],
+        plan=(9007, 1, 10**12),
+        before={PLAN: state(-9007, per=1)},
+    ),
+    case(
         "rescale: then refilled at the new rate",
         "1.25 tokens become 500000 of 400000; 300000 us add 300000: two, and both go",
         [1, NOW, 0, 2_000_000],

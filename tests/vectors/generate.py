@@ -13,15 +13,17 @@ from helpers.paths import ROOT
 from vectors.buckets import BUCKETS, PEEKS
 from vectors.callers import CALLERS, FAULTS
 from vectors.clock import CLOCK, RESCALES
+from vectors.edges import EDGES
 from vectors.fast_path import USUAL
 from vectors.identities import IDENTITIES
+from vectors.leases import LEASES
 from vectors.quotas import COUNTS
 from vectors.several_limits import LAYERS
 from vectors.shadows_and_alerts import ALERTS, SHADOWS
 from vectors.slow_path import UNUSUAL
 
 CASES = [*BUCKETS, *PEEKS, *CLOCK, *RESCALES, *COUNTS, *LAYERS, *USUAL, *UNUSUAL, *CALLERS, *SHADOWS, *ALERTS]
-CASES += [*IDENTITIES, *FAULTS]
+CASES += [*IDENTITIES, *LEASES, *FAULTS, *EDGES]
 ABOUT = (
     "Test vectors of lua/check.lua, for clients in any language; lua/PROTOCOL.md explains the bytes. For each vector: "
     "empty the server, write `before`, run the script with `keys` and `argv`, compare the reply (or the error's text) "

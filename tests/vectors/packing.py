@@ -67,6 +67,7 @@ def case(
     is_usual=False,
     key=KEY,
     identities=None,
+    lease=(),
     **who,
 ):
     """One vector.
@@ -81,6 +82,7 @@ def case(
                    that was not admitted the wait as well; or a text for an error
     key            whose hash it is; an identity's begins without a version token
     identities     of a plan with `max_identities`: the sorted set, how many there may be, one of how many is counted
+    lease          of a request for one: the fields of its note and of the note that goes with it
     is_usual       the reply is one text, the new states joined
     who            the version token that is sent, where it differs
     """
@@ -88,12 +90,13 @@ def case(
     start = _changed({key: {"r": version_token()} if key == KEY else {}} if has_key else {}, before or {}, key)
     rules, shadow_fields = (shadow[:7], shadow[7:]) if shadow else ((), ())
     flags += 4 * bool(shadow) + 8 * bool(alerts) + 16 * (len(shadow_fields) == 2) + 128 * bool(identities)
+    flags += 256 * bool(lease)
     counted, bounds = (identities[:1], identities[1:]) if identities else ((), ())
     numbers = [part for _, *bucket in (*own, *shared) for part in bucket]
     numbers += [*rules, *(part for pair in alerts for part in pair), *bounds]
     request = doubles(now, cost, valid_until, flags, *plan, *quota) + version_token(**who) + doubles(*numbers)
     fields = [PLAN, *(place for place, *_ in own), *shadow_fields] if has_key else []
-    sent = [request, *(field.encode() for field in fields)] if argv is None else argv
+    sent = [request, *(field.encode() for field in (*fields, *lease))] if argv is None else argv
     held = _changed(start, writes or {}, key)
     sent_keys = [key] * has_key + [place for place, *_ in shared] + [STREAM] * bool(alerts) + list(counted)
     answer = {"error" if isinstance(reply, str) else "reply": reply}
@@ -138,7 +141,9 @@ def _bucket_now(stored, burst, rate, per, now):
     full = burst * per
     if its_per == 0:
         return full, now
-    level = min(full, level * per // its_per)
+    if per != its_per:
+        level = max(max(level, -burst * its_per) * per // its_per, -full, full - 2**53)
+    level = min(full, level)
     if now >= last:
         return min(full, level + (now - last) * rate), now
     return level, now if last - now > 2_000_000 else last

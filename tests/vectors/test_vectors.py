@@ -20,9 +20,10 @@ def means(vector):
         return reply
     request = bytes.fromhex(vector["argv"][0])
     cost, _, flags, plan_burst, plan_rate, plan_per, quota = struct.unpack_from("<7d", request, 8)
-    has_last_key, has_shadow = flags % 16 >= 8 or flags >= 128, flags % 8 >= 4
+    has_last_key, has_shadow, is_lease = flags % 16 >= 8 or flags % 256 >= 128, flags % 8 >= 4, flags >= 256
     shared = len(vector["keys"]) - flags % 2 - has_last_key
-    own = len(vector["argv"]) - 2 - has_shadow * (1 + (flags % 32 >= 16)) if flags % 2 else 0
+    others = has_shadow * (1 + (flags % 32 >= 16)) + 2 * is_lease
+    own = len(vector["argv"]) - 2 - others if flags % 2 else 0
     rules = [(plan_burst, plan_rate, plan_per)] * (plan_per > 0)
     rules += [struct.unpack_from("<3d", request, 114 + 24 * at) for at in range(int(own + shared))]
     if isinstance(reply, str):
@@ -39,7 +40,7 @@ def means(vector):
     numbers = [status, now]
     for (burst, rate, per), (level, last) in zip(rules, limits, strict=False):
         if rate:
-            numbers += [level // per, last - now - (level - burst * per) // rate]
+            numbers += [max(0, level // per), last - now - (level - burst * per) // rate]
         else:
             numbers += [0, -1]
         if status in {0, 3, 4}:

@@ -14,8 +14,10 @@ import click
 from ratelimit.admin.csv.transfer import ImportReport
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.catalog import Catalog
+from ratelimit.cli import durability as durability_report
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options, server_time
+from ratelimit.cli.durability import Durability, durable_options
 from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.errors import ConfigError, Conflict
 from ratelimit.model import ApiKey
@@ -51,6 +53,7 @@ def as_data(key: ApiKey) -> dict[str, Any]:
         "description": key.description,
         "owner": key.owner,
         "tags": dict(key.tags),
+        **durability_report.as_data(key.replication),
     }
 
 
@@ -94,6 +97,7 @@ def _print_changed(key: ApiKey, message: str, *, as_json: bool) -> None:
         output.print_json(as_data(key))
     else:
         output.console().print(message)
+    durability_report.report(key, as_json=as_json)
 
 
 def _print_new_value(key: ApiKey, message: str, *, generated: bool, as_json: bool) -> None:
@@ -112,6 +116,7 @@ def _print_new_value(key: ApiKey, message: str, *, generated: bool, as_json: boo
         raise StoreFailure(f"{lost} Give it another one: `ratelimit keys rotate {key.id}`.") from None
     if generated:
         output.console(stderr=True).print(_SHOWN_ONCE, style="yellow")
+    durability_report.report(key, as_json=as_json)
 
 
 # Look at keys
@@ -300,10 +305,19 @@ def create(
     "stops working at once.",
 )
 @options.value_option
+@durable_options
 @options.yes_option
 @options.json_option
 @connection_options
-def rotate(connection: Connection, key_id: str, grace: float, value_from: str | None, yes: bool, as_json: bool) -> None:
+def rotate(
+    connection: Connection,
+    key_id: str,
+    grace: float,
+    value_from: str | None,
+    durability: Durability,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Give the key KEY_ID a new value and print it. It is shown only this once. Limits and usage stay as they are."""
     with connection.catalog() as catalog:
         key = catalog.get_key(key_id)
@@ -311,7 +325,7 @@ def rotate(connection: Connection, key_id: str, grace: float, value_from: str | 
             question = f"Without --grace, the present value of key {display_name(key)} stops working at once. Rotate?"
             options.confirm(question, yes=yes)
         value = options.chosen_value(value_from)
-        key = catalog.rotate_key(key_id, grace, value, expected=key)
+        key = catalog.rotate_key(key_id, grace, value, expected=key, **durability)
     old_value = f"works for {output.seconds(grace)} more" if grace else "no longer works"
     message = f"Rotated key {display_name(key)}: the old value {old_value}."
     _print_new_value(key, message, generated=value is None, as_json=as_json)
@@ -325,6 +339,7 @@ def rotate(connection: Connection, key_id: str, grace: float, value_from: str | 
 @click.option("--name", help="Its name.")
 @_details_options
 @click.option("--no-tags", is_flag=True, help="Remove all tags.")
+@durable_options
 @options.json_option
 @connection_options
 def update(
@@ -336,6 +351,7 @@ def update(
     owner: str | None,
     tags: tuple[tuple[str, str], ...],
     no_tags: bool,
+    durability: Durability,
     as_json: bool,
 ) -> None:
     """Change what the options name of the key KEY_ID. Given tags replace all tags that it had."""
@@ -347,12 +363,13 @@ def update(
     if not details and name is None:
         raise click.UsageError("nothing to change: give an option such as --name")
     with connection.catalog() as catalog:
-        key = catalog.update_key(key_id, name=name, **details)
+        key = catalog.update_key(key_id, name=name, **durability, **details)
         now = server_time(catalog)
     if as_json:
         output.print_json(as_data(key))
     else:
         _print_key(key, now)
+    durability_report.report(key, as_json=as_json)
 
 
 @keys.command(short_help="Admit a disabled key's requests again.", epilog="Example: ratelimit keys enable tpcx6e0oyw")
@@ -361,27 +378,32 @@ def update(
 @connection_options
 def enable(connection: Connection, key_id: str, as_json: bool) -> None:
     """Enable the key KEY_ID."""
-    _set_enabled(connection, key_id, enabled=True, as_json=as_json)
+    with connection.catalog() as catalog:
+        was_enabled = catalog.get_key(key_id).enabled
+        key = catalog.update_key(key_id, enabled=True)
+    verb = "was enabled already" if was_enabled else "is enabled"
+    _print_changed(key, f"Key {display_name(key)} {verb}.", as_json=as_json)
 
 
 @keys.command(
     short_help="Deny a key's requests, from the next one on.", epilog="Example: ratelimit keys disable tpcx6e0oyw"
 )
 @click.argument("key_id")
+@durable_options
 @options.json_option
 @connection_options
-def disable(connection: Connection, key_id: str, as_json: bool) -> None:
+def disable(connection: Connection, key_id: str, durability: Durability, as_json: bool) -> None:
     """Disable the key KEY_ID: every replica denies its very next request."""
-    _set_enabled(connection, key_id, enabled=False, as_json=as_json)
-
-
-def _set_enabled(connection: Connection, key_id: str, *, enabled: bool, as_json: bool) -> None:
     with connection.catalog() as catalog:
         was_enabled = catalog.get_key(key_id).enabled
-        key = catalog.update_key(key_id, enabled=enabled)
-    state = "enabled" if enabled else "disabled"
-    verb = f"was {state} already" if was_enabled == enabled else f"is {state}"
+        key = catalog.update_key(key_id, enabled=False, **durability)
+    verb = "is disabled" if was_enabled else "was disabled already"
     _print_changed(key, f"Key {display_name(key)} {verb}.", as_json=as_json)
+
+
+def _confirmed(catalog: Catalog, key: ApiKey, durability: Durability) -> ApiKey:
+    """Return a key that has been changed already: if that is to be durable, replicas may not have that change yet."""
+    return catalog.update_key(key.id, **durability) if durability["durable"] else key
 
 
 @keys.command(short_help="Add a key to a plan.", epilog="Example: ratelimit keys add tpcx6e0oyw gold")
@@ -406,16 +428,18 @@ def add(connection: Connection, key_id: str, plan_id: str, as_json: bool) -> Non
 @keys.command(short_help="Remove a key from a plan.", epilog="Example: ratelimit keys remove tpcx6e0oyw gold")
 @click.argument("key_id")
 @click.argument("plan_id")
+@durable_options
 @options.json_option
 @connection_options
-def remove(connection: Connection, key_id: str, plan_id: str, as_json: bool) -> None:
+def remove(connection: Connection, key_id: str, plan_id: str, durability: Durability, as_json: bool) -> None:
     """Remove the key KEY_ID from the plan PLAN_ID. Its usage is kept, so that leaving and joining resets nothing."""
     with connection.catalog() as catalog:
         key, verb = catalog.get_key(key_id), "was not in"
         if plan_id in key.plans:
-            key, verb = catalog.remove_key_from_plan(key_id, plan_id), "is no longer in"
+            key, verb = catalog.remove_key_from_plan(key_id, plan_id, **durability), "is no longer in"
         else:
             catalog.get_plan(plan_id)
+            key = _confirmed(catalog, key, durability)
     _print_changed(key, f"Key {display_name(key)} {verb} plan {plan_id}.", as_json=as_json)
 
 
@@ -425,9 +449,12 @@ def remove(connection: Connection, key_id: str, plan_id: str, as_json: bool) -> 
 @click.argument("key_id")
 @click.argument("from_plan")
 @click.argument("to_plan")
+@durable_options
 @options.json_option
 @connection_options
-def move(connection: Connection, key_id: str, from_plan: str, to_plan: str, as_json: bool) -> None:
+def move(
+    connection: Connection, key_id: str, from_plan: str, to_plan: str, durability: Durability, as_json: bool
+) -> None:
     """Move the key KEY_ID from the plan FROM_PLAN to TO_PLAN in one step: at no time is it in neither of them.
 
     What it used under each plan stays with that plan.
@@ -435,9 +462,10 @@ def move(connection: Connection, key_id: str, from_plan: str, to_plan: str, as_j
     with connection.catalog() as catalog:
         key, verb = catalog.get_key(key_id), "was already moved to"
         if from_plan in key.plans or to_plan not in key.plans:
-            key, verb = catalog.move_key(key_id, from_plan, to_plan), "has moved to"
+            key, verb = catalog.move_key(key_id, from_plan, to_plan, **durability), "has moved to"
         else:
             catalog.get_plan(from_plan)
+            key = _confirmed(catalog, key, durability)
     _print_changed(key, f"Key {display_name(key)} {verb} plan {to_plan}.", as_json=as_json)
 
 
@@ -445,19 +473,21 @@ def move(connection: Connection, key_id: str, from_plan: str, to_plan: str, as_j
     short_help="Delete a key and everything counted for it.", epilog="Example: ratelimit keys delete tpcx6e0oyw"
 )
 @click.argument("key_id")
+@durable_options
 @options.yes_option
 @options.json_option
 @connection_options
-def delete(connection: Connection, key_id: str, yes: bool, as_json: bool) -> None:
+def delete(connection: Connection, key_id: str, durability: Durability, yes: bool, as_json: bool) -> None:
     """Delete the key KEY_ID for good, with the state of its limits and its usage. To only stop it, disable it."""
     with connection.catalog() as catalog:
         key = catalog.get_key(key_id)
         options.confirm(f"Delete key {display_name(key)} and its usage for good?", yes=yes)
-        catalog.delete_key(key_id, expected=key)
+        replication = catalog.delete_key(key_id, expected=key, **durability)
     if as_json:
-        output.print_json({"deleted": key_id})
+        output.print_json({"deleted": key_id, **durability_report.as_data(replication)})
     else:
         output.console().print(f"Deleted key {display_name(key)}.")
+    durability_report.report(replication, as_json=as_json)
 
 
 # Keys as CSV

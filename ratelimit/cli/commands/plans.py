@@ -11,7 +11,7 @@ from ratelimit.admin import key_access
 from ratelimit.cli import options, output
 from ratelimit.cli.commands.keys import name_of
 from ratelimit.cli.connection import Connection, connection_options
-from ratelimit.errors import NotFound
+from ratelimit.errors import NotFound, OnUnavailable
 from ratelimit.model import PlanStage, Quota, Throttle, UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -48,6 +48,7 @@ def _fields(plan: UsagePlan) -> dict[str, str]:
         "shadow": plan.shadow or "",
         "lease": f"{plan.lease:g} s" if plan.lease else "",
         "identities": "" if plan.max_identities is None else f"{plan.max_identities:,} at most",
+        "without Redis": plan.on_unavailable or "",
     }
 
 
@@ -127,6 +128,7 @@ def show(connection: Connection, plan_id: str, as_json: bool) -> None:
     "--lease", type=float, default=0, metavar="SECONDS", help="How long replicas may prepay units of busy keys."
 )
 @click.option("--max-identities", type=int, metavar="NUMBER", help="How many identities may have a state at a time.")
+@options.on_unavailable_option
 @options.yes_option
 @options.json_option
 @connection_options
@@ -146,6 +148,7 @@ def put(
     shadow: str | None,
     lease: float,
     max_identities: int | None,
+    on_unavailable: OnUnavailable | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -159,7 +162,7 @@ def put(
         raise click.UsageError("--offset needs a quota: give --quota and --period")
     limit = None if quota is None or period is None else Quota(quota, period.upper(), offset)  # type: ignore[arg-type]
     throttle = options.throttle(rate, burst)
-    settings: Any = (name, scope, alerts, shadow, lease, max_identities)
+    settings: Any = (name, scope, alerts, shadow, lease, max_identities, on_unavailable)
     plan = UsagePlan(plan_id, throttle, limit, _stages(stages, methods), *settings)
     with connection.catalog() as catalog:
         try:

@@ -10,7 +10,7 @@ import click
 from ratelimit.catalog import Catalog
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import Connection, connection_options
-from ratelimit.errors import NotFound
+from ratelimit.errors import NotFound, OnUnavailable
 from ratelimit.model import Method, Stage, Throttle, Unlisted
 from ratelimit.registry import plan_documents
 from ratelimit.validation import shown
@@ -35,6 +35,7 @@ def _fields(stage: Stage) -> dict[str, str]:
         "throttle": output.throttle(stage.throttle) or "unlimited",
         "methods": "\n".join(methods),
         "unlisted": "denied" if stage.unlisted == "deny" else "limited",
+        "without Redis": stage.on_unavailable or "",
     }
 
 
@@ -91,6 +92,8 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     else:
         table.add_row("*", "needed", default)
     output.console().print(f"Stage {stage.id}: buckets that all callers share.")
+    if stage.on_unavailable is not None:
+        output.console().print(f"Without Redis, checks are decided by the policy {stage.on_unavailable}.")
     output.console().print(table)
 
 
@@ -123,6 +126,7 @@ def show(connection: Connection, stage_id: str, as_json: bool) -> None:
     show_default=True,
     help="Whether methods that neither the stage nor the key's plan lists have limits of their own, or are denied.",
 )
+@options.on_unavailable_option
 @options.yes_option
 @options.json_option
 @connection_options
@@ -135,6 +139,7 @@ def put(
     listed: tuple[str, ...],
     keyless: tuple[str, ...],
     unlisted: Unlisted,
+    on_unavailable: OnUnavailable | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -146,7 +151,7 @@ def put(
     throttles = {name: Throttle(method_rate, method_burst) for name, method_rate, method_burst in throttled}
     names = dict.fromkeys((*throttles, *listed, *keyless))
     methods = {name: Method(throttles.get(name), key_required=name not in keyless) for name in names}
-    stage = Stage(stage_id, options.throttle(rate, burst), methods, unlisted)
+    stage = Stage(stage_id, options.throttle(rate, burst), methods, unlisted, on_unavailable)
     with connection.catalog() as catalog:
         before = _find(catalog, stage_id)
         title, question = f"stage {stage_id}", f"Replace the configuration of stage {stage_id}?"

@@ -127,8 +127,8 @@ def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None])
 def _replica(pipe: Connection, traffic: Traffic, seed: int) -> None:
     """Send None when ready, wait for the start, send batches of requests, then None again at the end."""
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    # Without the denial cache every decision is made by Redis and has its time: they are compared in that order.
-    options = Options(deadline=traffic.deadline, denial_cache=False)
+    # Every decision is made by Redis and has its time: they are compared in that order.
+    options = Options(deadline=traffic.deadline, denial_cache=False, on_unavailable="closed")
     with suppress(BrokenPipeError, EOFError), Limiter.from_url(traffic.url, **options) as limiter:
         limiter.peek(traffic.keys[0], traffic.stage, traffic.methods[0])
         pipe.send(None)

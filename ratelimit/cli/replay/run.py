@@ -120,7 +120,14 @@ def replay_log(
     plan, stage, model = result.plan, result.stage, reference.ReferenceLimiter(document)
     clock = _LogClock(requests[0].second * MICROSECONDS)
     values: dict[str, str] = {}
-    options = Options(namespace=namespace, clock=clock, deadline=_DEADLINE, max_age=_MAX_AGE, denial_cache=False)
+    options = Options(
+        namespace=namespace,
+        clock=clock,
+        deadline=_DEADLINE,
+        max_age=_MAX_AGE,
+        denial_cache=False,
+        on_unavailable="closed",
+    )
     with Limiter.from_url(url, **options) as limiter:
         limiter.catalog.apply(plan_file)
         for number, (second, client, method) in enumerate(requests, 1):

@@ -21,6 +21,7 @@ from typing import Any
 
 from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.scripts import LeaseCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import exchanges, polling
 from ratelimit.store.aio.endpoint import Endpoint
@@ -285,8 +286,10 @@ class CheckBatcher:
 
     def _resolve(self, batch: Batch, replies: list[Any]) -> None:
         batch.queue.finish(batch)
-        for (_, future, _), reply in zip(batch.waiters, replies, strict=True):
+        for (call, future, _), reply in zip(batch.waiters, replies, strict=True):
             if future.done():
+                if isinstance(call, LeaseCall):
+                    call.on_late_reply(reply)
                 continue
             if isinstance(reply, Exception):
                 is_clients = isinstance(reply, redis_compat.redis_errors())

@@ -120,3 +120,29 @@ class CommandConnection:
         self._connecting = None
         if self._pipeline is not None:
             self._pipeline.close()
+
+
+async def send_apart(
+    pool: Any, commands: Sequence[Command], patience_s: float, primary: AsyncPrimaryFinder | None = None
+) -> list[Any]:
+    """Return the reply to each command, errors in their places. They have a connection of their own, closed here.
+
+    Args:
+        pool: The pool of the client, which says how to connect.
+        commands: What to send.
+        patience_s: For how long the server may wait with replies, on top of the usual time.
+        primary: Finds whom to connect to; None where that is the pool's business.
+    """
+    try:
+        pipeline = await open_pipeline(pool, lambda _: None, CONNECT_TIMEOUT_S, primary)
+    except Exception as error:  # whatever a client's own way of connecting raises, there is none
+        raise error_mapping.before_sending(error) from error
+    try:
+        replied: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        pipeline.send(pack(commands), len(commands), partial(set_unless_done, replied))
+        await asyncio.wait([replied], timeout=patience_s + CONNECT_TIMEOUT_S)
+        if replied.done():
+            return replied.result()
+        raise StoreTimeout(f"Redis sent no answer within {patience_s + CONNECT_TIMEOUT_S:g} s")
+    finally:
+        pipeline.close()

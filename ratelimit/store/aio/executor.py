@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, TypeVar
 
-from ratelimit.effects import BatchableReads, Operation, Request, failure_of
+from ratelimit.admin.doctor.read import Peer, PeerReply
+from ratelimit.admin.doctor.readings import ClientSettings
+from ratelimit.effects import BatchableReads, Operation, PatientCommands, Request, failure_of
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.aio import peers
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
-from ratelimit.store.aio.commands import CommandConnection
+from ratelimit.store.aio.commands import CommandConnection, send_apart
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
 from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import AsyncClient
+from ratelimit.store.peers import client_settings
 
 log = logging.getLogger("ratelimit")
 
@@ -49,6 +53,7 @@ class AsyncExecutor:
         self, client: AsyncClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
     ) -> None:
         pool: Any = client.connection_pool
+        self._pool = pool
         self._deadline_s = deadline_s
         self._on_new_loop = on_new_loop
         self.primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
@@ -119,6 +124,9 @@ class AsyncExecutor:
         return await self._send(request, max(left_s, 0))
 
     async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+        if isinstance(request, PatientCommands):
+            replies = await send_apart(self._pool, request, request.patience_s, self._primary())
+            return error_mapping.replies_to(request, replies)
         commands = self._commands.get()
         if not isinstance(request, ScriptCall):
             return error_mapping.replies_to(request, await commands.send(request, timeout_s))
@@ -135,6 +143,14 @@ class AsyncExecutor:
             StoreUnavailable: They do not, within that time.
         """
         await self._batcher().endpoint.wait_complete(timeout_s)
+
+    def client_settings(self) -> ClientSettings:
+        """Return how the client is set that was passed in."""
+        return client_settings(self._pool)
+
+    async def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+        """Return what servers beside the primary answer."""
+        return await peers.ask(self._pool, asked_peers)
 
     async def close(self) -> None:
         """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, ref
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.blocking.connection import Connection, NothingSentError
+from ratelimit.store.blocking.connection import Connection, NothingSentError, open_connection
 from ratelimit.store.blocking.connections import USUALLY_IDLE, Connections
 from ratelimit.store.blocking.connector import Connector
 from ratelimit.store.blocking.primary import PrimaryFinder
@@ -151,6 +151,19 @@ class Endpoint:
         connection.last_used_s = self._breaker.last_arrival_s = monotonic()
         self._release(connection)
         return replies
+
+    def execute_apart(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+        """Do the same on a connection of their own, made and closed here: what takes long takes none from others."""
+        try:
+            connection = open_connection(self._pool(), self.connector.address(), wait.left_s)
+        except Exception as error:  # whatever a client's own way of connecting raises, there is none
+            raise error_mapping.before_sending(error) from error
+        try:
+            return connection.execute(packet, reply_count, wait)
+        except redis_compat.client_errors() as error:
+            raise error_mapping.after_sending(error) from error
+        finally:
+            connection.close()
 
     def _acquire(self, wait: Wait) -> Connection:
         if self._breaker.is_open:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
-from ratelimit.effects import Operation, Request, failure_of
+from ratelimit.admin.doctor.read import Peer, PeerReply
+from ratelimit.admin.doctor.readings import ClientSettings
+from ratelimit.effects import Operation, PatientCommands, Request, failure_of
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.blocking import peers
 from ratelimit.store.blocking.endpoint import Endpoint
 from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import PATIENCE_S, Client
+from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
 _T = TypeVar("_T")
@@ -77,6 +81,9 @@ class BlockingExecutor:
 
     def _execute(self, request: Request, wait: Wait) -> Any:
         wait.renew()
+        if isinstance(request, PatientCommands):
+            packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
+            return error_mapping.replies_to(request, self._endpoint.execute_apart(packet, len(request), patience))
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
@@ -101,6 +108,14 @@ class BlockingExecutor:
     def breaker_state(self) -> BreakerState:
         """Return whether the server's breaker is open, and how often it has opened in this process."""
         return self._endpoint.breaker_state()
+
+    def client_settings(self) -> ClientSettings:
+        """Return how the client is set that was passed in."""
+        return client_settings(self._pool)
+
+    def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+        """Return what servers beside the primary answer."""
+        return peers.ask(self._pool, asked_peers)
 
     def connect(self, timeout_s: float) -> None:
         """Wait until there are as many connections as are usually idle.

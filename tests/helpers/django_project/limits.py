@@ -11,13 +11,16 @@ NEVER = Throttle("1/100000", 3)
 
 @contextlib.contextmanager
 def limits(redis, **options):
-    """A limiter whose plan "gold" is strict about one method; "small", for keys, and "free" admit three requests."""
+    """A limiter whose plan "gold" is strict about one method; "small", for keys, and "free" admit three requests.
+
+    What Redis does not decide is 503.
+    """
     with redis.client() as client, Limiter(client, deadline=5, **options) as limiter:
         catalog = limiter.catalog
         catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), Quota(100_000, "DAY"), [PlanStage(STAGE, {ITEM: NEVER})]))
         for plan in ("small", "free"):
             catalog.put_plan(UsagePlan(plan, NEVER, None, [STAGE]))
-        catalog.put_stage(Stage(STAGE, Throttle(1, 1_000_000)))
+        catalog.put_stage(Stage(STAGE, Throttle(1, 1_000_000), on_unavailable="closed"))
         yield limiter
 
 

@@ -55,7 +55,7 @@ def _checking(proxy, how):
     """Yield a function that checks a key through the proxy."""
     if how == "async":
         with asyncio.Runner() as runner:
-            limiter = AsyncLimiter.from_url(proxy.url, deadline=DEADLINE)
+            limiter = AsyncLimiter.from_url(proxy.url, deadline=DEADLINE, on_unavailable="closed")
             limiter._namespace.before_refresh = lambda: None
             try:
                 yield lambda key: runner.run(limiter.check(key, STAGE, METHOD))
@@ -63,12 +63,12 @@ def _checking(proxy, how):
                 runner.run(limiter.aclose())
         return
     if how == "from_url":
-        limiter = Limiter.from_url(proxy.url, deadline=DEADLINE)
+        limiter = Limiter.from_url(proxy.url, deadline=DEADLINE, on_unavailable="closed")
         client = None
     else:
         client = redis.Redis(port=proxy.port, socket_timeout=DEADLINE)
         assert client.connection_pool.connection_kwargs["retry"].get_retries() == 10
-        limiter = Limiter(client, deadline=DEADLINE)
+        limiter = Limiter(client, deadline=DEADLINE, on_unavailable="closed")
     limiter._namespace.before_refresh = lambda: None
     try:
         yield lambda key: limiter.check(key, STAGE, METHOD)
@@ -83,7 +83,7 @@ def a_batch_is_carried_out_once(server, fault):
     key = gold_key(server)
 
     async def five_at_once():
-        async with AsyncLimiter.from_url(proxy.url, deadline=DEADLINE) as limiter:
+        async with AsyncLimiter.from_url(proxy.url, deadline=DEADLINE, on_unavailable="closed") as limiter:
             limiter._namespace.before_refresh = lambda: None
             await limiter.check(key.value, STAGE, METHOD)  # looks at the catalogue
             await asyncio.gather(*(limiter.check(key.value, STAGE, METHOD) for _ in range(2)))  # teaches
@@ -114,7 +114,7 @@ def what_is_known_of_a_batch_is_told(server):
             put(batcher, packets, answered)
 
     async def two_at_once():
-        async with AsyncLimiter.from_url(server.url, deadline=DEADLINE) as limiter:
+        async with AsyncLimiter.from_url(server.url, deadline=DEADLINE, on_unavailable="closed") as limiter:
             limiter._namespace.before_refresh = lambda: None
             await limiter.check(charged.value, STAGE, METHOD)
             await asyncio.gather(*(limiter.check(charged.value, STAGE, METHOD) for _ in range(2)))

@@ -1,0 +1,175 @@
+"""Checks of what Redis holds of the namespace."""
+
+from __future__ import annotations
+
+import shlex
+
+from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
+from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds, read_plans
+from ratelimit.effects import scored
+from ratelimit.model import MICROSECONDS
+from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
+
+BYTES_PER_IDENTITY = 300
+"""About what an identity takes: its hash, and its place among those that are counted."""
+_NEARLY_FULL = 0.8
+_FRESH_S = 15
+
+
+def schema(deployment: Deployment) -> Check:
+    """Whether this version knows the form of what is stored."""
+    catalog, names = deployment.catalog, deployment.names
+    if not catalog:
+        if _is_of_schema_1(deployment):
+            yield error("what is stored is of schema 1: gateways of this version answer 503", "ratelimit upgrade")
+        return "nothing is stored"
+    stored = catalog.get("schema", "")
+    if stored not in (str(SCHEMA), str(SCHEMA_WITH_DENIALS)):
+        yield error(
+            f"the catalogue {names.catalog!r} is of schema {stored[:8]!r}: gateways of this version answer 503",
+            "pip install --upgrade ratelimit-redis",
+        )
+    if "upgrading" in catalog:
+        yield warning("an upgrade was interrupted: some API keys are in their former form", "ratelimit upgrade")
+    return f"schema {stored}"
+
+
+def _is_of_schema_1(deployment: Deployment) -> bool:
+    try:
+        (epoch,) = deployment.primary.answers.get("HMGET", deployment.names.former_catalog, "epoch")
+    except UnreadError as unread:
+        if "WRONGTYPE" in unread.message:  # what an upgrade left there
+            return False
+        raise
+    return epoch is not None
+
+
+def catalogue(deployment: Deployment) -> Check:
+    """Whether the catalogue is there, and whole."""
+    catalog, names = deployment.catalog, deployment.names
+    if not catalog and not _is_of_schema_1(deployment):
+        count = int(deployment.primary.answers.get("ZCARD", names.keys))
+        if count:
+            yield error(
+                f"the catalogue {names.catalog!r} is lost, and {count:,} API keys are there: all checks are "
+                "answered 503",
+                "ratelimit apply plans.toml",
+                5,
+            )
+        else:
+            yield warning(
+                f"there is no catalogue in namespace {names.namespace!r}: checks are answered 503. Nothing was applied "
+                "yet, or this is another server or database",
+                "ratelimit apply plans.toml",
+            )
+        return ""
+    missing = [field for field in ("epoch", "version", "pepper", "schema") if catalog and field not in catalog]
+    if missing:
+        yield error(
+            f"the catalogue has lost its {', '.join(missing)}: all checks are answered 503",
+            f"redis-cli DEL '{names.catalog}' && ratelimit apply plans.toml  # unless there is a backup",
+        )
+    _, unreadable = read_plans(deployment.catalog)
+    for plan_id in unreadable:
+        yield error(
+            f"the plan {plan_id!r} cannot be read: its keys are answered 503",
+            f"redis-cli HDEL '{names.catalog}' {shlex.quote(f'plan:{plan_id}')} && ratelimit apply plans.toml",
+        )
+    return f"{sum(name.startswith('plan:') for name in catalog)} plans"
+
+
+def keys(deployment: Deployment) -> Check:
+    """Whether API keys are whole."""
+    answers, names, ids = deployment.primary.answers, deployment.names, deployment.sample.key_ids
+    count = answers.get("ZCARD", names.keys)
+    if not ids:
+        return f"{count:,} API keys"
+    records = answers.get("MGET", *map(names.key_record, ids))
+    lost = [key_id for key_id, record in zip(ids, records, strict=True) if record is None]
+    if lost:
+        yield error(
+            f"the records of {len(lost)} of {len(ids)} sampled API keys are lost: their callers are answered 503",
+            "ratelimit keys create --value-from stdin  # for each, unless there is a backup",
+            5,
+        )
+    bare = [
+        key_id
+        for key_id, record in zip(ids, records, strict=True)
+        if record is not None and answers.get("HGET", names.key_hash(key_id), "r") is None
+    ]
+    if bare:
+        yield warning(
+            f"the counts of {len(bare)} of {len(ids)} sampled API keys are lost: they start with full limits",
+            "none is needed, the next check of each writes them anew; find out what was lost (persistence, eviction)",
+            2,
+        )
+    return f"{count:,} API keys, {len(ids)} of them looked at"
+
+
+def pepper(deployment: Deployment) -> Check:
+    """Whether this process has the pepper that keys were stored with."""
+    stored = deployment.catalog.get("pepper", "").split()
+    if stored and not set(stored) & set(deployment.probes):
+        yield error(
+            "the pepper here is not the one that the API keys were stored with: with it, each key is unknown",
+            "set RATELIMIT_PEPPER, and pepper= of gateways, to the one that the catalogue was made with",
+        )
+    return "the pepper is the right one" if stored else "no pepper is stored yet"
+
+
+def identities(deployment: Deployment) -> Check:
+    """Whether the number of identities, and with it memory, has a bound."""
+    plans, _ = read_plans(deployment.catalog)
+    free = [plan.id for plan in plans if plan.max_identities is None]
+    if free:
+        for command in ("SCAN", "HKEYS"):
+            deployment.primary.answers.get(command)
+    for plan_id in free:
+        if plan_id in deployment.sample.identity_plans:
+            yield warning(
+                f"identities have the plan {plan_id!r}, whose number is not bounded: each takes about "
+                f"{BYTES_PER_IDENTITY} bytes, and a flood of addresses fills the memory",
+                f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id!r}",
+            )
+    bounds = identity_bounds(deployment.catalog, deployment.names)
+    counts = dict[str, str]()
+    for plan_id, bound in bounds.items():
+        count = deployment.primary.answers.get(*count_of(bound)) * bound.one_in
+        counts[plan_id] = f"{count:,} of {bound.most:,} ({plan_id})"
+        if count > _NEARLY_FULL * bound.most:
+            yield warning(
+                f"the plan {plan_id!r} has {count:,} identities of {bound.most:,}: further ones are denied (429)",
+                f"ratelimit apply plans.toml  # with a greater max_identities in the plan {plan_id!r}",
+            )
+    most = sum(bound.most for bound in bounds.values()) * BYTES_PER_IDENTITY
+    primary = deployment.primary
+    limit = primary.number("maxmemory") if bounds else 0
+    left = limit - primary.number("used_memory") if limit else 0
+    if limit and most > left:
+        yield warning(
+            f"as many identities as plans allow take {megabytes(most)}, and {megabytes(left)} are left",
+            primary.set_command("maxmemory", limit + most),
+        )
+    return f"{', '.join(counts.values())}: {megabytes(most)} at most" if bounds else "no plan bounds them"
+
+
+def gateways(deployment: Deployment) -> Check:
+    """Which processes of gateways have told of themselves: their number divides the limits while Redis is away."""
+    name = deployment.names.replicas
+    reply = deployment.primary.answers.get("ZREVRANGEBYSCORE", name, "+inf", "-inf", "WITHSCORES")
+    now_us = deployment.primary.clock.server_us
+    ages = [(now_us - int(score)) / MICROSECONDS for _, score in scored(reply)]
+    ahead = [age for age in ages if age < -_FRESH_S]
+    if ahead:
+        yield warning(
+            f"{len(ahead)} of {len(ages)} processes told of themselves at a time that has not come yet: the server's "
+            "clock went back, and while Redis is away limits are divided among processes that may be gone",
+            f"redis-cli ZREMRANGEBYSCORE '{name}' '({now_us}' +inf",
+            2,
+        )
+    fresh = sorted(age for age in ages if age < _FRESH_S)
+    if not ages:
+        return "no process of a gateway has told of itself"
+    return (
+        f"{len(fresh)} processes of gateways told of themselves within {_FRESH_S} s, {len(ages) - len(fresh)} earlier"
+    )

@@ -1,0 +1,295 @@
+"""Reads a deployment: everything that the checks look at, and nothing that would change it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ratelimit.admin.doctor import permissions
+from ratelimit.admin.doctor.checks import examine
+from ratelimit.admin.doctor.readings import (
+    Answers,
+    ClientSettings,
+    Deployment,
+    RoundTrip,
+    Sample,
+    Sentinel,
+    Server,
+    as_text,
+    as_texts,
+    cli_at,
+    count_of,
+    identity_bounds,
+    is_refused_permission,
+    scripts_query,
+    seconds_of,
+)
+from ratelimit.admin.doctor.report import DoctorReport
+from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
+from ratelimit.effects import IndependentCommands, IndependentReads, Operation, UnknownScriptError
+from ratelimit.errors import ConfigError, StoreError
+from ratelimit.model import MICROSECONDS
+from ratelimit.registry.namespace import Clock, Namespace
+from ratelimit.scripts import Command, load
+from ratelimit.validation import shown
+
+SETTINGS = (
+    *("maxmemory-policy", "appendfsync", "save", "stop-writes-on-bgsave-error"),
+    *("min-replicas-to-write", "min-replicas-max-lag", "timeout", "tcp-keepalive"),
+)
+SERVER_READS: tuple[Command, ...] = (("TIME",), ("INFO", "all"), *(("CONFIG", "GET", name) for name in SETTINGS))
+_ROUND_TRIPS = 50
+SAMPLED_KEYS = 100
+_SAMPLED_IDENTITIES = 100
+_SCANS, _NAMES_PER_SCAN = 10, 1000
+_SLOW = 128
+
+
+class Peer(NamedTuple):
+    """A server beside the primary, to be asked on a connection of its own.
+
+    Attributes:
+        where: How findings name it.
+        address: Of a replica: host and port; of a Sentinel its number among those that the client names.
+        commands: What to ask.
+    """
+
+    where: str
+    address: tuple[str, int] | int
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReply:
+    """What a peer answered.
+
+    Attributes:
+        replies: With StoreError in the places of errors.
+        sent_us: When the first command was sent, by this machine's clock.
+        answered_us: When the first reply had arrived.
+    """
+
+    replies: Sequence[Any]
+    sent_us: int
+    answered_us: int
+
+
+def wall_us() -> int:
+    """Return microseconds since 1970 by this machine's clock."""
+    return time.time_ns() // 1000
+
+
+class Doctor:
+    """Reads one deployment.
+
+    Args:
+        namespace: Whose names to read.
+        client: How the client is set.
+        gateway_user: The Redis user of the gateways; None for the one who reads.
+        deadline: How long checks of the gateways wait for Redis, in seconds.
+        clock: This machine's clock.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        client: ClientSettings,
+        *,
+        gateway_user: str | None,
+        deadline: float,
+        clock: Clock = wall_us,
+    ) -> None:
+        if gateway_user is not None and (not isinstance(gateway_user, str) or not gateway_user.isprintable()):
+            raise ConfigError(f"must be the name of a Redis user, not {shown(gateway_user)}", field="gateway_user")
+        self._namespace, self._names = namespace, namespace.names
+        self._client = client
+        self._gateway_user = gateway_user
+        self._deadline_us = round(deadline * MICROSECONDS)
+        self._clock = clock
+
+    def read(self) -> Operation[Deployment]:
+        """Read the primary.
+
+        Raises:
+            StoreError: It did not answer. What it refuses is no error: the checks that need it say so.
+        """
+        answers = Answers(self._client.user)
+        round_trips = yield from self._round_trips(answers)
+        yield from _ask(answers, [*SERVER_READS[1:], *self._data_reads()])
+        if answers.has("ACL", "WHOAMI"):
+            answers.user = as_text(answers.get("ACL", "WHOAMI"))
+        primary = Server("primary", "redis-cli", answers, round_trips)
+        reading = "%R~" if primary.has_selectors else "~"
+        answers.names = f"{reading}{self._names.namespace}:*", f"{reading}{{{self._names.namespace}}}:*"
+        scripts = yield from self._scripts(answers)
+        user, granted = yield from self._permissions(answers)
+        sample = yield from self._sample(answers)
+        return Deployment(
+            names=self._names,
+            probes=self._namespace.digest.probes,
+            has_own_clock=self._namespace.clock is not None,
+            primary=primary,
+            sample=sample,
+            scripts=scripts,
+            permissions=granted,
+            gateway_user=user,
+            is_gateway_named=self._gateway_user is not None,
+            client=self._client,
+            deadline_us=self._deadline_us,
+        )
+
+    def peers(self, deployment: Deployment) -> list[Peer]:
+        """Return whom to ask beside the primary: its replicas, and the Sentinels."""
+        peers = list[Peer]()
+        if deployment.primary.answers.has("INFO", "all"):
+            for replica in deployment.primary.connected_replicas():
+                host, port = replica.get("ip", ""), replica.get("port", "")
+                if host and port.isdigit():
+                    peers.append(
+                        Peer(f"replica {_address(host, port)}", (host, int(port)), (*SERVER_READS, scripts_query()))
+                    )
+        service = self._client.service or ""
+        for number, address in enumerate(self._client.sentinels):
+            peers.append(Peer(f"Sentinel {address}", number, _sentinel_reads(service)))
+        return peers
+
+    def report(self, deployment: Deployment, replies: Mapping[Peer, PeerReply | StoreError]) -> DoctorReport:
+        """Return what is wrong with a deployment, by what was read of it and its peers."""
+        replicas, sentinels, unreachable = list[Server](), list[Sentinel](), dict[str, str]()
+        for peer, reply in replies.items():
+            if isinstance(reply, StoreError):
+                unreachable[peer.where] = str(reply)
+                continue
+            answers = Answers(deployment.primary.answers.user, dict(zip(peer.commands, reply.replies, strict=True)))
+            if isinstance(peer.address, int):
+                interval = reply.sent_us, reply.answered_us
+                sentinels.append(Sentinel(peer.where, self._client.service or "", answers, interval))
+            else:
+                host, port = peer.address
+                trips = _round_trip(reply.sent_us, reply.replies[0], reply.answered_us)
+                replicas.append(Server(peer.where, cli_at(host, str(port)), answers, trips))
+        return examine(
+            replace(deployment, replicas=tuple(replicas), sentinels=tuple(sentinels), unreachable=unreachable)
+        )
+
+    def _round_trips(self, answers: Answers) -> Operation[tuple[RoundTrip, ...]]:
+        trips: tuple[RoundTrip, ...] = ()
+        for _ in range(_ROUND_TRIPS + 1):
+            began_us, ticks = self._clock(), time.monotonic_ns()
+            replies = yield IndependentReads([("TIME",)])
+            ended_us = began_us + (time.monotonic_ns() - ticks) // 1000
+            answers.add([("TIME",)], replies)
+            trips += _round_trip(began_us, replies[0], ended_us)
+            if not trips:
+                break
+        return trips[1:] or trips  # the first one includes connecting
+
+    def _data_reads(self) -> list[Command]:
+        names = self._names
+        return [
+            ("ACL", "WHOAMI"),
+            ("ACL", "GETUSER", "default"),
+            ("SLOWLOG", "GET", _SLOW),
+            ("HGETALL", names.catalog),
+            ("HMGET", names.former_catalog, "epoch"),
+            ("ZCARD", names.keys),
+            ("ZREVRANGEBYSCORE", names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS),
+            ("ZREVRANGEBYSCORE", names.replicas, "+inf", "-inf", "WITHSCORES"),
+            ("MGET", names.account, names.alerts),
+        ]
+
+    def _scripts(self, answers: Answers) -> Operation[dict[str, bool]]:
+        query = scripts_query()
+        (reply,) = yield IndependentReads([query])
+        answers.add([query], [reply])
+        if isinstance(reply, list) and len(reply) == len(GATEWAY_SCRIPTS):
+            return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
+        # Without KEYS they do nothing, and an error of theirs says that they are there.
+        replies = yield IndependentReads([("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
+        if any(map(is_refused_permission, replies)):
+            return {}
+        return {
+            name: not isinstance(each, UnknownScriptError) for name, each in zip(GATEWAY_SCRIPTS, replies, strict=True)
+        }
+
+    def _permissions(self, answers: Answers) -> Operation[tuple[str, dict[Command, str]]]:
+        """Return the gateways' user, and for each command "" if it may run it, else what the server says of it.
+
+        By ACL DRYRUN; and of the user who reads, where the server has no DRYRUN, by trying.
+        """
+        reader = answers.user
+        user = self._gateway_user or reader
+        needed = [*(need.command for need in permissions.needed(self._names)), permissions.EVAL]
+        commands = [*needed, *permissions.excessive(self._names).values()]
+        replies = yield IndependentReads([("ACL", "DRYRUN", user, *command) for command in commands])
+        answers.add([("ACL", "DRYRUN")], replies[:1])
+        if not isinstance(replies[0], Exception):
+            texts = map(as_text, replies)
+            return user, {command: "" if said == "OK" else said for command, said in zip(commands, texts, strict=True)}
+        yield from _ask(answers, [("ACL", "GETUSER", user)])
+        if user != reader:
+            return user, {}
+        tried = list(filter(permissions.can_be_tried, needed))
+        replies = yield IndependentCommands(tried)
+        return user, {
+            command: str(reply) if is_refused_permission(reply) else ""
+            for command, reply in zip(tried, replies, strict=True)
+        }
+
+    def _sample(self, answers: Answers) -> Operation[Sample]:
+        listing: Command = ("ZREVRANGEBYSCORE", self._names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS)
+        key_ids = tuple(map(as_text, answers.list_or_empty(*listing)))
+        if key_ids:
+            yield from _ask(answers, [("MGET", *map(self._names.key_record, key_ids))])
+            yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
+        if answers.has("HGETALL", self._names.catalog):
+            catalog = as_texts(answers.get("HGETALL", self._names.catalog))
+            bounds = identity_bounds(catalog, self._names)
+            yield from _ask(answers, list(map(count_of, bounds.values())))
+        identities = yield from self._identities(answers)
+        replies = yield IndependentReads([("HKEYS", name) for name in identities])
+        answers.add([("HKEYS",)], [next(filter(_is_error, replies), "OK")])
+        fields = [as_text(field) for reply in replies if isinstance(reply, list) for field in reply]
+        plans = frozenset(field.removeprefix("p:") for field in fields if field.startswith("p:"))
+        return Sample(key_ids, plans)
+
+    def _identities(self, answers: Answers) -> Operation[list[str]]:
+        """Return names of identities' hashes, out of the first names of the server."""
+        names, cursor = dict[str, None](), "0"
+        for _ in range(_SCANS):
+            scan: Command = ("SCAN", cursor, "MATCH", self._names.key_hash("~*"), "COUNT", _NAMES_PER_SCAN)
+            (reply,) = yield IndependentReads([scan])
+            answers.add([("SCAN",)], [reply])
+            try:
+                cursor, page = as_text(reply[0]), list(map(as_text, reply[1]))
+            except (TypeError, LookupError):  # an error, or no page
+                return []
+            names |= dict.fromkeys(page)
+            if cursor == "0" or len(names) >= _SAMPLED_IDENTITIES:
+                break
+        return list(names)[:_SAMPLED_IDENTITIES]
+
+
+def _ask(answers: Answers, commands: Sequence[Command]) -> Operation[None]:
+    answers.add(commands, (yield IndependentReads(commands)))
+
+
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, Exception)
+
+
+def _round_trip(sent_us: int, reply: Any, answered_us: int) -> tuple[RoundTrip, ...]:
+    try:
+        return (RoundTrip(sent_us, seconds_of(reply), answered_us),)
+    except (TypeError, ValueError):  # an error, or no time
+        return ()
+
+
+def _sentinel_reads(service: str) -> tuple[Command, ...]:
+    return ("INFO", "server"), ("SENTINEL", "MASTER", service), ("SENTINEL", "CKQUORUM", service)
+
+
+def _address(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,7 @@
+"""All scenarios, by name, in the order in which they are run."""
+
+from chaos.scenarios import clients, clocks, failover, network, servers
+
+SCENARIOS = {
+    scenario.name: scenario for module in (servers, network, failover, clients, clocks) for scenario in module.ALL
+}
