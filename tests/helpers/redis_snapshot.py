@@ -13,8 +13,8 @@ _READ = {
 
 
 _DENIALS = b"ratelimit:denials:"
-_REPLICAS = b"{ratelimit}:replicas"
-"""The processes that live: each limiter writes it once it has begun, and then in its own time."""
+_REPLICAS = b"}:replicas"
+"""How the names end of the processes that live, in any namespace: each limiter writes it in its own time."""
 
 
 def snapshot(client):
@@ -32,7 +32,7 @@ def snapshot_without_denials(client):
 
 def names_in(client):
     """Return the names of all that is there, without the processes that live."""
-    return sorted(key for key in client.keys("*") if key != _REPLICAS)
+    return sorted(key for key in client.keys("*") if not key.endswith(_REPLICAS))
 
 
 def _names_without_denials(client):

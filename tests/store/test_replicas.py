@@ -86,7 +86,7 @@ def test_a_user_who_may_not(server, caplog):
         key = key_of(client)
         Catalog(client).load_scripts()
         rules = ("~ratelimit:*", "~{ratelimit}:catalog", "resetchannels", "&ratelimit:*")
-        client.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", "+@all", *rules)
+        client.execute_command("ACL", "SETUSER", "gateway", "reset", "on", ">secret", "+@all", *rules)
         url = f"unix://gateway:secret@{server.socket}"
         try:
             with (
@@ -158,7 +158,7 @@ def test_a_process_that_hears_no_pushes_lives(is_async, server):
     """Its user may not subscribe. It says that it lives all the same."""
     with server.client() as client:
         key = key_of(client)
-        client.execute_command("ACL", "SETUSER", "gateway", "on", ">secret", "+@all", "-subscribe", "~*")
+        client.execute_command("ACL", "SETUSER", "gateway", "reset", "on", ">secret", "+@all", "-subscribe", "~*")
         url = f"unix://gateway:secret@{server.socket}"
         try:
             with RunningLimiter(lambda kind: kind.from_url(url, deadline=5), is_async) as limiter:
