@@ -86,18 +86,9 @@ if id then
 end
 local new_token
 if has_key then
-  local stored_token, version_token = hash.r, string.sub(request, VERSION_TOKEN_AT, HEAD_SIZE)
-  if stored_token ~= version_token then
-    -- @inline inline/retry_statuses
-    if not stored_token and is_identity then stored_token = version_token end -- an identity that is new
-    if not stored_token or string.sub(stored_token, 19) ~= string.sub(version_token, 19) then
-      return { KEY_CHANGED, now }
-    end
-    local is_newer = string.sub(stored_token, 9, 18) > string.sub(version_token, 9, 18)
-    if not nothing_newer and (is_newer or string.sub(stored_token, 1, 8) ~= string.sub(version_token, 1, 8)) then
-      return { CATALOG_BEHIND, now }
-    end
-    new_token = version_token
+  local stored_token = hash.r
+  if stored_token ~= string.sub(request, VERSION_TOKEN_AT, HEAD_SIZE) then
+    -- @inline inline/compare_versions
   end
 end
 

@@ -1,13 +1,13 @@
 -- heartbeat: say that a process lives, and count those that do.
 --
--- KEYS[1]    set of all processes, scored by the time at which each was last heard, in us
+-- KEYS[1]    set of all processes, scored by the time of its last heartbeat, in us
 -- ARGV[1]    now_us (0: the server's clock), in decimal
 -- ARGV[2]    life of the process: 8 characters, random, new with each start
 -- ARGV[3]    "leave" when it ends; else absent
 -- returns    how many processes are left, with this one unless it leaves
 -- errors     RATELIMIT ARGUMENTS
 --
--- A process that was not heard for 15 s does not count, and is removed. Nothing is written for one that is not named.
+-- A process without a heartbeat for 15 s does not count, and is removed. Nothing is written for one that is not named.
 
 local call, life, now = redis.call, ARGV[2], tonumber(ARGV[1])
 if not now or not life or #life ~= 8 or ARGV[3] and ARGV[3] ~= 'leave' then

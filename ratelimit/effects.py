@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.model import MICROSECONDS
 from ratelimit.scripts import Command, ScriptCall
 
 _T = TypeVar("_T")
@@ -97,6 +98,12 @@ def text(reply: bytes | str | None) -> str | None:
         return reply.decode() if isinstance(reply, bytes) else reply
     except UnicodeDecodeError:
         raise StoreError("Redis holds something that is no text where a key's record or id belongs") from None
+
+
+def time_us(reply: Sequence[Any]) -> int:
+    """Return a reply to TIME in microseconds since 1970."""
+    seconds, microseconds = reply
+    return int(seconds) * MICROSECONDS + int(microseconds)
 
 
 def texts(replies: Sequence[bytes | str]) -> list[str]:

@@ -84,7 +84,7 @@ class LimiterBase:
             on_unavailable=policy,
             local_max_age=validate_seconds(local_max_age, "local_max_age"),
         )
-        self._more_for_upkeep_s = max(0.0, clients.UPKEEP_S - deadline)
+        self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures = FailureLog()
         self.server: EmbeddedServer | None = None
 

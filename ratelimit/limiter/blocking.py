@@ -269,7 +269,7 @@ class Limiter(LimiterBase):
     def _tick(self, *, last: bool = False) -> None:
         for operation in self._without_redis.upkeep(last=last):
             with contextlib.suppress(StoreError):
-                self._store.run(operation, monotonic() + self._more_for_upkeep_s)
+                self._store.run(operation, monotonic(), self._upkeep_s)
         with contextlib.suppress(StoreError):
             self._store.run(self._checker.upkeep(last=last), monotonic())
 

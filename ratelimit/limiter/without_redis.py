@@ -10,16 +10,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from ratelimit import validation
-from ratelimit.decision import Decision, Detail, Reason
+from ratelimit.decision import Decision, Detail, Reason, Source
 from ratelimit.effects import Operation
 from ratelimit.engine import protocol
+from ratelimit.engine.limits import CompiledLimits
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.errors import OnUnavailable, StoreError, StoreUnavailable
 from ratelimit.limiter.checker import Checker, unavailable
 from ratelimit.local.journal import Journal
 from ratelimit.local.known_states import NotedReply, latest_states, time_us
 from ratelimit.local.local_caller import JournalEntry
-from ratelimit.local.local_limits import MAX_CALLERS, KnownState, KnownStates, LocalLimits, Spending, last_numbers
+from ratelimit.local.local_limits import (
+    MAX_CALLERS,
+    KnownState,
+    KnownStates,
+    LocalLimits,
+    LocalVerdict,
+    Spending,
+    last_numbers,
+)
 from ratelimit.local.replicas import Replicas
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
@@ -62,7 +71,7 @@ class WithoutRedis:
         self.local = LocalLimits()
         self.journal = Journal(namespace, self.local, checker.denial_cache.invalidate)
         self._ahead_us: int | None = None  # of the server's clock before that of this process
-        self._heard_us = -validation.EXACT
+        self._replied_us = -validation.EXACT
         self._shared: tuple[int, int, Mapping[str, KnownState]] = (-1, 0, {})
         self._has_warned = False
 
@@ -152,65 +161,39 @@ class WithoutRedis:
         if not peek:
             spending = Spending.CERTAIN if isinstance(error, StoreUnavailable) else Spending.UNKNOWN
         states = _Once(partial(self._own_states, prepared, key)), _Once(partial(self._shared_states, now_us))
-        decide = self._decide_open if policy == "open" else self._decide_local
-        decision, window_us = decide(prepared, cost, spending, now_us, server_us, *states)
-        if decision is None:
-            self._warn_of_room()
-            return unavailable(error)
+        if policy == "open":
+            verdict = self._judge_by_last_states(prepared.limits, cost, server_us, *states)
+        else:
+            self.local.begin_outage(self.replicas.count)
+            judged = self.local.judge(prepared.limits, prepared.key_id, cost, spending, now_us, server_us, *states)
+            if judged is None:
+                self._warn_of_room()
+                return unavailable(error)
+            verdict = judged
+        limits, numbers, denial = verdict
+        if denial is None:
+            if policy == "local" and not peek:
+                numbers = limits.numbers_after(numbers, cost)
+            source: Source = "fail_open" if policy == "open" else "local"
+            decision = Decision(Reason.ALLOWED, limits=partial(limits.statuses, numbers, server_us), source=source)
+        else:
+            first, _, end_us = denial
+            decision = limits.denied(first, end_us - server_us, numbers, server_us, cost, None, "local")
         decision.cause, decision.error = error.cause, str(error)
-        if not decision.allowed and not peek:
+        if denial is not None and not peek:
             self._checker.denials.add(day_of(server_us), prepared.plan_id, prepared.denied_id, decision.reason)
         elif spending is Spending.CERTAIN:
+            window_us = int(numbers[-1]) if limits.plan_limits.quota else 0
             self.journal.add(prepared, key, stage, method, cost, server_us, window_us)
         return decision
 
-    def _decide_local(
-        self,
-        prepared: PreparedCheck,
-        cost: int,
-        spending: Spending,
-        now_us: int,
-        server_us: int,
-        own: KnownStates,
-        shared: KnownStates,
-    ) -> tuple[Decision | None, int]:
-        """Return the decision by this process' part of the limits, None if there is no room for the caller.
-
-        And when the window of the quota ends, 0 without one.
-        """
-        self.local.begin_outage(self.replicas.count)
-        verdict = self.local.judge(prepared.limits, prepared.key_id, cost, spending, now_us, server_us, own, shared)
-        if verdict is None:
-            return None, 0
-        limits, numbers, denial = verdict
-        window_us = int(numbers[-1]) if limits.plan_limits.quota else 0
-        if denial is not None:
-            first, _, end_us = denial
-            return limits.denied(first, end_us - server_us, numbers, server_us, cost, None, "local"), window_us
-        if spending is not Spending.NONE:
-            numbers = limits.numbers_after(numbers, cost)
-        return Decision(Reason.ALLOWED, limits=partial(limits.statuses, numbers, server_us), source="local"), window_us
-
-    def _decide_open(
-        self,
-        prepared: PreparedCheck,
-        cost: int,
-        spending: Spending,  # noqa: ARG002 - as `_decide_local`
-        now_us: int,  # noqa: ARG002
-        server_us: int,
-        own: KnownStates,
-        shared: KnownStates,
-    ) -> tuple[Decision | None, int]:
-        """Return the decision that admits all but what the last states that were seen certainly deny."""
-        limits = prepared.limits
+    @staticmethod
+    def _judge_by_last_states(
+        limits: CompiledLimits, cost: int, server_us: int, own: KnownStates, shared: KnownStates
+    ) -> LocalVerdict:
+        """Admit all but what the last states that were seen certainly deny."""
         numbers = last_numbers(limits, server_us, own, shared)
-        denial = limits.denial(numbers, server_us, cost)
-        window_us = int(numbers[-1]) if limits.plan_limits.quota else 0
-        if denial is not None:
-            first, _, end_us = denial
-            return limits.denied(first, end_us - server_us, numbers, server_us, cost, None, "local"), window_us
-        statuses = partial(limits.statuses, numbers, server_us)
-        return Decision(Reason.ALLOWED, limits=statuses, source="fail_open"), window_us
+        return LocalVerdict(limits, numbers, limits.denial(numbers, server_us, cost))
 
     def _by_policy_alone(self, error: StoreError, policy: OnUnavailable) -> Decision:
         """Decide about somebody of whom this process knows nothing."""
@@ -232,20 +215,20 @@ class WithoutRedis:
 
     def _is_trusted(self, prepared: PreparedCheck | None, now_us: int) -> bool:
         """Return whether Redis has answered lately enough to go by what it said then."""
-        heard_us = [self._namespace.confirmed_us, self.replicas.heard_us, self._heard_us]
+        answers_us = [self._namespace.confirmed_us, self.replicas.answered_us, self._replied_us]
         if prepared is not None:
-            heard_us += [noted.sent_us for noted in (prepared, prepared.limits) if noted.last_reply is not None]
-        return now_us - max(us for us in heard_us if us is not None) <= self._max_age_us
+            answers_us += [noted.sent_us for noted in (prepared, prepared.limits) if noted.last_reply is not None]
+        return now_us - max(us for us in answers_us if us is not None) <= self._max_age_us
 
     def _server_us(self, prepared: PreparedCheck, now_us: int) -> int:
         """Return the server's time, as the last reply that is at hand tells it."""
         if self._namespace.clock is not None:
             return self._namespace.script_us()
         for noted, limits in ((prepared, prepared.limits), (prepared.limits, prepared.limits)):
-            if noted.last_reply is not None and noted.sent_us > self._heard_us:
+            if noted.last_reply is not None and noted.sent_us > self._replied_us:
                 replied_us = time_us(NotedReply(limits, noted.last_reply, noted.sent_us))
                 if replied_us is not None:
-                    self._heard_us, self._ahead_us = noted.sent_us, replied_us - noted.sent_us
+                    self._replied_us, self._ahead_us = noted.sent_us, replied_us - noted.sent_us
         return self._namespace.wall_us() if self._ahead_us is None else now_us + self._ahead_us
 
     def _own_states(self, prepared: PreparedCheck, key: Caller) -> Mapping[str, KnownState]:

@@ -71,7 +71,7 @@ class UnspentUnits(NamedTuple):
 
 
 class _RequestedLease:
-    """A lease that was requested, and is not settled yet: it may be granted, and nobody may have heard of it.
+    """A lease that was requested, and is not settled yet: it may be granted, and its reply may be lost.
 
     Attributes:
         prepared: The check that it was requested with.

@@ -1,4 +1,4 @@
-"""How many processes share the limits: each says now and then that it lives, and is told how many do. No I/O."""
+"""How many processes share the limits: each sends a heartbeat now and then, and learns how many do. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("ratelimit")
 
 INTERVAL_US = 5 * MICROSECONDS
 _COUNTS = 4
-"""Of the last counts, the largest one is believed: after an outage not everybody has been heard at once."""
+"""Of the last counts, the largest one is believed: after an outage not all heartbeats come at once."""
 _NOT_PERMITTED = re.compile(r"NOPERM|ACL\.md|scripts load")
 """What errors say of a user who may not call the script, or not all that is in it."""
 
@@ -29,7 +29,7 @@ class Replicas:
     """What one limiter knows of the others; the process is counted once, whatever its limiters. Safe between threads.
 
     Attributes:
-        heard_us: When Redis last answered, by `Namespace.age_us`; None if it never did.
+        answered_us: When Redis last answered, by `Namespace.age_us`; None if it never did.
     """
 
     def __init__(self, namespace: Namespace, least: int, server: Hashable = None) -> None:
@@ -44,12 +44,12 @@ class Replicas:
         self._least = least
         self._place = (namespace.names.namespace, server)
         self._is_refused = False
-        self.heard_us: int | None = None
+        self.answered_us: int | None = None
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Make the lock anew; the child is a process of its own, which nobody has heard yet."""
+        """Make the lock anew; the child is a process of its own, which has sent no heartbeat yet."""
         self._lock = Lock()
         self._due_us: int | None = None
         self._counts: deque[int] = deque(maxlen=_COUNTS)
@@ -75,7 +75,7 @@ class Replicas:
             now_us = self._namespace.age_us()
             with self._lock:
                 self._counts.append(reply)
-                self.heard_us, self._due_us = now_us, now_us + INTERVAL_US
+                self.answered_us, self._due_us = now_us, now_us + INTERVAL_US
 
     def renew(self) -> Operation[None]:
         """Say that this process lives, if it is time to."""

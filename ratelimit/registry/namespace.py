@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ratelimit import validation
-from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, text
+from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, text, time_us
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.model import MICROSECONDS, Identity, Stage, UsagePlan
+from ratelimit.model import Identity, Stage, UsagePlan
 from ratelimit.registry import plan_documents, schema
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Digester, Peppers, generated_token
@@ -89,8 +89,7 @@ class Namespace:
         now_us = self.script_us()
         if now_us:
             return now_us
-        seconds, microseconds = (yield [("TIME",)])[0]
-        return int(seconds) * MICROSECONDS + int(microseconds)
+        return time_us((yield [("TIME",)])[0])
 
     def identity_id(self, identity: Identity) -> str:
         """Return what stands for a key's id where Redis holds an identity: a digest, under the newest pepper."""

@@ -5,7 +5,6 @@ from itertools import count
 
 from helpers.replica import METHOD, STAGE
 from helpers.requests import reply_to
-from ratelimit.engine.prepared_check import PreparedCheck
 
 LIFE = "life---1"
 _sequences = count(1)
@@ -14,11 +13,8 @@ _sequences = count(1)
 def prepared_check(limiter, caller, stage=STAGE, method=METHOD):
     """The prepared check of a request, under the newest catalogue; a caller of None needs no key."""
     limiter.peek(caller, stage, method)
-    checker, snapshot = limiter._checker, limiter._namespace.snapshot
-    if caller is not None:
-        return checker.prepared(caller, stage, method)
-    limits = checker.limits.get(snapshot, None, stage, method)
-    return PreparedCheck(snapshot, None, None, limits, limits.shared_keys)
+    checker = limiter._checker
+    return checker.prepare_without_key(stage, method) if caller is None else checker.prepared(caller, stage, method)
 
 
 def journal_charger(limiter, caller, stage=STAGE, method=METHOD):

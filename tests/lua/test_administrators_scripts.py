@@ -5,14 +5,12 @@ import json
 import pytest
 from helpers.lua_tools import PlainServer
 from redis.exceptions import ResponseError
-from vectors.packing import DAY, NOW, TODAY, doubles, state, version_token
+from vectors.packing import DAY, LARGEST, NOW, TODAY, WINDOW, doubles, state, version_token
 
 from ratelimit.scripts import load
 
 HASH, DAYS, RECORD = "ns:{k1}", "ns:{k1}:days", "ns:{k1}:record"
 CATALOG, FORMER = "{ns}:catalog", "ns:catalog"
-WINDOW = TODAY * 64 + 1
-LARGEST = 2**53 - 1
 PLAIN_NOW = 1_772_625_600_123_456
 """The time of PlainServer."""
 

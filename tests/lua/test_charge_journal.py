@@ -21,6 +21,7 @@ from vectors.packing import (
     STREAM,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     count,
     doubles,
@@ -33,7 +34,6 @@ from ratelimit.scripts import load
 DAYS, JOURNAL = f"{KEY}:days", "{ratelimit}:journal"
 LIFE, OTHER_LIFE = "life---1", "life---2"
 CHARGED, BEFORE, KEY_CHANGED, CATALOG_BEHIND = 5, 6, -1, -2
-WINDOW = TODAY * 64 + 1
 TOKEN = 100_000
 """Units of one token."""
 

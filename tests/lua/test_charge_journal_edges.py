@@ -11,12 +11,14 @@ from vectors.packing import (
     DAY,
     IDENTITY,
     KEY,
+    LARGEST,
     METHOD,
     NOW,
     PLAN,
     STREAM,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     count,
     doubles,
@@ -26,8 +28,6 @@ from vectors.packing import (
 
 ERROR = "RATELIMIT ARGUMENTS"
 DAYS, LIFE = f"{KEY}:days", "life---1"
-LARGEST = 2**53 - 1
-WINDOW = TODAY * 64 + 1
 WEEK = (TODAY - 3, TODAY + 4, TODAY + 11)
 """Three days of the quota's window are over."""
 NO_PLAN, NO_QUOTA = (0, 0, 0), (-1, 0, 0, 0)

@@ -6,10 +6,23 @@ Run on a dict, whose clock stands at PLAIN_NOW where the caller's is 0.
 import pytest
 from helpers.lua_tools import PlainServer
 from helpers.worlds import PLAIN_NOW
-from vectors.packing import ACCOUNT, DAILY, KEY, METHOD, NOW, PLAN, TODAY, bucket, count, doubles, state, version_token
+from vectors.packing import (
+    ACCOUNT,
+    DAILY,
+    KEY,
+    METHOD,
+    NOW,
+    PLAN,
+    TODAY,
+    WINDOW,
+    bucket,
+    count,
+    doubles,
+    state,
+    version_token,
+)
 
 DAYS, NOTE = f"{KEY}:days", "l:one"
-WINDOW = TODAY * 64 + 1
 SLOW = (100, 1, 1_000_000)
 """Burst 100, one a second: a unit is 1,000,000."""
 FROM_A_SECOND = 1_000_000

@@ -6,10 +6,12 @@ the catalogue that is changed, the others have to notice; these cache denials. I
 """
 
 import asyncio
+import os
 from operator import neg
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, initialize, rule
+from hypothesis.stateful import Bundle, initialize, rule, run_state_machine_as_test
 from properties.machine_inputs import (
     IDENTITIES,
     LARGE_STEPS,
@@ -38,6 +40,9 @@ from properties.machine_model import Modelled, seconds
 
 from ratelimit import Method, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.windows import DAY_US, two_windows
+
+EXAMPLES = os.environ.get("RATELIMIT_EXAMPLES")
+"""How many random histories to try, instead of as many as fit into a run; other ones each time then."""
 
 
 class LimiterMachine(Modelled):
@@ -318,3 +323,21 @@ def by_what_is_left(decision):
     """Sort the answers to one prepared, asked several times at one moment, as they were made."""
     left = [(-limit.remaining, limit.reset_after or 0) for limit in decision.limits]
     return not decision.allowed, decision.source == "denial_cache", left
+
+
+def run_machine(machine, backend, examples):
+    """Try random histories of a machine on a backend: fewer on the emulated one, which is slow."""
+    client = backend.client()
+    made = type("Machine", (machine,), {"client": client, "async_client": staticmethod(backend.async_client)})
+    fewer = 4 if backend.server is None else 1
+    chosen = settings(
+        max_examples=int(EXAMPLES or examples) // fewer,
+        stateful_step_count=40,
+        derandomize=EXAMPLES is None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(made, settings=chosen)
+    client.close()

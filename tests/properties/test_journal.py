@@ -4,20 +4,15 @@ The machine of `test_properties`, with journals: entries that are charged once, 
 several lives, spent at any time. Levels fall below zero, and every decision after that equals the model's.
 """
 
-import os
-
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import rule, run_state_machine_as_test
-from properties.machine import LimiterMachine, opened_by
+from hypothesis.stateful import rule
+from properties.machine import EXAMPLES, LimiterMachine, opened_by, run_machine
 from properties.machine_inputs import IDENTITIES, Key, methods
 
-from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.protocol import JOURNAL_CHARGED, JOURNAL_CHARGED_BEFORE
 from ratelimit.registry.windows import DAY_US
 
-EXAMPLES = os.environ.get("RATELIMIT_EXAMPLES")
 LIVES = ("life---1", "life---2", "life---3")
 HOUR_US = 3_600_000_000
 AGO = (0, 0, 1, 1_000_000, 2_000_001, HOUR_US, DAY_US // 2, DAY_US // 2 + 1, DAY_US, 3 * DAY_US, 8 * DAY_US)
@@ -94,25 +89,10 @@ class JournalMachine(LimiterMachine):
         first.peek(key.newest, stage, method)  # the newest catalogue, and the key's record
         if plan_id is not None:
             return first._checker.prepared(key.newest, stage, method), key.id, limits, plan_id
-        snapshot = first._namespace.snapshot
-        compiled = first._checker.limits.get(snapshot, None, stage, method)
-        return PreparedCheck(snapshot, None, None, compiled, compiled.shared_keys), "", limits, None
+        return first._checker.prepare_without_key(stage, method), "", limits, None
 
 
 @pytest.mark.timeout(0 if EXAMPLES else 240)
 def test_every_charge_of_a_journal_equals_the_model(backend):
     """Each reply, and all that limits say afterwards: levels below zero, waits, quotas, days."""
-    client = backend.client()
-    machine = type("Machine", (JournalMachine,), {"client": client, "async_client": staticmethod(backend.async_client)})
-    fewer = 4 if backend.server is None else 1
-    chosen = settings(
-        max_examples=int(EXAMPLES or 60) // fewer,
-        stateful_step_count=40,
-        derandomize=EXAMPLES is None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    run_state_machine_as_test(machine, settings=chosen)
-    client.close()
+    run_machine(JournalMachine, backend, 60)

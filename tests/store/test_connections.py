@@ -570,7 +570,7 @@ def test_an_own_clients_time_limits_do_not_matter_for_checks(server, key):
         client = make_client("redis", 10, port=proxy.port, socket_timeout=0.001, protocol=3)
         with client, Limiter(client, deadline=2) as limiter:
             assert limiter.check(key, A, GET).allowed
-            wait_for(lambda: limiter._without_redis.replicas.heard_us)  # so that no heartbeat is under way
+            wait_for(lambda: limiter._without_redis.replicas.answered_us)  # so that no heartbeat is under way
             proxy.fault = "delay"  # 0.8 seconds
             assert limiter.check(key, A, GET).allowed
             assert proxy.faults == 1

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from helpers.clock import MonotonicClock
 from helpers.forks import run_in_child
 from helpers.outages import OutageGateway
 from helpers.replica import METHOD, STAGE
@@ -103,18 +104,10 @@ def test_a_user_who_may_not(server, caplog):
     assert "by `replicas`" in caplog.text
 
 
-class Clock:
-    def __init__(self):
-        self.us = 0
-
-    def __call__(self):
-        return self.us
-
-
 @pytest.fixture
 def replicas():
     namespace = Namespace("n", None, None)
-    namespace.age_us = Clock()
+    namespace.age_us = MonotonicClock()
     return Replicas(namespace, 2)
 
 
@@ -132,9 +125,9 @@ def test_each_five_seconds(replicas):
     """As is said when Redis fails: at the next time."""
     clock = replicas._namespace.age_us
     assert renewed(replicas, 3)
-    clock.us += INTERVAL_US - 1
+    clock.now += INTERVAL_US - 1
     assert not renewed(replicas, 3)
-    clock.us += 1
+    clock.now += 1
     operation = replicas.renew()
     next(operation)
     with pytest.raises(StoreUnavailable):
@@ -149,7 +142,7 @@ def test_of_the_last_counts_the_largest_is_believed(replicas):
     for reply in (1, 12, 1, 1, 1, 1, 1):
         renewed(replicas, reply)
         counts.append(replicas.count)
-        replicas._namespace.age_us.us += INTERVAL_US
+        replicas._namespace.age_us.now += INTERVAL_US
     assert counts == [2, 12, 12, 12, 12, 2, 2]
 
 

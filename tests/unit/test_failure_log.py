@@ -4,6 +4,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.clock import MonotonicClock
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.limiter.failure_log import FailureLog
@@ -11,19 +12,9 @@ from ratelimit.limiter.failure_log import FailureLog
 NOT_SENT, UNKNOWN = StoreUnavailable("no connection"), StoreTimeout("no answer")
 
 
-class Seconds:
-    """A clock that is moved by hand."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Seconds()
+    return MonotonicClock(100.0)
 
 
 def test_the_first_failure_is_logged_at_once(clock):

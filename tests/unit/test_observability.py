@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.clock import MonotonicClock
 
 from ratelimit import ConfigError, Decision, Reason
 from ratelimit.observability import DenialLog
@@ -146,19 +147,9 @@ def test_names_follow_the_conventions():
     }
 
 
-class Seconds:
-    """A clock that is moved by hand."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Seconds()
+    return MonotonicClock(100.0)
 
 
 DENIED = Decision(Reason.THROTTLED, "plan:gold", 1.0)

@@ -5,9 +5,8 @@ when full and one token is 100 000 of them. Replies are status, now, and for eac
 nothing was charged, wait. What is charged also counts for its day.
 """
 
-from vectors.packing import ACCOUNT, DAILY, DAY, NOW, PLAN, TEN, TODAY, case, state, usual
+from vectors.packing import ACCOUNT, DAILY, DAY, HALF, NOW, PLAN, TEN, TODAY, case, state, usual
 
-HALF = DAY // 2
 LARGE = 9007 * 10**12
 """The largest bucket of one token per 10^12 us: 0.002 % below 2^53."""
 

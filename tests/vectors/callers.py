@@ -2,13 +2,14 @@
 
 from vectors.packing import (
     ACCOUNT,
+    ARGUMENTS,
     DAILY,
     KEY,
     METHOD,
     NOW,
     PLAN,
     TEN,
-    TODAY,
+    WINDOW,
     bucket,
     case,
     doubles,
@@ -19,7 +20,6 @@ from vectors.packing import (
 ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
 REQUEST = doubles(NOW, 1, 0, 1, *TEN, -1, 0, 0, 0) + version_token()
-ARGUMENTS = "RATELIMIT ARGUMENTS"
 
 CALLERS = [
     case(
@@ -151,7 +151,6 @@ CALLERS = [
 ]
 
 NAN, INFINITY = float("nan"), float("inf")
-WINDOW = TODAY * 64 + 1
 UNSOUND = {
     "no number in the level": (PLAN, state(NAN)),
     "an endless level": (PLAN, state(INFINITY)),

@@ -1,8 +1,21 @@
 """Test vectors of a clock that went back, and of plans that changed; to read as buckets.py."""
 
-from vectors.packing import ACCOUNT, DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, bucket, case, count, state, usual
-
-HALF = DAY // 2
+from vectors.packing import (
+    ACCOUNT,
+    DAILY,
+    DAY,
+    HALF,
+    MIDNIGHT,
+    NOW,
+    PLAN,
+    TEN,
+    TODAY,
+    bucket,
+    case,
+    count,
+    state,
+    usual,
+)
 
 CLOCK = [
     case(

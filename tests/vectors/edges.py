@@ -5,11 +5,14 @@ Changes of the scripts by one token that no other vector notices (docs/mutants.m
 
 from vectors.packing import (
     ACCOUNT,
+    ARGUMENTS,
     COUNTED,
     DAILY,
     DAY,
+    HALF,
     IDENTITY,
     KEY,
+    LARGEST,
     METHOD,
     MIDNIGHT,
     NOW,
@@ -17,6 +20,7 @@ from vectors.packing import (
     STREAM,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     case,
     count,
@@ -27,10 +31,6 @@ from vectors.packing import (
 )
 from vectors.shadows_and_alerts import ALERT_80, SHADOW, SHADOW_METHOD, TEN_A_DAY, alert, alerted, shadow
 
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
-LARGEST = 2**53 - 1
-ARGUMENTS = "RATELIMIT ARGUMENTS"
 ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
 FULL = {PLAN: state(500_000)}

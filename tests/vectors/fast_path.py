@@ -8,6 +8,7 @@ from vectors.packing import (
     ACCOUNT,
     DAILY,
     DAY,
+    HALF,
     METHOD,
     MIDNIGHT,
     NOW,
@@ -15,6 +16,7 @@ from vectors.packing import (
     STAGE,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     case,
     count,
@@ -23,8 +25,6 @@ from vectors.packing import (
     version_token,
 )
 
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
 SLOW = (2, 1, 1_000_000)
 """Burst 2, one a second."""
 SEVEN = (1, 7, 1_000_000)

@@ -3,9 +3,11 @@
 from functools import partial
 
 from vectors.packing import (
+    ARGUMENTS,
     COUNTED,
     DAILY,
     DAY,
+    HALF,
     IDENTITY,
     METHOD,
     NOW,
@@ -13,6 +15,7 @@ from vectors.packing import (
     PLAN,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     count,
     doubles,
@@ -25,8 +28,6 @@ from vectors.packing import case as any_case
 TOKEN = version_token(stamp="--------")
 MINUTE = 60_000_000
 """How long the hash is kept at least: in place of the time at which a key expires."""
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
 
 of_an_identity = {"key": IDENTITY, "flags": 33, "valid_until": MINUTE, "stamp": "--------"}
 case, usual_case = partial(any_case, **of_an_identity), partial(usual, **of_an_identity)
@@ -35,7 +36,6 @@ ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
 KNOWN = {"r": TOKEN, PLAN: state(500_000, last=NOW - 1)}
 DIGEST, OTHER_DIGEST = (name[name.index("~") + 1 : -1] for name in (IDENTITY, OTHER_IDENTITY))
-ARGUMENTS = "RATELIMIT ARGUMENTS"
 
 
 def request(flags, *tail):

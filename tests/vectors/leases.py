@@ -1,14 +1,16 @@
 """Test vectors of leases: what is noted of one that is granted, and who gets none; to read as buckets.py."""
 
 from vectors.packing import (
+    ARGUMENTS,
     DAILY,
-    DAY,
+    HALF,
     METHOD,
     NOW,
     PLAN,
     STREAM,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     case,
     count,
@@ -18,11 +20,8 @@ from vectors.packing import (
     version_token,
 )
 
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
 ONE, TWO = "l:one", "l:two"
 MINUTE = 60_000_000
-ARGUMENTS = "RATELIMIT ARGUMENTS"
 
 
 def note(units, *, at=NOW, window=WINDOW, day=TODAY):

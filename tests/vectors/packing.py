@@ -8,6 +8,11 @@ NOW = 1_772_625_600_000_000
 DAY = 86_400_000_000
 TODAY = 20_516
 MIDNIGHT = TODAY * DAY
+HALF = DAY // 2
+WINDOW = TODAY * 64 + 1
+"""The window of today, as a state has it."""
+LARGEST = 2**53 - 1
+ARGUMENTS = "RATELIMIT ARGUMENTS"
 KEY, ACCOUNT, STAGE = "ratelimit:{k1}", "ratelimit:account", "ratelimit:stage:petstore/prod:GET /pets"
 IDENTITY, OTHER_IDENTITY = "ratelimit:{~jZrdFy2t_aol4-D45-7CFw}", "ratelimit:{~53l69dxVV1lvk6E7mBi8wQ}"
 """Of "user:42" and of "user:41", without a pepper."""

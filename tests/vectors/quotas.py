@@ -3,9 +3,8 @@
 The quota is 100; unless a case says otherwise its window is the day that holds NOW, and ends in 12 hours.
 """
 
-from vectors.packing import DAILY, DAY, MIDNIGHT, NOW, PLAN, TEN, TODAY, case, count, doubles, usual
+from vectors.packing import DAILY, DAY, HALF, MIDNIGHT, NOW, PLAN, TEN, TODAY, case, count, doubles, usual
 
-HALF = DAY // 2
 SUNDAY = TODAY - 3
 """2026-03-01."""
 WEEKLY = (100, SUNDAY, SUNDAY + 7, SUNDAY + 14)

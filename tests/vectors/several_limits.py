@@ -1,8 +1,7 @@
 """Test vectors of several limits at once; to read as buckets.py."""
 
-from vectors.packing import ACCOUNT, DAILY, DAY, METHOD, NOW, PLAN, STAGE, TEN, TODAY, bucket, case, count, state
+from vectors.packing import ACCOUNT, DAILY, HALF, METHOD, NOW, PLAN, STAGE, TEN, TODAY, bucket, case, count, state
 
-HALF = DAY // 2
 TWO = (STAGE, 2, 1, 1_000_000)
 
 LAYERS = [

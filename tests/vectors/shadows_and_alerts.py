@@ -2,7 +2,7 @@
 
 from vectors.packing import (
     DAILY,
-    DAY,
+    HALF,
     METHOD,
     MIDNIGHT,
     NOW,
@@ -10,6 +10,7 @@ from vectors.packing import (
     STREAM,
     TEN,
     TODAY,
+    WINDOW,
     bucket,
     case,
     count,
@@ -18,8 +19,6 @@ from vectors.packing import (
     usual,
 )
 
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
 ADMITTED = [1, NOW, 4, 100_000]
 CHARGED = {PLAN: state(400_000, day_used=1)}
 SHADOW, SHADOW_METHOD = "s:p:next", "s:b:next:petstore/prod:GET /pets"

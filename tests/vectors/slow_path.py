@@ -1,10 +1,23 @@
 """Test vectors of each reason to leave the straight line of fast_path.py: in each one thing alone is unusual."""
 
 from vectors.fast_path import STAGES, slow
-from vectors.packing import DAILY, DAY, MIDNIGHT, NOW, PLAN, STAGE, TEN, TODAY, bucket, case, count, doubles, state
-
-HALF = DAY // 2
-WINDOW = TODAY * 64 + 1
+from vectors.packing import (
+    DAILY,
+    DAY,
+    HALF,
+    MIDNIGHT,
+    NOW,
+    PLAN,
+    STAGE,
+    TEN,
+    TODAY,
+    WINDOW,
+    bucket,
+    case,
+    count,
+    doubles,
+    state,
+)
 
 UNUSUAL = [
     case(

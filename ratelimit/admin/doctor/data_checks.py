@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
-from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds, read_plans
+from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds
 from ratelimit.effects import scored
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
@@ -69,7 +69,7 @@ def catalogue(deployment: Deployment) -> Check:
             f"the catalogue has lost its {', '.join(missing)}: all checks are answered 503",
             f"redis-cli DEL '{names.catalog}' && ratelimit apply plans.toml  # unless there is a backup",
         )
-    _, unreadable = read_plans(deployment.catalog)
+    _, unreadable = deployment.plans
     for plan_id in unreadable:
         yield error(
             f"the plan {plan_id!r} cannot be read: its keys are answered 503",
@@ -119,7 +119,7 @@ def pepper(deployment: Deployment) -> Check:
 
 def identities(deployment: Deployment) -> Check:
     """Whether the number of identities, and with it memory, has a bound."""
-    plans, _ = read_plans(deployment.catalog)
+    plans, _ = deployment.plans
     free = [plan.id for plan in plans if plan.max_identities is None]
     if free:
         for command in ("SCAN", "HKEYS"):
@@ -131,7 +131,7 @@ def identities(deployment: Deployment) -> Check:
                 f"{BYTES_PER_IDENTITY} bytes, and a flood of addresses fills the memory",
                 f"ratelimit apply plans.toml  # with max_identities = 100_000 in the plan {plan_id!r}",
             )
-    bounds = identity_bounds(deployment.catalog, deployment.names)
+    bounds = identity_bounds(plans, deployment.names)
     counts = dict[str, str]()
     for plan_id, bound in bounds.items():
         count = deployment.primary.answers.get(*count_of(bound)) * bound.one_in
@@ -154,7 +154,7 @@ def identities(deployment: Deployment) -> Check:
 
 
 def gateways(deployment: Deployment) -> Check:
-    """Which processes of gateways have told of themselves: their number divides the limits while Redis is away."""
+    """Which processes of gateways send heartbeats: their number divides the limits while Redis is away."""
     name = deployment.names.replicas
     reply = deployment.primary.answers.get("ZREVRANGEBYSCORE", name, "+inf", "-inf", "WITHSCORES")
     now_us = deployment.primary.clock.server_us
@@ -162,14 +162,12 @@ def gateways(deployment: Deployment) -> Check:
     ahead = [age for age in ages if age < -_FRESH_S]
     if ahead:
         yield warning(
-            f"{len(ahead)} of {len(ages)} processes told of themselves at a time that has not come yet: the server's "
-            "clock went back, and while Redis is away limits are divided among processes that may be gone",
+            f"{len(ahead)} of {len(ages)} heartbeats are of the future: the server's clock went back, "
+            "and while Redis is away limits are divided among processes that may be gone",
             f"redis-cli ZREMRANGEBYSCORE '{name}' '({now_us}' +inf",
             2,
         )
     fresh = sorted(age for age in ages if age < _FRESH_S)
     if not ages:
-        return "no process of a gateway has told of itself"
-    return (
-        f"{len(fresh)} processes of gateways told of themselves within {_FRESH_S} s, {len(ages) - len(fresh)} earlier"
-    )
+        return "no process of a gateway has sent a heartbeat"
+    return f"{len(fresh)} processes of gateways sent a heartbeat within {_FRESH_S} s, {len(ages) - len(fresh)} earlier"

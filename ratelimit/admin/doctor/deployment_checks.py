@@ -79,7 +79,7 @@ def replicas(deployment: Deployment) -> Check:
             )
         elif lag.lstrip("-").isdigit() and not 0 <= int(lag) <= _MAX_LAG_S:
             yield warning(
-                f"it was last heard of {lag} s ago: a failover to it loses the charges and revocations since then",
+                f"it last acknowledged {lag} s ago: a failover to it loses the charges and revocations since then",
                 look,
                 5,
                 where,

@@ -23,12 +23,12 @@ from ratelimit.admin.doctor.readings import (
     count_of,
     identity_bounds,
     is_refused_permission,
+    read_plans,
     scripts_query,
-    seconds_of,
 )
 from ratelimit.admin.doctor.report import DoctorReport
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
-from ratelimit.effects import IndependentCommands, IndependentReads, Operation, UnknownScriptError
+from ratelimit.effects import IndependentCommands, IndependentReads, Operation, UnknownScriptError, time_us
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.namespace import Clock, Namespace
@@ -245,8 +245,8 @@ class Doctor:
             yield from _ask(answers, [("MGET", *map(self._names.key_record, key_ids))])
             yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
         if answers.has("HGETALL", self._names.catalog):
-            catalog = as_texts(answers.get("HGETALL", self._names.catalog))
-            bounds = identity_bounds(catalog, self._names)
+            catalogued, _ = read_plans(as_texts(answers.get("HGETALL", self._names.catalog)))
+            bounds = identity_bounds(catalogued, self._names)
             yield from _ask(answers, list(map(count_of, bounds.values())))
         identities = yield from self._identities(answers)
         replies = yield IndependentReads([("HKEYS", name) for name in identities])
@@ -282,7 +282,7 @@ def _is_error(reply: Any) -> bool:
 
 def _round_trip(sent_us: int, reply: Any, answered_us: int) -> tuple[RoundTrip, ...]:
     try:
-        return (RoundTrip(sent_us, seconds_of(reply), answered_us),)
+        return (RoundTrip(sent_us, time_us(reply), answered_us),)
     except (TypeError, ValueError):  # an error, or no time
         return ()
 

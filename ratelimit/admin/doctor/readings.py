@@ -12,7 +12,7 @@ from typing import Any
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import StoreError
-from ratelimit.model import MICROSECONDS, UsagePlan
+from ratelimit.model import UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import Command, load
@@ -330,6 +330,11 @@ class Deployment:
         """The fields of the catalogue; {} if there is none."""
         return as_texts(self.primary.answers.get("HGETALL", self.names.catalog))
 
+    @cached_property
+    def plans(self) -> tuple[list[UsagePlan], list[str]]:
+        """The plans of the catalogue, and the ids of those that cannot be read."""
+        return read_plans(self.catalog)
+
     @property
     def servers(self) -> tuple[Server, ...]:
         """The primary, then its replicas."""
@@ -349,9 +354,8 @@ def read_plans(catalog: Mapping[str, str]) -> tuple[list[UsagePlan], list[str]]:
     return plans, unreadable
 
 
-def identity_bounds(catalog: Mapping[str, str], names: RedisKeys) -> dict[str, IdentityBound]:
+def identity_bounds(plans: Sequence[UsagePlan], names: RedisKeys) -> dict[str, IdentityBound]:
     """Return the bound of each plan that has one, by its id."""
-    plans, _ = read_plans(catalog)
     return {plan.id: bound for plan in plans if (bound := IdentityBound.of(plan, names)) is not None}
 
 
@@ -363,9 +367,3 @@ def count_of(bound: IdentityBound) -> Command:
 def cli_at(host: str, port: str) -> str:
     """Return how `redis-cli` is called for a server, whose address another one named."""
     return f"redis-cli -h {shlex.quote(host)} -p {shlex.quote(port)}"
-
-
-def seconds_of(reply: Any) -> int:
-    """Return a reply to TIME in microseconds since 1970."""
-    seconds, microseconds = reply
-    return int(seconds) * MICROSECONDS + int(microseconds)

@@ -38,15 +38,16 @@ class BlockingExecutor:
         self._deadline = deadline
         self._patience_s = self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S
 
-    def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
+    def run(self, operation: Operation[_T], started_s: float | None = None, deadline: float | None = None) -> _T:
         """Reply to what the operation requests until it returns; return its result.
 
         Args:
             operation: The operation.
             started_s: When its caller began to wait for Redis, by the monotonic clock, if the deadline holds for all of
                 it; None if each reply may take the client's own time limit, as for an administrator.
+            deadline: Seconds, instead of those of checks.
         """
-        wait = self._wait(started_s)
+        wait = self._wait(started_s, deadline)
         try:
             request = next(operation)
             while True:
@@ -67,10 +68,10 @@ class BlockingExecutor:
         """What finds whom to connect to; None where that is the pool's business."""
         return self._endpoint.primary
 
-    def _wait(self, started_s: float | None) -> Wait:
+    def _wait(self, started_s: float | None, deadline: float | None = None) -> Wait:
         if started_s is None:
             return Wait(self._patience_s, renewed=True)
-        return Wait(started_s + self._deadline - monotonic())
+        return Wait(started_s + (deadline or self._deadline) - monotonic())
 
     def call(self, call: ScriptCall, started_s: float) -> Any:
         """Return the reply to one script call, whose caller begins to wait for Redis at this very moment."""
