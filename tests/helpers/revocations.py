@@ -7,11 +7,11 @@ The table in docs/operations.md is what `PYTHONPATH=tests python -m helpers.revo
 """
 
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 
+from helpers.background import Background
 from helpers.cable import Cable
 from helpers.sentinel import NAME, WatchedPrimary
 from helpers.waiting import wait_for
@@ -51,7 +51,7 @@ class Outcome:
     checks: Counter
 
 
-class Administrator:
+class Administrator(Background):
     """Disables keys in a thread, until it is left.
 
     Attributes:
@@ -60,10 +60,9 @@ class Administrator:
     """
 
     def __init__(self, server, keys):
+        super().__init__()
         self._client, self._keys = server.client(), keys
         self.replications, self.refused = {}, Counter()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run)
 
     def _run(self):
         catalog = Catalog(self._client)
@@ -78,17 +77,12 @@ class Administrator:
                 self.replications[key.id] = changed.replication
             time.sleep(PAUSE_S)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped = True
-        self._thread.join(20)
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
         self._client.close()
 
 
-class Gateway:
+class Gateway(Background):
     """Checks the keys of which an administrator was told that all replicas have them disabled, until it is left.
 
     Attributes:
@@ -96,11 +90,10 @@ class Gateway:
     """
 
     def __init__(self, url, administrator, keys):
+        super().__init__()
         self._url, self._administrator = url, administrator
         self._values = {key.id: key.value for key in keys}
         self.statuses = Counter()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run)
 
     def _run(self):
         # Nothing from the process itself: each decision is one of the primary of that moment.
@@ -110,14 +103,6 @@ class Gateway:
                     if replication.is_complete and not self._stopped:
                         self.statuses[limiter.check(self._values[key_id], STAGE, METHOD).status] += 1
                 time.sleep(0.001)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped = True
-        self._thread.join(20)
 
 
 def outcome_of(server_name, fault, *, has_min_replicas):

@@ -1,9 +1,10 @@
 """Checks of both twins, one after the other without a pause, each decision noted with the time."""
 
 import asyncio
-import threading
 import time
 from typing import NamedTuple
+
+from helpers.background import Background
 
 STAGE, METHOD = "petstore/prod", "GET /pets"
 
@@ -15,7 +16,7 @@ class Timed(NamedTuple):
     decision: object
 
 
-class SteadyChecks:
+class SteadyChecks(Background):
     """Checks a key in a thread, until it is left.
 
     Attributes:
@@ -23,10 +24,9 @@ class SteadyChecks:
     """
 
     def __init__(self, make_limiter, key, pause_s=0.002):
+        super().__init__()
         self._make_limiter, self._key, self._pause_s = make_limiter, key, pause_s
         self.timed = []
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run)
 
     def _run(self):
         with self._make_limiter() as limiter:
@@ -40,14 +40,6 @@ class SteadyChecks:
     def last(self, condition):
         """When a decision last fulfilled a condition."""
         return max((timed.at_s for timed in self.timed if condition(timed.decision)), default=0.0)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped = True
-        self._thread.join(20)
 
 
 class AsyncSteadyChecks(SteadyChecks):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import redis
+from helpers.background import Background
 from helpers.commands import run
 from helpers.fake_sentinel import FakeSentinel
 from helpers.proxy import Proxy
@@ -21,7 +22,7 @@ BOUND_S = 2.0
 """Twice what is promised: the machine may be busy."""
 
 
-class Observer:
+class Observer(Background):
     """Looks at the Sentinel and the old primary all the time.
 
     Attributes:
@@ -30,12 +31,11 @@ class Observer:
     """
 
     def __init__(self, watched):
+        super().__init__()
         self._sentinel = redis.Redis(*watched.sentinel)
         self._primary = watched.primary.client()
         self._before = self._sentinel.sentinel_get_master_addr_by_name(NAME)
         self.named_s = self.last_decision_s = 0.0
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run)
 
     def _scripts(self):
         stats = self._primary.info("commandstats").get("cmdstat_evalsha", {"calls": 0})
@@ -50,13 +50,8 @@ class Observer:
                 count, self.last_decision_s = now, time.monotonic()
             time.sleep(0.005)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped = True
-        self._thread.join(10)
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
         self._sentinel.close()
         self._primary.close()
 
