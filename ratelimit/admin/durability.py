@@ -95,7 +95,7 @@ def _is_replica(info: bytes | str | StoreError) -> bool:
 def _parsed(info: bytes | str, timeout_s: float) -> _Replicas:
     lines = (text(info) or "").splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    # The number of good replicas is told only where the server needs some.
+    # INFO has the number of good replicas only where the server needs some.
     has_min_replicas = "min_slaves_good_slaves" in fields
     return _Replicas(
         fields.get("master_replid", ""), int(fields.get("connected_slaves", 0)), has_min_replicas, timeout_s

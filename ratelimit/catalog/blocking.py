@@ -649,7 +649,7 @@ class Catalog(Base):
         lua/ACL.md has a user that may read everything.
 
         Args:
-            gateway_user: The Redis user of the gateways, to be told what it lacks and what it has too much of; None for
+            gateway_user: The Redis user of the gateways, whose permissions are examined; None for
                 this client's own.
             deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
 

@@ -221,7 +221,7 @@ class WithoutRedis:
         return now_us - max(us for us in answers_us if us is not None) <= self._max_age_us
 
     def _server_us(self, prepared: PreparedCheck, now_us: int) -> int:
-        """Return the server's time, as the last reply that is at hand tells it."""
+        """Return the server's time, as estimated from the last reply."""
         if self._namespace.clock is not None:
             return self._namespace.script_us()
         for noted, limits in ((prepared, prepared.limits), (prepared.limits, prepared.limits)):

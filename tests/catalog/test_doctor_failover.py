@@ -36,7 +36,7 @@ def of(watched):
 
 
 def test_each_server_is_asked(watched):
-    """A setting of the replica is told as the replica's, with the command that reaches it; so of the primary's."""
+    """A setting of the replica is reported as the replica's, with the command that reaches it; so of the primary's."""
     places = of(watched)
     assert only(report(watched), "eviction", places["replica"]).severity == "ok"
     with watched.replica.client() as client:

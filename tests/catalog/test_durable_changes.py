@@ -1,4 +1,4 @@
-"""Changes that wait for the replicas of Redis: how many acknowledged them is told, exactly, and never too many."""
+"""Changes that wait for the replicas of Redis: how many acknowledged them is reported, exactly, and never too many."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def key(replicated):
 
 
 def test_all_replicas(catalog, key):
-    """Each change that revokes tells it; without `durable`, and of a key that is read, nothing is told."""
+    """Each change that revokes reports it; without `durable`, and of a key that is read, nothing is reported."""
     assert catalog.update_key(key.id, enabled=False).replication is None
     assert catalog.update_key(key.id, enabled=False, durable=True).replication == ALL
     rotated = catalog.rotate_key(key.id, durable=True)

@@ -60,7 +60,7 @@ class Event(NamedTuple):
     """Something that happened beside the checks; `about` says more.
 
     fault begins, fault ends    about: what
-    revoked                     the administrator was told that it is done; about: key
+    revoked                     the change had returned; about: key
     charged                     what Redis says was counted, at the end; about: key, units
     died                        a process was killed; about: process, checks (at most under way)
     sample                      of a process; about: process, rss_kb, descriptors, threads

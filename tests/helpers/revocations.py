@@ -33,13 +33,13 @@ class Outcome:
     """What became of the keys.
 
     Attributes:
-        returned: How many were disabled, as far as the administrator was told.
-        complete: Of these, those that all connected replicas had acknowledged, as the administrator was told.
-        safe: Of these, those that are told to be safe.
+        returned: How many were disabled, by what the administrator was answered.
+        complete: Of these, those that all connected replicas had acknowledged, by the same answers.
+        safe: Of these, those that are reported to be safe.
         refused: By cause, how many could not be disabled.
         undone: Of the returned ones, those that are enabled on the new primary.
         complete_undone: Of the complete ones, the same.
-        checks: By status, the gateway's checks of complete ones, all after they were told to be.
+        checks: By status, the gateway's checks of complete ones, all after they were reported to be.
     """
 
     returned: int
@@ -83,7 +83,7 @@ class Administrator(Background):
 
 
 class Gateway(Background):
-    """Checks the keys of which an administrator was told that all replicas have them disabled, until it is left.
+    """Checks the keys that all replicas have disabled, as an administrator was answered, until it is left.
 
     Attributes:
         statuses: How often each was the answer.

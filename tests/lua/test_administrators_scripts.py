@@ -307,7 +307,7 @@ class TestCommit:
         return run(redis, "commit", keys, json.dumps(guards), json.dumps(commands))
 
     def test_guards(self, redis):
-        """Of a field, of a text, of what is absent; the first that fails is told, and nothing is written."""
+        """Of a field, of a text, of what is absent; the reply numbers the first that fails, and nothing is written."""
         redis.hset("h", "f", "old")
         redis.set("s", "text")
         held = [[1, "f", "old"], [1, "g", None], [2, None, "text"], [3, None, None]]
@@ -323,8 +323,8 @@ class TestCommit:
         with redis.pubsub() as channel:
             channel.subscribe("changes")
             channel.get_message(timeout=5)
-            assert self.commit(redis, [], [], ["PUBLISH", 0, "changes", "told"]) == [1, 0]
-            assert channel.get_message(timeout=5)["data"] == b"told"
+            assert self.commit(redis, [], [], ["PUBLISH", 0, "changes", "news"]) == [1, 0]
+            assert channel.get_message(timeout=5)["data"] == b"news"
 
     @pytest.mark.parametrize(
         ("before", "joins", "after"),
@@ -384,7 +384,7 @@ class TestUpgrade:
         redis.mset({"ns:keys": "a", "ns:x%25": "b", "ns:x%": "c"})
 
     def test_all_is_renamed(self, redis):
-        """The catalogue and three names; clients are told."""
+        """The catalogue and three names; clients hear of it."""
         with redis.pubsub() as channel:
             channel.subscribe("ns:changes")
             channel.get_message(timeout=5)

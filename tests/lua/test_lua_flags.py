@@ -14,7 +14,7 @@ FLAGS = {"key": 1, "newer": 2, "shadow": 4, "alerts": 8, "method": 16, "identity
 FLAGS["lease"] = 256
 EVERY = (*range(-40, 1100), 2**20 + 1, 2**53 - 1, float("nan"), float("inf"))
 ONE_A_DAY = (1, *DAILY[1:])
-"""Its first unit is all of it, so an alert of 100 % is told at once."""
+"""Its first unit is all of it, so an alert of 100 % is reported at once."""
 
 
 class Flags:
@@ -93,7 +93,7 @@ def ran(server, state, keys, arguments):
     return server.eval([key.encode() for key in keys], sent), server.state
 
 
-def told(reply):
+def status_of(reply):
     """What a reply says first: its status, or the error."""
     return reply if isinstance(reply, str) else reply[0]
 
@@ -108,7 +108,7 @@ def test_a_number_is_an_error_or_is_not(script, run, is_valid):
     server, every = PlainServer({}, script), list(map(Flags, EVERY))
     expected = {flags.number: valid for flags in every if (valid := is_valid(flags)) is not None}
     assert len(expected) > 1000
-    found = {flags.number: told(run(server, flags)[0]) != ERROR for flags in every if flags.number in expected}
+    found = {flags.number: status_of(run(server, flags)[0]) != ERROR for flags in every if flags.number in expected}
     assert found == expected
 
 
@@ -119,8 +119,8 @@ def test_each_flag_of_a_check_has_its_effect():
         if not flags.is_of_check():
             continue
         reply, state = checked(server, flags)
-        assert told(reply) == (3 if flags.peek else 1), flags.number
-        assert (told(checked(server, flags, 8)[0]) == -2) == (flags.key and not flags.newer), flags.number
+        assert status_of(reply) == (3 if flags.peek else 1), flags.number
+        assert (status_of(checked(server, flags, 8)[0]) == -2) == (flags.key and not flags.newer), flags.number
         hash_, charges = state[key_of(flags).encode()], flags.key and not flags.peek
         expected = {b"r"} | ({PLAN.encode()} if charges else set())
         if charges and flags.shadow:
@@ -141,8 +141,8 @@ def test_each_flag_of_a_journal_has_its_effect():
         if not flags.is_of_journal():
             continue
         reply, state = charged(server, flags)
-        assert told(reply) == 5, flags.number
-        assert (told(charged(server, flags, 8)[0]) == -2) == (flags.key and not flags.newer), flags.number
+        assert status_of(reply) == 5, flags.number
+        assert (status_of(charged(server, flags, 8)[0]) == -2) == (flags.key and not flags.newer), flags.number
         hash_ = state[key_of(flags).encode() if flags.key else JOURNAL.encode()]
         expected = {b"j:life---1"} | ({b"r", PLAN.encode()} if flags.key else set())
         assert set(hash_) == expected | ({b"a:gold"} if flags.alerts else set()), flags.number

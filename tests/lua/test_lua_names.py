@@ -43,12 +43,12 @@ def test_a_journal_is_not_noted_in_a_value():
 
 
 @pytest.mark.parametrize(
-    ("alerts", "told"), [((100, 1, 80, 1), ["100"]), ((80, 1, 100, 1), ["80", "100"]), ((0, 1), [])]
+    ("alerts", "reported"), [((100, 1, 80, 1), ["100"]), ((80, 1, 100, 1), ["80", "100"]), ((0, 1), [])]
 )
-def test_an_alert_is_told_above_those_that_were(alerts, told):
-    """Not one below a share that was told already, in any order; and none of 0 %."""
+def test_an_alert_is_reported_above_those_that_were(alerts, reported):
+    """Not one below a share that was reported already, in any order; and none of 0 %."""
     request = doubles(NOW, 1, 0, 9, 0, 0, 0, 1, TODAY, TODAY + 1, TODAY + 2) + version_token() + doubles(*alerts)
     server = PlainServer({KEY.encode(): {b"r": version_token()}})
     server.eval([KEY.encode(), b"stream"], [request, PLAN.encode()])
     reports = [call for call in server.calls if call[0] == "XADD"]
-    assert [report[report.index(b"percent") + 1].decode() for report in reports] == told
+    assert [report[report.index(b"percent") + 1].decode() for report in reports] == reported

@@ -98,8 +98,8 @@ def test_no_bucket_gets_anything_once_the_catalogue_changed(redis, since):
     if since is None:
         redis.hdel(HASH, "r")
     else:
-        told = {"epoch--2": "epoch--20000000007stamp--1", "00000008": "epoch--10000000008stamp--1"}
-        redis.hset(HASH, "r", told.get(since, since))
+        tokens = {"epoch--2": "epoch--20000000007stamp--1", "00000008": "epoch--10000000008stamp--1"}
+        redis.hset(HASH, "r", tokens.get(since, since))
     return_lease(redis)
     assert levels(redis) == [10 * P] * 3
     assert counts(redis) == (30, 30)

@@ -39,7 +39,7 @@ class JournalMachine(LimiterMachine):
         ask=st.booleans(),
     )
     def charge(self, key, opened, method, entries, times, ask):
-        """Charge entries, each so many times; perhaps see at once what is left, and wait as told."""
+        """Charge entries, each so many times; perhaps see at once what is left, and wait as long as it says."""
         stage = opened_by(key, opened)
         for cost, ago_us, life, number in entries:
             prepared, owner, limits, plan_id = self._prepared(key, stage, method)

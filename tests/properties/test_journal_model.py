@@ -215,7 +215,7 @@ def world(server, clock):
 
 
 def run_random_traces(world, make=Process, *, phases=(Phase.generate, Phase.shrink)):
-    """Run random traces, the same each time; of one that fails a short one is told, with both phases."""
+    """Run random traces, the same each time; of one that fails a short one is printed, with both phases."""
 
     @settings(
         max_examples=EXAMPLES,

@@ -15,7 +15,7 @@ EACH_SERVER = pytest.mark.parametrize("name", NAMES)
 
 
 def assert_obeyed(outcome):
-    """Of the keys that all replicas were told to have disabled, none is enabled, and none was ever admitted."""
+    """Of the keys that all replicas are reported to have disabled, none is enabled, and none was ever admitted."""
     assert outcome.complete > 0
     assert outcome.complete_undone == 0
     assert outcome.checks[403] > 0
@@ -25,7 +25,7 @@ def assert_obeyed(outcome):
 @EACH_SERVER
 @pytest.mark.parametrize("fault", revocations.FAULTS)
 def test_a_server_that_needs_a_replica(name, fault):
-    """All that was acknowledged is told to be safe, and is. The former primary refuses what it could only lose."""
+    """All that was acknowledged is reported to be safe, and is. The former primary refuses what it could only lose."""
     outcome = revocations.outcome_of(name, fault, has_min_replicas=True)
     assert_obeyed(outcome)
     assert outcome.safe == outcome.complete
@@ -35,7 +35,7 @@ def test_a_server_that_needs_a_replica(name, fault):
 @EACH_SERVER
 @pytest.mark.parametrize("fault", ["planned failover", "split brain"])
 def test_a_server_that_needs_none(name, fault):
-    """It disables keys that are enabled again after the failover; none of them is told to be acknowledged by all."""
+    """It disables keys that are enabled again after the failover; none is reported to be acknowledged by all."""
     outcome = revocations.outcome_of(name, fault, has_min_replicas=False)
     assert_obeyed(outcome)
     assert outcome.safe == 0
@@ -66,7 +66,7 @@ def test_an_administrator_by_way_of_sentinel(name, is_async):
 
 @EACH_SERVER
 def test_without_waiting_they_are_undone(name, monkeypatch):
-    """Seeded: nobody waits for the replicas, and all are told to have it."""
+    """Seeded: nobody waits for the replicas, and all are reported to have it."""
 
     def _acknowledged(_namespace, _key_id, before):
         return Replication(before.connected, before.connected, before.has_min_replicas)

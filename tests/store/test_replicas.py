@@ -1,4 +1,4 @@
-"""How many processes share limits: each says that it lives, and is told how many do."""
+"""How many processes share limits: each sends a heartbeat, and learns how many do."""
 
 import logging
 
@@ -112,7 +112,7 @@ def replicas():
 
 
 def renewed(replicas, reply):
-    """Whether the process says that it lives; `reply` is what it is told."""
+    """Whether a heartbeat was due; `reply` is the number in its reply."""
     operation = replicas.renew()
     if next(operation, None) is None:
         return False

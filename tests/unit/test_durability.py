@@ -19,7 +19,7 @@ def info(primary="a" * 40, replicas=2, has_min_replicas=True, role="master"):
     ).encode()
 
 
-def told(acknowledged, replicas, *, has_min_replicas=True):
+def reported(acknowledged, replicas, *, has_min_replicas=True):
     return Replication(acknowledged, replicas, has_min_replicas)
 
 
@@ -30,7 +30,7 @@ def unchanged():
 
 
 def replication(before, after, timeout_s=1.5):
-    """What is told if the server replies like this before and after the change; an exception as `after` is thrown."""
+    """What is reported if the server replies like this before and after the change; an exception `after` is thrown."""
     operation = durable_change(NAMESPACE, KEY.id, unchanged(), durable=True, timeout_s=timeout_s)
     first = next(operation)
     assert (type(first), first) == (IndependentReads, [("INFO", "replication"), ("WAIT", 0, 1)])
@@ -49,22 +49,22 @@ def replication(before, after, timeout_s=1.5):
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        (info(), [1, 2, info()], told(2, 2)),
-        (info(), [1, 1, info()], told(1, 2)),
+        (info(), [1, 2, info()], reported(2, 2)),
+        (info(), [1, 1, info()], reported(1, 2)),
         # One that has gone or come meanwhile may not have it.
-        (info(replicas=2), [1, 1, info(replicas=1)], told(1, 2)),
-        (info(replicas=1), [1, 1, info(replicas=2)], told(1, 2)),
-        (info(has_min_replicas=False), [1, 2, info()], told(2, 2, has_min_replicas=False)),
-        (info(), [1, 2, info(has_min_replicas=False)], told(2, 2, has_min_replicas=False)),
+        (info(replicas=2), [1, 1, info(replicas=1)], reported(1, 2)),
+        (info(replicas=1), [1, 1, info(replicas=2)], reported(1, 2)),
+        (info(has_min_replicas=False), [1, 2, info()], reported(2, 2, has_min_replicas=False)),
+        (info(), [1, 2, info(has_min_replicas=False)], reported(2, 2, has_min_replicas=False)),
         # Another server: a failover, or the same one after a restart.
-        (info("a" * 40), [1, 2, info("b" * 40)], told(0, 2)),
-        (info(""), [1, 2, info("")], told(0, 2)),
+        (info("a" * 40), [1, 2, info("b" * 40)], reported(0, 2)),
+        (info(""), [1, 2, info("")], reported(0, 2)),
         # The change is made, but nobody knows who has it.
-        (info(), StoreTimeout("no answer"), told(0, 2)),
-        (info(), StoreUnavailable("no connection"), told(0, 2)),
-        (info(), [1, StoreError("UNBLOCKED"), info()], told(0, 2)),
-        (info(), [1, 2, StoreError("NOPERM")], told(0, 2)),
-        (info(), [StoreError("NOPERM"), 2, info()], told(0, 2)),
+        (info(), StoreTimeout("no answer"), reported(0, 2)),
+        (info(), StoreUnavailable("no connection"), reported(0, 2)),
+        (info(), [1, StoreError("UNBLOCKED"), info()], reported(0, 2)),
+        (info(), [1, 2, StoreError("NOPERM")], reported(0, 2)),
+        (info(), [StoreError("NOPERM"), 2, info()], reported(0, 2)),
     ],
 )
 def test_what_is_told(before, after, expected):

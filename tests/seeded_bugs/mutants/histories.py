@@ -219,8 +219,8 @@ class History:
             last = counts.alert[1] if counts.alert[0] == window else 0
             if held.used - cost < count <= held.used and percent > last:
                 counts.alert = window, percent
-                told = caller, PLAN, percent, held.used, plan.quota.limit, window // 64, self._now_us
-                entry = zip(REPORTED, told, strict=True)
+                report = caller, PLAN, percent, held.used, plan.quota.limit, window // 64, self._now_us
+                entry = zip(REPORTED, report, strict=True)
                 self._reports.append(tuple(str(each).encode() for item in entry for each in item))
 
     def _judge_by_shadow(self, caller, call, cost):

@@ -90,11 +90,11 @@ def mutants(part, text):
     for start, end, replacement in changes:
         row_start = text.rfind("\n", 0, start) + 1
         row = text[row_start : (text.find("\n", start) + 1 or len(text) + 1) - 1]
-        told = (
+        kind = (
             f"{part}\n{row.strip()}\n{start - row_start - len(row) + len(row.lstrip())}\n{end - start}\n{replacement}"
         )
-        seen[told] = seen.get(told, 0) + 1
-        digest = hashlib.sha1(f"{told}\n{seen[told]}".encode(), usedforsecurity=False).hexdigest()[:8]
+        seen[kind] = seen.get(kind, 0) + 1
+        digest = hashlib.sha1(f"{kind}\n{seen[kind]}".encode(), usedforsecurity=False).hexdigest()[:8]
         made.append(Mutant(part, f"{part} {digest}", text.count("\n", 0, start) + 1, text, start, end, replacement))
     bytecode = compiled(text)
     return [mutant for mutant in made if compiled(mutant.source) not in {None, bytecode}]

@@ -38,8 +38,8 @@ def test_a_change_that_nothing_finds_is_told(tmp_path):
         check=False,
     )
     assert run.returncode == 1, run.stderr
-    told = [line.split("  ", 2)[2] for line in run.stdout.splitlines() if "lua/shadow_counts.lua:" in line]
-    assert [line.partition("  ")[2] for line in told] == [
+    lines = [line.split("  ", 2)[2] for line in run.stdout.splitlines() if "lua/shadow_counts.lua:" in line]
+    assert [line.partition("  ")[2] for line in lines] == [
         "`7` becomes `6` in `local unread = 7`",
         "`7` becomes `8` in `local unread = 7`",
     ]
