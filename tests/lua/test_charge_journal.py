@@ -13,8 +13,11 @@ from vectors.packing import (
     COUNTED,
     DAILY,
     DAY,
+    DAYS,
     IDENTITY,
+    JOURNAL,
     KEY,
+    LIFE,
     METHOD,
     NOW,
     PLAN,
@@ -25,14 +28,14 @@ from vectors.packing import (
     bucket,
     count,
     doubles,
+    journal_entry,
     state,
     version_token,
 )
 
 from ratelimit.scripts import load
 
-DAYS, JOURNAL = f"{KEY}:days", "{ratelimit}:journal"
-LIFE, OTHER_LIFE = "life---1", "life---2"
+OTHER_LIFE = "life---2"
 CHARGED, BEFORE, KEY_CHANGED, CATALOG_BEHIND = 5, 6, -1, -2
 TOKEN = 100_000
 """Units of one token."""
@@ -63,13 +66,10 @@ def charge(
     if quota[0] >= 0 and len(quota) == 1:
         day = spent // DAY
         quota = (quota[0], day, day + 1, day + 2)
-    request = doubles(now, cost, kept, flags, *plan, *quota) + version_token(**token)
-    request += doubles(*(number for _, *limits in (*own, *shared) for number in limits), *tail)
-    has_key, is_identity = flags % 2 == 1, flags % 64 >= 32
-    fields = [PLAN, *(field for field, *_ in own)] if has_key else []
-    hashes = ([key] if is_identity else [key, DAYS]) if has_key else [JOURNAL]
-    sent_keys = [*hashes, *(name for name, *_ in shared), *last_key] if keys is None else keys
-    sent = [request, *fields, life, doubles(sequence, spent)] if argv is None else argv
+    limits = {"plan": plan, "quota": quota, "own": own, "shared": shared, "tail": tail}
+    times = {"spent": spent, "now": now, "kept": kept}
+    entry_keys, entry = journal_entry(cost, sequence, life=life, flags=flags, key=key, **limits, **times, **token)
+    sent_keys, sent = [*entry_keys, *last_key] if keys is None else keys, entry if argv is None else argv
     return client.eval(load("charge_journal").source, len(sent_keys), *sent_keys, *sent)
 
 

@@ -8,10 +8,13 @@ from helpers.lua_tools import PlainServer
 from helpers.worlds import PLAIN_NOW
 from vectors.packing import (
     ACCOUNT,
+    ARGUMENTS,
     DAY,
+    DAYS,
     IDENTITY,
     KEY,
     LARGEST,
+    LIFE,
     METHOD,
     NOW,
     PLAN,
@@ -22,12 +25,11 @@ from vectors.packing import (
     bucket,
     count,
     doubles,
+    journal_entry,
     state,
     version_token,
 )
 
-ERROR = "RATELIMIT ARGUMENTS"
-DAYS, LIFE = f"{KEY}:days", "life---1"
 WEEK = (TODAY - 3, TODAY + 4, TODAY + 11)
 """Three days of the quota's window are over."""
 NO_PLAN, NO_QUOTA = (0, 0, 0), (-1, 0, 0, 0)
@@ -55,17 +57,16 @@ def charge(
     kept=0,
 ):
     """Charge an entry to a key with these fields; return the reply and the dict's server."""
-    token = version_token(stamp="--------" if flags == 33 else "stamp--1")
-    fields = {name.encode(): value for name, value in ({"r": token} | (hash_ or {})).items()}
+    stamp = "--------" if flags == 33 else "stamp--1"
+    fields = {name.encode(): value for name, value in ({"r": version_token(stamp=stamp)} | (hash_ or {})).items()}
     stored = {key.encode(): fields} | {name.encode(): value for name, value in (held or {}).items()}
     if archive:
         stored[DAYS.encode()] = {name.encode(): value for name, value in archive.items()}
     server = PlainServer(stored, "charge_journal")
-    request = doubles(now, cost, kept, flags, *plan, *quota) + token
-    request += doubles(*(number for _, *limits in (*own, *shared) for number in limits))
-    keys = [key, *([DAYS] if flags != 33 else []), *(name for name, *_ in shared)]
-    fields = [PLAN, *(name for name, *_ in own), LIFE, doubles(sequence, spent)]
-    return server.eval(encoded(keys), encoded([request, *fields])), server
+    limits = {"plan": plan, "quota": quota, "own": own, "shared": shared}
+    times = {"spent": spent, "now": now, "kept": kept}
+    keys, argv = journal_entry(cost, sequence, life=LIFE, flags=flags, key=key, stamp=stamp, **limits, **times)
+    return server.eval(encoded(keys), encoded(argv)), server
 
 
 def left(server, key=KEY):
@@ -92,7 +93,7 @@ def left(server, key=KEY):
 def test_numbers_at_their_edges(numbers, is_valid):
     """The largest sequence, any time since 1970, a quota of 0 whose window does not hold it."""
     reply, _ = charge(**numbers)
-    assert reply == ([5, NOW] if is_valid else ERROR)
+    assert reply == ([5, NOW] if is_valid else ARGUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_does_not_fit_together_is_an_error(keys, fields, tail):
     """Nothing is read."""
     server = PlainServer({KEY.encode(): {b"r": version_token()}}, "charge_journal")
     request = doubles(NOW, 1, 0, 1, *NO_PLAN, *NO_QUOTA) + version_token() + tail
-    assert server.eval(encoded(keys), encoded([request, *fields, LIFE, doubles(1, NOW)])) == ERROR
+    assert server.eval(encoded(keys), encoded([request, *fields, LIFE, doubles(1, NOW)])) == ARGUMENTS
     assert server.calls == []
 
 
@@ -127,7 +128,7 @@ def test_of_nobody_there_is_no_field():
     server = PlainServer({}, "charge_journal")
     request = doubles(NOW, 1, 0, 0, *NO_PLAN, *NO_QUOTA) + version_token()
     keys = encoded(["{ratelimit}:journal"])
-    assert server.eval(keys, encoded([request, PLAN, LIFE, doubles(1, NOW)])) == ERROR
+    assert server.eval(keys, encoded([request, PLAN, LIFE, doubles(1, NOW)])) == ARGUMENTS
     assert server.eval(keys, encoded([request, LIFE, doubles(1, NOW)])) == [5, NOW]
 
 
@@ -136,7 +137,7 @@ def test_alerts_that_are_too_short():
     server = PlainServer({KEY.encode(): {b"r": version_token()}}, "charge_journal")
     request = doubles(NOW, 1, 0, 9, *NO_PLAN, *NO_QUOTA) + version_token() + bytes(8)
     keys = encoded([KEY, DAYS, ACCOUNT, STREAM])
-    assert server.eval(keys, encoded([request, PLAN, LIFE, doubles(1, NOW)])) == ERROR
+    assert server.eval(keys, encoded([request, PLAN, LIFE, doubles(1, NOW)])) == ARGUMENTS
 
 
 def test_a_key_without_limits_is_metered():

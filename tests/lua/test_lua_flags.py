@@ -5,10 +5,21 @@ Run on a dict.
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.packing import COUNTED, DAILY, IDENTITY, KEY, NOW, PLAN, STREAM, doubles, version_token
+from vectors.packing import (
+    COUNTED,
+    DAILY,
+    DAYS,
+    IDENTITY,
+    JOURNAL,
+    KEY,
+    NOW,
+    PLAN,
+    STREAM,
+    doubles,
+    version_token,
+)
 
 ERROR = "RATELIMIT ARGUMENTS"
-JOURNAL, DAYS = "{ratelimit}:journal", f"{KEY}:days"
 SHADOW, SHADOW_METHOD = "s:p:next", "s:b:next:m"
 FLAGS = {"key": 1, "newer": 2, "shadow": 4, "alerts": 8, "method": 16, "identity": 32, "peek": 64, "bounded": 128}
 FLAGS["lease"] = 256

@@ -5,9 +5,17 @@ Run on a dict, which has the fields in the order in which they are written here.
 
 import pytest
 from helpers.lua_tools import PlainServer
-from vectors.packing import KEY, NOW, PLAN, TODAY, doubles, version_token
+from vectors.packing import (
+    DAYS,
+    KEY,
+    NOW,
+    PLAN,
+    TODAY,
+    doubles,
+    version_token,
+)
 
-DAYS, ARCHIVE = f"{KEY}:days", b"gold:20513"
+ARCHIVE = b"gold:20513"
 
 
 def token(epoch):

@@ -9,6 +9,7 @@ from helpers.worlds import PLAIN_NOW
 from vectors.packing import (
     ACCOUNT,
     DAILY,
+    DAYS,
     KEY,
     METHOD,
     NOW,
@@ -22,7 +23,7 @@ from vectors.packing import (
     version_token,
 )
 
-DAYS, NOTE = f"{KEY}:days", "l:one"
+NOTE = "l:one"
 SLOW = (100, 1, 1_000_000)
 """Burst 100, one a second: a unit is 1,000,000."""
 FROM_A_SECOND = 1_000_000

@@ -18,6 +18,8 @@ IDENTITY, OTHER_IDENTITY = "ratelimit:{~jZrdFy2t_aol4-D45-7CFw}", "ratelimit:{~5
 """Of "user:42" and of "user:41", without a pepper."""
 COUNTED = "ratelimit:identities:gold"
 STREAM = "ratelimit:alerts"
+DAYS, JOURNAL = f"{KEY}:days", "{ratelimit}:journal"
+LIFE = "life---1"
 PLAN, METHOD = "p:gold", "b:gold:petstore/prod:GET /pets"
 TEN = (5, 1, 100_000)
 """Burst 5, 10 a second: 1 token per 100 000 us."""
@@ -48,6 +50,17 @@ def state(level=0, *, per=100_000, last=NOW, window=0, used=0, granted=0, day=TO
 def count(used, *, first=TODAY, days=1, granted=0, last=0, day=TODAY, day_used=0):
     """State of a key under a plan without a bucket; `last` is then the time of a charge that was usual."""
     return state(per=0, last=last, window=first * 64 + days, used=used, granted=granted, day=day, day_used=day_used)
+
+
+def journal_entry(cost, sequence, *, spent, life, now, flags, plan, quota, own, shared, kept, key, tail=(), **token):
+    """KEYS and ARGV of charge_journal.lua, without what is last among KEYS for alerts or counted identities."""
+    request = doubles(now, cost, kept, flags, *plan, *quota) + version_token(**token)
+    request += doubles(*(number for _, *limits in (*own, *shared) for number in limits), *tail)
+    has_key, is_identity = flags % 2 == 1, flags % 64 >= 32
+    fields = [PLAN, *(field for field, *_ in own)] if has_key else []
+    hashes = ([key] if is_identity else [key, DAYS]) if has_key else [JOURNAL]
+    keys = [*hashes, *(name for name, *_ in shared)]
+    return keys, [request, *fields, life, doubles(sequence, spent)]
 
 
 def case(
