@@ -106,6 +106,12 @@ def time_us(reply: Sequence[Any]) -> int:
     return int(seconds) * MICROSECONDS + int(microseconds)
 
 
+def info_fields(info: str) -> dict[str, str]:
+    """Return the fields of a reply to INFO."""
+    lines = (line.partition(":") for line in info.splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in lines if colon}
+
+
 def texts(replies: Sequence[bytes | str]) -> list[str]:
     """Return bulk replies as texts."""
     return [text(reply) or "" for reply in replies]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 from ratelimit.errors import ConfigError, NotFound
@@ -68,6 +69,14 @@ def whole(value: object, field: str, *, least: int = 0, below: int = EXACT) -> i
     if not least <= value < below:
         raise ConfigError(f"must be from {least} to {below - 1}, not {shown(value)}", field=field)
     return value
+
+
+def seconds(value: object, field: str, at_most: float = inf) -> float:
+    """Return a time above 0, in seconds, as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= at_most or value == inf:
+        most = "" if at_most == inf else f", at most {at_most:g}"
+        raise ConfigError(f"must be seconds above 0{most}, not {shown(value)}", field=field)
+    return float(value)
 
 
 def above_zero(value: object, field: str) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from ratelimit import validation
-from ratelimit.effects import IndependentReads, Operation, PatientCommands, text
-from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
+from ratelimit.effects import IndependentReads, Operation, PatientCommands, info_fields, text
+from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.model import ApiKey, Replication
 from ratelimit.registry.namespace import Namespace
 
@@ -72,19 +72,14 @@ def _replicas_before(durable: object, timeout_s: object) -> Operation[_Replicas 
     """
     if not validation.flag(durable, "durable"):
         return None
-    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not is_number or not 0 < timeout_s <= _MAX_TIMEOUT_S:  # type: ignore[operator]
-        raise ConfigError(
-            f"must be seconds above 0, at most {_MAX_TIMEOUT_S}, not {validation.shown(timeout_s)}",
-            field="durable_timeout",
-        )
+    timeout_s = validation.seconds(timeout_s, "durable_timeout", _MAX_TIMEOUT_S)
     replies = yield IndependentReads([_INFO, ("WAIT", 0, 1)])
     for reply in replies:
         if isinstance(reply, StoreError) and not _is_replica(replies[0]):
             raise StoreUnavailable(
                 f"nothing was changed: what is durable needs the commands WAIT and INFO. {reply}", cause=reply.cause
             )
-    return _parsed(replies[0], float(timeout_s))  # type: ignore[arg-type]
+    return _parsed(replies[0], timeout_s)
 
 
 def _is_replica(info: bytes | str | StoreError) -> bool:
@@ -93,8 +88,7 @@ def _is_replica(info: bytes | str | StoreError) -> bool:
 
 
 def _parsed(info: bytes | str, timeout_s: float) -> _Replicas:
-    lines = (text(info) or "").splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = info_fields(text(info) or "")
     # INFO has the number of good replicas only where the server needs some.
     has_min_replicas = "min_slaves_good_slaves" in fields
     return _Replicas(

@@ -9,10 +9,11 @@ from typing import Self
 
 import redis.asyncio
 
+from ratelimit import validation
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -195,7 +196,7 @@ class AsyncLimiter(LimiterBase):
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        await self._store.wait_connected(validate_seconds(timeout, "timeout"))
+        await self._store.wait_connected(validation.seconds(timeout, "timeout"))
         await self._store.run(self._checker.warm_up())
 
     def _on_new_loop(self) -> None:

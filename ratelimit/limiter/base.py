@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable
-from math import inf
 from typing import TypedDict
 
 from ratelimit import validation
@@ -20,7 +19,7 @@ from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
 from ratelimit.store.embedded import EmbeddedServer
-from ratelimit.validation import above_zero, flag, shown
+from ratelimit.validation import above_zero, flag
 
 log = logging.getLogger("ratelimit")
 
@@ -44,13 +43,6 @@ class Options(TypedDict, total=False):
     local_max_age: float
 
 
-def validate_seconds(seconds: object, field: str) -> float:
-    """Return seconds as a float; raise ConfigError for what is no time above 0."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < inf:
-        raise ConfigError(f"must be seconds above 0, not {shown(seconds)}", field=field)
-    return float(seconds)
-
-
 class LimiterBase:
     """A limiter without its connections."""
 
@@ -68,7 +60,7 @@ class LimiterBase:
         replicas: int,
         local_max_age: float,
     ) -> None:
-        validate_seconds(max_age, "max_age")
+        validation.seconds(max_age, "max_age")
         clients.validate_deadline(deadline)
         if clock is not None and not callable(clock):
             raise ConfigError("must be a callable that returns microseconds since 1970", field="clock")
@@ -82,7 +74,7 @@ class LimiterBase:
             self._checker,
             counted,
             on_unavailable=policy,
-            local_max_age=validate_seconds(local_max_age, "local_max_age"),
+            local_max_age=validation.seconds(local_max_age, "local_max_age"),
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures = FailureLog()

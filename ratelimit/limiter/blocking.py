@@ -9,10 +9,11 @@ from typing import Self
 
 import redis
 
+from ratelimit import validation
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase, validate_seconds
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -263,7 +264,7 @@ class Limiter(LimiterBase):
             StoreError: All that is wrong; StoreUnavailable if the server could not be connected to.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._store.connect(validate_seconds(timeout, "timeout"))
+        self._store.connect(validation.seconds(timeout, "timeout"))
         self._store.run(self._checker.warm_up())
 
     def _tick(self, *, last: bool = False) -> None:

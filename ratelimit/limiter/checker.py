@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 from weakref import WeakMethod
 
 from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason
-from ratelimit.effects import BatchableReads, KeyLookUps, Operation, UnknownScriptError, text
+from ratelimit.effects import BatchableReads, KeyLookUps, Operation, UnknownScriptError, info_fields, text
 from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
@@ -312,12 +311,12 @@ class Checker:
         if self._server_checked or isinstance(memory, StoreError):  # not permitted, or not known to this server
             return
         self._server_checked = True
-        policy = re.search(r"maxmemory_policy:(\S+)", text(memory) or "")
-        if policy and policy[1] != "noeviction":
+        policy = info_fields(text(memory) or "").get("maxmemory_policy") or "noeviction"
+        if policy != "noeviction":
             log.warning(
                 "this Redis may evict keys under memory pressure (maxmemory-policy %s), and with them limits, counts "
                 "and API keys: set maxmemory-policy noeviction",
-                policy[1],
+                policy,
             )
 
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:

@@ -15,6 +15,7 @@ from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from ratelimit import validation
 from ratelimit.errors import ConfigError
 from ratelimit.store import redis_compat
 from ratelimit.store.urls import SentinelUrl, sentinel_url, url_error, validate_url
@@ -53,9 +54,7 @@ def _options(timeout_s: float) -> dict[str, Any]:
 
 def validate_deadline(deadline: object) -> float:
     """Return a deadline in seconds, as a float; raise ConfigError for what is none."""
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not 0 < deadline <= MAX_DEADLINE_S:
-        raise ConfigError(f"must be seconds above 0, at most {MAX_DEADLINE_S}, not {deadline!r}", field="deadline")
-    return float(deadline)
+    return validation.seconds(deadline, "deadline", MAX_DEADLINE_S)
 
 
 def client_from_url(url: str, timeout_s: float = PATIENCE_S) -> redis.Redis:

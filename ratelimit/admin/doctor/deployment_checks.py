@@ -15,10 +15,10 @@ from ratelimit.admin.doctor.readings import (
     as_pairs,
     as_text,
     cli_at,
-    parse_info,
     scripts_query,
 )
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
+from ratelimit.effects import info_fields
 from ratelimit.model import MICROSECONDS
 from ratelimit.scripts import load
 
@@ -190,7 +190,7 @@ def clocks(deployment: Deployment) -> Check:
     for server in deployment.replicas:
         yield from _clock(server.where, server.clock.ahead_us - ahead_us, server.clock.took_us, mend)
     for sentinel in deployment.sentinels:
-        fields = parse_info(sentinel.answers.get("INFO", "server"))
+        fields = info_fields(as_text(sentinel.answers.get("INFO", "server")))
         if sentinel.round_trip is not None and fields.get("server_time_usec", "").isdigit():
             sent_us, answered_us = sentinel.round_trip
             own_us = int(fields["server_time_usec"]) - (sent_us + answered_us) // 2

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
+from ratelimit.effects import info_fields
 from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import StoreError
 from ratelimit.model import UsagePlan
@@ -148,7 +149,7 @@ class Server:
 
     @cached_property
     def _info(self) -> dict[str, str]:
-        return parse_info(self.answers.get("INFO", "all"))
+        return info_fields(as_text(self.answers.get("INFO", "all")))
 
     def info(self, name: str) -> str:
         """Return a field of INFO; raise UnreadError if there is none."""
@@ -215,12 +216,6 @@ class Server:
         for name, value in self._info.items():
             if re.fullmatch(r"slave\d+", name):
                 yield dict(part.partition("=")[::2] for part in value.split(","))
-
-
-def parse_info(reply: Any) -> dict[str, str]:
-    """Return the fields of a reply to INFO."""
-    lines = (line.partition(":") for line in as_text(reply).splitlines() if not line.startswith("#"))
-    return {name: value for name, colon, value in lines if colon}
 
 
 def _whole(name: str, text: str) -> int:
