@@ -99,9 +99,12 @@ def worker(server, folder):
             process.send_signal(signal.SIGABRT)  # with `-X faulthandler`, it shows where it stands
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def processes(running, before):
-    """Two processes of each version on each server, by version; started once, each test has a namespace of its own."""
+    """Two processes of each version on each server, by version; started once, each test has a namespace of its own.
+
+    They end with these tests: their heartbeats would reach servers that other tests expect to be empty.
+    """
     with ExitStack() as stack:
         folders = {"before": before, "this": ROOT}
 
