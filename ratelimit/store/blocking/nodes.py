@@ -249,12 +249,15 @@ class Nodes:
     # Whoever subscribes does so at some node that answers
 
     def find(self) -> Address:
-        """Return the address of a node that answers.
+        """Return the address of a node that answers now: whoever looks for one may have lost the last.
 
         Raises:
             StoreUnavailable: None does; with the reason.
         """
-        self.primaries(Wait(_FIND_TIMEOUT_S))
+        self.doubt()
+        with self._concluded:
+            before = self._conclusions
+            self._concluded.wait_for(lambda: self._conclusions > before, _FIND_TIMEOUT_S)
         if self._home is None:
             raise self._problem() or _SILENT
         return self._home
