@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 from helpers.cluster import slot_of
-from helpers.slot_load import CATALOG_KEY, blocking_executor
+from helpers.slot_load import CATALOG_KEY, blocking_executor, count_call
 from helpers.waiting import wait_for
 
 from ratelimit.store.clients import client_from_url
@@ -36,6 +36,7 @@ def listening(own_cluster):
         listener = Listener(client, CHANNEL, heard.on_message, heard.tick, executor.finder)
         listener.start()
         wait_for(lambda: heard.messages == [None])
+        heard.executor = executor
         yield own_cluster, heard, subscribed_at(own_cluster)
         listener.stop()
 
@@ -58,7 +59,7 @@ def test_the_node_dies(listening):
     """Another one is listened to, and what was said meanwhile counts as missed."""
     cluster, heard, node = listening
     cluster.kill(node)
-    wait_for(lambda: heard.messages[1:] == [None])
+    wait_for(lambda: heard.messages[1:] == [None], seconds=3)
     assert subscribed_at(cluster) is not node
     cluster.running[0].admin.publish(CHANNEL, "plan:gold")
     wait_for(lambda: heard.messages[-1] == "plan:gold")
@@ -82,10 +83,11 @@ def test_the_node_is_stopped(listening):
 def test_a_slot_that_moves_moves_nobody(listening):
     """Who listens goes on to, though the topology was asked for at the node that knew better."""
     cluster, heard, node = listening
-    target = next(each for each in cluster.primaries if each is not node)
-    with closing(blocking_executor(client_from_url(cluster.url))) as executor:
-        executor.connect(10)
-        cluster.migrate_slot(slot_of(CATALOG_KEY), target)
-        time.sleep(0.5)
+    slot, source = slot_of(CATALOG_KEY), cluster.node_of(CATALOG_KEY)
+    target = next(each for each in cluster.primaries if each not in {node, source})
+    assert heard.executor.call(count_call(CATALOG_KEY), time.monotonic()) == 1
+    cluster.migrate_slot(slot, target)
+    assert heard.executor.call(count_call(CATALOG_KEY), time.monotonic()) == 2
+    time.sleep(0.5)
     assert subscribed_at(cluster) is node
     assert heard.messages == [None]
