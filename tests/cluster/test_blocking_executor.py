@@ -3,9 +3,10 @@
 import threading
 import time
 from contextlib import closing
+from itertools import cycle
 
 import pytest
-from helpers.cluster import free_port, slot_of, wait_until
+from helpers.cluster import Cluster, Node, free_port, slot_of, wait_until
 from helpers.forks import run_in_child
 from helpers.servers import NAMES, Server
 from helpers.slot_load import SlotLoad, blocking_executor, commands, count_call, request
@@ -572,3 +573,23 @@ def test_reads_that_change_nothing_are_not_unknown(cluster, executor):
     """As with one server: a read without an answer was not counted."""
     assert executor.run(request(BatchableReads([("MGET", "k1", "k2")]))) == [[None, None]]
     assert executor.run(request(ScriptCall(Script("return 7"), [], []))) == 7
+
+
+def test_nodes_of_different_servers():
+    """As during an upgrade: what is sent to each is what all versions know."""
+    with MixedCluster("both", primaries=2, replicas=0) as cluster:
+        assert {node.name for node in cluster.primaries} == {"redis6", "valkey"}
+        for node in cluster.primaries:
+            with closing(blocking_executor(client_from_url(f"redis://{node.address}?cluster=true"))) as made:
+                made.connect(10)
+                assert {call(made, key) for key in KEYS} in ({1}, {2})
+        assert values(cluster, KEYS) == dict.fromkeys(KEYS, 2)
+
+
+class MixedCluster(Cluster):
+    """Nodes of both servers in turn."""
+
+    _names = cycle(["redis6", "valkey"])
+
+    def _start(self):
+        return Node(next(self._names), **self._options)
