@@ -23,7 +23,7 @@ from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
 from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import AsyncClient
+from ratelimit.store.clients import AsyncClient, pool_of
 from ratelimit.store.peers import client_settings
 
 _now_s = time.monotonic
@@ -46,7 +46,7 @@ class AsyncExecutor(AsyncExecutorBase):
     def __init__(
         self, client: AsyncClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
     ) -> None:
-        pool: Any = client.connection_pool
+        pool = pool_of(client)
         self._pool = pool
         super().__init__(deadline_s, on_new_loop)
         self.primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
