@@ -32,7 +32,8 @@ class AsyncLimiter(LimiterBase):
 
     Serves any number of event loops, at once in threads or one after the other. It makes four connections in each, as
     its client's pool makes them, and uses none of the pool's: for checks and what they read, a spare one, for all else,
-    and for pushed changes. An asynchronous context manager: leaving it closes it, in all loops.
+    and for pushed changes. Of a cluster, it makes all but the last to each primary. An asynchronous context manager:
+    leaving it closes it, in all loops.
 
     Attributes:
         catalog: An `AsyncCatalog` of the same namespace on the same connections.
@@ -70,6 +71,7 @@ class AsyncLimiter(LimiterBase):
             local_max_age=local_max_age,
         )
         self._store = async_executor_for(client, deadline, self._namespace.names.catalog, self._on_new_loop)
+        self._namespace.has_slots = self._store.has_slots
         self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)

@@ -333,8 +333,13 @@ class CheckBatcher:
             self._left_out = 0
             return exchanges.of_slots(calls)
         if queue is self._scripts:
-            return exchanges.checks(calls, partial(setattr, self, "_left_out"))
+            return exchanges.checks(calls, self._note_left_out)
         return exchanges.reads(calls) if queue is self._reads else exchanges.look_ups(calls)
+
+    def _note_left_out(self, count: int | None) -> None:
+        self._left_out = count
+        if count is None:
+            self.has_slots = True
 
     # Deadlines
 

@@ -115,6 +115,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._pool = pool
+        self._remap = remap
         self._deadline_s = deadline_s
         self._catalog_slot = catalog_slot
         self._call_elsewhere = call_elsewhere
@@ -242,7 +243,9 @@ class Router:
         reaction = reaction_to(error_mapping.code_of(error), str(error), node.address)
         if reaction.refreshes:
             self._watch.doubt()
-        return reaction
+        if self._remap is None or reaction.address is None:
+            return reaction
+        return reaction._replace(address=self._remap(reaction.address))
 
     # Commands that are no checks
 
