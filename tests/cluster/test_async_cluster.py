@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import random
 import time
+from signal import SIGCONT
 
 import pytest
 import redis
-from helpers.cluster import free_port, slot_of, wait_until
+from helpers.cluster import Cluster, free_port, slot_of, wait_until
 from helpers.cluster_calls import CATALOG, count, counted, open_executor, operation
 
 from ratelimit.effects import (
@@ -189,13 +190,14 @@ async def test_a_stopped_node_is_felt_by_its_keys_alone(own_cluster):
         assert {error.cause for error in lost.errors} <= {"unknown", "not_sent"}
 
 
-async def test_after_a_failover_keys_go_on_within_a_second(own_cluster):
+@pytest.mark.parametrize("end", [Cluster.kill, lambda _, node: node.pause()], ids=["killed", "stopped"])
+async def test_after_a_failover_keys_go_on_within_a_second(own_cluster, end):
     async with open_executor(own_cluster, 0.2) as executor:
         victim = own_cluster.node_of("key0")
         ill = [key for key in KEYS if own_cluster.node_of(key) is victim]
         load = Load(executor, ill, 5)
         await asyncio.sleep(0.3)
-        own_cluster.kill(victim)
+        end(own_cluster, victim)
         await in_thread(own_cluster.wait_failed_over, victim)
         agreed_s = time.monotonic()
         while True:
@@ -205,6 +207,7 @@ async def test_after_a_failover_keys_go_on_within_a_second(own_cluster):
             except StoreError:
                 await asyncio.sleep(0.01)
         took_s = time.monotonic() - agreed_s
+        victim.process.send_signal(SIGCONT)
         await load.end()
         assert took_s < 1
         assert load.errors != []

@@ -63,6 +63,9 @@ class Rerouter(Protocol):
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
         """Return whether it sees to it that a call gets a reply, after a server's error reply or a StoreError."""
 
+    def note_silence(self) -> None:
+        """Note that the node does not answer, or cannot be connected to."""
+
 
 class CheckBatcher:
     """Sends script calls and reads in the order in which they were made; each gets its own reply or error.
@@ -184,6 +187,7 @@ class CheckBatcher:
         """As `EndpointListener.on_unavailable`."""
         error = self.endpoint.unavailable()
         if self._rerouter is not None:
+            self._rerouter.note_silence()
             for waiter in self.take_waiting():
                 if not self._rerouter.take_over(waiter, error):
                     _fail([waiter[1]], error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from math import inf
 from typing import Any
 
-from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.finder import FixedAddress
@@ -84,7 +84,7 @@ class TopologyWatch:
 
     async def next_round(self, timeout_s: float) -> None:
         """Return when the next round has ended, or the time is over."""
-        if self._is_closed:
+        if self._task.done():
             return
         self.doubt()
         ended = self._loop.create_future()
@@ -102,35 +102,41 @@ class TopologyWatch:
         if not self._loop.is_closed():
             self._task.cancel()
             self._wake.set()
-            self._end_waiting()
 
     async def _watch(self) -> None:
-        while not self._is_closed:
-            wait_s = self._refresh.due_in_s(_now_s(), is_silent=self.problem is not None or self._is_silent())
-            if wait_s > 0:
-                self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
-                continue
-            self._refresh.begin(_now_s())
-            self._is_asking = True
-            try:
-                answer = await self._ask()
-            finally:
-                self._is_asking = False
-            if isinstance(answer, Topology):
-                self.topology, problem = answer, answer.problem()
-                self.problem = None if problem is None else StoreUnavailable(problem)
-            elif self.topology is None:
-                self.problem = answer
-            self._on_round()
+        try:
+            while not self._is_closed:
+                is_silent = self.problem is not None or self._is_silent()
+                wait_s = self._refresh.due_in_s(_now_s(), is_silent=is_silent)
+                if wait_s > 0:
+                    self._wake.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._wake.wait()
+                else:
+                    await self._round()
+        finally:
             self._end_waiting()
+
+    async def _round(self) -> None:
+        self._refresh.begin(_now_s())
+        self._is_asking = True
+        try:
+            answer = await self._ask()
+        finally:
+            self._is_asking = False
+        if isinstance(answer, Topology):
+            self.topology, problem = answer, answer.problem()
+            self.problem = None if problem is None else StoreUnavailable(problem)
+        elif self.topology is None:
+            self.problem = answer
+        self._on_round()
+        self._end_waiting()
 
     def _end_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for ended in waiting:
-            if not ended.done():
+            if not ended.done() and not self._loop.is_closed():
                 ended.set_result(None)
 
     async def _ask(self) -> Topology | StoreUnavailable:
@@ -146,7 +152,7 @@ class TopologyWatch:
                 for address, connection in connections:
                     try:
                         topology = await self._ask_one(address, connection, timeout_s)
-                    except StoreError as error:
+                    except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
                         errors[address] = error_mapping.without_topology(error)
                         self.silent.add(address)
                         continue
