@@ -165,6 +165,7 @@ async def test_totals_are_exact_while_a_node_comes_and_goes(own_cluster):
         assert load.errors == []
         assert counted(own_cluster, KEYS) == load.done > 1000
         assert newcomer.address not in await executor.run(operation(Primaries()))
+        assert not executor.breaker_state().is_open
 
 
 async def test_a_stopped_node_is_felt_by_its_keys_alone(own_cluster):
