@@ -144,13 +144,13 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             if any(reaction.refreshes for _, reaction in reactions):
                 self._nodes.doubt()
             repeated = [each for each in reactions if each[1].is_repeated]
-            if attempt == MAX_ATTEMPTS or wait.left_s <= 0:
+            if attempt < MAX_ATTEMPTS and wait.left_s > 0:
+                repeated = [each for each in repeated if self._is_redirected(*each, wait)]
+                pauses = [pause_s(attempt, is_redirected=reaction.is_redirected) for _, reaction in repeated]
+                wait.pause(max(pauses, default=0))
+            if attempt == MAX_ATTEMPTS or wait.left_s <= 0 or not repeated:
                 self._give_up(repeated)
                 return
-            repeated = [each for each in repeated if self._is_redirected(*each, wait)]
-            if not repeated:
-                return
-            wait.pause(max(pause_s(attempt, is_redirected=reaction.is_redirected) for _, reaction in repeated))
             pending = [errand for errand, _ in repeated]
             self._send(pending, wait)
 
