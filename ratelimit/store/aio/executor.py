@@ -10,7 +10,7 @@ from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import BatchableReads, PatientCommands, Request
+from ratelimit.effects import BatchableReads, PatientCommands, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
@@ -78,7 +78,7 @@ class AsyncExecutor(AsyncExecutorBase):
             self._on_new_loop()
         return batcher
 
-    async def _reply_to(self, request: Request, started_s: float | None) -> Any:
+    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         if started_s is None:
             return await self._send(request)
         if isinstance(request, _BATCHABLE):
@@ -88,7 +88,7 @@ class AsyncExecutor(AsyncExecutorBase):
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
 
-    async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None = None) -> Any:
         if isinstance(request, PatientCommands):
             replies = await send_apart(self._pool, request, request.patience_s, self._primary())
             return error_mapping.replies_to(request, replies)
@@ -120,6 +120,7 @@ class AsyncExecutor(AsyncExecutorBase):
     async def close(self) -> None:
         """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
         self._forget_loop()
+        await self._end_background()
         await self._batchers.close()
         await self._commands.close()
         if self.primaries is not None:
