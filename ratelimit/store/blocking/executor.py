@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import Operation, PatientCommands, Request, failure_of
+from ratelimit.effects import PatientCommands, Sent
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking import peers
+from ratelimit.store.blocking.base import BlockingExecutorBase
 from ratelimit.store.blocking.endpoint import Endpoint
 from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
@@ -21,10 +21,8 @@ from ratelimit.store.clients import PATIENCE_S, Client
 from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
-_T = TypeVar("_T")
 
-
-class BlockingExecutor:
+class BlockingExecutor(BlockingExecutorBase):
     """Runs operations on the server of a client. A command is sent once: the client's retries are not on this path.
 
     Args:
@@ -35,43 +33,12 @@ class BlockingExecutor:
     def __init__(self, client: Client, deadline: float = PATIENCE_S) -> None:
         self._pool: Any = client.connection_pool  # held: the endpoint does not
         self._endpoint = Endpoint.of(self._pool)
-        self._deadline = deadline
-        self._patience_s = self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S
-
-    def run(self, operation: Operation[_T], started_s: float | None = None, deadline: float | None = None) -> _T:
-        """Reply to what the operation requests until it returns; return its result.
-
-        Args:
-            operation: The operation.
-            started_s: When its caller began to wait for Redis, by the monotonic clock, if the deadline holds for all of
-                it; None if each reply may take the client's own time limit, as for an administrator.
-            deadline: Seconds, instead of those of checks.
-        """
-        wait = self._wait(started_s, deadline)
-        try:
-            request = next(operation)
-            while True:
-                try:
-                    reply = self._execute(request, wait)
-                except StoreError as error:
-                    request = operation.throw(failure_of(request, error))
-                else:
-                    request = operation.send(reply)
-        except StopIteration as finished:
-            result: _T = finished.value
-            return result
-        finally:
-            operation.close()
+        super().__init__(deadline, self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S)
 
     @property
     def primary(self) -> PrimaryFinder | None:
         """What finds whom to connect to; None where that is the pool's business."""
         return self._endpoint.primary
-
-    def _wait(self, started_s: float | None, deadline: float | None = None) -> Wait:
-        if started_s is None:
-            return Wait(self._patience_s, renewed=True)
-        return Wait(started_s + (deadline or self._deadline) - monotonic())
 
     def call(self, call: ScriptCall, started_s: float) -> Any:
         """Return the reply to one script call, whose caller begins to wait for Redis at this very moment."""
@@ -80,7 +47,7 @@ class BlockingExecutor:
             return self._again_by_source(call, reply, self._wait(started_s))
         return reply
 
-    def _execute(self, request: Request, wait: Wait) -> Any:
+    def _execute(self, request: Sent, wait: Wait) -> Any:
         wait.renew()
         if isinstance(request, PatientCommands):
             packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
@@ -128,4 +95,5 @@ class BlockingExecutor:
 
     def close(self) -> None:
         """Close all connections to the server. Others who share the client have theirs made anew."""
+        self._background.close()
         self._endpoint.close()
