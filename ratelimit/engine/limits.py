@@ -17,6 +17,7 @@ from ratelimit.decision import Decision, LimitStatus, Reason, Source
 from ratelimit.engine import protocol
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.protocol import Reply
+from ratelimit.engine.slot_parts import SlotParts
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS, Quota, Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys
@@ -25,6 +26,8 @@ from ratelimit.validation import EXACT
 
 _ALLOWED = Reason.ALLOWED
 _COUNTED_ONE_BY_ONE = 4096
+KEY_HASH = ""
+"""Among Redis keys, stands for that of the key's own hash: where alerts are kept if their stream is in another slot."""
 _TOO_MANY_IDENTITIES = "identities"
 """Name of what limits a request, if its plan has as many identities as it may have."""
 
@@ -173,6 +176,7 @@ class CompiledLimits:
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
+        parts: How they are spread over slots; None if one script judges them all, at one place.
         last_reply: The last reply that judged such a request, of whatever key; None if there was none.
         sent_us: When that request was sent, by `Namespace.age_us`.
     """
@@ -197,6 +201,7 @@ class CompiledLimits:
         "limits",
         "numbers_of",
         "own_index",
+        "parts",
         "plan_limits",
         "sent_us",
         "shared_keys",
@@ -224,7 +229,7 @@ class CompiledLimits:
             plan_field: Hash field of the plan's state in the key's hash; None for a request without a key.
             shadow: The limits of the plan's shadow, if it has one.
             alerts: Percentages of the quota that are announced when they are reached.
-            stream: Redis key of the stream on which they are announced.
+            stream: Redis key of the stream on which they are announced, or KEY_HASH.
             is_identity: Whether they are an identity's; then there are neither shadow nor alerts.
             bound: How many identities the plan may have, if that is bounded.
         """
@@ -280,6 +285,7 @@ class CompiledLimits:
         )
         self.numbers_of = tuple(map(LimitNumbers.of, self.limits))
         self._divided: tuple[int, CompiledLimits] | None = None
+        self.parts: SlotParts | None = None
         self.last_reply: Reply | None = None
         self.sent_us = 0
         self._names = tuple(
@@ -288,6 +294,12 @@ class CompiledLimits:
             else (limit.name, limit.quota.limit, None, limit.quota)
             for limit in limits
         )
+
+    def script_keys(self, key_hash: str) -> tuple[str, ...]:
+        """Return KEYS of the script for the key or identity with this hash."""
+        if self.parts is not None and self.parts.own is not None:
+            return self.parts.own.script_keys(key_hash)
+        return (key_hash, *[name or key_hash for name in self.shared_keys])
 
     def divided(self, parts: int) -> CompiledLimits:
         """Return one of so many equal parts of these limits, to compute with: see `LimitNumbers.divided`."""
@@ -441,6 +453,12 @@ class CompiledLimits:
             else:
                 numbers += (level, last_us)
         return tuple(numbers)
+
+    @staticmethod
+    def used_after_charge(reply: bytes) -> float:
+        """Return what is used of the quota, from the states after the charge."""
+        used: float = protocol.STATE.unpack_from(reply)[4]
+        return used
 
     def numbers_after(self, numbers: Numbers, cost: int) -> Numbers:
         """Return the numbers of each limit after a charge; each bucket's `last_us` is now."""

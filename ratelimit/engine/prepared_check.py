@@ -28,6 +28,8 @@ class PreparedCheck:
         denied_id: The id for which its denials are counted: "" for an identity, whose are counted by plan alone.
         plan_id: Id of the key's plan that opens the stage, or "".
         limits: The limits that apply.
+        parts: How these are spread over slots; None if one script judges them all.
+        script_limits: Those that the script in the key's slot judges.
         version_token: The catalogue's version and the key's stamp, as the script compares them: 26 bytes.
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
         lease: For `local.leases` to keep its lease in.
@@ -49,7 +51,9 @@ class PreparedCheck:
         "last_reply",
         "lease",
         "limits",
+        "parts",
         "plan_id",
+        "script_limits",
         "sent_us",
         "snapshot",
         "valid_until_us",
@@ -73,6 +77,9 @@ class PreparedCheck:
         self.plan_id = plan.id if plan else ""
         self.is_leased = bool(plan and plan.lease and cached_key)
         self.limits = limits
+        self.parts = limits.parts
+        # Of a request without a key no script is called where limits are spread.
+        self.script_limits = limits.parts.own or limits if limits.parts else limits
         self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
         self.valid_until_us = cached_key.valid_until_us if cached_key else 0
         self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
@@ -87,7 +94,7 @@ class PreparedCheck:
 
     def to_script_call(self, namespace: Namespace, cost: int, flags: int = 0) -> ScriptCall:
         """Return the call of check.lua for a cost."""
-        limits = self.limits
+        limits = self.script_limits
         if self._call_windows is limits.windows and cost == 1 and not flags and self._call is not None:
             return self._call
         args = self._args(namespace, cost, flags)
@@ -113,7 +120,7 @@ class PreparedCheck:
             sequence: From 1, rising within a life: an entry that is not above the highest charged one is not charged.
             flags: NOTHING_NEWER, as for a check.
         """
-        limits, names = self.limits, namespace.names
+        limits, names = self.script_limits, namespace.names
         request = limits.journal_request(
             now_us=namespace.script_us(),
             cost=cost,
@@ -149,7 +156,7 @@ class PreparedCheck:
         return LeaseCall(load("check"), self._redis_keys, args, on_late_reply)
 
     def _args(self, namespace: Namespace, cost: int, flags: int) -> tuple[str | bytes, ...]:
-        request = self.limits.request(
+        request = self.script_limits.request(
             now_us=namespace.script_us(),
             cost=cost,
             valid_until_us=self._until_us,
@@ -157,4 +164,4 @@ class PreparedCheck:
             version_token=self.version_token,
             estimate_us=namespace.wall_us,
         )
-        return (request, *self.limits.fields)
+        return (request, *self.script_limits.fields)

@@ -417,7 +417,7 @@ def _is_current(snapshot: CatalogSnapshot, namespace: Namespace) -> Operation[bo
 
 def _return_call(unsettled: _RequestedLease, namespace: Namespace, *, is_current: bool) -> ScriptCall:
     prepared, (note_field, units, requested_us) = unsettled.prepared, unsettled.unspent
-    limits = prepared.limits
+    limits = prepared.script_limits
     own = [bucket for bucket in limits.further_buckets if not bucket.shared]
     shared = [bucket for bucket in limits.further_buckets if bucket.shared]
     throttle = limits.plan_limits[0]
