@@ -15,7 +15,7 @@ from ratelimit.engine.limits import (
     QuotaCount,
     Shadow,
 )
-from ratelimit.engine.slot_parts import SlotParts
+from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.model import Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -66,9 +66,7 @@ def _spread(
     """Return the limits of a request that are spread over slots; see `compile_limits`."""
     stage = snapshot.bucket_stage(stage_id)
     if plan is None:
-        whole = CompiledLimits(limits)
-        whole.parts = SlotParts(limits, None, stage)
-        return whole
+        return SpreadLimits(limits, None, stage)
     own_limits = [limit for limit in limits if not limit.shared]
     counts, bound = list[int](), None
     if is_identity:
@@ -81,9 +79,7 @@ def _spread(
     own.layout = None  # the keys of several checks lie in different slots
     if len(own_limits) == len(limits) and not counts and bound is None:
         return own
-    whole = CompiledLimits(limits, plan_field(plan.id), is_identity=is_identity)
-    whole.parts = SlotParts(limits, own, stage, counts, bound)
-    return whole
+    return SpreadLimits(limits, own, stage, plan_field(plan.id), counts, bound)
 
 
 def applicable_limits(

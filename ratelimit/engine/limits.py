@@ -17,7 +17,6 @@ from ratelimit.decision import Decision, LimitStatus, Reason, Source
 from ratelimit.engine import protocol
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.protocol import Reply
-from ratelimit.engine.slot_parts import SlotParts
 from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS, Quota, Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys
@@ -176,7 +175,6 @@ class CompiledLimits:
         fields: Hash fields in the key's hash; none for a request without a key.
         layout: How many further buckets are in the key's hash, and how many are shared: two bytes, None if
             check_many.lua does not take such requests.
-        parts: How they are spread over slots; None if one script judges them all, at one place.
         last_reply: The last reply that judged such a request, of whatever key; None if there was none.
         sent_us: When that request was sent, by `Namespace.age_us`.
     """
@@ -201,7 +199,6 @@ class CompiledLimits:
         "limits",
         "numbers_of",
         "own_index",
-        "parts",
         "plan_limits",
         "sent_us",
         "shared_keys",
@@ -285,7 +282,6 @@ class CompiledLimits:
         )
         self.numbers_of = tuple(map(LimitNumbers.of, self.limits))
         self._divided: tuple[int, CompiledLimits] | None = None
-        self.parts: SlotParts | None = None
         self.last_reply: Reply | None = None
         self.sent_us = 0
         self._names = tuple(
@@ -297,8 +293,6 @@ class CompiledLimits:
 
     def script_keys(self, key_hash: str) -> tuple[str, ...]:
         """Return KEYS of the script for the key or identity with this hash."""
-        if self.parts is not None and self.parts.own is not None:
-            return self.parts.own.script_keys(key_hash)
         return (key_hash, *[name or key_hash for name in self.shared_keys])
 
     def divided(self, parts: int) -> CompiledLimits:

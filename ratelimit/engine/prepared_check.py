@@ -9,6 +9,7 @@ from ratelimit.engine import protocol
 from ratelimit.engine.batch import CheckCall
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.limits import CompiledLimits
+from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.model import UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -28,7 +29,7 @@ class PreparedCheck:
         denied_id: The id for which its denials are counted: "" for an identity, whose are counted by plan alone.
         plan_id: Id of the key's plan that opens the stage, or "".
         limits: The limits that apply.
-        parts: How these are spread over slots; None if one script judges them all.
+        spread: The same if they are spread over slots; None if one script judges them all.
         script_limits: Those that the script in the key's slot judges.
         version_token: The catalogue's version and the key's stamp, as the script compares them: 26 bytes.
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
@@ -51,11 +52,11 @@ class PreparedCheck:
         "last_reply",
         "lease",
         "limits",
-        "parts",
         "plan_id",
         "script_limits",
         "sent_us",
         "snapshot",
+        "spread",
         "valid_until_us",
         "version_token",
     )
@@ -77,9 +78,9 @@ class PreparedCheck:
         self.plan_id = plan.id if plan else ""
         self.is_leased = bool(plan and plan.lease and cached_key)
         self.limits = limits
-        self.parts = limits.parts
+        self.spread = limits if isinstance(limits, SpreadLimits) else None
         # Of a request without a key no script is called where limits are spread.
-        self.script_limits = limits.parts.own or limits if limits.parts else limits
+        self.script_limits = (self.spread and self.spread.own) or limits
         self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
         self.valid_until_us = cached_key.valid_until_us if cached_key else 0
         self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for

@@ -30,7 +30,7 @@ from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.engine.slot_parts import JoinedReply
+from ratelimit.engine.spread_limits import JoinedReply
 from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
 from ratelimit.limiter.warm_up import warm_up
@@ -128,7 +128,7 @@ class Checker:
             return self.check(key, stage, method, cost)
         if prepared.cached_key is not None and not prepared.cached_key.is_valid:
             return self.check(key, stage, method, cost)
-        if prepared.parts is not None:
+        if prepared.spread is not None:
             return self._begin_spread(prepared, key, stage, method, cost, now_us)
         if prepared.lease is not None:
             leased: Decision | None = prepared.lease.spend(cost, now_us) if prepared.lease.units else None
@@ -147,15 +147,15 @@ class Checker:
         self, prepared: PreparedCheck, key: Caller, stage: str, method: str, cost: int, now_us: int
     ) -> Decision | PendingCheck | Operation[Decision]:
         """Start a check whose limits are spread over slots."""
-        parts, denial_cache, states = prepared.parts, self.denial_cache, None
-        if parts is None or parts.own is None or prepared.lease is not None:
+        spread, denial_cache, states = prepared.spread, self.denial_cache, None
+        if spread is None or spread.own is None or prepared.lease is not None:
             return self.check(key, stage, method, cost)
         if denial_cache.is_active:
             denial = self._known_denial(prepared, cost, now_us)
             if denial is not None:
                 return denial
             states = denial_cache.states_for(prepared, now_us)
-        verdict = self.slots.take(parts, cost, now_us)
+        verdict = self.slots.take(spread, cost, now_us)
         if verdict is None or verdict.denying is not None:
             denial = None if verdict is None else self._known_shared_denial(prepared, verdict, cost, now_us)
             return self._check_spread(prepared, key, stage, method, cost, verdict) if denial is None else denial
@@ -165,7 +165,7 @@ class Checker:
     def finish(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
         """Return the decision in the reply to a pending check, or an operation that is to be run for it."""
         prepared, denial_cache = pending[1], self.denial_cache
-        if prepared.parts is not None:
+        if prepared.spread is not None:
             return self._finish_spread(pending, reply)
         if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
@@ -318,7 +318,7 @@ class Checker:
     ) -> Operation[Decision]:
         """Decide from units that are held, else by Redis, which may be requested to prepay some."""
         lease: Lease = prepared.lease
-        if prepared.parts is not None:
+        if prepared.spread is not None:
             leased = yield from self._spend_spread(prepared, lease, cost, peek=peek)
         else:
             leased = lease.spend(cost, self._namespace.age_us(), peek=peek)
@@ -338,10 +338,10 @@ class Checker:
         self, prepared: PreparedCheck, lease: Lease, cost: int, *, peek: bool
     ) -> Operation[Decision | None]:
         """Admit a request from a key's lease if what all callers share admits it, too; None if that is to be asked."""
-        parts, now_us = prepared.parts, self._namespace.age_us()
-        if peek or parts is None or lease.units < cost:
+        spread, now_us = prepared.spread, self._namespace.age_us()
+        if peek or spread is None or lease.units < cost:
             return None
-        verdict = self.slots.take(parts, cost, now_us) or (yield from self.slots.ask(prepared, cost))
+        verdict = self.slots.take(spread, cost, now_us) or (yield from self.slots.ask(prepared, cost))
         if verdict is None or verdict.denying is not None:
             return None
         leased = lease.spend(cost, self._namespace.age_us())
@@ -364,11 +364,11 @@ class Checker:
         self, prepared: PreparedCheck, verdict: SharedVerdict, cost: int, now_us: int
     ) -> Decision | None:
         """Return the denial of a request that a shared limit denies, if all that is in it is known in this process."""
-        parts, known = prepared.parts, self.denial_cache.numbers(prepared, now_us)
-        if parts is None or known is None:
+        spread, latest = prepared.spread, self.denial_cache.numbers(prepared, now_us)
+        if spread is None or latest is None:
             return None
-        numbers, server_us = known
-        joined = parts.with_states(numbers, server_us, verdict.states)
+        numbers, server_us = latest
+        joined = spread.with_states(numbers, server_us, verdict.states)
         denial = prepared.limits.denial(joined, server_us, cost)
         if denial is None:
             return None
@@ -471,7 +471,7 @@ class Checker:
         states = None
         if denial_cache.is_active and not flags & protocol.PEEK:
             states = denial_cache.states_for(prepared, sent_us)
-        if prepared.parts is None:
+        if prepared.spread is None:
             sending = self._send_to_one(call or prepared.to_script_call(namespace, cost, flags))
         elif flags & protocol.PEEK:
             sending = self.slots.peek(prepared, cost, flags)
@@ -645,7 +645,7 @@ class Checker:
             return denied
         if protocol.status(reply) == protocol.ADMITTED_DAY_OVER:
             yield from self._archive(prepared.key_id, day_of(prepared.limits.time_us(reply)))
-        if prepared.parts is not None:
+        if prepared.spread is not None:
             yield from self._after_spread(prepared, reply)
         return _decision(prepared, reply, cost)
 

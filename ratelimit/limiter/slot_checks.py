@@ -14,7 +14,7 @@ from ratelimit.effects import Operation
 from ratelimit.engine import protocol
 from ratelimit.engine.limits import Bucket
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.engine.slot_parts import JoinedReply, SlotParts
+from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
 from ratelimit.registry.namespace import Namespace
@@ -65,11 +65,11 @@ class SlotChecks:
         self.shared = SharedLeases(namespace)
         self.judge_locally: JudgeLocally = _closed
 
-    def take(self, parts: SlotParts, cost: int, now_us: int) -> SharedVerdict | None:
+    def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
         """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
-        if not parts.shared:
+        if not spread.shared:
             return SharedVerdict(_NOTHING_HELD, ())
-        taken = self.shared.take(parts.shared, cost, now_us)
+        taken = self.shared.take(spread.shared, cost, now_us)
         return None if taken is None else _verdict(taken, "denial_cache")
 
     def put_back(self, verdict: SharedVerdict) -> None:
@@ -82,16 +82,16 @@ class SlotChecks:
 
     def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
         """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
-        parts = cast(SlotParts, prepared.parts)
+        spread = cast(SpreadLimits, prepared.spread)
         try:
-            taken = yield from self.shared.demand(prepared.snapshot, parts.shared, cost)
+            taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
             return self.judge_locally(error, prepared, cost)
         if taken is None:
             return None
         verdict = _verdict(taken, "redis")
         if verdict.denying is not None:  # what the other limits had granted is there again
-            verdict = verdict._replace(states=self._states_now(parts, verdict.states))
+            verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return verdict
 
     def send(
@@ -114,18 +114,18 @@ class SlotChecks:
             shared_cost: Units of the shared limits, if these are others.
             verdict: What the shared limits say from memory, if that is known already: None if they have to be asked.
         """
-        parts, units = cast(SlotParts, prepared.parts), cost if shared_cost is None else shared_cost
+        spread, units = cast(SpreadLimits, prepared.spread), cost if shared_cost is None else shared_cost
         if verdict == "unknown":
-            verdict = self.take(parts, units, self._namespace.age_us())
+            verdict = self.take(spread, units, self._namespace.age_us())
         if verdict is None:
             verdict = yield from self.ask(prepared, units)
         if verdict is None:
             return [protocol.CATALOG_BEHIND, self._namespace.wall_us()]
         if verdict.denying is not None:
             return (yield from self._denied(prepared, cost, flags, verdict))
-        if parts.own is None:
+        if spread.own is None:
             self.shared.settle(verdict.held, "spent")
-            return self._joined(parts, protocol.ADMITTED, None, verdict)
+            return self._joined(spread, protocol.ADMITTED, None, verdict)
         try:
             reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
         except StoreUnavailable:  # it was not carried out
@@ -140,24 +140,24 @@ class SlotChecks:
         self, prepared: PreparedCheck, reply: protocol.Reply, cost: int, verdict: SharedVerdict
     ) -> protocol.Reply:
         """Return the joined reply of a check that shared limits admit and that the key's script replied to."""
-        parts = cast(SlotParts, prepared.parts)
+        spread = cast(SpreadLimits, prepared.spread)
         try:
             code = protocol.status(reply)
             if code < protocol.DENIED:
                 self.put_back(verdict)
                 return reply
-            joined = self._joined(parts, code, reply, verdict)
+            joined = self._joined(spread, code, reply, verdict)
         except StoreError:  # it cannot be read
             self.abandon(verdict)
             raise
         if code in _CHARGED:
             self.shared.settle(verdict.held, "spent")
-            joined.crosses_alert = parts.crosses_alert(reply, cost)
+            joined.crosses_alert = spread.crosses_alert(reply, cost)
             return joined
         self.put_back(verdict)
         if verdict.held.parts:
-            verdict = verdict._replace(states=self._states_now(parts, verdict.states))
-        return self._joined(parts, code, reply, verdict)
+            verdict = verdict._replace(states=self._states_now(spread, verdict.states))
+        return self._joined(spread, code, reply, verdict)
 
     def is_all_done(self, reply: protocol.Reply) -> bool:
         """Return whether a check was admitted, and nothing else is to be done."""
@@ -169,9 +169,9 @@ class SlotChecks:
         self, prepared: PreparedCheck, cost: int, flags: int, verdict: SharedVerdict
     ) -> Operation[protocol.Reply]:
         """Return the joined reply of a check that a shared limit denies: the key's script says how its own stand."""
-        parts = cast(SlotParts, prepared.parts)
+        spread = cast(SpreadLimits, prepared.spread)
         reply: protocol.Reply | None = None
-        if parts.own is not None:
+        if spread.own is not None:
             reply = yield prepared.to_script_call(self._namespace, cost, flags | protocol.PEEK)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
@@ -182,39 +182,41 @@ class SlotChecks:
             state._replace(level=min(state.level, cost * bucket.throttle.ratio[1] - 1))
             if bucket is verdict.denying and not _denies(bucket, state, cost)
             else state
-            for bucket, state in zip(parts.shared, verdict.states, strict=True)
+            for bucket, state in zip(spread.shared, verdict.states, strict=True)
         ]
-        return self._joined(parts, protocol.DENIED, reply, verdict._replace(states=states))
+        return self._joined(spread, protocol.DENIED, reply, verdict._replace(states=states))
 
     def peek(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
         """Return what one script would reply to a peek."""
-        parts = cast(SlotParts, prepared.parts)
-        states = yield from self.shared.peek(prepared.snapshot, parts.shared)
+        spread = cast(SpreadLimits, prepared.spread)
+        states = yield from self.shared.peek(prepared.snapshot, spread.shared)
         verdict = SharedVerdict(_NOTHING_HELD, states, source="redis")
         reply: protocol.Reply | None = None
-        if parts.own is not None:
+        if spread.own is not None:
             reply = yield prepared.to_script_call(self._namespace, cost, flags)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
-        joined = self._joined(parts, protocol.WOULD_ADMIT, reply, verdict)
+        joined = self._joined(spread, protocol.WOULD_ADMIT, reply, verdict)
         limits = prepared.limits
         if limits.denial(limits.numbers(joined), joined[1], cost) is not None:
             joined[0] = protocol.DENIED
         return joined
 
-    def _joined(self, parts: SlotParts, code: int, reply: protocol.Reply | None, verdict: SharedVerdict) -> JoinedReply:
-        own, states = parts.own, verdict.states
+    def _joined(
+        self, spread: SpreadLimits, code: int, reply: protocol.Reply | None, verdict: SharedVerdict
+    ) -> JoinedReply:
+        own, states = spread.own, verdict.states
         if own is None or reply is None:
             now_us = max([state.server_us for state in states], default=0) or self._namespace.wall_us()
-            joined = parts.joined(code, now_us, (), states, verdict.source)
+            joined = spread.joined(code, now_us, (), states, verdict.source)
             joined.is_timed = verdict.source == "redis"
         else:
-            joined = parts.joined(code, own.time_us(reply), own.numbers(reply), states, verdict.source)
+            joined = spread.joined(code, own.time_us(reply), own.numbers(reply), states, verdict.source)
         joined.failure, joined.wait_s = verdict.failure, verdict.wait_s
         return joined
 
-    def _states_now(self, parts: SlotParts, before: Sequence[SharedState]) -> Sequence[SharedState]:
-        return [self.shared.states(bucket) or state for bucket, state in zip(parts.shared, before, strict=True)]
+    def _states_now(self, spread: SpreadLimits, before: Sequence[SharedState]) -> Sequence[SharedState]:
+        return [self.shared.states(bucket) or state for bucket, state in zip(spread.shared, before, strict=True)]
 
 
 def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:

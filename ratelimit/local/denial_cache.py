@@ -349,7 +349,7 @@ class DenialCache:
         limits, (numbers, ahead_us, fresh_until_us) = prepared.limits, latest
         server_us = now_us + ahead_us
         denial = limits.denial(numbers, server_us, cost)
-        is_raised_by_others = limits.has_shared and (prepared.snapshot.leased or prepared.parts is not None)
+        is_raised_by_others = limits.has_shared and (prepared.snapshot.leased or prepared.spread is not None)
         if denial is None or (is_raised_by_others and not _own_limits_deny(limits, numbers, server_us, cost)):
             return None
         first, first_end_us, end_us = denial

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import Any, Protocol, final
 
 from ratelimit.decision import Decision, Source
+from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit
 from ratelimit.errors import StoreError
-
-if TYPE_CHECKING:
-    from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit
 
 
 class BucketState(Protocol):
@@ -66,8 +64,8 @@ class JoinedReply(list[Any]):
 
 
 @final
-class SlotParts:
-    """How the limits of a kind of request are spread over slots.
+class SpreadLimits(CompiledLimits):
+    """Compiled limits that are spread over slots: to decide by. No one script judges all of them.
 
     Attributes:
         own: What the script in the key's slot judges; None for a request without a key.
@@ -84,11 +82,13 @@ class SlotParts:
         limits: Sequence[Limit],
         own: CompiledLimits | None,
         stage: str,
+        plan_field: str | None = None,
         alerts: Sequence[int] = (),
         bound: IdentityBound | None = None,
     ) -> None:
+        super().__init__(limits, plan_field)
         self.own = own
-        self.shared: tuple[Bucket, ...] = tuple([limit for limit in limits if limit.shared])  # type: ignore[misc]
+        self.shared: tuple[Bucket, ...] = tuple([bucket for bucket in self.further_buckets if bucket.shared])
         self.bound = bound
         self.alerts = tuple(alerts)
         self.stage = stage
@@ -98,6 +98,10 @@ class SlotParts:
             counts[limit.shared] += 1
         self._order = tuple(order)
         self._pack = struct.Struct(f"<{2 * len(limits)}d").pack
+
+    def script_keys(self, key_hash: str) -> tuple[str, ...]:
+        """As of `CompiledLimits`; none without a key."""
+        return () if self.own is None else self.own.script_keys(key_hash)
 
     def joined(
         self, status: int, now_us: int, own_numbers: Sequence[float], states: Sequence[BucketState], source: Source
