@@ -37,13 +37,14 @@ class PreparedCheck:
         denial: For `local.denial_cache` to keep what it computed in.
         last_reply: The last reply that judged it; None if there was none.
         sent_us: When it was sent then, by `Namespace.age_us`.
+        valid_until_us: Server time from which on the value does not identify the key; 0 for never.
+        until_us: The same; of an identity, for how many microseconds its hash is kept at least.
     """
 
     __slots__ = (
         "_call",
         "_call_windows",
         "_redis_keys",
-        "_until_us",
         "cached_key",
         "denial",
         "denied_id",
@@ -57,6 +58,7 @@ class PreparedCheck:
         "sent_us",
         "snapshot",
         "spread",
+        "until_us",
         "valid_until_us",
         "version_token",
     )
@@ -83,7 +85,7 @@ class PreparedCheck:
         self.script_limits = (self.spread and self.spread.own) or limits
         self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
         self.valid_until_us = cached_key.valid_until_us if cached_key else 0
-        self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
+        self.until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
         self.lease: Any = None
         self.denial: Any = None
         self.last_reply: protocol.Reply | None = None
@@ -125,7 +127,7 @@ class PreparedCheck:
         request = limits.journal_request(
             now_us=namespace.script_us(),
             cost=cost,
-            valid_until_us=self._until_us,
+            valid_until_us=self.until_us,
             flags=flags,
             version_token=self.version_token,
             spent_us=spent_us,
@@ -160,7 +162,7 @@ class PreparedCheck:
         request = self.script_limits.request(
             now_us=namespace.script_us(),
             cost=cost,
-            valid_until_us=self._until_us,
+            valid_until_us=self.until_us,
             flags=flags,
             version_token=self.version_token,
             estimate_us=namespace.wall_us,

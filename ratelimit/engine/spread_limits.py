@@ -70,12 +70,13 @@ class SpreadLimits(CompiledLimits):
     Attributes:
         own: What the script in the key's slot judges; None for a request without a key.
         shared: The buckets that all callers share, each in a slot of its own.
+        shared_limits: The same, compiled.
         bound: How many identities the plan may have, if that is bounded.
         alerts: The counts of the quota that are announced when they are reached.
         stage: The stage, as buckets are named after it.
     """
 
-    __slots__ = ("_order", "_pack", "alerts", "bound", "own", "shared", "stage")
+    __slots__ = ("_order", "_pack", "alerts", "bound", "own", "shared", "shared_limits", "stage")
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class SpreadLimits(CompiledLimits):
         super().__init__(limits, plan_field)
         self.own = own
         self.shared: tuple[Bucket, ...] = tuple([bucket for bucket in self.further_buckets if bucket.shared])
+        self.shared_limits = CompiledLimits(self.shared)
         self.bound = bound
         self.alerts = tuple(alerts)
         self.stage = stage

@@ -164,7 +164,7 @@ class AsyncLimiter(LimiterBase):
             decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error, key, stage, method, cost)
-        if self._failing and decision.source == "redis":
+        if self._failing and decision.time_us is not None and not decision.degraded:
             self._recovered()
         return decision
 

@@ -9,9 +9,11 @@ from typing import TypedDict
 from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.effects import TooManyLookUpsError
+from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.errors import ConfigError, OnUnavailable, StoreError
 from ratelimit.limiter.checker import Checker
 from ratelimit.limiter.failure_log import FailureLog
+from ratelimit.limiter.slot_checks import SharedVerdict
 from ratelimit.limiter.without_redis import WithoutRedis
 from ratelimit.local.replicas import Replicas
 from ratelimit.model import Caller
@@ -77,7 +79,9 @@ class LimiterBase:
             local_max_age=validation.seconds(local_max_age, "local_max_age"),
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
-        self._failures = FailureLog()
+        self._failures, self._shared_failures = FailureLog(), FailureLog()
+        self._checker.slots.judge_locally = self._judge_shared
+        self._checker.slots.on_answer = self._shared_recovered
         self.server: EmbeddedServer | None = None
 
     @property
@@ -110,6 +114,19 @@ class LimiterBase:
         decision = self._without_redis.decide_shared(error, key, stage, cost, key_required=key_required)
         return self._logged(error, decision)
 
+    def _judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
+        """Judge what all callers share, of a check whose own limits Redis judges. See `WithoutRedis.judge_shared`."""
+        verdict = self._without_redis.judge_shared(error, prepared, cost)
+        if (line := self._shared_failures.failure(error, verdict.source)) is not None:
+            log.warning("shared limits alone: %s", line)
+        return verdict
+
+    def _shared_recovered(self) -> None:
+        if not self._failing:
+            self._without_redis.answered()
+        if (line := self._shared_failures.success()) is not None:
+            log.warning("shared limits alone: %s", line)
+
     def _logged(self, error: StoreError, decision: Decision) -> Decision:
         # That too many unknown keys come is logged where they wait: nothing is wrong with Redis.
         if not isinstance(error, TooManyLookUpsError):
@@ -119,6 +136,8 @@ class LimiterBase:
         return decision
 
     def _recovered(self) -> None:
+        if self._namespace.has_slots and self._failures.is_lasting():
+            return
         self._without_redis.answered()
         if (line := self._failures.success()) is not None:
             log.warning("%s", line)

@@ -150,6 +150,8 @@ class Checker:
         spread, denial_cache, states = prepared.spread, self.denial_cache, None
         if spread is None or spread.own is None or prepared.lease is not None:
             return self.check(key, stage, method, cost)
+        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
+            return self.check(key, stage, method, cost)
         if denial_cache.is_active:
             denial = self._known_denial(prepared, cost, now_us)
             if denial is not None:
@@ -490,6 +492,19 @@ class Checker:
         _note(prepared, reply, sent_us)
         return reply
 
+    def _send_bounded(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
+        """Send a check of an identity, which is denied if its plan has as many as it may have: the script says so.
+
+        But not where they are counted in another slot: then this process compares.
+        """
+        bound = prepared.spread and prepared.spread.bound
+        if bound is None or not (yield from self.slots.identities.is_beyond(prepared, bound)):
+            return (yield from self._send(prepared, cost, flags))
+        reply = yield from self._send(prepared, cost, flags | protocol.PEEK)
+        if isinstance(reply, list) and protocol.status(reply) == protocol.WOULD_ADMIT:
+            reply[0] = protocol.TOO_MANY_IDENTITIES
+        return reply
+
     def _send_to_one(self, call: ScriptCall) -> Operation[protocol.Reply]:
         """Send the call of a check that one script judges."""
         if self._is_script_unknown:
@@ -571,7 +586,7 @@ class Checker:
                 if prepared is None:
                     return self.forbidden(self.identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
-                reply = yield from self._send(prepared, cost, flags)
+                reply = yield from self._send_bounded(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
             if status >= protocol.DENIED:
                 self._prepared.put((identity, stage, namespace.snapshot.bucket_method(stage, method)), prepared)
@@ -653,6 +668,12 @@ class Checker:
         """Do what is due after a check whose limits are spread over slots; nobody waits for it."""
         if isinstance(reply, JoinedReply) and reply.crosses_alert:
             yield InBackground(announce(self._namespace.names, prepared.key_id))
+        spread, identities = prepared.spread, self.slots.identities
+        if spread is not None and spread.own is not None and spread.bound is not None:
+            is_charged = protocol.status(reply) in (protocol.ADMITTED, protocol.ADMITTED_DAY_OVER)
+            commands = identities.note_admitted(prepared, spread.own, spread.bound) if is_charged else ()
+            if commands:
+                yield InBackground(identities.count(prepared.key_id, spread.bound, commands))
         if self.slots.shared.is_due:
             yield InBackground(self.slots.shared.upkeep())
 

@@ -16,6 +16,7 @@ from ratelimit.engine.limits import Bucket
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local.identity_counts import IdentityCounts
 from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import ScriptCall
@@ -57,13 +58,18 @@ class SlotChecks:
 
     Attributes:
         shared: The units of shared limits that this process has prepaid.
+        identities: How many identities plans have.
         judge_locally: Used when a shared limit cannot be asked.
+        on_answer: Called when one could be asked again.
     """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self.shared = SharedLeases(namespace)
+        self.identities = IdentityCounts(namespace)
         self.judge_locally: JudgeLocally = _closed
+        self.on_answer: Callable[[], None] = lambda: None
+        self._is_away = False
 
     def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
         """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
@@ -86,7 +92,11 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
+            self._is_away = True
             return self.judge_locally(error, prepared, cost)
+        if self._is_away:
+            self._is_away = False
+            self.on_answer()
         if taken is None:
             return None
         verdict = _verdict(taken, "redis")
