@@ -13,7 +13,7 @@ from ratelimit import validation
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, STALE_CATALOGUE_S, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -53,6 +53,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> None:
         """Use a client of your own, of `redis.asyncio` or `valkey.asyncio`. See `Limiter` for the arguments."""
         clients.validate_async_client(client, _CONNECTIONS_FOR)
@@ -67,6 +68,7 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         self._store = AsyncExecutor(client, deadline, self._on_new_loop)
         self._checker.leases.awaits_late_replies = True
@@ -95,6 +97,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter with a client of its own. See `Limiter.from_url`."""
         client = clients.async_client_from_url(url, deadline)
@@ -109,6 +112,7 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter._owned_client = client
         return limiter
@@ -126,6 +130,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does. See `Limiter.embedded`."""
         server = EmbeddedServer()
@@ -140,6 +145,7 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter.server = server
         return limiter

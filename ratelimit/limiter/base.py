@@ -29,6 +29,7 @@ DEADLINE = 0.05
 EMBEDDED_DEADLINE = 1.0
 MAX_AGE = 5.0
 LOCAL_MAX_AGE = 300.0
+STALE_CATALOGUE_S = 300.0
 
 
 class Options(TypedDict, total=False):
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     on_unavailable: OnUnavailable
     replicas: int
     local_max_age: float
+    stale_catalogue_s: float
 
 
 class LimiterBase:
@@ -61,6 +63,7 @@ class LimiterBase:
         on_unavailable: OnUnavailable,
         replicas: int,
         local_max_age: float,
+        stale_catalogue_s: float,
     ) -> None:
         validation.seconds(max_age, "max_age")
         clients.validate_deadline(deadline)
@@ -70,7 +73,14 @@ class LimiterBase:
         counted = Replicas(self._namespace, above_zero(replicas, "replicas"), server)
         denies_locally = flag(denial_cache, "denial_cache")
         policy = validation.on_unavailable(on_unavailable)
-        self._checker = Checker(self._namespace, max_age, counted, denial_cache=denies_locally, on_unavailable=policy)
+        self._checker = Checker(
+            self._namespace,
+            max_age,
+            counted,
+            denial_cache=denies_locally,
+            on_unavailable=policy,
+            stale_catalogue_s=validation.seconds(stale_catalogue_s, "stale_catalogue_s"),
+        )
         self._without_redis = WithoutRedis(
             self._namespace,
             self._checker,

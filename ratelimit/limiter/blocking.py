@@ -13,7 +13,7 @@ from ratelimit import validation
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, STALE_CATALOGUE_S, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -48,6 +48,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> None:
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
@@ -69,6 +70,8 @@ class Limiter(LimiterBase):
                 through Redis; the number matters where one cannot be counted, or before it was.
             local_max_age: For how many seconds without an answer of Redis plans and keys are taken to be what they
                 were; then checks are answered 503.
+            stale_catalogue_s: On a cluster, for how many seconds checks go on by the plans that are known while the
+                server that keeps these does not answer, and others do; then `on_unavailable` decides.
 
         Raises:
             ConfigError: An argument cannot work.
@@ -85,6 +88,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         self._store = BlockingExecutor(client, deadline)
         self._owned_client: redis.Redis | None = None
@@ -112,6 +116,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
@@ -128,6 +133,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: The URL or an option cannot be used. It shows nothing of the URL.
@@ -144,6 +150,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter._owned_client = client
         return limiter
@@ -161,6 +168,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does: to try things out, and for tests.
 
@@ -177,6 +185,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: An option cannot be used, or the extra is not installed.
@@ -194,6 +203,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter.server = server
         return limiter

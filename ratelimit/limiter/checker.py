@@ -32,6 +32,7 @@ from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import JoinedReply
 from ratelimit.errors import OnUnavailable, StoreError
+from ratelimit.limiter.catalog_refresh import CatalogRefresh
 from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
 from ratelimit.limiter.warm_up import warm_up
 from ratelimit.local.bounded_cache import BoundedCache
@@ -84,8 +85,10 @@ class Checker:
         *,
         denial_cache: bool,
         on_unavailable: OnUnavailable,
+        stale_catalogue_s: float,
     ) -> None:
         self._namespace = namespace
+        self._catalog_refresh = CatalogRefresh(namespace, stale_catalogue_s)
         self._on_unavailable = on_unavailable
         self._replicas = replicas
         self._max_age_us = int(max_age * MICROSECONDS)
@@ -390,7 +393,7 @@ class Checker:
         if not namespace.is_refreshed:
             return (yield from self._first_reads(key))
         if namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+            yield from self._catalog_refresh.refresh(now_us) if namespace.has_slots else namespace.refresh()
         return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
