@@ -159,8 +159,8 @@ class AsyncLimiter(LimiterBase):
                 started_s = _now_s()
                 try:
                     reply = await self._store.call(begun[0], started_s)
-                except BaseException:
-                    checker.abandon(begun)
+                except BaseException as error:
+                    checker.abandon(begun, error)
                     raise
                 outcome = checker.finish(begun, reply)
             elif isinstance(begun, Decision):

@@ -232,8 +232,8 @@ class Limiter(LimiterBase):
             if isinstance(begun, tuple):
                 try:
                     reply = self._store.call(begun[0], started_s)
-                except BaseException:
-                    checker.abandon(begun)
+                except BaseException as error:
+                    checker.abandon(begun, error)
                     raise
                 outcome = checker.finish(begun, reply)
             elif isinstance(begun, Decision):

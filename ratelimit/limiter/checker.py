@@ -223,11 +223,12 @@ class Checker:
             return self._decide_identity(key, stage, method, cost, prepared, reply)
         return self._decide(key or "", stage, method, cost, prepared, reply)
 
-    def abandon(self, pending: PendingCheck) -> None:
-        """Say that no reply to a pending check will come: nobody knows whether it was charged."""
+    def abandon(self, pending: PendingCheck, error: BaseException) -> None:
+        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged."""
         self.denial_cache.invalidate(pending[1])
-        if pending[-1] is not None:
-            self.slots.abandon(pending[-1])
+        verdict = pending[-1]
+        if verdict is not None:
+            self.slots.abandon(verdict, error)
 
     def check(self, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""

@@ -82,9 +82,9 @@ class SlotChecks:
         """Put back what was taken for a check that was not sent."""
         self.shared.settle(verdict.held, "denied")
 
-    def abandon(self, verdict: SharedVerdict) -> None:
-        """Say that nobody knows what became of the check that units were taken for."""
-        self.shared.settle(verdict.held, "unknown")
+    def abandon(self, verdict: SharedVerdict, error: BaseException) -> None:
+        """Say that the check that units were taken for got no reply."""
+        self.shared.settle(verdict.held, "denied" if isinstance(error, StoreUnavailable) else "unknown")
 
     def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
         """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
@@ -138,11 +138,8 @@ class SlotChecks:
             return self._joined(spread, protocol.ADMITTED, None, verdict)
         try:
             reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
-        except StoreUnavailable:  # it was not carried out
-            self.put_back(verdict)
-            raise
-        except BaseException:
-            self.abandon(verdict)
+        except BaseException as error:
+            self.abandon(verdict, error)
             raise
         return self.settle(prepared, reply, cost, verdict)
 
@@ -157,8 +154,8 @@ class SlotChecks:
                 self.put_back(verdict)
                 return reply
             joined = self._joined(spread, code, reply, verdict)
-        except StoreError:  # it cannot be read
-            self.abandon(verdict)
+        except StoreError as error:  # it cannot be read
+            self.abandon(verdict, error)
             raise
         if code in _CHARGED:
             self.shared.settle(verdict.held, "spent")
