@@ -137,6 +137,24 @@ _READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", 
 _READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
 
 
+def wait_briefly(operation: Operation[object], at_most_s: float) -> Operation[bool]:
+    """Run an operation in the background, and wait for it no longer than this; return whether it has ended.
+
+    For what a check had better know, and need not wait for: the server that is asked may be away while its own is not.
+    """
+    ended = Future[None]()
+    yield InBackground(_ending(operation, ended))
+    yield WaitFor(ended, at_most_s)
+    return ended.done()
+
+
+def _ending(operation: Operation[object], ended: Future[None]) -> Operation[None]:
+    try:
+        yield from operation
+    finally:
+        ended.set_result(None)
+
+
 def changes_nothing(request: Request) -> bool:
     """Return whether a request leaves everything in Redis as it is."""
     if isinstance(request, ScriptCall):
