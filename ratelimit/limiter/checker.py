@@ -285,7 +285,7 @@ class Checker:
         namespace, index = self._namespace, None
         if key and could_be_value(key):
             index = self.keys.index_look_up(key)
-        queries = [index.query] if index else []
+        queries = list(index.queries) if index else []
         if namespace.is_first_load_under_way:
             # Another caller is loading the catalogue. Where replies come in order, it arrives before this one.
             reads = KeyLookUps if index else BatchableReads
@@ -295,15 +295,20 @@ class Checker:
         else:
             check = load("check")
             further = [*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0), self._replicas.command()]
-            *entries, memory, probe, count = yield from namespace.first_load(further)
+            if namespace.is_asked_for_slots:
+                *entries, memory, probe, count = yield from namespace.first_load(further)
+            else:
+                further.append(namespace.slots_query())
+                *entries, memory, probe, count, slots = yield from namespace.first_load(further)
+                namespace.note_slots(slots)
+                if namespace.has_slots:
+                    index = None  # one command may have asked for digests of different slots
             self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)
         if index is None:
             return None
-        if isinstance(entries[0], StoreError):
-            raise entries[0]
-        index.entries = entries[0]
+        index.note(entries)
         return index
 
     def _warn_of_eviction(self, memory: bytes | str | StoreError) -> None:
@@ -397,7 +402,7 @@ class Checker:
                 return self.forbidden(prepared.cached_key.expire(now_us, namespace.age_us()), peek=peek)
             if status == protocol.CATALOG_BEHIND:
                 # The key was charged under a newer catalogue. If there is nothing newer now, the server lost it.
-                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+                nothing_newer = (yield from namespace.load_newer()) is prepared.snapshot
             elif status == protocol.WINDOWS_PAST:
                 prepared.limits.update_windows(now_us)
             else:
@@ -434,7 +439,7 @@ class Checker:
                 return (yield from self._judged(prepared, reply, cost, peek=peek))
             reply = None
             if status == protocol.CATALOG_BEHIND:
-                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+                nothing_newer = (yield from namespace.load_newer()) is prepared.snapshot
             elif status == protocol.WINDOWS_PAST:
                 prepared.limits.update_windows(now_us)
             else:
