@@ -68,6 +68,33 @@ class IndependentReads(BatchableReads):
     __slots__ = ()
 
 
+class Primaries(BatchableReads):
+    """Asks for the names of all primaries. No command: the reply is a tuple of "host:port", ("",) of one server."""
+
+    __slots__ = ()
+
+
+class AtNode(list[Command]):
+    """Commands for one primary of several, such as SCAN: on one server they are commands like any other.
+
+    Args:
+        node: Its name, as `Primaries` gives it.
+        commands: What to send.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: str, commands: Sequence[Command]) -> None:
+        super().__init__(commands)
+        self.node = node
+
+
+class IndependentAtNode(AtNode):
+    """Commands for one primary, whose errors are returned in place, as StoreError."""
+
+    __slots__ = ()
+
+
 Request = ScriptCall | BatchableReads | Sequence[Command]
 """One script call, or commands that are sent together, whose reply is the list of theirs."""
 

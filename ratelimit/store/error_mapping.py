@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ratelimit.effects import IndependentCommands, IndependentReads, UnknownScriptError
+from ratelimit.effects import IndependentAtNode, IndependentCommands, IndependentReads, UnknownScriptError
 from ratelimit.errors import Cause, StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import redis_compat
@@ -86,9 +86,9 @@ _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     """Return the replies to commands that were sent together, or raise the first error among them.
 
-    Errors of `IndependentCommands` and `IndependentReads` are returned in their places, as StoreError.
+    Errors of `IndependentCommands`, `IndependentReads` and `IndependentAtNode` are returned in place, as StoreError.
     """
-    if isinstance(commands, IndependentCommands | IndependentReads):
+    if isinstance(commands, IndependentCommands | IndependentReads | IndependentAtNode):
         return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, Exception):
