@@ -189,6 +189,33 @@ def existing_plan(snapshot: CatalogSnapshot, plan_id: object) -> UsagePlan:
     return plan
 
 
+def existing_key(namespace: Namespace, key_id: str) -> Operation[tuple[KeyRecord, str]]:
+    """Return a key's record and its text in Redis. Raises NotFound."""
+    validation.key_id(key_id)
+    stored = text((yield [("GET", namespace.names.key_record(key_id))])[0])
+    record = None if stored is None else KeyRecord.from_json(stored, key_id)
+    if stored is None or record is None or not record.is_live:
+        raise no_such_key(key_id)
+    return record, stored
+
+
+def no_such_key(key_id: str) -> NotFound:
+    """Return the error for a key that does not exist."""
+    return NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
+
+
+def ensure_catalog(namespace: Namespace) -> Operation[CatalogSnapshot]:
+    """Load the snapshot; create the catalogue, with epoch and pepper, where none exists."""
+    snapshot = yield from namespace.load(for_change=True)
+    if not snapshot.epoch:
+        commit = new_commit(namespace, snapshot)
+        commit.expect(namespace.names.catalog, "version", None)
+        commit.add("HSET", namespace.names.catalog, *namespace.first_fields(snapshot), "version", 1)
+        yield commit.to_script_call()
+        snapshot = yield from namespace.load()
+    return snapshot
+
+
 def two_plans_conflict(key_id: str, one: str, other: str, stage: str) -> Conflict:
     """Return the error for a key that would be in two plans of one stage; `key_id` is "" for a new key."""
     subject = f"key {key_id!r}" if key_id else "the key"
