@@ -135,6 +135,7 @@ Operation = Generator[Request, Any, _T]
 
 _READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
 _READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SRANDMEMBER", "ZSCORE"}
 
 
 def wait_briefly(operation: Operation[object], at_most_s: float) -> Operation[bool]:
