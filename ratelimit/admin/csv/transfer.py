@@ -85,8 +85,8 @@ def import_keys(
     start, bad_lines = stream.tell(), 0
     yield from namespace.find_slots()
     yield from namespace.load()
-    size = _BATCH_SIZE_BY_SLOT if namespace.has_slots else _BATCH_SIZE
-    for batch in _batches(stream, name, size):
+    size, pauses = (_BATCH_SIZE_BY_SLOT, 2) if namespace.has_slots else (_BATCH_SIZE, 1)
+    for batch in _batches(stream, name, size if fail_on_warnings else pauses * size):
         bad_lines += sum(isinstance(item, RowWarning) for item in batch)
         if bad_lines > MAX_BAD_LINES:
             problem = f"has more than {MAX_BAD_LINES:,} lines that are no keys: is it the right file?"
