@@ -40,7 +40,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.blocking.executor import BlockingStore, executor_for
 
 
 class Catalog(Base):
@@ -81,13 +81,13 @@ class Catalog(Base):
     ) -> None:
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = BlockingExecutor(client)
+        self._store = executor_for(client, catalog_key=self._namespace.names.catalog)
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: BlockingExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: BlockingStore) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)

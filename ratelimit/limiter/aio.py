@@ -19,6 +19,7 @@ from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
 from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
@@ -70,7 +71,7 @@ class AsyncLimiter(LimiterBase):
         )
         self._store = AsyncExecutor(client, deadline, self._on_new_loop)
         self._checker.leases.awaits_late_replies = True
-        self._owned_client: redis.asyncio.Redis | None = None
+        self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
             client,

@@ -110,7 +110,7 @@ def _line(alert: Alert) -> str:
 
 
 @contextmanager
-def _client(connection: Connection) -> Iterator[Redis]:
+def _client(connection: Connection) -> Iterator[Any]:
     """Open a client whose reads may block."""
     client = clients.client_from_url(connection.url, clients.validate_deadline(connection.deadline) + _BLOCK_SECONDS)
     try:

@@ -23,7 +23,7 @@ from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
 from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import AsyncClient
+from ratelimit.store.clients import AsyncClient, pool_of
 from ratelimit.store.peers import client_settings
 
 log = logging.getLogger("ratelimit")
@@ -52,7 +52,7 @@ class AsyncExecutor:
     def __init__(
         self, client: AsyncClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
     ) -> None:
-        pool: Any = client.connection_pool
+        pool = pool_of(client)
         self._pool = pool
         self._deadline_s = deadline_s
         self._on_new_loop = on_new_loop
