@@ -82,6 +82,7 @@ class Catalog(Base):
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
         self._store = executor_for(client, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
