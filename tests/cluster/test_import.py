@@ -10,7 +10,7 @@ from helpers.interception import InterceptedCatalog, Interrupted, Killed
 from helpers.key_files import ALPHA, BETA, DELTA, GAMMA, file, with_plans
 
 from ratelimit import AsyncCatalog, Catalog, ConfigError, Limiter, Throttle, UsagePlan
-from ratelimit.admin.csv import transfer
+from ratelimit.admin.csv import batch_by_slot
 from ratelimit.registry.ceilings import Ceilings
 
 HEADER = "Key,Name,Enabled,UsagePlanIds\n"
@@ -48,12 +48,13 @@ def after_both(client):
 
 
 def test_round_trips(catalog, client):
-    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take 1,303."""
+    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take 1,305."""
     intercepted = InterceptedCatalog(catalog)
     report = catalog.import_keys(file(many(1000)))
     assert (report.created, report.updated, report.warnings) == (1000, 0, ())
-    _, load, pause, *batches = intercepted.requests
+    load, _, _, script, pause, *batches = intercepted.requests
     assert load == [("HGETALL", "{ratelimit}:catalog")]
+    assert script[0][:2] == ("SCRIPT", "LOAD")
     assert (pause[0][0], len(batches)) == ("HMGET", 12)
     for batch in (batches[:6], batches[6:]):
         assert [len(request) for request in batch] == [500, 500, 500, 500, 500, 501]
@@ -180,7 +181,7 @@ def test_on_asyncio(slots, client, catalog):
 
 
 def test_progress_by_batches(catalog, monkeypatch):
-    monkeypatch.setattr(transfer, "_BATCH_SIZE_BY_SLOT", 4)
+    monkeypatch.setattr(batch_by_slot, "_ROWS_BY_SLOT", 4)
     seen = []
     catalog.import_keys(file(many(10)), progress=seen.append)
     assert seen == [4, 8, 10]

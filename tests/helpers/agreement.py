@@ -55,7 +55,8 @@ class _Contents:
                     yield f"{key_id} is not in the set of {plan}"
             for digest, until_us in record["digests"].items():
                 if until_us == 1:
-                    yield f"{key_id} names a digest that opens nothing"
+                    if self.claims.get(digest) == key_id:
+                        yield f"{key_id} has a value that opens nothing"
                 elif self.claims.get(digest) != key_id:
                     yield f"{key_id} has not its value"
 

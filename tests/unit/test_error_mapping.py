@@ -25,7 +25,11 @@ REFUSALS = {
     "ASK 3999 127.0.0.1:6381": ("refused", "ASK 3999", CLUSTER),
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL.": ("refused", "BUSY", "SCRIPT KILL"),
     "CLUSTERDOWN Hash slot not served": ("refused", "CLUSTERDOWN", "redis-cli --cluster check"),
-    "CROSSSLOT Keys in request don't hash to the same slot": ("refused", "CROSSSLOT", "write ?slots=true behind its URL"),
+    "CROSSSLOT Keys in request don't hash to the same slot": (
+        "refused",
+        "CROSSSLOT",
+        "write ?slots=true behind its URL",
+    ),
     "ERR max number of clients reached": ("refused", "max number of clients", "maxclients"),
     "ERR max number of clients + cluster connections reached": ("refused", "max number of clients", "maxclients"),
     "ERR unknown command 'EVALSHA', with args beginning with: 'x'": ("refused", "unknown command", "EVALSHA"),

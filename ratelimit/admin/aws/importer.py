@@ -11,7 +11,7 @@ from ratelimit.admin.aws.shapes import AwsExport, AwsNote
 from ratelimit.admin.ceilings import catalogue_full, key_headroom, max_attempts
 from ratelimit.admin.commit import busy_conflict, existing_plan
 from ratelimit.admin.csv.batch import KeyBatch, ResolvedRow, max_plans_of_key, resolve_rows
-from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch
+from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch, rows_of_a_batch
 from ratelimit.admin.csv.format import Row
 from ratelimit.admin.keys import KeyAdmin, KeyDetails
 from ratelimit.admin.plans import PlanAdmin
@@ -20,8 +20,6 @@ from ratelimit.errors import StoreError
 from ratelimit.model import ThrottleScope, UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot, overlaps
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,9 @@ class AwsImporter:
         listed_plans = {plan.id for plan in conversion.plans} & export.members.keys()
         progress = _Progress()
         try:
-            for start in range(0, len(conversion.keys), _BATCH_SIZE):
-                yield from self._store(conversion.keys[start : start + _BATCH_SIZE], listed_plans, progress)
+            size = yield from rows_of_a_batch(self._namespace)
+            for start in range(0, len(conversion.keys), size):
+                yield from self._store(conversion.keys[start : start + size], listed_plans, progress)
         except StoreError as error:
             done = progress.created + progress.updated
             error.add_note(f"{done} keys are done; import the export again to go on")

@@ -11,11 +11,18 @@ from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.admin.ceilings import KeyHeadroom
 from ratelimit.admin.commit import Commit, carry_out_all
 from ratelimit.admin.csv.batch import BatchCommit, KeyBatch, ResolvedRow
+from ratelimit.admin.gateway_scripts import load_into_primaries
 from ratelimit.effects import Operation, text
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, new_claim
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
+
+_ROWS_OF_ONE_SCRIPT = 64
+"""Some 200 commands, which occupy the server for a millisecond or two."""
+
+_ROWS_BY_SLOT = 500
+"""Each step of each row is a script of its own: others are served between them."""
 
 _Intents = Mapping[str, tuple[str | None, Intent]]
 """By the id of a key whose plans change: the text of its intent as read, and the intent that replaces it."""
@@ -197,6 +204,15 @@ class BatchBySlot(KeyBatch):
         yield from self._carry_out(
             {key_id: steps.expire(namespace, key_id, tombstones[key_id].json()) for key_id in buried}
         )
+
+
+def rows_of_a_batch(namespace: Namespace) -> Operation[int]:
+    """Return how many rows are to be stored together; where keys lie in slots, have all primaries know the script."""
+    yield from namespace.find_slots()
+    if not namespace.has_slots:
+        return _ROWS_OF_ONE_SCRIPT
+    yield from load_into_primaries("commit")
+    return _ROWS_BY_SLOT
 
 
 def new_batch(namespace: Namespace, snapshot: CatalogSnapshot, headroom: KeyHeadroom) -> KeyBatch:

@@ -23,7 +23,7 @@ from ratelimit.admin.csv.batch import (
     resolve_rows,
     row_outcome,
 )
-from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch
+from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch, rows_of_a_batch
 from ratelimit.admin.csv.format import Row, RowWarning
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import MAX_PAGE, KeyListing
@@ -39,12 +39,6 @@ Batch = list[Row | RowWarning]
 
 MAX_BAD_LINES = 100_000
 """Each is remembered with what is wrong with it."""
-
-_BATCH_SIZE = 64
-"""Rows committed by one script: some 200 commands, which occupy the server for a millisecond or two."""
-
-_BATCH_SIZE_BY_SLOT = 500
-"""Rows whose steps go together where each is a script of its own: others are served between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +77,10 @@ def import_keys(
     """
     namespace, work = admin.namespace, _Import(admin)
     start, bad_lines = stream.tell(), 0
-    yield from namespace.find_slots()
     yield from namespace.load()
-    size, pauses = (_BATCH_SIZE_BY_SLOT, 2) if namespace.has_slots else (_BATCH_SIZE, 1)
-    for batch in _batches(stream, name, size if fail_on_warnings else pauses * size):
+    size = yield from rows_of_a_batch(namespace)
+    rows_until_pause = size if fail_on_warnings or not namespace.has_slots else 2 * size
+    for batch in _batches(stream, name, rows_until_pause):
         bad_lines += sum(isinstance(item, RowWarning) for item in batch)
         if bad_lines > MAX_BAD_LINES:
             problem = f"has more than {MAX_BAD_LINES:,} lines that are no keys: is it the right file?"

@@ -6,7 +6,6 @@ import shlex
 
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds
-from ratelimit.admin.doctor.repair import RepairSummary
 from ratelimit.effects import scored
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
@@ -171,15 +170,7 @@ def unfinished(deployment: Deployment) -> Check:
             f"changes of {count:,} keys are under way, or were left half done by administrators who crashed",
             "ratelimit doctor --repair",
         )
-    return "no change is half done, as far as the catalogue knows" if repaired is None else _repaired(repaired)
-
-
-def _repaired(summary: RepairSummary) -> str:
-    done = (
-        f"{summary.keys:,} keys were repaired, {summary.claims:,} values lead to their keys again or are free, "
-        f"{summary.deleted:,} deletions were finished"
-    )
-    return f"{summary.records:,} records were looked at: {done if summary.is_changed else 'nothing was half done'}"
+    return "no change is half done, as far as the catalogue knows" if repaired is None else str(repaired)
 
 
 def gateways(deployment: Deployment) -> Check:

@@ -56,6 +56,15 @@ class RepairSummary:
     deleted: int = 0
     two_keys: tuple[OneValue, ...] = ()
 
+    def __str__(self) -> str:
+        """Return the summary for people."""
+        if not self.is_changed:
+            return f"{self.records:,} records were looked at, nothing was half done"
+        return (
+            f"{self.records:,} records were looked at: {self.keys:,} keys were repaired, {self.claims:,} values lead "
+            f"to their key again or to none, {self.deleted:,} deletions were finished"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, for JSON."""
         return {**asdict(self), "two_keys": [pair._asdict() for pair in self.two_keys]}
@@ -179,15 +188,16 @@ class _Walk:
         self, found: _Found, listed: tuple[bool, bool], claims: Mapping[str, str | None]
     ) -> Operation[None]:
         record = found.record
-        digests = [digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING]
-        strange = [digest for digest in digests if claimed_by(claims[digest] or "") != record.id]
+        digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
+        own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
+        strange = digests - own
         is_listed, is_in_sets = listed
-        if not is_listed and len(strange) == len(digests):
+        if not is_listed and strange == digests:
             yield from self._finish_deletion(found)
             return
-        if not is_in_sets or len(digests) < len(record.digests):
+        if not is_in_sets or own - digests:
             yield from self.repair(record.id)
-        for digest in strange:
+        for digest in sorted(strange):
             yield from self._claim_again(record.id, digest)
 
     def _finish_deletion(self, found: _Found) -> Operation[None]:

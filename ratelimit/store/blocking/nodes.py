@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
-from ratelimit.errors import Cause, StoreUnavailable
+from ratelimit.errors import StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.background import Background
