@@ -147,12 +147,11 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             if attempt == MAX_ATTEMPTS or wait.left_s <= 0:
                 self._give_up(repeated)
                 return
-            wait.pause(
-                max((pause_s(attempt, is_redirected=each.address is not None) for _, each in repeated), default=0)
-            )
-            pending = [errand for errand, reaction in repeated if self._is_redirected(errand, reaction, wait)]
-            if not pending:
+            repeated = [each for each in repeated if self._is_redirected(*each, wait)]
+            if not repeated:
                 return
+            wait.pause(max(pause_s(attempt, is_redirected=reaction.is_redirected) for _, reaction in repeated))
+            pending = [errand for errand, _ in repeated]
             self._send(pending, wait)
 
     def _reaction_to(self, errand: _Errand) -> Reaction:

@@ -46,8 +46,9 @@ class Wait:
 
     def pause(self, seconds: float) -> None:
         """Do nothing for so long, or for as long as is left."""
-        sleep(max(0.0, min(seconds, self.left_s)))
-        self.left_s -= seconds
+        if seconds > 0:
+            sleep(max(0.0, min(seconds, self.left_s)))
+            self.left_s -= seconds
 
     def renew(self) -> None:
         """Note that a reply came."""

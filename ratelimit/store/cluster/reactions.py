@@ -39,6 +39,11 @@ class Reaction(NamedTuple):
     is_moved: bool = False
     refreshes: bool = False
 
+    @property
+    def is_redirected(self) -> bool:
+        """Whether it goes to another node than before."""
+        return self.address is not None or self.needs_another
+
 
 FAIL = Reaction()
 REFRESH_AND_FAIL = Reaction(refreshes=True)
@@ -92,7 +97,7 @@ def pause_s(attempt: int, *, is_redirected: bool) -> float:
 
     Args:
         attempt: How often it was sent.
-        is_redirected: Whether another node was named: nodes send each other commands only as long as they disagree.
+        is_redirected: Whether it goes to another node: only as long as nodes disagree they send a command to and fro.
     """
     extra = attempt - (_FREE_ATTEMPTS if is_redirected else 0)
     return min(_LEAST_PAUSE_S * 2 ** (extra - 1), _LONGEST_PAUSE_S) if extra > 0 else 0.0
