@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import BatchableReads, Operation, PatientCommands, Request, failure_of
+from ratelimit.effects import BatchableReads, PatientCommands, Request
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import peers
+from ratelimit.store.aio.base import AsyncExecutorBase
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
 from ratelimit.store.aio.commands import CommandConnection, send_apart
 from ratelimit.store.aio.loops import PerLoop
@@ -26,17 +26,11 @@ from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import AsyncClient, pool_of
 from ratelimit.store.peers import client_settings
 
-log = logging.getLogger("ratelimit")
-
 _now_s = time.monotonic
-_T = TypeVar("_T")
 _BATCHABLE = (ScriptCall, BatchableReads)
 
-_SHORT_LIFE_S = 10.0
-_MAX_SHORT_LIVES = 3
 
-
-class AsyncExecutor:
+class AsyncExecutor(AsyncExecutorBase):
     """The twin of `BlockingExecutor`. Has connections of its own in each event loop that uses it.
 
     Args:
@@ -54,14 +48,12 @@ class AsyncExecutor:
     ) -> None:
         pool = pool_of(client)
         self._pool = pool
-        self._deadline_s = deadline_s
-        self._on_new_loop = on_new_loop
+        super().__init__(deadline_s, on_new_loop)
         self.primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
         self._batchers = PerLoop(
             lambda: CheckBatcher(pool, deadline_s, self._primary(), self._call_in_running_loop), self._on_loop_end
         )
         self._commands = PerLoop(lambda: CommandConnection(pool, self._primary()))
-        self._short_lives = 0
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
@@ -85,33 +77,6 @@ class AsyncExecutor:
         if is_new:
             self._on_new_loop()
         return batcher
-
-    async def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
-        """Reply to what the operation requests until it returns; return its result.
-
-        Args:
-            operation: What to run.
-            started_s: When it began to wait for Redis, by the monotonic clock: it then has the deadline of a check.
-                None for administrators, who wait for as long as Redis sends anything.
-        """
-        try:
-            request = next(operation)
-            while True:
-                try:
-                    reply = await self._reply_to(request, started_s)
-                except StoreError as error:
-                    replied_s = _now_s()
-                    request = operation.throw(failure_of(request, error))
-                else:
-                    replied_s = _now_s()
-                    request = operation.send(reply)
-                if started_s is not None:
-                    started_s += _now_s() - replied_s  # what the operation itself takes is no waiting
-        except StopIteration as finished:
-            result: _T = finished.value
-            return result
-        finally:
-            operation.close()
 
     async def _reply_to(self, request: Request, started_s: float | None) -> Any:
         if started_s is None:
@@ -172,13 +137,4 @@ class AsyncExecutor:
     def _on_loop_end(self, batcher: CheckBatcher, lived_s: float) -> None:
         self._forget_loop()
         self._ended_openings += batcher.endpoint.breaker.openings
-        if lived_s >= _SHORT_LIFE_S:
-            return
-        self._short_lives += 1
-        if self._short_lives == _MAX_SHORT_LIVES:
-            log.warning(
-                "%d event loops that used this AsyncLimiter ended within %g s each, and their connections with them: "
-                "where a loop lives for one request, Limiter serves better",
-                _MAX_SHORT_LIVES,
-                _SHORT_LIFE_S,
-            )
+        self._note_ended_loop(lived_s)
