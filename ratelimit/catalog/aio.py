@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
+from math import inf
 from typing import Self, Unpack
 
 from ratelimit.admin.aws import AwsExport, AwsReport
@@ -40,7 +41,8 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.cluster import AsyncClusterExecutor
+from ratelimit.store.aio.executor import AsyncExecutor, async_executor_for
 
 
 class AsyncCatalog(Base):
@@ -57,13 +59,13 @@ class AsyncCatalog(Base):
     ) -> None:
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = AsyncExecutor(client)
+        self._store = async_executor_for(client, inf, self._namespace.names.catalog)
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: AsyncExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncExecutor | AsyncClusterExecutor) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)

@@ -18,7 +18,7 @@ from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.executor import async_executor_for
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
@@ -69,7 +69,7 @@ class AsyncLimiter(LimiterBase):
             replicas=replicas,
             local_max_age=local_max_age,
         )
-        self._store = AsyncExecutor(client, deadline, self._on_new_loop)
+        self._store = async_executor_for(client, deadline, self._namespace.names.catalog, self._on_new_loop)
         self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
@@ -78,7 +78,7 @@ class AsyncLimiter(LimiterBase):
             self._namespace.names.changes,
             self._namespace.on_change_message,
             self._tick,
-            self._store.primaries,
+            self._store.finder,
         )
         self._namespace.before_refresh = self._listener.start
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loops import PerLoop
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.clients import AsyncClient, Client, pool_of
 from ratelimit.store.sentinel import Address
@@ -146,7 +146,7 @@ class AsyncListener:
         channel: The channel's name.
         on_message: Called with each message, and with None.
         tick: Awaited about once a second, for what has to be done now and then.
-        primaries: In each loop, what finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
@@ -155,11 +155,11 @@ class AsyncListener:
         channel: str,
         on_message: OnMessage,
         tick: Callable[[], Awaitable[None]],
-        primaries: PerLoop[AsyncPrimaryFinder] | None = None,
+        finder: Callable[[], AsyncFinder] | None = None,
     ) -> None:
         pool = pool_of(client)
         self._subscriptions = PerLoop(
-            lambda: _Subscription(pool, channel, on_message, tick, None if primaries is None else primaries.get())
+            lambda: _Subscription(pool, channel, on_message, tick, None if finder is None else finder())
         )
         self._stopped = False
 
@@ -183,10 +183,10 @@ class _Subscription:
         channel: str,
         on_message: OnMessage,
         tick: Callable[[], Awaitable[None]],
-        primary: AsyncPrimaryFinder | None,
+        finder: AsyncFinder | None,
     ) -> None:
         self._pool = pool
-        self._primary = primary
+        self._finder = finder
         self._is_moved = asyncio.Event()
         self._channel = channel
         self._on_message = on_message
@@ -195,8 +195,8 @@ class _Subscription:
         self._pubsub: Any = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] = self._loop.create_task(self._listen(), name="ratelimit-push")
-        if primary is not None:
-            primary.watch(self._move_to)
+        if finder is not None:
+            finder.watch(self._move_to)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -223,7 +223,7 @@ class _Subscription:
         while self._goes_on():
             self._is_moved.clear()
             with contextlib.suppress(Exception):  # as above
-                address = None if self._primary is None else await self._primary.find()
+                address = None if self._finder is None else await self._finder.find()
                 with redis_compat.new_pubsub(self._pool, address) as pubsub:
                     self._pubsub = pubsub
                     await pubsub.subscribe(self._channel)

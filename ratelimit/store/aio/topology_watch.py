@@ -1,0 +1,161 @@
+"""Asks the nodes of a cluster which of them owns which slot: one task, for all that an event loop sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from typing import Any
+
+from ratelimit.errors import Cause, StoreError, StoreUnavailable
+from ratelimit.store import error_mapping
+from ratelimit.store.aio.commands import CommandConnection
+from ratelimit.store.aio.finder import FixedAddress
+from ratelimit.store.cluster.topology import QUERIES, TIMEOUT_S, Address, Refresh, Topology, is_newer, name_of
+
+_now_s = time.monotonic
+
+NodesToAsk = Callable[[], Iterable[tuple[Address, CommandConnection]]]
+"""The nodes that are known, in the order in which to ask them."""
+
+
+class TopologyWatch:
+    """Keeps the topology, and asks for it again when it is doubted. Belongs to the event loop in which it is made.
+
+    Args:
+        pool: Says how to connect to a node.
+        startup: Addresses of some nodes, asked where no other answers.
+        remap: Gives the address at which to reach a node, where the cluster tells another.
+        nodes: What connections there are to nodes that are known already.
+        is_silent: Returns whether a primary does not answer.
+        on_round: Called after each round, whatever was answered.
+
+    Attributes:
+        topology: What was answered last; None as long as nothing was.
+        problem: Why there is no owner of a slot that has none; None if that was not asked yet, or all have one.
+        silent: Nodes that were asked in the last round and did not answer.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        startup: Sequence[Address],
+        remap: Callable[[Address], Address] | None,
+        nodes: NodesToAsk,
+        is_silent: Callable[[], bool],
+        on_round: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._startup = startup
+        self._remap = remap
+        self._nodes = nodes
+        self._is_silent = is_silent
+        self._on_round = on_round
+        self.topology: Topology | None = None
+        self.problem: StoreUnavailable | None = None
+        self.silent = set[Address]()
+        self._refresh = Refresh()
+        self._is_asking = self._is_closed = False
+        self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._watch(), name="ratelimit-topology")
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a round is under way, or the first is about to begin."""
+        return self._is_asking or (self.topology is None and self.problem is None)
+
+    def doubt(self) -> None:
+        """Have the topology asked for soon: something said that it has changed."""
+        if self._refresh.doubt():
+            self._wake.set()
+
+    async def next_round(self, timeout_s: float) -> None:
+        """Return when the next round has ended, or the time is over."""
+        if self._is_closed:
+            return
+        self.doubt()
+        ended = self._loop.create_future()
+        self._waiting.append(ended)
+        await asyncio.wait([ended], timeout=None if timeout_s == inf else timeout_s)
+
+    async def close(self) -> None:
+        """End the watch."""
+        self.abandon()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """End the watch, whose loop ends or has ended."""
+        self._is_closed = True  # a cancellation alone can be swallowed where a timeout ends at the same moment
+        if not self._loop.is_closed():
+            self._task.cancel()
+            self._wake.set()
+            self._end_waiting()
+
+    async def _watch(self) -> None:
+        while not self._is_closed:
+            wait_s = self._refresh.due_in_s(_now_s(), is_silent=self._is_silent())
+            if wait_s > 0:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                continue
+            self._refresh.begin(_now_s())
+            self._is_asking = True
+            try:
+                answer = await self._ask()
+            finally:
+                self._is_asking = False
+            if isinstance(answer, Topology):
+                self.topology, problem = answer, answer.problem()
+                self.problem = None if problem is None else StoreUnavailable(problem)
+            elif self.topology is None:
+                self.problem = answer
+            if self.problem is not None:
+                self._refresh.doubt()
+            self._on_round()
+            self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for ended in waiting:
+            if not ended.done():
+                ended.set_result(None)
+
+    async def _ask(self) -> Topology | StoreUnavailable:
+        """Return the topology by the first node that knows no older one than the last; or why there is none."""
+        self.silent = set()
+        errors = dict[Address, StoreError]()
+        for address, connection in self._nodes():
+            try:
+                return await self._ask_one(address, connection)
+            except StoreError as error:
+                errors[address] = error
+                self.silent.add(address)
+        for address in self._startup:
+            if address in errors:
+                continue
+            connection = CommandConnection(self._pool, FixedAddress(address))
+            try:
+                return await self._ask_one(address, connection)
+            except StoreError as error:
+                errors[address] = error
+            finally:
+                connection.abandon()
+        said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())
+        is_refused = any(error.cause == "refused" for error in errors.values())
+        cause: Cause = "refused" if is_refused else "not_sent"
+        return StoreUnavailable(f"no node of the cluster says who owns which slot ({said})", cause=cause)
+
+    async def _ask_one(self, address: Address, connection: CommandConnection) -> Topology:
+        slots, info = await connection.send(QUERIES, TIMEOUT_S)
+        if isinstance(slots, Exception):
+            raise error_mapping.after_sending(slots)
+        topology = Topology.from_slots(slots, address, info, self._remap)
+        if not is_newer(topology, self.topology):
+            raise StoreUnavailable("it has not heard of the last change")
+        return topology
