@@ -60,6 +60,7 @@ class AsyncCatalog(Base):
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
         self._store = async_executor_for(client, inf, self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings

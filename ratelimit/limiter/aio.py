@@ -70,6 +70,7 @@ class AsyncLimiter(LimiterBase):
             local_max_age=local_max_age,
         )
         self._store = async_executor_for(client, deadline, self._namespace.names.catalog, self._on_new_loop)
+        self._namespace.has_slots = self._store.has_slots
         self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
