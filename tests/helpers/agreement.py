@@ -54,11 +54,8 @@ class _Contents:
                 if key_id not in self.sets[plan]:
                     yield f"{key_id} is not in the set of {plan}"
             for digest, until_us in record["digests"].items():
-                if until_us == 1:
-                    if self.claims.get(digest) == key_id:
-                        yield f"{key_id} has a value that opens nothing"
-                elif self.claims.get(digest) != key_id:
-                    yield f"{key_id} has not its value"
+                if (until_us != 1) != (self.claims.get(digest) == key_id):
+                    yield f"{key_id} has a value that opens nothing, or has not its value"
 
     def of_catalogue_and_index(self):
         yield from (f"intent of {key_id}" for key_id in self.intents)
