@@ -268,8 +268,10 @@ class AsyncCatalog(Base):
         """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
         return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
-    async def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+    async def doctor(
+        self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False
+    ) -> DoctorReport:
         """Return what of this deployment would break a promise, and the command that mends it. See `Catalog.doctor`."""
-        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline, repair)
         deployment = await self._run(doctor.read())
         return doctor.report(deployment, await self._store.ask(doctor.peers(deployment)))

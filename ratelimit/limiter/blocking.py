@@ -93,6 +93,7 @@ class Limiter(LimiterBase):
             stale_catalogue_s=stale_catalogue_s,
         )
         self._store = executor_for(client, deadline, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._owned_client: redis.Redis | ClusterClient | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
         self._listener = Listener(
