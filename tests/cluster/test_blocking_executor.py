@@ -525,6 +525,27 @@ def test_a_user_without_permission(cluster):
         assert call(executor, "k1") == 1
 
 
+def test_the_permissions_that_a_cluster_takes(cluster):
+    """Three commands more than one server, also while a slot moves; without ASKING that is said."""
+    few = "-@all +eval +evalsha +incr +time +cluster|slots +cluster|info"
+    for node in cluster.nodes:
+        node.admin.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", *few.split())
+    slot = slot_of("{few}")
+    migration = cluster.migration(slot, other_than(cluster, cluster.owner_of(slot)))
+    client = client_from_url(cluster.url.replace("redis://", "redis://few:secret@"))
+    with closing(blocking_executor(client)) as executor:
+        executor.connect(10)
+        assert [next(migration), next(migration)] == ["importing", "migrating"]
+        with pytest.raises(StoreUnavailable, match=r"(?i)NOPERM.*asking.*lua/ACL\.md"):
+            call(executor, "{few}1")
+        for node in cluster.nodes:
+            node.admin.execute_command("ACL", "SETUSER", "few", "+asking")
+        assert call(executor, "{few}1") == 1
+        assert list(migration) == ["assigned"]
+        assert call(executor, "{few}1") == 2
+    cluster.wait_agreed()
+
+
 def test_a_plain_client_of_a_node(cluster):
     """Keys of the node's own slots would do: the first other one says what to write."""
     url = cluster.url.removesuffix("?cluster=true")

@@ -218,9 +218,10 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             _note(errands, error)
             return
         for errand in errands:
-            if errand.is_asking:
-                next(replies)
+            answer_to_asking = next(replies) if errand.is_asking else None
             errand.reply = next(replies)
+            if _is_error(answer_to_asking) and _is_error(errand.reply):
+                errand.reply = answer_to_asking  # a user who may not send it is sent back: that would go on and on
 
     def breaker_state(self) -> BreakerState:
         """Return whether the breaker of any node is open, and how often any has opened in this process."""
