@@ -321,11 +321,11 @@ class Nodes:
 
     def _candidates(self, informed: Address | None) -> Iterator[Address]:
         """Name the nodes to ask, those first that are likely to answer."""
-        known = self._topology
-        members = () if known is None else (*known.primaries, *known.replicas)
+        topology = self._topology
+        members = () if topology is None else (*topology.primaries, *topology.replicas)
         if informed is not None:
             yield informed
-        if self._home is not None and (self._home in members or known is None):
+        if self._home is not None and (self._home in members or topology is None):
             yield self._home
         is_open = {address for address, node in self._by_address.items() if node.breaker_state().is_open}
         yield from (address for address in members if address not in is_open)
