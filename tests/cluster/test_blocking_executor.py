@@ -336,6 +336,25 @@ def test_nodes_that_join_and_leave(own_cluster):
     assert values(cluster, KEYS) == load.counted
 
 
+def test_a_node_that_left_by_reset_is_not_believed(own_cluster):
+    """It was the one that is asked first, and says that there are no slots: the next one is asked."""
+    cluster = own_cluster
+    with closing(blocking_executor(client_from_url(cluster.url))) as executor:
+        executor.connect(10)
+        replica = cluster.replicas_of(cluster.primaries[1])[0]
+        with executor._nodes._concluded:
+            executor._nodes._home = "127.0.0.1", replica.port
+        for other in cluster.nodes:
+            if other is not replica:
+                other.admin.execute_command("CLUSTER", "FORGET", replica.id)
+        replica.admin.execute_command("CLUSTER", "RESET", "SOFT")
+        before = executor._nodes._conclusions
+        executor._nodes.doubt()
+        wait_for(lambda: executor._nodes._conclusions > before)
+        assert {call(executor, key) for key in KEYS} == {1}
+        assert executor._nodes._home != ("127.0.0.1", replica.port)
+
+
 # What is away
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import Refresh, Topology, is_newer, name_of
+from ratelimit.store.cluster.topology import Refresh, Topology, is_newer, name_of, newer_of
 
 ASKED = ("10.0.0.1", 7000)
 FIRST = [0, 8191, [b"10.0.0.1", 7000, b"id1", []], [b"10.0.0.2", 7001, b"id2", []]]
@@ -74,6 +74,17 @@ def test_an_older_view_is_told_from_a_newer():
     assert is_newer(newer, older)
     assert is_newer(newer, newer)
     assert not is_newer(older, newer)
+    assert newer_of(newer, older) is newer_of(older, newer) is newer
+    assert newer_of(older, None) is older
+
+
+def test_the_view_of_a_node_that_has_left_is_none():
+    """Its epoch is no lower, but it knows of no slots: it is gone by only where nobody says anything else."""
+    view, of_who_left = (Topology.from_slots(slots, ASKED, "cluster_current_epoch:5") for slots in ([FIRST], []))
+    assert not is_newer(of_who_left, view)
+    assert not is_newer(of_who_left, None)
+    assert newer_of(of_who_left, None) is of_who_left
+    assert newer_of(view, of_who_left) is newer_of(of_who_left, view) is view
 
 
 def test_it_is_asked_for_at_once_and_then_now_and_then():

@@ -22,6 +22,7 @@ from ratelimit.store.cluster.topology import (
     Topology,
     is_newer,
     name_of,
+    newer_of,
 )
 
 _now_s = time.monotonic
@@ -158,7 +159,7 @@ class TopologyWatch:
                         continue
                     if is_newer(topology, self.topology):
                         return topology
-                    older = topology if older is None or topology.epoch > older.epoch else older
+                    older = newer_of(topology, older)
             if older is not None:
                 return older  # the cluster has been set up anew
         said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())

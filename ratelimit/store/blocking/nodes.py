@@ -37,6 +37,7 @@ from ratelimit.store.cluster.topology import (
     Topology,
     is_newer,
     name_of,
+    newer_of,
 )
 from ratelimit.store.resp import pack
 
@@ -306,11 +307,11 @@ class Nodes:
             except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
                 problems[name_of(address)] = error_mapping.without_topology(error)
                 continue
-            if address not in (informed, self._home):
+            if topology.primaries and address not in (informed, self._home):
                 self._move_home(address)
             if is_newer(topology, self._topology):
                 return topology, None
-            older = topology if older is None or topology.epoch > older.epoch else older
+            older = newer_of(topology, older)
         if older is not None:
             return older, None
         said = "; ".join(f"{name}: {problem}" for name, problem in problems.items())

@@ -162,5 +162,10 @@ class Refresh:
 
 
 def is_newer(topology: Topology, last: Topology | None) -> bool:
-    """Return whether a node's view is no older than the last one."""
-    return last is None or topology.epoch >= last.epoch
+    """Return whether a node's view is no older than the last one. A node that has left the cluster owns no slots."""
+    return bool(topology.primaries) and (last is None or topology.epoch >= last.epoch)
+
+
+def newer_of(topology: Topology, other: Topology | None) -> Topology:
+    """Return the newer of two views, neither of which need be the newest."""
+    return topology if other is None or is_newer(topology, other) or not other.primaries else other
