@@ -49,6 +49,12 @@ def asked(cluster):
     return sum(each.get("cmdstat_cluster", {}).get("calls", 0) for each in stats) // len(QUERIES)
 
 
+def without_failover(cluster):
+    """No node is replaced, however long it is away, or the machine is busy."""
+    for node in cluster.nodes:
+        node.admin.config_set("cluster-node-timeout", 30_000)
+
+
 # What is sent where
 
 
@@ -317,6 +323,7 @@ def _load_connections(node):
 def test_nodes_that_join_and_leave(own_cluster):
     """A node comes, gets slots, gives them back and goes, under load: nothing lost, no error, nothing left open."""
     cluster = own_cluster
+    without_failover(cluster)
     client = client_from_url(cluster.url)
     slots = sorted({slot_of(key) for key in KEYS})[:6]
     with SlotLoad(client, KEYS) as load:
@@ -339,6 +346,7 @@ def test_nodes_that_join_and_leave(own_cluster):
 def test_a_node_that_left_by_reset_is_not_believed(own_cluster):
     """It was the one that is asked first, and says that there are no slots: the next one is asked."""
     cluster = own_cluster
+    without_failover(cluster)
     with closing(blocking_executor(client_from_url(cluster.url))) as executor:
         executor.connect(10)
         replica = cluster.replicas_of(cluster.primaries[1])[0]
@@ -361,8 +369,7 @@ def test_a_node_that_left_by_reset_is_not_believed(own_cluster):
 def test_a_stopped_node_is_felt_by_its_own_keys_alone(own_cluster):
     """Those of the others lose nothing, and wait no longer. Its own have the deadline once, then microseconds."""
     cluster = own_cluster
-    for node in cluster.nodes:
-        node.admin.config_set("cluster-node-timeout", 30_000)
+    without_failover(cluster)
     stopped = cluster.primaries[1]
     own = [key for key in KEYS if cluster.node_of(key) is stopped]
     others = [key for key in KEYS if key not in own]
@@ -415,8 +422,7 @@ def test_a_primary_that_dies(own_cluster):
 def test_all_nodes_stopped_and_back(own_cluster):
     """Nobody waits for a topology that nobody tells: a call costs the deadline once, then microseconds."""
     cluster = own_cluster
-    for node in cluster.nodes:
-        node.admin.config_set("cluster-node-timeout", 30_000)
+    without_failover(cluster)
     with closing(blocking_executor(client_from_url(cluster.url), deadline=0.1)) as executor:
         executor.connect(10)
         assert {call(executor, key) for key in KEYS} == {1}
@@ -615,6 +621,7 @@ def test_reads_that_change_nothing_are_not_unknown(cluster, executor):
     assert executor.run(request(ScriptCall(Script("return 7"), [], []))) == 7
 
 
+@pytest.mark.cluster
 def test_nodes_of_different_servers():
     """As during an upgrade: what is sent to each is what all versions know."""
     with MixedCluster("both", primaries=2, replicas=0) as cluster:
