@@ -137,6 +137,7 @@ async def test_totals_are_exact_while_slots_migrate(cluster):
         homes = {slot: cluster.owner_of(slot) for slot in {slot_of(key) for key in KEYS[:60]}}
         for slot, home in homes.items():
             await in_thread(cluster.migrate_slot, slot, other_than(cluster, home))
+        await in_thread(cluster.wait_agreed)
         for slot, home in homes.items():
             await in_thread(cluster.migrate_slot, slot, home)
         await load.end()
