@@ -418,8 +418,6 @@ class Checker:
                 further.append(namespace.slots_query())
                 *entries, memory, probe, count, slots = yield from namespace.first_load(further)
                 namespace.note_slots(slots)
-                if namespace.has_slots:
-                    index = None  # one command may have asked for digests of different slots
             self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)
