@@ -57,7 +57,7 @@ local stored_per, level, last, since, epoch, stored_version = 0, 0, 0, 0, 0, nil
 local least, askers, units, asks, least_before, askers_before, units_before, asks_before = 0, 0, 0, 0, 0, 0, 0, 0
 if state then
   if #state ~= BUCKET_SIZE and #state ~= STATE_SIZE or not is_bucket(unpack_doubles('<ddd', state)) then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. key)
+    return redis.error_reply('RATELIMIT CORRUPT ' .. KEYS[1])
   end
   stored_per, level, last = unpack_doubles('<ddd', state)
 end
@@ -69,7 +69,7 @@ if state and #state == STATE_SIZE then
   if not are_integers(since, epoch, least, askers, units, asks, least_before, askers_before, units_before, asks_before)
     or math.min(least, askers, units, asks, least_before, askers_before, units_before, asks_before) < 0
   then
-    return redis.error_reply('RATELIMIT CORRUPT ' .. key)
+    return redis.error_reply('RATELIMIT CORRUPT ' .. KEYS[1])
   end
 end
 local is_new = stored_version ~= version
@@ -150,7 +150,7 @@ end
 
 -- 5. Write. The value begins as that of any shared bucket, and expires as one: once it is full.
 state = pack_doubles('<ddddddddddddd', per, level, last, since, epoch, least, askers, units, asks, least_before,
-  askers_before, units_before, asks_before) .. version
+  askers_before, units_before, asks_before) .. string.sub(request, TOKEN_AT, REQUEST_SIZE)
 if under_callers_clock then
   call('SET', key, state)
 elseif last_stored < now - now % EXPIRY_STEP_US then

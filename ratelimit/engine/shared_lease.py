@@ -43,7 +43,7 @@ class LeaseRequest(NamedTuple):
         multiple: Fewer are granted in multiples of this.
         ahead: Units that are wanted beyond.
         demand: What is asked of this process in an epoch.
-        asked: What was asked of it since its last request.
+        recent: What was asked of it since its last request.
         epoch: The epoch of the last reply.
     """
 
@@ -51,7 +51,7 @@ class LeaseRequest(NamedTuple):
     multiple: int = 1
     ahead: int = 0
     demand: int = 0
-    asked: int = 0
+    recent: int = 0
     epoch: int = 0
 
 

@@ -18,7 +18,8 @@ from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.executor import async_executor_for
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
@@ -31,7 +32,8 @@ class AsyncLimiter(LimiterBase):
 
     Serves any number of event loops, at once in threads or one after the other. It makes four connections in each, as
     its client's pool makes them, and uses none of the pool's: for checks and what they read, a spare one, for all else,
-    and for pushed changes. An asynchronous context manager: leaving it closes it, in all loops.
+    and for pushed changes. Of a cluster, it makes all but the last to each primary. An asynchronous context manager:
+    leaving it closes it, in all loops.
 
     Attributes:
         catalog: An `AsyncCatalog` of the same namespace on the same connections.
@@ -70,16 +72,17 @@ class AsyncLimiter(LimiterBase):
             local_max_age=local_max_age,
             stale_catalogue_s=stale_catalogue_s,
         )
-        self._store = AsyncExecutor(client, deadline, self._on_new_loop)
+        self._store = async_executor_for(client, deadline, self._namespace.names.catalog, self._on_new_loop)
+        self._namespace.has_slots = self._store.has_slots
         self._checker.leases.awaits_late_replies = True
-        self._owned_client: redis.asyncio.Redis | None = None
+        self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
         self._listener = AsyncListener(
             client,
             self._namespace.names.changes,
             self._namespace.on_change_message,
             self._tick,
-            self._store.primaries,
+            self._store.finder,
         )
         self._namespace.before_refresh = self._listener.start
 

@@ -18,7 +18,8 @@ from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.blocking.executor import executor_for
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import Listener
 
@@ -53,7 +54,8 @@ class Limiter(LimiterBase):
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
         Args:
-            client: A `redis.Redis`, or a `valkey.Valkey`.
+            client: A `redis.Redis`, or a `valkey.Valkey`; or a `RedisCluster` or `ValkeyCluster`, of which only the
+                settings are used.
             namespace: Prefix of every name in Redis; all replicas of a gateway use the same.
             deadline: For how many seconds a check waits for Redis at most, whatever it waits for: a free connection,
                 and all replies together. At most 60. The client's own time limits hold for `catalog` alone.
@@ -90,15 +92,16 @@ class Limiter(LimiterBase):
             local_max_age=local_max_age,
             stale_catalogue_s=stale_catalogue_s,
         )
-        self._store = BlockingExecutor(client, deadline)
-        self._owned_client: redis.Redis | None = None
+        self._store = executor_for(client, deadline, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
+        self._owned_client: redis.Redis | ClusterClient | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
         self._listener = Listener(
             client,
             self._namespace.names.changes,
             self._namespace.on_change_message,
             self._tick,
-            self._store.primary,
+            self._store.finder,
         )
         self._namespace.before_refresh = self._listener.start
 
@@ -123,7 +126,8 @@ class Limiter(LimiterBase):
         Args:
             url: redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them; or
                 redis+sentinel://, rediss+sentinel:// with the Sentinels and the service whose primary they name:
-                redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB.
+                redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB. `?cluster=true` names nodes of a cluster,
+                redis://HOST:PORT,HOST:PORT?cluster=true; `?slots=true` one server that enforces slots.
             namespace: See `Limiter`, as for all that follow.
             deadline: Seconds.
             max_age: Seconds.

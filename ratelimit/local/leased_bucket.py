@@ -209,10 +209,11 @@ class LeasedBucket:
         self._claims: list[Claim] = []  # that wait, in their order
         self._asks: list[Ask] = []
         self._seen: _Seen | None = None
+        self._is_low = False  # since units were last taken
         self._paced_until_us = 0
         self._demand, self._demand_us = 0.0, 0  # units of the last `_MEMORY_US`, roughly, and when it was computed
-        self._asked = 0  # units demanded since the last request
-        self._demanded = self._sent = self._waits = self._hedges = self._late = self._granted = self._given_back = 0
+        self._unreported = 0  # units demanded since the last request
+        self._demanded = self._sent = self._waits = self._hedges = self._late = self._granted = self._refunded = 0
 
     # What is demanded
 
@@ -220,7 +221,7 @@ class LeasedBucket:
         """Note that a check demands units."""
         self._demand = self._demand_at(now_us) + cost
         self._demand_us = now_us
-        self._asked += cost
+        self._unreported += cost
         self._demanded += cost
 
     def _demand_at(self, now_us: int) -> float:
@@ -256,11 +257,17 @@ class LeasedBucket:
             return
         for batch in self._batches:
             if batch.units and not batch.is_live(now_us):
-                self._give_back(batch, batch.units)
+                self._return(batch, batch.units)
         self._batches = [batch for batch in self._batches if batch.units and batch.is_live(now_us)]
 
-    def take(self, cost: int) -> list[Part]:
-        """Spend units, of which there are enough; the oldest first."""
+    def spend(self, cost: int, now_us: int) -> list[Part]:
+        """Take units for a check that had not to wait, and look whether enough are left for the next ones."""
+        parts = self._take(cost)
+        self._is_low = self._is_low or self._may_run_out(now_us)
+        return parts
+
+    def _take(self, cost: int) -> list[Part]:
+        """Take units, of which there are enough; the oldest first."""
         parts = list[Part]()
         for batch in self._batches:
             units = min(cost, batch.units)
@@ -276,26 +283,27 @@ class LeasedBucket:
         is_rare = self.is_rare(now_us) and not self._claims
         for batch, units in parts:
             if is_rare or not batch.is_live(now_us):
-                self._give_back(batch, units)
+                self._return(batch, units)
             else:
                 batch.units += units
                 if batch not in self._batches:
                     self._batches.insert(0, batch)
         self._serve(now_us)
 
-    def _give_back(self, batch: Batch, units: int) -> None:
+    def _return(self, batch: Batch, units: int) -> None:
         self._returned.append(_Unspent(units, batch.charged_us, batch.sent_us, batch.version))
 
     def end(self, now_us: int) -> None:
         """Spend nothing more of what is held or asked for, and forget what was seen: something changed."""
         for batch in self._batches:
             if batch.units:
-                self._give_back(batch, batch.units)
+                self._return(batch, batch.units)
             batch.ends_us = min(batch.ends_us, now_us)  # also for units that may yet be put back
         self._batches = []
         for ask in self._asks:
             ask.is_void = True
         self._seen = None
+        self._is_low = False
         self._paced_until_us = 0
 
     def change(self) -> None:
@@ -384,7 +392,7 @@ class LeasedBucket:
 
     def _settle(self, claim: Claim, now_us: int, *, is_judged: bool) -> None:
         if self.held() >= claim.cost:
-            claim.outcome, claim.parts = Outcome.GRANTED, self.take(claim.cost)
+            claim.outcome, claim.parts = Outcome.GRANTED, self._take(claim.cost)
         elif is_judged or self.denies(claim.cost, now_us):
             claim.outcome = Outcome.DENIED
         else:
@@ -428,7 +436,7 @@ class LeasedBucket:
             return False
         if self._returned:
             self._returned = [unspent for unspent in self._returned if self._is_worth(unspent, now_us)]
-        return bool(self._returned) or self._is_low(now_us)
+        return bool(self._returned) or self._is_low
 
     def _is_worth(self, unspent: _Unspent, now_us: int) -> bool:
         """Whether a bucket may credit anything for units."""
@@ -437,7 +445,7 @@ class LeasedBucket:
         waited_us = now_us - unspent.sent_us
         return waited_us <= 2 * EPOCH_US or unspent.units * self._numbers.per > waited_us * self._numbers.rate
 
-    def _is_low(self, now_us: int) -> bool:
+    def _may_run_out(self, now_us: int) -> bool:
         """Whether what is held may not last until the reply to the next request."""
         demand = self._demand_at(now_us)
         target = self._target(demand)
@@ -457,6 +465,7 @@ class LeasedBucket:
         """Say what is asked, now that it is sent; return what is given back with it."""
         self.drop_over(now_us)
         ask.sent_us = now_us
+        self._is_low = False
         held = self.held()
         ask.claims = [claim for claim in self._claims if not self.never_admits(claim.cost)]
         costs = [claim.cost for claim in ask.claims]
@@ -468,10 +477,10 @@ class LeasedBucket:
             multiple=1 if held or not costs else gcd(*costs),
             ahead=max(0, ahead) if self._numbers.capacity >= _SMALL_BURST else 0,
             demand=max(1, round(demand * EPOCH_US / _MEMORY_US)),
-            asked=self._asked,
+            recent=self._unreported,
             epoch=self.epoch,
         )
-        self._asked = 0
+        self._unreported = 0
         version = ask.snapshot.version_token
         ask.returned = [unspent for unspent in self._returned if unspent.version == version]
         self._returned = []
@@ -487,7 +496,7 @@ class LeasedBucket:
             self._asks.remove(ask)
         if not was_carried_out:
             self._returned += ask.returned
-            self._asked += ask.request.asked
+            self._unreported += ask.request.recent
             ask.returned = []
         if self._claims and not self._open_asks(now_us):
             self._claims[0].waiter.wake()
@@ -499,13 +508,13 @@ class LeasedBucket:
         in_time = not ask.is_void and 0 <= now_us - ask.sent_us < TERM_US
         self._late += not in_time
         self._granted += reply.granted
-        self._given_back += sum([unspent.units for unspent in ask.returned])
+        self._refunded += sum([unspent.units for unspent in ask.returned])
         if reply.granted:
             batch = Batch(self, reply.granted, reply.last_us, ask.sent_us, ask.snapshot.version_token)
             if in_time:
                 self._batches.append(batch)
             else:
-                self._give_back(batch, reply.granted)
+                self._return(batch, reply.granted)
         if not ask.is_void:
             self.nothing_newer = False
             self.epoch = reply.epoch
@@ -532,7 +541,7 @@ class LeasedBucket:
             self._hedges,
             self._late,
             self._granted,
-            self._given_back,
+            self._refunded,
         )
 
     def is_idle(self, now_us: int) -> bool:

@@ -95,7 +95,7 @@ class SharedLeases:
                     is_missing = True
             if is_missing:
                 return None
-            parts = tuple([part for bucket in leased for part in bucket.take(cost)])
+            parts = tuple([part for bucket in leased for part in bucket.spend(cost, now_us)])
             self._look(leased, now_us)
             return Held(parts, self._states(leased, now_us))
 

@@ -272,8 +272,9 @@ DEFINED_ELSEWHERE = {
     "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity",
     "CapacityFigure", "CapacityFigures", "Cause", "Ceilings", "Clock", "Detail", "Dialect", "DoctorReport",
     "FileSource", "Finding", "IdentityUsage", "ImportReport", "KeyDetails", "KeyPage", "MethodAccess",
-    "NoPrecondition", "OnUnavailable", "Peppers", "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning",
-    "Severity", "ShadowCounts", "Source", "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
+    "MigrationProgress", "MigrationReport", "NamespaceCounts", "NoPrecondition", "OnUnavailable", "Peppers",
+    "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning", "Severity", "ShadowCounts", "Source",
+    "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 
