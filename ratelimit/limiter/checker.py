@@ -279,7 +279,8 @@ class Checker:
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._warn_of_eviction((yield from warm_up(self._namespace)))
+        for memory in (yield from warm_up(self._namespace)):
+            self._warn_of_eviction(memory)
         yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
