@@ -3,9 +3,11 @@
 import time
 
 import pytest
+from helpers.limiter_twin import TWINS
 from helpers.replica import METHOD, STAGE
+from helpers.twins import RunningLimiter
 
-from ratelimit import Limiter, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, Quota, Stage, Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys
 
 NAMES = RedisKeys("ratelimit")
@@ -14,15 +16,23 @@ AWAY_S = 3.0
 
 
 @pytest.fixture
-def limiter(own_cluster):
+def keys(own_cluster):
+    """Keys of a plan with two stages, one of which has a limit that all callers share."""
     for node in own_cluster.nodes:
         node.admin.config_set("cluster-node-timeout", 60_000)
-    options = {"max_age": 0.5, "deadline": 0.2, "on_unavailable": "closed", "denial_cache": False}
-    with Limiter.from_url(own_cluster.url, **options) as made:
-        catalog = made.catalog
+    with own_cluster.client() as client:
+        catalog = Catalog(client)
         catalog.put_plan(UsagePlan("gold", Throttle(10**5, 10**6), Quota(10**9, "DAY"), [STAGE, "other/prod"]))
         catalog.put_stage(Stage(STAGE, Throttle(10**5, 10**6)))
-        made.keys = [catalog.create_key(plans=["gold"]) for _ in range(30)]
+        return [catalog.create_key(plans=["gold"]) for _ in range(30)]
+
+
+@pytest.fixture(params=TWINS)
+def limiter(own_cluster, keys, request):
+    options = {"max_age": 0.5, "deadline": 0.2, "on_unavailable": "closed", "denial_cache": False}
+    url = own_cluster.url
+    with RunningLimiter(lambda kind: kind.from_url(url, **options), request.param == "asyncio") as made:
+        made.keys = keys
         yield made
 
 

