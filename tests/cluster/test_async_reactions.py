@@ -117,6 +117,18 @@ async def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second)
             assert second.calls == ["ASKING", "EVALSHA", "ASKING", "EVAL"]
 
 
+async def test_who_may_not_send_asking_is_told_so(fakes, first, second, send):
+    """Not that the slot is elsewhere, as the command behind it is answered."""
+    async with open_executor(fakes) as executor:
+        first.answer = ResponseError(f"ASK 1 {second.name}")
+        second.asking = ResponseError("NOPERM this user has no permissions to run the 'asking' command")
+        second.answer = ResponseError(f"MOVED 1 {first.name}")
+        with pytest.raises(StoreUnavailable, match="asking") as caught:
+            await send(executor)
+        assert caught.value.cause == "refused"
+        assert len(first.calls) == 1
+
+
 async def test_tryagain(fakes, first, second, send):
     """It goes to the same node once more, after a pause."""
     async with open_executor(fakes) as executor:

@@ -34,6 +34,7 @@ class FakeNode:
     Attributes:
         address: Where it listens.
         calls: The names of commands that are about keys, and ASKING, as they came.
+        asking: What it answers to ASKING.
         is_silent: Whether it answers nothing at all.
         rounds: How often it was asked for the topology.
     """
@@ -41,6 +42,7 @@ class FakeNode:
     def __init__(self, cluster, answer):
         self._cluster, self.answer = cluster, answer
         self.answers, self.calls, self.rounds, self.is_silent = deque(), [], 0, False
+        self.asking = "OK"
         self._clients = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
@@ -82,7 +84,7 @@ class FakeNode:
                 return [b"1700000000", b"0"]
             case [b"ASKING"]:
                 self.calls.append("ASKING")
-                return "OK"
+                return self.asking
             case [b"EVALSHA" | b"EVAL" | b"GET" as name, *_]:
                 self.calls.append(name.decode())
                 return self.answers.popleft() if self.answers else self.answer

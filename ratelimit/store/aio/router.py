@@ -22,7 +22,7 @@ from ratelimit.store import error_mapping
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
 from ratelimit.store.aio.commands import CommandConnection, send_apart
-from ratelimit.store.aio.exchanges import Redirected
+from ratelimit.store.aio.exchanges import Redirected, reply_behind_asking
 from ratelimit.store.aio.finder import FixedAddress
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.queues import Call, Waiter
@@ -327,9 +327,7 @@ class Router:
                 commands.append(parts[at].command)
             its_replies = iter(await self._replies_of(node, commands, end_s))
             for at in places:
-                if targets[at].is_asking:
-                    next(its_replies)
-                replies[at] = next(its_replies)
+                replies[at] = reply_behind_asking(its_replies) if targets[at].is_asking else next(its_replies)
 
         await asyncio.gather(*(send(node, places) for node, places in sent_to.items()))
         return nodes
@@ -374,7 +372,8 @@ class Router:
             node = await self._owner(slot) if target.address is None else self._node_at(target.address)
             sent = [_ASKING] * target.is_asking + list(commands)
             replies = await send_apart(self._pool, sent, patience_s, node.finder)
-            replies = replies[target.is_asking :]
+            if target.is_asking:
+                replies = [reply_behind_asking(iter(replies)), *replies[2:]]
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             reactions = [each for error in errors if (each := self._reaction(error, node)).is_repeated]
             if not reactions or reactions[0].needs_another or attempt >= MAX_ATTEMPTS:
