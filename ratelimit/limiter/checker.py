@@ -279,7 +279,8 @@ class Checker:
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._warn_of_eviction((yield from warm_up(self._namespace)))
+        for memory in (yield from warm_up(self._namespace)):
+            self._warn_of_eviction(memory)
         yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
@@ -418,8 +419,6 @@ class Checker:
                 further.append(namespace.slots_query())
                 *entries, memory, probe, count, slots = yield from namespace.first_load(further)
                 namespace.note_slots(slots)
-                if namespace.has_slots:
-                    index = None  # one command may have asked for digests of different slots
             self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)

@@ -83,6 +83,15 @@ async def test_moved(fakes, first, second, send):
         assert 1 <= fakes.rounds - rounds <= 3
 
 
+async def test_moved_is_remembered_at_once(fakes, first, second, send):
+    """Who comes next goes to the new owner, though no node has told the topology yet."""
+    async with open_executor(fakes) as executor:
+        fakes.keeps_slots_secret = True
+        first.answers.append(ResponseError(f"MOVED 1 {second.name}"))
+        assert [await send(executor) for _ in range(5)] == [2] * 5
+        assert len(first.calls) == 1
+
+
 async def test_ask(fakes, first, second, send):
     """It goes to the node that is named behind ASKING; the next one goes to the owner. Nobody asks for the topology."""
     async with open_executor(fakes) as executor:
@@ -106,6 +115,18 @@ async def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second)
             second.answers.append(ResponseError("NOSCRIPT No matching script. Please use EVAL."))
             assert await send(executor) == 2
             assert second.calls == ["ASKING", "EVALSHA", "ASKING", "EVAL"]
+
+
+async def test_who_may_not_send_asking_is_told_so(fakes, first, second, send):
+    """Not that the slot is elsewhere, as the command behind it is answered."""
+    async with open_executor(fakes) as executor:
+        first.answer = ResponseError(f"ASK 1 {second.name}")
+        second.asking = ResponseError("NOPERM this user has no permissions to run the 'asking' command")
+        second.answer = ResponseError(f"MOVED 1 {first.name}")
+        with pytest.raises(StoreUnavailable, match="asking") as caught:
+            await send(executor)
+        assert caught.value.cause == "refused"
+        assert len(first.calls) == 1
 
 
 async def test_tryagain(fakes, first, second, send):
@@ -172,6 +193,26 @@ async def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, 
         assert second.calls == []
 
 
+async def test_a_node_that_falls_silent_has_a_successor(fakes, first, second):
+    """Nothing waits to be sent to it, and those who are sent nothing ask for nothing: the topology is asked for."""
+    async with open_executor(fakes, 0.1) as executor:
+        await asyncio.sleep(0.2)
+        first.is_silent = True
+        with pytest.raises(StoreTimeout):
+            await check(executor)
+        while not executor.breaker_state().is_open:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.01)
+        fakes.owner, fakes.epoch = second, 2
+        end_s = time.monotonic() + 2
+        while True:
+            try:
+                assert await check(executor) == 2
+                break
+            except StoreError:
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.05)
+
+
 async def test_all_else_fails_as_on_one_server(fakes, first, second, send):
     async with open_executor(fakes) as executor:
         rounds = fakes.rounds
@@ -189,7 +230,7 @@ async def test_all_else_fails_as_on_one_server(fakes, first, second, send):
 
 async def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
     """It is sent few times, within its deadline."""
-    async with open_executor(fakes, 0.2) as executor:
+    async with open_executor(fakes, 5.0) as executor:
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         second.answer = ResponseError(f"MOVED 1 {first.name}")
         began_s = time.monotonic()
@@ -197,6 +238,17 @@ async def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, se
             await send(executor)
         assert time.monotonic() - began_s < 2
         assert len(first.calls) + len(second.calls) <= MAX_ATTEMPTS
+
+
+async def test_a_busy_loop_is_no_reason_to_refuse_its_first_calls(fakes):
+    """The deadline is for waiting for Redis: what the process takes before it reads the topology is not counted."""
+    executor = async_executor_for(clients.async_client_from_url(fakes.url, 0.2), 0.2, CATALOG)
+    calls = [executor.call(count(KEY), time.monotonic()) for _ in range(10)]
+    for _ in range(4):
+        time.sleep(0.3)  # noqa: ASYNC251 - that is the point
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*calls) == [1] * 10
+    await executor.close()
 
 
 async def test_addresses_of_redirections_are_mapped(fakes, first, second):

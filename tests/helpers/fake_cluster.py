@@ -34,12 +34,15 @@ class FakeNode:
     Attributes:
         address: Where it listens.
         calls: The names of commands that are about keys, and ASKING, as they came.
+        asking: What it answers to ASKING.
+        is_silent: Whether it answers nothing at all.
         rounds: How often it was asked for the topology.
     """
 
     def __init__(self, cluster, answer):
         self._cluster, self.answer = cluster, answer
-        self.answers, self.calls, self.rounds = deque(), [], 0
+        self.answers, self.calls, self.rounds, self.is_silent = deque(), [], 0, False
+        self.asking = "OK"
         self._clients = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
@@ -64,7 +67,7 @@ class FakeNode:
                     if reply is HANG_UP:
                         client.close()
                         return
-                    if reply is not SILENCE:
+                    if reply is not SILENCE and not self.is_silent:
                         client.sendall(encoded(reply))
         client.close()
 
@@ -72,6 +75,8 @@ class FakeNode:
         match command:
             case [b"CLUSTER", b"SLOTS"]:
                 self.rounds += 1
+                if self._cluster.keeps_slots_secret:
+                    return SILENCE
                 return self._cluster.slots()
             case [b"CLUSTER", b"INFO"]:
                 return f"cluster_state:ok\r\ncluster_current_epoch:{self._cluster.epoch}\r\n"
@@ -79,7 +84,7 @@ class FakeNode:
                 return [b"1700000000", b"0"]
             case [b"ASKING"]:
                 self.calls.append("ASKING")
-                return "OK"
+                return self.asking
             case [b"EVALSHA" | b"EVAL" | b"GET" as name, *_]:
                 self.calls.append(name.decode())
                 return self.answers.popleft() if self.answers else self.answer
@@ -103,10 +108,11 @@ class FakeCluster:
         nodes: The nodes: calls are answered by 1 at the first, by 2 at the second.
         owner: Who has them.
         epoch: Of the configuration.
+        keeps_slots_secret: Whether nobody answers who asks for that.
     """
 
     def __init__(self):
-        self.epoch = 1
+        self.epoch, self.keeps_slots_secret = 1, False
         self.nodes = [FakeNode(self, number) for number in (1, 2)]
         self.owner = self.nodes[0]
 

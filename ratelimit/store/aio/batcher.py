@@ -79,6 +79,7 @@ class CheckBatcher:
         primary: Finds whom to connect to; None where that is the pool's business.
         call_elsewhere: What takes the place of `call` in any other event loop.
         rerouter: Where there are several nodes, who knows the others.
+        clock: What all of them count the time by.
 
     Attributes:
         has_slots: Whether a command may only name keys of one slot: then each check is a script call of its own, and
@@ -92,6 +93,7 @@ class CheckBatcher:
         primary: AsyncFinder | None = None,
         call_elsewhere: CallFunction | None = None,
         rerouter: Rerouter | None = None,
+        clock: LoopClock | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread: int | None = get_ident()
@@ -112,7 +114,7 @@ class CheckBatcher:
         self._left_out: int | None = None  # of the last batch of checks
         self._flush_is_due = self._few_may_leave = False
         self._few_timer: asyncio.TimerHandle | None = None
-        self._clock = LoopClock()
+        self._clock = LoopClock() if clock is None else clock
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._expiry_due_s = inf
 

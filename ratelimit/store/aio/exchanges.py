@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -166,10 +166,18 @@ def redirected(calls: Sequence[Redirected]) -> Exchange:
 
 def _asking(calls: Sequence[Redirected], commands: Sequence[Command]) -> Generator[list[bytes], list[Any], list[Any]]:
     """Send a command of each call, and return the reply to each."""
-    packets, wanted = list[bytes](), list[int]()
+    packets = list[bytes]()
     for call, command in zip(calls, commands, strict=True):
         packets += [_ASKING] * call.is_asking
-        wanted.append(len(packets))
         packets.append(pack([command]))
-    replies = yield packets
-    return [replies[at] for at in wanted]
+    replies = iter((yield packets))
+    return [reply_behind_asking(replies) if call.is_asking else next(replies) for call in calls]
+
+
+def reply_behind_asking(replies: Iterator[Any]) -> Any:
+    """Return the second of the next two replies, to ASKING and the command behind it.
+
+    If both are errors, the first: whoever may not send ASKING would be sent to and fro.
+    """
+    asking, reply = next(replies), next(replies)
+    return asking if isinstance(asking, Exception) and isinstance(reply, Exception) else reply

@@ -22,8 +22,9 @@ from ratelimit.store import error_mapping
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
 from ratelimit.store.aio.commands import CommandConnection, send_apart
-from ratelimit.store.aio.exchanges import Redirected
+from ratelimit.store.aio.exchanges import Redirected, reply_behind_asking
 from ratelimit.store.aio.finder import FixedAddress
+from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.queues import Call, Waiter
 from ratelimit.store.aio.topology_watch import TopologyWatch
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS, Reaction, pause_s, reaction_to
@@ -33,6 +34,8 @@ from ratelimit.store.cluster.topology import INTERVAL_S, Address, name_of
 _now_s = time.monotonic
 _random = SystemRandom()
 _ASKING: Command = ("ASKING",)
+_TICK_S = 0.01
+"""How often calls without a node are looked through for those whose deadline has passed."""
 _KEPT_S = 2 * INTERVAL_S
 """A node that was named, and owns no slot, is about to get one."""
 
@@ -48,11 +51,11 @@ class Node:
         named_s: When a redirection named it last, by the monotonic clock.
     """
 
-    def __init__(self, router: Router, address: Address, pool: Any, deadline_s: float) -> None:
+    def __init__(self, router: Router, address: Address, pool: Any, deadline_s: float, clock: LoopClock) -> None:
         self._router = router
         self.address = address
         self.finder = FixedAddress(address)
-        self.batcher = CheckBatcher(pool, deadline_s, self.finder, rerouter=self)
+        self.batcher = CheckBatcher(pool, deadline_s, self.finder, rerouter=self, clock=clock)
         self.commands = CommandConnection(pool, self.finder)
         self.named_s = -inf
 
@@ -136,6 +139,9 @@ class Router:
         self._nodes: dict[Address, Node] = {}
         self._leaving: dict[asyncio.Task[None], Node] = {}
         self._held: dict[asyncio.Future[Any], _Held] = {}
+        self._clock = LoopClock()
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._expiry_due_s = inf
         self._is_checking = False
         self._ended_openings = 0
         self._subscribed: Address | None = None
@@ -173,7 +179,7 @@ class Router:
     def is_late(self, slot: int, started_s: float) -> bool:
         """Return whether the deadline of what began then has passed."""
         batcher = self._batchers[slot]
-        return _now_s() >= started_s + self._deadline_s if batcher is None else batcher.is_late(started_s)
+        return self._is_over(started_s) if batcher is None else batcher.is_late(started_s)
 
     def take_over(self, node: Node, waiter: Waiter, error: Exception) -> bool:
         """As `Rerouter.take_over`."""
@@ -214,17 +220,34 @@ class Router:
         """Keep a call until the topology was asked for, or its deadline has passed."""
         self._held[future] = held
         self._watch.doubt()
-        left_s = self._left_s(held.started_s)
-        if left_s < inf:
-            # What has arrived is read before anything is given up for being late.
-            read_first = partial(polling.once_quiet, self._loop, lambda: 0.0, partial(self._give_up, future))
-            self._loop.call_later(max(left_s, 0), read_first)
+        if self._expiry_timer is None and self._deadline_s < inf:
+            self._schedule_expiry()
 
-    def _give_up(self, future: asyncio.Future[Any]) -> None:
-        held = self._held.pop(future, None)
-        if held is not None and not future.done():
-            why = "no node says who owns its slot" if held.error is None else str(held.error)
-            _fail(future, StoreUnavailable(f"{self._too_late()}: {why}"))
+    def _schedule_expiry(self) -> None:
+        self._expiry_due_s = _now_s() + min(_TICK_S, self._deadline_s)
+        self._expiry_timer = self._loop.call_later(self._expiry_due_s - _now_s(), self._on_expiry_timer)
+
+    def _on_expiry_timer(self) -> None:
+        self._clock.on_timer(self._expiry_due_s, _now_s())
+        self._expiry_timer, self._expiry_due_s = None, inf
+        if self._held:
+            polling.once_quiet(self._loop, lambda: 0.0, self._expire)  # what has arrived is read first
+            self._schedule_expiry()
+
+    def _expire(self) -> None:
+        for future, held in list(self._held.items()):
+            if self._is_over(held.started_s):
+                del self._held[future]
+                why = "no node says who owns its slot" if held.error is None else str(held.error)
+                if not future.done():
+                    _fail(future, StoreUnavailable(f"{self._too_late()}: {why}"))
+
+    def _is_over(self, started_s: float) -> bool:
+        """As `CheckBatcher.is_late`."""
+        now_s = _now_s()
+        if now_s > self._expiry_due_s + PUNCTUAL_S:
+            now_s = self._expiry_due_s
+        return self._clock.counted_s(now_s) >= self._clock.counted_s(started_s) + self._deadline_s
 
     def _send_held(self) -> None:
         held_calls, self._held = self._held, {}
@@ -304,9 +327,7 @@ class Router:
                 commands.append(parts[at].command)
             its_replies = iter(await self._replies_of(node, commands, end_s))
             for at in places:
-                if targets[at].is_asking:
-                    next(its_replies)
-                replies[at] = next(its_replies)
+                replies[at] = reply_behind_asking(its_replies) if targets[at].is_asking else next(its_replies)
 
         await asyncio.gather(*(send(node, places) for node, places in sent_to.items()))
         return nodes
@@ -351,7 +372,8 @@ class Router:
             node = await self._owner(slot) if target.address is None else self._node_at(target.address)
             sent = [_ASKING] * target.is_asking + list(commands)
             replies = await send_apart(self._pool, sent, patience_s, node.finder)
-            replies = replies[target.is_asking :]
+            if target.is_asking:
+                replies = [reply_behind_asking(iter(replies)), *replies[2:]]
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             reactions = [each for error in errors if (each := self._reaction(error, node)).is_repeated]
             if not reactions or reactions[0].needs_another or attempt >= MAX_ATTEMPTS:
@@ -402,7 +424,7 @@ class Router:
         return node
 
     def _new_node(self, address: Address) -> Node:
-        node = Node(self, address, self._pool, self._deadline_s)
+        node = Node(self, address, self._pool, self._deadline_s, self._clock)
         self._nodes[address] = node
         if self._is_checking:
             node.batcher.endpoint.connect()
@@ -529,6 +551,8 @@ class Router:
     def abandon(self) -> None:
         """Close all connections now. What waits gets an error."""
         self._watch.abandon()
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
         is_over = self._loop.is_closed()
         for node in (*self._nodes.values(), *self._leaving.values()):
             node.abandon()
