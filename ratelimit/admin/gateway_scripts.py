@@ -5,7 +5,10 @@ from __future__ import annotations
 from ratelimit.effects import Operation
 from ratelimit.scripts import load
 
-GATEWAY_SCRIPTS = ("check", "check_many", "return_lease", "archive", "repair", "charge_journal", "heartbeat")
+GATEWAY_SCRIPTS = (
+    *("check", "check_many", "return_lease", "archive", "repair", "charge_journal", "heartbeat"),
+    "shared_lease",
+)
 """All others are called by administrators alone."""
 
 

@@ -1,4 +1,4 @@
-"""Calls of shared_lease.lua by hand, under the caller's clock, and an exact bucket in which what is spent has to fit."""
+"""Calls of shared_lease.lua by hand, under the caller's clock; and an exact bucket, in which what is spent must fit."""
 
 import struct
 from fractions import Fraction
