@@ -69,6 +69,33 @@ class IndependentReads(BatchableReads):
     __slots__ = ()
 
 
+class Primaries(BatchableReads):
+    """Asks for the names of all primaries. No command: the reply is a tuple of "host:port", ("",) of one server."""
+
+    __slots__ = ()
+
+
+class AtNode(list[Command]):
+    """Commands for one primary of several, such as SCAN: on one server they are commands like any other.
+
+    Args:
+        node: Its name, as `Primaries` gives it.
+        commands: What to send.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: str, commands: Sequence[Command]) -> None:
+        super().__init__(commands)
+        self.node = node
+
+
+class IndependentAtNode(AtNode):
+    """Commands for one primary, whose errors are returned in place, as StoreError."""
+
+    __slots__ = ()
+
+
 class WaitFor:
     """Waits until a future is done, within the caller's deadline: StoreUnavailable once that has passed.
 
@@ -107,7 +134,26 @@ Operation = Generator[Request, Any, _T]
 
 
 _READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
-_READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SMEMBERS", "TIME", "WAIT", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SRANDMEMBER", "ZSCORE"}
+
+
+def wait_briefly(operation: Operation[object], at_most_s: float) -> Operation[bool]:
+    """Run an operation in the background, and wait for it no longer than this; return whether it has ended.
+
+    For what a check had better know, and need not wait for: the server that is asked may be away while its own is not.
+    """
+    ended = Future[None]()
+    yield InBackground(_ending(operation, ended))
+    yield WaitFor(ended, at_most_s)
+    return ended.done()
+
+
+def _ending(operation: Operation[object], ended: Future[None]) -> Operation[None]:
+    try:
+        yield from operation
+    finally:
+        ended.set_result(None)
 
 
 def changes_nothing(request: Request) -> bool:

@@ -7,17 +7,19 @@ from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import PatientCommands, Sent
+from ratelimit.effects import PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking import peers
 from ratelimit.store.blocking.base import BlockingExecutorBase
+from ratelimit.store.blocking.cluster import BlockingClusterExecutor
 from ratelimit.store.blocking.endpoint import Endpoint
-from ratelimit.store.blocking.primary import PrimaryFinder
+from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import PATIENCE_S, Client
+from ratelimit.store.clients import PATIENCE_S, Client, ServerClient, cluster_client, enforces_slots, patience_of
+from ratelimit.store.cluster.slots import divide
 from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
@@ -28,15 +30,19 @@ class BlockingExecutor(BlockingExecutorBase):
     Args:
         client: Its pool says how to connect.
         deadline: For how many seconds a check may wait for Redis, over all that it sends.
+
+    Attributes:
+        has_slots: Whether it is known that one script may only touch keys of one slot.
     """
 
-    def __init__(self, client: Client, deadline: float = PATIENCE_S) -> None:
+    def __init__(self, client: ServerClient, deadline: float = PATIENCE_S) -> None:
         self._pool: Any = client.connection_pool  # held: the endpoint does not
         self._endpoint = Endpoint.of(self._pool)
-        super().__init__(deadline, self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S)
+        super().__init__(deadline, patience_of(self._pool))
+        self.has_slots = enforces_slots(self._pool)
 
     @property
-    def primary(self) -> PrimaryFinder | None:
+    def finder(self) -> Finder | None:
         """What finds whom to connect to; None where that is the pool's business."""
         return self._endpoint.primary
 
@@ -52,6 +58,8 @@ class BlockingExecutor(BlockingExecutorBase):
         if isinstance(request, PatientCommands):
             packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
             return error_mapping.replies_to(request, self._endpoint.execute_apart(packet, len(request), patience))
+        if isinstance(request, Primaries):
+            return ("",)
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
@@ -66,7 +74,14 @@ class BlockingExecutor(BlockingExecutorBase):
     def _send(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
         if not commands:
             return []  # there is no reply to wait for
-        return error_mapping.replies_to(commands, self._endpoint.execute(pack(commands), len(commands), wait))
+        if self.has_slots:
+            division = divide(commands, 0)
+            packet = pack([part.command for part in division.parts])
+            replies = division.join(self._endpoint.execute(packet, len(division.parts), wait))
+        else:
+            replies = self._endpoint.execute(pack(commands), len(commands), wait)
+            self.has_slots = any(map(redis_compat.is_of_several_slots, replies))
+        return error_mapping.replies_to(commands, replies)
 
     def _refused(self, error: Exception) -> StoreError:
         if error_mapping.is_from_replica(error):
@@ -97,3 +112,20 @@ class BlockingExecutor(BlockingExecutorBase):
         """Close all connections to the server. Others who share the client have theirs made anew."""
         self._background.close()
         self._endpoint.close()
+
+
+BlockingStore = BlockingExecutor | BlockingClusterExecutor
+
+
+def executor_for(client: Client, deadline: float = PATIENCE_S, *, catalog_key: str) -> BlockingStore:
+    """Return what runs operations on the server of a client, or on its cluster.
+
+    Args:
+        client: The client.
+        deadline: For how many seconds a check may wait for Redis.
+        catalog_key: The name of the catalogue: commands without keys go where it is.
+    """
+    of_cluster = cluster_client(client)
+    if of_cluster is not None:
+        return BlockingClusterExecutor(of_cluster, deadline, catalog_key=catalog_key)
+    return BlockingExecutor(client, deadline)  # type: ignore[arg-type]
