@@ -5,13 +5,14 @@ from contextlib import closing
 import pytest
 from helpers.shared_script import Script
 from helpers.shared_world import Wire
-from hypothesis import Phase, settings
 from properties import test_shared_lease_credit as credit
 from properties import test_shared_leases_bound as bound
 from seeded_bugs.mutations import Lua, Python
+from unit import test_late_shared_leases as late
 
 from lua import test_shared_lease as by_hand
 from ratelimit import scripts
+from ratelimit.errors import StoreTimeout
 from ratelimit.local import leased_bucket
 from ratelimit.local.leased_bucket import Batch, LeasedBucket
 from ratelimit.local.shared_leases import SharedLeases
@@ -25,11 +26,8 @@ def lua(name, right, wrong):
     return Lua(name, right, wrong, "shared_lease")
 
 
-def leave_without_parts(bucket, claim, now_us):
-    if claim in bucket._claims:
-        bucket._claims.remove(claim)
-    if claim.parts:
-        bucket.put_back(claim.parts, now_us)
+def put_back_twice(bucket, parts, now_us):
+    PUT_BACK(bucket, [*parts, *parts], now_us)
 
 
 def close_as_not_carried_out(bucket, ask, now_us, *, was_carried_out):
@@ -52,7 +50,7 @@ def mints_nothing(script):
         credit.mints_nothing(script.client, seed)
 
 
-CLOSE_ASK, SETTLE = LeasedBucket.close_ask, SharedLeases.settle
+CLOSE_ASK, PUT_BACK, SETTLE = LeasedBucket.close_ask, LeasedBucket.put_back, SharedLeases.settle
 
 IN_THE_SCRIPT = [
     (lua("all is credited", "math.max(0, returned * per - elapsed * rate)", "returned * per"), by_hand.test_two_epochs_later_the_refill_counts),
@@ -70,14 +68,16 @@ IN_THE_SCRIPT = [
     (lua("credited below zero", " and level >= 0 then", " then"), by_hand.test_below_zero_nothing_is_credited),
 ]  # fmt: skip
 
+HELD = [("lapse", 0, ("stage",), 40, "denied", 350_000, 20_000, [])]
+"""One process holds units, a while later another one takes all there is, then the first one spends what it holds."""
+UNKNOWN = [("burst", 0, ("stage",), 40, 1, "unknown", 300), ("burst", 0, ("stage",), 40, 1, "admitted", 300)]
 IN_THE_PROCESS = [
-    Python("terms never end", leased_bucket, "TERM_US", 400_000),
-    Python("live for ever", Batch, "is_live", lambda *_: True),
-    Python("granted twice", LeasedBucket, "leave", leave_without_parts),
-    Python("returned though it may have been", LeasedBucket, "close_ask", close_as_not_carried_out),
-    Python("returned and held", LeasedBucket, "drop_over", return_and_hold),
-    Python("unknown is denied", SharedLeases, "settle", settle_as_denied),
-]
+    (Python("terms never end", leased_bucket, "TERM_US", 400_000), HELD, {}),
+    (Python("live for ever", Batch, "is_live", lambda *_: True), HELD, {}),
+    (Python("put back twice", LeasedBucket, "put_back", put_back_twice), HELD, {}),
+    (Python("returned and held", LeasedBucket, "drop_over", return_and_hold), HELD, {}),
+    (Python("unknown is denied", SharedLeases, "settle", settle_as_denied), UNKNOWN, {}),
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +85,6 @@ def scripts_anew():
     scripts.load.cache_clear()
     yield
     scripts.load.cache_clear()
-
-
-def search(histories, holds, examples):
-    return settings(max_examples=examples, phases=[Phase.generate], database=None)(histories(holds))
 
 
 @pytest.mark.parametrize(("bug", "test"), IN_THE_SCRIPT, ids=lambda part: getattr(part, "name", ""))
@@ -101,9 +97,23 @@ def test_a_bug_in_the_script_is_found(running, monkeypatch, bug, test):
             test(Script(client))
 
 
-@pytest.mark.parametrize("bug", IN_THE_PROCESS, ids=lambda bug: bug.name)
-def test_a_bug_in_the_process_is_found(running, monkeypatch, bug):
-    """Among the first histories of four processes there is one that fails."""
-    bug.apply(monkeypatch)
-    with closing(Wire(running["valkey"])) as wire, pytest.raises(AssertionError):
-        search(bound.ANY, bound.never_above_the_limit, 600)(wire)
+def histories(wire, steps, faults):
+    for seed in range(20):
+        bound.never_above_the_limit(wire, seed, ((50, 200), (2000, 60)), faults, True, steps)  # noqa: FBT003
+
+
+@pytest.mark.parametrize(("bug", "steps", "faults"), IN_THE_PROCESS, ids=lambda part: getattr(part, "name", ""))
+def test_a_bug_in_the_process_is_found(running, monkeypatch, bug, steps, faults):
+    """By a history that holds without it."""
+    with closing(Wire(running["valkey"])) as wire:
+        histories(wire, steps, faults)
+        bug.apply(monkeypatch)
+        with pytest.raises(AssertionError):
+            histories(wire, steps, faults)
+
+
+def test_a_return_that_is_repeated_is_found(monkeypatch):
+    """By the one call after it."""
+    monkeypatch.setattr(LeasedBucket, "close_ask", close_as_not_carried_out)
+    with pytest.raises(AssertionError):
+        late.test_a_return_that_may_have_been_carried_out_is_not_repeated(StoreTimeout("no answer"), 0)

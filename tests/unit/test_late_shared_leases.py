@@ -2,10 +2,12 @@
 
 import struct
 
+import pytest
 from helpers.shared_script import NOW, throttle
 
 from ratelimit.effects import WaitFor
 from ratelimit.engine.limits import Bucket
+from ratelimit.errors import StoreTimeout, StoreUnavailable
 from ratelimit.local.shared_leases import Held, SharedLeases
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -94,3 +96,18 @@ def test_a_child_holds_nothing():
     process.leases.reset_after_fork()
     assert process.leases.figures() == {}
     assert process.leases.take([BUCKET], 1, process.now) is None
+
+
+@pytest.mark.parametrize(("error", "again"), [(StoreTimeout("no answer"), 0), (StoreUnavailable("refused"), 24)])
+def test_a_return_that_may_have_been_carried_out_is_not_repeated(error, again):
+    """At most once: one that was certainly not sent is."""
+    process = Process()
+    first = process.demand()
+    next(first)
+    result(first, reply(5, 5_000_000))
+    process.now += 100_000
+    second = process.demand()
+    assert request_of(next(second)) == (1, 24)
+    with pytest.raises(type(error)):
+        second.throw(error)
+    assert request_of(next(process.demand())) == (1, again)
