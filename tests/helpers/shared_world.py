@@ -6,7 +6,6 @@ import struct
 from fractions import Fraction
 
 from helpers.virtual_time import EventLoop, Running, Trip
-
 from ratelimit import Throttle
 from ratelimit.engine.limits import Bucket
 from ratelimit.local.leased_bucket import TERM_US
