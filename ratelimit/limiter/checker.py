@@ -279,7 +279,8 @@ class Checker:
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._warn_of_eviction((yield from warm_up(self._namespace)))
+        for memory in (yield from warm_up(self._namespace)):
+            self._warn_of_eviction(memory)
         yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
@@ -412,14 +413,7 @@ class Checker:
         else:
             check = load("check")
             further = [*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0), self._replicas.command()]
-            if namespace.is_asked_for_slots:
-                *entries, memory, probe, count = yield from namespace.first_load(further)
-            else:
-                further.append(namespace.slots_query())
-                *entries, memory, probe, count, slots = yield from namespace.first_load(further)
-                namespace.note_slots(slots)
-                if namespace.has_slots:
-                    index = None  # one command may have asked for digests of different slots
+            *entries, memory, probe, count = yield from namespace.first_load(further)
             self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)

@@ -7,7 +7,7 @@ units are put back; if nobody knows what it did they stay spent. Together the re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from ratelimit.decision import Source
 from ratelimit.effects import Operation
@@ -184,11 +184,9 @@ class SlotChecks:
                 return reply
             if verdict.source != "local":
                 verdict = verdict._replace(source="redis")
-        # What others have put back meanwhile came too late for this check.
+        denying_id = verdict.denying and verdict.denying.state_id
         states = [
-            state._replace(level=min(state.level, cost * bucket.throttle.ratio[1] - 1))
-            if bucket is verdict.denying and not _denies(bucket, state, cost)
-            else state
+            _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
             for bucket, state in zip(spread.shared, verdict.states, strict=True)
         ]
         return self._joined(spread, protocol.DENIED, reply, verdict._replace(states=states))
@@ -232,8 +230,12 @@ def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:
     return SharedVerdict(taken, taken.states, source="lease" if source == "denial_cache" else source)
 
 
-def _denies(bucket: Bucket, state: SharedState, cost: int) -> bool:
-    """Return whether a bucket denies a cost by its state."""
+def _denied_state(bucket: Bucket, state: SharedState, cost: int) -> SharedState:
+    """Return the state by which a bucket denies a cost: what others have put back meanwhile came too late for it."""
     rate, per = bucket.throttle.ratio
-    level: Any = state.level + max(0, state.server_us - state.last_us) * rate
-    return not rate or cost > bucket.capacity or min(level, bucket.capacity * per) < cost * per
+    if not rate or cost > bucket.capacity:
+        return state
+    level = state.level + max(0, state.server_us - state.last_us) * rate
+    if min(level, bucket.capacity * per) < cost * per:
+        return state
+    return SharedState(cost * per - 1, state.server_us, state.server_us)

@@ -118,7 +118,9 @@ class KeyCache:
         """Return what looks up which key has a value; its `queries` may be sent with other reads."""
         names, digests = self._namespace.names, self._namespace.digest.all(value)
         entries = [names.digest(digest) for digest in digests]
-        queries = tuple(("GET", name) for name in entries) if self._namespace.has_slots else (("MGET", *entries),)
+        # Until it is known whether there are slots, none is asked for names in several.
+        is_one = self._namespace.is_asked_for_slots and not self._namespace.has_slots
+        queries = (("MGET", *entries),) if is_one else tuple([("GET", name) for name in entries])
         return IndexLookUp(digests, queries, self._changes, self._namespace.age_us())
 
     def look_up(
@@ -226,12 +228,14 @@ class KeyCache:
         if namespace.has_slots:
             index.note((yield KeyLookUps(index.queries)))
             return stored
-        (query,) = index.queries
+        count = len(index.queries)
         if cached is None:
-            version, index.entries = yield KeyLookUps((self._version_query, query))
+            version, *entries = yield KeyLookUps((self._version_query, *index.queries))
         else:
-            reads = BatchableReads((self._version_query, query, *self._record_queries(cached.record.id)))
-            version, index.entries, *stored = yield reads
+            record_queries = self._record_queries(cached.record.id)
+            version, *entries = yield BatchableReads((self._version_query, *index.queries, *record_queries))
+            stored = entries[count:]
+        index.note(entries[:count])
         if version is not self._current_version:
             if namespace.matches_stored_version(version):
                 self._current_version = version  # look-ups that left together get the same reply

@@ -1,7 +1,7 @@
 """Checks whose limits are spread over slots decide as one script does that judges them all."""
 
 import random
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import pytest
@@ -66,16 +66,16 @@ def do_at_once(limiter):
     limiter._store._background.start = limiter._store._run_in_background
 
 
-@pytest.fixture
-def pair(slots, valkey):
+@contextmanager
+def pair(spread_server, plain_server):
     """A limiter on one server and one on slots, with the same data and one clock; with the callers."""
     clock = FakeClock()
     with ExitStack() as stack:
-        plain_client, slot_client = stack.enter_context(valkey.client()), stack.enter_context(slots.client())
+        plain_client = stack.enter_context(plain_server.client())
         callers = fill(Catalog(plain_client))
-        copy_all(plain_client, slots)
+        copy_all(plain_client, spread_server)
         made = []
-        for client in (plain_client, slot_client):
+        for client in (plain_client, stack.enter_context(spread_server.client())):
             options = {"clock": clock, "deadline": 5, "on_unavailable": "closed"}
             limiter = stack.enter_context(Limiter(client, **options))
             limiter._namespace.before_refresh = lambda: None
@@ -84,9 +84,8 @@ def pair(slots, valkey):
         yield *made, clock, callers
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_whole_histories_are_decided_as_on_one_server(pair, seed):
-    """One process: nobody else is in between, so what it holds is what it took."""
+def play(pair, seed):
+    """Make a random history of requests of both, each of which has to be decided alike."""
     plain, spread, clock, callers = pair
     chance = random.Random(seed)
     reasons = set()
@@ -101,3 +100,16 @@ def test_whole_histories_are_decided_as_on_one_server(pair, seed):
         assert_same(decision, expected)
         reasons.add((decision.reason, decision.limited_by, decision.source))
     assert len(reasons) > 8, reasons
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whole_histories_are_decided_as_on_one_server(slots, valkey, seed):
+    """One process: nobody else is in between, so what it holds is what it took."""
+    with pair(slots, valkey) as both:
+        play(both, seed)
+
+
+@pytest.mark.parametrize("seed", range(100, 103))
+def test_whole_histories_are_decided_as_on_one_server_by_a_cluster(valkey_cluster, valkey, seed):
+    with pair(valkey_cluster, valkey) as both:
+        play(both, seed)

@@ -1,15 +1,16 @@
 """Data for servers with slots, made on one that has none, and faults of single slots."""
 
+from helpers.cluster import Cluster
 from ratelimit.effects import BatchableReads
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import ScriptCall
 
 
-def copy_all(source, node):
-    """Copy everything from a server without slots, given its client, to one that owns all of them."""
+def copy_all(source, target):
+    """Copy everything from a server without slots, given its client, to one that owns all, or to a cluster."""
     for name in source.keys("*"):
-        expiry_ms = max(0, source.pttl(name))
-        node.admin.execute_command("RESTORE", name, expiry_ms, source.dump(name), "REPLACE")
+        node = target.node_of(name) if isinstance(target, Cluster) else target
+        node.admin.execute_command("RESTORE", name, max(0, source.pttl(name)), source.dump(name), "REPLACE")
 
 
 class NodesAway:
