@@ -108,9 +108,9 @@ for at = REQUEST_SIZE + 1, #request, RETURN_SIZE do
   if not are_integers(returned, charged_us, waited_us) or returned < 0 or waited_us < 0 then
     return redis.error_reply('RATELIMIT ARGUMENTS')
   end
+  local elapsed = math.max(last - charged_us, waited_us)
   -- A journal may have charged less than was spent where it charged below zero: nothing is credited there.
   if not is_new and charged_us >= since and charged_us <= last and level >= 0 then
-    local elapsed = math.max(last - charged_us, waited_us)
     local credit = math.max(0, returned * per - elapsed * rate)
     local charged_epoch = last - elapsed
     charged_epoch = (charged_epoch - charged_epoch % EPOCH_US) / EPOCH_US

@@ -12,6 +12,7 @@ from benchmarks.suite import (
     latency,
     memory,
     propagation,
+    shared_limits,
     tail,
     throughput,
     unknown_keys,
@@ -131,6 +132,13 @@ PARTS = {
         "A server that is far",
         "Requests that arrive on a schedule while a round trip takes 30 ms, and nothing else is slower: a limiter that "
         "sends one batch after the other, or waits for a free connection, waits for several of them.",
+        long=True,
+    ),
+    "shared_limits": Part(
+        shared_limits,
+        "Shared limits on a cluster",
+        "Limits of stages and of the account, leased by many processes: the code of the library and the script on a "
+        "server, in virtual time. Nothing is timed; every unit that is spent is replayed in one exact bucket.",
         long=True,
     ),
     "import_keys": Part(

@@ -413,12 +413,7 @@ class Checker:
         else:
             check = load("check")
             further = [*queries, ("INFO", "memory"), ("EVALSHA", check.sha, 0), self._replicas.command()]
-            if namespace.is_asked_for_slots:
-                *entries, memory, probe, count = yield from namespace.first_load(further)
-            else:
-                further.append(namespace.slots_query())
-                *entries, memory, probe, count, slots = yield from namespace.first_load(further)
-                namespace.note_slots(slots)
+            *entries, memory, probe, count = yield from namespace.first_load(further)
             self._replicas.note(count)
             self._warn_of_eviction(memory)
             self._is_script_unknown = isinstance(probe, UnknownScriptError)

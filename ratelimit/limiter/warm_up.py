@@ -64,7 +64,6 @@ def warm_up(namespace: Namespace) -> Operation[list[Any]]:
         yield from namespace.first_load()
     except StoreError as error:
         problems.add(error)
-    yield from namespace.find_slots()
     # What belongs to no key, and is never written.
     key_hash, bucket = names.key_hash(key_id), names.stage_bucket(f"{key_id}/{key_id}", OTHERS)
     digests = list(map(names.digest, namespace.digest.all(generated_value())))

@@ -329,7 +329,8 @@ class LeasedBucket:
         if self.never_admits(cost):
             return True
         age_us = now_us - self._seen.sent_us
-        if self._open_asks(now_us) or not 0 <= age_us < _MOST_QUIET_US:
+        # What goes back with the next request may suffice: after a stall of this process, that is all it was granted.
+        if self._returned or self._open_asks(now_us) or not 0 <= age_us < _MOST_QUIET_US:
             return False
         return self._available(age_us) < cost * self._numbers.per
 
@@ -520,7 +521,7 @@ class LeasedBucket:
             self.epoch = reply.epoch
             self._paced_until_us = now_us + reply.pace_us
             self._note(ask, reply)
-        is_exhausted = in_time and reply.granted < ask.request.waiting
+        is_exhausted = in_time and reply.granted < ask.request.waiting and not self._returned
         self._serve(now_us, ask.claims if is_exhausted else ())
 
     def _note(self, ask: Ask, reply: LeaseReply) -> None:

@@ -163,6 +163,8 @@ class Namespace:
     def first_load(self, further: Sequence[Command] = ()) -> Operation[list[Any]]:
         """Load the catalogue for the first check of this process, in one round trip with further reads.
 
+        With them it is found out if the deployment has slots.
+
         Returns:
             The replies to these, with StoreError in the places of errors.
 
@@ -174,7 +176,11 @@ class Namespace:
         try:
             pushes = self._pushes
             replies: list[Any]
-            catalog, *replies = yield IndependentReads([("HGETALL", self.names.catalog), *further])
+            reads = [("HGETALL", self.names.catalog), *further]
+            asks_for_slots = not self.is_asked_for_slots
+            catalog, *replies = yield IndependentReads([*reads, self.slots_query()] if asks_for_slots else reads)
+            if asks_for_slots:
+                self.note_slots(replies.pop())
             if isinstance(catalog, StoreError):
                 raise catalog
             if not self.is_refreshed:  # others may have been faster

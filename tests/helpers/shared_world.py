@@ -6,7 +6,6 @@ import struct
 from fractions import Fraction
 
 from helpers.virtual_time import EventLoop, Running, Trip
-
 from ratelimit import Throttle
 from ratelimit.engine.limits import Bucket
 from ratelimit.local.leased_bucket import TERM_US
@@ -85,6 +84,7 @@ class Process:
     def _check(self, names, cost, becomes):
         world, leases = self.world, self.leases
         world.checks += 1
+        began_us = world.loop.now
         for _ in range(8):
             snapshot = self.namespace.snapshot
             buckets = [world.bucket(name, snapshot) for name in names]
@@ -99,6 +99,7 @@ class Process:
             if leases.is_due:
                 self.run(leases.upkeep(), 1_000_000)
             return
+        world.delays_us.append(world.loop.now - began_us)
         spends = [world.spend(self, batch, units) for batch, units in held.parts]
         outcome = "unknown"
         try:
@@ -152,6 +153,7 @@ class World:
         self.clock_us = EPOCH  # the server's time at virtual time 0
         self.has_late_replies = True
         self.faults = {}  # chances of "lost", "unanswered", "refused", "slow", "late"
+        self.delays_us = []  # of those that got their units
         self.checks = self.waits = self.denied = self.messages = 0
         self.executions, self.by_ask, self.spends, self.admitted = {}, {}, [], []
         self.versions = {}

@@ -51,7 +51,7 @@ class Running:
 
     def resume(self, advance):
         if self.is_over:
-            return
+            return None
         self._step += 1
         while True:
             try:

@@ -25,7 +25,8 @@ LAPSE = st.tuples(
     WHICH,
     NAMES,
     st.integers(3, 40),
-    st.sampled_from([0, 5_000, 30_000, 70_000]),
+    st.sampled_from(["admitted", "denied"]),
+    st.sampled_from([0, 5_000, 30_000, 70_000, 350_000]),
     st.sampled_from([20_000, 100_000, 150_000, 250_000]),
     st.lists(CHANGE, max_size=1),
 )
@@ -86,14 +87,15 @@ def saturate(world, which, names, for_us):
     world.loop.run(ends_us)
 
 
-def lapse(world, which, names, times, wait_us, then_us, meanwhile):
+def lapse(world, which, names, times, becomes, wait_us, then_us, meanwhile):
     """Have a process give back what it held, while another one takes all there is."""
     other = (which + 1) % PROCESSES
-    burst(world, which, names, times, 1, "admitted", 300)
+    burst(world, which, names, times, 1, becomes, 300)
     step(world, wait_us)
     for _, *about in meanwhile:
         change(world, *about)
     drain(world, other, names)
+    burst(world, which, names, 20, 1, "admitted", 50)
     saturate(world, other, names, then_us)
     tick(world, which)
     saturate(world, other, names, 20_000)
@@ -148,8 +150,6 @@ STEP = {
 def wire(running):
     with closing(Wire(running["valkey"])) as made:
         yield made
-
-
 
 
 def histories(steps):
