@@ -25,7 +25,7 @@ class CatalogRefresh:
         self._namespace = namespace
         self._stale_us = int(stale_s * MICROSECONDS)
         self._is_failing = False
-        self._refusal: StoreError | ConfigError | None = None
+        self._failure: StoreError | ConfigError | None = None
         self._attempt_us: int | None = None
 
     def refresh(self, now_us: int) -> Operation[None]:
@@ -45,8 +45,8 @@ class CatalogRefresh:
                 yield InBackground(self._compare())
             elif not (yield from wait_briefly(self._compare(), _PATIENCE_S)):
                 self._is_failing = True
-        if self._refusal is not None:
-            raise self._refusal
+        if self._failure is not None:
+            raise self._failure
 
     def _compare(self) -> Operation[None]:
         try:
@@ -55,6 +55,6 @@ class CatalogRefresh:
             self._is_failing = True
             # What was answered is no outage: nobody goes on by a catalogue that is known to be another.
             is_outage = isinstance(error, StoreError) and error.is_outage
-            self._refusal = None if is_outage else error
+            self._failure = None if is_outage else error
         else:
-            self._is_failing, self._refusal, self._attempt_us = False, None, None
+            self._is_failing, self._failure, self._attempt_us = False, None, None
