@@ -103,6 +103,7 @@ Operation = Generator[Request, Any, _T]
 
 _READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
 _READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SRANDMEMBER", "ZSCORE"}
 
 
 def changes_nothing(request: Request) -> bool:

@@ -93,7 +93,7 @@ class KeyAdmin:
             headroom = yield from key_headroom(self.namespace)
             check_key_ceiling(self.namespace, headroom)
             snapshot = yield from self.ensure_catalog()
-            self._check_plans("", (), record.plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, "", (), record.plans)
             commit = new_commit(self.namespace, snapshot)
             guard_key_count(commit, self.namespace, headroom)
             yield from claim_value(commit, self.namespace, snapshot, secret.value, record.id)
@@ -167,7 +167,7 @@ class KeyAdmin:
             if plan_id in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {plan_id!r} already", field="plan_id")
             plans = (*record.plans, plan_id)
-            self._check_plans(key_id, record.plans, plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, key_id, record.plans, plans)
             return replace(record, plans=plans)
 
         return (yield from self._change_key(key_id, change))
@@ -192,7 +192,7 @@ class KeyAdmin:
             if to_plan in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="to_plan")
             plans = tuple(to_plan if plan == from_plan else plan for plan in record.plans)
-            self._check_plans(key_id, record.plans, plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, key_id, record.plans, plans)
             return replace(record, plans=plans)
 
         return (yield from self._change_key(key_id, change))
@@ -283,9 +283,6 @@ class KeyAdmin:
         if is_done:
             self.namespace.on_change_message(f"key:{key_id}")  # at once in this process
         return is_done
-
-    def _check_plans(self, key_id: str, before: Sequence[str], after: Sequence[str], snapshot: CatalogSnapshot) -> None:
-        check_plans(self.namespace.ceilings, snapshot, key_id, before, after)
 
 
 def _record_fields(details: KeyDetails) -> dict[str, Any]:

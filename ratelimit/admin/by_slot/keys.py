@@ -274,4 +274,11 @@ def _live_key(namespace: Namespace, key_id: str) -> Operation[StoredKey]:
     stored = yield from stored_key(namespace, key_id)
     if stored is None or not stored.record.is_live:
         raise no_such_key(key_id)
+    if not namespace.snapshot.epoch:
+        # Notices a wrong pepper and an unknown schema; but a revocation does not depend on the catalogue's node.
+        try:
+            yield from namespace.load()
+        except StoreError as error:
+            if not error.is_outage:
+                raise
     return stored
