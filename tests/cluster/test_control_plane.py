@@ -5,8 +5,10 @@ interleavings (tests/properties/cluster_protocol); here are its steps as they ar
 and doubled replies, several peppers.
 """
 
+import random
+
 import pytest
-from helpers.administrators import OPERATIONS, REFUSED, Administrator, Site, administrator
+from helpers.administrators import OPERATIONS, REFUSED, Administrator, Gateway, Site, administrator
 
 from ratelimit.admin.by_slot.repair import repair_key
 
@@ -97,3 +99,46 @@ def repair_known(site):
     """Repair all keys while somebody is at work."""
     for key in site.known_ids():
         Administrator(site, f"repair {key}", repair_key(site.namespace, key)).run()
+
+
+WORLDS = {
+    "one key": {},
+    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
+    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
+}
+
+
+def some_history(slots, seed):
+    """Three administrators, who do anything, gateways and repairers, one request of whom comes at a time."""
+    chance = random.Random(seed)
+    site = Site(slots, **WORLDS[chance.choice(list(WORLDS))])
+    at_work = [administrator(site, chance.choice(list(OPERATIONS))) for _ in range(3)]
+    later = chance.randrange(40)  # more come then
+    for tick in range(1000):
+        if not at_work:
+            break
+        if tick < later and chance.random() < 0.1:
+            key = chance.choice(site.known_ids())
+            at_work.append(Administrator(site, f"repair {key}", repair_key(site.namespace, key)))
+        if tick < later and chance.random() < 0.1:
+            at_work.append(Gateway(site))
+        actor = chance.choice(at_work)
+        if chance.random() < 0.01:
+            actor.kill()
+        if not actor.step():
+            at_work.remove(actor)
+    site.repair_all()
+    site.close()
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(100, 2000, 100))]
+)
+def test_all_at_once(slots, first):
+    """Histories by chance, each of its own seed."""
+    for seed in range(first, first + 100):
+        try:
+            some_history(slots, seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise

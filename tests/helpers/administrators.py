@@ -172,7 +172,7 @@ class Site:
             self.finish(self.plans.put_plan(plan_of(plan, stages)))
         self.k1 = None if joined is None else self.finish(self.keys.create_key("", VALUES["a"], joined)).id
         self.digests = {name: catalog._namespace.digest(value) for name, value in VALUES.items()}
-        self.history, self.before = {}, Seen()
+        self.history, self.before, self.gateways = {}, Seen(), []
         self.watch(None)
 
     @property
@@ -201,6 +201,8 @@ class Site:
         hold("a version is one catalogue", self.history[seen.version] == seen.plans)
         hold_in_state(seen, self.history)
         before, self.before = self.before, seen
+        for gateway in self.gateways:
+            gateway.is_entitled = gateway.is_entitled and self.is_entitled(gateway.digest, gateway.stage)
         for key in before.r.keys() & seen.r.keys():
             hold("r never falls", seen.r[key][8:18] >= before.r[key][8:18], key)
         changed = before.meaning() != seen.meaning() or before.plans != seen.plans
@@ -210,6 +212,18 @@ class Site:
         meaning, plans = actor.change(self, before.meaning(), before.plans, seen)
         hold("a step makes its own change alone", (meaning, plans) == (seen.meaning(), seen.plans), actor.name)
         return True
+
+    def is_entitled(self, digest, stage):
+        """Whether the value opens an enabled key of which, by each version that may hold, a plan opens the stage."""
+        return any(
+            record["enabled"]
+            and digest in open_digests(record)
+            and all(
+                any(stage in plans.get(plan, ()) for plan in record["plans"])
+                for plans in versions_from(self.history, self.before.r.get(key))
+            )
+            for key, record in self.before.live().items()
+        )
 
     def known_ids(self):
         """The ids of all keys that anything names, and of tombstones."""
@@ -327,6 +341,79 @@ class Administrator:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+class Gateway(Administrator):
+    """Checks value a for stage s, as lua/PROTOCOL.md says: claim, record and `r`, then `r` again in the script."""
+
+    def __init__(self, site):
+        self.digest, self.stage = site.digests["a"], STAGES["s"]
+        super().__init__(site, "gateway", self._check())
+        self.is_entitled, self.admitted = site.is_entitled(self.digest, self.stage), None
+        self._request = next(self._operation)
+        site.gateways.append(self)
+
+    def step(self):
+        """Carry out one request, and go by its reply at once: the script at a key's slot judges by what it reads."""
+        if self.is_done:
+            return False
+        try:
+            self._request = self._operation.send(self._send(self._request))
+        except StopIteration as end:
+            self.value, self.is_done = end.value, True
+            self._judge()
+        return not self.is_done
+
+    def kill(self):
+        """End it where it is."""
+        super().kill()
+        self.site.gateways.remove(self)
+
+    def _check(self):  # noqa: C901 - one path
+        names, namespace = self.site.namespace.names, self.site.namespace
+        snapshot = self.site.before  # as old as it may be
+        version, plans = snapshot.version, snapshot.plans
+        seen_absent = False
+        while True:
+            (claim,) = yield [("GET", names.digest(self.digest))]
+            if claim is None:
+                return "unknown"
+            key = claim.decode().partition(":")[0]
+            (stored,) = yield [("GET", names.key_record(key))]
+            if stored is None:
+                if seen_absent:
+                    return "lost"
+                seen_absent = True
+                continue
+            record = json.loads(stored)
+            if "state" in record or self.digest not in open_digests(record):
+                return "unknown"
+            (r,) = yield [("HGET", names.key_hash(key), "r")]
+            if r is None or r.decode()[18:] != record["stamp"]:
+                continue
+            if not record["enabled"]:
+                return "disabled"
+            if int(r[8:18]) > version:
+                loaded = yield from namespace.load()
+                version = loaded.version
+                plans = {plan.id: {each.stage for each in plan.stages} for plan in loaded.plans.values()}
+            plan = next((plan for plan in record["plans"] if self.stage in plans.get(plan, ())), None)
+            if plan is None:
+                return "no_plan"
+            (r,) = yield [("HGET", names.key_hash(key), "r")]
+            if r is not None and r.decode()[18:] == record["stamp"] and int(r[8:18]) <= version:
+                self.admitted = key, plan, version
+                return "admitted"
+
+    def _judge(self):
+        self.site.gateways.remove(self)
+        hold("nothing is called lost", self.value != "lost")
+        hold("who lives throughout is not denied", self.value == "admitted" or not self.is_entitled, self.value)
+        if self.admitted is not None:
+            key, plan, version = self.admitted
+            record = self.site.before.live().get(key, {"enabled": False, "plans": (), "digests": {}})
+            holds = record["enabled"] and self.digest in open_digests(record) and plan in record["plans"]
+            hold("a check is admitted by what holds", holds and self.stage in self.site.history[version][plan], key)
 
 
 # What administrators do: by name, (operation, change). A change that has no effect is none.
