@@ -32,7 +32,7 @@ class Commit:
         self._keys: dict[str, int] = {}
         self._conditions: list[tuple[int, str | None, str | None]] = []
         self._commands: list[tuple[str | int, ...]] = []
-        self._replaced: tuple[str, str | None, str] | None = None
+        self._written: tuple[str, str | None, str] | None = None
 
     def _index(self, key: str) -> int:
         return self._keys.setdefault(key, len(self._keys) + 1)
@@ -62,7 +62,11 @@ class Commit:
             self.add("SET", key, after, *options)
         else:
             self.add("HSET", key, field, after)
-        self._replaced = key, field, after
+        self.note_written(key, field, after)
+
+    def note_written(self, key: str, field: str | None, text: str) -> None:
+        """Note a text that the commit writes and nobody else does: it says whether the commit was carried out."""
+        self._written = key, field, text
 
     def pass_maxmemory(self, key: str) -> None:
         """Have the commit carried out also on a server that is at its `maxmemory`. To be called before `add`.
@@ -94,16 +98,16 @@ class Commit:
         arguments = (json.dumps(self._conditions), json.dumps(self._commands))
         return ScriptCall(load("commit"), tuple(self._keys), arguments)
 
-    def read_replaced(self) -> Command | None:
-        """Return the command that reads what `replace` wrote; None if the commit replaces nothing."""
-        if self._replaced is None:
+    def written_text_query(self) -> Command | None:
+        """Return the command that reads the text by which a commit is known to be carried out; None if it has none."""
+        if self._written is None:
             return None
-        key, field, _ = self._replaced
+        key, field, _ = self._written
         return ("GET", key) if field is None else ("HGET", key, field)
 
-    def is_carried_out(self, replaced: str | None) -> bool:
-        """Return whether the text that `read_replaced` found is the one that `replace` wrote."""
-        return self._replaced is not None and self._replaced[2] == replaced
+    def is_carried_out(self, stored: str | None) -> bool:
+        """Return whether the text that `written_text_query` reads is the one that the commit writes."""
+        return self._written is not None and self._written[2] == stored
 
 
 def carry_out(commit: Commit) -> Operation[bool]:
@@ -114,7 +118,7 @@ def carry_out(commit: Commit) -> Operation[bool]:
     """
     if (yield commit.to_script_call())[0] == 1:
         return True
-    read = commit.read_replaced()
+    read = commit.written_text_query()
     return read is not None and commit.is_carried_out(text((yield [read])[0]))
 
 
@@ -133,7 +137,7 @@ def carry_out_all(commits: Sequence[Commit]) -> Operation[list[bool | StoreError
         for at, reply in zip(unknown, again, strict=True):
             replies[at] = reply
     results = [reply if isinstance(reply, StoreError) else reply[0] == 1 for reply in replies]
-    reads = {at: commits[at].read_replaced() for at, result in enumerate(results) if result is False}
+    reads = {at: commits[at].written_text_query() for at, result in enumerate(results) if result is False}
     queries = {at: read for at, read in reads.items() if read is not None}
     if queries:
         replies = yield list(queries.values())

@@ -14,6 +14,7 @@ from ratelimit.admin.commit import (
     MAX_ATTEMPTS,
     Commit,
     busy_conflict,
+    carry_out,
     existing_plan,
     new_commit,
     two_plans_conflict,
@@ -174,11 +175,17 @@ class PlanAdmin:
             commit = new_commit(self._namespace, old)
             commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
             commit.expect(self._names.catalog, "members", text(members))
-            if self._add_changes(commit, old, new) and (yield commit.to_script_call())[0] != 1:
+            if self._add_changes(commit, old, new) and not (yield from self._carry_out(commit)):
                 continue
             yield from self._namespace.load()
             return _report(old, new)
         raise busy_conflict()
+
+    def _carry_out(self, commit: Commit) -> Operation[bool]:
+        if self._namespace.has_slots:
+            return (yield from carry_out(commit))
+        is_done: bool = (yield commit.to_script_call())[0] == 1
+        return is_done
 
     def _add_changes(self, commit: Commit, old: CatalogSnapshot, new: CatalogSnapshot) -> bool:
         """Have the commit write the difference between two snapshots; return whether there is any."""
@@ -192,7 +199,9 @@ class PlanAdmin:
         catalog = self._names.catalog
         if not old.epoch:
             changed += self._namespace.first_fields(new)
-        commit.add("HSET", catalog, *changed, "stamp", generated_token())
+        stamp = generated_token()
+        commit.add("HSET", catalog, *changed, "stamp", stamp)
+        commit.note_written(catalog, "stamp", stamp)
         if removed:
             commit.add("HDEL", catalog, *removed)
         for plan_id in old.plans.keys() - new.plans.keys():

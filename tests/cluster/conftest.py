@@ -58,3 +58,13 @@ def patient_cluster():
     """A cluster of the test's own, on which no primary is replaced."""
     with Cluster("valkey") as made:
         yield made
+
+
+@pytest.fixture
+def valkey_slots(started):
+    """One of these, emptied: for what does not depend on the server."""
+    key = "slots", "valkey"
+    if key not in started:
+        started[key] = slot_server("valkey")
+    started[key].admin.flushall()
+    return started[key]

@@ -62,16 +62,14 @@ def create_key(namespace: Namespace, record: KeyRecord, secret: Secret) -> Opera
         basis = yield from _basis(namespace, record)
         claims = yield from claimable(namespace, digests, record.id)
         draft = draft_of(record)
-        if (yield from carry_out(place_draft(namespace, draft))):
-            try:
-                is_made = yield from _make(namespace, record, draft, basis, claims[0])
-            except (StoreError, ConfigError):  # before the key was live: nobody need wait for the draft to expire
-                with suppress(StoreError, Conflict):
-                    yield from repair_key(namespace, record.id)
-                raise
-            if is_made:
+        try:
+            if (yield from _make(namespace, record, draft, basis, claims[0])):
                 return record
-            yield from repair_key(namespace, record.id)
+        except (StoreError, ConfigError):  # before the key was live: nobody need wait for the draft to expire
+            with suppress(StoreError, Conflict):
+                yield from repair_key(namespace, record.id)
+            raise
+        yield from repair_key(namespace, record.id)
         record = renewed(record, id=generated_id())
     raise busy_conflict(max_attempts(namespace))
 
@@ -94,8 +92,10 @@ def _basis(namespace: Namespace, record: KeyRecord) -> Operation[_Basis]:
 def _make(
     namespace: Namespace, record: KeyRecord, draft: KeyRecord, basis: _Basis, dead_claim: str | None
 ) -> Operation[bool]:
-    """Make a key of a draft; return False if the draft or the value was lost to others."""
+    """Make a key of a draft; return False if the id, the draft or the value was lost to others."""
     (digest,) = record.digests
+    if not (yield from carry_out(place_draft(namespace, draft))):
+        return False
     intent = Intent.of(frozenset(record.plans), digest)
     for _ in range(max_attempts(namespace)):
         if (yield from carry_out(list_draft(namespace, basis.snapshot, draft, intent, basis.headroom))):

@@ -33,17 +33,17 @@ def restore_entries(namespace: Namespace, snapshot: CatalogSnapshot) -> Operatio
     Returns:
         Whether the id was another one, or none was known yet: the change is then to be computed anew.
     """
-    info, known = yield IndependentReads([("INFO", "replication"), ("HGET", namespace.names.catalog, _FIELD)])
-    if isinstance(known, StoreError):
-        raise known
+    info, stored = yield IndependentReads([("INFO", "replication"), ("HGET", namespace.names.catalog, _FIELD)])
+    if isinstance(stored, StoreError):
+        raise stored
     current = "" if isinstance(info, StoreError) else info_fields(text(info) or "").get("master_replid", "")
-    if not current or current == text(known):
+    if not current or current == text(stored):
         return False
     for key_id in (yield from keys_without_entries(namespace)):
         yield from repair_key(namespace, key_id)
-    commit, is_another = new_commit(namespace, snapshot), known is not None
+    commit, is_another = new_commit(namespace, snapshot), stored is not None
     commit.expect(namespace.names.catalog, "version", str(snapshot.version))
-    commit.replace(namespace.names.catalog, _FIELD, text(known), current)
+    commit.replace(namespace.names.catalog, _FIELD, text(stored), current)
     if is_another:
         commit.add("HSET", namespace.names.catalog, "stamp", generated_token())
         commit.add("HINCRBY", namespace.names.catalog, "version", _LOST_VERSIONS)

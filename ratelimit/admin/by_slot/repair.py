@@ -156,6 +156,8 @@ def remove_dead(
 def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> Operation[RepairReport | None]:
     """Repair a key; None if others were faster."""
     record, there = stored.record, entries.intent
+    if entries.is_empty and (yield from _is_named_nowhere(namespace, record)):
+        return (yield from _finish_deletion(namespace, stored))
     plans, touched = frozenset(record.plans), touched_by(there)
     if not entries.is_listed or plans - entries.plans or entries.plans - plans - touched:
         own = Intent.of(plans | touched | entries.plans)
@@ -183,3 +185,21 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
         if isinstance(result, StoreError):
             raise result
     return RepairReport(record.id, "key", is_changed=True)
+
+
+def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool]:
+    """Return whether neither the catalogue nor a claim names a live key: its node has lost that it was deleted."""
+    claims = yield from stored_claims(namespace, list(record.digests))
+    if any(claim is not None and claimed_by(claim) == record.id for claim in claims):
+        return False
+    return (
+        yield from _entries(namespace, record.id)
+    ).is_empty  # read after the record: it may have been made meanwhile
+
+
+def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:
+    tombstone = tombstone_of(stored.record)
+    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+        return None
+    yield from remove_dead(namespace, tombstone.id, tombstone)
+    return RepairReport(tombstone.id, "key", is_changed=True)
