@@ -188,8 +188,8 @@ class Doctor:
     def _catalogue_first(self, primaries: list[Server]) -> Operation[list[Server]]:
         """Return the primaries of a cluster, that of the catalogue first: what has no key goes there."""
         (reply,) = yield IndependentReads([("INFO", "server")])
-        run_id = info_fields(as_text(reply)).get("run_id")
-        return sorted(primaries, key=lambda server: not run_id or server.info_or("run_id", "") != run_id)
+        run_id = info_fields(as_text(reply)).get("run_id", "")
+        return sorted(primaries, key=lambda server: not run_id or server.run_id != run_id)
 
     def _ask_node(self, node: str, answers: Answers, commands: Sequence[Command]) -> Operation[list[Any]]:
         """Ask a primary, and return its replies, with StoreError in the places of errors."""

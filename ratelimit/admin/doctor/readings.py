@@ -202,6 +202,11 @@ class Server:
         return f"{name} {'.'.join(map(str, self.version))}"
 
     @property
+    def run_id(self) -> str:
+        """What no other server has; "" if it may not be known."""
+        return self.info_or("run_id", "") if self.answers.has("INFO", "all") else ""
+
+    @property
     def is_in_cluster(self) -> bool:
         """Whether it is a node of a cluster, as far as it says so."""
         return self.answers.has("INFO", "all") and self.info_or("cluster_enabled", "0") == "1"

@@ -26,7 +26,7 @@ _NEVER = -1
 """What PTTL says of what does not expire."""
 
 
-class OneValue(NamedTuple):
+class SharedValue(NamedTuple):
     """Two keys that one value opens: which of them is meant, only people know.
 
     Attributes:
@@ -54,7 +54,7 @@ class RepairSummary:
     keys: int = 0
     claims: int = 0
     deleted: int = 0
-    two_keys: tuple[OneValue, ...] = ()
+    two_keys: tuple[SharedValue, ...] = ()
 
     def __str__(self) -> str:
         """Return the summary for people."""
@@ -83,7 +83,7 @@ class _Count:
     keys: set[str] = field(default_factory=set)
     claims: int = 0
     deleted: int = 0
-    two_keys: set[OneValue] = field(default_factory=set)
+    two_keys: set[SharedValue] = field(default_factory=set)
 
 
 def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
@@ -106,7 +106,7 @@ def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
     return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, two_keys)
 
 
-class _Found(NamedTuple):
+class _StoredRecord(NamedTuple):
     """A record, and its text in Redis."""
 
     record: KeyRecord
@@ -151,21 +151,21 @@ class _Walk:
     def look_at_records(self, names: list[str]) -> Operation[None]:
         """Look at records by their names."""
         stored = yield from texts_of(self._namespace, names)
-        records = [_Found(KeyRecord.from_json(each), each) for each in stored if each is not None]
+        records = [_StoredRecord(KeyRecord.from_json(each), each) for each in stored if each is not None]
         self.count.records += len(records)
-        live = [found for found in records if found.record.is_live]
+        live = [entry for entry in records if entry.record.is_live]
         listed = yield from self._listed(live)
         claims = yield from self._claims(live)
-        for found in live:
-            yield from self._look_at_key(found, listed[found.record.id], claims)
-        dead = [found.record for found in records if not found.record.is_live]
+        for entry in live:
+            yield from self._look_at_key(entry, listed[entry.record.id], claims)
+        dead = [entry.record for entry in records if not entry.record.is_live]
         expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
         for record, expiry_ms in zip(dead, expiries, strict=True):
             # What is left of a deleted key expires once nothing else is left of it.
             if record.state != "tombstone" or expiry_ms == _NEVER:
                 yield from self.repair(record.id)
 
-    def _listed(self, live: Sequence[_Found]) -> Operation[dict[str, tuple[bool, bool]]]:
+    def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
         """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
         names = self._names
         commands: list[Command] = []
@@ -179,32 +179,32 @@ class _Walk:
             listed[record.id] = is_listed, is_listed and all(members)
         return listed
 
-    def _claims(self, live: Sequence[_Found]) -> Operation[dict[str, str | None]]:
+    def _claims(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, str | None]]:
         digests = list(dict.fromkeys(digest for record, _ in live for digest in record.digests))
         claims = yield from texts_of(self._namespace, list(map(self._names.digest, digests)))
         return dict(zip(digests, claims, strict=True))
 
     def _look_at_key(
-        self, found: _Found, listed: tuple[bool, bool], claims: Mapping[str, str | None]
+        self, entry: _StoredRecord, listed: tuple[bool, bool], claims: Mapping[str, str | None]
     ) -> Operation[None]:
-        record = found.record
+        record = entry.record
         digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
         own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
         strange = digests - own
         is_listed, is_in_sets = listed
         if not is_listed and strange == digests:
-            yield from self._finish_deletion(found)
+            yield from self._finish_deletion(entry)
             return
         if not is_in_sets or own - digests:
             yield from self.repair(record.id)
         for digest in sorted(strange):
             yield from self._claim_again(record.id, digest)
 
-    def _finish_deletion(self, found: _Found) -> Operation[None]:
+    def _finish_deletion(self, entry: _StoredRecord) -> Operation[None]:
         """Delete a key that nothing leads to: its node has lost that it was deleted."""
-        tombstone = tombstone_of(found.record)
-        if (yield from carry_out(bury(self._namespace, found.text, tombstone))):
-            yield from remove_dead(self._namespace, found.record.id, tombstone)
+        tombstone = tombstone_of(entry.record)
+        if (yield from carry_out(bury(self._namespace, entry.text, tombstone))):
+            yield from remove_dead(self._namespace, entry.record.id, tombstone)
             self.count.deleted += 1
 
     def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
@@ -218,7 +218,7 @@ class _Walk:
                 return  # others were faster
             if owner is not None and owner.state != "tombstone" and digest in owner.digests:
                 if owner.is_live and owner.digests[digest] != OPENS_NOTHING:
-                    self.count.two_keys.add(OneValue(owner_id, key_id))
+                    self.count.two_keys.add(SharedValue(owner_id, key_id))
                     return
                 yield from self.repair(owner_id)
             elif (yield from carry_out(claim(self._namespace, digest, before, new_claim(key_id)))):
