@@ -16,6 +16,7 @@ from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import MigrationProgress, MigrationReport, NamespaceCounts
 from ratelimit.admin.plans import ApplyReport, PlanChange
 from ratelimit.admin.preconditions import NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -94,6 +95,9 @@ __all__ = [
     "Limiter",
     "Method",
     "MethodAccess",
+    "MigrationProgress",
+    "MigrationReport",
+    "NamespaceCounts",
     "NoPrecondition",
     "NotFound",
     "OnUnavailable",

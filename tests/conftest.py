@@ -43,9 +43,9 @@ from ratelimit.store import resp
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-NEED_A_SERVER = {"backend", "own_cluster", "running", "started"}
+NEED_A_SERVER = {"backend", "own_cluster", "patient_cluster", "running", "started"}
 """Fixtures behind which there is a server; `server`, `valkey`, `limiter`, `client` and `slots` use them."""
-NEED_A_CLUSTER = {"cluster", "own_cluster", "valkey_cluster"}
+NEED_A_CLUSTER = {"cluster", "own_cluster", "patient_cluster", "valkey_cluster"}
 """Fixtures that are a whole cluster."""
 
 

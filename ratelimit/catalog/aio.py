@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -18,6 +19,7 @@ from ratelimit.admin.identities import IdentityUsage, identity_count, identity_u
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import Migration, MigrationProgress, MigrationReport, Pause, Steps
 from ratelimit.admin.plans import ApplyReport
 from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -267,6 +269,35 @@ class AsyncCatalog(Base):
     async def upgrade(self, *, dry_run: bool = False, progress: ProgressCallback | None = None) -> UpgradeReport:
         """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
         return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    async def migrate(
+        self,
+        target: Self,
+        *,
+        finish: bool = False,
+        max_age: float = 5.0,
+        progress: MigrationProgress | None = None,
+    ) -> MigrationReport:
+        """Copy this namespace to another server or cluster; with `finish`, hand it over. See `Catalog.migrate`."""
+        steps = Migration(self._namespace, target._namespace).run(finish, max_age, progress)
+        return await self._moved(target, steps)
+
+    async def cancel_migration(self, target: Self) -> MigrationReport:
+        """Remove an unfinished copy at the target, and decide here again. See `Catalog.cancel_migration`."""
+        return await self._moved(target, Migration(self._namespace, target._namespace).cancel())
+
+    async def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send(await (target if step.side == "target" else self)._run(step.operation))
+        except StopIteration as finished:
+            report: MigrationReport = finished.value
+            return report
 
     async def doctor(
         self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False

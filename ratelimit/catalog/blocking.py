@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
+from time import sleep
 from typing import Self, Unpack
 
 from ratelimit.admin.aws import AwsExport, AwsReport
@@ -17,6 +18,7 @@ from ratelimit.admin.identities import IdentityUsage, identity_count, identity_u
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import Migration, MigrationProgress, MigrationReport, Pause, Steps
 from ratelimit.admin.plans import ApplyReport
 from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -641,6 +643,55 @@ class Catalog(Base):
             What was done.
         """
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
+
+    def migrate(
+        self, target: Self, *, finish: bool = False, max_age: float = 5.0, progress: MigrationProgress | None = None
+    ) -> MigrationReport:
+        """Copy this namespace to another server or cluster; with `finish`, hand it over.
+
+        Without `finish` gateways go on here, and what changes meanwhile is copied by the next run. With it, they are
+        told to stop: from then until they are started with the target's URL they answer 503. The rest is copied, both
+        sides are counted, and the target decides. Interrupted anywhere, it can be run again. Administrators pause
+        meanwhile.
+
+        Args:
+            target: A catalogue on the server or cluster to move to, of the same namespace.
+            finish: Whether to hand over.
+            max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard.
+            progress: Called with what is being done, and the number of keys of Redis it was done with.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: The target holds another namespace of this name, or there is nothing to move.
+            StoreError: A server failed, or the two sides differ: run it again.
+        """
+        return self._moved(target, Migration(self._namespace, target._namespace).run(finish, max_age, progress))
+
+    def cancel_migration(self, target: Self) -> MigrationReport:
+        """Remove an unfinished copy at the target, and decide here again.
+
+        Args:
+            target: The target that `migrate` was given.
+
+        Raises:
+            ConfigError: The migration is finished. Migrate back instead.
+        """
+        return self._moved(target, Migration(self._namespace, target._namespace).cancel())
+
+    def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send((target if step.side == "target" else self)._run(step.operation))
+        except StopIteration as finished:
+            report: MigrationReport = finished.value
+            return report
 
     def doctor(
         self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False

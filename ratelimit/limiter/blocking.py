@@ -13,7 +13,7 @@ from ratelimit import validation
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, STALE_CATALOGUE_S, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
@@ -49,6 +49,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> None:
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
@@ -71,6 +72,8 @@ class Limiter(LimiterBase):
                 through Redis; the number matters where one cannot be counted, or before it was.
             local_max_age: For how many seconds without an answer of Redis plans and keys are taken to be what they
                 were; then checks are answered 503.
+            stale_catalogue_s: On a cluster, for how many seconds checks go on by the plans that are known while the
+                server that keeps these does not answer, and others do; then `on_unavailable` decides.
 
         Raises:
             ConfigError: An argument cannot work.
@@ -87,6 +90,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         self._store = executor_for(client, deadline, catalog_key=self._namespace.names.catalog)
         self._namespace.has_slots = self._store.has_slots
@@ -115,6 +119,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
@@ -132,6 +137,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: The URL or an option cannot be used. It shows nothing of the URL.
@@ -148,6 +154,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter._owned_client = client
         return limiter
@@ -165,6 +172,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does: to try things out, and for tests.
 
@@ -181,6 +189,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: An option cannot be used, or the extra is not installed.
@@ -198,6 +207,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter.server = server
         return limiter
@@ -226,8 +236,8 @@ class Limiter(LimiterBase):
             if isinstance(begun, tuple):
                 try:
                     reply = self._store.call(begun[0], started_s)
-                except BaseException:
-                    checker.abandon(begun)
+                except BaseException as error:
+                    checker.abandon(begun, error)
                     raise
                 outcome = checker.finish(begun, reply)
             elif isinstance(begun, Decision):
@@ -237,7 +247,7 @@ class Limiter(LimiterBase):
             decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error, key, stage, method, cost)
-        if self._failing and decision.source == "redis":
+        if self._failing and decision.time_us is not None and not decision.degraded:
             self._recovered()
         return decision
 

@@ -68,6 +68,27 @@ class RedisKeys:
         """The bucket that all callers of a method share."""
         return f"{self.namespace}:stage:{stage_id}:{method.translate(_IN_A_METHOD)}"
 
+    def is_own(self, name: str) -> bool:
+        """Return whether a key of Redis is one of this namespace."""
+        return name.startswith((f"{self.namespace}:", f"{{{self.namespace}}}:"))
+
+    def is_key_hash(self, name: str) -> bool:
+        """Return whether a name is that of the hash of an API key, not of an identity."""
+        of_identity = self.key_hash(identity_id("")).removesuffix("}")
+        return name.startswith(f"{self.namespace}:{{") and name.endswith("}") and not name.startswith(of_identity)
+
+    def is_record(self, name: str) -> bool:
+        """Return whether a name is that of the record of an API key."""
+        return name.startswith(f"{self.namespace}:{{") and name.endswith("}:record")
+
+    def is_digest(self, name: str) -> bool:
+        """Return whether a name is that of a claim of a value."""
+        return name.startswith(self.digest(""))
+
+    def is_shared_bucket(self, name: str) -> bool:
+        """Return whether a name is that of a bucket that all callers share."""
+        return name == self.account or name.startswith(f"{self.namespace}:stage:")
+
 
 class FormerNames:
     """Names of schema 1, where they were others. For the upgrade alone."""

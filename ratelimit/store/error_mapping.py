@@ -84,6 +84,7 @@ _CODES = {
 _MAY_NOT_SEND_SCRIPTS = re.compile(r"the 'eval' command", re.IGNORECASE)
 _REFUSED_WRITE_OF_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps the error of a script's first write in one of the script; newer servers do not."""
+_KNOWS_NO_CLUSTER = re.compile("cluster support disabled|unknown (sub)?command", re.IGNORECASE)
 _REFUSED_WITHIN_SCRIPT = re.compile(r"can't run this command|ACL failure in script", re.IGNORECASE)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """What a server repeats of a command that it does not know. That may be AUTH, with the password."""
@@ -111,6 +112,16 @@ def code_of(error: Exception) -> str:
     if isinstance(error, StoreError):
         return NOT_SENT if isinstance(error, StoreUnavailable) else ""
     return _code(error, message_of(error))
+
+
+def without_topology(error: Exception) -> StoreUnavailable:
+    """Return why a node did not say who owns which slot, with what to do about it."""
+    code, message = code_of(error), message_of(error)
+    if code == "NOPERM":
+        return StoreUnavailable(f"{message} (grant this user +cluster|slots and +cluster|info)", cause="refused")
+    if _KNOWS_NO_CLUSTER.search(message):
+        return StoreUnavailable(f"{message} (it is no node of a cluster: leave ?cluster=true out)", cause="refused")
+    return error if isinstance(error, StoreUnavailable) else before_sending(error)
 
 
 def is_from_replica(reply: object) -> bool:

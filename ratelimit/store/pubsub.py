@@ -100,9 +100,11 @@ class Listener:
         self._wake()
         self._thread.join(timeout=_POLL_S)
 
-    def _move_to(self, _address: Address) -> None:
+    def _move_to(self, address: Address) -> None:
         """Listen to another server: the one before publishes changes no more, and says nothing."""
         self._is_moved = True
+        if (connection := getattr(self._pubsub, "connection", None)) is not None:
+            connection.host, connection.port = address  # a pubsub connects once more by itself: not to who says nothing
         self._wake()
 
     def _wake(self) -> None:

@@ -1,7 +1,7 @@
 """Servers with slots: one that owns all of them, cheap, and clusters of 3 primaries and 3 replicas."""
 
 import pytest
-from helpers.cluster import Cluster, slot_server
+from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
 from helpers.servers import NAMES
 
 
@@ -48,6 +48,13 @@ def valkey_cluster(started):
 
 @pytest.fixture
 def own_cluster():
-    """A cluster of the test's own, to break."""
+    """A cluster of the test's own, to break: a primary that is silent for a second is replaced."""
+    with Cluster("valkey", node_timeout_ms=SHORT_TIMEOUT_MS) as made:
+        yield made
+
+
+@pytest.fixture
+def patient_cluster():
+    """A cluster of the test's own, on which no primary is replaced."""
     with Cluster("valkey") as made:
         yield made

@@ -17,6 +17,8 @@ from helpers.servers import CLIENT, LIBRARY, Server
 PATIENCE_S = 30
 BUS_OFFSET = 10_000
 """How far a node's port for the other nodes is from that for clients. Redis 6.2 cannot be told another."""
+FORMING_TIMEOUT_MS, PATIENT_TIMEOUT_MS, SHORT_TIMEOUT_MS = 2000, 15_000, 1000
+"""Of a cluster: while nodes meet; where none is to be replaced, however busy the machine is; where one is."""
 PORTS = range(12_000, 22_000)
 """With their bus ports below those that systems give to connections."""
 
@@ -67,6 +69,11 @@ class Node(Server):
             for first, last, *members in self.admin.execute_command("CLUSTER", "SLOTS")
         }
 
+    def knows(self, other):
+        """Whether it has met another node."""
+        nodes = self.admin.execute_command("CLUSTER", "NODES").splitlines()
+        return any(line.startswith(other.id) and "handshake" not in line for line in nodes)
+
     @property
     def is_primary(self):
         return self.admin.role()[0] == "master"
@@ -89,15 +96,15 @@ class Node(Server):
         self._folder.cleanup()
 
 
-def wait_until(happened, what):
-    """Wait until something is so; a node that does not answer yet is not."""
+def wait_until(happened, what, every_s=0.02):
+    """Wait until something is so, which is looked at now and then; a node that does not answer yet is not."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with contextlib.suppress(redis.RedisError):
             if happened():
                 return
         assert time.monotonic() < deadline, f"it never happened: {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def slot_server(name, **options):
@@ -111,13 +118,14 @@ def slot_server(name, **options):
 class Cluster:
     """Primaries with replicas. `options` are configuration directives of every node.
 
-    What changes the cluster returns when all of its nodes that run agree.
+    A primary that is silent for `node_timeout_ms` is replaced: on a busy machine also one that merely waits. What
+    changes the cluster returns when all of its nodes that run agree.
     """
 
-    def __init__(self, name, primaries=3, replicas=1, node_timeout_ms=1000, **options):
-        self.name = name
+    def __init__(self, name, primaries=3, replicas=1, node_timeout_ms=PATIENT_TIMEOUT_MS, **options):
+        self.name, self._node_timeout_ms = name, node_timeout_ms
         self._options = {
-            "cluster_node_timeout": node_timeout_ms,
+            "cluster_node_timeout": FORMING_TIMEOUT_MS,
             "cluster_require_full_coverage": "no",
             "repl_diskless_sync_delay": 0,
             **options,
@@ -141,23 +149,31 @@ class Cluster:
         slots = list(range(REDIS_CLUSTER_HASH_SLOTS))
         for number, node in enumerate(owners):
             node.own(slots[len(slots) * number // count : len(slots) * (number + 1) // count])
-        for node in self.nodes:
-            self._introduce(node)
+        self._introduce(*self.nodes)
         for node, owner in zip(others, islice(cycle(owners), len(others)), strict=True):
             self._replicate(node, owner)
         self.wait_agreed()
-
-    def _introduce(self, newcomer):
-        """Let a node meet every other: nobody has to hear of anybody by way of others."""
         for node in self.nodes:
-            if node is not newcomer:
-                newcomer.admin.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+            node.admin.config_set("cluster-node-timeout", self._node_timeout_ms)
+
+    def _introduce(self, *newcomers):
+        """Let nodes meet every other, until all know all: nobody has to hear of anybody by way of others."""
+
+        def know_each_other():
+            strangers = [
+                (node, other)
+                for node in newcomers
+                for other in self.running
+                if other is not node and not (node.knows(other) and other.knows(node))
+            ]
+            for node, other in strangers:
+                node.admin.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+            return not strangers
+
+        # A handshake that takes too long, as the machine is busy, is forgotten: then they meet again.
+        wait_until(know_each_other, "all nodes know each other", every_s=0.2)
 
     def _replicate(self, node, owner):
-        def knows():
-            return owner.id in node.admin.execute_command("CLUSTER", "NODES")
-
-        wait_until(knows, f"{node} knows {owner}")
         node.admin.execute_command("CLUSTER", "REPLICATE", owner.id)
 
     @property
@@ -182,6 +198,11 @@ class Cluster:
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.id == members[0])
         raise LookupError(f"nobody owns slot {slot}")
+
+    def slots_of(self, node):
+        """All slots that a primary owns."""
+        ranges = [owned for owned, members in self.running[0].slots().items() if members[0] == node.id]
+        return [slot for first, last in ranges for slot in range(first, last + 1)]
 
     def node_of(self, key):
         """The primary on which a key is."""
@@ -267,19 +288,12 @@ class Cluster:
             pass
 
     def add_node(self):
-        """Start a primary without slots, known to all."""
+        """Start a primary without slots, known to all, and ready to take some."""
         node = self._start()
         self.nodes.append(node)
         self._introduce(node)
-
-        def is_known():
-            return all(
-                node.id in other.admin.execute_command("CLUSTER", "NODES")
-                and int(other.info()["cluster_known_nodes"]) == len(self.running)
-                for other in self.running
-            )
-
-        wait_until(is_known, f"all know {node}")
+        node.admin.config_set("cluster-node-timeout", self._node_timeout_ms)
+        wait_until(lambda: node.info()["cluster_state"] == "ok", f"{node} is ready")
         return node
 
     def remove_node(self, node):

@@ -63,6 +63,9 @@ class Rerouter(Protocol):
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
         """Return whether it sees to it that a call gets a reply, after a server's error reply or a StoreError."""
 
+    def note_silence(self) -> None:
+        """Note that the node does not answer, or cannot be connected to."""
+
 
 class CheckBatcher:
     """Sends script calls and reads in the order in which they were made; each gets its own reply or error.
@@ -184,6 +187,7 @@ class CheckBatcher:
         """As `EndpointListener.on_unavailable`."""
         error = self.endpoint.unavailable()
         if self._rerouter is not None:
+            self._rerouter.note_silence()
             for waiter in self.take_waiting():
                 if not self._rerouter.take_over(waiter, error):
                     _fail([waiter[1]], error)
@@ -333,8 +337,13 @@ class CheckBatcher:
             self._left_out = 0
             return exchanges.of_slots(calls)
         if queue is self._scripts:
-            return exchanges.checks(calls, partial(setattr, self, "_left_out"))
+            return exchanges.checks(calls, self._note_left_out)
         return exchanges.reads(calls) if queue is self._reads else exchanges.look_ups(calls)
+
+    def _note_left_out(self, count: int | None) -> None:
+        self._left_out = count
+        if count is None:
+            self.has_slots = True
 
     # Deadlines
 

@@ -18,7 +18,7 @@ from ratelimit.effects import (
     KeyLookUps,
     PatientCommands,
     Primaries,
-    Request,
+    Sent,
 )
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
@@ -99,7 +99,7 @@ class AsyncClusterExecutor(AsyncExecutorBase):
             self._on_new_loop()
         return router
 
-    async def _reply_to(self, request: Request, started_s: float | None) -> Any:
+    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         left_s = None if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
         if isinstance(request, Primaries):
             return await self._routers.get().primaries(left_s)
@@ -122,7 +122,7 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         if router.is_late(slot, started_s):
             raise StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
 
-    async def _send(self, request: Request, timeout_s: float | None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None) -> Any:
         router = self._routers.get()
         if isinstance(request, PatientCommands):
             return _result(request, await router.send_apart(request, request.patience_s))
@@ -156,6 +156,7 @@ class AsyncClusterExecutor(AsyncExecutorBase):
     async def close(self) -> None:
         """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
         self._forget_loop()
+        await self._end_background()
         await self._routers.close()
 
     def breaker_state(self) -> BreakerState:

@@ -64,12 +64,13 @@ def _reply_to(call: BatchableReads, replies: list[Any]) -> Any:
     return no_answer or (errors[0] if errors else replies)
 
 
-def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange:
+def checks(calls: Sequence[Any], on_left_out: Callable[[int | None], None]) -> Exchange:
     """Send several checks as one script call, then individually those that it left out.
 
     Args:
         calls: Calls of one type; those that are no CheckCall are sent individually.
-        on_left_out: Called with how many were left out, once that is known.
+        on_left_out: Called with how many were left out, once that is known; with None if the server takes no call
+            over keys of several slots: then nothing was carried out, and all are sent individually.
 
     Returns:
         The reply to each call, or its error.
@@ -79,7 +80,7 @@ def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange
     many = ManyChecks(calls)
     (replies,) = yield from _scripts([many.packet], [many])
     if redis_compat.is_of_several_slots(replies):
-        on_left_out(len(calls))
+        on_left_out(None)
         return (yield from script_calls(calls))
     if isinstance(replies, Exception):
         return [replies] * len(calls)

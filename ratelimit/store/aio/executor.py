@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import BatchableReads, PatientCommands, Primaries, Request
+from ratelimit.effects import BatchableReads, PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
@@ -96,7 +96,7 @@ class AsyncExecutor(AsyncExecutorBase):
             self._on_new_loop()
         return batcher
 
-    async def _reply_to(self, request: Request, started_s: float | None) -> Any:
+    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         if isinstance(request, Primaries):
             return ("",)
         if started_s is None:
@@ -108,7 +108,7 @@ class AsyncExecutor(AsyncExecutorBase):
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
 
-    async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None = None) -> Any:
         if isinstance(request, PatientCommands):
             replies = await send_apart(self._pool, request, request.patience_s, self._primary())
             return error_mapping.replies_to(request, replies)
@@ -147,6 +147,7 @@ class AsyncExecutor(AsyncExecutorBase):
     async def close(self) -> None:
         """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
         self._forget_loop()
+        await self._end_background()
         await self._batchers.close()
         await self._commands.close()
         if self._primaries is not None:

@@ -38,7 +38,15 @@ _KEPT_S = 2 * INTERVAL_S
 
 
 class Node:
-    """A primary."""
+    """A primary.
+
+    Attributes:
+        address: Host and port.
+        finder: The same, for connections to it.
+        batcher: For checks, and what they read.
+        commands: For everything else.
+        named_s: When a redirection named it last, by the monotonic clock.
+    """
 
     def __init__(self, router: Router, address: Address, pool: Any, deadline_s: float) -> None:
         self._router = router
@@ -46,11 +54,15 @@ class Node:
         self.finder = FixedAddress(address)
         self.batcher = CheckBatcher(pool, deadline_s, self.finder, rerouter=self)
         self.commands = CommandConnection(pool, self.finder)
-        self.named_s = _now_s()
+        self.named_s = -inf
 
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
         """As `Rerouter.take_over`."""
         return self._router.take_over(self, waiter, error)
+
+    def note_silence(self) -> None:
+        """As `Rerouter.note_silence`."""
+        self._router.note_silence()
 
     @property
     def is_silent(self) -> bool:
@@ -115,6 +127,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._pool = pool
+        self._remap = remap
         self._deadline_s = deadline_s
         self._catalog_slot = catalog_slot
         self._call_elsewhere = call_elsewhere
@@ -242,7 +255,9 @@ class Router:
         reaction = reaction_to(error_mapping.code_of(error), str(error), node.address)
         if reaction.refreshes:
             self._watch.doubt()
-        return reaction
+        if self._remap is None or reaction.address is None:
+            return reaction
+        return reaction._replace(address=self._remap(reaction.address))
 
     # Commands that are no checks
 
@@ -478,6 +493,11 @@ class Router:
     def watch(self, on_move: Callable[[Address], None]) -> None:
         """Call back from now on if the node that was found last does not answer, or is no primary any more."""
         self._on_move = (*self._on_move, on_move)
+
+    def note_silence(self) -> None:
+        """Note that a node does not answer: another may take its place."""
+        self._watch.doubt()
+        self._look_after_subscription()
 
     def _look_after_subscription(self) -> None:
         address = self._subscribed

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from math import inf
 from typing import Any
 
-from ratelimit.errors import Cause, StoreError, StoreUnavailable
+from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.finder import FixedAddress
-from ratelimit.store.cluster.topology import QUERIES, TIMEOUT_S, Address, Refresh, Topology, is_newer, name_of
+from ratelimit.store.cluster.topology import (
+    PATIENCE_S,
+    QUERIES,
+    TIMEOUT_S,
+    Address,
+    Refresh,
+    Topology,
+    is_newer,
+    name_of,
+)
 
 _now_s = time.monotonic
 
@@ -75,7 +84,7 @@ class TopologyWatch:
 
     async def next_round(self, timeout_s: float) -> None:
         """Return when the next round has ended, or the time is over."""
-        if self._is_closed:
+        if self._task.done():
             return
         self.doubt()
         ended = self._loop.create_future()
@@ -93,69 +102,86 @@ class TopologyWatch:
         if not self._loop.is_closed():
             self._task.cancel()
             self._wake.set()
-            self._end_waiting()
 
     async def _watch(self) -> None:
-        while not self._is_closed:
-            wait_s = self._refresh.due_in_s(_now_s(), is_silent=self._is_silent())
-            if wait_s > 0:
-                self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
-                continue
-            self._refresh.begin(_now_s())
-            self._is_asking = True
-            try:
-                answer = await self._ask()
-            finally:
-                self._is_asking = False
-            if isinstance(answer, Topology):
-                self.topology, problem = answer, answer.problem()
-                self.problem = None if problem is None else StoreUnavailable(problem)
-            elif self.topology is None:
-                self.problem = answer
-            if self.problem is not None:
-                self._refresh.doubt()
-            self._on_round()
+        try:
+            while not self._is_closed:
+                is_silent = self.problem is not None or self._is_silent()
+                wait_s = self._refresh.due_in_s(_now_s(), is_silent=is_silent)
+                if wait_s > 0:
+                    self._wake.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._wake.wait()
+                else:
+                    await self._round()
+        finally:
             self._end_waiting()
+
+    async def _round(self) -> None:
+        self._refresh.begin(_now_s())
+        self._is_asking = True
+        try:
+            answer = await self._ask()
+        finally:
+            self._is_asking = False
+        if isinstance(answer, Topology):
+            self.topology, problem = answer, answer.problem()
+            self.problem = None if problem is None else StoreUnavailable(problem)
+        elif self.topology is None:
+            self.problem = answer
+        self._on_round()
+        self._end_waiting()
 
     def _end_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for ended in waiting:
-            if not ended.done():
+            if not ended.done() and not self._loop.is_closed():
                 ended.set_result(None)
 
     async def _ask(self) -> Topology | StoreUnavailable:
-        """Return the topology by the first node that knows no older one than the last; or why there is none."""
-        self.silent = set()
-        errors = dict[Address, StoreError]()
-        for address, connection in self._nodes():
-            try:
-                return await self._ask_one(address, connection)
-            except StoreError as error:
-                errors[address] = error
-                self.silent.add(address)
-        for address in self._startup:
-            if address in errors:
-                continue
-            connection = CommandConnection(self._pool, FixedAddress(address))
-            try:
-                return await self._ask_one(address, connection)
-            except StoreError as error:
-                errors[address] = error
-            finally:
-                connection.abandon()
-        said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())
-        is_refused = any(error.cause == "refused" for error in errors.values())
-        cause: Cause = "refused" if is_refused else "not_sent"
-        return StoreUnavailable(f"no node of the cluster says who owns which slot ({said})", cause=cause)
+        """Return the topology by the first node whose view is no older than the last one, else the newest of all.
 
-    async def _ask_one(self, address: Address, connection: CommandConnection) -> Topology:
-        slots, info = await connection.send(QUERIES, TIMEOUT_S)
+        Or why no node says any.
+        """
+        self.silent = set()
+        older: Topology | None = None
+        errors = dict[Address, StoreUnavailable]()
+        for timeout_s in (TIMEOUT_S, PATIENCE_S):
+            with contextlib.closing(self._connections()) as connections:
+                for address, connection in connections:
+                    try:
+                        topology = await self._ask_one(address, connection, timeout_s)
+                    except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
+                        errors[address] = error_mapping.without_topology(error)
+                        self.silent.add(address)
+                        continue
+                    if is_newer(topology, self.topology):
+                        return topology
+                    older = topology if older is None or topology.epoch > older.epoch else older
+            if older is not None:
+                return older  # the cluster has been set up anew
+        said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())
+        causes = [error.cause for error in errors.values() if error.cause != "not_sent"]
+        return StoreUnavailable(
+            f"no node of the cluster says who owns which slot ({said})", cause=causes[0] if causes else None
+        )
+
+    def _connections(self) -> Generator[tuple[Address, CommandConnection], None, None]:
+        """Yield connections to all nodes that are known, the primaries first."""
+        connected = list(self._nodes())
+        yield from connected
+        replicas = () if self.topology is None else self.topology.replicas
+        for address in dict.fromkeys((*replicas, *self._startup)):
+            if address not in dict(connected):
+                connection = CommandConnection(self._pool, FixedAddress(address))
+                try:
+                    yield address, connection
+                finally:
+                    connection.abandon()
+
+    async def _ask_one(self, address: Address, connection: CommandConnection, timeout_s: float) -> Topology:
+        slots, info = await connection.send(QUERIES, timeout_s)
         if isinstance(slots, Exception):
-            raise error_mapping.after_sending(slots)
-        topology = Topology.from_slots(slots, address, info, self._remap)
-        if not is_newer(topology, self.topology):
-            raise StoreUnavailable("it has not heard of the last change")
-        return topology
+            raise error_mapping.without_topology(slots)
+        return Topology.from_slots(slots, address, info, self._remap)

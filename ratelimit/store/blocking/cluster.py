@@ -7,7 +7,7 @@ from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import AtNode, PatientCommands, Primaries, Request
+from ratelimit.effects import AtNode, PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -88,7 +88,7 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             reply = error
         return self._completed(call, node, reply, self._wait(started_s)) if isinstance(reply, Exception) else reply
 
-    def _execute(self, request: Request, wait: Wait) -> Any:
+    def _execute(self, request: Sent, wait: Wait) -> Any:
         wait.renew()
         if isinstance(request, ScriptCall):
             return self._completed(request, None, None, wait)
@@ -244,6 +244,7 @@ class BlockingClusterExecutor(BlockingExecutorBase):
 
     def close(self) -> None:
         """Close all connections to the nodes. Others who share the client have theirs made anew."""
+        self._background.close()
         self._nodes.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import PatientCommands, Primaries, Request
+from ratelimit.effects import PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
@@ -53,7 +53,7 @@ class BlockingExecutor(BlockingExecutorBase):
             return self._again_by_source(call, reply, self._wait(started_s))
         return reply
 
-    def _execute(self, request: Request, wait: Wait) -> Any:
+    def _execute(self, request: Sent, wait: Wait) -> Any:
         wait.renew()
         if isinstance(request, PatientCommands):
             packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
@@ -110,6 +110,7 @@ class BlockingExecutor(BlockingExecutorBase):
 
     def close(self) -> None:
         """Close all connections to the server. Others who share the client have theirs made anew."""
+        self._background.close()
         self._endpoint.close()
 
 

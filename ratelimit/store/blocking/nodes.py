@@ -7,7 +7,6 @@ a primary does not answer, and now and then. Nobody waits for it but who has nob
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Iterator
 from itertools import product
@@ -43,7 +42,6 @@ from ratelimit.store.resp import pack
 
 _QUERIES = pack(QUERIES)
 _SILENT = StoreUnavailable("no node of the cluster answered in time")
-_KNOWS_NO_CLUSTER = re.compile("cluster support disabled|unknown (sub)?command", re.IGNORECASE)
 _FIND_TIMEOUT_S = 2.0
 """How long whoever subscribes waits for a node that answers."""
 
@@ -249,12 +247,15 @@ class Nodes:
     # Whoever subscribes does so at some node that answers
 
     def find(self) -> Address:
-        """Return the address of a node that answers.
+        """Return the address of a node that answers now: whoever looks for one may have lost the last.
 
         Raises:
             StoreUnavailable: None does; with the reason.
         """
-        self.primaries(Wait(_FIND_TIMEOUT_S))
+        self.doubt()
+        with self._concluded:
+            before = self._conclusions
+            self._concluded.wait_for(lambda: self._conclusions > before, _FIND_TIMEOUT_S)
         if self._home is None:
             raise self._problem() or _SILENT
         return self._home
@@ -303,7 +304,7 @@ class Nodes:
             try:
                 topology = self._view_of(address, timeout_s)
             except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
-                problems[name_of(address)] = _failure(error)
+                problems[name_of(address)] = error_mapping.without_topology(error)
                 continue
             if address not in (informed, self._home):
                 self._move_home(address)
@@ -399,17 +400,6 @@ class Nodes:
 
     def __del__(self) -> None:
         self._background.look()
-
-
-def _failure(error: Exception) -> StoreUnavailable:
-    """Return why a node did not tell its topology, with what to do about it."""
-    code = error_mapping.code_of(error)
-    message = error_mapping.message_of(error)
-    if code == "NOPERM":
-        return StoreUnavailable(f"{message} (grant this user +cluster|slots and +cluster|info)", cause="refused")
-    if _KNOWS_NO_CLUSTER.search(message):
-        return StoreUnavailable(f"{message} (it is no node of a cluster: leave ?cluster=true out)", cause="refused")
-    return error if isinstance(error, StoreUnavailable) else error_mapping.before_sending(error)
 
 
 _nodes: WeakKeyDictionary[ClusterClient, Nodes] = WeakKeyDictionary()
