@@ -150,8 +150,6 @@ def wire(running):
         yield made
 
 
-
-
 def histories(steps):
     """Arguments of histories with such steps."""
     return given(
