@@ -17,6 +17,7 @@ from ratelimit.admin.doctor.checks import examine
 from ratelimit.admin.doctor.read import CLUSTER_READS, SERVER_READS, Doctor, Peer, PeerReply
 from ratelimit.admin.doctor.readings import Answers, ClientSettings, Deployment, RoundTrip, Sample, Sentinel, Server
 from ratelimit.effects import Primaries
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.plan_documents import plan_json
 from ratelimit.registry.redis_keys import RedisKeys
@@ -231,6 +232,19 @@ def cluster_with_plan(other):
     plan = plan_json(UsagePlan("gold", Throttle(2, 3)))
     made.primary.answers.add([("HGETALL", NAMES.catalog)], [[b"plan:gold", plan.encode()]])
     return made
+
+
+def test_shared_limits():
+    """What a live limiter did about them is told; that many answers come too late is a warning."""
+    figures = SharedFigures(held=3, demanded=90, asks=20, waits=2, hedges=0, late=2, granted=100, returned=7)
+    finding = only(examine(cluster(shared={"ratelimit:account": figures})), "shared-limits")
+    assert (finding.severity, finding.message) == (
+        "ok",
+        "ratelimit:account: 90 units demanded, 100 granted, 7 given back, 3 held; 2 checks waited for 20 requests",
+    )
+    late = {"ratelimit:account": figures._replace(late=3)}
+    finding = only(examine(cluster(shared=late)), "shared-limits")
+    assert (finding.severity, "3 of 20 requests for units of ratelimit:account" in finding.message) == ("warning", True)
 
 
 def test_a_client_of_one_node():

@@ -16,6 +16,7 @@ from ratelimit.admin.by_slot.steps import OPENS_NOTHING, bury, claim, release, t
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
 from ratelimit.admin.reading import records_of, texts_of
 from ratelimit.effects import AtNode, Operation, Primaries, text, texts
+from ratelimit.engine.pending_alerts import announce, is_pending_alert
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.namespace import Namespace
@@ -47,6 +48,7 @@ class RepairSummary:
         keys: Keys of which something half done was finished or undone.
         claims: Values that lead to their key again, or to none any more.
         deleted: Keys whose deletion was finished.
+        alerts: Alerts that were written to the stream for gateways that crashed.
         two_keys: Pairs of keys that one value opens; they are left as they are.
     """
 
@@ -54,6 +56,7 @@ class RepairSummary:
     keys: int = 0
     claims: int = 0
     deleted: int = 0
+    alerts: int = 0
     two_keys: tuple[SharedValue, ...] = ()
 
     def __str__(self) -> str:
@@ -62,7 +65,7 @@ class RepairSummary:
             return f"{self.records:,} records were looked at, nothing was half done"
         return (
             f"{self.records:,} records were looked at: {self.keys:,} keys were repaired, {self.claims:,} values lead "
-            f"to their key again or to none, {self.deleted:,} deletions were finished"
+            f"to their key again or to none, {self.deleted:,} deletions were finished, {self.alerts:,} alerts announced"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class RepairSummary:
     @property
     def is_changed(self) -> bool:
         """Whether anything was to be done."""
-        return bool(self.keys or self.claims or self.deleted)
+        return bool(self.keys or self.claims or self.deleted or self.alerts)
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class _Count:
     keys: set[str] = field(default_factory=set)
     claims: int = 0
     deleted: int = 0
+    alerts: int = 0
     two_keys: set[SharedValue] = field(default_factory=set)
 
 
@@ -103,7 +107,7 @@ def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
         yield from walk.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
     count = walk.count
     two_keys = tuple(sorted(count.two_keys))
-    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, two_keys)
+    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, count.alerts, two_keys)
 
 
 class _StoredRecord(NamedTuple):
@@ -158,12 +162,20 @@ class _Walk:
         claims = yield from self._claims(live)
         for entry in live:
             yield from self._look_at_key(entry, listed[entry.record.id], claims)
+        yield from self._announce_alerts([entry.record.id for entry in live])
         dead = [entry.record for entry in records if not entry.record.is_live]
         expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
         for record, expiry_ms in zip(dead, expiries, strict=True):
             # What is left of a deleted key expires once nothing else is left of it.
             if record.state != "tombstone" or expiry_ms == _NEVER:
                 yield from self.repair(record.id)
+
+    def _announce_alerts(self, key_ids: Sequence[str]) -> Operation[None]:
+        """Write alerts to the stream that gateways have noted at the key and did not come to announce."""
+        replies = yield [("HKEYS", self._names.key_hash(key_id)) for key_id in key_ids]
+        for key_id, fields in zip(key_ids, replies, strict=True):
+            if any(map(is_pending_alert, texts(list(fields)))):
+                self.count.alerts += yield from announce(self._names, key_id)
 
     def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
         """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
