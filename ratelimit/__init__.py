@@ -10,6 +10,7 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.repair import RepairSummary, SharedValue
 from ratelimit.admin.doctor.report import DoctorReport, Finding, Severity
 from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
@@ -110,10 +111,12 @@ __all__ = [
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "RepairSummary",
     "Replication",
     "RowWarning",
     "Severity",
     "ShadowCounts",
+    "SharedValue",
     "Source",
     "Stage",
     "StageAccess",

@@ -56,6 +56,7 @@ LATER = {
     "test_deadline.py",
     "test_doctor_failover.py",
     "test_durable_changes.py",
+    "test_every_command.py",
     "test_failover.py",
     "test_journal.py",
     "test_journal_model.py",

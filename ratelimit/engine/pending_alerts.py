@@ -39,16 +39,19 @@ class PendingAlert(NamedTuple):
         return ("XADD", stream, "MAXLEN", "~", _MAX_ALERTS, "*", "id", self.id, *self.entry)
 
 
+def is_pending_alert(field: str) -> bool:
+    """Return whether a field of a key's hash is a pending alert, by its name."""
+    kind, *parts = field.split(":")
+    return kind == "a" and len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
+
+
 def pending_alerts(key_id: str, fields: Mapping[Any, Any]) -> Iterator[PendingAlert]:
     """Yield the pending alerts among the fields of a key's hash, the names as texts or bytes, the values as bytes."""
     for name, value in fields.items():
         field = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-        kind, *parts = field.split(":")
-        if kind != "a" or len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        if not is_pending_alert(field) or not isinstance(value, bytes) or len(value) != _FIGURES.size:
             continue
-        if not isinstance(value, bytes) or len(value) != _FIGURES.size:
-            continue
-        plan_id, window, percent = parts
+        _, plan_id, window, percent = field.split(":")
         used, limit, time_us = (f"{number:.0f}" for number in _FIGURES.unpack(value))
         entry = {"key": key_id, "plan": plan_id, "percent": percent, "used": used, "limit": limit}
         entry |= {"window_day": str(int(window) // _WINDOW_BASE), "time_us": time_us}

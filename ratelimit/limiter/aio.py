@@ -77,6 +77,7 @@ class AsyncLimiter(LimiterBase):
         self._checker.leases.awaits_late_replies = True
         self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
+        self.catalog._shared_figures = self._checker.slots.shared.figures
         self._listener = AsyncListener(
             client,
             self._namespace.names.changes,

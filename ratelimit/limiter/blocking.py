@@ -96,6 +96,7 @@ class Limiter(LimiterBase):
         self._namespace.has_slots = self._store.has_slots
         self._owned_client: redis.Redis | ClusterClient | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
+        self.catalog._shared_figures = self._checker.slots.shared.figures
         self._listener = Listener(
             client,
             self._namespace.names.changes,

@@ -13,15 +13,15 @@ RECORD = "ratelimit:{%s}:record"
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis6"])
-def nodes(request):
+def cluster(request):
     with Cluster(request.param, node_timeout_ms=60_000) as made:
         yield made
 
 
 @pytest.fixture
-def client(nodes):
-    nodes.empty()
-    with nodes.client(decode_responses=True) as made:
+def client(cluster):
+    cluster.empty()
+    with cluster.client(decode_responses=True) as made:
         yield made
 
 
@@ -34,11 +34,11 @@ def key(client):
 
 
 @pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
-def catalog(nodes, request):
-    return CatalogTwin(nodes, request.param)
+def catalog(cluster, request):
+    return CatalogTwin(cluster, request.param)
 
 
-def test_all_replicas(catalog, key, client, nodes):
+def test_all_replicas(catalog, key, client, cluster):
     """Each change that revokes reports it, and leaves no more than the same change without waiting."""
     assert catalog.update_key(key.id, enabled=False, durable=True).replication == ONE
     assert client.ttl(RECORD % key.id) == -1
@@ -51,11 +51,11 @@ def test_all_replicas(catalog, key, client, nodes):
     assert disagreements(client) == []
 
 
-def test_a_replica_that_does_not_answer(catalog, key, client, nodes):
+def test_a_replica_that_does_not_answer(catalog, key, client, cluster):
     """Only that of the key's node counts: the change is made, and not acknowledged."""
-    node = nodes.node_of(RECORD % key.id)
-    (replica,) = nodes.replicas_of(node)
-    others = [other for primary in nodes.primaries if primary is not node for other in nodes.replicas_of(primary)]
+    node = cluster.node_of(RECORD % key.id)
+    (replica,) = cluster.replicas_of(node)
+    others = [other for primary in cluster.primaries if primary is not node for other in cluster.replicas_of(primary)]
     replica.pause()
     try:
         changed = catalog.update_key(key.id, enabled=False, durable=True, durable_timeout=0.2)
@@ -67,7 +67,7 @@ def test_a_replica_that_does_not_answer(catalog, key, client, nodes):
         other.pause()
     try:
         key = Catalog(client).create_key(plans=["gold"])
-        while nodes.node_of(RECORD % key.id) is not node:
+        while cluster.node_of(RECORD % key.id) is not node:
             key = Catalog(client).create_key(plans=["gold"])
         wait_for(lambda: node.admin.execute_command("WAIT", 1, 100) == 1)
         assert catalog.update_key(key.id, enabled=False, durable=True, durable_timeout=5).replication == ONE
@@ -81,9 +81,9 @@ def test_no_such_key(catalog, key):
         catalog.update_key("nobody1234", enabled=False, durable=True)
 
 
-def test_a_server_without_memory(catalog, key, client, nodes):
+def test_a_server_without_memory(catalog, key, client, cluster):
     """What revokes is carried out, and waited for, also on a node at its `maxmemory`."""
-    node = nodes.node_of(RECORD % key.id)
+    node = cluster.node_of(RECORD % key.id)
     node.admin.config_set("maxmemory", 1)
     try:
         assert catalog.update_key(key.id, enabled=False, durable=True).replication == ONE

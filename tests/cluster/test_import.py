@@ -13,6 +13,7 @@ from ratelimit import AsyncCatalog, Catalog, ConfigError, Limiter, Throttle, Usa
 from ratelimit.admin.csv import batch_by_slot
 from ratelimit.registry.ceilings import Ceilings
 
+RECORD = "ratelimit:{%s}:record"
 HEADER = "Key,Name,Enabled,UsagePlanIds\n"
 BEFORE = f"{HEADER}{ALPHA},alpha,true,gold01\n{BETA},beta,true,gold01\n{DELTA},delta,true,trial7\n"
 FILE = (
@@ -48,11 +49,11 @@ def after_both(client):
 
 
 def test_round_trips(catalog, client):
-    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take 1,305."""
+    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take about 1,300."""
     intercepted = InterceptedCatalog(catalog)
     report = catalog.import_keys(file(many(1000)))
     assert (report.created, report.updated, report.warnings) == (1000, 0, ())
-    load, _, _, script, pause, *batches = intercepted.requests
+    load, _, script, pause, *batches = intercepted.requests
     assert load == [("HGETALL", "{ratelimit}:catalog")]
     assert script[0][:2] == ("SCRIPT", "LOAD")
     assert (pause[0][0], len(batches)) == ("HMGET", 12)
@@ -157,6 +158,45 @@ def test_plans_change_meanwhile(catalog, client, slots):
     report = catalog.import_keys(file(many(20)))
     assert (report.created, len(report.ids)) == (20, 20)
     assert len(contents(client)) == 20
+    assert disagreements(client) == []
+
+
+def test_dead_claims(catalog, client):
+    """Of a key that was never made, or is deleted, or has another value by now: the value is free."""
+    report = catalog.import_keys(file(f"{HEADER}{ALPHA},a,true,gold01\n{BETA},b,true,gold01\n{GAMMA},c,true,gold01\n"))
+    claims = {key_id: name for name in client.keys("ratelimit:digest:*") for key_id in _claimed(client, name)}
+    stored = {key_id: client.get(claims[key_id]) for key_id in report.ids}
+    catalog.delete_key(report.ids[0])
+    catalog.rotate_key(report.ids[1])
+    for key_id in report.ids[:2]:
+        client.set(claims[key_id], stored[key_id])
+    client.set(claims[report.ids[2]], "nobody1234:token123")
+    client.unlink(RECORD % report.ids[2])
+    again = catalog.import_keys(file(f"{HEADER}{ALPHA},a,true,gold01\n{GAMMA},c,true,gold01\n"))
+    assert (again.created, again.warnings) == (2, ())
+    assert not set(again.ids) & set(report.ids)
+    assert {_claimed(client, claims[key_id])[0] for key_id in report.ids[::2]} == set(again.ids)
+
+
+def _claimed(client, name):
+    return [client.get(name).decode().partition(":")[0]]
+
+
+def test_a_claim_that_changes_meanwhile(catalog, client, slots):
+    """Dead when it was read, and another's by now: it is not written over, and the row is looked at again."""
+    catalog.import_keys(file(f"{HEADER}{ALPHA},a,true,gold01\n"))
+    (name,) = client.keys("ratelimit:digest:*")
+    catalog.delete_key(catalog.list_keys().items[0].id)
+    client.set(name, "nobody1234:token123")
+    made = []
+
+    def rival():
+        with slots.client() as other:
+            made.append(Catalog(other).create_key("rival", ALPHA))
+
+    Interrupted(catalog, 6, rival)
+    report = catalog.import_keys(file(f"{HEADER}{ALPHA},a,true,gold01\n"))
+    assert (report.created, report.updated, report.ids) == (0, 1, (made[0].id,))
     assert disagreements(client) == []
 
 

@@ -1,15 +1,19 @@
 """`doctor(repair=True)`: whatever an administrator left half done is finished or undone, and told; twice is as once."""
 
 import json
+import struct
 
 import pytest
 from helpers.agreement import contents, disagreements
+from helpers.commands import run
+from helpers.deployments import only
 from helpers.interception import Interrupted, Killed
 from helpers.key_files import ALPHA, BETA, file, with_plans
 
 from ratelimit import Catalog, NotFound
 from ratelimit.admin.doctor.repair import RepairSummary, repair_all
 
+HASH = "ratelimit:{%s}"
 RECORD, DIGEST, KEYS, GOLD = (
     "ratelimit:{%s}:record",
     "ratelimit:digest:%s",
@@ -163,6 +167,62 @@ def test_a_deleted_key_in_a_set(catalog, client):
     client.sadd(GOLD, "nobody1235")
     assert repair(catalog) == RepairSummary(keys=2)
     assert disagreements(client) == []
+
+
+def test_alerts_that_nobody_announced(catalog, client):
+    """They are written to the stream, once."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    field, figures = "a:gold01:1299840:50", struct.pack("<3d", 5, 10, 1_700_000_000_000_000)
+    client.hset(HASH % key.id, field, figures)
+    assert repair(catalog) == RepairSummary(records=1, alerts=1)
+    ((_, entry),) = client.xrange("ratelimit:alerts")
+    assert (entry["key"], entry["plan"], entry["percent"], entry["used"]) == (key.id, "gold01", "50", "5")
+    assert repair(catalog) == RepairSummary(records=1)
+    assert client.xlen("ratelimit:alerts") == 1
+
+
+def test_the_command(catalog, client, slots):
+    """What was done is told, as JSON too; the exit code is that of the findings. Without the option nothing is said."""
+    client.set(DIGEST % "x", "nobody1234:token123")
+    result = run("doctor", "--repair", RATELIMIT_URL=slots.url)
+    told = " ".join(result.output.split())
+    assert "Repair: 0 records were looked at: 0 keys were repaired, 1 values lead" in told
+    assert result.exit_code == 1  # this server is not set up well
+    again = run("doctor", "--repair", "--json", RATELIMIT_URL=slots.url)
+    report = json.loads(again.output)
+    nothing = {"records": 0, "keys": 0, "claims": 0, "deleted": 0, "alerts": 0, "two_keys": []}
+    assert report["repair"] == nothing
+    assert "repair" not in json.loads(run("doctor", "--json", RATELIMIT_URL=slots.url).output)
+
+
+def test_what_is_found_without_a_repair(catalog, client):
+    """An intent is told, with the command."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    client.hset("{ratelimit}:intents", key.id, json.dumps({"token": "x", "touched": ["trial7"], "digest": ""}))
+    finding = only(Catalog(client).doctor(), "unfinished")
+    assert (finding.severity, finding.mend) == ("warning", "ratelimit doctor --repair")
+    assert only(Catalog(client).doctor(repair=True), "unfinished").severity == "ok"
+
+
+def test_every_primary_is_examined(valkey_cluster):
+    """And walked over; what is wrong with one of them names it, and its command mends it there."""
+    with valkey_cluster.client() as made:
+        catalog = with_plans(Catalog(made))
+        for number in range(20):
+            catalog.create_key(f"key {number}", plans=["gold01"])
+        report = catalog.doctor(repair=True, deadline=10)
+        assert report.repair == RepairSummary(records=20)
+        wheres = {finding.where for finding in report.findings if finding.check == "eviction"}
+        assert {f"primary {node.address}" for node in valkey_cluster.primaries} <= wheres
+        assert len(wheres) == 6
+        node = valkey_cluster.primaries[1]
+        node.admin.config_set("cluster-require-full-coverage", "yes")
+        try:
+            finding = only(catalog.doctor(deadline=10), "slots")
+        finally:
+            node.admin.config_set("cluster-require-full-coverage", "no")
+        assert (finding.severity, finding.where) == ("warning", f"primary {node.address}")
+        assert finding.mend == f"redis-cli -h 127.0.0.1 -p {node.port} CONFIG SET cluster-require-full-coverage no"
 
 
 def test_on_one_server(valkey):

@@ -1,11 +1,16 @@
 """What administrators do besides changing keys, where keys lie in slots: read, load scripts, upgrade, clean up."""
 
+import re
+
 import pytest
 from helpers.agreement import disagreements
-from helpers.key_files import ALPHA, with_plans
+from helpers.deployments import PASSWORD, granted
+from helpers.key_files import ALPHA, file, with_plans
 
-from ratelimit import Catalog, Limiter, NotFound, Quota, StoreError, Throttle, UsagePlan
+from ratelimit import Catalog, Ceilings, Limiter, NotFound, Quota, RepairSummary, Stage, StoreError, Throttle, UsagePlan
+from ratelimit.admin.doctor.repair import repair_all
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
+from ratelimit.scripts import folder
 from ratelimit.testing.cleanup import delete_namespace
 
 
@@ -18,6 +23,38 @@ def client(slots):
 @pytest.fixture
 def catalog(client):
     return with_plans(Catalog(client))
+
+
+def cluster_words(user):
+    """What lua/ACL.md grants to a user of a cluster besides."""
+    text = (folder() / "ACL.md").read_text(encoding="utf-8")
+    (words,) = re.findall(rf"^redis-cli -h NODE ACL SETUSER {user} (.*)$", text, re.MULTILINE)
+    return words.split()
+
+
+def test_an_administrator_may_do_all_that_is_needed(slots, tmp_path):
+    """The user of lua/ACL.md: keys, plans, import, durable changes, repair; and its doctor reads all."""
+    is_redis_6 = slots.name == "redis6"
+    for user in ("admin", "doctor"):
+        words = [*granted(user, is_redis_6=is_redis_6), *cluster_words(user)]
+        slots.admin.execute_command("ACL", "SETUSER", words[0], "reset", *words[1:])
+    slots.admin.execute_command("ACL", "LOG", "RESET")
+    with slots.client(username="admin", password=PASSWORD) as made:
+        catalog = with_plans(Catalog(made, ceilings=Ceilings(keys=100)))
+        key = catalog.create_key("mine", ALPHA, ["gold01"])
+        catalog.put_stage(Stage("a/prod", Throttle(1, 1)))
+        catalog.move_key(key.id, "gold01", "trial7", durable=True)
+        catalog.rotate_key(key.id)
+        catalog.import_keys(file("Key,Name,UsagePlanIds\ntenantNumber000000000001,x,gold01\n"))
+        catalog.delete_key(key.id, durable=True)
+        catalog.put_plan(UsagePlan("gold01", stages=["a/prod", "d/prod"]))  # looks for keys that lists have lost
+        repair = catalog._run(repair_all(catalog._namespace))
+        assert repair == RepairSummary(records=2)
+    with slots.client(username="doctor", password=PASSWORD) as made:
+        unread = [each for each in Catalog(made).doctor(gateway_user="admin").findings if each.severity == "unknown"]
+    refused = slots.admin.execute_command("ACL", "LOG")
+    assert [entry["object"] for entry in refused] == []
+    assert {each.check for each in unread} <= ({"permissions", "excess-permissions"} if is_redis_6 else set())
 
 
 def test_a_set_that_names_too_many(catalog, client, slots):
@@ -80,7 +117,7 @@ def test_lists_and_export(catalog, client, tmp_path):
     keys = [catalog.create_key(f"key {number}", plans=["gold01"]) for number in range(12)]
     catalog.delete_key(keys[3].id)
     client.zadd("{ratelimit}:keys", {"nobody1234": 1})
-    page = catalog.list_keys(limit=5)
+    page = Catalog(client).list_keys(limit=5)  # by one who does not know of slots yet
     assert [key.name for key in page.items] == [f"key {number}" for number in (11, 10, 9, 8, 7)]
     rest = catalog.list_keys(limit=50, cursor=page.cursor)
     assert [key.name for key in rest.items] == [f"key {number}" for number in (6, 5, 4, 2, 1, 0)]

@@ -269,12 +269,12 @@ def test_the_top_of_the_tests_is_not_crowded():
 
 
 DEFINED_ELSEWHERE = {
-    "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity",
-    "CapacityFigure", "CapacityFigures", "Cause", "Ceilings", "Clock", "Detail", "Dialect", "DoctorReport",
-    "FileSource", "Finding", "IdentityUsage", "ImportReport", "KeyDetails", "KeyPage", "MethodAccess",
-    "MigrationProgress", "MigrationReport", "NamespaceCounts", "NoPrecondition", "OnUnavailable", "Peppers",
-    "Period", "PlanChange", "ProgressCallback", "Rate", "RowWarning", "Severity", "ShadowCounts", "Source",
-    "StageAccess", "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
+    "AddedCapacity", "ApplyReport", "AwsExport", "AwsNote", "AwsReport", "BindingLimit", "Capacity", "CapacityFigure",
+    "CapacityFigures", "Cause", "Ceilings", "Clock", "Detail", "Dialect", "DoctorReport", "FileSource", "Finding",
+    "IdentityUsage", "ImportReport", "KeyDetails", "KeyPage", "MethodAccess", "MigrationProgress", "MigrationReport",
+    "NamespaceCounts", "NoPrecondition", "OnUnavailable", "Peppers", "Period", "PlanChange", "ProgressCallback",
+    "Rate", "RepairSummary", "RowWarning", "Severity", "ShadowCounts", "SharedValue", "Source", "StageAccess",
+    "ThrottleScope", "Unlisted", "UpgradeReport", "Usage",
 }  # fmt: skip
 """What signatures name besides the classes of the public modules: defined beside what it is about, or no class."""
 

@@ -82,12 +82,12 @@ class BatchBySlot(KeyBatch):
                 import takes over.
         """
         intents = yield from self._read_intents()
-        placed = yield from self._place_drafts()
-        announced = yield from self._announce(placed, intents)
+        drafted = yield from self._place_drafts()
+        announced = yield from self._announce(drafted, intents)
         claimed = yield from self._claim(announced)
         written = yield from self._write(claimed, announced, intents)
         yield from self._finish(written, intents)
-        yield from self._undo(placed - written, claimed, announced)
+        yield from self._undo(drafted - written, claimed, announced)
         for key_id in announced & intents.keys() - written:
             yield from repair_key(self._namespace, key_id)  # the next attempt may find that nothing is to be changed
         if self._error is not None:
@@ -120,12 +120,12 @@ class BatchBySlot(KeyBatch):
             )
         )
 
-    def _announce(self, placed: Collection[str], intents: _Intents) -> Operation[frozenset[str]]:
+    def _announce(self, drafted: Collection[str], intents: _Intents) -> Operation[frozenset[str]]:
         """List the drafts, and announce the changes of plans."""
         namespace, snapshot, headroom = self._namespace, self._snapshot, self._headroom
         commits = dict[str, Commit]()
         for key_id, new in self._new.items():
-            if key_id in placed:
+            if key_id in drafted:
                 commits[key_id] = steps.list_draft(namespace, snapshot, new.draft, new.intent, headroom)
                 headroom = headroom._replace(revision=str(int(headroom.revision or 0) + 1))
         for key_id, (before, intent) in intents.items():

@@ -54,9 +54,10 @@ CHECKS: tuple[ServerCheck | DeploymentCheck, ...] = (
     DeploymentCheck("schema", data_checks.schema, "data"),
     DeploymentCheck("catalogue", data_checks.catalogue, "data"),
     DeploymentCheck("keys", data_checks.keys, "data"),
-    DeploymentCheck("unfinished", data_checks.unfinished, "data"),
     DeploymentCheck("pepper", data_checks.pepper, "data"),
+    DeploymentCheck("unfinished", data_checks.unfinished, "data"),
     DeploymentCheck("identities", data_checks.identities, "data"),
+    DeploymentCheck("shared-limits", slot_checks.shared_limits, "client"),
     DeploymentCheck("gateways", data_checks.gateways, "data"),
 )
 """In the order in which findings of one severity are listed."""

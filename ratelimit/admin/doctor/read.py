@@ -42,7 +42,8 @@ from ratelimit.effects import (
     time_us,
 )
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.model import MICROSECONDS
+from ratelimit.local.leased_bucket import SharedFigures
+from ratelimit.model import MICROSECONDS, FrozenMap
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.scripts import Command, load
 from ratelimit.validation import shown
@@ -61,6 +62,7 @@ _NODE_READS: tuple[Command, ...] = (
     ("SLOWLOG", "GET", SLOW),
 )
 _ROUND_TRIPS = 50
+_NONE = FrozenMap[SharedFigures]()
 SAMPLED_KEYS = 100
 _SAMPLED_IDENTITIES = 100
 _SCANS, _NAMES_PER_SCAN = 10, 1000
@@ -110,6 +112,7 @@ class Doctor:
         deadline: How long checks of the gateways wait for Redis, in seconds.
         clock: This machine's clock.
         repair: Whether to finish or undo first what is half done of keys.
+        shared: What the limiter of this process did about limits that all callers share, by their names in Redis.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Doctor:
         deadline: float,
         clock: Clock = wall_us,
         repair: bool = False,
+        shared: Mapping[str, SharedFigures] = _NONE,
     ) -> None:
         if gateway_user is not None and (not isinstance(gateway_user, str) or not gateway_user.isprintable()):
             raise ConfigError(f"must be the name of a Redis user, not {shown(gateway_user)}", field="gateway_user")
@@ -129,6 +133,7 @@ class Doctor:
         self._gateway_user = gateway_user
         self._deadline_us = round(deadline * MICROSECONDS)
         self._clock = clock
+        self._shared = shared
         self._repairs = validation.flag(repair, "repair")
 
     def read(self) -> Operation[Deployment]:
@@ -163,6 +168,7 @@ class Doctor:
             client=self._client,
             deadline_us=self._deadline_us,
             repair=repair,
+            shared=self._shared,
         )
 
     def _primary(self, node: str) -> Operation[Server]:
@@ -188,8 +194,8 @@ class Doctor:
     def _catalogue_first(self, primaries: list[Server]) -> Operation[list[Server]]:
         """Return the primaries of a cluster, that of the catalogue first: what has no key goes there."""
         (reply,) = yield IndependentReads([("INFO", "server")])
-        run_id = info_fields(as_text(reply)).get("run_id")
-        return sorted(primaries, key=lambda server: not run_id or server.info_or("run_id", "") != run_id)
+        run_id = info_fields(as_text(reply)).get("run_id", "")
+        return sorted(primaries, key=lambda server: not run_id or server.run_id != run_id)
 
     def _ask_node(self, node: str, answers: Answers, commands: Sequence[Command]) -> Operation[list[Any]]:
         """Ask a primary, and return its replies, with StoreError in the places of errors."""

@@ -14,6 +14,7 @@ from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.effects import info_fields
 from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import StoreError
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.redis_keys import RedisKeys
@@ -202,6 +203,11 @@ class Server:
         return f"{name} {'.'.join(map(str, self.version))}"
 
     @property
+    def run_id(self) -> str:
+        """What no other server has; "" if it may not be known."""
+        return self.info_or("run_id", "") if self.answers.has("INFO", "all") else ""
+
+    @property
     def is_in_cluster(self) -> bool:
         """Whether it is a node of a cluster, as far as it says so."""
         return self.answers.has("INFO", "all") and self.info_or("cluster_enabled", "0") == "1"
@@ -315,6 +321,7 @@ class Deployment:
         sentinels: Those that the client names.
         unreachable: Servers that could not be asked, and why.
         repair: What was repaired before; None if nothing was to be.
+        shared: What this process did about limits that all callers share, by their names in Redis.
     """
 
     names: RedisKeys
@@ -333,6 +340,7 @@ class Deployment:
     has_slots: bool = False
     has_cluster_client: bool = False
     repair: RepairSummary | None = None
+    shared: Mapping[str, SharedFigures] = field(default_factory=dict)
 
     @cached_property
     def catalog(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from ratelimit.admin.by_slot.steps import OPENS_NOTHING, bury, claim, release, t
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
 from ratelimit.admin.reading import records_of, texts_of
 from ratelimit.effects import AtNode, Operation, Primaries, text, texts
+from ratelimit.engine.pending_alerts import announce, is_pending_alert
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.namespace import Namespace
@@ -26,7 +27,7 @@ _NEVER = -1
 """What PTTL says of what does not expire."""
 
 
-class OneValue(NamedTuple):
+class SharedValue(NamedTuple):
     """Two keys that one value opens: which of them is meant, only people know.
 
     Attributes:
@@ -47,6 +48,7 @@ class RepairSummary:
         keys: Keys of which something half done was finished or undone.
         claims: Values that lead to their key again, or to none any more.
         deleted: Keys whose deletion was finished.
+        alerts: Alerts that were written to the stream for gateways that crashed.
         two_keys: Pairs of keys that one value opens; they are left as they are.
     """
 
@@ -54,7 +56,8 @@ class RepairSummary:
     keys: int = 0
     claims: int = 0
     deleted: int = 0
-    two_keys: tuple[OneValue, ...] = ()
+    alerts: int = 0
+    two_keys: tuple[SharedValue, ...] = ()
 
     def __str__(self) -> str:
         """Return the summary for people."""
@@ -62,7 +65,7 @@ class RepairSummary:
             return f"{self.records:,} records were looked at, nothing was half done"
         return (
             f"{self.records:,} records were looked at: {self.keys:,} keys were repaired, {self.claims:,} values lead "
-            f"to their key again or to none, {self.deleted:,} deletions were finished"
+            f"to their key again or to none, {self.deleted:,} deletions were finished, {self.alerts:,} alerts announced"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class RepairSummary:
     @property
     def is_changed(self) -> bool:
         """Whether anything was to be done."""
-        return bool(self.keys or self.claims or self.deleted)
+        return bool(self.keys or self.claims or self.deleted or self.alerts)
 
 
 @dataclass(slots=True)
@@ -83,7 +86,8 @@ class _Count:
     keys: set[str] = field(default_factory=set)
     claims: int = 0
     deleted: int = 0
-    two_keys: set[OneValue] = field(default_factory=set)
+    alerts: int = 0
+    two_keys: set[SharedValue] = field(default_factory=set)
 
 
 def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
@@ -103,10 +107,10 @@ def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
         yield from walk.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
     count = walk.count
     two_keys = tuple(sorted(count.two_keys))
-    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, two_keys)
+    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, count.alerts, two_keys)
 
 
-class _Found(NamedTuple):
+class _StoredRecord(NamedTuple):
     """A record, and its text in Redis."""
 
     record: KeyRecord
@@ -151,21 +155,29 @@ class _Walk:
     def look_at_records(self, names: list[str]) -> Operation[None]:
         """Look at records by their names."""
         stored = yield from texts_of(self._namespace, names)
-        records = [_Found(KeyRecord.from_json(each), each) for each in stored if each is not None]
+        records = [_StoredRecord(KeyRecord.from_json(each), each) for each in stored if each is not None]
         self.count.records += len(records)
-        live = [found for found in records if found.record.is_live]
+        live = [entry for entry in records if entry.record.is_live]
         listed = yield from self._listed(live)
         claims = yield from self._claims(live)
-        for found in live:
-            yield from self._look_at_key(found, listed[found.record.id], claims)
-        dead = [found.record for found in records if not found.record.is_live]
+        for entry in live:
+            yield from self._look_at_key(entry, listed[entry.record.id], claims)
+        yield from self._announce_alerts([entry.record.id for entry in live])
+        dead = [entry.record for entry in records if not entry.record.is_live]
         expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
         for record, expiry_ms in zip(dead, expiries, strict=True):
             # What is left of a deleted key expires once nothing else is left of it.
             if record.state != "tombstone" or expiry_ms == _NEVER:
                 yield from self.repair(record.id)
 
-    def _listed(self, live: Sequence[_Found]) -> Operation[dict[str, tuple[bool, bool]]]:
+    def _announce_alerts(self, key_ids: Sequence[str]) -> Operation[None]:
+        """Write alerts to the stream that gateways have noted at the key and did not come to announce."""
+        replies = yield [("HKEYS", self._names.key_hash(key_id)) for key_id in key_ids]
+        for key_id, fields in zip(key_ids, replies, strict=True):
+            if any(map(is_pending_alert, texts(list(fields)))):
+                self.count.alerts += yield from announce(self._names, key_id)
+
+    def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
         """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
         names = self._names
         commands: list[Command] = []
@@ -179,32 +191,32 @@ class _Walk:
             listed[record.id] = is_listed, is_listed and all(members)
         return listed
 
-    def _claims(self, live: Sequence[_Found]) -> Operation[dict[str, str | None]]:
+    def _claims(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, str | None]]:
         digests = list(dict.fromkeys(digest for record, _ in live for digest in record.digests))
         claims = yield from texts_of(self._namespace, list(map(self._names.digest, digests)))
         return dict(zip(digests, claims, strict=True))
 
     def _look_at_key(
-        self, found: _Found, listed: tuple[bool, bool], claims: Mapping[str, str | None]
+        self, entry: _StoredRecord, listed: tuple[bool, bool], claims: Mapping[str, str | None]
     ) -> Operation[None]:
-        record = found.record
+        record = entry.record
         digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
         own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
         strange = digests - own
         is_listed, is_in_sets = listed
         if not is_listed and strange == digests:
-            yield from self._finish_deletion(found)
+            yield from self._finish_deletion(entry)
             return
         if not is_in_sets or own - digests:
             yield from self.repair(record.id)
         for digest in sorted(strange):
             yield from self._claim_again(record.id, digest)
 
-    def _finish_deletion(self, found: _Found) -> Operation[None]:
+    def _finish_deletion(self, entry: _StoredRecord) -> Operation[None]:
         """Delete a key that nothing leads to: its node has lost that it was deleted."""
-        tombstone = tombstone_of(found.record)
-        if (yield from carry_out(bury(self._namespace, found.text, tombstone))):
-            yield from remove_dead(self._namespace, found.record.id, tombstone)
+        tombstone = tombstone_of(entry.record)
+        if (yield from carry_out(bury(self._namespace, entry.text, tombstone))):
+            yield from remove_dead(self._namespace, entry.record.id, tombstone)
             self.count.deleted += 1
 
     def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
@@ -218,7 +230,7 @@ class _Walk:
                 return  # others were faster
             if owner is not None and owner.state != "tombstone" and digest in owner.digests:
                 if owner.is_live and owner.digests[digest] != OPENS_NOTHING:
-                    self.count.two_keys.add(OneValue(owner_id, key_id))
+                    self.count.two_keys.add(SharedValue(owner_id, key_id))
                     return
                 yield from self.repair(owner_id)
             elif (yield from carry_out(claim(self._namespace, digest, before, new_claim(key_id)))):

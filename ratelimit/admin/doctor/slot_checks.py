@@ -8,11 +8,13 @@ from math import ceil
 from ratelimit.admin.doctor.problem import Check, error, warning
 from ratelimit.admin.doctor.readings import Deployment, Server, as_text
 from ratelimit.effects import info_fields
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import MICROSECONDS, Throttle
 
 SLOTS = 16384
 FULL_COVERAGE = "cluster-require-full-coverage"
 _MAX_CLOCK_DIFFERENCE_US = 500_000
+_MAX_LATE_SHARE = 0.1
 
 
 def topology(deployment: Deployment) -> Check:
@@ -121,6 +123,30 @@ def _throttles(deployment: Deployment) -> Iterator[Throttle]:
             yield plan.throttle
         for plan_stage in plan.stages:
             yield from plan_stage.throttles.values()
+
+
+def shared_limits(deployment: Deployment) -> Check:
+    """Whether this process has units of shared limits in time: where keys lie in slots, it asks for them ahead."""
+    if not deployment.has_slots:
+        deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
+        return "all limits are in one script"
+    for name, figures in deployment.shared.items():
+        if figures.late > _MAX_LATE_SHARE * figures.asks:
+            yield warning(
+                f"{figures.late:,} of {figures.asks:,} requests for units of {name} were answered too late: the units "
+                "were not used, and checks may be denied though the limit has some",
+                "look at `latency`, and at the load of this machine and of that node",
+            )
+    return "; ".join(map(_shared, deployment.shared.items())) or "this process has asked for no units of shared limits"
+
+
+def _shared(item: tuple[str, SharedFigures]) -> str:
+    name, figures = item
+    waits = f"{figures.waits:,} checks waited for {figures.asks:,} requests"
+    return (
+        f"{name}: {figures.demanded:,} units demanded, {figures.granted:,} granted, {figures.returned:,} given back, "
+        f"{figures.held:,} held; {waits}"
+    )
 
 
 def cluster_info(server: Server) -> dict[str, str]:

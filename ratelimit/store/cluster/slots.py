@@ -43,11 +43,15 @@ def slot_of_all(commands: Sequence[Command], catalog_slot: int) -> int:
     return next((slot_of(key) for key in keys if key is not None), catalog_slot)
 
 
+_NO_NUMBER_OF_KEYS = ("0", "-")
+"""None, and no number: so `doctor` tries whether a user may send scripts, and changes nothing."""
+
+
 def _first_key(command: Command) -> str | bytes | None:
     name = str(command[0]).upper()
     if name in _WITHOUT_KEYS:
         return None
-    if name in _SCRIPTS and not int(command[2]):
+    if name in _SCRIPTS and str(command[2]) in _NO_NUMBER_OF_KEYS:
         return None
     at = _KEY_AT.get(name, 1)
     key = command[at] if at < len(command) else None
