@@ -219,6 +219,19 @@ def test_a_drought():
     assert checker.drought_us(history(*lines[:2])) == 0
 
 
+def test_keys_of_other_nodes():
+    """Answers without Redis to keys that are spared, unless the machine was busy; not those to others."""
+    spared = event(0, "spared", keys=["ample", "quota"])
+    lines = [
+        unavailable(1, "ample"),
+        unavailable(1, "bucket"),
+        unavailable(2, "quota", waited_s=0.5),
+        check(3, "quota"),
+    ]
+    assert checker.lost_by_others(history(spared, *lines)) == 1
+    assert checker.lost_by_others(history(*lines)) == 0
+
+
 def test_growth():
     """From the middle to the end: what a process needs at its start does not count."""
 
