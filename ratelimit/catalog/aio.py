@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
+from math import inf
 from typing import Self, Unpack
 
 from ratelimit.admin.aws import AwsExport, AwsReport
@@ -42,7 +43,8 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.cluster import AsyncClusterExecutor
+from ratelimit.store.aio.executor import AsyncExecutor, async_executor_for
 
 
 class AsyncCatalog(Base):
@@ -59,13 +61,14 @@ class AsyncCatalog(Base):
     ) -> None:
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = AsyncExecutor(client)
+        self._store = async_executor_for(client, inf, self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: AsyncExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncExecutor | AsyncClusterExecutor) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
@@ -296,8 +299,10 @@ class AsyncCatalog(Base):
             report: MigrationReport = finished.value
             return report
 
-    async def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+    async def doctor(
+        self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False
+    ) -> DoctorReport:
         """Return what of this deployment would break a promise, and the command that mends it. See `Catalog.doctor`."""
-        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline, repair)
         deployment = await self._run(doctor.read())
         return doctor.report(deployment, await self._store.ask(doctor.peers(deployment)))

@@ -37,8 +37,10 @@ class Base:
         self._aws = AwsImporter(namespace)
         self._upgrade = UpgradeAdmin(namespace)
 
-    def _doctor(self, client: ClientSettings, gateway_user: str | None, deadline: float) -> Doctor:
-        return Doctor(self._namespace, client, gateway_user=gateway_user, deadline=validate_deadline(deadline))
+    def _doctor(self, client: ClientSettings, gateway_user: str | None, deadline: float, repair: bool) -> Doctor:
+        return Doctor(
+            self._namespace, client, gateway_user=gateway_user, deadline=validate_deadline(deadline), repair=repair
+        )
 
     @property
     def ceilings(self) -> Ceilings:

@@ -42,7 +42,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.blocking.executor import BlockingStore, executor_for
 
 
 class Catalog(Base):
@@ -83,13 +83,14 @@ class Catalog(Base):
     ) -> None:
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = BlockingExecutor(client)
+        self._store = executor_for(client, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: BlockingExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: BlockingStore) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
@@ -692,25 +693,32 @@ class Catalog(Base):
             report: MigrationReport = finished.value
             return report
 
-    def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
-        """Return what of this deployment would break a promise, and the command that mends it. Nothing is changed.
+    def doctor(
+        self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False
+    ) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it.
 
-        Reads the server, its replicas and its Sentinels, as far as they can be reached with this client's user,
-        password and certificates. What this user may not read is "unknown", with the permission that is missing:
-        lua/ACL.md has a user that may read everything.
+        Nothing is changed, unless you say `repair`. On a cluster, where a change of a key takes several steps, that
+        finishes or undoes whatever an administrator who crashed has left half done, before all else. It can be done at
+        any time, and again: others who are at work start over.
+
+        Reads the server, or all nodes of a cluster, its replicas and Sentinels, as far as they can be reached with this
+        client's user, password and certificates. What this user may not read is "unknown", with the permission that is
+        missing: lua/ACL.md has a user that may read everything.
 
         Args:
             gateway_user: The Redis user of the gateways, whose permissions are examined; None for
                 this client's own.
             deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
+            repair: Finish or undo what is half done of keys. Needs an administrator's permissions.
 
         Returns:
-            The findings, the worst first.
+            The findings, the worst first; and what was repaired.
 
         Raises:
             ConfigError: An argument is invalid.
             StoreError: The server did not answer.
         """
-        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline, repair)
         deployment = self._run(doctor.read())
         return doctor.report(deployment, self._store.ask(doctor.peers(deployment)))

@@ -25,6 +25,7 @@ class RedisKeys:
         self.catalog = f"{{{namespace}}}:catalog"
         self.former_catalog = f"{namespace}:catalog"
         self.keys = f"{{{namespace}}}:keys"
+        self.intents = f"{{{namespace}}}:intents"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"

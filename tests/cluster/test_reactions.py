@@ -16,15 +16,17 @@ from ratelimit.store.cluster.reactions import (
 ASKED = ("10.0.0.1", 7000)
 OTHER = ("10.0.0.3", 7002)
 
+ANOTHER = Reaction(is_repeated=True, needs_another=True, refreshes=True)
+
 ROWS = {
     "MOVED": Reaction(is_repeated=True, address=OTHER, is_moved=True, refreshes=True),
     "ASK": Reaction(is_repeated=True, address=OTHER, is_asking=True),
     "TRYAGAIN": Reaction(is_repeated=True),
-    "CLUSTERDOWN": Reaction(refreshes=True),
-    "READONLY": Reaction(refreshes=True),
-    "MASTERDOWN": Reaction(refreshes=True),
-    "LOADING": Reaction(refreshes=True),
-    NOT_SENT: Reaction(is_repeated=True, refreshes=True),
+    "CLUSTERDOWN": ANOTHER,
+    "READONLY": ANOTHER,
+    "MASTERDOWN": ANOTHER,
+    "LOADING": ANOTHER,
+    NOT_SENT: ANOTHER,
     UNANSWERED: Reaction(refreshes=True),
 }
 

@@ -26,6 +26,7 @@ class Reaction(NamedTuple):
     Attributes:
         is_repeated: Whether the command is sent again, as it was certainly not carried out; else it fails.
         address: Where to then; None: to whoever owns the slot.
+        needs_another: Whether it is sent again only if the slot has another owner by now, and else fails.
         is_asking: Whether ASKING goes before it: the slot is on its way to that node.
         is_moved: Whether that node owns the slot from now on.
         refreshes: Whether the topology is asked for.
@@ -33,16 +34,21 @@ class Reaction(NamedTuple):
 
     is_repeated: bool = False
     address: Address | None = None
+    needs_another: bool = False
     is_asking: bool = False
     is_moved: bool = False
     refreshes: bool = False
+
+    @property
+    def is_redirected(self) -> bool:
+        """Whether it goes to another node than before."""
+        return self.address is not None or self.needs_another
 
 
 FAIL = Reaction()
 REFRESH_AND_FAIL = Reaction(refreshes=True)
 REPEAT = Reaction(is_repeated=True)
-IF_ANOTHER_OWNS = Reaction(is_repeated=True, refreshes=True)
-"""Sent to the slot's owner if that is another node by now; else it fails."""
+IF_ANOTHER_OWNS = Reaction(is_repeated=True, needs_another=True, refreshes=True)
 
 TABLE = {
     # The slot lives elsewhere; or it moves, and this key, if there is one, is there already.
@@ -50,13 +56,13 @@ TABLE = {
     "ASK": Reaction(is_repeated=True, is_asking=True),
     # Of several keys of a slot that moves, some have moved: soon all will have.
     "TRYAGAIN": REPEAT,
-    # The slot has no owner, or the node sees too few others: a failover may be under way.
-    "CLUSTERDOWN": REFRESH_AND_FAIL,
+    # The slot has no owner, or the node sees too few others: a failover may be under way. Or it has left the cluster.
+    "CLUSTERDOWN": IF_ANOTHER_OWNS,
     # The node became a replica; or it is one, and its primary is gone.
-    "READONLY": REFRESH_AND_FAIL,
-    "MASTERDOWN": REFRESH_AND_FAIL,
+    "READONLY": IF_ANOTHER_OWNS,
+    "MASTERDOWN": IF_ANOTHER_OWNS,
     # It has just started: a replica may have taken its place.
-    "LOADING": REFRESH_AND_FAIL,
+    "LOADING": IF_ANOTHER_OWNS,
     NOT_SENT: IF_ANOTHER_OWNS,
     UNANSWERED: REFRESH_AND_FAIL,
 }
@@ -91,7 +97,7 @@ def pause_s(attempt: int, *, is_redirected: bool) -> float:
 
     Args:
         attempt: How often it was sent.
-        is_redirected: Whether another node was named: nodes send each other commands only as long as they disagree.
+        is_redirected: Whether it goes to another node: only as long as nodes disagree they send a command to and fro.
     """
     extra = attempt - (_FREE_ATTEMPTS if is_redirected else 0)
     return min(_LEAST_PAUSE_S * 2 ** (extra - 1), _LONGEST_PAUSE_S) if extra > 0 else 0.0

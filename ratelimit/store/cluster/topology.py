@@ -20,10 +20,15 @@ QUERIES: Sequence[Command] = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
 
 TIMEOUT_S = 0.5
 """How long a node may take to connect, and to answer, before another is asked."""
+PATIENCE_S = 2.0
+"""How long if none has answered within that: they may be far away, with TLS, or their names may resolve slowly."""
 DOUBTED_INTERVAL_S = 0.1
 SILENT_INTERVAL_S = 0.25
 INTERVAL_S = 5.0
 """How often to ask: while something said that the topology changed; while a primary does not answer; otherwise."""
+
+FRESH_S = 1.0
+"""Within so much time after nodes were asked nobody waits for them to be asked again: an answer would be the same."""
 
 _SHOWN_RANGES = 3
 
