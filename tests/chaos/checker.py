@@ -251,10 +251,20 @@ def very_late_admissions(history):
 
 
 def lost_by_others(history):
-    """Checks of keys on nodes that nothing happened to, answered without Redis; but for what a busy machine excuses."""
+    """Checks of keys on nodes that nothing happened to, answered without Redis from the fault until a second after it.
+
+    But for those that a busy machine excuses.
+    """
+    if history.fault is None:
+        return 0
+    begin, end = history.fault
     spared = {key for event in history.of("spared") for key in event.about["keys"]}
     starvation = _Starvation(history)
-    return sum(check.is_degraded and not starvation.excuses(check) for check in history.checks if check.key in spared)
+    return sum(
+        check.is_degraded and not starvation.excuses(check)
+        for check in history.checks
+        if check.key in spared and begin <= check.sent_us and check.received_us <= end + SECOND_US
+    )
 
 
 def drought_us(history):
