@@ -20,14 +20,14 @@ ABSENT = "valgrind is not installed, so instructions were not counted"
 
 
 @contextlib.contextmanager
-def counted(*, slots=False):
+def counted(*, server=SERVER, slots=False):
     """Yield the URL of a server under callgrind, and a list that holds its instructions once it has stopped.
 
     With `slots` it is in cluster mode, and owns all of them.
     """
     instructions = []
     with _folder() as folder:
-        with _running(folder, settings=_in_cluster_mode() if slots else ()) as (url, _):
+        with _running(folder, server=server, settings=_in_cluster_mode() if slots else ()) as (url, _):
             if slots:
                 _own_all_slots(url)
             yield url + "?slots=true" * slots, instructions
@@ -66,13 +66,13 @@ def _folder():
 
 
 @contextlib.contextmanager
-def _running(folder, *options, settings=()):
+def _running(folder, *options, server=SERVER, settings=()):
     path, log = f"{folder}/redis.sock", Path(folder, "valgrind")
-    server = [host.servers.binaries()[SERVER], "--port", "0", "--unixsocket", path, "--dir", folder]
+    command = [host.servers.binaries()[server], "--port", "0", "--unixsocket", path, "--dir", folder]
     settings = ["--save", "", "--hz", "1", *settings]  # background work once a second, so that it hardly counts
     valgrind = [VALGRIND, "--tool=callgrind", f"--callgrind-out-file={folder}/out", *options]
     with log.open("wb") as errors:
-        process = subprocess.Popen([*valgrind, *server, *settings], stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen([*valgrind, *command, *settings], stdout=subprocess.DEVNULL, stderr=errors)
     try:
         _wait(path, process, log)
         yield f"unix://{path}", process
@@ -110,7 +110,7 @@ def _wait(path, process, log):
             time.sleep(0.05)
 
 
-def version():
-    command = [host.servers.binaries()[SERVER], "--version"]
+def version(server=SERVER):
+    command = [host.servers.binaries()[server], "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return "redis " + re.search(r"v=(\S+)", output)[1]
+    return f"{'valkey' if server == 'valkey' else 'redis'} " + re.search(r"v=(\S+)", output)[1]

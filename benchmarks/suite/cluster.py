@@ -6,6 +6,8 @@ check is a test: `test_a_check_meets_one_node`.
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 
 from rich.table import Table
 
@@ -19,12 +21,13 @@ from ratelimit import Limiter, Quota, Throttle, UsagePlan
 AMPLE = 1_000_000
 ONE_SERVER, A_NODE = "one server", "a node of a cluster"
 PLACES = {ONE_SERVER: False, A_NODE: True}
+SERVERS = dict.fromkeys(("valkey", callgrind.SERVER))
 TARGET = 1.05
 
 
-def _checks(calls, *, slots):
+def _checks(calls, *, server, slots):
     """Instructions of a server that starts, stores a plan and a key, and carries out so many checks."""
-    with callgrind.counted(slots=slots) as (url, counted):
+    with callgrind.counted(server=server, slots=slots) as (url, counted):
         options = {"deadline": ours.UNDER_VALGRIND, "max_age": ours.ALL_DAY, "on_unavailable": "closed"}
         with Limiter.from_url(url, **options) as limiter:
             quota = Quota(AMPLE, "MONTH", (datetime.now(UTC).day + 13) % 28)  # no window ends meanwhile
@@ -39,18 +42,18 @@ def _checks(calls, *, slots):
 def measure(full=False):  # noqa: ARG001 - the full run has no more of it
     if callgrind.VALGRIND is None:
         return {"absent": callgrind.ABSENT, "per_check": {}}
-    per_check = {}
-    with ThreadPoolExecutor(2) as both, steps("cluster", len(PLACES)) as step:
-        for place, slots in PLACES.items():
-            step(place)
-            short, long = both.map(lambda calls, slots=slots: _checks(calls, slots=slots), (SHORT, LONG))
-            per_check[place] = (long - short) / (LONG - SHORT)
-    return {"version": callgrind.version(), "per_check": per_check}
+    per_check, places = {}, list(product(SERVERS, PLACES.items()))
+    with ThreadPoolExecutor(2) as both, steps("cluster", len(places)) as step:
+        for server, (place, slots) in places:
+            step(f"{server}, {place}")
+            short, long = both.map(partial(_checks, server=server, slots=slots), (SHORT, LONG))
+            per_check.setdefault(callgrind.version(server), {})[place] = (long - short) / (LONG - SHORT)
+    return {"per_check": per_check}
 
 
 def figures(result):
-    if counts := result["per_check"]:
-        what = f"{result['version']}: instructions of the servers per check, a cluster, of one server"
+    for version, counts in result["per_check"].items():
+        what = f"{version}: instructions of the servers per check, a cluster, of one server"
         yield Figure(what, counts[A_NODE] / counts[ONE_SERVER], "x", target=TARGET)
 
 
@@ -58,9 +61,10 @@ def tables(result):
     if "absent" in result:
         yield f"[yellow]{result['absent']}"
         return
-    table = Table(title=f"instructions of the servers per check ({result['version']})", title_justify="left")
-    table.add_column("where")
-    table.add_column("instructions", justify="right")
-    for place, count in result["per_check"].items():
-        table.add_row(place, f"{round(count):,}")
+    table = Table(title="instructions of the servers per check", title_justify="left")
+    table.add_column("server")
+    for place in PLACES:
+        table.add_column(place, justify="right")
+    for version, counts in result["per_check"].items():
+        table.add_row(version, *(f"{round(counts[place]):,}" for place in PLACES))
     yield table
