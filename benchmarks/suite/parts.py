@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks.suite import (
     batches,
+    cluster,
     exactness,
     growth,
     import_keys,
@@ -67,6 +68,12 @@ PARTS = {
         "Cost to the server",
         "Instructions that the server executes per call, counted by callgrind: hardly any noise, but specific to the "
         "build of the server.",
+    ),
+    "cluster": Part(
+        cluster,
+        "A cluster",
+        "Instructions of all servers per check by the limits of a key, on a cluster beside one server: a check is one "
+        "script on one key, at one node.",
     ),
     "growth": Part(
         growth,

@@ -114,6 +114,18 @@ def test_keys_and_load_are_even(valkey_cluster):
     assert_even(load)
 
 
+def test_a_check_meets_one_node(valkey_cluster):
+    """Its script runs once, at one of the three: a cluster spends no more on a check than one server."""
+    with_keys(valkey_cluster, 200)
+    with Limiter.from_url(valkey_cluster.url, deadline=10, denial_cache=False) as limiter:
+        for value in VALUES[:200]:
+            limiter.check(value, STAGE, METHOD)
+        before = sum(calls(valkey_cluster).values())
+        for value in VALUES[:200]:
+            assert limiter.check(value, STAGE, METHOD).time_us is not None
+        assert sum(calls(valkey_cluster).values()) == before + 200
+
+
 def calls(cluster):
     """How many scripts each node has run."""
     return {

@@ -66,7 +66,9 @@ def contents(client):
     """All that is stored, and what expires, but for what belongs to processes, and the catalogue's version and mark."""
     state = {
         name: (kind, value, left >= 0)
-        for name, (kind, value, left) in snapshot(client).items()
+        for name, (kind, value, left) in (
+            client.snapshot() if isinstance(client, AllNodes) else snapshot(client)
+        ).items()
         if name not in OF_PROCESSES
     }
     kind, fields, expires = state.pop(b"{ratelimit}:catalog")
@@ -122,6 +124,34 @@ def test_everything_moves_to_slots_and_back(source, slots, clock):
         # And back, over what is left there.
         client.delete("{ratelimit}:plan:silver:keys", "ratelimit:account")
         client.set("ratelimit:{gone}:record", "x")
+        assert there.migrate(here, finish=True, max_age=SOON).is_finished
+        assert contents(client) == before
+        assert decisions(client, clock) == decided
+
+
+class AllNodes:
+    """What the primaries of a cluster hold, as of one server, for `contents`."""
+
+    def __init__(self, cluster):
+        self._clients = [node.client() for node in cluster.primaries]
+
+    def snapshot(self):
+        return {name: value for client in self._clients for name, value in snapshot(client).items()}
+
+
+def test_everything_moves_to_a_cluster_and_back(source, cluster, clock):
+    """Over all of its nodes, by the command too; the same is decided there."""
+    here, there = Catalog(source.client(), clock=clock), Catalog(cluster.client(), clock=clock)
+    with source.client() as client:
+        before, decided = contents(client), decisions(client, clock)
+        assert run("migrate", source.url, cluster.url).exit_code == 0
+        assert here.migrate(there, finish=True, max_age=SOON).counts.used == USED
+        assert contents(AllNodes(cluster)) == before
+        assert all(cluster.key_count().values())
+        there_decided = decisions(cluster.client(), clock)
+        assert [(each.status, each.limited_by, each.limits) for each in there_decided] == [
+            (each.status, each.limited_by, each.limits) for each in decided
+        ]
         assert there.migrate(here, finish=True, max_age=SOON).is_finished
         assert contents(client) == before
         assert decisions(client, clock) == decided
