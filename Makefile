@@ -34,8 +34,8 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
 	$(BIN)/python -m pytest -m "slow and not cluster" --durations=20 --ignore tests/apps --ignore tests/integrations
 
-test-cluster: .venv/ready  ## pass the tests on clusters of 3 primaries and 3 replicas that start, and on one server with slots
-	$(BIN)/python -m pytest tests/cluster --durations=10
+test-cluster: .venv/ready  ## pass the tests on clusters of 3 primaries and 3 replicas that start
+	$(BIN)/python -m pytest -m cluster tests/cluster --durations=10
 
 .venv/servers: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers

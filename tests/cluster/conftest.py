@@ -4,6 +4,16 @@ import pytest
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
 from helpers.servers import NAMES
 
+from ratelimit.store.blocking import nodes
+
+
+@pytest.fixture(autouse=True)
+def closed_nodes():
+    """Close what the tests' clients are connected to: of a cluster that has ended, each node would be tried for ever."""
+    yield
+    for each in [*nodes._nodes.values()]:
+        each.close()
+
 
 @pytest.fixture(scope="session")
 def started():

@@ -82,10 +82,10 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("paused", "meanwhile"), PAIRS)
-def test_paused_while_another_works(slots, paused, meanwhile):
+def test_paused_while_another_works(valkey_slots, paused, meanwhile):
     """And goes on later: with and without a repair of everything before or after the other's work."""
     for order in ("other", "repair other", "other repair"):
-        for site, first in pauses(slots, paused):
+        for site, first in pauses(valkey_slots, paused):
             for work in order.split():
                 if work == "repair":
                     repair_known(site)
@@ -134,11 +134,11 @@ def some_history(slots, seed):
 @pytest.mark.parametrize(
     "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(100, 2000, 100))]
 )
-def test_all_at_once(slots, first):
+def test_all_at_once(valkey_slots, first):
     """Histories by chance, each of its own seed."""
     for seed in range(first, first + 100):
         try:
-            some_history(slots, seed)
+            some_history(valkey_slots, seed)
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
