@@ -9,7 +9,7 @@ from ratelimit.store.blocking import nodes
 
 @pytest.fixture(autouse=True)
 def closed_nodes():
-    """Close what the tests' clients are connected to: of a cluster that has ended, each node would be tried for ever."""
+    """Close connections of tests: each node of a cluster that has ended would be tried for ever."""
     yield
     for each in [*nodes._nodes.values()]:
         each.close()
