@@ -728,6 +728,8 @@ def _decision(prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Deci
 
 def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
     """Note a reply that judged a check: should Redis go away, its states are the last that are known."""
+    if isinstance(reply, JoinedReply) and not reply.is_timed and reply.source != "lease":
+        return  # this process' own word, by what it knew before: no server has answered
     if protocol.status(reply) in _JUDGED:
         prepared.last_reply = prepared.limits.last_reply = reply
         prepared.sent_us = prepared.limits.sent_us = sent_us
