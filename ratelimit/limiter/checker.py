@@ -437,14 +437,16 @@ class Checker:
 
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
         """A method that needs no key: only the limits that all callers share."""
-        namespace = self._namespace
-        prepared = self.prepare_without_key(stage, method)
-        if self.denial_cache.is_active and not peek:
-            denial = self._known_denial(prepared, cost, namespace.age_us())
-            if denial is not None:
-                return denial
-        reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
-        return (yield from self._judged(prepared, reply, cost, peek=peek))
+        for _ in range(_MAX_ATTEMPTS):
+            prepared = self.prepare_without_key(stage, method)
+            if self.denial_cache.is_active and not peek:
+                denial = self._known_denial(prepared, cost, self._namespace.age_us())
+                if denial is not None:
+                    return denial
+            reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
+            if protocol.status(reply) != protocol.CATALOG_BEHIND:  # else the newer one is known by now
+                return (yield from self._judged(prepared, reply, cost, peek=peek))
+        raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _send(
         self,

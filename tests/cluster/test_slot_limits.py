@@ -13,6 +13,7 @@ from helpers.slot_gateway import do_at_once, slot_limiter
 
 from ratelimit import AsyncLimiter, Catalog, Identity, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
 from ratelimit.engine.pending_alerts import announce
+from ratelimit.model import Method
 from ratelimit.registry.redis_keys import RedisKeys
 
 NAMES = RedisKeys("ratelimit")
@@ -166,6 +167,30 @@ def test_requests_without_a_route_meet_shared_limits_alone(slots, valkey, clock)
         decisions = [limiter._check_shared(key, STAGE) for _ in range(5)]
         assert [decision.allowed for decision in decisions] == [True] * 3 + [False] * 2
         assert limiter._check_shared("no-key-has-ever-had-this-value", STAGE).status == 403
+
+
+@pytest.mark.parametrize("has_route", [True, False])
+def test_requests_without_a_key_follow_the_catalogue(slots, valkey, clock, has_route):
+    """Another process charged the shared limit under a newer one: that is read, and the request prepared anew."""
+
+    def fill(catalog):
+        catalog.put_stage(Stage(STAGE, Throttle(SLOW, 5), {METHOD: Method(key_required=False)}))
+
+    def request(limiter):
+        if has_route:
+            return limiter.check(None, STAGE, METHOD)
+        return limiter._check_shared(None, STAGE, key_required=False)
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+        assert request(limiter).allowed
+        with valkey.client() as source:
+            Catalog(source).put_stage(Stage(STAGE, Throttle(SLOW, 3), {METHOD: Method(key_required=False)}))
+            copy_all(source, slots)
+        with another(slots, clock=clock) as newer:
+            assert request(newer).allowed
+        clock.advance(0.2)  # what is held is over
+        decision = request(limiter)
+        assert (decision.allowed, decision.limits[0].limit) == (True, 3)
 
 
 # Leases of keys
