@@ -153,12 +153,13 @@ class Checker:
         spread, denial_cache, states = prepared.spread, self.denial_cache, None
         if spread is None or spread.own is None or prepared.lease is not None:
             return self.check(key, stage, method, cost)
-        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
-            return self.check(key, stage, method, cost)
         if denial_cache.is_active:
             denial = self._known_denial(prepared, cost, now_us)
             if denial is not None:
                 return denial
+        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
+            return self.check(key, stage, method, cost)
+        if denial_cache.is_active:
             states = denial_cache.states_for(prepared, now_us)
         verdict = self.slots.take(spread, cost, now_us)
         if verdict is None or verdict.denying is not None:

@@ -257,6 +257,22 @@ def test_counted_identities_are_those_that_one_server_counts(slots, valkey):
         assert abs(slots.admin.pttl(name) - client.pttl(name)) < 10_000
 
 
+def test_an_identity_that_is_out_of_limit_costs_no_request(slots, valkey, clock):
+    """Also when it was admitted so long ago that it would have to be counted anew."""
+    fill = gateway(throttle=Throttle(SLOW, 3), max_identities=3)
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+        user = Identity("user:1", plan="gold")
+        assert [limiter.check(user, STAGE, METHOD).allowed for _ in range(5)] == [True] * 3 + [False] * 2
+        clock.advance(40)
+        for _ in range(2):  # what was known is too old
+            assert limiter.check(user, STAGE, METHOD).time_us
+        away = NodesAway(limiter)
+        for _ in range(10):
+            decision = limiter.check(user, STAGE, METHOD)
+            assert (decision.limited_by, decision.source) == ("plan:gold", "denial_cache")
+        assert away.requests == []
+
+
 # Alerts
 
 
