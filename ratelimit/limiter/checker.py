@@ -30,7 +30,7 @@ from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.engine.spread_limits import JoinedReply
+from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.catalog_refresh import CatalogRefresh
 from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
@@ -355,9 +355,10 @@ class Checker:
         leased = lease.spend(cost, self._namespace.age_us())
         if leased is None:
             self.slots.put_back(verdict)
-        elif self.slots.shared.is_due:
+            return None
+        if self.slots.shared.is_due:
             yield InBackground(self.slots.shared.upkeep())
-        return leased
+        return _with_shared(leased, spread, verdict)
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
         """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
@@ -727,6 +728,15 @@ def _decision(prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Deci
     """Return the decision in a reply."""
     decision = prepared.limits.decision(reply, cost)
     return reply.mark(decision) if isinstance(reply, JoinedReply) else decision
+
+
+def _with_shared(leased: Decision, spread: SpreadLimits, verdict: SharedVerdict) -> Decision:
+    """Return an admission from a key's lease with what the shared limits say, of which the lease holds nothing."""
+    decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, verdict.states), source="lease")
+    if verdict.failure is not None:
+        decision.source = verdict.source
+        decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+    return decision
 
 
 def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:

@@ -215,6 +215,18 @@ def test_a_keys_lease_takes_shared_units_for_each_check(slots, valkey, clock):
         assert quota.remaining == 10**6 - 30
 
 
+def test_what_a_key_has_prepaid_is_no_part_of_what_a_shared_limit_has_left(slots, valkey, clock):
+    fill = gateway(account=Throttle(SLOW, 500), throttle=Throttle(1000, 5000), lease=1)
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+        remaining = []
+        for admitted in range(1, 201):
+            account = limiter.check(key, STAGE, METHOD).limits[1]
+            remaining.append((account.name, account.remaining, 500 - admitted))
+            clock.advance(0.001)
+        assert limiter._checker.prepared(key, STAGE, METHOD).lease.units > 20
+        assert all(name == "account" and left == exact for name, left, exact in remaining), remaining
+
+
 # Identities
 
 

@@ -196,6 +196,30 @@ def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(sl
         assert {limiter.check(key, STAGE, METHOD).status for _ in range(lease.units)} == {503}
 
 
+@pytest.mark.parametrize(("policy", "source"), [("local", "local"), ("open", "fail_open")])
+def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, valkey, clock, policy, source):
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+        for _ in range(100):
+            assert limiter.check(key, STAGE, METHOD).source in {"redis", "lease"}
+            clock.advance(0.001)
+        lease = limiter._checker.prepared(key, STAGE, METHOD).lease
+        away = NodesAway(limiter, is_shared)
+        clock.advance(0.11)  # what is held of the stage's is over
+        units = lease.units
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(20)]
+        assert lease.units == units - 20
+        assert {(each.allowed, each.source, each.cause) for each in decisions} == {(True, source, "not_sent")}
+        assert decisions[0].error == "the node is away"
+        away.is_away = lambda _: False
+        clock.advance(1)
+        assert not limiter.check(key, STAGE, METHOD).degraded
+
+
 def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, valkey):
     """So local decisions end in time, for keys as well."""
 
