@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Protocol, final
 
-from ratelimit.decision import Decision, Source
+from ratelimit.decision import Decision, LimitStatus, Source
 from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit
 from ratelimit.errors import StoreError
 
@@ -129,6 +129,15 @@ class SpreadLimits(CompiledLimits):
             if is_shared:
                 replaced[2 * index : 2 * index + 2] = _at(now_us, states[at])
         return tuple(replaced)
+
+    def replaced(self, statuses: Sequence[LimitStatus], states: Sequence[BucketState]) -> tuple[LimitStatus, ...]:
+        """Return the statuses of all limits with those of the shared ones by these states."""
+        now_us = max([state.server_us for state in states], default=0)
+        numbers = tuple([number for state in states for number in _at(now_us, state)])
+        shared = self.shared_limits.statuses(numbers, now_us)
+        return tuple(
+            [shared[at] if is_shared else status for (is_shared, at), status in zip(self._order, statuses, strict=True)]
+        )
 
     def crosses_alert(self, reply: object, cost: int) -> bool:
         """Return whether a charge may have reached a count that is announced, by the reply of the key's script."""

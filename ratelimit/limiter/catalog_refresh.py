@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from ratelimit.effects import InBackground, Operation, wait_briefly
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import MICROSECONDS
@@ -46,7 +48,8 @@ class CatalogRefresh:
             elif not (yield from wait_briefly(self._compare(), _PATIENCE_S)):
                 self._is_failing = True
         if self._failure is not None:
-            raise self._failure
+            # A copy: one that is raised again and again would keep the frames of all these checks.
+            raise copy(self._failure)
 
     def _compare(self) -> Operation[None]:
         try:

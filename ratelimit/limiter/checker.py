@@ -30,7 +30,7 @@ from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
 from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.engine.spread_limits import JoinedReply
+from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.catalog_refresh import CatalogRefresh
 from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
@@ -153,12 +153,13 @@ class Checker:
         spread, denial_cache, states = prepared.spread, self.denial_cache, None
         if spread is None or spread.own is None or prepared.lease is not None:
             return self.check(key, stage, method, cost)
-        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
-            return self.check(key, stage, method, cost)
         if denial_cache.is_active:
             denial = self._known_denial(prepared, cost, now_us)
             if denial is not None:
                 return denial
+        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
+            return self.check(key, stage, method, cost)
+        if denial_cache.is_active:
             states = denial_cache.states_for(prepared, now_us)
         verdict = self.slots.take(spread, cost, now_us)
         if verdict is None or verdict.denying is not None:
@@ -354,9 +355,10 @@ class Checker:
         leased = lease.spend(cost, self._namespace.age_us())
         if leased is None:
             self.slots.put_back(verdict)
-        elif self.slots.shared.is_due:
+            return None
+        if self.slots.shared.is_due:
             yield InBackground(self.slots.shared.upkeep())
-        return leased
+        return _with_shared(leased, spread, verdict)
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
         """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
@@ -437,14 +439,16 @@ class Checker:
 
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
         """A method that needs no key: only the limits that all callers share."""
-        namespace = self._namespace
-        prepared = self.prepare_without_key(stage, method)
-        if self.denial_cache.is_active and not peek:
-            denial = self._known_denial(prepared, cost, namespace.age_us())
-            if denial is not None:
-                return denial
-        reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
-        return (yield from self._judged(prepared, reply, cost, peek=peek))
+        for _ in range(_MAX_ATTEMPTS):
+            prepared = self.prepare_without_key(stage, method)
+            if self.denial_cache.is_active and not peek:
+                denial = self._known_denial(prepared, cost, self._namespace.age_us())
+                if denial is not None:
+                    return denial
+            reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
+            if protocol.status(reply) != protocol.CATALOG_BEHIND:  # else the newer one is known by now
+                return (yield from self._judged(prepared, reply, cost, peek=peek))
+        raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _send(
         self,
@@ -726,8 +730,19 @@ def _decision(prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Deci
     return reply.mark(decision) if isinstance(reply, JoinedReply) else decision
 
 
+def _with_shared(leased: Decision, spread: SpreadLimits, verdict: SharedVerdict) -> Decision:
+    """Return an admission from a key's lease with what the shared limits say, of which the lease holds nothing."""
+    decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, verdict.states), source="lease")
+    if verdict.failure is not None:
+        decision.source = verdict.source
+        decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+    return decision
+
+
 def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
     """Note a reply that judged a check: should Redis go away, its states are the last that are known."""
+    if isinstance(reply, JoinedReply) and not reply.is_timed and reply.source != "lease":
+        return  # this process' own word, by what it knew before: no server has answered
     if protocol.status(reply) in _JUDGED:
         prepared.last_reply = prepared.limits.last_reply = reply
         prepared.sent_us = prepared.limits.sent_us = sent_us

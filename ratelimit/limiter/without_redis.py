@@ -165,7 +165,8 @@ class WithoutRedis:
         over = self._over(prepared, cached_key.record.expires_us, now_us)
         if over is not None:
             return self._forbidden(error, over, peek=peek)
-        if prepared.lease is not None:
+        # On slots a lease holds nothing of what all callers share: by itself it admits nobody whom that limits.
+        if prepared.lease is not None and not (prepared.spread and prepared.spread.shared):
             leased: Decision | None = prepared.lease.spend(cost, now_us, peek=peek)
             if leased is not None:
                 return leased

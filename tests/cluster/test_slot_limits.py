@@ -13,6 +13,7 @@ from helpers.slot_gateway import do_at_once, slot_limiter
 
 from ratelimit import AsyncLimiter, Catalog, Identity, Limiter, Quota, Reason, Stage, Throttle, UsagePlan
 from ratelimit.engine.pending_alerts import announce
+from ratelimit.model import Method
 from ratelimit.registry.redis_keys import RedisKeys
 
 NAMES = RedisKeys("ratelimit")
@@ -168,6 +169,30 @@ def test_requests_without_a_route_meet_shared_limits_alone(slots, valkey, clock)
         assert limiter._check_shared("no-key-has-ever-had-this-value", STAGE).status == 403
 
 
+@pytest.mark.parametrize("has_route", [True, False])
+def test_requests_without_a_key_follow_the_catalogue(slots, valkey, clock, has_route):
+    """Another process charged the shared limit under a newer one: that is read, and the request prepared anew."""
+
+    def fill(catalog):
+        catalog.put_stage(Stage(STAGE, Throttle(SLOW, 5), {METHOD: Method(key_required=False)}))
+
+    def request(limiter):
+        if has_route:
+            return limiter.check(None, STAGE, METHOD)
+        return limiter._check_shared(None, STAGE, key_required=False)
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+        assert request(limiter).allowed
+        with valkey.client() as source:
+            Catalog(source).put_stage(Stage(STAGE, Throttle(SLOW, 3), {METHOD: Method(key_required=False)}))
+            copy_all(source, slots)
+        with another(slots, clock=clock) as newer:
+            assert request(newer).allowed
+        clock.advance(0.2)  # what is held is over
+        decision = request(limiter)
+        assert (decision.allowed, decision.limits[0].limit) == (True, 3)
+
+
 # Leases of keys
 
 
@@ -188,6 +213,18 @@ def test_a_keys_lease_takes_shared_units_for_each_check(slots, valkey, clock):
         limiter._store.run(limiter._checker.leases.return_unspent(all_of_them=True))
         quota = limiter.peek(key, STAGE, METHOD).limits[-1]
         assert quota.remaining == 10**6 - 30
+
+
+def test_what_a_key_has_prepaid_is_no_part_of_what_a_shared_limit_has_left(slots, valkey, clock):
+    fill = gateway(account=Throttle(SLOW, 500), throttle=Throttle(1000, 5000), lease=1)
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+        remaining = []
+        for admitted in range(1, 201):
+            account = limiter.check(key, STAGE, METHOD).limits[1]
+            remaining.append((account.name, account.remaining, 500 - admitted))
+            clock.advance(0.001)
+        assert limiter._checker.prepared(key, STAGE, METHOD).lease.units > 20
+        assert all(name == "account" and left == exact for name, left, exact in remaining), remaining
 
 
 # Identities
@@ -230,6 +267,22 @@ def test_counted_identities_are_those_that_one_server_counts(slots, valkey):
         assert counted.keys() == spread.keys()
         assert all(abs(spread[member] - score) < 10**7 for member, score in counted.items())
         assert abs(slots.admin.pttl(name) - client.pttl(name)) < 10_000
+
+
+def test_an_identity_that_is_out_of_limit_costs_no_request(slots, valkey, clock):
+    """Also when it was admitted so long ago that it would have to be counted anew."""
+    fill = gateway(throttle=Throttle(SLOW, 3), max_identities=3)
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+        user = Identity("user:1", plan="gold")
+        assert [limiter.check(user, STAGE, METHOD).allowed for _ in range(5)] == [True] * 3 + [False] * 2
+        clock.advance(40)
+        for _ in range(2):  # what was known is too old
+            assert limiter.check(user, STAGE, METHOD).time_us
+        away = NodesAway(limiter)
+        for _ in range(10):
+            decision = limiter.check(user, STAGE, METHOD)
+            assert (decision.limited_by, decision.source) == ("plan:gold", "denial_cache")
+        assert away.requests == []
 
 
 # Alerts

@@ -8,6 +8,7 @@ from helpers.slot_gateway import slot_limiter
 
 from ratelimit import Catalog, ConfigError, Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.errors import StoreTimeout
+from ratelimit.model import MICROSECONDS, Method
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import ScriptCall
 
@@ -174,6 +175,71 @@ def test_other_limits_of_nodes_that_answer_lose_nothing(slots, valkey, clock):
         for _ in range(20):
             decision = limiter.check(key, "other/prod", METHOD)
             assert (decision.allowed, decision.source) == (True, "redis")
+
+
+def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(slots, valkey, clock):
+    """Its lease holds units of its own limits alone."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+        for _ in range(100):
+            assert limiter.check(key, STAGE, METHOD).allowed
+            clock.advance(0.001)
+        lease = limiter._checker.prepared(key, STAGE, METHOD).lease
+        NodesAway(limiter, is_shared)
+        clock.advance(0.11)  # what is held of the stage's is over
+        assert lease.units > 20
+        assert {limiter.check(key, STAGE, METHOD).status for _ in range(lease.units)} == {503}
+
+
+@pytest.mark.parametrize(("policy", "source"), [("local", "local"), ("open", "fail_open")])
+def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, valkey, clock, policy, source):
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+        for _ in range(100):
+            assert limiter.check(key, STAGE, METHOD).source in {"redis", "lease"}
+            clock.advance(0.001)
+        lease = limiter._checker.prepared(key, STAGE, METHOD).lease
+        away = NodesAway(limiter, is_shared)
+        clock.advance(0.11)  # what is held of the stage's is over
+        units = lease.units
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(20)]
+        assert lease.units == units - 20
+        assert {(each.allowed, each.source, each.cause) for each in decisions} == {(True, source, "not_sent")}
+        assert decisions[0].error == "the node is away"
+        away.is_away = lambda _: False
+        clock.advance(1)
+        assert not limiter.check(key, STAGE, METHOD).degraded
+
+
+def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, valkey):
+    """So local decisions end in time, for keys as well."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), None, [STAGE]))
+        catalog.put_stage(Stage(STAGE, Throttle(1000, 1000), {METHOD: Method(key_required=False)}))
+        return catalog.create_key(plans=["gold"]).value
+
+    options = {"on_unavailable": "local", "local_max_age": 20}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        later_us, age_us = 0, limiter._namespace.age_us
+        limiter._namespace.age_us = lambda: age_us() + later_us
+        requests = [(None, STAGE, METHOD), (key, STAGE, "GET /other")]
+        assert all(limiter.check(*request).allowed for request in requests)
+        NodesAway(limiter, lambda _: True)
+        answers = []
+        for _ in range(6):
+            later_us += 5 * MICROSECONDS
+            answers.append([limiter.check(*request).status for request in requests])
+        assert answers == [[200, 200]] * 3 + [[503, 503]] * 3
 
 
 # A key's node
