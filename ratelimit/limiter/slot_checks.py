@@ -60,7 +60,7 @@ class SlotChecks:
         shared: The units of shared limits that this process has prepaid.
         identities: How many identities plans have.
         judge_locally: Used when a shared limit cannot be asked.
-        on_answer: Called when one could be asked again.
+        on_answer: Called when one could be asked.
     """
 
     def __init__(self, namespace: Namespace) -> None:
@@ -69,7 +69,6 @@ class SlotChecks:
         self.identities = IdentityCounts(namespace)
         self.judge_locally: JudgeLocally = _closed
         self.on_answer: Callable[[], None] = lambda: None
-        self._is_away = False
 
     def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
         """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
@@ -92,11 +91,8 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
-            self._is_away = True
             return self.judge_locally(error, prepared, cost)
-        if self._is_away:
-            self._is_away = False
-            self.on_answer()
+        self.on_answer()
         if taken is None:
             return None
         verdict = _verdict(taken, "redis")

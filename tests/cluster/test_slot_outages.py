@@ -145,6 +145,43 @@ def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, valkey,
         assert limiter.check(key, STAGE, METHOD).allowed
 
 
+def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, clock):
+    """That another stage's node answers ends no outage of this one's: 20 of a fifth of the burst, then 2 a second."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 1000), None, [STAGE, "other/prod"]))
+        catalog.put_stage(Stage(STAGE, Throttle(10, 100)))
+        catalog.put_stage(Stage("other/prod", Throttle(1000, 1000)))
+        return catalog.create_key(plans=["gold"]).value
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 5}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(1)
+        NodesAway(limiter, lambda name: is_shared(name) and STAGE in name)
+        outages, admitted = limiter._without_redis.local, 0
+        for _ in range(50):
+            admitted += limiter.check(key, STAGE, METHOD).allowed
+            assert limiter.check(key, "other/prod", METHOD).source == "redis"
+            clock.advance(0.2)
+        assert (admitted, outages.outage) == (39, 1)
+
+
+def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle(1, 10))
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 2}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD, 2).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        for _ in range(4):
+            assert limiter.check(key, STAGE, METHOD).allowed
+            limiter._without_redis.answered()
+        assert not limiter.check(key, STAGE, METHOD).allowed
+
+
 def test_open_does_not_limit_what_is_away_and_closed_admits_nobody(slots, valkey, clock):
     def fill(catalog):
         return one_plan(catalog, stage=Throttle(1, 3), burst=50)
