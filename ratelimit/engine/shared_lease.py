@@ -63,7 +63,7 @@ class LeaseReply(NamedTuple):
         level: The bucket's level after that, in units of 1/P token.
         last_us: The bucket's time: the server's, or up to 2 s later.
         epoch: The epoch.
-        pace_us: For how long not to ask again, in microseconds.
+        pace_us: For how long not to ask again, unless somebody waits, in microseconds.
         credited: What was credited for units that were given back, in units of 1/P token.
         server_us: The server's time.
     """

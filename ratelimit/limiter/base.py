@@ -132,6 +132,8 @@ class LimiterBase:
         return verdict
 
     def _shared_recovered(self) -> None:
+        if not self._shared_failures.is_failing or self._shared_failures.is_lasting():
+            return
         if not self._failing:
             self._without_redis.answered()
         if (line := self._shared_failures.success()) is not None:

@@ -35,6 +35,7 @@ class SharedVerdict(NamedTuple):
         source: Who says so.
         failure: Why this process decides by its own part; None if it does not.
         wait_s: Then for how many seconds it denies.
+        refund: Gives that part back what it spent, and returns how the limits stand then; None if it spent nothing.
     """
 
     held: Held
@@ -43,6 +44,7 @@ class SharedVerdict(NamedTuple):
     source: Source = "lease"
     failure: StoreError | None = None
     wait_s: float = 0.0
+    refund: Callable[[], Sequence[SharedState]] | None = None
 
 
 JudgeLocally = Callable[[StoreError, PreparedCheck, int], SharedVerdict]
@@ -60,7 +62,7 @@ class SlotChecks:
         shared: The units of shared limits that this process has prepaid.
         identities: How many identities plans have.
         judge_locally: Used when a shared limit cannot be asked.
-        on_answer: Called when one could be asked again.
+        on_answer: Called when one could be asked.
     """
 
     def __init__(self, namespace: Namespace) -> None:
@@ -69,7 +71,6 @@ class SlotChecks:
         self.identities = IdentityCounts(namespace)
         self.judge_locally: JudgeLocally = _closed
         self.on_answer: Callable[[], None] = lambda: None
-        self._is_away = False
 
     def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
         """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
@@ -79,12 +80,16 @@ class SlotChecks:
         return None if taken is None else _verdict(taken, "denial_cache")
 
     def put_back(self, verdict: SharedVerdict) -> None:
-        """Put back what was taken for a check that was not sent."""
+        """Put back what was taken for a check that was not sent, or was denied."""
         self.shared.settle(verdict.held, "denied")
+        if verdict.refund is not None:
+            verdict.refund()
 
     def abandon(self, verdict: SharedVerdict, error: BaseException) -> None:
         """Say that the check that units were taken for got no reply."""
         self.shared.settle(verdict.held, "denied" if isinstance(error, StoreUnavailable) else "unknown")
+        if verdict.refund is not None and isinstance(error, StoreError):
+            verdict.refund()  # the same part judges the check again, now with all of its limits
 
     def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
         """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
@@ -92,11 +97,8 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
-            self._is_away = True
             return self.judge_locally(error, prepared, cost)
-        if self._is_away:
-            self._is_away = False
-            self.on_answer()
+        self.on_answer()
         if taken is None:
             return None
         verdict = _verdict(taken, "redis")
@@ -161,8 +163,10 @@ class SlotChecks:
             self.shared.settle(verdict.held, "spent")
             joined.crosses_alert = spread.crosses_alert(reply, cost)
             return joined
-        self.put_back(verdict)
-        if verdict.held.parts:
+        if verdict.refund is not None:
+            verdict = verdict._replace(states=verdict.refund())
+        elif verdict.held.parts:
+            self.put_back(verdict)
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return self._joined(spread, code, reply, verdict)
 

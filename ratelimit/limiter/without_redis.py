@@ -80,8 +80,8 @@ class WithoutRedis:
     def judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
         """Judge the limits that all callers share, of a check whose own limits Redis still judges.
 
-        What is admitted is spent of this process' part, also if the key's own limits then deny the check. Nobody
-        charges it to Redis later.
+        What is admitted is spent of this process' part, until the verdict's `refund` gives it back. Nobody charges it
+        to Redis later.
 
         Raises:
             StoreError: The error that was passed: the check is not to be sent.
@@ -97,19 +97,27 @@ class WithoutRedis:
             open_states = _states(last_numbers(limits, server_us, dict, states), server_us)
             return SharedVerdict(Held((), ()), open_states, source="fail_open", failure=error)
         self.local.begin_outage(self.replicas.count)
+        outage = self.local.outage
         verdict = self.local.judge(limits, "", cost, Spending.CERTAIN, now_us, server_us, dict, states)
         assert verdict is not None  # noqa: S101 - there is always room for what all callers share
         divided, numbers, denial = verdict
-        if denial is None:
-            numbers = divided.numbers_after(numbers, cost)
         # Of a part's level, in units N0 times as small, the same number of tokens.
         parts = divided.numbers_of[0].per // limits.numbers_of[0].per
-        states_now = [state._replace(level=state.level // parts) for state in _states(numbers, server_us)]
-        if denial is None:
-            return SharedVerdict(Held((), ()), states_now, source="local", failure=error)
-        first, _, ends_us = denial
-        wait_s = (ends_us - server_us) / MICROSECONDS
-        return SharedVerdict(Held((), ()), states_now, spread.shared[first], "local", error, wait_s)
+
+        def states_of(numbers: Numbers) -> list[SharedState]:
+            return [state._replace(level=state.level // parts) for state in _states(numbers, server_us)]
+
+        if denial is not None:
+            first, _, ends_us = denial
+            wait_s = (ends_us - server_us) / MICROSECONDS
+            return SharedVerdict(Held((), ()), states_of(numbers), spread.shared[first], "local", error, wait_s)
+
+        def refund() -> list[SharedState]:
+            self.local.put_back(limits, cost, outage)
+            return states_of(numbers)
+
+        spent = states_of(divided.numbers_after(numbers, cost))
+        return SharedVerdict(Held((), ()), spent, source="local", failure=error, refund=refund)
 
     def decide(
         self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False

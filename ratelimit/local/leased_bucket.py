@@ -210,7 +210,7 @@ class LeasedBucket:
         self._asks: list[Ask] = []
         self._seen: _Seen | None = None
         self._is_low = False  # since units were last taken
-        self._paced_until_us = 0
+        self._paced_until_us = 0  # nothing is asked ahead until then; who waits asks all the same
         self._demand, self._demand_us = 0.0, 0  # units of the last `_MEMORY_US`, roughly, and when it was computed
         self._unreported = 0  # units demanded since the last request
         self._demanded = self._sent = self._waits = self._hedges = self._late = self._granted = self._refunded = 0
@@ -392,6 +392,8 @@ class LeasedBucket:
             self._claims[0].waiter.wake()  # it asks for all of them
 
     def _settle(self, claim: Claim, now_us: int, *, is_judged: bool) -> None:
+        if claim not in self._claims:
+            return  # it was given up while others were settled: collected as garbage
         if self.held() >= claim.cost:
             claim.outcome, claim.parts = Outcome.GRANTED, self._take(claim.cost)
         elif is_judged or self.denies(claim.cost, now_us):
@@ -419,15 +421,11 @@ class LeasedBucket:
     def may_ask(self, now_us: int) -> bool:
         """Return whether who waits may ask now: nobody else does, or the one who does has no reply for long."""
         out = self._open_asks(now_us)
-        if out:
-            return out < _MOST_ASKS and now_us - self._asks[0].started_us >= _HEDGE_US
-        return now_us >= self._paced_until_us
+        return not out or (out < _MOST_ASKS and now_us - self._asks[0].started_us >= _HEDGE_US)
 
     def patience_us(self, now_us: int) -> int:
-        """Return after how long who waits should look again, whatever happens."""
+        """Return after how long who waits and may not ask should look again, whatever happens."""
         out = self._open_asks(now_us)
-        if not out:
-            return max(1, self._paced_until_us - now_us)
         started_us = self._asks[0].started_us
         return max(1, started_us + (_HEDGE_US if out < _MOST_ASKS else TERM_US) - now_us)
 

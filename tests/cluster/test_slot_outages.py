@@ -7,7 +7,7 @@ from helpers.slot_data import NodesAway
 from helpers.slot_gateway import slot_limiter
 
 from ratelimit import Catalog, ConfigError, Limiter, Quota, Stage, Throttle, UsagePlan
-from ratelimit.errors import StoreTimeout
+from ratelimit.errors import StoreTimeout, StoreUnavailable
 from ratelimit.model import MICROSECONDS, Method
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import ScriptCall
@@ -144,6 +144,72 @@ def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, valkey,
         assert not limiter.check(key, STAGE, METHOD).allowed
         clock.advance(0.000_001)
         assert limiter.check(key, STAGE, METHOD).allowed
+
+
+def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, clock):
+    """That another stage's node answers ends no outage of this one's: 20 of a fifth of the burst, then 2 a second."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 1000), None, [STAGE, "other/prod"]))
+        catalog.put_stage(Stage(STAGE, Throttle(10, 100)))
+        catalog.put_stage(Stage("other/prod", Throttle(1000, 1000)))
+        return catalog.create_key(plans=["gold"]).value
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 5}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(1)
+        NodesAway(limiter, lambda name: is_shared(name) and STAGE in name)
+        outages, admitted = limiter._without_redis.local, 0
+        for _ in range(50):
+            admitted += limiter.check(key, STAGE, METHOD).allowed
+            assert limiter.check(key, "other/prod", METHOD).source == "redis"
+            clock.advance(0.2)
+        assert (admitted, outages.outage) == (39, 1)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
+def test_a_whole_outage_spends_a_shared_part_once(slots, valkey, clock, error):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle("1/1000", 20))
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local") as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(0.2)
+        NodesAway(limiter, lambda name: True, error)
+        assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(40)) == 19
+
+
+def test_who_is_over_a_limit_of_its_own_spends_nothing_of_a_part(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle("1/1000", 10), burst=3), catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local", denial_cache=False) as (limiter, keys):
+        first, second = keys
+        assert [limiter.check(first, STAGE, METHOD, cost).allowed for cost in (3, 1)] == [True, False]
+        assert limiter.check(second, STAGE, METHOD).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        for _ in range(20):
+            denied = limiter.check(first, STAGE, METHOD)
+            remaining = {limit.name: limit.remaining for limit in denied.limits}
+            assert (denied.limited_by, remaining[f"stage:{STAGE}:*"]) == ("plan:gold", 6)
+        assert limiter.check(second, STAGE, METHOD, 2).allowed
+
+
+def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle(1, 10))
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 2}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD, 2).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        for _ in range(4):
+            assert limiter.check(key, STAGE, METHOD).allowed
+            limiter._without_redis.answered()
+        assert not limiter.check(key, STAGE, METHOD).allowed
 
 
 def test_open_does_not_limit_what_is_away_and_closed_admits_nobody(slots, valkey, clock):

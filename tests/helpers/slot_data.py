@@ -14,13 +14,13 @@ def copy_all(source, target):
 
 
 class NodesAway:
-    """A limiter's requests by name of what they touch; those for names of which `is_away` says so get no answer.
+    """A limiter's requests by name of what they touch; those for names of which `is_away` says so get an `error`.
 
     On one server: it stands for the nodes of a cluster that keep these names. Blocking limiters alone.
     """
 
-    def __init__(self, limiter, is_away=lambda name: False):
-        self.is_away, self.requests = is_away, []
+    def __init__(self, limiter, is_away=lambda name: False, error=StoreUnavailable):
+        self.is_away, self.error, self.requests = is_away, error, []
         self._store = limiter._store
         self._call, self._execute = self._store.call, self._store._execute
         self._store.call, self._store._execute = self._intercepted_call, self._intercepted
@@ -40,7 +40,7 @@ class NodesAway:
         names = [name for command in commands for name in self.names_of(command)]
         self.requests.append(names)
         if any(map(self.is_away, names)):
-            raise StoreUnavailable("the node is away")
+            raise self.error("the node is away")
 
     def _intercepted_call(self, call, started_s):
         self._meets(call)

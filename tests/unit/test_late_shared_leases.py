@@ -28,8 +28,8 @@ class Process:
         return self.leases.demand(self.snapshot, [BUCKET], 1)
 
 
-def reply(granted, level):
-    return [1, NOW, struct.pack("<6d", granted, level, NOW, 1, 0, 0)]
+def reply(granted, level, pace_us=0):
+    return [1, NOW, struct.pack("<6d", granted, level, NOW, 1, pace_us, 0)]
 
 
 def request_of(call):
@@ -85,6 +85,32 @@ def test_who_is_granted_units_and_goes_away_leaves_them():
     second.close()
     assert process.leases.figures()["ratelimit:stage"].held == 1
     assert isinstance(process.leases.take([BUCKET], 1, process.now), Held)
+
+
+def test_who_goes_away_while_others_are_granted_units_gets_none():
+    """Where it is collected as garbage, that may be at any time."""
+    process = Process()
+    first, second, third = process.demand(), process.demand(), process.demand()
+    next(first)
+    waits = next(second)
+    next(third)
+    waits.future.add_done_callback(lambda _: third.close())
+    assert isinstance(result(first, reply(3, 7_000_000)), Held)
+    assert isinstance(result(second, None), Held)
+    figures = process.leases.figures()["ratelimit:stage"]
+    assert figures.held + figures.returned == 1
+
+
+@pytest.mark.parametrize(("pace_us", "is_due"), [(0, True), (50_000, False)])
+def test_a_pace_holds_back_what_is_asked_ahead_and_nobody_who_waits(pace_us, is_due):
+    process = Process()
+    first = process.demand()
+    next(first)
+    result(first, reply(5, 5_000_000, pace_us))
+    for _ in range(4):
+        assert isinstance(process.leases.take([BUCKET], 1, process.now), Held)
+    assert process.leases.is_due is is_due
+    assert request_of(next(process.demand())) == (1, 0)
 
 
 def test_a_child_holds_nothing():
