@@ -276,10 +276,11 @@ class AsyncCatalog(Base):
         *,
         finish: bool = False,
         max_age: float = 5.0,
+        stale_catalogue_s: float = 300.0,
         progress: MigrationProgress | None = None,
     ) -> MigrationReport:
         """Copy this namespace to another server or cluster; with `finish`, hand it over. See `Catalog.migrate`."""
-        steps = Migration(self._namespace, target._namespace).run(finish, max_age, progress)
+        steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
         return await self._moved(target, steps)
 
     async def cancel_migration(self, target: Self) -> MigrationReport:

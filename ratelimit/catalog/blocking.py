@@ -645,7 +645,13 @@ class Catalog(Base):
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
     def migrate(
-        self, target: Self, *, finish: bool = False, max_age: float = 5.0, progress: MigrationProgress | None = None
+        self,
+        target: Self,
+        *,
+        finish: bool = False,
+        max_age: float = 5.0,
+        stale_catalogue_s: float = 300.0,
+        progress: MigrationProgress | None = None,
     ) -> MigrationReport:
         """Copy this namespace to another server or cluster; with `finish`, hand it over.
 
@@ -658,6 +664,8 @@ class Catalog(Base):
             target: A catalogue on the server or cluster to move to, of the same namespace.
             finish: Whether to hand over.
             max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard.
+            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds: for so long one that could
+                not reach the catalogue may not have heard, if this namespace is on a cluster. Elsewhere it is not used.
             progress: Called with what is being done, and the number of keys of Redis it was done with.
 
         Returns:
@@ -667,7 +675,8 @@ class Catalog(Base):
             ConfigError: The target holds another namespace of this name, or there is nothing to move.
             StoreError: A server failed, or the two sides differ: run it again.
         """
-        return self._moved(target, Migration(self._namespace, target._namespace).run(finish, max_age, progress))
+        steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
+        return self._moved(target, steps)
 
     def cancel_migration(self, target: Self) -> MigrationReport:
         """Remove an unfinished copy at the target, and decide here again.

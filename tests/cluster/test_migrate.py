@@ -1,5 +1,6 @@
 """`ratelimit migrate`: a namespace moves to another server or cluster and back, whenever it is interrupted."""
 
+import contextlib
 import time
 
 import pytest
@@ -63,7 +64,7 @@ USED = 3
 
 
 def contents(client):
-    """All that is stored, and what expires, but for what belongs to processes, and the catalogue's version and mark."""
+    """All that is stored, and what expires, but for what belongs to processes, and its version and marks."""
     state = {
         name: (kind, value, left >= 0)
         for name, (kind, value, left) in (
@@ -72,7 +73,7 @@ def contents(client):
         if name not in OF_PROCESSES
     }
     kind, fields, expires = state.pop(b"{ratelimit}:catalog")
-    apart = {b"schema", b"version", b"stamp"}
+    apart = {b"schema", b"version", b"stamp", b"copy"}
     return state, (kind, {name: value for name, value in fields.items() if name not in apart}, expires)
 
 
@@ -124,7 +125,7 @@ def test_everything_moves_to_slots_and_back(source, slots, clock):
         # And back, over what is left there.
         client.delete("{ratelimit}:plan:silver:keys", "ratelimit:account")
         client.set("ratelimit:{gone}:record", "x")
-        assert there.migrate(here, finish=True, max_age=SOON).is_finished
+        assert there.migrate(here, finish=True, max_age=SOON, stale_catalogue_s=SOON).is_finished
         assert contents(client) == before
         assert decisions(client, clock) == decided
 
@@ -152,7 +153,7 @@ def test_everything_moves_to_a_cluster_and_back(source, cluster, clock):
         assert [(each.status, each.limited_by, each.limits) for each in there_decided] == [
             (each.status, each.limited_by, each.limits) for each in decided
         ]
-        assert there.migrate(here, finish=True, max_age=SOON).is_finished
+        assert there.migrate(here, finish=True, max_age=SOON, stale_catalogue_s=SOON).is_finished
         assert contents(client) == before
         assert decisions(client, clock) == decided
 
@@ -290,15 +291,148 @@ def test_interrupted_after_each_request_and_run_again(source, slots, clock, monk
 def test_a_run_that_goes_on_after_the_pause_waits_again(source, slots, clock):
     """The first one may have ended before the gateways heard."""
     here, there = catalogs(source, slots, clock)
-    steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=7)
+    steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=7, stale_catalogue_s=9)
     step = next(steps)
     while not isinstance(step, Pause):
         step = steps.send((there if step.side == "target" else here)._run(step.operation))
-    steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=8)
+    steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=8, stale_catalogue_s=9)
     step = next(steps)
     while not isinstance(step, Pause):
         step = steps.send((there if step.side == "target" else here)._run(step.operation))
     assert step.seconds == 8
+
+
+class Slow:
+    """A run of a migration, or a cancellation, that goes on step by step."""
+
+    def __init__(self, steps, here, there):
+        self._steps, self._sides = steps, {"source": here, "target": there}
+        self._step = next(steps)
+
+    def go(self, steps=10**6):
+        """Go on by so many steps; return whether it has ended."""
+        with contextlib.suppress(StopIteration):
+            for _ in range(steps):
+                if isinstance(self._step, Pause):
+                    self._step = next(self._steps)
+                else:
+                    self._step = self._steps.send(self._sides[self._step.side]._run(self._step.operation))
+            return False
+        return True
+
+    def pause(self):
+        """Go on until gateways are waited for; return for how many seconds."""
+        while not isinstance(self._step, Pause):
+            assert not self.go(1)
+        return self._step.seconds
+
+
+def marks(source, target):
+    """Marks of source and target."""
+    return tuple(client.hget("{ratelimit}:catalog", "schema") for client in (source, target))
+
+
+RIVALS = {"finish": ["finish"], "cancel": ["cancel"], "cancel, finish": ["cancel", "finish"]}
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("hung", ["finish", "cancel"])
+def test_a_run_that_hung_changes_nothing_that_another_one_handed_over(valkey, valkey_slots, clock, hung, rival):
+    """Wherever it hung: what the target decided since then stays, and never do both sides decide."""
+    here, there = catalogs(valkey, valkey_slots, clock)
+    hand_over = {"finish": True, "max_age": SOON}
+    with valkey.client() as client, valkey_slots.client() as copy:
+        handed_over = steps = 0
+        while True:
+            client.flushall()
+            copy.flushall()
+            here.put_plan(UsagePlan("gold", Throttle(1, 1), Quota(9, "DAY"), [STAGE]))
+            key = here.create_key("a", VALUE, ["gold"])
+            client.set("ratelimit:account", "as it was")
+            migration = Migration(here._namespace, there._namespace)
+            slow = Slow(migration.run(finish=True, max_age=1, stale_catalogue_s=1), here, there)
+            if hung == "cancel":
+                slow.pause()
+                slow = Slow(migration.cancel(), here, there)
+            if slow.go(steps):
+                break
+            for what in RIVALS[rival]:
+                with contextlib.suppress(ConfigError):
+                    here.migrate(there, **hand_over) if what == "finish" else here.cancel_migration(there)
+            before = None
+            if marks(client, copy)[1] == b"2":
+                handed_over += 1
+                there.delete_key(key.id)
+                copy.delete("ratelimit:account")
+                before = contents(copy)
+            with contextlib.suppress(ConfigError, StoreError):
+                slow.go()
+            at_source, at_target = marks(client, copy)
+            assert (at_source, at_target) != (b"2", b"2"), steps
+            assert (at_source, at_target) != (b"moved 2", None), steps
+            assert before is None or contents(copy) == before, steps
+            steps += 1
+        assert steps > 5
+        assert bool(handed_over) == ("finish" in rival)
+
+
+@pytest.mark.parametrize("other", NAMES[:1], indirect=True)
+def test_only_the_target_that_a_source_was_handed_over_to_counts(source, valkey_slots, other, clock):
+    """Another one, empty or with a copy that was begun, neither cancels what is finished nor decides as well."""
+    here, there, wrong = catalogs(source, valkey_slots, other, clock)
+    with source.client() as client, valkey_slots.client() as copy:
+        here.migrate(there, finish=True, max_age=SOON)
+        refused(here, wrong, "^source: has handed namespace 'ratelimit' over", cancel=True)
+        assert marks(client, copy) == (b"moved 2", b"2")
+        assert not copy.hexists("{ratelimit}:catalog", "copy")
+        there.migrate(here, finish=True, max_age=SOON, stale_catalogue_s=SOON)
+        copy.flushall()
+        here.migrate(wrong)
+        here.migrate(there, finish=True, max_age=SOON)
+        refused(here, wrong, "^source: has handed namespace 'ratelimit' over", cancel=True)
+        with pytest.raises(ConfigError, match=r"^source: has handed namespace 'ratelimit' over"):
+            here.migrate(wrong, finish=True, max_age=SOON)
+        assert marks(client, copy) == (b"moved 2", b"2")
+
+
+def test_a_cancellation_is_interrupted_after_each_step_and_done_again(source, valkey_slots, clock):
+    """A source that has moved is never without its copy; nobody hands over what is being cancelled."""
+    here, there = catalogs(source, valkey_slots, clock)
+    migration = Migration(here._namespace, there._namespace)
+    with source.client() as client, valkey_slots.client() as copy:
+        before, steps, seen, is_ended = contents(client), 0, set(), False
+        while not is_ended:
+            Slow(migration.run(finish=True, max_age=1, stale_catalogue_s=1), here, there).pause()
+            is_ended = Slow(migration.cancel(), here, there).go(steps)
+            seen.add(marks(client, copy))
+            if marks(client, copy)[1] == b"arriving cancelled 2":
+                refused(here, there, "^target: holds a copy whose migration is being cancelled")
+                refused(there, here, "^source: holds an unfinished copy")
+            here.cancel_migration(there)
+            assert copy.dbsize() == 0
+            assert contents(client) == before
+            assert not client.hexists("{ratelimit}:catalog", "copy")
+            steps += 1
+        assert seen == {
+            (b"moved 2", b"arriving 2"), (b"moved 2", b"arriving cancelled 2"), (b"2", b"arriving cancelled 2"),
+            (b"2", None),
+        }  # fmt: skip
+
+
+def test_gateways_of_a_cluster_are_waited_for_as_long_as_they_go_on(valkey, valkey_slots, clock):
+    """They may not reach the catalogue for longer than they would not compare it."""
+    here, there = catalogs(valkey, valkey_slots, clock)
+
+    def waited_s(here, there, max_age, stale_catalogue_s):
+        migration = Migration(here._namespace, there._namespace)
+        steps = migration.run(finish=True, max_age=max_age, stale_catalogue_s=stale_catalogue_s)
+        return Slow(steps, here, there).pause()
+
+    here.put_plan(UsagePlan("gold"))
+    assert waited_s(here, there, 5, 300) == 5
+    assert here.migrate(there, finish=True, max_age=SOON).is_finished
+    assert waited_s(there, here, 5, 300) == 300
+    assert waited_s(there, here, 400, 300) == 400
 
 
 def test_gateways_stop_by_themselves(valkey, slots):

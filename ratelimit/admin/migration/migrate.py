@@ -4,21 +4,27 @@ The catalogue's `schema` says where a namespace lives. At the target it begins a
 decide nothing, and becomes "2" in the last step. At the source it becomes "moved 2" before the last copy: from then on
 its gateways decide nothing, and never again: no key is decided on both sides. Whatever is interrupted is found by these
 two texts and done again; copies that are equal already are not written.
+
+Each copy has a token, `copy`, which the source names as soon as it has moved: so no other copy is mistaken for the one
+that it was handed over to. A run writes to a copy as long as that has its token and is "arriving": one that hung, and
+goes on when another has finished or cancelled, stops there. Changes of catalogues are guarded by their own commit,
+others by a read just before. A cancellation makes the copy "arriving cancelled" first, which nobody hands over any
+more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from ratelimit.admin.commit import Commit, busy_conflict
+from ratelimit.admin.commit import Commit, busy_conflict, carry_out
 from ratelimit.admin.migration import contents
 from ratelimit.admin.migration.contents import Contents
 from ratelimit.admin.migration.walk import Walk
-from ratelimit.effects import Operation, pairs, time_us
+from ratelimit.effects import Operation, pairs, text, time_us
 from ratelimit.engine.protocol import BUCKET, STATE
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.errors import ConfigError, Conflict, StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry import schema
 from ratelimit.registry.key_values import generated_token
@@ -92,10 +98,16 @@ MigrationProgress = Callable[[str, int], None]
 """Takes what is being done, and how many keys of Redis it was done with."""
 
 
-Place = Literal["here", "moved", "arriving"]
+Place = Literal["here", "moved", "arriving", "cancelled"]
 
-_PLACES: Mapping[str, Place] = {"": "here", schema.MOVED: "moved", schema.ARRIVING: "arriving"}
-"""By what stands before the number of the schema."""
+_PREFIXES: Mapping[Place, str] = {
+    "here": "",
+    "moved": schema.MOVED,
+    "arriving": schema.ARRIVING,
+    "cancelled": f"{schema.ARRIVING} cancelled",
+}
+"""What stands before the number of the schema."""
+_PLACES: Mapping[str, Place] = {prefix: place for place, prefix in _PREFIXES.items()}
 
 
 class Mark(NamedTuple):
@@ -109,6 +121,11 @@ class Mark(NamedTuple):
     def schema(self) -> str:
         """The schema of what is stored, wherever it lives."""
         return self.fields["schema"].rpartition(" ")[2]
+
+    @property
+    def copy(self) -> str | None:
+        """The token of this copy; where the namespace has moved, of the copy that it was handed over to."""
+        return self.fields.get("copy")
 
 
 class Migration:
@@ -126,54 +143,76 @@ class Migration:
                 "its name when it moves",
                 field="namespace",
             )
+        self._source = source
         self._names = source.names
+        self._token: str | None = None
         self._copied = 0
         self._progress: MigrationProgress = lambda _, __: None
 
-    def run(self, finish: bool, max_age: float, progress: MigrationProgress | None = None) -> Steps:
+    def run(
+        self, finish: bool, max_age: float, stale_catalogue_s: float, progress: MigrationProgress | None = None
+    ) -> Steps:
         """Copy what differs; with `finish`, also stop the source's gateways, copy the rest, compare, and hand over.
 
         Args:
             finish: Whether to hand over.
             max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard of the move.
+            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds: for so long one may not have
+                heard if the source has slots, where it goes on while it cannot reach the catalogue.
             progress: Called after each batch.
         """
         max_age = seconds(max_age, "max_age")
+        stale_catalogue_s = seconds(stale_catalogue_s, "stale_catalogue_s")
         self._progress = progress or self._progress
         source, target = yield from self._marks()
         difference_s = yield from self._clock_difference()
         if source.place == "moved" and target.place == "here" and source.epoch == target.epoch:
             return MigrationReport(is_finished=True, clock_difference_s=difference_s)
         self._check(source, target)
+        self._token = target.copy
         if target.place != "arriving":
+            self._token = generated_token()
             yield AtSide("target", self._begin(source, target))
         yield from self._copy("Copying")
         if not finish:
             is_paused = source.place == "moved"
             return MigrationReport(is_paused=is_paused, copied=self._copied, clock_difference_s=difference_s)
         if source.place == "here":
-            yield AtSide("source", self._set_schema(f"{schema.MOVED} {source.schema}"))
+            # In the order opposite to a cancellation's: one of the two notices the other.
+            source = yield from self._expected("source", "here", source.copy)
+            yield from self._expected("target", "arriving", self._token)
+            yield AtSide("source", self._set_place(source, "moved", self._token))
+        yield AtSide("source", self._source.find_slots())
         # Also if it was marked before: that run may have ended within the pause.
-        yield Pause(max_age)
+        yield Pause(max(max_age, stale_catalogue_s) if self._source.has_slots else max_age)
         yield from self._copy("Copying what changed")
         counts = yield from self._verify()
-        yield AtSide("target", self._set_schema(source.schema))
+        # The target is read first: who cancels changes it before the source.
+        target = yield from self._expected("target", "arriving", self._token)
+        yield from self._expected("source", "moved", self._token)
+        yield AtSide("target", self._set_place(target, "here", None))
         return MigrationReport(is_finished=True, copied=self._copied, counts=counts, clock_difference_s=difference_s)
 
     def cancel(self) -> Steps:
         """Remove an unfinished copy, and let the source decide again."""
         source, target = yield from self._marks()
-        if source.place in (None, "arriving"):
+        if source.place in (None, "arriving", "cancelled"):
             raise ConfigError("there is no namespace at the source, so no migration of one to cancel", field="source")
-        if target.place is not None and (target.place, target.epoch) != ("arriving", source.epoch):
+        if target.place is not None and (target.place not in ("arriving", "cancelled") or target.epoch != source.epoch):
             raise ConfigError(
                 "holds no unfinished copy of the source: a migration that is finished is not cancelled; migrate back",
                 field="target",
             )
-        if target.place is not None:
-            yield from self._remove_copy()
-        if source.place == "moved":
-            yield AtSide("source", self._set_schema(source.schema))
+        self._check_handed_over(source, target)
+        if target.place is None:
+            return MigrationReport()
+        self._token = target.copy
+        if target.place == "arriving":
+            yield AtSide("target", self._set_place(target, "cancelled", self._token))
+        # Before the copy is removed: a source that has moved is not without the copy that it was handed over to.
+        # Also if it is here: a run that is about to mark it notices.
+        yield AtSide("source", self._set_place(source, "here", None))
+        yield from self._remove_copy()
         return MigrationReport()
 
     # Who holds what
@@ -201,7 +240,7 @@ class Migration:
         name = self._names.namespace
         if source.place is None:
             raise ConfigError(f"has no namespace {name!r}: there is nothing to migrate", field="source")
-        if source.place == "arriving":
+        if source.place in ("arriving", "cancelled"):
             raise ConfigError(
                 f"holds an unfinished copy of namespace {name!r}: finish that migration, or cancel it", field="source"
             )
@@ -215,11 +254,27 @@ class Migration:
                 "backup?",
                 field="target",
             )
-        if source.place == "moved" and target.place != "arriving":
+        if target.place == "cancelled":
             raise ConfigError(
-                f"has handed namespace {name!r} over to another server than this target: migrate from there",
+                "holds a copy whose migration is being cancelled: run that again (`--cancel`) first", field="target"
+            )
+        self._check_handed_over(source, target)
+
+    def _check_handed_over(self, source: Mark, target: Mark) -> None:
+        """Raise ConfigError if the source has moved, but not to this target."""
+        if source.place == "moved" and (target.place in (None, "moved") or target.copy != source.copy):
+            raise ConfigError(
+                f"has handed namespace {self._names.namespace!r} over to another server than this target: migrate from "
+                "there",
                 field="source",
             )
+
+    def _expected(self, side: Side, place: Place, copy: str | None) -> Generator[AtSide | Pause, Any, Mark]:
+        """Return what a catalogue says now. Raises Conflict if it is not what this run goes by."""
+        mark: Mark = yield AtSide(side, self._mark())
+        if (mark.place, mark.copy) != (place, copy):
+            raise _overtaken()
+        return mark
 
     def _clock_difference(self) -> Generator[AtSide | Pause, Any, float]:
         source_us = yield AtSide("source", _server_us())
@@ -240,22 +295,28 @@ class Migration:
         commit = Commit()
         commit.expect(self._names.catalog, "schema", target.fields.get("schema"))
         commit.expect(self._names.catalog, "epoch", target.fields.get("epoch"))
-        commit.add("HSET", self._names.catalog, "schema", f"{schema.ARRIVING} {source.schema}", "epoch", source.epoch)
+        arriving = f"{schema.ARRIVING} {source.schema}"
+        commit.add("HSET", self._names.catalog, "schema", arriving, "epoch", source.epoch, "copy", self._token or "")
         if (yield commit.to_script_call())[0] != 1:
             raise busy_conflict(1)
 
-    def _set_schema(self, wanted: str) -> Operation[None]:
-        """Write a catalogue's schema as a change that gateways hear of."""
-        fields = (yield from self._mark()).fields
-        version = int(fields["version"]) + 1
-        commit = Commit()
-        commit.expect(self._names.catalog, "schema", fields["schema"])
-        commit.expect(self._names.catalog, "version", fields["version"])
-        arguments = ("schema", wanted, "version", version, "stamp", generated_token())
-        commit.add("HSET", self._names.catalog, *arguments)
+    def _set_place(self, mark: Mark, place: Place, copy: str | None) -> Operation[None]:
+        """Write where a catalogue's namespace lives, as a change that gateways hear of, if it is as it was read."""
+        catalog, commit = self._names.catalog, Commit()
+        for field in ("schema", "version", "copy"):
+            commit.expect(catalog, field, mark.fields.get(field))
+        # The copy of a catalogue that was only begun has no version yet.
+        version, stamp = int(mark.fields.get("version", 0)) + 1, generated_token()
+        wanted = f"{_PREFIXES[place]} {mark.schema}".lstrip()
+        commit.add("HSET", catalog, "schema", wanted, "version", version, "stamp", stamp)
+        commit.note_written(catalog, "stamp", stamp)
+        if copy is None:
+            commit.add("HDEL", catalog, "copy")
+        else:
+            commit.add("HSET", catalog, "copy", copy)
         commit.add("PUBLISH", None, self._names.changes, version)
-        if (yield commit.to_script_call())[0] != 1:
-            raise busy_conflict(1)
+        if not (yield from carry_out(commit)):
+            raise _overtaken()
 
     # Copying
 
@@ -270,7 +331,7 @@ class Migration:
         while (names := (yield AtSide("target", walk.page()))) is not None:
             existing = yield AtSide("source", _existing(names))
             gone = [name for name in names if name not in existing]
-            yield AtSide("target", _sent([("UNLINK", name) for name in gone]))
+            yield AtSide("target", self._write([("UNLINK", name) for name in gone], "arriving"))
             self._copied += len(gone)
 
     def _copy_keys(self, names: Sequence[str]) -> Generator[AtSide | Pause, Any, None]:
@@ -278,30 +339,69 @@ class Migration:
         stored: dict[str, Contents] = yield AtSide("target", contents.read(names))
         commands = []
         for name in names:
-            copy = self._copy_of(name, wanted.get(name), stored.get(name))
+            if name == self._names.catalog:
+                yield AtSide("target", self._copy_catalog(wanted.get(name), stored.get(name)))
+                continue
+            copy = self._copy_of(name, wanted.get(name))
             changes = list(contents.changes(name, copy, stored.get(name)))
             self._copied += bool(changes)
             commands += changes
         for start in range(0, len(commands), _NAMES_AT_ONCE):
-            yield AtSide("target", _sent(commands[start : start + _NAMES_AT_ONCE]))
+            yield AtSide("target", self._write(commands[start : start + _NAMES_AT_ONCE], "arriving"))
 
-    def _copy_of(self, name: str, wanted: Contents | None, stored: Contents | None) -> Contents | None:
-        """Return what the target is to hold: the catalogue keeps its mark, a shared bucket what any server knows."""
+    def _copy_catalog(self, wanted: Contents | None, stored: Contents | None) -> Operation[None]:
+        """Copy the catalogue, but for what says that this is a copy."""
+        if wanted is None:
+            return
+        there = (text(stored.items.get(b"schema")) if stored else None) or ""
+        if stored is None or _PLACES.get(there.rpartition(" ")[0]) != "arriving":
+            raise _overtaken()
+        number = wanted.items[b"schema"].rpartition(b" ")[2]
+        of_copy = {b"schema": f"{schema.ARRIVING} ".encode() + number, b"copy": stored.items.get(b"copy")}
+        commit = Commit()
+        commit.expect(self._names.catalog, "schema", there)
+        commit.expect(self._names.catalog, "copy", self._token)
+        changes = list(contents.changes(self._names.catalog, replace(wanted, items=wanted.items | of_copy), stored))
+        if not changes:
+            return
+        self._copied += 1
+        for command, name, *arguments in changes:
+            commit.add(str(command), str(name), *(_text_of(argument) for argument in arguments))
+        if not (yield from carry_out(commit)):
+            raise _overtaken()
+
+    def _copy_of(self, name: str, wanted: Contents | None) -> Contents | None:
+        """Return what the target is to hold: of a shared bucket what any server knows."""
         if wanted is None:
             return None
-        if name == self._names.catalog:
-            mark = stored.items[b"schema"] if stored else b""
-            return Contents(wanted.kind, {**wanted.items, b"schema": mark})
         if self._names.is_shared_bucket(name) and wanted.kind == "string":
             # On slots more follows, about leases of processes, which end with the move.
             return Contents(wanted.kind, {b"": wanted.items[b""][: BUCKET.size]}, wanted.expires_ms)
         return wanted
 
     def _remove_copy(self) -> Generator[AtSide | Pause, Any, None]:
+        """Remove a copy that is cancelled."""
         walk = Walk(self._names)
         while (names := (yield AtSide("target", walk.page()))) is not None:
-            yield AtSide("target", _sent([("UNLINK", name) for name in names if name != self._names.catalog]))
-        yield AtSide("target", _sent([("UNLINK", self._names.catalog)]))  # last: until then it says what this is
+            commands = [("UNLINK", name) for name in names if name != self._names.catalog]
+            yield AtSide("target", self._write(commands, "cancelled"))
+        target = yield from self._expected("target", "cancelled", self._token)
+        commit = Commit()
+        commit.expect(self._names.catalog, "schema", target.fields["schema"])
+        commit.expect(self._names.catalog, "copy", self._token)
+        commit.add("UNLINK", self._names.catalog)  # last: until then it says what this is
+        if (yield AtSide("target", carry_out(commit))) is False:
+            raise _overtaken()
+
+    def _write(self, commands: Sequence[Command], place: Place) -> Operation[None]:
+        """Change the copy, if it is still the one that this run goes by."""
+        if not commands:
+            return
+        ((stored, copy),) = yield [("HMGET", self._names.catalog, "schema", "copy")]
+        prefix = (text(stored) or "").rpartition(" ")[0]
+        if (_PLACES.get(prefix), text(copy)) != (place, self._token):
+            raise _overtaken()
+        yield list(commands)
 
     # Comparing
 
@@ -349,9 +449,15 @@ def _server_us() -> Operation[int]:
     return time_us(reply)
 
 
-def _sent(commands: Sequence[Command]) -> Operation[None]:
-    if commands:
-        yield list(commands)
+def _overtaken() -> Conflict:
+    return Conflict(
+        "another run has finished or cancelled this migration meanwhile, or changed the catalogue: look, then "
+        "run it again"
+    )
+
+
+def _text_of(argument: str | float | bytes) -> str:
+    return argument.decode() if isinstance(argument, bytes) else str(argument)
 
 
 def _existing(names: Sequence[str]) -> Operation[set[str]]:

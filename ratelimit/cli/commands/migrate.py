@@ -35,6 +35,14 @@ _NOTABLE_DIFFERENCE_S = 1
     show_default=True,
     help="The longest max_age of any gateway: how long --finish waits for them to stop.",
 )
+@click.option(
+    "--stale-catalogue",
+    metavar="SECONDS",
+    type=options.Seconds(),
+    default=300.0,
+    show_default=True,
+    help="The longest stale_catalogue_s of any gateway: how long --finish waits if FROM is a cluster.",
+)
 @options.yes_option
 @options.json_option
 @namespace_option
@@ -45,6 +53,7 @@ def migrate(
     finish: bool,
     cancel: bool,
     max_age: float,
+    stale_catalogue: float,
     yes: bool,
     as_json: bool,
     namespace: str,
@@ -74,7 +83,9 @@ def migrate(
         if cancel:
             report = here.cancel_migration(there)
         else:
-            report = here.migrate(there, finish=finish, max_age=max_age, progress=show)
+            report = here.migrate(
+                there, finish=finish, max_age=max_age, stale_catalogue_s=stale_catalogue, progress=show
+            )
     if as_json:
         output.print_json(_as_json(report))
     else:
