@@ -131,6 +131,16 @@ def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send)
         assert len(first.calls) == 1
 
 
+def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
+    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    with open_executor(fakes) as executor:
+        time.sleep(1.1)
+        first.answer, first.old_view = NO_LONGER["CLUSTERDOWN"], (first, 1)
+        fakes.owner, fakes.epoch = second, 2
+        assert send(executor) == 2
+        assert executor._nodes.find() == second.address
+
+
 @pytest.mark.parametrize("code", NO_LONGER)
 def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
     with open_executor(fakes) as executor:
