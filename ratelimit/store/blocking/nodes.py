@@ -201,12 +201,12 @@ class Nodes:
 
     def _wake(self) -> None:
         self._is_closed = False
-        self._is_started = True
         try:
             self._background.wake()
         except RuntimeError as error:  # there can be no more threads
             self._is_started = False
             raise StoreUnavailable(f"the topology of the cluster is not known: {error}") from error
+        self._is_started = not self._is_closed  # by another thread, meanwhile
 
     # For the executor
 
@@ -285,7 +285,10 @@ class Nodes:
             return due_in_s
         self._refresh.begin(monotonic())
         informed, self._informed = self._informed, None
-        self._conclude(*self._ask(informed))
+        try:
+            self._conclude(*self._ask(informed))
+        except Exception as error:  # noqa: BLE001 - a listener's, or a fault of ours: the next round comes all the same
+            self._conclude(None, error_mapping.before_sending(error))
         return max(0.0, self._refresh.due_in_s(monotonic(), is_silent=self._is_silent()))
 
     def _is_silent(self) -> bool:
