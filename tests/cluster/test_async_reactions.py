@@ -148,6 +148,14 @@ async def test_a_node_that_serves_the_slot_no_longer(fakes, first, code, send):
         assert len(first.calls) == 1
 
 
+async def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
+    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    async with open_executor(fakes) as executor:
+        first.answer, first.old_view = NO_OWNER, (first, 1)
+        fakes.owner, fakes.epoch = second, 2
+        assert await send(executor) == 2
+
+
 @pytest.mark.parametrize("code", NO_LONGER)
 async def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
     async with open_executor(fakes) as executor:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
 from helpers.slot_load import blocking_executor, count_call, request
+from helpers.waiting import wait_for
 from redis.exceptions import ResponseError
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
@@ -131,6 +132,16 @@ def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send)
         assert len(first.calls) == 1
 
 
+def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
+    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    with open_executor(fakes) as executor:
+        time.sleep(1.1)
+        first.answer, first.old_view = NO_LONGER["CLUSTERDOWN"], (first, 1)
+        fakes.owner, fakes.epoch = second, 2
+        assert send(executor) == 2
+        assert executor._nodes.find() == second.address
+
+
 @pytest.mark.parametrize("code", NO_LONGER)
 def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
     with open_executor(fakes) as executor:
@@ -175,6 +186,39 @@ def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, second
         assert caught.value.cause == "unknown"
         assert first.calls == ["EVALSHA"]
         assert second.calls == []
+
+
+def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(fakes, first, monkeypatch):
+    """As there can be no more threads: that says nothing of what was sent."""
+    with open_executor(fakes, 0.3) as executor:
+
+        def wake():
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(executor._nodes._background, "wake", wake)
+        first.answers.append(HANG_UP)
+        with pytest.raises(StoreTimeout) as caught:
+            check(executor)
+        assert caught.value.cause == "unknown"
+
+
+def test_a_round_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
+    """Nobody has to doubt the topology for that."""
+    with open_executor(fakes) as executor:
+        nodes, rounds = executor._nodes, []
+
+        def ask(informed, ask=nodes._ask):
+            rounds.append(informed)
+            if len(rounds) == 1:
+                raise KeyError("of a listener")
+            return ask(informed)
+
+        monkeypatch.setattr(nodes, "_ask", ask)
+        monkeypatch.setattr(nodes, "_is_silent", lambda: True)  # asks again in a moment
+        before = nodes._conclusions
+        nodes.doubt()
+        wait_for(lambda: nodes._conclusions >= before + 2)
+        assert check(executor) == 1
 
 
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):

@@ -4,7 +4,7 @@ import pytest
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import Refresh, Topology, is_newer, name_of, newer_of
+from ratelimit.store.cluster.topology import Refresh, Topology, Views, name_of
 
 ASKED = ("10.0.0.1", 7000)
 FIRST = [0, 8191, [b"10.0.0.1", 7000, b"id1", []], [b"10.0.0.2", 7001, b"id2", []]]
@@ -66,25 +66,54 @@ def test_another_owner_of_one_slot():
     assert topology.owner[7] == ("10.0.0.1", 7000)
     assert ("10.0.0.2", 7001) in moved.primaries
     assert ("10.0.0.2", 7001) not in moved.replicas
+    assert not moved.has_failed
+    assert Topology.from_slots([FIRST], ASKED, "cluster_state:fail").with_owner(7, ASKED).has_failed
 
 
-def test_an_older_view_is_told_from_a_newer():
-    older, newer = (Topology.from_slots([FIRST], ASKED, f"cluster_current_epoch:{epoch}") for epoch in (4, 5))
-    assert is_newer(older, None)
-    assert is_newer(newer, older)
-    assert is_newer(newer, newer)
-    assert not is_newer(older, newer)
-    assert newer_of(newer, older) is newer_of(older, newer) is newer
-    assert newer_of(older, None) is older
+def view(epoch, slots=(FIRST,), state="ok"):
+    return Topology.from_slots(slots, ASKED, f"cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n")
+
+
+def told(last, *all_views):
+    """Which of the views counts, by its place, and how many nodes were asked for it."""
+    views = Views(last)
+    asked = []
+    for each in all_views:
+        asked.append(each)
+        if views.take(each):
+            break
+    return next(at for at, each in enumerate(asked) if each is views.best), len(asked)
+
+
+def test_the_first_view_that_is_no_older_than_the_last_counts():
+    assert told(None, view(4), view(5)) == (0, 1)
+    assert told(view(4), view(4), view(5)) == (0, 1)
+    assert told(view(5), view(4), view(5), view(6)) == (1, 2)
+
+
+def test_without_one_the_newest_counts():
+    """As where the cluster has been set up anew."""
+    assert told(view(9), view(4), view(5), view(3)) == (1, 3)
 
 
 def test_the_view_of_a_node_that_has_left_is_none():
     """Its epoch is no lower, but it knows of no slots: it is gone by only where nobody says anything else."""
-    view, of_who_left = (Topology.from_slots(slots, ASKED, "cluster_current_epoch:5") for slots in ([FIRST], []))
-    assert not is_newer(of_who_left, view)
-    assert not is_newer(of_who_left, None)
-    assert newer_of(of_who_left, None) is of_who_left
-    assert newer_of(view, of_who_left) is newer_of(of_who_left, view) is view
+    assert told(view(5), view(5, slots=()), view(5)) == (1, 2)
+    assert told(None, view(5, slots=()), view(4)) == (1, 2)
+    assert told(None, view(4), view(5, slots=())) == (0, 1)
+    assert told(view(5), view(5, slots=())) == (0, 1)
+
+
+def test_a_node_that_says_that_the_cluster_is_down_may_be_cut_off():
+    """Another is asked, and right if it says otherwise; where that one says so, too, it is enough."""
+    down = view(5, state="fail")
+    assert told(view(5), down, view(6), view(6)) == (1, 2)
+    assert told(view(5), down, view(4)) == (1, 2)
+    assert told(view(5), down, down, view(6)) == (0, 2)
+    assert told(view(5), down, view(6, state="fail"), view(6)) == (1, 2)
+    assert told(view(5), view(4), down, down, view(6)) == (3, 4)
+    assert told(view(5), view(4), down, down) == (0, 3)
+    assert told(view(5), down) == (0, 1)
 
 
 def test_it_is_asked_for_at_once_and_then_now_and_then():

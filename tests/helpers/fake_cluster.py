@@ -37,12 +37,13 @@ class FakeNode:
         asking: What it answers to ASKING.
         is_silent: Whether it answers nothing at all.
         rounds: How often it was asked for the topology.
+        old_view: The owner and the epoch that it goes on telling, as it is cut off from the other; None if it is not.
     """
 
     def __init__(self, cluster, answer):
         self._cluster, self.answer = cluster, answer
         self.answers, self.calls, self.rounds, self.is_silent = deque(), [], 0, False
-        self.asking = "OK"
+        self.asking, self.old_view = "OK", None
         self._clients = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
@@ -77,9 +78,11 @@ class FakeNode:
                 self.rounds += 1
                 if self._cluster.keeps_slots_secret:
                     return SILENCE
-                return self._cluster.slots()
+                owner, _ = self.old_view or (self._cluster.owner, None)
+                return self._cluster.slots(owner)
             case [b"CLUSTER", b"INFO"]:
-                return f"cluster_state:ok\r\ncluster_current_epoch:{self._cluster.epoch}\r\n"
+                _, epoch = self.old_view or (None, self._cluster.epoch)
+                return f"cluster_state:{'fail' if self.old_view else 'ok'}\r\ncluster_current_epoch:{epoch}\r\n"
             case [b"TIME"]:
                 return [b"1700000000", b"0"]
             case [b"ASKING"]:
@@ -116,10 +119,10 @@ class FakeCluster:
         self.nodes = [FakeNode(self, number) for number in (1, 2)]
         self.owner = self.nodes[0]
 
-    def slots(self):
+    def slots(self, owner):
         return [
             [first, last, [*node.address, "id"]]
-            for first, last, node in ((0, 0, self.nodes[1]), (1, REDIS_CLUSTER_HASH_SLOTS - 1, self.owner))
+            for first, last, node in ((0, 0, self.nodes[1]), (1, REDIS_CLUSTER_HASH_SLOTS - 1, owner))
         ]
 
     @property

@@ -20,9 +20,8 @@ from ratelimit.store.cluster.topology import (
     Address,
     Refresh,
     Topology,
-    is_newer,
+    Views,
     name_of,
-    newer_of,
 )
 
 _now_s = time.monotonic
@@ -141,12 +140,9 @@ class TopologyWatch:
                 ended.set_result(None)
 
     async def _ask(self) -> Topology | StoreUnavailable:
-        """Return the topology by the first node whose view is no older than the last one, else the newest of all.
-
-        Or why no node says any.
-        """
+        """Return the best view of the topology that nodes tell, or why none tells any."""
         self.silent = set()
-        older: Topology | None = None
+        views = Views(self.topology)
         errors = dict[Address, StoreUnavailable]()
         for timeout_s in (TIMEOUT_S, PATIENCE_S):
             with contextlib.closing(self._connections()) as connections:
@@ -157,11 +153,10 @@ class TopologyWatch:
                         errors[address] = error_mapping.without_topology(error)
                         self.silent.add(address)
                         continue
-                    if is_newer(topology, self.topology):
-                        return topology
-                    older = newer_of(topology, older)
-            if older is not None:
-                return older  # the cluster has been set up anew
+                    if views.take(topology):
+                        break
+            if views.best is not None:
+                return views.best
         said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())
         causes = [error.cause for error in errors.values() if error.cause != "not_sent"]
         return StoreUnavailable(

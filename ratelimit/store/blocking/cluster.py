@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,7 +143,8 @@ class BlockingClusterExecutor(BlockingExecutorBase):
         for attempt in range(1, MAX_ATTEMPTS + 1):
             reactions = [(errand, self._reaction_to(errand)) for errand in pending if _is_error(errand.reply)]
             if any(reaction.refreshes for _, reaction in reactions):
-                self._nodes.doubt()
+                with contextlib.suppress(StoreUnavailable):  # what became of the commands is known, or is not
+                    self._nodes.doubt()
             repeated = [each for each in reactions if each[1].is_repeated]
             if attempt < MAX_ATTEMPTS and wait.left_s > 0:
                 repeated = [each for each in repeated if self._is_redirected(*each, wait)]

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from itertools import product
 from math import inf
+from random import SystemRandom
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
@@ -35,13 +36,13 @@ from ratelimit.store.cluster.topology import (
     Address,
     Refresh,
     Topology,
-    is_newer,
+    Views,
     name_of,
-    newer_of,
 )
 from ratelimit.store.resp import pack
 
 _QUERIES = pack(QUERIES)
+_random = SystemRandom()
 _SILENT = StoreUnavailable("no node of the cluster answered in time")
 _FIND_TIMEOUT_S = 2.0
 """How long whoever subscribes waits for a node that answers."""
@@ -200,12 +201,12 @@ class Nodes:
 
     def _wake(self) -> None:
         self._is_closed = False
-        self._is_started = True
         try:
             self._background.wake()
         except RuntimeError as error:  # there can be no more threads
             self._is_started = False
             raise StoreUnavailable(f"the topology of the cluster is not known: {error}") from error
+        self._is_started = not self._is_closed  # by another thread, meanwhile
 
     # For the executor
 
@@ -284,7 +285,10 @@ class Nodes:
             return due_in_s
         self._refresh.begin(monotonic())
         informed, self._informed = self._informed, None
-        self._conclude(*self._ask(informed))
+        try:
+            self._conclude(*self._ask(informed))
+        except Exception as error:  # noqa: BLE001 - a listener's, or a fault of ours: the next round comes all the same
+            self._conclude(None, error_mapping.before_sending(error))
         return max(0.0, self._refresh.due_in_s(monotonic(), is_silent=self._is_silent()))
 
     def _is_silent(self) -> bool:
@@ -292,28 +296,27 @@ class Nodes:
         return self._topology is None or any(node is None or node.breaker_state().is_open for node in {*self.owners})
 
     def _ask(self, informed: Address | None) -> tuple[Topology | None, StoreUnavailable | None]:
-        """Return the topology as the first node tells it whose view is no older than the last; else the newest of all.
-
-        None, and the reason, if no node tells one.
-        """
-        older: Topology | None = None
+        """Return the best view of the topology that nodes tell; None, and the reason, if none tells any."""
+        views, teller = Views(self._topology), self._home
         problems = dict[str, StoreUnavailable]()
         addresses = [*dict.fromkeys(self._candidates(informed))]
         for timeout_s, address in product((TIMEOUT_S, PATIENCE_S), addresses):
-            if older is not None and timeout_s > TIMEOUT_S:
+            if views.best is not None and timeout_s > TIMEOUT_S:
                 break
             try:
                 topology = self._view_of(address, timeout_s)
             except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
                 problems[name_of(address)] = error_mapping.without_topology(error)
                 continue
-            if topology.primaries and address not in (informed, self._home):
-                self._move_home(address)
-            if is_newer(topology, self._topology):
-                return topology, None
-            older = newer_of(topology, older)
-        if older is not None:
-            return older, None
+            is_enough = views.take(topology)
+            if views.best is topology:
+                teller = address
+            if is_enough:
+                break
+        if views.best is not None:
+            if views.best.primaries and teller is not None and teller not in (informed, self._home):
+                self._move_home(teller)
+            return views.best, None
         said = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         causes = [each.cause for each in problems.values() if each.cause != "not_sent"]
         return None, StoreUnavailable(
@@ -321,14 +324,15 @@ class Nodes:
         )
 
     def _candidates(self, informed: Address | None) -> Iterator[Address]:
-        """Name the nodes to ask, those first that are likely to answer."""
+        """Name the nodes to ask, those first that are likely to answer; in no order, as one may know an old one."""
         topology = self._topology
-        members = () if topology is None else (*topology.primaries, *topology.replicas)
+        members = [] if topology is None else [*topology.primaries, *topology.replicas]
+        _random.shuffle(members)
         if informed is not None:
             yield informed
         if self._home is not None and (self._home in members or topology is None):
             yield self._home
-        is_open = {address for address, node in self._by_address.items() if node.breaker_state().is_open}
+        is_open = {address for address, node in [*self._by_address.items()] if node.breaker_state().is_open}
         yield from (address for address in members if address not in is_open)
         yield from self._start_nodes
         yield from is_open

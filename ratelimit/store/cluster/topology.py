@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import inf
 from typing import Any
@@ -47,12 +47,14 @@ class Topology:
         primaries: Addresses of the nodes that own slots.
         replicas: Addresses of the others that CLUSTER SLOTS names.
         owner: By slot: the node that owns it, None if nobody does.
+        has_failed: Whether that node says that the cluster is down. It may itself be cut off, while the others go on.
     """
 
     epoch: int
     primaries: tuple[Address, ...]
     replicas: tuple[Address, ...]
     owner: list[Address | None] = field(repr=False)
+    has_failed: bool = False
 
     @classmethod
     def from_slots(
@@ -85,7 +87,15 @@ class Topology:
                 f"the node {name_of(node)} answered CLUSTER SLOTS with what is no list of slots"
             ) from None
         primaries = {address for address in owner if address is not None}
-        return cls(_epoch(info), tuple(sorted(primaries)), tuple(sorted(replicas - primaries)), owner)
+        info_values = _info_values(info)
+        epoch, has_failed = info_values.get("cluster_current_epoch", "0"), info_values.get("cluster_state") == "fail"
+        return cls(
+            int(epoch) if epoch.isdigit() else 0,
+            tuple(sorted(primaries)),
+            tuple(sorted(replicas - primaries)),
+            owner,
+            has_failed,
+        )
 
     def problem(self) -> str | None:
         """Return what keeps the cluster from serving all keys, with the remedy; None if nothing does."""
@@ -107,7 +117,8 @@ class Topology:
         owner = self.owner.copy()
         owner[slot] = address
         primaries = tuple(sorted({*self.primaries, address}))
-        return Topology(self.epoch, primaries, tuple(each for each in self.replicas if each != address), owner)
+        replicas = tuple(each for each in self.replicas if each != address)
+        return replace(self, primaries=primaries, replicas=replicas, owner=owner)
 
 
 def _address(entry: Any, node: Address, remap: Callable[[Address], Address] | None) -> Address:
@@ -118,10 +129,10 @@ def _address(entry: Any, node: Address, remap: Callable[[Address], Address] | No
     return address if remap is None else remap(address)
 
 
-def _epoch(info: Any) -> int:
+def _info_values(info: Any) -> dict[str, str]:
+    """Return the fields of CLUSTER INFO; none if the user may not read it."""
     text = info.decode(errors="replace") if isinstance(info, bytes) else info
-    epoch = info_fields(text).get("cluster_current_epoch", "0") if isinstance(text, str) else "0"
-    return int(epoch) if epoch.isdigit() else 0
+    return info_fields(text) if isinstance(text, str) else {}
 
 
 def _shown(slots: Sequence[int]) -> str:
@@ -161,11 +172,35 @@ class Refresh:
         return self._began_s + (DOUBTED_INTERVAL_S if self.is_doubted else usual_s) - now_s
 
 
-def is_newer(topology: Topology, last: Topology | None) -> bool:
-    """Return whether a node's view is no older than the last one. A node that has left the cluster owns no slots."""
-    return bool(topology.primaries) and (last is None or topology.epoch >= last.epoch)
+class Views:
+    """What the nodes tell that are asked one after the other, and whether to ask one more.
+
+    A node that has left the cluster owns no slots. One that is cut off from the others says that the cluster is down,
+    and so do all where it is: then a second one is asked, no more, as many processes may do so at once.
+
+    Args:
+        last: The topology as it was told before.
+
+    Attributes:
+        best: The first of those that no other was better than; None as long as nobody told any.
+    """
+
+    __slots__ = ("_last", "_of_failure", "best")
+
+    def __init__(self, last: Topology | None) -> None:
+        self._last = last
+        self._of_failure = 0
+        self.best: Topology | None = None
+
+    def take(self, topology: Topology) -> bool:
+        """Take the view of one more node; return whether to ask no other."""
+        if self.best is None or _worth(topology) > _worth(self.best):
+            self.best = topology
+        if not topology.primaries or (self._last is not None and topology.epoch < self._last.epoch):
+            return False
+        self._of_failure += topology.has_failed
+        return not topology.has_failed or (self._of_failure > 1 and self.best.has_failed)
 
 
-def newer_of(topology: Topology, other: Topology | None) -> Topology:
-    """Return the newer of two views, neither of which need be the newest."""
-    return topology if other is None or is_newer(topology, other) or not other.primaries else other
+def _worth(topology: Topology) -> tuple[bool, bool, int]:
+    return bool(topology.primaries), not topology.has_failed, topology.epoch
