@@ -392,15 +392,14 @@ class LeasedBucket:
             self._claims[0].waiter.wake()  # it asks for all of them
 
     def _settle(self, claim: Claim, now_us: int, *, is_judged: bool) -> None:
-        if claim not in self._claims:
-            return  # it was given up while others were settled: collected as garbage
-        if self.held() >= claim.cost:
-            claim.outcome, claim.parts = Outcome.GRANTED, self._take(claim.cost)
-        elif is_judged or self.denies(claim.cost, now_us):
-            claim.outcome = Outcome.DENIED
-        else:
+        is_granted = self.held() >= claim.cost
+        if not (is_granted or is_judged or self.denies(claim.cost, now_us)):
             return
+        if claim not in self._claims:
+            return  # it was given up meanwhile: collected as garbage
         self._claims.remove(claim)
+        claim.outcome = Outcome.GRANTED if is_granted else Outcome.DENIED
+        claim.parts = self._take(claim.cost) if is_granted else []
         claim.waiter.wake()
 
     # What is asked
