@@ -435,6 +435,31 @@ def test_gateways_of_a_cluster_are_waited_for_as_long_as_they_go_on(valkey, valk
     assert waited_s(there, here, 400, 300) == 400
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog, key_id: catalog.update_key(key_id, enabled=False),
+        lambda catalog, key_id: catalog.delete_key(key_id),
+        lambda catalog, key_id: catalog.rotate_key(key_id),
+        lambda catalog, key_id: catalog.remove_key_from_plan(key_id, "gold"),
+    ],
+    ids=["disable", "delete", "rotate", "leave a plan"],
+)
+def test_an_administrator_who_has_not_heard_changes_nothing_of_a_source_in_slots(valkey, valkey_slots, clock, change):
+    """What it revoked there would open at the target; it is told instead."""
+    here, there = catalogs(valkey_slots, valkey, clock)
+    here.put_plan(UsagePlan("gold", Throttle(1, 1), None, [STAGE]))
+    key = here.create_key("a", VALUE, ["gold"])
+    with valkey.client() as client, valkey_slots.client() as source:
+        client.flushall()
+        mover = Catalog(source, clock=clock)
+        mover.migrate(there, finish=True, max_age=SOON, stale_catalogue_s=SOON)
+        before = contents(source)
+        with pytest.raises(StoreError, match="moved it to another server"):
+            change(here, key.id)
+        assert contents(source) == before
+
+
 def test_gateways_stop_by_themselves(valkey, slots):
     """One at the source is told at once; one that was started with the target decides as soon as that does."""
     with valkey.client() as client:

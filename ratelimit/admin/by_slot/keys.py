@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ratelimit import validation
 from ratelimit.admin.by_slot.claims import claimable, store_new_pepper
 from ratelimit.admin.by_slot.intents import Intent
-from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key
+from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key_and_version
 from ratelimit.admin.by_slot.repair import remove_dead, repair_key
 from ratelimit.admin.by_slot.steps import (
     OPENS_NOTHING,
@@ -271,11 +271,12 @@ def delete_key(namespace: Namespace, key_id: str, expected: ApiKey | None) -> Op
 def _live_key(namespace: Namespace, key_id: str) -> Operation[StoredKey]:
     """Return a key. Raises NotFound."""
     validation.key_id(key_id)
-    stored = yield from stored_key(namespace, key_id)
+    stored, is_known = yield from stored_key_and_version(namespace, key_id)
     if stored is None or not stored.record.is_live:
         raise no_such_key(key_id)
-    if not namespace.snapshot.epoch:
-        # Notices a wrong pepper and an unknown schema; but a revocation does not depend on the catalogue's node.
+    if not namespace.snapshot.epoch or not is_known:
+        # Notices a wrong pepper, an unknown schema, and a namespace that has moved to another server; but a revocation
+        # does not depend on the catalogue's node.
         try:
             yield from namespace.load()
         except StoreError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ratelimit.effects import Operation, text
+from ratelimit.effects import IndependentReads, Operation, text
+from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import VERSION_TOKEN_LENGTH, KeyRecord
 from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import Command
 
 
 class StoredKey(NamedTuple):
@@ -31,9 +33,27 @@ class StoredKey(NamedTuple):
 
 def stored_key(namespace: Namespace, key_id: str) -> Operation[StoredKey | None]:
     """Read a key; None if its record is absent."""
+    return _parsed(key_id, *(yield _reads(namespace, key_id)))
+
+
+def stored_key_and_version(namespace: Namespace, key_id: str) -> Operation[tuple[StoredKey | None, bool]]:
+    """Read a key; and whether the catalogue is the known one, as far as its node answers: False if that fails."""
+    stored, r, version = yield IndependentReads([*_reads(namespace, key_id), namespace.version_query()])
+    for reply in (stored, r):
+        if isinstance(reply, StoreError):
+            raise reply
+    is_known = not isinstance(version, StoreError) and namespace.matches_stored_version(version)
+    return _parsed(key_id, stored, r), is_known
+
+
+def _reads(namespace: Namespace, key_id: str) -> list[Command]:
     names = namespace.names
-    stored, r = map(text, (yield [("GET", names.key_record(key_id)), ("HGET", names.key_hash(key_id), "r")]))
-    return None if stored is None else StoredKey(KeyRecord.from_json(stored, key_id), stored, r)
+    return [("GET", names.key_record(key_id)), ("HGET", names.key_hash(key_id), "r")]
+
+
+def _parsed(key_id: str, stored: bytes | str | None, r: bytes | str | None) -> StoredKey | None:
+    record = text(stored)
+    return None if record is None else StoredKey(KeyRecord.from_json(record, key_id), record, text(r))
 
 
 def stored_intent(namespace: Namespace, key_id: str) -> Operation[str | None]:
