@@ -221,6 +221,39 @@ async def test_a_node_that_falls_silent_has_a_successor(fakes, first, second):
                 await asyncio.sleep(0.05)
 
 
+async def pausing(executor, first):
+    """A check that the node had sent again so often that it is not sent again at once; and its router."""
+    first.answer = ResponseError("TRYAGAIN Multiple keys request during rehashing of slot")
+    call = asyncio.ensure_future(check(executor))
+    router = executor._routers.get()
+    while not router._pausing:  # noqa: ASYNC110 - no event says so
+        await asyncio.sleep(0)
+    return call, router
+
+
+async def test_who_closes_waits_for_calls_that_are_sent_again(fakes, first):
+    async with open_executor(fakes) as executor:
+        call, _ = await pausing(executor, first)
+        first.answer = 1
+        await executor.close()
+        assert call.done()
+        assert await call == 1
+
+
+async def test_calls_that_would_be_sent_again_end_with_what_is_abandoned(fakes, first, second):
+    async with open_executor(fakes, 30.0) as executor:
+        call, router = await pausing(executor, first)
+        router.abandon()
+        with pytest.raises(StoreUnavailable, match="the limiter was closed"):
+            await asyncio.wait_for(call, 1)
+        assert not router._pausing
+        for answer in (NO_OWNER, ResponseError(f"MOVED 1 {second.name}")):
+            late = asyncio.get_running_loop().create_future()
+            assert router.take_over(router._owners[1], (count(KEY), late, time.monotonic()), answer)
+            with pytest.raises(StoreUnavailable, match="the limiter was closed"):
+                await asyncio.wait_for(late, 1)
+
+
 async def test_all_else_fails_as_on_one_server(fakes, first, second, send):
     async with open_executor(fakes) as executor:
         rounds = fakes.rounds

@@ -6,6 +6,7 @@ The nodes are made up. Each call is sent by a check, as a read of one, and as a 
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from itertools import count
 
 import pytest
 from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
@@ -14,10 +15,11 @@ from helpers.waiting import wait_for
 from redis.exceptions import ResponseError
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.effects import BatchableReads
+from ratelimit.effects import BatchableReads, IndependentReads
 from ratelimit.store.clients import client_from_url
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
+from ratelimit.store.cluster.slots import slot_of
 
 pytestmark = pytest.mark.cluster
 
@@ -219,6 +221,19 @@ def test_a_round_that_raises_is_followed_by_others(fakes, first, second, monkeyp
         nodes.doubt()
         wait_for(lambda: nodes._conclusions >= before + 2)
         assert check(executor) == 1
+
+
+def test_a_silent_node_does_not_use_up_the_time_of_the_others(fakes, first, second):
+    """It comes first in the order of nodes, and has no idle connection: those of others are not kept waiting."""
+    with open_executor(fakes, 0.2) as executor:
+        silent, other = sorted([first, second], key=lambda node: node.address)
+        silent.is_silent = True
+        executor._nodes._by_address[silent.address]._idle.clear()
+        in_slot_0 = next(key for key in map(str, count()) if slot_of(key) == 0)
+        reads = IndependentReads([("GET", KEY), ("GET", in_slot_0)])
+        replies = executor.run(request(reads), time.monotonic())
+        assert replies[other is second] == (2 if other is second else 1)
+        assert isinstance(replies[silent is second], StoreUnavailable)
 
 
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):

@@ -139,6 +139,9 @@ class Router:
         self._nodes: dict[Address, Node] = {}
         self._leaving: dict[asyncio.Task[None], Node] = {}
         self._held: dict[asyncio.Future[Any], _Held] = {}
+        self._pausing: dict[asyncio.Future[Any], asyncio.TimerHandle] = {}
+        """Calls that are sent again in a moment."""
+        self._is_closed = False
         self._clock = LoopClock()
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._expiry_due_s = inf
@@ -197,7 +200,7 @@ class Router:
         send = partial(self._send_again, again, future, started_s, reaction.address)
         wait_s = min(pause_s(attempt, is_redirected=reaction.address is not None), self._left_s(started_s))
         if wait_s > 0:
-            self._loop.call_later(wait_s, send)
+            self._pausing[future] = self._loop.call_later(wait_s, send)
         else:
             send()
         return True
@@ -205,7 +208,11 @@ class Router:
     def _send_again(
         self, call: Redirected, future: asyncio.Future[Any], started_s: float, address: Address | None
     ) -> None:
+        self._pausing.pop(future, None)
         if future.done():
+            return
+        if self._is_closed:
+            _fail(future, _closed())
             return
         slot = self.slot_of(call.call)
         node = self._owners[slot] if address is None else self._node_at(address)
@@ -218,6 +225,9 @@ class Router:
 
     def _hold(self, future: asyncio.Future[Any], held: _Held) -> None:
         """Keep a call until the topology was asked for, or its deadline has passed."""
+        if self._is_closed:
+            _fail(future, _closed())
+            return
         self._held[future] = held
         self._watch.doubt()
         if self._expiry_timer is None and self._deadline_s < inf:
@@ -542,14 +552,15 @@ class Router:
 
     async def close(self) -> None:
         """Close all connections, once all calls have their replies or are late."""
-        if held := [future for future in self._held if not future.done()]:
-            await asyncio.wait(held)
+        if unsent := [future for future in (*self._held, *self._pausing) if not future.done()]:
+            await asyncio.wait(unsent)
         await asyncio.gather(*(node.close() for node in self._nodes.values()), *self._leaving)
         self.abandon()
         await self._watch.close()
 
     def abandon(self) -> None:
         """Close all connections now. What waits gets an error."""
+        self._is_closed = True
         self._watch.abandon()
         if self._expiry_timer is not None:
             self._expiry_timer.cancel()
@@ -558,10 +569,16 @@ class Router:
             node.abandon()
         for closing in () if is_over else list(self._leaving):
             closing.cancel()
-        held, self._held = self._held, {}
-        for future in () if is_over else held:
+        for pause in self._pausing.values():
+            pause.cancel()
+        unsent, self._held, self._pausing = [*self._held, *self._pausing], {}, {}
+        for future in () if is_over else unsent:
             if not future.done():
-                _fail(future, StoreUnavailable("the limiter was closed"))
+                _fail(future, _closed())
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the limiter was closed")
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

@@ -195,22 +195,47 @@ class BlockingClusterExecutor(BlockingExecutorBase):
                 errand.reply = error
             else:
                 by_node.setdefault(errand.node, []).append(errand)
-        # In one order for all: who holds a connection of one node and waits for one of another never waits in a ring.
-        nodes = sorted(by_node, key=lambda node: node.address)
         begun = dict[Node, Connection]()
         try:
-            for node in nodes:
+            for node in self._begin_at_once(by_node, begun, wait):
+                # Nobody waits for a connection who holds one of a later node: so nobody ever waits in a ring.
+                for later in [each for each in begun if each.address > node.address]:
+                    self._finish(later, begun.pop(later), by_node[later], wait)
                 try:
                     begun[node] = node.begin(_packet(by_node[node]), wait)
                 except StoreError as error:
                     _note(by_node[node], error)
-            for node in nodes:
-                if node in begun:
-                    connection = begun.pop(node)
-                    self._finish(node, connection, by_node[node], wait)
+            for node in [*begun]:
+                self._finish(node, begun.pop(node), by_node[node], wait)
         finally:
             for node, connection in begun.items():
                 node.give_up(connection)  # interrupted
+
+    def _begin_at_once(
+        self, by_node: dict[Node, list[_Errand]], begun: dict[Node, Connection], wait: Wait
+    ) -> list[Node]:
+        """Send what can be sent without waiting for a connection: the node of another one may be silent.
+
+        Args:
+            by_node: What to send.
+            begun: Takes the connections on which the replies come.
+            wait: How long to wait.
+
+        Returns:
+            The nodes of the rest, in one order for all.
+        """
+        others = list[Node]()
+        for node in sorted(by_node, key=lambda node: node.address):
+            try:
+                connection = node.begin_at_once(_packet(by_node[node]), wait)
+            except StoreError as error:
+                _note(by_node[node], error)
+                continue
+            if connection is None:
+                others.append(node)
+            else:
+                begun[node] = connection
+        return others
 
     def _finish(self, node: Node, connection: Connection, errands: Sequence[_Errand], wait: Wait) -> None:
         count = sum(1 + errand.is_asking for errand in errands)

@@ -5,6 +5,7 @@ Callers take an idle connection, or wait for one within their deadline. They nev
 
 from __future__ import annotations
 
+import contextlib
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -139,6 +140,13 @@ class Endpoint:
         except NothingSentError:
             return self._begin_again(packet, wait)
 
+    def begin_at_once(self, packet: bytes, wait: Wait) -> Connection | None:
+        """Do the same on an idle connection; return None if there is none, and nothing was sent."""
+        if not self._breaker.is_open:
+            with contextlib.suppress(IndexError, NothingSentError):
+                return self._begin_on(self._idle.pop(), packet, wait)
+        return None
+
     def _begin_again(self, packet: bytes, wait: Wait) -> Connection:
         """Send commands of which nothing could be sent."""
         self._connections.close_ended()  # others that were idle will have ended, too
@@ -148,7 +156,9 @@ class Endpoint:
             raise error_mapping.before_sending(error) from error
 
     def _begin(self, packet: bytes, wait: Wait) -> Connection:
-        connection = self._acquire(wait)
+        return self._begin_on(self._acquire(wait), packet, wait)
+
+    def _begin_on(self, connection: Connection, packet: bytes, wait: Wait) -> Connection:
         try:
             connection.send(packet, wait)
         except NothingSentError:
