@@ -5,7 +5,7 @@ FUZZ ?= 10000
 SCRIPT ?= check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-servers test-integrations fuzz vectors mutants lint docs linkcheck lua compat compat-short bench bench-full chaos chaos-short release-check release-tag clean
+.PHONY: help demo test test-fast test-long test-cluster test-servers test-integrations fuzz vectors mutants lint docs linkcheck lua compat compat-short bench bench-full chaos chaos-short release-check release-tag clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ demo: .venv/ready  ## run the main job: replicas of a gateway that share an embe
 	$(BIN)/ratelimit demo
 
 test: .venv/ready  ## pass the tests, on every server that this machine has
-	$(BIN)/python -m pytest -m "not slow" --durations=20 --ignore tests/integrations
+	$(BIN)/python -m pytest -m "not slow and not cluster" --durations=20 --ignore tests/integrations
 	$(BIN)/python -m pytest benchmarks --ignore benchmarks/tests/test_latency.py --ignore benchmarks/tests/test_frameworks.py
 
 test-fast: .venv/ready  ## for the loop of a change: units, checks and the promises, on one server (under a minute)
@@ -32,7 +32,10 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 	  --ignore tests/unit/test_words.py
 
 test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m slow --durations=20 --ignore tests/apps --ignore tests/integrations
+	$(BIN)/python -m pytest -m "slow and not cluster" --durations=20 --ignore tests/apps --ignore tests/integrations
+
+test-cluster: .venv/ready  ## pass the tests on clusters of 3 primaries and 3 replicas that start
+	$(BIN)/python -m pytest -m cluster tests/cluster --durations=10
 
 .venv/servers: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers

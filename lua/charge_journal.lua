@@ -2,7 +2,8 @@
 --
 -- KEYS[1]    hash of the API key or identity, if flag 1 is set; else the ids of entries without a key, a hash
 -- KEYS[..]   then the archive of the key's closed days, if flag 1 is set and 32 is not; the shared buckets; last the
---            stream of alerts, if flag 8 is set, or the counted identities, if flag 128 is
+--            stream of alerts, if flag 8 is set (or, where that lies in another slot, the hash again), or the counted
+--            identities, if flag 128 is
 -- ARGV[1]    request, as for check.lua, without a shadow; the first of its windows is the one that holds spent_us
 -- ARGV[2]    hash field of the plan's state, if flag 1 is set
 -- ARGV[3..]  hash fields of the further buckets in the key's hash; then the life of the process: 8 characters, random,

@@ -1,8 +1,8 @@
 -- check: admit or deny one request against every limit that applies to it, all or nothing.
 --
 -- KEYS[1]    hash of the API key or identity, if flag 1 is set
--- KEYS[..]   then the shared buckets; last the stream of alerts, if flag 8 is set, or the counted identities, if flag
---            128 is
+-- KEYS[..]   then the shared buckets; last the stream of alerts, if flag 8 is set (or, where that lies in another
+--            slot, the hash again), or the counted identities, if flag 128 is
 -- ARGV[1]    request: now_us, cost, valid_until_us (with flag 32 for how long an identity is kept at least), flags; of
 --            the plan: burst, rate, per, quota, and the first days of three windows (11 doubles); version token (26
 --            bytes); burst, rate, per of each further bucket (3 doubles each), those in the key's hash first, then the

@@ -10,11 +10,13 @@ from ratelimit.admin.capacity.report import (
 )
 from ratelimit.admin.csv.format import RowWarning
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
+from ratelimit.admin.doctor.repair import RepairSummary, SharedValue
 from ratelimit.admin.doctor.report import DoctorReport, Finding, Severity
 from ratelimit.admin.identities import IdentityUsage
 from ratelimit.admin.key_access import MethodAccess, StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import MigrationProgress, MigrationReport, NamespaceCounts
 from ratelimit.admin.plans import ApplyReport, PlanChange
 from ratelimit.admin.preconditions import NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -93,6 +95,9 @@ __all__ = [
     "Limiter",
     "Method",
     "MethodAccess",
+    "MigrationProgress",
+    "MigrationReport",
+    "NamespaceCounts",
     "NoPrecondition",
     "NotFound",
     "OnUnavailable",
@@ -106,10 +111,12 @@ __all__ = [
     "RateLimitError",
     "RateLimited",
     "Reason",
+    "RepairSummary",
     "Replication",
     "RowWarning",
     "Severity",
     "ShadowCounts",
+    "SharedValue",
     "Source",
     "Stage",
     "StageAccess",

@@ -72,10 +72,13 @@ class Decision:
             does and the plan has as many identities as it may have; None if it is allowed, or for another reason.
         retry_after: Seconds until the same check would pass if nobody else consumed, exact to the microsecond. None if
             it is allowed, or if waiting cannot help.
-        limits: A `LimitStatus` of every limit of the request, wherever the decision was made.
+        limits: A `LimitStatus` of every limit of the request, wherever the decision was made. On a cluster, those that
+            all callers share are as they were last seen.
         source: Who decided: "redis", "denial_cache" (this process, by the last states seen), "lease" (this process,
-            from prepaid units), or, as Redis gave no answer to go by, "local" (this process, by its part of the limits
-            and what it knows of the key), "fail_open" (nobody: admitted) or "fail_closed" (nobody: 503).
+            from prepaid units; on a cluster also where a script judged the key's own limits, and those that all callers
+            share were prepaid: `time_us` is set then), or, as Redis gave no answer to go by, "local" (this process, by
+            its part of the limits and what it knows of the key), "fail_open" (nobody: admitted) or "fail_closed"
+            (nobody: 503).
         time_us: The server's time of the decision, microseconds since 1970; None if no script ran for it.
         cause: If `degraded`, why Redis gave no answer to go by: "not_sent" (nothing was sent that could be counted),
             "refused" (the server answered with an error), "unknown" (sent, and no answer came: it may have been

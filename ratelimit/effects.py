@@ -7,6 +7,7 @@ drives it over a blocking connection, another over asyncio. So the logic exists 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ratelimit.errors import StoreError, StoreUnavailable
@@ -68,20 +69,99 @@ class IndependentReads(BatchableReads):
     __slots__ = ()
 
 
-Request = ScriptCall | BatchableReads | Sequence[Command]
+class Primaries(BatchableReads):
+    """Asks for the names of all primaries. No command: the reply is a tuple of "host:port", ("",) of one server."""
+
+    __slots__ = ()
+
+
+class AtNode(list[Command]):
+    """Commands for one primary of several, such as SCAN: on one server they are commands like any other.
+
+    Args:
+        node: Its name, as `Primaries` gives it.
+        commands: What to send.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: str, commands: Sequence[Command]) -> None:
+        super().__init__(commands)
+        self.node = node
+
+
+class IndependentAtNode(AtNode):
+    """Commands for one primary, whose errors are returned in place, as StoreError."""
+
+    __slots__ = ()
+
+
+class WaitFor:
+    """Waits until a future is done, within the caller's deadline: StoreUnavailable once that has passed.
+
+    Args:
+        future: The future; its result is not read.
+        at_most_s: Wait no longer than this; the reply comes then, too.
+    """
+
+    __slots__ = ("at_most_s", "future")
+
+    def __init__(self, future: Future[Any], at_most_s: float | None = None) -> None:
+        self.future = future
+        self.at_most_s = at_most_s
+
+
+class InBackground:
+    """Starts an operation that nobody waits for, with a deadline of its own; its store errors are nobody's.
+
+    Args:
+        operation: What to run. Perhaps it never runs: then it is closed.
+    """
+
+    __slots__ = ("operation",)
+
+    def __init__(self, operation: Operation[object]) -> None:
+        self.operation = operation
+
+
+Sent = ScriptCall | BatchableReads | Sequence[Command]
 """One script call, or commands that are sent together, whose reply is the list of theirs."""
+
+Request = Sent | WaitFor | InBackground
+"""What is sent; or what is not, and whose reply is None."""
 
 Operation = Generator[Request, Any, _T]
 
 
 _READING = {"GET", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "MGET", "PTTL", "SCAN", "SCARD", "SINTER", "SISMEMBER"}
-_READING |= {"SMEMBERS", "TIME", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SMEMBERS", "TIME", "WAIT", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
+_READING |= {"SRANDMEMBER", "ZSCORE"}
+
+
+def wait_briefly(operation: Operation[object], at_most_s: float) -> Operation[bool]:
+    """Run an operation in the background, and wait for it no longer than this; return whether it has ended.
+
+    For what a check had better know, and need not wait for: the server that is asked may be away while its own is not.
+    """
+    ended = Future[None]()
+    yield InBackground(_ending(operation, ended))
+    yield WaitFor(ended, at_most_s)
+    return ended.done()
+
+
+def _ending(operation: Operation[object], ended: Future[None]) -> Operation[None]:
+    try:
+        yield from operation
+    finally:
+        ended.set_result(None)
 
 
 def changes_nothing(request: Request) -> bool:
     """Return whether a request leaves everything in Redis as it is."""
     if isinstance(request, ScriptCall):
         return request.changes_nothing
+    if isinstance(request, WaitFor | InBackground):
+        return True
     return isinstance(request, BatchableReads) or all(command[0] in _READING for command in request)
 
 

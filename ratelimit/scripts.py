@@ -35,10 +35,11 @@ class ScriptCall:
 
     Attributes:
         packet: The call as it goes over the wire, once it was packed.
+        slot: The slot of its keys in a cluster, once that was needed; -1 before.
         changes_nothing: Whether it only reads, whatever it replies.
     """
 
-    __slots__ = ("args", "changes_nothing", "keys", "packet", "script")
+    __slots__ = ("args", "changes_nothing", "keys", "packet", "script", "slot")
 
     def __init__(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes], *, changes_nothing: bool = False
@@ -48,6 +49,7 @@ class ScriptCall:
         self.args = args
         self.changes_nothing = changes_nothing
         self.packet: bytes | None = None
+        self.slot = -1
 
     def by_hash(self) -> Command:
         """Return the command that runs the script if the server knows it."""

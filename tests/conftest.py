@@ -6,6 +6,7 @@ store         talking to Redis: connections, batches, pushes, faults, permission
 catalog       what administrators do: plans, keys, usage, alerts, shadows, import and export, upgrades
 cli           the command line
 lua           the scripts, called by hand, and their text
+cluster       servers with slots, and clusters of 3 primaries and 3 replicas: `make test-cluster`
 properties    the promises, random histories against the exact model, fuzzing, two versions side by side
 seeded_bugs   bugs put in on purpose, each of which a test must find; mutants: every small change of the Lua
 integrations  frameworks in front of a limiter, over real sockets, and metrics: `make test-integrations`
@@ -17,7 +18,8 @@ helpers       what tests share: servers, replicas, snapshots, proxies, samples
 
 A test that claims something about Redis takes `server` and so runs on each real server; `backend` adds fakeredis.
 `--server valkey` runs on one of them. Tests marked `slow` are left to `make test-long`; so is most of what runs on
-fakeredis, and what takes long on a second server.
+fakeredis, and what takes long on a second server. Tests marked `cluster` are left to
+`make test-cluster`.
 """
 
 import gc
@@ -41,8 +43,10 @@ from ratelimit.store import resp
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-NEED_A_SERVER = {"backend", "running"}
-"""Fixtures behind which there is a server; `server`, `valkey`, `limiter` and `client` use them."""
+NEED_A_SERVER = {"backend", "own_cluster", "patient_cluster", "running", "started"}
+"""Fixtures behind which there is a server; `server`, `valkey`, `limiter`, `client` and `slots` use them."""
+NEED_A_CLUSTER = {"cluster", "own_cluster", "patient_cluster", "valkey_cluster"}
+"""Fixtures that are a whole cluster."""
 
 
 EMULATED_EARLY = {"engine", "unit"}
@@ -52,6 +56,7 @@ LATER = {
     "test_deadline.py",
     "test_doctor_failover.py",
     "test_durable_changes.py",
+    "test_every_command.py",
     "test_failover.py",
     "test_journal.py",
     "test_journal_model.py",
@@ -69,6 +74,7 @@ LATER = {
 """Faults that take their time, one after the other, and histories at length: all are left to `make test-long`."""
 
 ONE_SERVER_EARLY = {
+    "cluster",
     "lua",
     "seeded_bugs",
     "store",
@@ -106,6 +112,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if NEED_A_SERVER & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+        if NEED_A_CLUSTER & set(getattr(item, "fixturenames", ())):
+            item.add_marker("cluster")
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if _is_for_later(item, {value for value in parameters if isinstance(value, str)}):
             item.add_marker("slow")

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,12 +20,17 @@ ABSENT = "valgrind is not installed, so instructions were not counted"
 
 
 @contextlib.contextmanager
-def counted():
-    """Yield the URL of a server under callgrind, and a list that holds its instructions once it has stopped."""
+def counted(*, server=SERVER, slots=False):
+    """Yield the URL of a server under callgrind, and a list that holds its instructions once it has stopped.
+
+    With `slots` it is in cluster mode, and owns all of them.
+    """
     instructions = []
     with _folder() as folder:
-        with _running(folder) as (url, _):
-            yield url, instructions
+        with _running(folder, server=server, settings=_in_cluster_mode() if slots else ()) as (url, _):
+            if slots:
+                _own_all_slots(url)
+            yield url + "?slots=true" * slots, instructions
         instructions.append(int(re.search(r"Collected : (\d+)", Path(folder, "valgrind").read_text())[1]))
 
 
@@ -60,24 +66,41 @@ def _folder():
 
 
 @contextlib.contextmanager
-def _running(folder, *options):
-    socket, log = f"{folder}/redis.sock", Path(folder, "valgrind")
-    server = [host.servers.binaries()[SERVER], "--port", "0", "--unixsocket", socket, "--dir", folder]
-    settings = ["--save", "", "--hz", "1"]  # background work once a second, so that it hardly counts
+def _running(folder, *options, server=SERVER, settings=()):
+    path, log = f"{folder}/redis.sock", Path(folder, "valgrind")
+    command = [host.servers.binaries()[server], "--port", "0", "--unixsocket", path, "--dir", folder]
+    settings = ["--save", "", "--hz", "1", *settings]  # background work once a second, so that it hardly counts
     valgrind = [VALGRIND, "--tool=callgrind", f"--callgrind-out-file={folder}/out", *options]
     with log.open("wb") as errors:
-        process = subprocess.Popen([*valgrind, *server, *settings], stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen([*valgrind, *command, *settings], stdout=subprocess.DEVNULL, stderr=errors)
     try:
-        _wait(socket, process, log)
-        yield f"unix://{socket}", process
+        _wait(path, process, log)
+        yield f"unix://{path}", process
     finally:
         process.terminate()
         process.wait(60)
 
 
-def _wait(socket, process, log):
+def _in_cluster_mode():
+    """Settings of a node alone, which needs a port for others all the same: that of its clients plus 10,000."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1] // 3 + 1024
+    return ("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--port", str(port))
+
+
+def _own_all_slots(url):
+    with redis.Redis.from_url(url) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        deadline = time.monotonic() + 60
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the server in cluster mode was not ready in time")
+            time.sleep(0.1)
+
+
+def _wait(path, process, log):
     deadline = time.monotonic() + 60
-    with redis.Redis(unix_socket_path=socket) as client:
+    with redis.Redis(unix_socket_path=path) as client:
         while True:
             with contextlib.suppress(redis.RedisError):
                 client.ping()
@@ -87,7 +110,7 @@ def _wait(socket, process, log):
             time.sleep(0.05)
 
 
-def version():
-    command = [host.servers.binaries()[SERVER], "--version"]
+def version(server=SERVER):
+    command = [host.servers.binaries()[server], "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return "redis " + re.search(r"v=(\S+)", output)[1]
+    return f"{'valkey' if server == 'valkey' else 'redis'} " + re.search(r"v=(\S+)", output)[1]

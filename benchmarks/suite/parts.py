@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks.suite import (
     batches,
+    cluster,
     exactness,
     growth,
     import_keys,
@@ -12,6 +13,7 @@ from benchmarks.suite import (
     latency,
     memory,
     propagation,
+    shared_limits,
     tail,
     throughput,
     unknown_keys,
@@ -66,6 +68,12 @@ PARTS = {
         "Cost to the server",
         "Instructions that the server executes per call, counted by callgrind: hardly any noise, but specific to the "
         "build of the server.",
+    ),
+    "cluster": Part(
+        cluster,
+        "A cluster",
+        "Instructions of all servers per check by the limits of a key, on a cluster beside one server: a check is one "
+        "script on one key, at one node.",
     ),
     "growth": Part(
         growth,
@@ -131,6 +139,13 @@ PARTS = {
         "A server that is far",
         "Requests that arrive on a schedule while a round trip takes 30 ms, and nothing else is slower: a limiter that "
         "sends one batch after the other, or waits for a free connection, waits for several of them.",
+        long=True,
+    ),
+    "shared_limits": Part(
+        shared_limits,
+        "Shared limits on a cluster",
+        "Limits of stages and of the account, leased by many processes: the code of the library and the script on a "
+        "server, in virtual time. Nothing is timed; every unit that is spent is replayed in one exact bucket.",
         long=True,
     ),
     "import_keys": Part(

@@ -41,23 +41,43 @@ def _take_over(
     commit: Commit, namespace: Namespace, snapshot: CatalogSnapshot, digest: str, owner_id: str, key_id: str
 ) -> Operation[None]:
     """Have the commit remove a digest from the record that lists it if it has expired there; else raise Conflict."""
-    stored = text((yield [("GET", namespace.names.key_record(owner_id))])[0])
-    owner = None if stored is None else KeyRecord.from_json(stored, owner_id)
-    if owner is None or owner.state == "tombstone" or digest not in owner.digests:
-        return
-    if not owner.is_live:
-        raise Conflict(
-            f"a key with this value is being made by somebody else, its id is {owner_id!r}: try again in a minute",
-            field="value",
-        )
-    valid_until_us = owner.digests[digest]
-    if not valid_until_us or valid_until_us > (yield from namespace.server_us()):
-        raise Conflict(f"a key with this value exists already, its id is {owner_id!r}", field="value")
-    if owner_id != key_id:
+    ended = yield from owner_of_ended(namespace, digest, owner_id)
+    if ended is not None and owner_id != key_id:
+        owner, stored = ended
         digests = {other: until_us for other, until_us in owner.digests.items() if other != digest}
         commit.expect(namespace.names.key_record(owner_id), None, stored)
         add_record(commit, namespace, snapshot, replace(owner, digests=digests, stamp=generated_token()), joins=False)
         commit.add("PUBLISH", None, namespace.names.changes, f"key:{owner_id}")
+
+
+def owner_of_ended(namespace: Namespace, digest: str, owner_id: str) -> Operation[tuple[KeyRecord, str] | None]:
+    """Return the record that lists a claimed digest as one that has ended, and its text; None if the claim is dead.
+
+    Args:
+        namespace: The namespace.
+        digest: The digest.
+        owner_id: The key that the claim names.
+
+    Raises:
+        Conflict: That key has the value, or is being given it.
+    """
+    stored = text((yield [("GET", namespace.names.key_record(owner_id))])[0])
+    owner = None if stored is None else KeyRecord.from_json(stored, owner_id)
+    if stored is None or owner is None or owner.state == "tombstone" or digest not in owner.digests:
+        return None
+    if not owner.is_live:
+        remedy = (
+            "try again in a minute, or run `ratelimit doctor --repair`"
+            if namespace.has_slots
+            else "try again in a minute"
+        )
+        raise Conflict(
+            f"a key with this value is being made by somebody else, its id is {owner_id!r}: {remedy}", field="value"
+        )
+    valid_until_us = owner.digests[digest]
+    if not valid_until_us or valid_until_us > (yield from namespace.server_us()):
+        raise Conflict(f"a key with this value exists already, its id is {owner_id!r}", field="value")
+    return owner, stored
 
 
 def release_values(commit: Commit, namespace: Namespace, key_id: str, digests: Iterable[str]) -> Operation[None]:

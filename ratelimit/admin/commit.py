@@ -9,14 +9,17 @@ All other changes of a key are guarded by its own record alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from ratelimit import validation
-from ratelimit.errors import Conflict, NotFound
+from ratelimit.effects import IndependentCommands, Operation, UnknownScriptError, text
+from ratelimit.errors import Conflict, NotFound, StoreError
 from ratelimit.model import UsagePlan
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
-from ratelimit.scripts import ScriptCall, load
+from ratelimit.scripts import Command, ScriptCall, load
 
 MAX_ATTEMPTS = 16
 _MAX_ARGUMENTS = 2000
@@ -29,6 +32,7 @@ class Commit:
         self._keys: dict[str, int] = {}
         self._conditions: list[tuple[int, str | None, str | None]] = []
         self._commands: list[tuple[str | int, ...]] = []
+        self._written: tuple[str, str | None, str] | None = None
 
     def _index(self, key: str) -> int:
         return self._keys.setdefault(key, len(self._keys) + 1)
@@ -42,6 +46,27 @@ class Commit:
             value: The text it must have; None if it must not exist.
         """
         self._conditions.append((self._index(key), field, value))
+
+    def replace(self, key: str, field: str | None, before: str | None, after: str, *options: str | int) -> None:
+        """Have the commit replace a text, on the condition that it is still what was read.
+
+        Args:
+            key: Name of the hash or the string.
+            field: Field of the hash; None for a string.
+            before: The text that was read; None if there was none.
+            after: Another text, which nobody else writes: it has a token or a stamp.
+            options: Further arguments of SET, for a string.
+        """
+        self.expect(key, field, before)
+        if field is None:
+            self.add("SET", key, after, *options)
+        else:
+            self.add("HSET", key, field, after)
+        self.note_written(key, field, after)
+
+    def note_written(self, key: str, field: str | None, text: str) -> None:
+        """Note a text that the commit writes and nobody else does: it says whether the commit was carried out."""
+        self._written = key, field, text
 
     def pass_maxmemory(self, key: str) -> None:
         """Have the commit carried out also on a server that is at its `maxmemory`. To be called before `add`.
@@ -72,6 +97,53 @@ class Commit:
         """Return the script call that commits; its reply begins with 1 if all conditions held."""
         arguments = (json.dumps(self._conditions), json.dumps(self._commands))
         return ScriptCall(load("commit"), tuple(self._keys), arguments)
+
+    def written_text_query(self) -> Command | None:
+        """Return the command that reads the text by which a commit is known to be carried out; None if it has none."""
+        if self._written is None:
+            return None
+        key, field, _ = self._written
+        return ("GET", key) if field is None else ("HGET", key, field)
+
+    def is_carried_out(self, stored: str | None) -> bool:
+        """Return whether the text that `written_text_query` reads is the one that the commit writes."""
+        return self._written is not None and self._written[2] == stored
+
+
+def carry_out(commit: Commit) -> Operation[bool]:
+    """Carry out a commit of one slot; return whether all conditions held.
+
+    A client that sends a command again after an error may have carried it out twice. Then the second attempt says that
+    a condition does not hold, and what stands there is what the first one wrote.
+    """
+    if (yield commit.to_script_call())[0] == 1:
+        return True
+    read = commit.written_text_query()
+    return read is not None and commit.is_carried_out(text((yield [read])[0]))
+
+
+def carry_out_all(commits: Sequence[Commit]) -> Operation[list[bool | StoreError]]:
+    """Carry out commits of one slot each, in no order, by one request; return what `carry_out` does of each.
+
+    A commit that failed has its error in its place: the others may have been carried out.
+    """
+    if not commits:
+        return []
+    calls = [commit.to_script_call() for commit in commits]
+    replies: list[Any] = list((yield IndependentCommands([call.by_hash() for call in calls])))
+    unknown = [at for at, reply in enumerate(replies) if isinstance(reply, UnknownScriptError)]
+    if unknown:
+        again = yield IndependentCommands([calls[at].by_source() for at in unknown])
+        for at, reply in zip(unknown, again, strict=True):
+            replies[at] = reply
+    results = [reply if isinstance(reply, StoreError) else reply[0] == 1 for reply in replies]
+    reads = {at: commits[at].written_text_query() for at, result in enumerate(results) if result is False}
+    queries = {at: read for at, read in reads.items() if read is not None}
+    if queries:
+        replies = yield list(queries.values())
+        for at, replaced in zip(queries, replies, strict=True):
+            results[at] = commits[at].is_carried_out(text(replaced))
+    return results
 
 
 def new_commit(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:
@@ -119,6 +191,33 @@ def existing_plan(snapshot: CatalogSnapshot, plan_id: object) -> UsagePlan:
     if plan is None:
         raise NotFound(f"there is no plan {validation.shown(plan_id)}", field="plan_id")
     return plan
+
+
+def existing_key(namespace: Namespace, key_id: str) -> Operation[tuple[KeyRecord, str]]:
+    """Return a key's record and its text in Redis. Raises NotFound."""
+    validation.key_id(key_id)
+    stored = text((yield [("GET", namespace.names.key_record(key_id))])[0])
+    record = None if stored is None else KeyRecord.from_json(stored, key_id)
+    if stored is None or record is None or not record.is_live:
+        raise no_such_key(key_id)
+    return record, stored
+
+
+def no_such_key(key_id: str) -> NotFound:
+    """Return the error for a key that does not exist."""
+    return NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
+
+
+def ensure_catalog(namespace: Namespace) -> Operation[CatalogSnapshot]:
+    """Load the snapshot; create the catalogue, with epoch and pepper, where none exists."""
+    snapshot = yield from namespace.load(for_change=True)
+    if not snapshot.epoch:
+        commit = new_commit(namespace, snapshot)
+        commit.expect(namespace.names.catalog, "version", None)
+        commit.add("HSET", namespace.names.catalog, *namespace.first_fields(snapshot), "version", 1)
+        yield commit.to_script_call()
+        snapshot = yield from namespace.load()
+    return snapshot
 
 
 def two_plans_conflict(key_id: str, one: str, other: str, stage: str) -> Conflict:

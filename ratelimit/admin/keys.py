@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 from ratelimit import validation
+from ratelimit.admin.by_slot import keys as by_slot
 from ratelimit.admin.ceilings import (
     check_key_ceiling,
-    check_plans_per_key,
     guard_key_count,
     key_headroom,
     max_attempts,
@@ -20,18 +20,20 @@ from ratelimit.admin.commit import (
     Commit,
     add_record,
     busy_conflict,
+    ensure_catalog,
+    existing_key,
     existing_plan,
     new_commit,
-    two_plans_conflict,
 )
+from ratelimit.admin.key_plans import check_plans
 from ratelimit.admin.preconditions import check_revision
-from ratelimit.effects import Operation, text
+from ratelimit.effects import Operation
 from ratelimit.errors import ConfigError, Conflict, NotFound
 from ratelimit.model import MICROSECONDS, ApiKey, CreatedKey
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.key_values import Secret, generated_id, generated_token, generated_value, own_value
 from ratelimit.registry.namespace import Namespace
-from ratelimit.registry.snapshot import CatalogSnapshot, overlaps
+from ratelimit.registry.snapshot import CatalogSnapshot
 from ratelimit.registry.windows import day_of
 
 _MAX_DESCRIPTION = 125_000
@@ -84,11 +86,14 @@ class KeyAdmin:
             generated_token(),
         )
         record = replace(draft, **_record_fields(details))
+        yield from self.namespace.find_slots()
+        if self.namespace.has_slots:
+            return (yield from by_slot.create_key(self.namespace, record, secret)).created_key(secret.value)
         for _ in range(max_attempts(self.namespace)):
             headroom = yield from key_headroom(self.namespace)
             check_key_ceiling(self.namespace, headroom)
             snapshot = yield from self.ensure_catalog()
-            self._check_plans("", (), record.plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, "", (), record.plans)
             commit = new_commit(self.namespace, snapshot)
             guard_key_count(commit, self.namespace, headroom)
             yield from claim_value(commit, self.namespace, snapshot, secret.value, record.id)
@@ -108,9 +113,14 @@ class KeyAdmin:
             raise ConfigError(f"must be seconds >= 0 and below 2^31, not {validation.shown(grace_s)}", field="grace_s")
         secret = Secret(generated_value() if value is None else own_value(value))
         del value
+        yield from self.namespace.find_slots()
+        if self.namespace.has_slots:
+            grace_us = round(grace_s * MICROSECONDS)
+            rotated = yield from by_slot.rotate_key(self.namespace, key_id, secret, grace_us, expected)
+            return rotated.created_key(secret.value)
         digest = self.namespace.digest(secret.value)
         for _ in range(MAX_ATTEMPTS):
-            record, stored = yield from self._read_record(key_id)
+            record, stored = yield from existing_key(self.namespace, key_id)
             check_revision(record, expected)
             snapshot = yield from self.namespace.load()
             now_us = yield from self.namespace.server_us()
@@ -132,7 +142,7 @@ class KeyAdmin:
 
     def get_key(self, key_id: str) -> Operation[ApiKey]:
         """Return a key, without its value."""
-        return (yield from self._read_record(key_id))[0].api_key()
+        return (yield from existing_key(self.namespace, key_id))[0].api_key()
 
     def update_key(
         self, key_id: str, *, enabled: bool | None = None, name: str | None = None, **details: Unpack[KeyDetails]
@@ -144,7 +154,11 @@ class KeyAdmin:
         if name is not None:
             changes["name"] = validation.label(name, "name")
         revokes = changes.keys() <= {"enabled", "expires_us"} and not enabled
-        return (yield from self._change_key(key_id, lambda record, _: replace(record, **changes), revokes=revokes))
+
+        def change(record: KeyRecord, _: CatalogSnapshot) -> KeyRecord:
+            return replace(record, **changes)
+
+        return (yield from self._change_key(key_id, change, revokes=revokes, plans_change=False))
 
     def add_key_to_plan(self, key_id: str, plan_id: str) -> Operation[ApiKey]:
         """Put a key into a plan."""
@@ -153,7 +167,7 @@ class KeyAdmin:
             if plan_id in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {plan_id!r} already", field="plan_id")
             plans = (*record.plans, plan_id)
-            self._check_plans(key_id, record.plans, plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, key_id, record.plans, plans)
             return replace(record, plans=plans)
 
         return (yield from self._change_key(key_id, change))
@@ -178,16 +192,20 @@ class KeyAdmin:
             if to_plan in record.plans:
                 raise Conflict(f"key {key_id!r} is in plan {to_plan!r} already", field="to_plan")
             plans = tuple(to_plan if plan == from_plan else plan for plan in record.plans)
-            self._check_plans(key_id, record.plans, plans, snapshot)
+            check_plans(self.namespace.ceilings, snapshot, key_id, record.plans, plans)
             return replace(record, plans=plans)
 
         return (yield from self._change_key(key_id, change))
 
     def delete_key(self, key_id: str, expected: ApiKey | None = None) -> Operation[None]:
         """Delete a key and everything counted for it."""
+        yield from self.namespace.find_slots()
+        if self.namespace.has_slots:
+            yield from by_slot.delete_key(self.namespace, key_id, expected)
+            return
         for _ in range(MAX_ATTEMPTS):
             snapshot = yield from self.namespace.load()
-            record, stored = yield from self._read_record(key_id)
+            record, stored = yield from existing_key(self.namespace, key_id)
             check_revision(record, expected)
             commit = new_commit(self.namespace, snapshot)
             commit.expect(self._names.key_record(key_id), None, stored)
@@ -203,21 +221,23 @@ class KeyAdmin:
 
     def ensure_catalog(self) -> Operation[CatalogSnapshot]:
         """Load the snapshot; create the catalogue, with epoch and pepper, where none exists."""
-        snapshot = yield from self.namespace.load(for_change=True)
-        if not snapshot.epoch:
-            commit = new_commit(self.namespace, snapshot)
-            commit.expect(self._names.catalog, "version", None)
-            commit.add("HSET", self._names.catalog, *self.namespace.first_fields(snapshot), "version", 1)
-            yield commit.to_script_call()
-            snapshot = yield from self.namespace.load()
-        return snapshot
+        return (yield from ensure_catalog(self.namespace))
 
     def _change_key(
-        self, key_id: str, change: Callable[[KeyRecord, CatalogSnapshot], KeyRecord], *, revokes: bool = False
+        self,
+        key_id: str,
+        change: Callable[[KeyRecord, CatalogSnapshot], KeyRecord],
+        *,
+        revokes: bool = False,
+        plans_change: bool = True,
     ) -> Operation[ApiKey]:
         """Change a record. What `revokes`, and stores next to nothing, needs no memory of the server."""
+        yield from self.namespace.find_slots()
+        if self.namespace.has_slots:
+            change_it = by_slot.change_plans if plans_change else by_slot.change_record
+            return (yield from change_it(self.namespace, key_id, change, revokes=revokes)).api_key()
         for _ in range(MAX_ATTEMPTS):
-            record, stored = yield from self._read_record(key_id)
+            record, stored = yield from existing_key(self.namespace, key_id)
             snapshot = yield from self.namespace.load()
             new = replace(change(record, snapshot), stamp=generated_token())
             commit = new_commit(self.namespace, snapshot)
@@ -263,21 +283,6 @@ class KeyAdmin:
         if is_done:
             self.namespace.on_change_message(f"key:{key_id}")  # at once in this process
         return is_done
-
-    def _read_record(self, key_id: str) -> Operation[tuple[KeyRecord, str]]:
-        """Return a key's record and its text in Redis. Raises NotFound."""
-        validation.key_id(key_id)
-        stored = text((yield [("GET", self._names.key_record(key_id))])[0])
-        record = None if stored is None else KeyRecord.from_json(stored, key_id)
-        if stored is None or record is None or not record.is_live:
-            raise NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
-        return record, stored
-
-    def _check_plans(self, key_id: str, before: Sequence[str], after: Sequence[str], snapshot: CatalogSnapshot) -> None:
-        """Raise if a key cannot be in the plans `after`; it is in the plans `before`."""
-        check_plans_per_key(self.namespace.ceilings, key_id, len(before), len(after))
-        for one, other, stage in overlaps([existing_plan(snapshot, plan_id) for plan_id in after]):
-            raise two_plans_conflict(key_id, one.id, other.id, stage)
 
 
 def _record_fields(details: KeyDetails) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratelimit import validation
-from ratelimit.effects import Operation, scored, text
+from ratelimit.admin.reading import texts_of
+from ratelimit.effects import Operation, scored
 from ratelimit.errors import ConfigError
 from ratelimit.model import ApiKey
 from ratelimit.registry.key_record import KeyRecord
@@ -63,8 +64,8 @@ class KeyListing:
             entries = [entry for entry in entries if last_id is None or entry[1] != last_created or entry[0] < last_id]
             if not entries:
                 continue
-            (records,) = yield [("MGET", *(self._names.key_record(key_id) for key_id, _ in entries))]
-            for (key_id, created), stored in zip(entries, map(text, records), strict=True):
+            names = [self._names.key_record(key_id) for key_id, _ in entries]
+            for (key_id, created), stored in zip(entries, (yield from texts_of(self._namespace, names)), strict=True):
                 if len(keys) == limit:
                     return KeyPage(keys, f"{last_created}:{last_id}")
                 last_created, last_id = created, key_id

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ratelimit import validation
+from ratelimit.admin.by_slot.lost_entries import restore_entries
+from ratelimit.admin.by_slot.plan_sets import MAX_KEYS, SetsRepaired, check_members
 from ratelimit.admin.ceilings import check_ceilings
 from ratelimit.admin.commit import (
     MAX_ATTEMPTS,
     Commit,
     busy_conflict,
+    carry_out,
     existing_plan,
     new_commit,
     two_plans_conflict,
@@ -152,24 +155,37 @@ class PlanAdmin:
             change: Returns the new snapshot for the stored one; called again if others changed the catalogue meanwhile.
             dry_run: Only check and report.
         """
+        yield from self._namespace.find_slots()
         for _ in range(MAX_ATTEMPTS):
             (members,) = yield [("HGET", self._names.catalog, "members")]
             old = yield from self._namespace.load(for_change=True)
             new = change(old)
             check_ceilings(self._namespace.ceilings, old, new)
             _check_shadows(old, new)
-            yield from self._check_removed_plans_have_no_keys(old, new)
-            yield from self._check_one_plan_per_stage(old, new)
+            if not dry_run and (yield from self._has_restored_entries(old, new)):
+                continue
+            try:
+                yield from self._check_removed_plans_have_no_keys(old, new, dry_run=dry_run)
+                yield from self._check_one_plan_per_stage(old, new, dry_run=dry_run)
+            except SetsRepaired:
+                continue
             if dry_run:
                 return _report(old, new)
+            yield from self._keep_resized_buckets(old, new)
             commit = new_commit(self._namespace, old)
             commit.expect(self._names.catalog, "version", str(old.version) if old.epoch else None)
             commit.expect(self._names.catalog, "members", text(members))
-            if self._add_changes(commit, old, new) and (yield commit.to_script_call())[0] != 1:
+            if self._add_changes(commit, old, new) and not (yield from self._carry_out(commit)):
                 continue
             yield from self._namespace.load()
             return _report(old, new)
         raise busy_conflict()
+
+    def _carry_out(self, commit: Commit) -> Operation[bool]:
+        if self._namespace.has_slots:
+            return (yield from carry_out(commit))
+        is_done: bool = (yield commit.to_script_call())[0] == 1
+        return is_done
 
     def _add_changes(self, commit: Commit, old: CatalogSnapshot, new: CatalogSnapshot) -> bool:
         """Have the commit write the difference between two snapshots; return whether there is any."""
@@ -183,17 +199,33 @@ class PlanAdmin:
         catalog = self._names.catalog
         if not old.epoch:
             changed += self._namespace.first_fields(new)
-        commit.add("HSET", catalog, *changed, "stamp", generated_token())
+        stamp = generated_token()
+        commit.add("HSET", catalog, *changed, "stamp", stamp)
+        commit.note_written(catalog, "stamp", stamp)
         if removed:
             commit.add("HDEL", catalog, *removed)
         for plan_id in old.plans.keys() - new.plans.keys():
             commit.add("UNLINK", self._names.plan_past(plan_id))
-        for bucket in self._resized_buckets(old, new):
-            # Its expiry goes by the old size: deleted too early, it would read as full. The next charge sets one.
-            commit.add("PERSIST", bucket)
+        if not self._namespace.has_slots:
+            for bucket in self._resized_buckets(old, new):
+                # Its expiry goes by the old size: deleted too early, it would read as full. The next charge sets one.
+                commit.add("PERSIST", bucket)
         commit.add("HINCRBY", catalog, "version", 1)
         commit.add("PUBLISH", None, self._names.changes, old.version + 1)
         return True
+
+    def _keep_resized_buckets(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
+        """Where keys lie in slots: as `_add_changes` does, before the commit, so that no crash is between the two."""
+        buckets = list(self._resized_buckets(old, new)) if self._namespace.has_slots else []
+        if buckets:
+            yield [("PERSIST", bucket) for bucket in buckets]
+
+    def _has_restored_entries(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[bool]:
+        """Return whether keys had to be entered again that a failover of the catalogue's node may have lost."""
+        if not self._namespace.has_slots or not old.epoch:
+            return False
+        depends_on_sets = old.plans.keys() - new.plans.keys() or any(_all_gained_stages(old, new))
+        return bool(depends_on_sets) and (yield from restore_entries(self._namespace, old))
 
     def _resized_buckets(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Iterator[str]:
         """Yield the buckets that all callers share and whose throttle may have changed."""
@@ -204,11 +236,15 @@ class PlanAdmin:
         if new.account != old.account:
             yield self._names.account
 
-    def _check_removed_plans_have_no_keys(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
+    def _check_removed_plans_have_no_keys(
+        self, old: CatalogSnapshot, new: CatalogSnapshot, *, dry_run: bool
+    ) -> Operation[None]:
         removed = [plan_id for plan_id in old.plans if plan_id not in new.plans]
         if not removed:
             return
         counts = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in removed]
+        if self._namespace.has_slots:
+            counts = yield from self._true_counts(removed, counts, dry_run=dry_run)
         problems = [
             f"plan {plan_id!r} still has {count} key{'s' if count > 1 else ''}"
             for plan_id, count in zip(removed, counts, strict=True)
@@ -217,10 +253,20 @@ class PlanAdmin:
         if problems:
             raise Conflict(f"{', '.join(problems)}: move or delete them first", field="plan_id")
 
-    def _check_one_plan_per_stage(self, old: CatalogSnapshot, new: CatalogSnapshot) -> Operation[None]:
+    def _true_counts(self, plan_ids: Sequence[str], counts: Sequence[int], *, dry_run: bool) -> Operation[list[int]]:
+        """Return how many keys are in plans, 0 if none of those that their sets have is truly in them."""
+        true_counts = list[int]()
+        for plan_id, count in zip(plan_ids, counts, strict=True):
+            sample = (yield [("SRANDMEMBER", self._names.plan_keys(plan_id), MAX_KEYS)])[0] if count else ()
+            is_used = yield from check_members(self._namespace, texts(list(sample)), [plan_id], dry_run=dry_run)
+            true_counts.append(count if is_used else 0)
+        return true_counts
+
+    def _check_one_plan_per_stage(
+        self, old: CatalogSnapshot, new: CatalogSnapshot, *, dry_run: bool
+    ) -> Operation[None]:
         """Raise Conflict if a plan comes to open a stage that another plan of one of its keys opens."""
-        gained = {plan.id: _gained_stages(old, plan) for plan in new.plans.values()}
-        gained = {plan_id: stages for plan_id, stages in gained.items() if stages}
+        gained = dict(_all_gained_stages(old, new))
         sizes = yield [("SCARD", self._names.plan_keys(plan_id)) for plan_id in gained]
         by_stage: dict[str, list[str]] = {}
         for (plan_id, stages), size in zip(gained.items(), sizes, strict=True):
@@ -235,8 +281,13 @@ class PlanAdmin:
         }
         shared = yield [("SINTER", self._names.plan_keys(one), self._names.plan_keys(other)) for one, other, _ in pairs]
         for (one, other, stage), ids in zip(pairs, shared, strict=True):
-            if ids:
-                raise two_plans_conflict(min(texts(list(ids))), one, other, stage)
+            key_ids = sorted(texts(list(ids)))
+            if self._namespace.has_slots and not (
+                yield from check_members(self._namespace, key_ids, [one, other], dry_run=dry_run)
+            ):
+                continue
+            if key_ids:
+                raise two_plans_conflict(key_ids[0], one, other, stage)
 
 
 def _report(old: CatalogSnapshot, new: CatalogSnapshot) -> ApplyReport:
@@ -268,6 +319,14 @@ def _warnings(plans: Iterable[UsagePlan]) -> Iterator[str]:
         apis = sorted(apis_of_plan(plan))
         if len(apis) > 1:
             yield f"plan {plan.id} spans {len(apis)} APIs ({', '.join(apis)}): each of its keys opens all of them"
+
+
+def _all_gained_stages(old: CatalogSnapshot, new: CatalogSnapshot) -> Iterator[tuple[str, set[str]]]:
+    """Yield the plans that open stages which they did not open before, with these."""
+    for plan in new.plans.values():
+        stages = _gained_stages(old, plan)
+        if stages:
+            yield plan.id, stages
 
 
 def _gained_stages(old: CatalogSnapshot, plan: UsagePlan) -> set[str]:

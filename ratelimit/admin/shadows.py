@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ratelimit.admin.commit import existing_plan
 from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition, check_precondition
+from ratelimit.admin.reading import records_of
 from ratelimit.effects import Operation, texts
 from ratelimit.errors import ConfigError
 from ratelimit.model import UsagePlan
@@ -52,8 +53,7 @@ class ShadowAdmin:
             raise ConfigError(
                 f"plan {plan_id!r} has no shadow: give it one (shadow = another plan's id)", field="plan_id"
             )
-        (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
-        key_ids = sorted(texts(list(members)))
+        key_ids = yield from self._members(plan_id)
         field, script = shadow_field(plan_field(plan.shadow)), load("shadow_counts").source
         counts = list[ShadowCounts]()
         for start in range(0, len(key_ids), _KEYS_PER_READ):
@@ -61,6 +61,19 @@ class ShadowAdmin:
             replies = yield [("EVAL", script, 1, self._names.key_hash(key_id), field) for key_id in page]
             counts += [ShadowCounts(key_id, *reply) for key_id, reply in zip(page, replies, strict=True)]
         return sorted((each for each in counts if each.seen), key=lambda each: (-each.denied, each.key_id))
+
+    def _members(self, plan_id: str) -> Operation[list[str]]:
+        """Return the keys of a plan. Where one script cannot change set and record, the set may name others as well."""
+        (members,) = yield [("SMEMBERS", self._names.plan_keys(plan_id))]
+        key_ids = sorted(texts(list(members)))
+        yield from self._namespace.find_slots()
+        if not self._namespace.has_slots:
+            return key_ids
+        verified = list[str]()
+        for start in range(0, len(key_ids), _KEYS_PER_READ):
+            records = yield from records_of(self._namespace, key_ids[start : start + _KEYS_PER_READ])
+            verified += (record.id for record in records if record and record.is_live and plan_id in record.plans)
+        return verified
 
     def reset_shadow(self, plan_id: str, expected: UsagePlan | NoPrecondition = NO_PRECONDITION) -> Operation[None]:
         """Delete what a plan's shadow counted, and its buckets."""

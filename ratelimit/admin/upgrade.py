@@ -57,6 +57,8 @@ class UpgradeAdmin:
             if fields:
                 stored_schema = schema.known(self._names, fields.get("schema"))
                 renamed, is_marked = 0, "upgrading" in fields
+                if is_marked:
+                    yield from self._refuse_slots()
                 if dry_run:
                     claims = (yield from self._old_names())[1] if is_marked else 0
                     return UpgradeReport(is_marked, 0, claims, stored_schema)
@@ -79,6 +81,7 @@ class UpgradeAdmin:
         version, members = yield from self._revision()
         if version is None:
             return UpgradeReport()
+        yield from self._refuse_slots()
         names, claims = yield from self._old_names()
         renames = self._former.renames(names)
         if dry_run:
@@ -97,6 +100,15 @@ class UpgradeAdmin:
                 raise
             raise schema.gone(self._names) from None  # it was upgraded already
         return text(version), text(members)
+
+    def _refuse_slots(self) -> Operation[None]:
+        """Raise StoreError where one script cannot rename: names of schema 1 lie in many slots."""
+        yield from self._namespace.find_slots()
+        if self._namespace.has_slots:
+            raise StoreError(
+                f"what is stored in namespace {self._names.namespace!r} is of schema 1, which cannot be upgraded where "
+                "keys lie in slots: upgrade it on the one server that it came from, then move it (ratelimit migrate)"
+            )
 
     def _old_names(self) -> Operation[tuple[list[str], int]]:
         """Return the names that have to change, and the number of entries of the index."""

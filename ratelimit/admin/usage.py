@@ -12,12 +12,12 @@ from struct import Struct
 from ratelimit import validation
 from ratelimit.admin.commit import Commit, existing_plan
 from ratelimit.admin.listing import MAX_PAGE, invalid_cursor
-from ratelimit.effects import IndependentCommands, Operation, pairs, text, texts
+from ratelimit.admin.reading import records_of
+from ratelimit.effects import IndependentCommands, Operation, pairs, texts
 from ratelimit.engine.protocol import KEY_CHANGED, WINDOWS_PAST
 from ratelimit.errors import ConfigError, NotFound, StoreError
 from ratelimit.local.denial_counters import denials_of_day
 from ratelimit.model import Quota, UsagePlan
-from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.redis_keys import plan_field
 from ratelimit.registry.windows import DAY_US, DAYS_KEPT, EPOCH_ORDINAL, day_of, two_windows
@@ -83,7 +83,11 @@ class UsageAdmin:
             _check_cursor(cursor)
         following = [member for member in members if cursor is None or member > cursor]
         page = following[:limit]
-        live = page if key_id is not None else (yield from self._live(page))
+        if key_id is not None:
+            live = page
+        else:
+            live, left = yield from self._live(plan_id, page)
+            past |= left
         script = load("usage").source  # EVAL: many at once, whether or not the server knows it
         replies = yield IndependentCommands(
             ("EVAL", script, 2, self._names.key_hash(member), self._names.key_days(member), plan_id) for member in live
@@ -125,24 +129,24 @@ class UsageAdmin:
         raise StoreError("the server's clock moved past two windows of the quota meanwhile: try again")
 
     def _existing(self, key_id: str) -> Operation[str]:
-        if not (yield from self._live([validation.key_id(key_id)])):
+        (record,) = yield from records_of(self._namespace, [validation.key_id(key_id)])
+        if record is None or not record.is_live:
             raise NotFound(f"there is no key with the id {validation.shown_id(key_id)}", field="key_id")
         return key_id
 
-    def _live(self, key_ids: list[str]) -> Operation[list[str]]:
-        """Return those that are keys: the set of a plan may name one that is being created, or was deleted."""
-        if not key_ids:
-            return []
-        (records,) = yield [("MGET", *map(self._names.key_record, key_ids))]
-        stored = zip(key_ids, map(text, records), strict=True)
-        return [
-            key_id for key_id, record in stored if record is not None and KeyRecord.from_json(record, key_id).is_live
-        ]
+    def _live(self, plan_id: str, key_ids: list[str]) -> Operation[tuple[list[str], set[str]]]:
+        """Return those that are keys; and those of them that are not in the plan.
+
+        The set of a plan may name a key that is being created or is leaving, or was deleted: records are the truth.
+        """
+        records = yield from records_of(self._namespace, key_ids)
+        live = [record for record in records if record is not None and record.is_live]
+        return [record.id for record in live], {record.id for record in live if plan_id not in record.plans}
 
     def _check_membership(self, plan: UsagePlan, key_id: str) -> Operation[None]:
         validation.key_id(key_id)
-        (member,) = yield [("SISMEMBER", self._names.plan_keys(plan.id), key_id)]
-        if not member:
+        (record,) = yield from records_of(self._namespace, [key_id])
+        if record is None or not record.is_live or plan.id not in record.plans:
             raise NotFound(f"key {validation.shown_id(key_id)} is not in plan {plan.id!r}", field="key_id")
 
     def _members(self, plan_id: str, first: int, today: int) -> Operation[tuple[list[str], set[str]]]:

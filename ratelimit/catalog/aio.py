@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
+from math import inf
 from typing import Self, Unpack
 
 from ratelimit.admin.aws import AwsExport, AwsReport
@@ -17,6 +19,7 @@ from ratelimit.admin.identities import IdentityUsage, identity_count, identity_u
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import Migration, MigrationProgress, MigrationReport, Pause, Steps
 from ratelimit.admin.plans import ApplyReport
 from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -40,7 +43,8 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.cluster import AsyncClusterExecutor
+from ratelimit.store.aio.executor import AsyncExecutor, async_executor_for
 
 
 class AsyncCatalog(Base):
@@ -57,13 +61,14 @@ class AsyncCatalog(Base):
     ) -> None:
         clients.validate_async_client(client, ("commands",))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = AsyncExecutor(client)
+        self._store = async_executor_for(client, inf, self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: AsyncExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: AsyncExecutor | AsyncClusterExecutor) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
@@ -265,8 +270,40 @@ class AsyncCatalog(Base):
         """Upgrade what an earlier version stored to this version's schema. See `Catalog.upgrade`."""
         return await self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
-    async def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
+    async def migrate(
+        self,
+        target: Self,
+        *,
+        finish: bool = False,
+        max_age: float = 5.0,
+        stale_catalogue_s: float = 300.0,
+        progress: MigrationProgress | None = None,
+    ) -> MigrationReport:
+        """Copy this namespace to another server or cluster; with `finish`, hand it over. See `Catalog.migrate`."""
+        steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
+        return await self._moved(target, steps)
+
+    async def cancel_migration(self, target: Self) -> MigrationReport:
+        """Remove an unfinished copy at the target, and decide here again. See `Catalog.cancel_migration`."""
+        return await self._moved(target, Migration(self._namespace, target._namespace).cancel())
+
+    async def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send(await (target if step.side == "target" else self)._run(step.operation))
+        except StopIteration as finished:
+            report: MigrationReport = finished.value
+            return report
+
+    async def doctor(
+        self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False
+    ) -> DoctorReport:
         """Return what of this deployment would break a promise, and the command that mends it. See `Catalog.doctor`."""
-        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline, repair)
         deployment = await self._run(doctor.read())
         return doctor.report(deployment, await self._store.ask(doctor.peers(deployment)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from ratelimit.admin.aws.importer import AwsImporter
 from ratelimit.admin.capacity.report import CapacityAdmin
 from ratelimit.admin.ceilings import validated
@@ -14,6 +16,7 @@ from ratelimit.admin.plans import PlanAdmin
 from ratelimit.admin.shadows import ShadowAdmin
 from ratelimit.admin.upgrade import UpgradeAdmin
 from ratelimit.admin.usage import UsageAdmin
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.namespace import Namespace
 from ratelimit.store.clients import validate_deadline
@@ -24,6 +27,9 @@ DEADLINE_S = 0.05
 
 class Base:
     """A catalogue without its store."""
+
+    _shared_figures: Callable[[], Mapping[str, SharedFigures]] | None = None
+    """What the limiter of this catalogue did about limits that all callers share, where keys lie in slots."""
 
     def _bind(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -37,8 +43,15 @@ class Base:
         self._aws = AwsImporter(namespace)
         self._upgrade = UpgradeAdmin(namespace)
 
-    def _doctor(self, client: ClientSettings, gateway_user: str | None, deadline: float) -> Doctor:
-        return Doctor(self._namespace, client, gateway_user=gateway_user, deadline=validate_deadline(deadline))
+    def _doctor(self, client: ClientSettings, gateway_user: str | None, deadline: float, repair: bool) -> Doctor:
+        return Doctor(
+            self._namespace,
+            client,
+            gateway_user=gateway_user,
+            deadline=validate_deadline(deadline),
+            repair=repair,
+            shared=self._shared_figures() if self._shared_figures else {},
+        )
 
     @property
     def ceilings(self) -> Ceilings:

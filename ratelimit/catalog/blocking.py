@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date
+from time import sleep
 from typing import Self, Unpack
 
 from ratelimit.admin.aws import AwsExport, AwsReport
@@ -17,6 +18,7 @@ from ratelimit.admin.identities import IdentityUsage, identity_count, identity_u
 from ratelimit.admin.key_access import StageAccess
 from ratelimit.admin.keys import KeyDetails
 from ratelimit.admin.listing import KeyPage
+from ratelimit.admin.migration.migrate import Migration, MigrationProgress, MigrationReport, Pause, Steps
 from ratelimit.admin.plans import ApplyReport
 from ratelimit.admin.preconditions import NO_PRECONDITION, NoPrecondition
 from ratelimit.admin.shadows import ShadowCounts
@@ -40,7 +42,7 @@ from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.blocking.executor import BlockingStore, executor_for
 
 
 class Catalog(Base):
@@ -81,13 +83,14 @@ class Catalog(Base):
     ) -> None:
         clients.validate_client(client, ("commands", "a spare one"))
         self._bind(Namespace(namespace, pepper, clock))
-        self._store = BlockingExecutor(client)
+        self._store = executor_for(client, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
         self._run = self._store.run
         if ceilings is not None:
             self.ceilings = ceilings
 
     @classmethod
-    def _sharing(cls, namespace: Namespace, store: BlockingExecutor) -> Self:
+    def _sharing(cls, namespace: Namespace, store: BlockingStore) -> Self:
         """Return a catalogue that shares a limiter's namespace and store."""
         catalog = cls.__new__(cls)
         catalog._bind(namespace)
@@ -641,25 +644,90 @@ class Catalog(Base):
         """
         return self._run(self._upgrade.upgrade(dry_run=dry_run, progress=progress))
 
-    def doctor(self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S) -> DoctorReport:
-        """Return what of this deployment would break a promise, and the command that mends it. Nothing is changed.
+    def migrate(
+        self,
+        target: Self,
+        *,
+        finish: bool = False,
+        max_age: float = 5.0,
+        stale_catalogue_s: float = 300.0,
+        progress: MigrationProgress | None = None,
+    ) -> MigrationReport:
+        """Copy this namespace to another server or cluster; with `finish`, hand it over.
 
-        Reads the server, its replicas and its Sentinels, as far as they can be reached with this client's user,
-        password and certificates. What this user may not read is "unknown", with the permission that is missing:
-        lua/ACL.md has a user that may read everything.
+        Without `finish` gateways go on here, and what changes meanwhile is copied by the next run. With it, they are
+        told to stop: from then until they are started with the target's URL they answer 503. The rest is copied, both
+        sides are counted, and the target decides. Interrupted anywhere, it can be run again. Administrators pause
+        meanwhile.
+
+        Args:
+            target: A catalogue on the server or cluster to move to, of the same namespace.
+            finish: Whether to hand over.
+            max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard.
+            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds: for so long one that could
+                not reach the catalogue may not have heard, if this namespace is on a cluster. Elsewhere it is not used.
+            progress: Called with what is being done, and the number of keys of Redis it was done with.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: The target holds another namespace of this name, or there is nothing to move.
+            StoreError: A server failed, or the two sides differ: run it again.
+        """
+        steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
+        return self._moved(target, steps)
+
+    def cancel_migration(self, target: Self) -> MigrationReport:
+        """Remove an unfinished copy at the target, and decide here again.
+
+        Args:
+            target: The target that `migrate` was given.
+
+        Raises:
+            ConfigError: The migration is finished. Migrate back instead.
+        """
+        return self._moved(target, Migration(self._namespace, target._namespace).cancel())
+
+    def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send((target if step.side == "target" else self)._run(step.operation))
+        except StopIteration as finished:
+            report: MigrationReport = finished.value
+            return report
+
+    def doctor(
+        self, *, gateway_user: str | None = None, deadline: float = DEADLINE_S, repair: bool = False
+    ) -> DoctorReport:
+        """Return what of this deployment would break a promise, and the command that mends it.
+
+        Nothing is changed, unless you say `repair`. On a cluster, where a change of a key takes several steps, that
+        finishes or undoes whatever an administrator who crashed has left half done, before all else. It can be done at
+        any time, and again: others who are at work start over.
+
+        Reads the server, or all nodes of a cluster, its replicas and Sentinels, as far as they can be reached with this
+        client's user, password and certificates. What this user may not read is "unknown", with the permission that is
+        missing: lua/ACL.md has a user that may read everything.
 
         Args:
             gateway_user: The Redis user of the gateways, whose permissions are examined; None for
                 this client's own.
             deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
+            repair: Finish or undo what is half done of keys. Needs an administrator's permissions.
 
         Returns:
-            The findings, the worst first.
+            The findings, the worst first; and what was repaired.
 
         Raises:
             ConfigError: An argument is invalid.
             StoreError: The server did not answer.
         """
-        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline)
+        doctor = self._doctor(self._store.client_settings(), gateway_user, deadline, repair)
         deployment = self._run(doctor.read())
         return doctor.report(deployment, self._store.ask(doctor.peers(deployment)))

@@ -20,6 +20,7 @@ from ratelimit.cli.commands.completion import completion
 from ratelimit.cli.commands.doctor import doctor
 from ratelimit.cli.commands.import_aws import import_aws
 from ratelimit.cli.commands.keys import keys
+from ratelimit.cli.commands.migrate import migrate
 from ratelimit.cli.commands.plans import plans
 from ratelimit.cli.commands.routes import routes
 from ratelimit.cli.commands.scripts import scripts
@@ -117,6 +118,7 @@ for _command in (
     doctor,
     import_aws,
     keys,
+    migrate,
     plans,
     replay,
     routes,

@@ -101,6 +101,19 @@ def server_time(catalog: Catalog) -> float:
     return catalog._run(catalog._namespace.server_us()) / MICROSECONDS
 
 
+deadline_option = click.option(
+    "--deadline", metavar="SECONDS", type=float, default=2.0, show_default=True, help="How long to wait for Redis."
+)
+namespace_option = click.option(
+    "--namespace",
+    envvar="RATELIMIT_NAMESPACE",
+    default="ratelimit",
+    show_default=True,
+    show_envvar=True,
+    help="Prefix of all names in Redis.",
+)
+
+
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --url, --namespace and --deadline to a command, as one `Connection` called `connection`."""
 
@@ -109,22 +122,8 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, connection=Connection(url, namespace, deadline), **options)
 
     for option in (
-        click.option(
-            "--deadline",
-            metavar="SECONDS",
-            type=float,
-            default=2.0,
-            show_default=True,
-            help="How long to wait for Redis.",
-        ),
-        click.option(
-            "--namespace",
-            envvar="RATELIMIT_NAMESPACE",
-            default="ratelimit",
-            show_default=True,
-            show_envvar=True,
-            help="Prefix of all names in Redis.",
-        ),
+        deadline_option,
+        namespace_option,
         click.option(
             "--url",
             envvar="RATELIMIT_URL",

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit, PlanLimits, QuotaCount, Shadow
+from ratelimit.engine import protocol
+from ratelimit.engine.limits import (
+    KEY_HASH,
+    Bucket,
+    CompiledLimits,
+    IdentityBound,
+    Limit,
+    PlanLimits,
+    QuotaCount,
+    Shadow,
+)
+from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.model import Throttle, UsagePlan
 from ratelimit.registry.redis_keys import RedisKeys, method_field, plan_field, shadow_field
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -18,6 +29,7 @@ def compile_limits(
     redis_keys: RedisKeys,
     *,
     is_identity: bool = False,
+    has_slots: bool = False,
 ) -> CompiledLimits:
     """Return the limits of a request, in the order in which they are reported: plan, stage, account, quota.
 
@@ -28,14 +40,46 @@ def compile_limits(
         method: The method, as the caller named it.
         redis_keys: Names of the namespace.
         is_identity: Whether an identity makes the request, and no key: nobody reads shadows and alerts of these.
+        has_slots: Whether one script may only touch keys of one slot.
     """
     limits = tuple(applicable_limits(snapshot, plan, stage_id, method, redis_keys))
+    if has_slots:
+        return _spread(snapshot, plan, stage_id, method, redis_keys, limits, is_identity=is_identity)
     if plan is None:
         return CompiledLimits(limits)
     if is_identity:
         return CompiledLimits(limits, plan_field(plan.id), is_identity=True, bound=IdentityBound.of(plan, redis_keys))
     shadow = _shadow(snapshot, plan, stage_id, method)
     return CompiledLimits(limits, plan_field(plan.id), shadow, plan.alerts, redis_keys.alerts)
+
+
+def _spread(
+    snapshot: CatalogSnapshot,
+    plan: UsagePlan | None,
+    stage_id: str,
+    method: str,
+    redis_keys: RedisKeys,
+    limits: tuple[Limit, ...],
+    *,
+    is_identity: bool,
+) -> CompiledLimits:
+    """Return the limits of a request that are spread over slots; see `compile_limits`."""
+    stage = snapshot.bucket_stage(stage_id)
+    if plan is None:
+        return SpreadLimits(limits, None, stage)
+    own_limits = [limit for limit in limits if not limit.shared]
+    counts, bound = list[int](), None
+    if is_identity:
+        own = CompiledLimits(own_limits, plan_field(plan.id), is_identity=True)
+        bound = IdentityBound.of(plan, redis_keys)
+    else:
+        shadow = _shadow(snapshot, plan, stage_id, method)
+        own = CompiledLimits(own_limits, plan_field(plan.id), shadow, plan.alerts, KEY_HASH)
+        counts = protocol.alert_counts(plan.alerts, plan.quota.limit) if plan.quota else []
+    own.layout = None  # the keys of several checks lie in different slots
+    if len(own_limits) == len(limits) and not counts and bound is None:
+        return own
+    return SpreadLimits(limits, own, stage, plan_field(plan.id), counts, bound)
 
 
 def applicable_limits(

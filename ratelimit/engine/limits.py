@@ -25,6 +25,8 @@ from ratelimit.validation import EXACT
 
 _ALLOWED = Reason.ALLOWED
 _COUNTED_ONE_BY_ONE = 4096
+KEY_HASH = ""
+"""Among Redis keys, stands for that of the key's own hash: where alerts are kept if their stream is in another slot."""
 _TOO_MANY_IDENTITIES = "identities"
 """Name of what limits a request, if its plan has as many identities as it may have."""
 
@@ -224,7 +226,7 @@ class CompiledLimits:
             plan_field: Hash field of the plan's state in the key's hash; None for a request without a key.
             shadow: The limits of the plan's shadow, if it has one.
             alerts: Percentages of the quota that are announced when they are reached.
-            stream: Redis key of the stream on which they are announced.
+            stream: Redis key of the stream on which they are announced, or KEY_HASH.
             is_identity: Whether they are an identity's; then there are neither shadow nor alerts.
             bound: How many identities the plan may have, if that is bounded.
         """
@@ -288,6 +290,10 @@ class CompiledLimits:
             else (limit.name, limit.quota.limit, None, limit.quota)
             for limit in limits
         )
+
+    def script_keys(self, key_hash: str) -> tuple[str, ...]:
+        """Return KEYS of the script for the key or identity with this hash."""
+        return (key_hash, *[name or key_hash for name in self.shared_keys])
 
     def divided(self, parts: int) -> CompiledLimits:
         """Return one of so many equal parts of these limits, to compute with: see `LimitNumbers.divided`."""
@@ -441,6 +447,12 @@ class CompiledLimits:
             else:
                 numbers += (level, last_us)
         return tuple(numbers)
+
+    @staticmethod
+    def used_after_charge(reply: bytes) -> float:
+        """Return what is used of the quota, from the states after the charge."""
+        used: float = protocol.STATE.unpack_from(reply)[4]
+        return used
 
     def numbers_after(self, numbers: Numbers, cost: int) -> Numbers:
         """Return the numbers of each limit after a charge; each bucket's `last_us` is now."""

@@ -9,6 +9,7 @@ from ratelimit.engine import protocol
 from ratelimit.engine.batch import CheckCall
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.limits import CompiledLimits
+from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.model import UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -28,19 +29,22 @@ class PreparedCheck:
         denied_id: The id for which its denials are counted: "" for an identity, whose are counted by plan alone.
         plan_id: Id of the key's plan that opens the stage, or "".
         limits: The limits that apply.
+        spread: The same if they are spread over slots; None if one script judges them all.
+        script_limits: Those that the script in the key's slot judges.
         version_token: The catalogue's version and the key's stamp, as the script compares them: 26 bytes.
         is_leased: Whether units of its limits may be returned: nobody leases under a shadow, but some may have before.
         lease: For `local.leases` to keep its lease in.
         denial: For `local.denial_cache` to keep what it computed in.
         last_reply: The last reply that judged it; None if there was none.
         sent_us: When it was sent then, by `Namespace.age_us`.
+        valid_until_us: Server time from which on the value does not identify the key; 0 for never.
+        until_us: The same; of an identity, for how many microseconds its hash is kept at least.
     """
 
     __slots__ = (
         "_call",
         "_call_windows",
         "_redis_keys",
-        "_until_us",
         "cached_key",
         "denial",
         "denied_id",
@@ -50,8 +54,11 @@ class PreparedCheck:
         "lease",
         "limits",
         "plan_id",
+        "script_limits",
         "sent_us",
         "snapshot",
+        "spread",
+        "until_us",
         "valid_until_us",
         "version_token",
     )
@@ -73,9 +80,12 @@ class PreparedCheck:
         self.plan_id = plan.id if plan else ""
         self.is_leased = bool(plan and plan.lease and cached_key)
         self.limits = limits
+        self.spread = limits if isinstance(limits, SpreadLimits) else None
+        # Of a request without a key no script is called where limits are spread.
+        self.script_limits = (self.spread and self.spread.own) or limits
         self.version_token = f"{snapshot.version_token}{cached_key.record.stamp if cached_key else _NO_STAMP}".encode()
         self.valid_until_us = cached_key.valid_until_us if cached_key else 0
-        self._until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
+        self.until_us = self.valid_until_us or least_lifetime_us  # what the request has room for
         self.lease: Any = None
         self.denial: Any = None
         self.last_reply: protocol.Reply | None = None
@@ -87,7 +97,7 @@ class PreparedCheck:
 
     def to_script_call(self, namespace: Namespace, cost: int, flags: int = 0) -> ScriptCall:
         """Return the call of check.lua for a cost."""
-        limits = self.limits
+        limits = self.script_limits
         if self._call_windows is limits.windows and cost == 1 and not flags and self._call is not None:
             return self._call
         args = self._args(namespace, cost, flags)
@@ -113,11 +123,11 @@ class PreparedCheck:
             sequence: From 1, rising within a life: an entry that is not above the highest charged one is not charged.
             flags: NOTHING_NEWER, as for a check.
         """
-        limits, names = self.limits, namespace.names
+        limits, names = self.script_limits, namespace.names
         request = limits.journal_request(
             now_us=namespace.script_us(),
             cost=cost,
-            valid_until_us=self._until_us,
+            valid_until_us=self.until_us,
             flags=flags,
             version_token=self.version_token,
             spent_us=spent_us,
@@ -149,12 +159,12 @@ class PreparedCheck:
         return LeaseCall(load("check"), self._redis_keys, args, on_late_reply)
 
     def _args(self, namespace: Namespace, cost: int, flags: int) -> tuple[str | bytes, ...]:
-        request = self.limits.request(
+        request = self.script_limits.request(
             now_us=namespace.script_us(),
             cost=cost,
-            valid_until_us=self._until_us,
+            valid_until_us=self.until_us,
             flags=flags,
             version_token=self.version_token,
             estimate_us=namespace.wall_us,
         )
-        return (request, *self.limits.fields)
+        return (request, *self.script_limits.fields)

@@ -77,7 +77,12 @@ def pack_buckets(throttles: Iterable[Throttle]) -> bytes:
 
 def pack_alerts(percentages: Sequence[int], limit: int) -> bytes:
     """Return 2 doubles for each alert: the percentage, and the units of a quota of `limit` that reach it."""
-    return b"".join(_ALERT.pack(percent, -(-limit * percent // 100)) for percent in percentages)
+    return b"".join(map(_ALERT.pack, percentages, alert_counts(percentages, limit)))
+
+
+def alert_counts(percentages: Sequence[int], limit: int) -> list[int]:
+    """Return the units of a quota of `limit` that reach each percentage."""
+    return [-(-limit * percent // 100) for percent in percentages]
 
 
 def pack_bound(most: int, one_in: int) -> bytes:

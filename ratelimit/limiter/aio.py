@@ -13,12 +13,13 @@ from ratelimit import validation
 from ratelimit.catalog import AsyncCatalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, STALE_CATALOGUE_S, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.aio.executor import AsyncExecutor
+from ratelimit.store.aio.executor import async_executor_for
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import AsyncListener
 
@@ -31,7 +32,8 @@ class AsyncLimiter(LimiterBase):
 
     Serves any number of event loops, at once in threads or one after the other. It makes four connections in each, as
     its client's pool makes them, and uses none of the pool's: for checks and what they read, a spare one, for all else,
-    and for pushed changes. An asynchronous context manager: leaving it closes it, in all loops.
+    and for pushed changes. Of a cluster, it makes all but the last to each primary. An asynchronous context manager:
+    leaving it closes it, in all loops.
 
     Attributes:
         catalog: An `AsyncCatalog` of the same namespace on the same connections.
@@ -53,6 +55,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> None:
         """Use a client of your own, of `redis.asyncio` or `valkey.asyncio`. See `Limiter` for the arguments."""
         clients.validate_async_client(client, _CONNECTIONS_FOR)
@@ -67,17 +70,20 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
-        self._store = AsyncExecutor(client, deadline, self._on_new_loop)
+        self._store = async_executor_for(client, deadline, self._namespace.names.catalog, self._on_new_loop)
+        self._namespace.has_slots = self._store.has_slots
         self._checker.leases.awaits_late_replies = True
-        self._owned_client: redis.asyncio.Redis | None = None
+        self._owned_client: redis.asyncio.Redis | ClusterClient | None = None
         self.catalog = AsyncCatalog._sharing(self._namespace, self._store)
+        self.catalog._shared_figures = self._checker.slots.shared.figures
         self._listener = AsyncListener(
             client,
             self._namespace.names.changes,
             self._namespace.on_change_message,
             self._tick,
-            self._store.primaries,
+            self._store.finder,
         )
         self._namespace.before_refresh = self._listener.start
 
@@ -95,6 +101,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter with a client of its own. See `Limiter.from_url`."""
         client = clients.async_client_from_url(url, deadline)
@@ -109,6 +116,7 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter._owned_client = client
         return limiter
@@ -126,6 +134,7 @@ class AsyncLimiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does. See `Limiter.embedded`."""
         server = EmbeddedServer()
@@ -140,6 +149,7 @@ class AsyncLimiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter.server = server
         return limiter
@@ -153,8 +163,8 @@ class AsyncLimiter(LimiterBase):
                 started_s = _now_s()
                 try:
                     reply = await self._store.call(begun[0], started_s)
-                except BaseException:
-                    checker.abandon(begun)
+                except BaseException as error:
+                    checker.abandon(begun, error)
                     raise
                 outcome = checker.finish(begun, reply)
             elif isinstance(begun, Decision):
@@ -164,7 +174,7 @@ class AsyncLimiter(LimiterBase):
             decision = outcome if isinstance(outcome, Decision) else await self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error, key, stage, method, cost)
-        if self._failing and decision.source == "redis":
+        if self._failing and decision.time_us is not None and not decision.degraded:
             self._recovered()
         return decision
 

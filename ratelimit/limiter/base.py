@@ -9,9 +9,11 @@ from typing import TypedDict
 from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.effects import TooManyLookUpsError
+from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.errors import ConfigError, OnUnavailable, StoreError
 from ratelimit.limiter.checker import Checker
 from ratelimit.limiter.failure_log import FailureLog
+from ratelimit.limiter.slot_checks import SharedVerdict
 from ratelimit.limiter.without_redis import WithoutRedis
 from ratelimit.local.replicas import Replicas
 from ratelimit.model import Caller
@@ -27,6 +29,7 @@ DEADLINE = 0.05
 EMBEDDED_DEADLINE = 1.0
 MAX_AGE = 5.0
 LOCAL_MAX_AGE = 300.0
+STALE_CATALOGUE_S = 300.0
 
 
 class Options(TypedDict, total=False):
@@ -41,6 +44,7 @@ class Options(TypedDict, total=False):
     on_unavailable: OnUnavailable
     replicas: int
     local_max_age: float
+    stale_catalogue_s: float
 
 
 class LimiterBase:
@@ -59,6 +63,7 @@ class LimiterBase:
         on_unavailable: OnUnavailable,
         replicas: int,
         local_max_age: float,
+        stale_catalogue_s: float,
     ) -> None:
         validation.seconds(max_age, "max_age")
         clients.validate_deadline(deadline)
@@ -68,7 +73,14 @@ class LimiterBase:
         counted = Replicas(self._namespace, above_zero(replicas, "replicas"), server)
         denies_locally = flag(denial_cache, "denial_cache")
         policy = validation.on_unavailable(on_unavailable)
-        self._checker = Checker(self._namespace, max_age, counted, denial_cache=denies_locally, on_unavailable=policy)
+        self._checker = Checker(
+            self._namespace,
+            max_age,
+            counted,
+            denial_cache=denies_locally,
+            on_unavailable=policy,
+            stale_catalogue_s=validation.seconds(stale_catalogue_s, "stale_catalogue_s"),
+        )
         self._without_redis = WithoutRedis(
             self._namespace,
             self._checker,
@@ -77,7 +89,9 @@ class LimiterBase:
             local_max_age=validation.seconds(local_max_age, "local_max_age"),
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
-        self._failures = FailureLog()
+        self._failures, self._shared_failures = FailureLog(), FailureLog()
+        self._checker.slots.judge_locally = self._judge_shared
+        self._checker.slots.on_answer = self._shared_recovered
         self.server: EmbeddedServer | None = None
 
     @property
@@ -110,6 +124,21 @@ class LimiterBase:
         decision = self._without_redis.decide_shared(error, key, stage, cost, key_required=key_required)
         return self._logged(error, decision)
 
+    def _judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
+        """Judge what all callers share, of a check whose own limits Redis judges. See `WithoutRedis.judge_shared`."""
+        verdict = self._without_redis.judge_shared(error, prepared, cost)
+        if (line := self._shared_failures.failure(error, verdict.source)) is not None:
+            log.warning("shared limits alone: %s", line)
+        return verdict
+
+    def _shared_recovered(self) -> None:
+        if not self._shared_failures.is_failing or self._shared_failures.is_lasting():
+            return
+        if not self._failing:
+            self._without_redis.answered()
+        if (line := self._shared_failures.success()) is not None:
+            log.warning("shared limits alone: %s", line)
+
     def _logged(self, error: StoreError, decision: Decision) -> Decision:
         # That too many unknown keys come is logged where they wait: nothing is wrong with Redis.
         if not isinstance(error, TooManyLookUpsError):
@@ -119,6 +148,8 @@ class LimiterBase:
         return decision
 
     def _recovered(self) -> None:
+        if self._namespace.has_slots and self._failures.is_lasting():
+            return
         self._without_redis.answered()
         if (line := self._failures.success()) is not None:
             log.warning("%s", line)

@@ -13,12 +13,13 @@ from ratelimit import validation
 from ratelimit.catalog import Catalog
 from ratelimit.decision import Decision
 from ratelimit.errors import OnUnavailable, StoreError
-from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, LimiterBase
+from ratelimit.limiter.base import DEADLINE, EMBEDDED_DEADLINE, LOCAL_MAX_AGE, MAX_AGE, STALE_CATALOGUE_S, LimiterBase
 from ratelimit.model import Identity
 from ratelimit.registry.key_values import Peppers
 from ratelimit.registry.namespace import Clock
 from ratelimit.store import clients
-from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.blocking.executor import executor_for
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.embedded import EmbeddedServer
 from ratelimit.store.pubsub import Listener
 
@@ -48,11 +49,13 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> None:
         """Use a client of your own, which stays yours to close. `from_url` makes one that suits.
 
         Args:
-            client: A `redis.Redis`, or a `valkey.Valkey`.
+            client: A `redis.Redis`, or a `valkey.Valkey`; or a `RedisCluster` or `ValkeyCluster`, of which only the
+                settings are used.
             namespace: Prefix of every name in Redis; all replicas of a gateway use the same.
             deadline: For how many seconds a check waits for Redis at most, whatever it waits for: a free connection,
                 and all replies together. At most 60. The client's own time limits hold for `catalog` alone.
@@ -69,6 +72,8 @@ class Limiter(LimiterBase):
                 through Redis; the number matters where one cannot be counted, or before it was.
             local_max_age: For how many seconds without an answer of Redis plans and keys are taken to be what they
                 were; then checks are answered 503.
+            stale_catalogue_s: On a cluster, for how many seconds checks go on by the plans that are known while the
+                server that keeps these does not answer, and others do; then `on_unavailable` decides.
 
         Raises:
             ConfigError: An argument cannot work.
@@ -85,16 +90,19 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
-        self._store = BlockingExecutor(client, deadline)
-        self._owned_client: redis.Redis | None = None
+        self._store = executor_for(client, deadline, catalog_key=self._namespace.names.catalog)
+        self._namespace.has_slots = self._store.has_slots
+        self._owned_client: redis.Redis | ClusterClient | None = None
         self.catalog = Catalog._sharing(self._namespace, self._store)
+        self.catalog._shared_figures = self._checker.slots.shared.figures
         self._listener = Listener(
             client,
             self._namespace.names.changes,
             self._namespace.on_change_message,
             self._tick,
-            self._store.primary,
+            self._store.finder,
         )
         self._namespace.before_refresh = self._listener.start
 
@@ -112,13 +120,15 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter with a client of its own, made to be safe: no retries, and connections for 64 threads.
 
         Args:
             url: redis://, rediss:// or unix://, with options such as `?db=1` as redis-py reads them; or
                 redis+sentinel://, rediss+sentinel:// with the Sentinels and the service whose primary they name:
-                redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB.
+                redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB. `?cluster=true` names nodes of a cluster,
+                redis://HOST:PORT,HOST:PORT?cluster=true; `?slots=true` one server that enforces slots.
             namespace: See `Limiter`, as for all that follow.
             deadline: Seconds.
             max_age: Seconds.
@@ -128,6 +138,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: The URL or an option cannot be used. It shows nothing of the URL.
@@ -144,6 +155,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter._owned_client = client
         return limiter
@@ -161,6 +173,7 @@ class Limiter(LimiterBase):
         on_unavailable: OnUnavailable = "local",
         replicas: int = 1,
         local_max_age: float = LOCAL_MAX_AGE,
+        stale_catalogue_s: float = STALE_CATALOGUE_S,
     ) -> Self:
         """Return a limiter on a Valkey server that lives as long as it does: to try things out, and for tests.
 
@@ -177,6 +190,7 @@ class Limiter(LimiterBase):
             on_unavailable: "local", "open" or "closed".
             replicas: At least 1.
             local_max_age: Seconds.
+            stale_catalogue_s: Seconds.
 
         Raises:
             ConfigError: An option cannot be used, or the extra is not installed.
@@ -194,6 +208,7 @@ class Limiter(LimiterBase):
             on_unavailable=on_unavailable,
             replicas=replicas,
             local_max_age=local_max_age,
+            stale_catalogue_s=stale_catalogue_s,
         )
         limiter.server = server
         return limiter
@@ -222,8 +237,8 @@ class Limiter(LimiterBase):
             if isinstance(begun, tuple):
                 try:
                     reply = self._store.call(begun[0], started_s)
-                except BaseException:
-                    checker.abandon(begun)
+                except BaseException as error:
+                    checker.abandon(begun, error)
                     raise
                 outcome = checker.finish(begun, reply)
             elif isinstance(begun, Decision):
@@ -233,7 +248,7 @@ class Limiter(LimiterBase):
             decision = outcome if isinstance(outcome, Decision) else self._store.run(outcome, started_s)
         except StoreError as error:
             return self._failed(error, key, stage, method, cost)
-        if self._failing and decision.source == "redis":
+        if self._failing and decision.time_us is not None and not decision.degraded:
             self._recovered()
         return decision
 

@@ -9,17 +9,31 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from itertools import product
+from typing import Literal
 from weakref import WeakMethod
 
 from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason
-from ratelimit.effects import BatchableReads, KeyLookUps, Operation, UnknownScriptError, info_fields, text
+from ratelimit.effects import (
+    BatchableReads,
+    InBackground,
+    KeyLookUps,
+    Operation,
+    UnknownScriptError,
+    info_fields,
+    text,
+)
 from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
+from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
+from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import OnUnavailable, StoreError
+from ratelimit.limiter.catalog_refresh import CatalogRefresh
+from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
 from ratelimit.limiter.warm_up import warm_up
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.local.compiled_limits import CompiledLimitsCache
@@ -46,7 +60,7 @@ _MAX_PREPARED = 100_000
 _MAX_WARNED = 100
 _MIN_LIFETIME_US, _MAX_LIFETIME_US = 60 * MICROSECONDS, validation.EXACT // 2
 
-PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Caller, str, str]
+PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Caller, str, str, SharedVerdict | None]
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
@@ -59,6 +73,7 @@ class Checker:
         denial_cache: The last states seen, by which callers that are known to be out of limit are denied locally.
         denials: Counts denials until they are added to Redis.
         leases: The leases that this process holds.
+        slots: Sends checks whose limits are spread over slots.
         unmatched: Counts checks whose method is none.
     """
 
@@ -70,13 +85,15 @@ class Checker:
         *,
         denial_cache: bool,
         on_unavailable: OnUnavailable,
+        stale_catalogue_s: float,
     ) -> None:
         self._namespace = namespace
+        self._catalog_refresh = CatalogRefresh(namespace, stale_catalogue_s)
         self._on_unavailable = on_unavailable
         self._replicas = replicas
         self._max_age_us = int(max_age * MICROSECONDS)
         self.keys = KeyCache(namespace)
-        self.limits = CompiledLimitsCache(namespace.names)
+        self.limits = CompiledLimitsCache(namespace)
         self._prepared: BoundedCache[tuple[Caller, str, str], PreparedCheck] = BoundedCache(_MAX_PREPARED)
         # Of an identity's hash: no replica has a catalogue older than `max_age`, and it is put off each half minute.
         self._least_lifetime_us = min(max(_MIN_LIFETIME_US, 2 * self._max_age_us), _MAX_LIFETIME_US)
@@ -85,6 +102,7 @@ class Checker:
         self.denial_cache = DenialCache(namespace, max_age, is_on=denial_cache)
         self.denials = DenialCounters(namespace.names)
         self.leases = Leases(namespace)
+        self.slots = SlotChecks(namespace)
         self.unmatched = UnmatchedMethods()
         self._unlisted_methods = self.unmatched.methods
         namespace.on_change = WeakMethod(self._forget_changed)
@@ -113,6 +131,8 @@ class Checker:
             return self.check(key, stage, method, cost)
         if prepared.cached_key is not None and not prepared.cached_key.is_valid:
             return self.check(key, stage, method, cost)
+        if prepared.spread is not None:
+            return self._begin_spread(prepared, key, stage, method, cost, now_us)
         if prepared.lease is not None:
             leased: Decision | None = prepared.lease.spend(cost, now_us) if prepared.lease.units else None
             return self.check(key, stage, method, cost) if leased is None else leased
@@ -124,11 +144,35 @@ class Checker:
                 return denial
             states = denial_cache.states_for(prepared, now_us)
         call = prepared.to_script_call(namespace, cost)
-        return call, prepared, states, now_us, cost, key, stage, method
+        return call, prepared, states, now_us, cost, key, stage, method, None
+
+    def _begin_spread(
+        self, prepared: PreparedCheck, key: Caller, stage: str, method: str, cost: int, now_us: int
+    ) -> Decision | PendingCheck | Operation[Decision]:
+        """Start a check whose limits are spread over slots."""
+        spread, denial_cache, states = prepared.spread, self.denial_cache, None
+        if spread is None or spread.own is None or prepared.lease is not None:
+            return self.check(key, stage, method, cost)
+        if denial_cache.is_active:
+            denial = self._known_denial(prepared, cost, now_us)
+            if denial is not None:
+                return denial
+        if spread.bound is not None and not self.slots.identities.is_known(prepared.key_id, now_us):
+            return self.check(key, stage, method, cost)
+        if denial_cache.is_active:
+            states = denial_cache.states_for(prepared, now_us)
+        verdict = self.slots.take(spread, cost, now_us)
+        if verdict is None or verdict.denying is not None:
+            denial = None if verdict is None else self._known_shared_denial(prepared, verdict, cost, now_us)
+            return self._check_spread(prepared, key, stage, method, cost, verdict) if denial is None else denial
+        call = prepared.to_script_call(self._namespace, cost)
+        return call, prepared, states, now_us, cost, key, stage, method, verdict
 
     def finish(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
         """Return the decision in the reply to a pending check, or an operation that is to be run for it."""
         prepared, denial_cache = pending[1], self.denial_cache
+        if prepared.spread is not None:
+            return self._finish_spread(pending, reply)
         if type(reply) is bytes and len(reply) == prepared.limits.states_size:
             if denial_cache.is_active:
                 denial_cache.record(prepared, pending[2], reply, pending[3])
@@ -139,19 +183,53 @@ class Checker:
             admission = _new(LazyAdmission)
             admission._decoder, admission._reply, admission._statuses = limits, reply, None
             return admission
-        _, _, states, sent_us, cost, key, stage, method = pending
+        _, _, states, sent_us, cost, key, stage, method, _ = pending
         denial_cache.record(prepared, states, reply, sent_us)
+        _note(prepared, reply, sent_us)
+        denied = self._denied(prepared, reply, cost)
+        return self._decide_request(key, stage, method, cost, prepared, reply) if denied is None else denied
+
+    def _finish_spread(self, pending: PendingCheck, reply: protocol.Reply) -> Decision | Operation[Decision]:
+        """As `finish`, of a check whose limits are spread over slots."""
+        _, prepared, states, sent_us, cost, key, stage, method, verdict = pending
+        if verdict is not None:
+            reply = self.slots.settle(prepared, reply, cost, verdict)
+        self.denial_cache.record(prepared, states, reply, sent_us)
         _note(prepared, reply, sent_us)
         denied = self._denied(prepared, reply, cost)
         if denied is not None:
             return denied
+        if self.slots.is_all_done(reply):
+            return _decision(prepared, reply, cost)
+        return self._decide_request(key, stage, method, cost, prepared, reply)
+
+    def _check_spread(
+        self,
+        prepared: PreparedCheck,
+        key: Caller,
+        stage: str,
+        method: str,
+        cost: int,
+        verdict: SharedVerdict | None,
+    ) -> Operation[Decision]:
+        """Decide a check whose shared limits deny it from memory, or have to be asked: that is known already."""
+        reply = yield from self._send(prepared, cost, verdict=verdict)
+        return (yield from self._decide_request(key, stage, method, cost, prepared, reply))
+
+    def _decide_request(
+        self, key: Caller, stage: str, method: str, cost: int, prepared: PreparedCheck, reply: protocol.Reply
+    ) -> Operation[Decision]:
+        """Decide a request of which an attempt was made."""
         if isinstance(key, Identity):
             return self._decide_identity(key, stage, method, cost, prepared, reply)
         return self._decide(key or "", stage, method, cost, prepared, reply)
 
-    def abandon(self, pending: PendingCheck) -> None:
-        """Say that no reply to a pending check will come: nobody knows whether it was charged."""
+    def abandon(self, pending: PendingCheck, error: BaseException) -> None:
+        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged."""
         self.denial_cache.invalidate(pending[1])
+        verdict = pending[-1]
+        if verdict is not None:
+            self.slots.abandon(verdict, error)
 
     def check(self, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
@@ -202,12 +280,14 @@ class Checker:
             StoreError: With all that is wrong, and what to do about each.
             ConfigError: The pepper is not the one that the keys were stored with.
         """
-        self._warn_of_eviction((yield from warm_up(self._namespace)))
+        for memory in (yield from warm_up(self._namespace)):
+            self._warn_of_eviction(memory)
         yield from self._replicas.renew()
 
     def upkeep(self, *, last: bool = False) -> Operation[None]:
         """Do what is due now and then, or at the end: return leases that are over, add denials to Redis."""
         yield from self.leases.return_unspent(all_of_them=last)
+        yield from self.slots.shared.upkeep(last=last)
         yield from self.denials.flush()
 
     def prepared(self, key: Caller, stage: str, method: str) -> PreparedCheck | None:
@@ -246,7 +326,10 @@ class Checker:
     ) -> Operation[Decision]:
         """Decide from units that are held, else by Redis, which may be requested to prepay some."""
         lease: Lease = prepared.lease
-        leased = lease.spend(cost, self._namespace.age_us(), peek=peek)
+        if prepared.spread is not None:
+            leased = yield from self._spend_spread(prepared, lease, cost, peek=peek)
+        else:
+            leased = lease.spend(cost, self._namespace.age_us(), peek=peek)
         if leased is not None:
             return leased
         if peek:
@@ -254,8 +337,28 @@ class Checker:
         denies_unknown = (
             self._namespace.snapshot.on_unavailable(stage, prepared.plan_id, self._on_unavailable) == "closed"
         )
-        reply = yield from self.leases.check(prepared, lease, cost, self._send, denies_unknown=denies_unknown)
+        # What all callers share is not part of a key's lease where it lies in another slot.
+        send = partial(self._send, shared_cost=cost)
+        reply = yield from self.leases.check(prepared, lease, cost, send, denies_unknown=denies_unknown)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
+
+    def _spend_spread(
+        self, prepared: PreparedCheck, lease: Lease, cost: int, *, peek: bool
+    ) -> Operation[Decision | None]:
+        """Admit a request from a key's lease if what all callers share admits it, too; None if that is to be asked."""
+        spread, now_us = prepared.spread, self._namespace.age_us()
+        if peek or spread is None or lease.units < cost:
+            return None
+        verdict = self.slots.take(spread, cost, now_us) or (yield from self.slots.ask(prepared, cost))
+        if verdict is None or verdict.denying is not None:
+            return None
+        leased = lease.spend(cost, self._namespace.age_us())
+        if leased is None:
+            self.slots.put_back(verdict)
+            return None
+        if self.slots.shared.is_due:
+            yield InBackground(self.slots.shared.upkeep())
+        return _with_shared(leased, spread, verdict)
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
         """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
@@ -263,6 +366,23 @@ class Checker:
         if denial is None:
             return None
         decision, server_us = denial
+        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, decision.reason)
+        return decision
+
+    def _known_shared_denial(
+        self, prepared: PreparedCheck, verdict: SharedVerdict, cost: int, now_us: int
+    ) -> Decision | None:
+        """Return the denial of a request that a shared limit denies, if all that is in it is known in this process."""
+        spread, latest = prepared.spread, self.denial_cache.numbers(prepared, now_us)
+        if spread is None or latest is None:
+            return None
+        numbers, server_us = latest
+        joined = spread.with_states(numbers, server_us, verdict.states)
+        denial = prepared.limits.denial(joined, server_us, cost)
+        if denial is None:
+            return None
+        first, _, end_us = denial
+        decision = prepared.limits.denied(first, end_us - server_us, joined, server_us, cost, None, "denial_cache")
         self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, decision.reason)
         return decision
 
@@ -277,7 +397,7 @@ class Checker:
         if not namespace.is_refreshed:
             return (yield from self._first_reads(key))
         if namespace.is_stale(self._max_age_us, now_us):
-            yield from namespace.refresh()
+            yield from self._catalog_refresh.refresh(now_us) if namespace.has_slots else namespace.refresh()
         return None
 
     def _first_reads(self, key: str | None) -> Operation[IndexLookUp | None]:
@@ -285,7 +405,7 @@ class Checker:
         namespace, index = self._namespace, None
         if key and could_be_value(key):
             index = self.keys.index_look_up(key)
-        queries = [index.query] if index else []
+        queries = list(index.queries) if index else []
         if namespace.is_first_load_under_way:
             # Another caller is loading the catalogue. Where replies come in order, it arrives before this one.
             reads = KeyLookUps if index else BatchableReads
@@ -301,9 +421,7 @@ class Checker:
             self._is_script_unknown = isinstance(probe, UnknownScriptError)
         if index is None:
             return None
-        if isinstance(entries[0], StoreError):
-            raise entries[0]
-        index.entries = entries[0]
+        index.note(entries)
         return index
 
     def _warn_of_eviction(self, memory: bytes | str | StoreError) -> None:
@@ -321,36 +439,79 @@ class Checker:
 
     def _check_without_key(self, stage: str, method: str, cost: int, *, peek: bool) -> Operation[Decision]:
         """A method that needs no key: only the limits that all callers share."""
-        namespace = self._namespace
-        prepared = self.prepare_without_key(stage, method)
-        if self.denial_cache.is_active and not peek:
-            denial = self._known_denial(prepared, cost, namespace.age_us())
-            if denial is not None:
-                return denial
-        reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
-        return (yield from self._judged(prepared, reply, cost, peek=peek))
+        for _ in range(_MAX_ATTEMPTS):
+            prepared = self.prepare_without_key(stage, method)
+            if self.denial_cache.is_active and not peek:
+                denial = self._known_denial(prepared, cost, self._namespace.age_us())
+                if denial is not None:
+                    return denial
+            reply = yield from self._send(prepared, cost, protocol.PEEK if peek else 0)
+            if protocol.status(reply) != protocol.CATALOG_BEHIND:  # else the newer one is known by now
+                return (yield from self._judged(prepared, reply, cost, peek=peek))
+        raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
     def _send(
-        self, prepared: PreparedCheck, cost: int, flags: int = 0, *, call: ScriptCall | None = None
+        self,
+        prepared: PreparedCheck,
+        cost: int,
+        flags: int = 0,
+        *,
+        call: ScriptCall | None = None,
+        shared_cost: int | None = None,
+        verdict: SharedVerdict | Literal["unknown"] | None = "unknown",
     ) -> Operation[protocol.Reply]:
-        """Send a prepared check, or a call of it that was made already, and record the states in its reply."""
+        """Send a prepared check, and record the states in its reply.
+
+        Args:
+            prepared: The check.
+            cost: Its cost.
+            flags: Of the script.
+            call: A call of it that was made already.
+            shared_cost: As of `SlotChecks.send`.
+            verdict: As of `SlotChecks.send`.
+        """
         namespace, denial_cache = self._namespace, self.denial_cache
-        call = call or prepared.to_script_call(namespace, cost, flags)
-        if self._is_script_unknown:
-            self._is_script_unknown, call = False, call.with_source()
         sent_us = namespace.age_us()
+        states = None
+        if denial_cache.is_active and not flags & protocol.PEEK:
+            states = denial_cache.states_for(prepared, sent_us)
+        if prepared.spread is None:
+            sending = self._send_to_one(call or prepared.to_script_call(namespace, cost, flags))
+        elif flags & protocol.PEEK:
+            sending = self.slots.peek(prepared, cost, flags)
+        else:
+            sending = self.slots.send(prepared, cost, flags, call=call, shared_cost=shared_cost, verdict=verdict)
         if flags & protocol.PEEK:
-            reply: protocol.Reply = yield call
+            reply = yield from sending
             _note(prepared, reply, sent_us)
             return reply
-        states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
-            reply = yield call
+            reply = yield from sending
         except BaseException:
             denial_cache.invalidate(prepared)
             raise
         denial_cache.record(prepared, states, reply, sent_us)
         _note(prepared, reply, sent_us)
+        return reply
+
+    def _send_bounded(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
+        """Send a check of an identity, which is denied if its plan has as many as it may have: the script says so.
+
+        But not where they are counted in another slot: then this process compares.
+        """
+        bound = prepared.spread and prepared.spread.bound
+        if bound is None or not (yield from self.slots.identities.is_beyond(prepared, bound)):
+            return (yield from self._send(prepared, cost, flags))
+        reply = yield from self._send(prepared, cost, flags | protocol.PEEK)
+        if isinstance(reply, list) and protocol.status(reply) == protocol.WOULD_ADMIT:
+            reply[0] = protocol.TOO_MANY_IDENTITIES
+        return reply
+
+    def _send_to_one(self, call: ScriptCall) -> Operation[protocol.Reply]:
+        """Send the call of a check that one script judges."""
+        if self._is_script_unknown:
+            self._is_script_unknown, call = False, call.with_source()
+        reply: protocol.Reply = yield call
         return reply
 
     def _decide(
@@ -397,9 +558,9 @@ class Checker:
                 return self.forbidden(prepared.cached_key.expire(now_us, namespace.age_us()), peek=peek)
             if status == protocol.CATALOG_BEHIND:
                 # The key was charged under a newer catalogue. If there is nothing newer now, the server lost it.
-                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+                nothing_newer = (yield from namespace.load_newer()) is prepared.snapshot
             elif status == protocol.WINDOWS_PAST:
-                prepared.limits.update_windows(now_us)
+                prepared.script_limits.update_windows(now_us)
             else:
                 look_up = self.keys.look_up(key, cached_key, may_repair=not peek)
                 cached_key, just_read = (yield from look_up), True
@@ -427,16 +588,16 @@ class Checker:
                 if prepared is None:
                     return self.forbidden(self.identity_detail(identity, stage), peek=peek)
                 flags = (protocol.NOTHING_NEWER if nothing_newer else 0) | (protocol.PEEK if peek else 0)
-                reply = yield from self._send(prepared, cost, flags)
+                reply = yield from self._send_bounded(prepared, cost, flags)
             status, now_us = protocol.status(reply), prepared.limits.time_us(reply)
             if status >= protocol.DENIED:
                 self._prepared.put((identity, stage, namespace.snapshot.bucket_method(stage, method)), prepared)
                 return (yield from self._judged(prepared, reply, cost, peek=peek))
             reply = None
             if status == protocol.CATALOG_BEHIND:
-                nothing_newer = (yield from namespace.load()) is prepared.snapshot
+                nothing_newer = (yield from namespace.load_newer()) is prepared.snapshot
             elif status == protocol.WINDOWS_PAST:
-                prepared.limits.update_windows(now_us)
+                prepared.script_limits.update_windows(now_us)
             else:
                 raise StoreError("Redis holds something else where an identity's hash belongs: delete it")
         raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
@@ -462,7 +623,7 @@ class Checker:
         if plan is None or snapshot.denies(plan, stage, method):
             return None
         limits = self.limits.get(snapshot, plan, stage, method)
-        keys = (self._namespace.names.key_hash(cached_key.record.id), *limits.shared_keys)
+        keys = limits.script_keys(self._namespace.names.key_hash(cached_key.record.id))
         return PreparedCheck(snapshot, cached_key, plan, limits, keys)
 
     def prepare_without_key(self, stage: str, method: str) -> PreparedCheck:
@@ -482,14 +643,14 @@ class Checker:
             return None
         limits = self.limits.get(snapshot, plan, stage, method, is_identity=True)
         own_id = namespace.identity_id(identity)
-        keys = (namespace.names.key_hash(own_id), *limits.shared_keys)
+        keys = limits.script_keys(namespace.names.key_hash(own_id))
         return PreparedCheck(snapshot, None, plan, limits, keys, own_id, self._least_lifetime_us)
 
     def _denied(self, prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Decision | None:
         """Return the decision in a reply that denies, and count it; None for any other reply."""
         if protocol.status(reply) not in (protocol.DENIED, protocol.TOO_MANY_IDENTITIES):
             return None
-        decision = prepared.limits.decision(reply, cost)
+        decision = _decision(prepared, reply, cost)
         day = day_of(prepared.limits.time_us(reply))
         self.denials.add(day, prepared.plan_id, prepared.denied_id, decision.reason)
         return decision
@@ -501,7 +662,22 @@ class Checker:
             return denied
         if protocol.status(reply) == protocol.ADMITTED_DAY_OVER:
             yield from self._archive(prepared.key_id, day_of(prepared.limits.time_us(reply)))
-        return prepared.limits.decision(reply, cost)
+        if prepared.spread is not None:
+            yield from self._after_spread(prepared, reply)
+        return _decision(prepared, reply, cost)
+
+    def _after_spread(self, prepared: PreparedCheck, reply: protocol.Reply) -> Operation[None]:
+        """Do what is due after a check whose limits are spread over slots; nobody waits for it."""
+        if isinstance(reply, JoinedReply) and reply.crosses_alert:
+            yield InBackground(announce(self._namespace.names, prepared.key_id))
+        spread, identities = prepared.spread, self.slots.identities
+        if spread is not None and spread.own is not None and spread.bound is not None:
+            is_charged = protocol.status(reply) in (protocol.ADMITTED, protocol.ADMITTED_DAY_OVER)
+            commands = identities.note_admitted(prepared, spread.own, spread.bound) if is_charged else ()
+            if commands:
+                yield InBackground(identities.count(prepared.key_id, spread.bound, commands))
+        if self.slots.shared.is_due:
+            yield InBackground(self.slots.shared.upkeep())
 
     def _archive(self, key_id: str, today: int) -> Operation[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""
@@ -548,8 +724,25 @@ class Checker:
         return Decision(Reason.INVALID_KEY, detail=detail)
 
 
+def _decision(prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Decision:
+    """Return the decision in a reply."""
+    decision = prepared.limits.decision(reply, cost)
+    return reply.mark(decision) if isinstance(reply, JoinedReply) else decision
+
+
+def _with_shared(leased: Decision, spread: SpreadLimits, verdict: SharedVerdict) -> Decision:
+    """Return an admission from a key's lease with what the shared limits say, of which the lease holds nothing."""
+    decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, verdict.states), source="lease")
+    if verdict.failure is not None:
+        decision.source = verdict.source
+        decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+    return decision
+
+
 def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
     """Note a reply that judged a check: should Redis go away, its states are the last that are known."""
+    if isinstance(reply, JoinedReply) and not reply.is_timed and reply.source != "lease":
+        return  # this process' own word, by what it knew before: no server has answered
     if protocol.status(reply) in _JUDGED:
         prepared.last_reply = prepared.limits.last_reply = reply
         prepared.sent_us = prepared.limits.sent_us = sent_us

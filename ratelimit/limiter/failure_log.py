@@ -32,7 +32,7 @@ class FailureLog:
         self._answers: dict[str, None] = {}
         self._unlogged: dict[tuple[Cause, str], int] = {}
         self._logged_s: dict[tuple[Cause, str], float] = {}
-        self._began_s = self._recovered_s = -_INTERVAL_S
+        self._began_s = self._recovered_s = self._failed_s = -_INTERVAL_S
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
@@ -49,6 +49,7 @@ class FailureLog:
         """
         now_s, cause, answer = self._clock(), error.cause, _ANSWERS.get(source, _LOCALLY)
         with self._lock:
+            self._failed_s = now_s
             if not self.is_failing:
                 self.is_failing, self._began_s = True, now_s
             self._counts[cause] = self._counts.get(cause, 0) + 1
@@ -61,6 +62,10 @@ class FailureLog:
             others = self._unlogged.pop((cause, answer), 0)
         more = f"; {others} more since the last such line" if others else ""
         return f"checks are {answer} ({cause}): {type(error).__name__}: {error}{more}"
+
+    def is_lasting(self) -> bool:
+        """Return whether a check failed just now: of several servers, one may be away while others answer."""
+        return self._clock() - self._failed_s < _INTERVAL_S
 
     def success(self) -> str | None:
         """Return the line that says that checks succeed again, None if there was one just now or nothing failed."""

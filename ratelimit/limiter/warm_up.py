@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
-from ratelimit.effects import IndependentCommands, IndependentReads, Operation, UnknownScriptError
+from ratelimit.effects import (
+    IndependentAtNode,
+    IndependentCommands,
+    IndependentReads,
+    Operation,
+    Primaries,
+    UnknownScriptError,
+)
 from ratelimit.engine import protocol
 from ratelimit.errors import Cause, StoreError, StoreUnavailable
 from ratelimit.model import Throttle
@@ -43,8 +50,8 @@ class _Problems:
             raise StoreError("; ".join(self._causes), cause=next(iter(self._causes.values())))
 
 
-def warm_up(namespace: Namespace) -> Operation[Any]:
-    """Load the catalogue and the scripts, and try what checks do; return the reply to INFO.
+def warm_up(namespace: Namespace) -> Operation[list[Any]]:
+    """Load the catalogue and the scripts, and try what checks do; return the reply of each server to INFO.
 
     That HSET is permitted cannot be tried without a write.
 
@@ -59,18 +66,13 @@ def warm_up(namespace: Namespace) -> Operation[Any]:
         problems.add(error)
     # What belongs to no key, and is never written.
     key_hash, bucket = names.key_hash(key_id), names.stage_bucket(f"{key_id}/{key_id}", OTHERS)
-    digests = map(names.digest, namespace.digest.all(generated_value()))
-    memory, *replies = yield IndependentReads(
-        [
-            ("INFO", "memory"),
-            ("MGET", *digests),
-            ("GET", names.key_record(key_id)),
-            ("HGET", key_hash, "r"),
-        ]
-    )
-    problems.add_from(replies)
+    digests = list(map(names.digest, namespace.digest.all(generated_value())))
+    look_ups = [("GET", name) for name in digests] if namespace.has_slots else [("MGET", *digests)]
+    problems.add_from((yield IndependentReads([*look_ups, ("GET", names.key_record(key_id)), ("HGET", key_hash, "r")])))
     problems.add_from((yield IndependentCommands([("SETRANGE", bucket, 0, ""), ("SET", bucket, "", "XX")])))
-    yield from _load_scripts(problems)
+    memories = list[Any]()
+    for node in (yield Primaries()):
+        memories += yield from _load_scripts(node, problems)
     peek = namespace.script_us(), 1, 0
     no_key = protocol.pack_head(*peek, protocol.PEEK) + protocol.pack_plan(None, None, 0) + _VERSION_TOKEN
     a_key = protocol.pack_head(*peek, protocol.PEEK | protocol.HAS_KEY) + no_key[32:]
@@ -83,14 +85,19 @@ def warm_up(namespace: Namespace) -> Operation[Any]:
         except StoreError as error:
             problems.add(error)
     problems.raise_all()
-    return memory
+    return memories
 
 
-def _load_scripts(problems: _Problems) -> Operation[None]:
-    """Make the server know the scripts. Without KEYS they do nothing, and an error of theirs says that they run."""
+def _load_scripts(node: str, problems: _Problems) -> Operation[list[Any]]:
+    """Make a server know the scripts, and return its reply to INFO.
+
+    Without KEYS they do nothing, and an error of theirs says that they run.
+    """
     scripts = [load(name) for name in GATEWAY_SCRIPTS]
-    replies = yield IndependentReads([("EVALSHA", script.sha, 0) for script in scripts])
+    commands = [("INFO", "memory"), *[("EVALSHA", script.sha, 0) for script in scripts]]
+    memory, *replies = yield IndependentAtNode(node, commands)
     unknown = [script for script, reply in zip(scripts, replies, strict=True) if isinstance(reply, UnknownScriptError)]
     if unknown:
-        replies += yield IndependentCommands([("EVAL", script.source, 0) for script in unknown])
+        replies += yield IndependentAtNode(node, [("EVAL", script.source, 0) for script in unknown])
     problems.add_from(reply for reply in replies if isinstance(reply, StoreUnavailable))
+    return [memory]

@@ -13,10 +13,11 @@ from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason, Source
 from ratelimit.effects import Operation
 from ratelimit.engine import protocol
-from ratelimit.engine.limits import CompiledLimits
+from ratelimit.engine.limits import CompiledLimits, Numbers
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.errors import OnUnavailable, StoreError, StoreUnavailable
 from ratelimit.limiter.checker import Checker, unavailable
+from ratelimit.limiter.slot_checks import SharedVerdict
 from ratelimit.local.journal import Journal
 from ratelimit.local.known_states import NotedReply, latest_states, time_us
 from ratelimit.local.local_caller import JournalEntry
@@ -30,6 +31,7 @@ from ratelimit.local.local_limits import (
     last_numbers,
 )
 from ratelimit.local.replicas import Replicas
+from ratelimit.local.shared_leases import Held, SharedState
 from ratelimit.model import MICROSECONDS, Caller, Identity
 from ratelimit.registry.key_values import could_be_value
 from ratelimit.registry.namespace import Namespace
@@ -74,6 +76,48 @@ class WithoutRedis:
         self._replied_us = -validation.EXACT
         self._shared: tuple[int, int, Mapping[str, KnownState]] = (-1, 0, {})
         self._has_warned = False
+
+    def judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
+        """Judge the limits that all callers share, of a check whose own limits Redis still judges.
+
+        What is admitted is spent of this process' part, until the verdict's `refund` gives it back. Nobody charges it
+        to Redis later.
+
+        Raises:
+            StoreError: The error that was passed: the check is not to be sent.
+        """
+        spread, now_us = prepared.spread, self._namespace.age_us()
+        policy = self._policy(spread.stage if spread else "", prepared.plan_id)
+        is_decided = policy == "open" or (policy == "local" and self._is_trusted(prepared, now_us))
+        if spread is None or not error.is_outage or not is_decided:
+            raise error
+        server_us, limits = self._server_us(prepared, now_us), spread.shared_limits
+        states = _Once(partial(self._shared_states, now_us))
+        if policy == "open":
+            open_states = _states(last_numbers(limits, server_us, dict, states), server_us)
+            return SharedVerdict(Held((), ()), open_states, source="fail_open", failure=error)
+        self.local.begin_outage(self.replicas.count)
+        outage = self.local.outage
+        verdict = self.local.judge(limits, "", cost, Spending.CERTAIN, now_us, server_us, dict, states)
+        assert verdict is not None  # noqa: S101 - there is always room for what all callers share
+        divided, numbers, denial = verdict
+        # Of a part's level, in units N0 times as small, the same number of tokens.
+        parts = divided.numbers_of[0].per // limits.numbers_of[0].per
+
+        def states_of(numbers: Numbers) -> list[SharedState]:
+            return [state._replace(level=state.level // parts) for state in _states(numbers, server_us)]
+
+        if denial is not None:
+            first, _, ends_us = denial
+            wait_s = (ends_us - server_us) / MICROSECONDS
+            return SharedVerdict(Held((), ()), states_of(numbers), spread.shared[first], "local", error, wait_s)
+
+        def refund() -> list[SharedState]:
+            self.local.put_back(limits, cost, outage)
+            return states_of(numbers)
+
+        spent = states_of(divided.numbers_after(numbers, cost))
+        return SharedVerdict(Held((), ()), spent, source="local", failure=error, refund=refund)
 
     def decide(
         self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
@@ -129,7 +173,8 @@ class WithoutRedis:
         over = self._over(prepared, cached_key.record.expires_us, now_us)
         if over is not None:
             return self._forbidden(error, over, peek=peek)
-        if prepared.lease is not None:
+        # On slots a lease holds nothing of what all callers share: by itself it admits nobody whom that limits.
+        if prepared.lease is not None and not (prepared.spread and prepared.spread.shared):
             leased: Decision | None = prepared.lease.spend(cost, now_us, peek=peek)
             if leased is not None:
                 return leased
@@ -184,7 +229,10 @@ class WithoutRedis:
             self._checker.denials.add(day_of(server_us), prepared.plan_id, prepared.denied_id, decision.reason)
         elif spending is Spending.CERTAIN:
             window_us = int(numbers[-1]) if limits.plan_limits.quota else 0
-            self.journal.add(prepared, key, stage, method, cost, server_us, window_us)
+            if (
+                prepared.spread is None or prepared.spread.own is not None
+            ):  # else there is nothing to charge at one slot
+                self.journal.add(prepared, key, stage, method, cost, server_us, window_us)
         return decision
 
     @staticmethod
@@ -309,6 +357,12 @@ class WithoutRedis:
             return checker.prepare_without_key(entry.stage, entry.method)
         cached_key = yield from checker.keys.by_id(prepared.key_id)
         return cached_key and checker.prepare_by_record(cached_key, entry.stage, entry.method)
+
+
+def _states(numbers: Numbers, server_us: int) -> list[SharedState]:
+    """Return the states of buckets from two numbers of each."""
+    levels, times_us = numbers[::2], numbers[1::2]
+    return [SharedState(int(level), int(last_us), server_us) for level, last_us in zip(levels, times_us, strict=True)]
 
 
 class _Once:

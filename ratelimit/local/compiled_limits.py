@@ -6,7 +6,7 @@ from ratelimit.engine.compile import compile_limits
 from ratelimit.engine.limits import CompiledLimits
 from ratelimit.local.bounded_cache import BoundedCache
 from ratelimit.model import UsagePlan
-from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 _MAX_ENTRIES = 50_000
@@ -15,8 +15,8 @@ _MAX_ENTRIES = 50_000
 class CompiledLimitsCache:
     """Compiles the limits of each kind of request once. No entry is made of a caller's text: unlisted names are "*"."""
 
-    def __init__(self, redis_keys: RedisKeys) -> None:
-        self._redis_keys = redis_keys
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
         self._current = (CatalogSnapshot(), self._empty())
 
     def _empty(self) -> BoundedCache[tuple[str | None, str, str, bool], CompiledLimits]:
@@ -44,6 +44,14 @@ class CompiledLimitsCache:
         kind = (plan.id if plan else None, stage, bucket_method, is_identity)
         compiled = cache.get(kind)
         if compiled is None:
-            compiled = compile_limits(snapshot, plan, stage_id, method, self._redis_keys, is_identity=is_identity)
+            compiled = compile_limits(
+                snapshot,
+                plan,
+                stage_id,
+                method,
+                self._namespace.names,
+                is_identity=is_identity,
+                has_slots=self._namespace.has_slots,
+            )
             cache.put(kind, compiled)
         return compiled

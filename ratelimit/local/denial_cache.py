@@ -315,6 +315,26 @@ class DenialCache:
         decision = prepared.limits.denied(first, end_us - server_us, numbers, server_us, cost, None, "denial_cache")
         return decision, server_us
 
+    def numbers(self, prepared: PreparedCheck, now_us: int) -> tuple[Numbers, int] | None:
+        """Return the last numbers of all limits of a check, and the server's time; None if Redis has to be asked."""
+        if (
+            self._snapshot is not prepared.snapshot
+            or now_us >= self._active_until_us
+            or (self._is_injected and now_us < self._latest_us)
+        ):
+            return None
+        own = self._by_key.get(prepared.key_id)
+        latest = self._latest_numbers(prepared, () if own is None else own.replies, self._shared.states, now_us)
+        if latest is None:
+            return None
+        numbers, ahead_us, _ = latest
+        server_us = now_us + ahead_us
+        if prepared.valid_until_us and server_us >= prepared.valid_until_us:
+            return None
+        if prepared.limits.plan_limits.quota is not None and server_us >= numbers[-1]:
+            return None  # the quota's window has ended
+        return numbers, server_us
+
     def _compute_denial(
         self,
         prepared: PreparedCheck,
@@ -329,9 +349,8 @@ class DenialCache:
         limits, (numbers, ahead_us, fresh_until_us) = prepared.limits, latest
         server_us = now_us + ahead_us
         denial = limits.denial(numbers, server_us, cost)
-        if denial is None or (
-            limits.has_shared and prepared.snapshot.leased and not _own_limits_deny(limits, numbers, server_us, cost)
-        ):
+        is_raised_by_others = limits.has_shared and (prepared.snapshot.leased or prepared.spread is not None)
+        if denial is None or (is_raised_by_others and not _own_limits_deny(limits, numbers, server_us, cost)):
             return None
         first, first_end_us, end_us = denial
         ends_us = [first_end_us]  # then another limit is the first, or none

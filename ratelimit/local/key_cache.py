@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from threading import Lock
-from typing import final
+from typing import Any, final
 
 from ratelimit.effects import BatchableReads, KeyLookUps, Operation, text
 from ratelimit.engine.cached_key import CachedKey
@@ -32,22 +32,33 @@ class IndexLookUp:
 
     Attributes:
         digests: Of the value, one for each pepper.
-        query: The command that reads their entries.
-        entries: Its reply.
+        queries: The commands that read their entries: one, or one for each where they may lie in different slots.
+        entries: What these replied.
         changes: How many changes of keys had been pushed when it was sent.
         sent_us: When it was sent, by `Namespace.age_us`.
         is_resumed: Whether it was read for an earlier check, whose deadline was then over.
     """
 
-    __slots__ = ("changes", "digests", "entries", "is_resumed", "query", "sent_us")
+    __slots__ = ("changes", "digests", "entries", "is_resumed", "queries", "sent_us")
 
-    def __init__(self, digests: Sequence[str], query: Command, changes: int, sent_us: int) -> None:
+    def __init__(self, digests: Sequence[str], queries: tuple[Command, ...], changes: int, sent_us: int) -> None:
         self.digests = digests
-        self.query = query
+        self.queries = queries
         self.entries: Sequence[bytes | str | None] = ()
         self.changes = changes
         self.sent_us = sent_us
         self.is_resumed = False
+
+    def note(self, replies: Sequence[Any]) -> None:
+        """Note the replies to `queries`.
+
+        Raises:
+            StoreError: It is among them.
+        """
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        self.entries = replies if self.queries[0][0] == "GET" else replies[0]
 
     def found(self) -> Iterator[tuple[str, bytes | str]]:
         """Return digests that have an entry, with it."""
@@ -66,6 +77,9 @@ class KeyCache:
         self._values_by_id: dict[str, tuple[str, ...]] = {}
         self._absent: BoundedCache[str, int] = BoundedCache(_MAX_ABSENT)
         self._unfinished: BoundedCache[str, IndexLookUp] = BoundedCache(_MAX_UNFINISHED)
+        self._former_ids: BoundedCache[str, str] = BoundedCache(
+            _MAX_KEYS
+        )  # of keys that changed, where there are slots
         self._changes = 0
         self._version_query = namespace.version_query()
         self._current_version: object = None
@@ -96,18 +110,27 @@ class KeyCache:
             if len(self._absent):
                 self._absent = BoundedCache(_MAX_ABSENT)
             for value in self._values_by_id.get(key_id or "", ()):
+                if key_id and self._namespace.has_slots:
+                    self._former_ids.put(value, key_id)
                 self._forget(value)
 
     def index_look_up(self, value: str) -> IndexLookUp:
-        """Return what looks up which key has a value; its `query` may be sent with other reads."""
+        """Return what looks up which key has a value; its `queries` may be sent with other reads."""
         names, digests = self._namespace.names, self._namespace.digest.all(value)
-        query = ("MGET", *[names.digest(digest) for digest in digests])
-        return IndexLookUp(digests, query, self._changes, self._namespace.age_us())
+        entries = [names.digest(digest) for digest in digests]
+        # Until it is known whether there are slots, none is asked for names in several.
+        is_one = self._namespace.is_asked_for_slots and not self._namespace.has_slots
+        queries = (("MGET", *entries),) if is_one else tuple([("GET", name) for name in entries])
+        return IndexLookUp(digests, queries, self._changes, self._namespace.age_us())
 
     def look_up(
         self, value: str, cached: CachedKey | None, index: IndexLookUp | None = None, *, may_repair: bool = True
     ) -> Operation[CachedKey | None]:
         """Read the key's record and the stored version of the catalogue, in one round trip if possible.
+
+        Where index, record and catalogue may lie on different servers, one of a key that was met before is its record
+        alone, and that of any other its index and its record: the catalogue is read if the key was charged under a
+        newer one.
 
         Args:
             value: The key's value.
@@ -118,6 +141,15 @@ class KeyCache:
         Raises:
             StoreError: Redis has lost what it should hold of the key, among others.
         """
+        if self._namespace.has_slots and index is None:
+            current = yield from self._look_up_by_record(value, cached, may_repair=may_repair)
+            if current is not None:
+                return current
+        return (yield from self._look_up_by_index(value, cached, index, may_repair=may_repair))
+
+    def _look_up_by_index(
+        self, value: str, cached: CachedKey | None, index: IndexLookUp | None, *, may_repair: bool
+    ) -> Operation[CachedKey | None]:
         absent: bytes | str | None = None  # an entry whose record is absent: a deletion may just have come between
         index = index or self._unfinished_look_up(value)
         for _ in range(_MAX_ROUNDS):
@@ -129,7 +161,7 @@ class KeyCache:
                 key_id = claimed_by(text(entry) or "")
                 if not stored or cached is None or key_id != cached.record.id:
                     stored = yield from self._read_record(value, key_id, index)
-                record_text, r = stored
+                record_text = stored[0]
                 if record_text is None:
                     if entry == absent:
                         raise _lost_record(self._namespace, key_id)
@@ -138,11 +170,9 @@ class KeyCache:
                 record = KeyRecord.from_json(text(record_text) or "", key_id)
                 if not record.is_live or digest not in record.digests:
                     continue
-                if record.enabled and (r is None or len(r) != VERSION_TOKEN_LENGTH):
-                    yield from self._repair_hash(record, record_text, may_repair=may_repair)
+                current = yield from self._accept(value, digest, record, stored, index.changes, may_repair=may_repair)
+                if current is None:
                     break
-                current = self._keep(value, CachedKey(record, record.valid_until_us(digest)), index.changes)
-                yield from self._catch_up(current, text(r) or "")
                 return current
             else:
                 if not index.is_resumed:
@@ -151,15 +181,61 @@ class KeyCache:
             index = None
         raise StoreError(f"the key changed {_MAX_ROUNDS} times while it was read")
 
+    def _look_up_by_record(
+        self, value: str, cached: CachedKey | None, *, may_repair: bool
+    ) -> Operation[CachedKey | None]:
+        """Return a key that was met before by its record, None if the index has to say who has the value.
+
+        A record that names a digest is the key's that its value opens: the index may be away.
+        """
+        key_id = cached.record.id if cached else self._former_ids.get(value)
+        if key_id is None:
+            return None
+        changes = self._changes
+        stored = yield BatchableReads(self._record_queries(key_id))
+        if stored[0] is None:
+            return None
+        record = KeyRecord.from_json(text(stored[0]) or "", key_id)
+        if record.is_live:
+            for digest in self._namespace.digest.all(value):
+                if digest in record.digests:
+                    return (yield from self._accept(value, digest, record, stored, changes, may_repair=may_repair))
+        return None
+
+    def _accept(
+        self,
+        value: str,
+        digest: str,
+        record: KeyRecord,
+        stored: Sequence[bytes | str | None],
+        changes: int,
+        *,
+        may_repair: bool,
+    ) -> Operation[CachedKey | None]:
+        """Cache and return a key whose record names the digest of a value; None if it changed while it was read."""
+        record_text, r = stored
+        if record.enabled and (r is None or len(r) != VERSION_TOKEN_LENGTH):
+            yield from self._repair_hash(record, record_text or "", may_repair=may_repair)
+            return None
+        current = self._keep(value, CachedKey(record, record.valid_until_us(digest)), changes)
+        yield from self._catch_up(current, text(r) or "")
+        return current
+
     def _read_index(self, index: IndexLookUp, cached: CachedKey | None) -> Operation[Sequence[bytes | str | None]]:
         """Send a look-up, and load the catalogue if a newer one is stored; return record and `r` of a cached key."""
         namespace = self._namespace
+        stored: Sequence[bytes | str | None] = ()
+        if namespace.has_slots:
+            index.note((yield KeyLookUps(index.queries)))
+            return stored
+        count = len(index.queries)
         if cached is None:
-            version, index.entries = yield KeyLookUps((self._version_query, index.query))
-            stored: Sequence[bytes | str | None] = ()
+            version, *entries = yield KeyLookUps((self._version_query, *index.queries))
         else:
-            reads = BatchableReads((self._version_query, index.query, *self._record_queries(cached.record.id)))
-            version, index.entries, *stored = yield reads
+            record_queries = self._record_queries(cached.record.id)
+            version, *entries = yield BatchableReads((self._version_query, *index.queries, *record_queries))
+            stored = entries[count:]
+        index.note(entries[:count])
         if version is not self._current_version:
             if namespace.matches_stored_version(version):
                 self._current_version = version  # look-ups that left together get the same reply
@@ -246,7 +322,7 @@ class KeyCache:
         if r[:8] == mine[:8] and r[8:_STAMP_AT] <= mine[8:]:
             return
         if cached.caught_up != (r, namespace.snapshot):  # else a server lost what is newer
-            cached.caught_up = r, (yield from namespace.load(or_others=True))
+            cached.caught_up = r, (yield from namespace.load_newer(or_others=True))
 
     def _keep(self, value: str, new: CachedKey, changes: int) -> CachedKey:
         """Cache a key, unless something changed since it was looked up; return the one to decide by."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ratelimit.engine.limits import Bucket, CompiledLimits
 from ratelimit.engine.protocol import Reply
+from ratelimit.engine.spread_limits import JoinedReply
 from ratelimit.errors import StoreError
 from ratelimit.local.local_limits import KnownState
 
@@ -32,11 +33,14 @@ def latest_states(replies: Iterable[NotedReply], *, shared: bool) -> dict[str, K
     """Return the latest state of each limit in replies, of equally late ones the lowest.
 
     Args:
-        replies: The replies. One that cannot be read is left out.
+        replies: The replies. One that cannot be read is left out; what this process judged by its own part says nothing
+            of the limits that all callers share.
         shared: Whether the limits that all callers share are meant, or those of the caller.
     """
     states: dict[str, KnownState] = {}
     for limits, reply, sent_us in replies:
+        if shared and isinstance(reply, JoinedReply) and reply.failure is not None:
+            continue
         try:
             numbers, server_us = limits.numbers(reply), limits.time_us(reply)
             for index, limit, state_id in limits.indexed:

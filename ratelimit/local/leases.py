@@ -377,7 +377,10 @@ class Leases:
     def _return(self, unsettled: _RequestedLease) -> Operation[bool]:
         """Return a lease, and whether that was done: if nobody knows, it is done again later."""
         try:
-            is_current = yield from _is_current(unsettled.prepared.snapshot, self._namespace)
+            # Where there are slots, no shared bucket is among what is returned.
+            is_current = self._namespace.has_slots
+            if not is_current:
+                is_current = yield from _is_current(unsettled.prepared.snapshot, self._namespace)
             yield _return_call(unsettled, self._namespace, is_current=is_current)
         except BaseException as error:
             # Another object: what may be returned already is not held any more, should its reply come after all.
@@ -417,7 +420,7 @@ def _is_current(snapshot: CatalogSnapshot, namespace: Namespace) -> Operation[bo
 
 def _return_call(unsettled: _RequestedLease, namespace: Namespace, *, is_current: bool) -> ScriptCall:
     prepared, (note_field, units, requested_us) = unsettled.prepared, unsettled.unspent
-    limits = prepared.limits
+    limits = prepared.script_limits
     own = [bucket for bucket in limits.further_buckets if not bucket.shared]
     shared = [bucket for bucket in limits.further_buckets if bucket.shared]
     throttle = limits.plan_limits[0]

@@ -204,6 +204,15 @@ class LocalLimits:
                 unknown = cost if spending is Spending.UNKNOWN else 0
                 place.states[state_id] = state._replace(left=state.left - cost, unknown=state.unknown + unknown)
 
+    def put_back(self, limits: CompiledLimits, cost: int, outage: int) -> None:
+        """Give back what a request that was not admitted after all has spent of shared limits, in an outage."""
+        with self.lock:
+            for _, limit, state_id in limits.indexed:
+                state = self._shared.states.get(state_id)
+                if limit.shared and isinstance(state, LocalBucket) and state.outage == outage:
+                    level = state.level + cost * state.per * state.replicas
+                    self._shared.states[state_id] = state._replace(level=level)
+
     def _bucket(
         self, own: LocalBucket | None, last: KnownState | None, of: LimitNumbers, now_us: int, server_us: int
     ) -> LocalBucket:

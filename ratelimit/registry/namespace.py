@@ -47,6 +47,8 @@ class Namespace:
         on_change: A weak reference to what takes the id of a key that changed, or None if anything may have.
         is_refreshed: Whether the catalogue was loaded for checks.
         is_first_load_under_way: Whether a caller is loading it for the first time.
+        has_slots: Whether one script may only touch keys of one slot: on a cluster, and on a server that enforces slots
+            behind one address. Known from the client, or found out by `find_slots`.
     """
 
     def __init__(self, namespace: str, pepper: Peppers, clock: Clock | None) -> None:
@@ -63,6 +65,7 @@ class Namespace:
         self.confirmed_us: int | None = None
         self._pushes = self._loads = 0
         self.is_refreshed = self.is_first_load_under_way = False
+        self.has_slots = self._is_asked_for_slots = False
         self._stored_probes: list[str] = []
         self._plans: LazyDocuments[UsagePlan] | None = None
         self._stages: LazyDocuments[Stage] | None = None
@@ -90,6 +93,27 @@ class Namespace:
         if now_us:
             return now_us
         return time_us((yield [("TIME",)])[0])
+
+    def slots_query(self) -> Command:
+        """Return a read of two names in different slots, whose reply `note_slots` takes. It changes nothing."""
+        return ("MGET", self.names.digest("a"), self.names.digest("b"))
+
+    def note_slots(self, reply: Any) -> None:
+        """Note what a server answered to `slots_query`, or with which StoreError."""
+        is_refused = isinstance(reply, StoreError) and "CROSSSLOT" in str(reply)
+        self.has_slots = self.has_slots or is_refused
+        # What a user may not read is not found out. A server that gives no answer now is asked once more.
+        self._is_asked_for_slots = is_refused or not isinstance(reply, StoreError) or "NOPERM" in str(reply)
+
+    @property
+    def is_asked_for_slots(self) -> bool:
+        """Whether it is known as well as it can be if the deployment has slots."""
+        return self.has_slots or self._is_asked_for_slots
+
+    def find_slots(self) -> Operation[None]:
+        """Find out if the deployment has slots, unless that is known."""
+        if not self.is_asked_for_slots:
+            self.note_slots((yield IndependentReads([self.slots_query()]))[0])
 
     def identity_id(self, identity: Identity) -> str:
         """Return what stands for a key's id where Redis holds an identity: a digest, under the newest pepper."""
@@ -139,6 +163,8 @@ class Namespace:
     def first_load(self, further: Sequence[Command] = ()) -> Operation[list[Any]]:
         """Load the catalogue for the first check of this process, in one round trip with further reads.
 
+        With them it is found out if the deployment has slots.
+
         Returns:
             The replies to these, with StoreError in the places of errors.
 
@@ -150,7 +176,11 @@ class Namespace:
         try:
             pushes = self._pushes
             replies: list[Any]
-            catalog, *replies = yield IndependentReads([("HGETALL", self.names.catalog), *further])
+            reads = [("HGETALL", self.names.catalog), *further]
+            asks_for_slots = not self.is_asked_for_slots
+            catalog, *replies = yield IndependentReads([*reads, self.slots_query()] if asks_for_slots else reads)
+            if asks_for_slots:
+                self.note_slots(replies.pop())
             if isinstance(catalog, StoreError):
                 raise catalog
             if not self.is_refreshed:  # others may have been faster
@@ -186,6 +216,21 @@ class Namespace:
         if or_others and loads != self._loads:
             return self.snapshot
         return (yield from self._install(reply, pushes, for_change=for_change))
+
+    def load_newer(self, *, or_others: bool = False) -> Operation[CatalogSnapshot]:
+        """Load the catalogue for a key that was charged under another one than is known; see `load`.
+
+        Raises:
+            StoreError: It cannot be read. Where its server may be away alone, that is no outage for the key: nobody
+                may decide by a catalogue that the key has left behind.
+        """
+        try:
+            return (yield from self.load(or_others=or_others))
+        except StoreError as error:
+            if not self.has_slots or not error.is_outage:
+                raise
+            problem = f"the key was charged under a catalogue that is not known here, and cannot be read: {error}"
+            raise StoreError(problem, cause=error.cause) from error
 
     def _install(self, reply: Any, pushes: int, *, for_change: bool = False) -> Operation[CatalogSnapshot]:
         """Make the catalogue in a reply the snapshot; `pushes` is how many had come when it was sent for."""

@@ -25,6 +25,7 @@ class RedisKeys:
         self.catalog = f"{{{namespace}}}:catalog"
         self.former_catalog = f"{namespace}:catalog"
         self.keys = f"{{{namespace}}}:keys"
+        self.intents = f"{{{namespace}}}:intents"
         self.account = f"{namespace}:account"
         self.alerts = f"{namespace}:alerts"
         self.changes = f"{namespace}:changes"
@@ -66,6 +67,27 @@ class RedisKeys:
     def stage_bucket(self, stage_id: str, method: str) -> str:
         """The bucket that all callers of a method share."""
         return f"{self.namespace}:stage:{stage_id}:{method.translate(_IN_A_METHOD)}"
+
+    def is_own(self, name: str) -> bool:
+        """Return whether a key of Redis is one of this namespace."""
+        return name.startswith((f"{self.namespace}:", f"{{{self.namespace}}}:"))
+
+    def is_key_hash(self, name: str) -> bool:
+        """Return whether a name is that of the hash of an API key, not of an identity."""
+        of_identity = self.key_hash(identity_id("")).removesuffix("}")
+        return name.startswith(f"{self.namespace}:{{") and name.endswith("}") and not name.startswith(of_identity)
+
+    def is_record(self, name: str) -> bool:
+        """Return whether a name is that of the record of an API key."""
+        return name.startswith(f"{self.namespace}:{{") and name.endswith("}:record")
+
+    def is_digest(self, name: str) -> bool:
+        """Return whether a name is that of a claim of a value."""
+        return name.startswith(self.digest(""))
+
+    def is_shared_bucket(self, name: str) -> bool:
+        """Return whether a name is that of a bucket that all callers share."""
+        return name == self.account or name.startswith(f"{self.namespace}:stage:")
 
 
 class FormerNames:

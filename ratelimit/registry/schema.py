@@ -12,6 +12,10 @@ SCHEMA_WITH_DENIALS = 3
 """As long as a stage denies the methods that are not listed: who does not know `unlisted` would admit them."""
 _KNOWN = {str(schema): schema for schema in (SCHEMA, SCHEMA_WITH_DENIALS)}
 _KNOWS = f"this version knows the schemas {' and '.join(_KNOWN)} alone"
+MOVED = "moved"
+"""Stands before the schema of a catalogue that `ratelimit migrate` has handed over: it decides nothing any more."""
+ARRIVING = "arriving"
+"""Stands before the schema of a copy that it has not finished: it decides nothing yet."""
 
 
 def known(names: RedisKeys, stored: str | None) -> int:
@@ -21,6 +25,16 @@ def known(names: RedisKeys, stored: str | None) -> int:
     what = f"the catalogue {names.catalog!r}"
     if stored is None:
         raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
+    if stored.startswith(f"{MOVED} "):
+        raise StoreError(
+            f"{what} is here no more: `ratelimit migrate` moved it to another server; give this process its URL; "
+            "nothing was decided or changed by it"
+        )
+    if stored.startswith(f"{ARRIVING} "):
+        raise StoreError(
+            f"{what} is a copy that `ratelimit migrate` has not finished: finish it (`--finish`), or use the server "
+            "that it is copied from; nothing was decided or changed by it"
+        )
     raise StoreError(
         f"{what} is of schema {shown(stored)}, and {_KNOWS}: upgrade this installation; nothing was decided "
         "or changed by it"

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ratelimit.effects import IndependentCommands, IndependentReads, UnknownScriptError
+from ratelimit.effects import IndependentAtNode, IndependentCommands, IndependentReads, UnknownScriptError
 from ratelimit.errors import Cause, StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import redis_compat
+from ratelimit.store.cluster.reactions import NOT_SENT, UNANSWERED
 
 _CONNECTION_FAILED = ("ConnectionError", "TimeoutError", "InvalidResponse")
 """A connection that raised one of these is not used again."""
@@ -28,7 +29,12 @@ class _Rejection(NamedTuple):
 
 
 _OF_A_CLUSTER = _Rejection(
-    remedy="this is a node of a cluster, which is not supported yet: use one Redis, or its primary's address"
+    remedy="this is a node of a cluster: write ?cluster=true behind its URL, or pass a client of the cluster"
+)
+_OF_SLOTS = _Rejection(remedy="this server enforces slots: write ?slots=true behind its URL")
+_OF_ITS_STATE = _Rejection(
+    remedy="a slot has no primary, or this node sees too few others: see `redis-cli --cluster check`; `CONFIG SET "
+    "cluster-require-full-coverage no` spares the other slots"
 )
 _OF_A_REPLICA = _Rejection(
     "deposed", "this server is no primary, or no longer: connect to the primary, or by way of Sentinel"
@@ -38,8 +44,8 @@ _CLIENTS, _UNKNOWN_COMMAND = redis_compat.TOO_MANY_CLIENTS, "unknown command"
 _REJECTIONS = {
     "ASK": _OF_A_CLUSTER,
     "BUSY": _Rejection(),
-    "CLUSTERDOWN": _OF_A_CLUSTER,
-    "CROSSSLOT": _OF_A_CLUSTER,
+    "CLUSTERDOWN": _OF_ITS_STATE,
+    "CROSSSLOT": _OF_SLOTS,
     "LOADING": _Rejection(remedy="it has just started, and answers once its data is loaded"),
     "MASTERDOWN": _OF_A_REPLICA,
     "MISCONF": _Rejection(
@@ -55,7 +61,7 @@ _REJECTIONS = {
     ),
     "OOM": _Rejection(remedy="give the server more memory: `CONFIG SET maxmemory`"),
     "READONLY": _OF_A_REPLICA,
-    "TRYAGAIN": _OF_A_CLUSTER,
+    "TRYAGAIN": _Rejection(remedy="its slot is being moved to another node: try again"),
     "WRONGPASS": _Rejection(remedy="pass the right user and password"),
     _CLIENTS: _Rejection(remedy="raise its maxclients, or find out who keeps that many connections"),
     _UNKNOWN_COMMAND: _Rejection(),
@@ -78,6 +84,7 @@ _CODES = {
 _MAY_NOT_SEND_SCRIPTS = re.compile(r"the 'eval' command", re.IGNORECASE)
 _REFUSED_WRITE_OF_SCRIPT = re.compile(r": -(OOM|READONLY|MISCONF|NOREPLICAS) ")
 """Redis 6.2 wraps the error of a script's first write in one of the script; newer servers do not."""
+_KNOWS_NO_CLUSTER = re.compile("cluster support disabled|unknown (sub)?command", re.IGNORECASE)
 _REFUSED_WITHIN_SCRIPT = re.compile(r"can't run this command|ACL failure in script", re.IGNORECASE)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """What a server repeats of a command that it does not know. That may be AUTH, with the password."""
@@ -86,9 +93,9 @@ _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     """Return the replies to commands that were sent together, or raise the first error among them.
 
-    Errors of `IndependentCommands` and `IndependentReads` are returned in their places, as StoreError.
+    Errors of `IndependentCommands`, `IndependentReads` and `IndependentAtNode` are returned in place, as StoreError.
     """
-    if isinstance(commands, IndependentCommands | IndependentReads):
+    if isinstance(commands, IndependentCommands | IndependentReads | IndependentAtNode):
         return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, Exception):
@@ -96,6 +103,25 @@ def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
                 raise reply
             raise after_sending(reply) from reply
     return replies
+
+
+def code_of(error: Exception) -> str:
+    """Return what `reactions.TABLE` calls an error: a server's code, or whether anything was sent; "" for all else."""
+    if isinstance(error, StoreTimeout):
+        return UNANSWERED
+    if isinstance(error, StoreError):
+        return NOT_SENT if isinstance(error, StoreUnavailable) else ""
+    return _code(error, message_of(error))
+
+
+def without_topology(error: Exception) -> StoreUnavailable:
+    """Return why a node did not say who owns which slot, with what to do about it."""
+    code, message = code_of(error), message_of(error)
+    if code == "NOPERM":
+        return StoreUnavailable(f"{message} (grant this user +cluster|slots and +cluster|info)", cause="refused")
+    if _KNOWS_NO_CLUSTER.search(message):
+        return StoreUnavailable(f"{message} (it is no node of a cluster: leave ?cluster=true out)", cause="refused")
+    return error if isinstance(error, StoreUnavailable) else before_sending(error)
 
 
 def is_from_replica(reply: object) -> bool:
@@ -121,7 +147,9 @@ def _origin_of(error: BaseException) -> BaseException:
 
 
 def after_sending(error: Exception) -> StoreError:
-    """Return our error for a command that was sent and failed."""
+    """Return our error for a command that was sent and failed; one that is ours already as it is."""
+    if isinstance(error, StoreError):
+        return error
     message, rejection = _rejection(error)
     if rejection is not None:
         return StoreUnavailable(f"Redis refused the command: {message}", cause=rejection.cause)

@@ -16,10 +16,10 @@ from typing import Any
 
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loops import PerLoop
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
-from ratelimit.store.blocking.primary import PrimaryFinder
-from ratelimit.store.clients import AsyncClient, Client
+from ratelimit.store.blocking.finder import Finder
+from ratelimit.store.clients import AsyncClient, Client, pool_of
 from ratelimit.store.sentinel import Address
 
 _POLL_S = 1.0
@@ -46,7 +46,7 @@ class Listener:
         channel: The channel's name.
         on_message: A method to be called with each message, and with None.
         tick: A method to be called about once a second, for what has to be done now and then.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        finder: Finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Listener:
         channel: str,
         on_message: OnMessage,
         tick: Callable[[], None],
-        primary: PrimaryFinder | None = None,
+        finder: Finder | None = None,
     ) -> None:
-        self._pool: Any = client.connection_pool
+        self._pool = pool_of(client)
         self._channel = channel
-        self._primary = primary
+        self._finder = finder
         self._is_moved = False
         self._on_message = weakref.WeakMethod(on_message)
         self._tick = weakref.WeakMethod(tick)
@@ -87,22 +87,24 @@ class Listener:
             self._pid = os.getpid()
             self._thread = threading.Thread(target=self._listen, name="ratelimit-push", daemon=True)
             self._thread.start()
-        if self._primary is not None:
-            self._primary.watch(self._move_to)
+        if self._finder is not None:
+            self._finder.watch(self._move_to)
 
     def stop(self) -> None:
         """Stop listening."""
         self._stopped.set()
         if self._thread is None or self._pid != os.getpid():
             return
-        if self._primary is not None:
-            self._primary.unwatch(self._move_to)
+        if self._finder is not None:
+            self._finder.unwatch(self._move_to)
         self._wake()
         self._thread.join(timeout=_POLL_S)
 
-    def _move_to(self, _address: Address) -> None:
-        """Listen to the server that is the primary now: the one before publishes changes no more, and says nothing."""
+    def _move_to(self, address: Address) -> None:
+        """Listen to another server: the one before publishes changes no more, and says nothing."""
         self._is_moved = True
+        if (connection := getattr(self._pubsub, "connection", None)) is not None:
+            connection.host, connection.port = address  # a pubsub connects once more by itself: not to who says nothing
         self._wake()
 
     def _wake(self) -> None:
@@ -135,7 +137,7 @@ class Listener:
                 self._stopped.wait(_RECONNECT_PAUSE_S)
 
     def _new_pubsub(self) -> Any:
-        return redis_compat.new_pubsub(self._pool, None if self._primary is None else self._primary.find())
+        return redis_compat.new_pubsub(self._pool, None if self._finder is None else self._finder.find())
 
 
 class AsyncListener:
@@ -146,7 +148,7 @@ class AsyncListener:
         channel: The channel's name.
         on_message: Called with each message, and with None.
         tick: Awaited about once a second, for what has to be done now and then.
-        primaries: In each loop, what finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
@@ -155,11 +157,11 @@ class AsyncListener:
         channel: str,
         on_message: OnMessage,
         tick: Callable[[], Awaitable[None]],
-        primaries: PerLoop[AsyncPrimaryFinder] | None = None,
+        finder: Callable[[], AsyncFinder] | None = None,
     ) -> None:
-        pool: Any = client.connection_pool
+        pool = pool_of(client)
         self._subscriptions = PerLoop(
-            lambda: _Subscription(pool, channel, on_message, tick, None if primaries is None else primaries.get())
+            lambda: _Subscription(pool, channel, on_message, tick, None if finder is None else finder())
         )
         self._stopped = False
 
@@ -183,10 +185,10 @@ class _Subscription:
         channel: str,
         on_message: OnMessage,
         tick: Callable[[], Awaitable[None]],
-        primary: AsyncPrimaryFinder | None,
+        finder: AsyncFinder | None,
     ) -> None:
         self._pool = pool
-        self._primary = primary
+        self._finder = finder
         self._is_moved = asyncio.Event()
         self._channel = channel
         self._on_message = on_message
@@ -195,8 +197,8 @@ class _Subscription:
         self._pubsub: Any = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] = self._loop.create_task(self._listen(), name="ratelimit-push")
-        if primary is not None:
-            primary.watch(self._move_to)
+        if finder is not None:
+            finder.watch(self._move_to)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -223,7 +225,7 @@ class _Subscription:
         while self._goes_on():
             self._is_moved.clear()
             with contextlib.suppress(Exception):  # as above
-                address = None if self._primary is None else await self._primary.find()
+                address = None if self._finder is None else await self._finder.find()
                 with redis_compat.new_pubsub(self._pool, address) as pubsub:
                     self._pubsub = pubsub
                     await pubsub.subscribe(self._channel)

@@ -49,6 +49,11 @@ def is_unknown_script(reply: object) -> bool:
     return isinstance(reply, Exception) and isinstance(reply, errors("NoScriptError"))
 
 
+def is_of_several_slots(reply: object) -> bool:
+    """Return whether a reply says that a command names keys of several slots: nothing was carried out."""
+    return isinstance(reply, Exception) and isinstance(reply, errors("ClusterCrossSlotError"))
+
+
 def client_classes() -> tuple[type, ...]:
     """Return the blocking clients."""
     return _classes((redis.Redis,), "valkey", "Valkey")
@@ -60,9 +65,13 @@ def async_client_classes() -> tuple[type, ...]:
 
 
 def cluster_classes() -> tuple[type, ...]:
-    """Return the clients of clusters, of both kinds."""
-    blocking = _classes((redis.RedisCluster,), "valkey", "ValkeyCluster")
-    return _classes((*blocking, redis.asyncio.RedisCluster), "valkey.asyncio", "ValkeyCluster")
+    """Return the blocking clients of clusters."""
+    return _classes((redis.RedisCluster,), "valkey", "ValkeyCluster")
+
+
+def async_cluster_classes() -> tuple[type, ...]:
+    """Return the clients of clusters for asyncio."""
+    return _classes((redis.asyncio.RedisCluster,), "valkey.asyncio", "ValkeyCluster")
 
 
 def _classes(of_redis: tuple[type, ...], module: str, name: str) -> tuple[type, ...]:
@@ -147,6 +156,47 @@ def primary_tracker(pool: Any) -> PrimaryTracker:
     )
 
 
+def cluster_pool(client: Any) -> Any:
+    """Return a pool that connects to a node as a client of a cluster does, blocking or asyncio. It is used by nobody.
+
+    Blocking clients make one of `nodes_manager.connection_kwargs` for each node, by a method that is named after the
+    library. The nodes of asyncio clients hold their keywords themselves.
+    """
+    manager = client.nodes_manager
+    node = next(iter(manager.startup_nodes.values()))
+    if isinstance(client, cluster_classes()):
+        create_node = getattr(manager, "create_redis_node", None) or manager.create_valkey_node
+        pool = create_node(node.host, node.port, **manager.connection_kwargs).connection_pool
+    else:
+        library = type(node).__module__.partition(".")[0]
+        kind = import_module(f"{library}.asyncio.connection").ConnectionPool
+        keywords = {name: value for name, value in node.connection_kwargs.items() if name not in _NOT_OURS}
+        pool = kind(connection_class=node.connection_class, max_connections=node.max_connections, **keywords)
+    # Has connections read from replicas, by a parser of the cluster client's own.
+    pool.connection_kwargs.pop("redis_connect_func", None)
+    pool.connection_kwargs.pop("valkey_connect_func", None)
+    return pool
+
+
+def pool_at(pool: Any, address: tuple[str, int]) -> Any:
+    """Return a pool as this one, of another server. It has no connections of its own."""
+    keywords = {**pool.connection_kwargs, "host": address[0], "port": address[1]}
+    library = f"{_library(pool)}.asyncio" if is_async(pool) else _library(pool)
+    kind = import_module(f"{library}.connection").ConnectionPool
+    return kind(connection_class=pool.connection_class, max_connections=pool.max_connections, **keywords)
+
+
+def cluster_nodes(client: Any) -> tuple[tuple[str, int], ...]:
+    """Return host and port of the nodes that a client of a cluster knows."""
+    return tuple((str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values())
+
+
+def cluster_remap(client: Any) -> Callable[[tuple[str, int]], tuple[str, int]] | None:
+    """Return what gives the addresses at which such a client reaches nodes, where the cluster tells others."""
+    remap: Callable[[tuple[str, int]], tuple[str, int]] | None = getattr(client.nodes_manager, "address_remap", None)
+    return remap
+
+
 def _shown_address(keywords: dict[str, Any]) -> str:
     host = str(keywords.get("host", "localhost"))
     return f"[{host}]:{keywords.get('port')}" if ":" in host else f"{host}:{keywords.get('port')}"
@@ -167,13 +217,14 @@ def _library(pool: Any) -> str:
     return "valkey" if any(each.__module__.startswith("valkey") for each in type(pool).__mro__) else "redis"
 
 
-def _is_async(pool: Any) -> bool:
+def is_async(pool: Any) -> bool:
+    """Return whether a pool's connections are those of asyncio."""
     return inspect.iscoroutinefunction(pool.connection_class.connect)
 
 
 def _no_retries(pool: Any) -> Any:
     library = _library(pool)
-    retry = import_module(f"{library}.asyncio.retry" if _is_async(pool) else f"{library}.retry")
+    retry = import_module(f"{library}.asyncio.retry" if is_async(pool) else f"{library}.retry")
     return retry.Retry(import_module(f"{library}.backoff").NoBackoff(), 0)
 
 
@@ -289,7 +340,7 @@ def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Iterator[An
         pool: The pool of a client, blocking or asyncio.
         address: Host and port, instead of the pool's: of a primary that a Sentinel named.
     """
-    library = f"{_library(pool)}.asyncio" if _is_async(pool) else _library(pool)
+    library = f"{_library(pool)}.asyncio" if is_async(pool) else _library(pool)
     keywords = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
     if address is not None:
         keywords["host"], keywords["port"] = address
@@ -298,7 +349,7 @@ def new_pubsub(pool: Any, address: tuple[str, int] | None = None) -> Iterator[An
     try:
         yield import_module(f"{library}.client").PubSub(own_pool)
     finally:
-        if not _is_async(pool):
+        if not is_async(pool):
             own_pool.disconnect()
         else:
             for connection in (*own_pool._available_connections, *own_pool._in_use_connections):

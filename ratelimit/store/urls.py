@@ -17,7 +17,8 @@ MAX_TIMEOUT_S = 2**31 // 1000 - 1
 
 _ACCEPTED = (
     "write redis://USER:PASSWORD@HOST:PORT/DB, redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB, "
-    "rediss:// and rediss+sentinel:// likewise, or unix://USER:PASSWORD@/SOCKET?db=DB, and "
+    "redis://USER:PASSWORD@HOST:PORT,HOST:PORT?cluster=true, rediss:// and rediss+sentinel:// likewise, "
+    "or unix://USER:PASSWORD@/SOCKET?db=DB, and "
     "percent-encode what is special in a user or password (/ as %2F, ? as %3F, # as %23, @ as %40)"
 )
 _SCHEMES = r"rediss?|rediss?\+sentinel|unix"
@@ -25,7 +26,7 @@ _URL = re.compile(rf"({_SCHEMES})://(?:([^/?#]*)@)?([^/?#]*)(/[^?#]*)?(?:\?([^#]
 _HOST_AND_PORT = re.compile(r"([\w.~-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\])(?::([0-9]{0,5}))?")
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}/?")
 _SERVICE = re.compile(r"/([^/]*)(.*)")
-_SENTINEL_PORT = 26_379
+_PORT, _SENTINEL_PORT = 6379, 26_379
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], bool]:
@@ -75,8 +76,11 @@ _SENTINEL_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "sentinel_username": _TEXT,
     "sentinel_password": ("a text", lambda _: True),
 }
+_SLOT_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {"cluster": _FLAG, "slots": _FLAG}
+"""Ours, not of redis-py: that the server is a node of a cluster, or enforces slots behind its one address."""
 _NOT_OF_SENTINEL = {"timeout"}
 """The time to wait for a free connection: redis-py's pools of a Sentinel's service do not wait."""
+_YES = {"true", "yes", "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,19 @@ class SentinelUrl:
     primary: str = field(repr=False)
     username: str | None = field(repr=False)
     password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """What a URL says of a cluster.
+
+    Attributes:
+        start_nodes: Host and port of each node that it names.
+        node: A URL of the first of them, with user, password and options.
+    """
+
+    start_nodes: tuple[tuple[str, int], ...]
+    node: str = field(repr=False)
 
 
 def validate_url(url: object) -> str:
@@ -121,22 +138,56 @@ def sentinel_url(url: str) -> SentinelUrl | None:
         return None
     scheme, user, hosts, _, options = match.groups()
     service, database = path.groups()
-    pairs = dict(reversed(parse_qsl(options or "")))  # of two, redis-py takes the first
+    pairs = _pairs(options)
     credentials = [pairs.pop(name, None) for name in _SENTINEL_OPTIONS]
     login = "" if user is None else f"{user}@"
     return SentinelUrl(
-        tuple(_host_and_port(each) for each in hosts.split(",")),
+        tuple(_host_and_port(each, _SENTINEL_PORT) for each in hosts.split(",")),
         unquote(service),
         f"{scheme.removesuffix('+sentinel')}://{login}primary{database}?{urlencode(pairs, quote_via=quote)}",
         *credentials,
     )
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def cluster_url(url: str) -> ClusterUrl | None:
+    """Return the parts of a valid URL that names nodes of a cluster; None for any other."""
+    match = _URL.fullmatch(url)
+    if match is None or not _is_set("cluster", match[5]):
+        return None
+    scheme, user, hosts, _, _ = match.groups()
+    first, *_ = hosts.split(",")
+    node = f"{scheme}://{'' if user is None else f'{user}@'}{first}"
+    return ClusterUrl(
+        tuple(_host_and_port(each, _PORT) for each in hosts.split(",")), f"{node}?{_without_slot_options(match[5])}"
+    )
+
+
+def server_url(url: str) -> tuple[str, bool]:
+    """Return the valid URL of one server as redis-py reads it, and whether it says that the server enforces slots."""
+    head, mark, options = url.partition("?")
+    if not any(f"{name}=" in options for name in _SLOT_OPTIONS):
+        return url, False
+    return f"{head}{mark}{_without_slot_options(options)}", _is_set("slots", options)
+
+
+def _is_set(flag: str, options: str | None) -> bool:
+    return _pairs(options).get(flag, "").casefold() in _YES
+
+
+def _without_slot_options(options: str | None) -> str:
+    pairs = {name: text for name, text in _pairs(options).items() if name not in _SLOT_OPTIONS}
+    return urlencode(pairs, quote_via=quote)
+
+
+def _pairs(options: str | None) -> dict[str, str]:
+    return dict(reversed(parse_qsl(options or "")))  # of two, redis-py takes the first
+
+
+def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = text, ""
-    return unquote(host.strip("[]")), int(port or _SENTINEL_PORT)
+    return unquote(host.strip("[]")), int(port or default_port)
 
 
 def _names_sentinels(scheme: str) -> bool:
@@ -170,10 +221,25 @@ def _problem(url: str) -> str | None:
     if scheme == "unix":
         problem = _problem_of_socket(host, path)
     elif _names_sentinels(scheme):
-        problem = _problem_of_sentinels(host) or _problem_of_service(path)
+        problem = _problem_of_hosts(host, "Sentinel") or _problem_of_service(path)
+    elif _is_set("cluster", options):
+        problem = _problem_of_hosts(host, "node")
     else:
         problem = _problem_of_host(host, path)
-    return problem or _problem_of_options(options or "", scheme)
+    return problem or _problem_of_slots(scheme, path, options) or _problem_of_options(options or "", scheme)
+
+
+def _problem_of_slots(scheme: str, path: str, options: str | None) -> str | None:
+    pairs = _pairs(options)
+    if _names_sentinels(scheme) and pairs.keys() & _SLOT_OPTIONS.keys():
+        return "its options cluster and slots are not for Sentinels: a cluster fails over by itself, so name its nodes"
+    if not _is_set("cluster", options):
+        return None
+    if scheme == "unix":
+        return "its option cluster is for redis:// and rediss://: the nodes of a cluster are not behind one socket"
+    if path.strip("/") not in ("", "0") or pairs.get("db", "0") != "0":
+        return "a cluster has database 0 alone: leave the number out"
+    return None
 
 
 def _problem_of_socket(host: str, path: str) -> str | None:
@@ -197,15 +263,15 @@ def _is_host_and_port(text: str) -> bool:
     return match is not None and 1 <= int(match[2] or "1") <= 65_535
 
 
-def _problem_of_sentinels(hosts: str) -> str | None:
+def _problem_of_hosts(hosts: str, kind: str) -> str | None:
     if not hosts:
-        return "it names no Sentinel: behind // or the @ must stand at least one HOST:PORT"
+        return f"it names no {kind}: behind // or the @ must stand at least one HOST:PORT"
     for each in hosts.split(","):
         if not each or re.fullmatch(":[0-9]*", each):
-            return "in its list of Sentinels, HOST:PORT,HOST:PORT, a host is missing"
+            return f"in its list of {kind}s, HOST:PORT,HOST:PORT, a host is missing"
         if not _is_host_and_port(each):
             return (
-                "each of its Sentinels must be a host (an IPv6 address in []), and behind a : its port, from 1 to 65535"
+                f"each of its {kind}s must be a host (an IPv6 address in []), and behind a : its port, from 1 to 65535"
             )
     return None
 
@@ -222,6 +288,8 @@ def _problem_of_options(options: str, scheme: str) -> str | None:
     allowed = {**_OPTIONS, **_TLS_OPTIONS} if scheme.startswith("rediss") else _OPTIONS
     if _names_sentinels(scheme):
         allowed = {name: allowed[name] for name in allowed if name not in _NOT_OF_SENTINEL} | _SENTINEL_OPTIONS
+    else:
+        allowed = {**allowed, **_SLOT_OPTIONS}
     for name, text in parse_qsl(options, keep_blank_values=True):
         if name not in allowed:
             only = " (its options ssl_... are for rediss:// and rediss+sentinel://)" if name in _TLS_OPTIONS else ""

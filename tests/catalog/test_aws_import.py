@@ -17,6 +17,7 @@ from ratelimit import (
     UsagePlan,
 )
 from ratelimit.admin.aws import importer as aws_importer
+from ratelimit.admin.csv import batch_by_slot
 
 
 def test_an_import_is_what_checks_go_by(tmp_path, limiter):
@@ -163,7 +164,7 @@ def test_an_id_that_is_a_value_is_not_reported(tmp_path, limiter):
 
 def test_an_interrupted_import_goes_on_when_repeated(tmp_path, limiter, monkeypatch):
     """A fault between two batches leaves whole keys, says how many, and the next import completes them."""
-    monkeypatch.setattr(aws_importer, "_BATCH_SIZE", 2)
+    monkeypatch.setattr(batch_by_slot, "_ROWS_OF_ONE_SCRIPT", 2)
     export, genuine = aws.exported(tmp_path), aws_importer.AwsImporter._store
     batches = []
 

@@ -25,6 +25,7 @@ def rival(backend, clock, catalog):
 
 def test_round_trips(catalog):
     """150 new rows are 3 batches: each is one prepared and one script of 3 commands a row and 4 more."""
+    catalog._run(catalog._namespace.find_slots())  # asked once
     intercepted = InterceptedCatalog(catalog)
     catalog.import_keys(file(MANY))
     load, *rest = intercepted.requests

@@ -250,6 +250,23 @@ def very_late_admissions(history):
     return late_admissions(history, SECOND_US, history.run.get("cut_off", ()))
 
 
+def lost_by_others(history):
+    """Checks of keys on nodes that nothing happened to, answered without Redis from the fault until a second after it.
+
+    But for those that a busy machine excuses.
+    """
+    if history.fault is None:
+        return 0
+    begin, end = history.fault
+    spared = {key for event in history.of("spared") for key in event.about["keys"]}
+    starvation = _Starvation(history)
+    return sum(
+        check.is_degraded and not starvation.excuses(check)
+        for check in history.checks
+        if check.key in spared and begin <= check.sent_us and check.received_us <= end + SECOND_US
+    )
+
+
 def drought_us(history):
     """The longest time in which the key `bucket`, which is asked for all the time, admitted nothing."""
     times = [check.received_us for check in history.admitted("bucket")]
@@ -296,6 +313,7 @@ MEASURES = {
     "raised": (raised, "checks"),
     "503": (unavailable, "checks"),
     "refused": (refused, "checks"),
+    "lost by other nodes": (lost_by_others, "checks"),
     "drought": (lambda history: drought_us(history) / 1000, "ms"),
     "admitted without data": (admitted_after_loss, "checks"),
     "growth of memory": (lambda history: growth(history)["rss_kb"], "kB"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from helpers.cluster import PATIENT_TIMEOUT_MS, Cluster
 from helpers.proxy import Proxy
 
 from chaos.failover import WatchedServers
@@ -34,6 +35,8 @@ class Deployment:
     @property
     def servers(self):
         """All that run."""
+        if cluster := self.parts.get("cluster"):
+            return cluster.nodes
         watched = self.parts.get("watched")
         return [self.server] if watched is None else list(watched.servers.values())
 
@@ -104,5 +107,16 @@ def watched(settings, *, on_both_sides=False):
                 {"watched": servers},
                 on_both_sides,
             )
+
+    return deploy
+
+
+def cluster_of_three(node_timeout_ms=PATIENT_TIMEOUT_MS):
+    """Three primaries with a replica each; a primary that is silent for so long is replaced."""
+
+    @contextmanager
+    def deploy(name):
+        with Cluster(name, node_timeout_ms=node_timeout_ms) as cluster:
+            yield Deployment(cluster.nodes[0], [cluster.url], cluster.client, {"cluster": cluster})
 
     return deploy

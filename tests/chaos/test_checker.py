@@ -219,6 +219,18 @@ def test_a_drought():
     assert checker.drought_us(history(*lines[:2])) == 0
 
 
+def test_keys_of_other_nodes():
+    """Answers without Redis to keys that are spared, unless the machine was busy; not those to others."""
+    fault = [event(1, "fault begins", what="x"), event(2, "fault ends", what="x")]
+    spared = event(0, "spared", keys=["ample", "quota"])
+    busy = unavailable(2, "quota", waited_s=0.5)
+    lines = [unavailable(1.5, "ample"), unavailable(1.5, "bucket"), busy, check(2, "quota")]
+    outside = [unavailable(0.9, "ample"), unavailable(3.1, "ample")]
+    assert checker.lost_by_others(history(*fault, spared, *lines, *outside)) == 1
+    assert checker.lost_by_others(history(*fault, *lines)) == 0
+    assert checker.lost_by_others(history(spared, *lines)) == 0
+
+
 def test_growth():
     """From the middle to the end: what a process needs at its start does not count."""
 

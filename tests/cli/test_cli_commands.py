@@ -28,11 +28,13 @@ def walked(group, *path):
 COMMANDS = dict(walked(app))
 LEAVES = {path: command for path, command in COMMANDS.items() if not isinstance(command, click.Group)}
 WITHOUT_JSON = {("completion",), ("demo",)}
-WITHOUT_SERVER = {("completion",), ("demo",), ("replay",)}
+WITHOUT_SERVER = {("completion",), ("demo",), ("migrate",), ("replay",)}
+"""And one that names two, by arguments."""
 CONFIRMED = {
     ("account", "unset"),
     ("keys", "delete"),
     ("keys", "rotate"),
+    ("migrate",),
     ("plans", "delete"),
     ("plans", "put"),
     ("plans", "shadow-reset"),
@@ -48,10 +50,10 @@ def options(command):
 def test_all_commands_are_here():
     """The names that the documentation gives; `ratelimit` itself shows its families."""
     assert {path[0] for path in LEAVES} == {
-        "account", "apply", "capacity", "check", "completion", "demo", "doctor", "import-aws", "keys", "plans",
-        "replay", "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
+        "account", "apply", "capacity", "check", "completion", "demo", "doctor", "import-aws", "keys", "migrate",
+        "plans", "replay", "routes", "scripts", "stages", "top", "upgrade", "usage", "watch",
     }  # fmt: skip
-    assert len(LEAVES) == 43
+    assert len(LEAVES) == 44
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -134,7 +136,7 @@ def test_the_handbook_shows_every_command():
     """Each but the demo has an example there."""
     shown = {path for path in LEAVES for example in EXAMPLES if tuple(example.split()[: len(path)]) == path}
     assert LEAVES.keys() - shown == {("demo",)}
-    assert len(EXAMPLES) == 65
+    assert len(EXAMPLES) == 67
 
 
 @pytest.mark.parametrize("example", sorted(set(EXAMPLES)))

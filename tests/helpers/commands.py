@@ -5,6 +5,7 @@ from click.testing import CliRunner
 from ratelimit.cli.app import app
 
 _VARIABLES = ("RATELIMIT_URL", "RATELIMIT_KEY", "RATELIMIT_PEPPER", "RATELIMIT_NAMESPACE", "RATELIMIT_CEILINGS")
+_VARIABLES += ("RATELIMIT_FROM_URL", "RATELIMIT_TO_URL")
 
 
 def run(*arguments, stdin=None, **environment):

@@ -19,6 +19,8 @@ FILE = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 """How a block begins that is a file of a session (sessions.py), and no program by itself."""
 NEED_INTEGRATIONS = {"docs/metrics.md"}
 """Documents whose programs need packages of the group `integrations`, so that tests/integrations runs them."""
+ON_A_CLUSTER = {"docs/cluster.md"}
+"""Documents whose programs run on one: tests/cluster."""
 SERVED = {"docs/django.md", "docs/integrations.md"}
 """Documents whose programs are applications: see test_document.py and test_django_document.py of tests/integrations."""
 

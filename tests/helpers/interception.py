@@ -21,6 +21,35 @@ class InterceptedCatalog:
         return self._answer(request, *wait)
 
 
+class Killed(BaseException):
+    """An administrator's process has ended."""
+
+
+def kill():
+    raise Killed
+
+
+class Interrupted:
+    """A blocking catalogue for which something happens before or after its request of a number, counted from 0.
+
+    `count` is how many requests there were.
+    """
+
+    def __init__(self, catalog, number, happen=kill, *, after=False):
+        self.count, self._number, self._happen, self._after = 0, number, happen, after
+        executor = catalog._run.__self__
+        self._answer, executor._execute = executor._execute, self._intercept
+
+    def _intercept(self, request, *wait):
+        is_it, self.count = self.count == self._number, self.count + 1
+        if is_it and not self._after:
+            self._happen()
+        reply = self._answer(request, *wait)
+        if is_it and self._after:
+            self._happen()
+        return reply
+
+
 def before_script(action, number=2):
     """Have `action` happen before the script of that number alone."""
     return lambda current: action() if current == number else None

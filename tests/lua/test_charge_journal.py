@@ -330,6 +330,16 @@ def test_a_count_stays_exact(redis):
     assert plan_state(redis)[5:] == (2**53 - 1, 0, 2**53 - 1)
 
 
+def test_an_alert_is_pending_where_the_stream_lies_in_another_slot(redis):
+    """The key's hash is passed in its stead, and keeps it until somebody has written it to the stream."""
+    redis.hset(KEY, PLAN, count(79, granted=10))
+    charge(redis, 25, quota=DAILY, tail=(80, 80, 100, 100), last_key=[KEY], flags=9)
+    pending = {name: value for name, value in redis.hgetall(KEY).items() if name.startswith(b"a:gold:")}
+    figures = {struct.unpack("<3d", value)[:2] for value in pending.values()}
+    assert (set(pending), figures) == ({f"a:gold:{WINDOW}:{share}".encode() for share in (80, 100)}, {(104, 110)})
+    assert redis.hget(KEY, "a:gold") == doubles(WINDOW, 100)
+
+
 def test_an_alert_is_reported(redis):
     """If the charge takes the count to its share; with the figures of that window. And not again by the next one."""
     redis.hset(KEY, PLAN, count(0, granted=10))

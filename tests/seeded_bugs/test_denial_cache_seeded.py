@@ -41,11 +41,12 @@ TRACES = [
      ("if prepared.key_id and not judged_us:", "if prepared.key_id and judged_us:")),
     ("7", denial_cache, traces.a_key_that_expires, ("ends_us.append(prepared.valid_until_us)", "pass")),
     ("8", checker, traces.looked_at_behind_its_time,
-     ("if flags & protocol.PEEK:\n            reply", "if False:\n            reply")),
+     ("if flags & protocol.PEEK:\n            reply", "if False:\n            reply"),
+     ("denial_cache.is_active and not flags & protocol.PEEK", "denial_cache.is_active")),
     ("9", checker, traces.carried_out_for_nobody, ("denial_cache.invalidate(prepared)\n            raise", "raise")),
     ("9, blocking", blocking, traces.no_answer_to_a_usual_check,
-     ("checker.abandon(begun)\n                    raise", "raise")),
-    ("9, asyncio", aio, traces.cancelled, ("checker.abandon(begun)\n                    raise", "raise")),
+     ("checker.abandon(begun, error)\n                    raise", "raise")),
+    ("9, asyncio", aio, traces.cancelled, ("checker.abandon(begun, error)\n                    raise", "raise")),
     ("10", denial_cache, traces.a_denial_overtaken_by_an_admission,
      ("frozenset({DENIED, ADMITTED, ADMITTED_DAY_OVER})", "frozenset({DENIED})")),
     ("10, in a batch", denial_cache, traces.a_batch_with_a_denial,
@@ -55,7 +56,7 @@ TRACES = [
     ("12", denial_cache, traces.executed_before_a_step_back, NO_DROP_WHEN_THE_CLOCK_WENT_BACK, AGES_BELOW_ZERO,
      NEVER_EARLY),
     ("13", denial_cache, tests.test_what_leases_give_back_to_a_shared_limit_admits_at_once,
-     ("limits.has_shared and prepared.snapshot.leased", "False")),
+     ("(prepared.snapshot.leased or prepared.spread is not None)", "False")),
 ]  # fmt: skip
 """Each trace, and what takes the rule out that it needs: several texts where another rule covers it as well."""
 

@@ -434,7 +434,7 @@ def test_a_server_that_closes_each_connection_at_once(server, key, monkeypatch):
         assert limiter.check(key, A, GET).allowed
         with monkeypatch.context() as patched:
             patched.setattr(DirectConnection, "call", ended)
-            patched.setattr(DirectConnection, "execute", ended)
+            patched.setattr(DirectConnection, "send", ended)
             assert limiter.check(key, A, GET).error == "no connection to Redis: [Errno 32] Broken pipe"
             assert len({*used}) == len(used) == 2
         assert limiter.check(key, A, GET).limits[1].remaining == 10_000 - 2

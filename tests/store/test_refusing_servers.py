@@ -54,7 +54,7 @@ def test_a_node_of_a_cluster(start):
     """That serves no slot yet."""
     server = start(port=free_port(), cluster_enabled="yes")
     with Limiter.from_url(server.url, deadline=5, on_unavailable="closed") as limiter:
-        assert_refused(limiter, "x" * 30, "CLUSTERDOWN", "this is a node of a cluster")
+        assert_refused(limiter, "x" * 30, "CLUSTERDOWN", "redis-cli --cluster check")
 
 
 def test_a_server_that_is_busy(start):

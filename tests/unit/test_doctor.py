@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from helpers.deployments import only
@@ -10,12 +11,15 @@ from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimit import DoctorReport, Finding, StoreError
+from ratelimit import DoctorReport, Finding, StoreError, Throttle, UsagePlan
 from ratelimit.admin.doctor import checks
 from ratelimit.admin.doctor.checks import examine
-from ratelimit.admin.doctor.read import SERVER_READS, Doctor, Peer, PeerReply
+from ratelimit.admin.doctor.read import CLUSTER_READS, SERVER_READS, Doctor, Peer, PeerReply
 from ratelimit.admin.doctor.readings import Answers, ClientSettings, Deployment, RoundTrip, Sample, Sentinel, Server
+from ratelimit.effects import Primaries
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.plan_documents import plan_json
 from ratelimit.registry.redis_keys import RedisKeys
 
 NAMES = RedisKeys("ratelimit")
@@ -47,10 +51,11 @@ def sentinel(number, **state):
     return Sentinel(f"Sentinel s{number}:26379", "limits", Answers("doctor", replies))
 
 
-def deployment(primary=None, **fields):
+def deployment(primary=None, scripts=None, permissions=None, **fields):
+    primary = replace(primary or server(), scripts=scripts or {}, permissions=permissions or {})
     values = {
-        "names": NAMES, "probes": ["x"], "has_own_clock": False, "primary": primary or server(), "sample": Sample(),
-        "scripts": {}, "permissions": {}, "gateway_user": "gateway", "is_gateway_named": True,
+        "names": NAMES, "probes": ["x"], "has_own_clock": False, "primary": primary, "sample": Sample(),
+        "gateway_user": "gateway", "is_gateway_named": True,
         "client": ClientSettings(0), "deadline_us": 50_000, **fields,
     }  # fmt: skip
     return Deployment(**values)
@@ -177,12 +182,75 @@ def test_sentinels_out_of_touch():
 
 
 def test_a_service_with_slots():
-    """Behind one address: keys of two slots in one command are refused."""
+    """Behind one address, which does not say that it is a cluster: that is well."""
     primary = server()
-    refusal = StoreError("Redis refused the command: CROSSSLOT Keys in request don't hash to the same slot")
-    primary.answers.add([("MGET", NAMES.account, NAMES.alerts)], [refusal])
-    finding = only(examine(deployment(primary)), "topology")
-    assert (finding.severity, finding.message.split(" (")[0]) == ("error", "behind this address is a cluster")
+    primary.answers.add([("HLEN", NAMES.intents)], [0])
+    report = examine(deployment(primary, has_slots=True))
+    assert severity(report, "topology") == severity(report, "slots") == severity(report, "unfinished") == "ok"
+
+
+def node(where=PRIMARY, *, state="ok", assigned=16384, failing=0, size=3, coverage="no", **info):
+    """A primary of a cluster."""
+    made = server(where, cluster_enabled="1", **info)
+    fields = {"state": state, "slots_assigned": assigned, "slots_fail": failing, "size": size}
+    text = "".join(f"cluster_{name}:{value}\r\n" for name, value in fields.items())
+    made.answers.add(CLUSTER_READS, [text.encode(), [b"cluster-require-full-coverage", coverage.encode()]])
+    made.answers.add([("HLEN", NAMES.intents)], [0])
+    return made
+
+
+def cluster(first=None, *others, **fields):
+    fields = {"has_slots": True, "has_cluster_client": True, **fields}
+    return deployment(first or node(connected_slaves="1"), others=others, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "expected", "words"),
+    [
+        ({"assigned": 16000}, "slots", "error", "384 of 16,384 slots have no owner"),
+        ({"failing": 5461, "state": "fail"}, "slots", "error", "the owner of 5,461 slots is gone"),
+        ({"state": "fail"}, "slots", "error", "it says that the cluster is down"),
+        ({"coverage": "yes"}, "slots", "warning", "cluster-require-full-coverage is yes"),
+        ({"connected_slaves": "0"}, "replicas", "warning", "it has no replica"),
+        ({"ahead_us": 2_000_000}, "clocks", "warning", "up to 3 requests more"),
+        ({"redis_version": "7.0.0"}, "replicas", "warning", "different versions"),
+    ],
+)
+def test_a_fault_of_one_primary_of_a_cluster(fault, check, expected, words):
+    """It is told with the primary's name, and its command is for that one; without it all is well."""
+    where = "primary a:2"
+    well, ill = node(where, connected_slaves="1"), node(where, **{"connected_slaves": "1", **fault})
+    assert severity(examine(cluster(None, well)), check) == "ok"
+    finding = only(examine(cluster_with_plan(ill)), check)
+    assert (finding.severity, words in finding.message) == (expected, True)
+    assert finding.where in (where, "replicas")
+
+
+def cluster_with_plan(other):
+    """The catalogue has a plan of 2 requests per second, 3 at once."""
+    made = cluster(None, other)
+    plan = plan_json(UsagePlan("gold", Throttle(2, 3)))
+    made.primary.answers.add([("HGETALL", NAMES.catalog)], [[b"plan:gold", plan.encode()]])
+    return made
+
+
+def test_shared_limits():
+    """What a live limiter did about them is told; that many answers come too late is a warning."""
+    figures = SharedFigures(held=3, demanded=90, asks=20, waits=2, hedges=0, late=2, granted=100, returned=7)
+    finding = only(examine(cluster(shared={"ratelimit:account": figures})), "shared-limits")
+    assert (finding.severity, finding.message) == (
+        "ok",
+        "ratelimit:account: 90 units demanded, 100 granted, 7 given back, 3 held; 2 checks waited for 20 requests",
+    )
+    late = {"ratelimit:account": figures._replace(late=3)}
+    finding = only(examine(cluster(shared=late)), "shared-limits")
+    assert (finding.severity, "3 of 20 requests for units of ratelimit:account" in finding.message) == ("warning", True)
+
+
+def test_a_client_of_one_node():
+    """Of several: it does not reach the others' keys."""
+    finding = only(examine(cluster(has_cluster_client=False)), "topology")
+    assert (finding.severity, "?cluster=true" in finding.mend) == ("error", True)
 
 
 def test_a_service_that_hides_settings():
@@ -227,7 +295,7 @@ def test_no_reply_makes_it_raise(data):
     assert {finding.check for finding in report.findings} == set(checks.NAMES)
 
 
-def result_of(operation, reply_to):
+def result_of(operation, reply_to, nodes=("",)):
     """Run an operation on made-up replies."""
     replies = None
     while True:
@@ -235,7 +303,7 @@ def result_of(operation, reply_to):
             request = operation.send(replies)
         except StopIteration as finished:
             return finished.value
-        replies = [reply_to(command) for command in request]
+        replies = nodes if isinstance(request, Primaries) else [reply_to(command) for command in request]
 
 
 @settings(max_examples=25)
@@ -243,7 +311,8 @@ def result_of(operation, reply_to):
 def test_no_reply_stops_the_reading(data):
     """Whatever servers answer to whatever is asked of them, the deployment is read, and has a finding of each check."""
     doctor = Doctor(Namespace("ratelimit", None, None), ClientSettings(0), gateway_user=None, deadline=0.05)
-    read = result_of(doctor.read(), lambda _: data.draw(REPLIES))
+    nodes = data.draw(st.sampled_from([("",), ("a:1", "[::1]:2"), ("a:1",)]))
+    read = result_of(doctor.read(), lambda _: data.draw(REPLIES), nodes)
     report = doctor.report(read, {peer: PeerReply([None], 1, 2) for peer in doctor.peers(read)})
     assert {finding.check for finding in report.findings} == set(checks.NAMES)
 

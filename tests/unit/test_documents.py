@@ -7,14 +7,15 @@ import tomllib
 from typing import get_args
 
 import pytest
-from helpers.documents import DOCUMENTS, NEED_INTEGRATIONS, SERVED, programs_of, run_program
+from helpers.documents import DOCUMENTS, NEED_INTEGRATIONS, ON_A_CLUSTER, SERVED, programs_of, run_program
 from helpers.paths import ROOT
 
 import ratelimit
 from ratelimit.errors import Cause
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = [program for name in DOCUMENTS if name not in NEED_INTEGRATIONS | SERVED for program in programs_of(name)]
+ELSEWHERE = NEED_INTEGRATIONS | ON_A_CLUSTER | SERVED
+PROGRAMS = [program for name in DOCUMENTS if name not in ELSEWHERE for program in programs_of(name)]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 

@@ -24,8 +24,12 @@ REFUSALS = {
     # what the server sends: the cause, a word that stays, a word of the remedy
     "ASK 3999 127.0.0.1:6381": ("refused", "ASK 3999", CLUSTER),
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL.": ("refused", "BUSY", "SCRIPT KILL"),
-    "CLUSTERDOWN Hash slot not served": ("refused", "CLUSTERDOWN", CLUSTER),
-    "CROSSSLOT Keys in request don't hash to the same slot": ("refused", "CROSSSLOT", CLUSTER),
+    "CLUSTERDOWN Hash slot not served": ("refused", "CLUSTERDOWN", "redis-cli --cluster check"),
+    "CROSSSLOT Keys in request don't hash to the same slot": (
+        "refused",
+        "CROSSSLOT",
+        "write ?slots=true behind its URL",
+    ),
     "ERR max number of clients reached": ("refused", "max number of clients", "maxclients"),
     "ERR max number of clients + cluster connections reached": ("refused", "max number of clients", "maxclients"),
     "ERR unknown command 'EVALSHA', with args beginning with: 'x'": ("refused", "unknown command", "EVALSHA"),
@@ -43,7 +47,7 @@ REFUSALS = {
     "NOREPLICAS Not enough good replicas to write.": ("refused", "NOREPLICAS", "CONFIG SET min-replicas-to-write"),
     "OOM command not allowed when used memory > 'maxmemory'.": ("refused", "OOM", "CONFIG SET maxmemory"),
     "READONLY You can't write against a read only replica.": ("deposed", "READONLY", REPLICA),
-    "TRYAGAIN Multiple keys request during rehashing of slot": ("refused", "TRYAGAIN", CLUSTER),
+    "TRYAGAIN Multiple keys request during rehashing of slot": ("refused", "TRYAGAIN", "its slot is being moved"),
     "WRONGPASS invalid username-password pair or user is disabled.": ("refused", "username-password", "the right user"),
     # of Redis 6.2, which wraps what the first write of a script met
     "ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write against a read only replica. ": (

@@ -39,3 +39,11 @@ def test_it_never_goes_back(stalls, times):
     for earlier, later in pairwise(times):
         passed = clock.counted_s(later) - clock.counted_s(earlier)
         assert -1e-9 <= passed <= later - earlier + 1e-9 or earlier < 0
+
+
+def test_a_stall_that_makes_several_timers_late_counts_once():
+    clock = LoopClock()
+    clock.on_timer(1.0, 2.0)
+    clock.on_timer(1.5, 2.0 + PUNCTUAL_S / 2)
+    clock.on_timer(0.5, 2.0 + PUNCTUAL_S / 2)
+    assert clock.counted_s(3.0) - clock.counted_s(0.0) == 2.0

@@ -10,8 +10,8 @@ from helpers.commands import run
 from helpers.servers import Server, binaries
 
 from ratelimit import AsyncLimiter, ConfigError, Limiter, StoreError
-from ratelimit.store.clients import async_client_from_url, client_from_url
-from ratelimit.store.urls import redact_url, sentinel_url
+from ratelimit.store.clients import async_client_from_url, client_from_url, enforces_slots
+from ratelimit.store.urls import cluster_url, redact_url, sentinel_url
 
 SECRET = "S3cr3tPw"
 REQUEST = ("tenantUnknownKey00000001", "petstore/prod", "GET /pets")
@@ -23,6 +23,8 @@ A_SENTINEL = "each of its Sentinels must be a host (an IPv6 address in []), and 
 A_SERVICE = "behind the Sentinels must stand the service, by the name that they know: /SERVICE or /SERVICE/DB"
 NO_SENTINEL = "it names no Sentinel: behind // or the @ must stand at least one HOST:PORT"
 NO_HOST = "in its list of Sentinels, HOST:PORT,HOST:PORT, a host is missing"
+A_DATABASE = "a cluster has database 0 alone: leave the number out"
+NOT_FOR_SENTINELS = "its options cluster and slots are not for Sentinels: a cluster fails over by itself"
 WRONG = [
     # url, what is said of it
     (f"redis://:{SECRET}#tail@host", "it holds a #"),
@@ -99,6 +101,18 @@ WRONG = [
     ),
     (f"redis+sentinel://a/limits?sentinel_username=%00{SECRET}", "its option sentinel_username must be a text"),
     (f"sentinel://:{SECRET}@a/limits", BEGIN),
+    (f"redis://:{SECRET}@a:1,b:2", A_HOST),
+    (f"redis://:{SECRET}@a:1,b:2?cluster=false", A_HOST),
+    (f"redis://:{SECRET}@a:1,,b:2?cluster=true", "in its list of nodes, HOST:PORT,HOST:PORT, a host is missing"),
+    (f"redis://:{SECRET}@a:1,b:port?cluster=true", "each of its nodes must be a host (an IPv6 address in [])"),
+    (f"redis://:{SECRET}@?cluster=true", "it names no node: behind // or the @ must stand at least one HOST:PORT"),
+    (f"redis://:{SECRET}@a/1?cluster=true", A_DATABASE),
+    (f"redis://:{SECRET}@a?cluster=true&db=2", A_DATABASE),
+    (f"unix://:{SECRET}@/run/redis.sock?cluster=true", "the nodes of a cluster are not behind one socket"),
+    (f"redis+sentinel://:{SECRET}@a/limits?cluster=true", NOT_FOR_SENTINELS),
+    (f"redis+sentinel://:{SECRET}@a/limits?slots=true", NOT_FOR_SENTINELS),
+    (f"redis://:{SECRET}@a?cluster=often", "its option cluster must be true or false"),
+    (f"redis://:{SECRET}@a?slots=2", "its option slots must be true or false"),
 ]
 
 
@@ -142,6 +156,11 @@ def test_commands_tell_it_as_well(url, problem):
         ("redis+sentinel://user:S3cr3tPw@a:1,b,[::1]:3/limits/2?db=3", "redis+sentinel://a:1,b,[::1]:3/limits/2"),
         ("redis+sentinel://a/limits?sentinel_password=S3cr3tPw&socket_timeout=1", "redis+sentinel://a/limits"),
         ("rediss+sentinel://a/limits/?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem", "rediss+sentinel://a/limits/"),
+        ("redis://user:S3cr3tPw@a:1,b,[::1]:3/0?cluster=true", "redis://a:1,b,[::1]:3/0"),
+        ("rediss://a:1?cluster=yes&ssl_cert_reqs=none", "rediss://a:1"),
+        ("redis://h/3?slots=true", "redis://h/3"),
+        ("redis://h?slots=false&cluster=0", "redis://h"),
+        ("unix:///tmp/b.sock?slots=1", "unix:///tmp/b.sock"),
     ],
 )
 def test_what_is_right_is_taken_as_redis_py_reads_it(url, shown):
@@ -182,6 +201,34 @@ def test_the_parts_of_a_url_of_sentinels(make, library, scheme):
         assert each.connection_kwargs.get("ssl_ca_certs") == ("/ca.pem" if tls else None)
     assert SECRET not in repr(client)
     assert SECRET not in repr(sentinel_url(SENTINELS))
+
+
+CLUSTER = f"redis://user:{SECRET}%40@a:1,b,[::1]?cluster=true&client_name=me&socket_timeout=1&max_connections=7"
+
+
+@pytest.mark.parametrize(
+    ("make", "library"), [(client_from_url, redis), (async_client_from_url, redis.asyncio)], ids=["blocking", "asyncio"]
+)
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_the_parts_of_a_url_of_a_cluster(make, library, scheme):
+    """All nodes have one user and one way to connect; those that are named are where to begin."""
+    client = make(f"{scheme}{CLUSTER.removeprefix('redis')}", 2.5)
+    assert client.start_nodes == (("a", 1), ("b", 6379), ("::1", 6379))
+    pool = client.connection_pool
+    assert issubclass(pool.connection_class, library.SSLConnection) == (scheme == "rediss")
+    assert pool.max_connections == 7
+    taken = ("username", "password", "client_name", "socket_timeout", "socket_connect_timeout", "host", "port")
+    assert [pool.connection_kwargs[name] for name in taken] == ["user", f"{SECRET}@", "me", 1.0, 2.5, "a", 1]
+    assert SECRET not in repr(client)
+    assert SECRET not in repr(cluster_url(CLUSTER))
+
+
+@pytest.mark.parametrize("make", [client_from_url, async_client_from_url])
+@pytest.mark.parametrize(("options", "has_slots"), [("?slots=true", True), ("?slots=no&db=2", False), ("?db=2", False)])
+def test_a_url_says_that_its_server_enforces_slots(make, options, has_slots):
+    pool = make(f"redis://a{options}", 1).connection_pool
+    assert enforces_slots(pool) is has_slots
+    assert pool.connection_kwargs.get("db") == (2 if "db=2" in options else None)
 
 
 @pytest.mark.parametrize(

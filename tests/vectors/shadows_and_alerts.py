@@ -3,6 +3,7 @@
 from vectors.packing import (
     DAILY,
     HALF,
+    KEY,
     METHOD,
     MIDNIGHT,
     NOW,
@@ -226,6 +227,40 @@ ALERTS = [
         alerts=[ALERT_80],
         before={PLAN: count(79)},
         writes={PLAN: count(82, day_used=3, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 82)]},
+    ),
+    usual(
+        "alert: pending in the key's hash, which is passed where the stream lies in another slot",
+        "79 + 1 = 80 of 110; the field says window and percentage, its value what is used, the limit and the time",
+        [1, NOW, 30, HALF],
+        quota=DAILY,
+        alerts=[ALERT_80, ALERT_100],
+        keys=[KEY, KEY],
+        before={PLAN: count(79, granted=10)},
+        writes={
+            PLAN: count(80, granted=10, day_used=1, last=NOW),
+            "a:gold": alerted(80),
+            f"a:gold:{WINDOW}:80": doubles(80, 110, NOW),
+        },
+    ),
+    usual(
+        "alert: pending beside one of another window, two at once",
+        "75 + 25 = 100",
+        [1, NOW, 0, HALF],
+        quota=DAILY,
+        cost=25,
+        alerts=[ALERT_80, ALERT_100],
+        keys=[KEY, KEY],
+        before={
+            PLAN: count(75),
+            "a:gold": alerted(100, WINDOW - 64),
+            f"a:gold:{WINDOW - 64}:100": doubles(100, 100, 1),
+        },
+        writes={
+            PLAN: count(100, day_used=25, last=NOW),
+            "a:gold": alerted(100),
+            f"a:gold:{WINDOW}:80": doubles(100, 100, NOW),
+            f"a:gold:{WINDOW}:100": doubles(100, 100, NOW),
+        },
     ),
     usual(
         "alert: two at once are both told",

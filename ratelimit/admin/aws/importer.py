@@ -10,7 +10,8 @@ from ratelimit.admin.aws.keys import AwsKey
 from ratelimit.admin.aws.shapes import AwsExport, AwsNote
 from ratelimit.admin.ceilings import catalogue_full, key_headroom, max_attempts
 from ratelimit.admin.commit import busy_conflict, existing_plan
-from ratelimit.admin.csv.batch import BatchCommit, ResolvedRow, max_plans_of_key, resolve_rows
+from ratelimit.admin.csv.batch import KeyBatch, ResolvedRow, max_plans_of_key, resolve_rows
+from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch, rows_of_a_batch
 from ratelimit.admin.csv.format import Row
 from ratelimit.admin.keys import KeyAdmin, KeyDetails
 from ratelimit.admin.plans import PlanAdmin
@@ -19,8 +20,6 @@ from ratelimit.errors import StoreError
 from ratelimit.model import ThrottleScope, UsagePlan
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot, overlaps
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,9 @@ class AwsImporter:
         listed_plans = {plan.id for plan in conversion.plans} & export.members.keys()
         progress = _Progress()
         try:
-            for start in range(0, len(conversion.keys), _BATCH_SIZE):
-                yield from self._store(conversion.keys[start : start + _BATCH_SIZE], listed_plans, progress)
+            size = yield from rows_of_a_batch(self._namespace)
+            for start in range(0, len(conversion.keys), size):
+                yield from self._store(conversion.keys[start : start + size], listed_plans, progress)
         except StoreError as error:
             done = progress.created + progress.updated
             error.add_note(f"{done} keys are done; import the export again to go on")
@@ -86,26 +86,35 @@ class AwsImporter:
         )
 
     def _store(self, keys: Sequence[AwsKey], listed_plans: Collection[str], progress: _Progress) -> Operation[None]:
-        """Store some keys in one commit; start over if others change what it depends on."""
-        rows = [Row(0, key.value, key.name, key.description or None, key.enabled) for key in keys]
+        """Store some keys; start over with those for which others change what they depend on."""
+        rows = {at: _row(at, key) for at, key in enumerate(keys)}
+        stored = dict[int, tuple[ResolvedRow, str | None, list[AwsNote]]]()
+        unfinished = UnfinishedKeys(self._namespace)
         for attempt in range(max_attempts(self._namespace)):
-            resolved_rows = yield from resolve_rows(self._namespace, rows)
+            resolved_rows = yield from resolve_rows(self._namespace, [rows[at] for at in rows if at not in stored])
             snapshot = self._namespace.snapshot
             if attempt or not snapshot.epoch:
                 snapshot = yield from self._keys.ensure_catalog()
-            commit = BatchCommit(self._namespace, snapshot, (yield from key_headroom(self._namespace)))
-            stored = [
-                self._put(commit, key, resolved, listed_plans, snapshot)
-                for key, resolved in zip(keys, resolved_rows, strict=True)
-            ]
-            call = commit.to_script_call()
-            if call is None or (yield call)[0] == 1:
+            waiting = yield from unfinished.take_over(resolved_rows)
+            batch = new_batch(self._namespace, snapshot, (yield from key_headroom(self._namespace)))
+            put = {
+                each.row.line: (each, *self._put(batch, keys[each.row.line], each, listed_plans, snapshot))
+                for each in resolved_rows
+                if each.digests[0] not in waiting
+            }
+            overtaken = yield from batch.store()
+            if overtaken or waiting:
+                stored |= {at: key for at, key in put.items() if key[1] is not None and key[1] not in overtaken}
+            else:
+                stored |= put
+            if batch.has_new_pepper:
+                yield from self._namespace.load()
+            if len(stored) == len(keys):
                 break
         else:
             raise busy_conflict(max_attempts(self._namespace))
-        if commit.has_new_pepper:
-            yield from self._namespace.load()
-        for key, resolved, (key_id, notes) in zip(keys, resolved_rows, stored, strict=True):
+        for at, key in enumerate(keys):
+            resolved, key_id, notes = stored[at]
             progress.notes += notes
             if key_id is None:
                 continue
@@ -117,16 +126,16 @@ class AwsImporter:
 
     def _put(
         self,
-        commit: BatchCommit,
+        batch: KeyBatch,
         key: AwsKey,
         resolved: ResolvedRow,
         listed_plans: Collection[str],
         snapshot: CatalogSnapshot,
     ) -> tuple[str | None, list[AwsNote]]:
-        """Have the commit make a key what the export says.
+        """Have the batch make a key what the export says.
 
         Args:
-            commit: The commit.
+            batch: The batch.
             key: The key.
             resolved: Its row, with what Redis has for its value.
             listed_plans: Ids of the plans whose keys the export lists; the key's other plans stay as they are.
@@ -138,16 +147,16 @@ class AwsImporter:
         record, notes = resolved.record, list[AwsNote]()
         max_plans = max_plans_of_key(self._namespace.ceilings, record)
         if record is None:
-            if not commit.has_headroom:
+            if not batch.has_headroom:
                 return None, [AwsNote(key.where, f"is not carried over: {catalogue_full(self._namespace.ceilings)}")]
             plans = tuple(_joinable(snapshot, (), key, notes, max_plans))
-            return commit.create(resolved, plans, key.created_us or self._namespace.wall_us()), notes
+            return batch.create(resolved, plans, key.created_us or self._namespace.wall_us()), notes
         if not resolved.is_current:
             problem = f"is left as it is: key {record.id} was rotated, and this is its former value"
             return None, [AwsNote(key.where, problem)]
         other_plans = tuple(plan for plan in record.plans if plan not in listed_plans)
         plans = (*other_plans, *_joinable(snapshot, other_plans, key, notes, max_plans))
-        commit.update(resolved.row, record, resolved.stored, plans)
+        batch.update(resolved, record, plans)
         return record.id, notes
 
     def _update_details(self, key: AwsKey, resolved: ResolvedRow, key_id: str) -> Operation[None]:
@@ -159,6 +168,10 @@ class AwsImporter:
             details["tags"] = key.tags
         if details:
             yield from self._keys.update_key(key_id, **details)
+
+
+def _row(number: int, key: AwsKey) -> Row:
+    return Row(number, key.value, key.name, key.description or None, key.enabled)
 
 
 def _merged(snapshot: CatalogSnapshot, conversion: AwsConversion) -> CatalogSnapshot:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ratelimit.admin.by_slot.steps import OPENS_NOTHING
 from ratelimit.admin.ceilings import KeyHeadroom, catalogue_full, guard_key_count
 from ratelimit.admin.commit import add_new_pepper, add_record, new_commit
 from ratelimit.admin.csv.format import Row
-from ratelimit.effects import Operation, text
+from ratelimit.admin.reading import texts_of
+from ratelimit.effects import Operation
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.key_values import generated_id, generated_token
@@ -31,6 +34,7 @@ class ResolvedRow(NamedTuple):
         record: The record of the key that has, or had, the value; None if there is none.
         stored: The text of that record in Redis.
         is_current: Whether the value is the key's present one, not one that a rotation replaced.
+        unfinished: Where keys lie in slots, the record of a key that is being given the value, or whose giver crashed.
     """
 
     row: Row
@@ -39,6 +43,7 @@ class ResolvedRow(NamedTuple):
     record: KeyRecord | None = None
     stored: str = ""
     is_current: bool = True
+    unfinished: KeyRecord | None = None
 
 
 class RowOutcome(NamedTuple):
@@ -62,8 +67,8 @@ def resolve_rows(namespace: Namespace, rows: Sequence[Row]) -> Operation[list[Re
         return []
     names = namespace.names
     digests_by_row = [namespace.digest.all(row.value) for row in rows]
-    (replies,) = yield [("MGET", *(names.digest(digest) for digests in digests_by_row for digest in digests))]
-    claims = map(text, replies)
+    digest_names = [names.digest(digest) for digests in digests_by_row for digest in digests]
+    claims = iter((yield from texts_of(namespace, digest_names)))
     resolved = [
         ResolvedRow(row, digests, [next(claims) for _ in digests])
         for row, digests in zip(rows, digests_by_row, strict=True)
@@ -71,20 +76,22 @@ def resolve_rows(namespace: Namespace, rows: Sequence[Row]) -> Operation[list[Re
     key_ids = list(dict.fromkeys(claimed_by(claim) for each in resolved for claim in each.claims if claim))
     if not key_ids:
         return resolved
-    (replies,) = yield [("MGET", *map(names.key_record, key_ids))]
+    stored_records = yield from texts_of(namespace, list(map(names.key_record, key_ids)))
     records = {
         key_id: (KeyRecord.from_json(stored, key_id), stored)
-        for key_id, stored in zip(key_ids, map(text, replies), strict=True)
+        for key_id, stored in zip(key_ids, stored_records, strict=True)
         if stored is not None
     }
-    return [_with_record(each, records) for each in resolved]
+    return [_with_record(each, records, has_slots=namespace.has_slots) for each in resolved]
 
 
-def _with_record(resolved: ResolvedRow, records: dict[str, tuple[KeyRecord, str]]) -> ResolvedRow:
+def _with_record(resolved: ResolvedRow, records: dict[str, tuple[KeyRecord, str]], *, has_slots: bool) -> ResolvedRow:
     """Add the record of the key that has the value. A claim whose key does not list the digest is dead."""
     for digest, claim in zip(resolved.digests, resolved.claims, strict=True):
         record, stored = records.get(claimed_by(claim or ""), (None, ""))
         if record is not None and digest in record.digests and record.state != "tombstone":
+            if has_slots and (not record.is_live or record.digests[digest] == OPENS_NOTHING):
+                return resolved._replace(unfinished=record)
             is_current = record.is_live and not record.digests[digest]
             return resolved._replace(record=record, stored=stored, is_current=is_current)
     return resolved
@@ -165,57 +172,51 @@ def _no_plan(plan_id: str, number: int) -> str:
     return f"{problem}: correct it, or make the plan and import again"
 
 
-class BatchCommit:
-    """The commit of one batch: keys that are created and changed."""
+class KeyBatch(ABC):
+    """Keys of one batch that are created and changed.
+
+    Attributes:
+        has_new_pepper: Whether storing them adds a pepper to the catalogue.
+    """
 
     def __init__(self, namespace: Namespace, snapshot: CatalogSnapshot, headroom: KeyHeadroom) -> None:
         self._namespace, self._names, self._snapshot, self._headroom = namespace, namespace.names, snapshot, headroom
-        self._commit = new_commit(namespace, snapshot)
-        self._is_empty = True
-        self._depends_on_plans = False
-        self._created: list[str | int] = []  # creation times and ids, in turn
-        self._joined: dict[str, list[str]] = {}
-        self._left: dict[str, list[str]] = {}
+        self._created = 0
         self.has_new_pepper = False
 
     @property
     def has_headroom(self) -> bool:
         """Whether one more key may be created."""
-        return self._headroom.remaining is None or len(self._created) // 2 < self._headroom.remaining
+        return self._headroom.remaining is None or self._created < self._headroom.remaining
 
     def create(self, resolved: ResolvedRow, plans: tuple[str, ...], created_us: int) -> str:
         """Create a key, and return its id."""
-        row, digest = resolved.row, resolved.digests[0]
+        row = resolved.row
         record = KeyRecord(
             generated_id(),
             row.name,
             row.enabled is not False,
             plans,
-            {digest: 0},
+            {resolved.digests[0]: 0},
             created_us,
             0,
             generated_token(),
             row.description or "",
         )
-        for each, claim in zip(resolved.digests, resolved.claims, strict=True):
-            self._commit.expect(self._names.digest(each), None, claim)
-        self._commit.expect(self._names.key_record(record.id), None, None)
-        self._commit.add("SET", self._names.digest(digest), new_claim(record.id))
-        self._created += (created_us, record.id)
-        self._depends_on_plans = True
-        self._write(record, joined=plans)
+        self._created += 1
+        self._add_new(record, resolved)
         return record.id
 
-    def update(self, row: Row, record: KeyRecord, stored: str, plans: tuple[str, ...] | None) -> None:
+    def update(self, resolved: ResolvedRow, record: KeyRecord, plans: tuple[str, ...] | None) -> None:
         """Change a key to what its row says.
 
         Args:
-            row: The row; a field that is None leaves the key's as it is.
+            resolved: The row; a field that is None leaves the key's as it is.
             record: The key's record; nothing is written if it equals the row already.
-            stored: The text of the record in Redis.
             plans: Ids of the plans the key comes to be in; None leaves them as they are.
         """
-        before, after = set(record.plans), set(record.plans if plans is None else plans)
+        row = resolved.row
+        before, after = frozenset(record.plans), frozenset(record.plans if plans is None else plans)
         new = replace(
             record,
             name=row.name,
@@ -223,31 +224,74 @@ class BatchCommit:
             plans=record.plans if plans is None or before == after else plans,
             description=record.description if row.description is None else row.description,
         )
-        if new == record:
-            return
-        self._commit.expect(self._names.key_record(record.id), None, stored)
+        if new != record:
+            self._add_changed(resolved, replace(new, stamp=generated_token()), after - before, before - after)
+
+    @abstractmethod
+    def _add_new(self, record: KeyRecord, resolved: ResolvedRow) -> None:
+        """Have `store` create a key with this record."""
+
+    @abstractmethod
+    def _add_changed(
+        self, resolved: ResolvedRow, record: KeyRecord, joined: frozenset[str], left: frozenset[str]
+    ) -> None:
+        """Have `store` replace the record that was read by this one; the key joins some plans, and leaves others."""
+
+    @abstractmethod
+    def store(self) -> Operation[set[str]]:
+        """Store the keys; return the ids of those that are not stored, as others changed what they depend on."""
+
+
+class BatchCommit(KeyBatch):
+    """Keys that are created and changed in one commit."""
+
+    def __init__(self, namespace: Namespace, snapshot: CatalogSnapshot, headroom: KeyHeadroom) -> None:
+        super().__init__(namespace, snapshot, headroom)
+        self._commit = new_commit(namespace, snapshot)
+        self._depends_on_plans = False
+        self._ids: set[str] = set()
+        self._listed: list[str | int] = []  # creation times and ids of new keys, in turn
+        self._joined: dict[str, list[str]] = {}
+        self._left: dict[str, list[str]] = {}
+
+    def _add_new(self, record: KeyRecord, resolved: ResolvedRow) -> None:
+        for each, claim in zip(resolved.digests, resolved.claims, strict=True):
+            self._commit.expect(self._names.digest(each), None, claim)
+        self._commit.expect(self._names.key_record(record.id), None, None)
+        self._commit.add("SET", self._names.digest(resolved.digests[0]), new_claim(record.id))
+        self._listed += (record.created_us, record.id)
+        self._depends_on_plans = True
+        self._write(record, joined=record.plans)
+
+    def _add_changed(
+        self, resolved: ResolvedRow, record: KeyRecord, joined: frozenset[str], left: frozenset[str]
+    ) -> None:
+        self._commit.expect(self._names.key_record(record.id), None, resolved.stored)
         # Which plans were dropped from the row depends on the plans as well.
-        self._depends_on_plans |= bool(row.plans)
-        self._write(replace(new, stamp=generated_token()), joined=after - before, left=before - after)
+        self._depends_on_plans |= bool(resolved.row.plans)
+        self._write(record, joined=joined, left=left)
 
     def _write(self, record: KeyRecord, joined: Collection[str] = (), left: Iterable[str] = ()) -> None:
         """Write a record and its stamp, and note the memberships that change."""
-        self._is_empty = False
+        self._ids.add(record.id)
         add_record(self._commit, self._namespace, self._snapshot, record, joins=bool(joined))
         for plan_id in joined:
             self._joined.setdefault(plan_id, []).append(record.id)
         for plan_id in left:
             self._left.setdefault(plan_id, []).append(record.id)
 
-    def to_script_call(self) -> ScriptCall | None:
-        """Return the script call that commits the batch; None if there is nothing to write. Call it once."""
-        if self._is_empty:
-            return None
+    def store(self) -> Operation[set[str]]:
+        """Store all keys or none, in one script. Call it once."""
+        if not self._ids:
+            return set()
+        return set() if (yield self._to_script_call())[0] == 1 else self._ids
+
+    def _to_script_call(self) -> ScriptCall:
         commit, names = self._commit, self._names
         if self._depends_on_plans or self._joined:
             commit.expect(names.catalog, "version", str(self._snapshot.version))
-        if self._created:
-            commit.add("ZADD", names.keys, *self._created)
+        if self._listed:
+            commit.add("ZADD", names.keys, *self._listed)
             guard_key_count(commit, self._namespace, self._headroom)
             self.has_new_pepper = add_new_pepper(commit, self._namespace)
         for plan_id, ids in self._left.items():

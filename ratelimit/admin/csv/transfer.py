@@ -7,7 +7,7 @@ file is in memory at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO
@@ -16,13 +16,14 @@ from ratelimit.admin.ceilings import KeyHeadroom, key_headroom, max_attempts
 from ratelimit.admin.commit import busy_conflict
 from ratelimit.admin.csv import format as csv_format
 from ratelimit.admin.csv.batch import (
-    BatchCommit,
+    KeyBatch,
     ResolvedRow,
     RowOutcome,
     apply_key_ceiling,
     resolve_rows,
     row_outcome,
 )
+from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch, rows_of_a_batch
 from ratelimit.admin.csv.format import Row, RowWarning
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import MAX_PAGE, KeyListing
@@ -38,9 +39,6 @@ Batch = list[Row | RowWarning]
 
 MAX_BAD_LINES = 100_000
 """Each is remembered with what is wrong with it."""
-
-_BATCH_SIZE = 64
-"""Rows committed by one script: some 200 commands, which occupy the server for a millisecond or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,9 @@ def import_keys(
     namespace, work = admin.namespace, _Import(admin)
     start, bad_lines = stream.tell(), 0
     yield from namespace.load()
-    for batch in _batches(stream, name):
+    size = yield from rows_of_a_batch(namespace)
+    rows_until_pause = size if fail_on_warnings or not namespace.has_slots else 2 * size
+    for batch in _batches(stream, name, rows_until_pause):
         bad_lines += sum(isinstance(item, RowWarning) for item in batch)
         if bad_lines > MAX_BAD_LINES:
             problem = f"has more than {MAX_BAD_LINES:,} lines that are no keys: is it the right file?"
@@ -94,7 +94,7 @@ def import_keys(
     stream.seek(start)
     done = 0
     try:
-        for batch in _batches(stream, name):
+        for batch in _batches(stream, name, size):
             yield from work.store(batch)
             done += len(batch)
             if progress is not None:
@@ -117,9 +117,9 @@ def export_keys(listing: KeyListing, write: Callable[[str], object]) -> Operatio
             return count
 
 
-def _batches(stream: BinaryIO, name: str) -> Iterator[Batch]:
+def _batches(stream: BinaryIO, name: str, size: int) -> Iterator[Batch]:
     lines = csv_format.read(stream, name)
-    while batch := list(islice(lines, _BATCH_SIZE)):
+    while batch := list(islice(lines, size)):
         yield [item for item in batch if item is not None]
 
 
@@ -145,34 +145,45 @@ class _Import:
         rows = yield from resolve_rows(self._namespace, _rows(batch))
         if self._headroom is None:
             self._headroom = yield from key_headroom(self._namespace)
-        self._add_warnings(batch, rows, self._outcomes(rows, self._namespace.snapshot, self._headroom, self._new))
+        outcomes = self._outcomes(rows, self._namespace.snapshot, self._headroom, self._new)
+        self._add_warnings(batch, {each.row.line: outcome for each, outcome in zip(rows, outcomes, strict=True)})
 
     def store(self, batch: Batch) -> Operation[None]:
-        """Store the good rows of a batch in one commit; start over if others change what it depends on."""
+        """Store the good rows of a batch; start over with those for which others change what they depend on."""
+        rows = pending = _rows(batch)
+        outcomes, stored = dict[int, RowOutcome](), dict[str, tuple[str, bool] | None]()
+        unfinished = UnfinishedKeys(self._namespace)
         for attempt in range(max_attempts(self._namespace)):
-            rows = yield from resolve_rows(self._namespace, _rows(batch))
+            resolved_rows = yield from resolve_rows(self._namespace, pending)
             snapshot = self._namespace.snapshot
             if rows and (attempt or not snapshot.epoch):
                 snapshot = yield from self._admin.ensure_catalog()
             headroom = yield from key_headroom(self._namespace)
-            outcomes = self._outcomes(rows, snapshot, headroom, set())
+            for resolved, outcome in zip(
+                resolved_rows, self._outcomes(resolved_rows, snapshot, headroom, set()), strict=True
+            ):
+                outcomes[resolved.row.line] = outcome
+                stored.setdefault(resolved.digests[0], None)
             # Of rows with the same value the last one counts, in the place of the first.
-            good = {
-                resolved.digests[0]: (resolved, outcome.plans)
-                for resolved, outcome in zip(rows, outcomes, strict=True)
-                if outcome.is_stored
+            good = {each.digests[0]: each for each in resolved_rows if outcomes[each.row.line].is_stored}
+            waiting = yield from unfinished.take_over(good.values())
+            keys = new_batch(self._namespace, snapshot, headroom)
+            put = {
+                digest: (self._put(keys, each, outcomes[each.row.line].plans), each.record is None)
+                for digest, each in good.items()
+                if digest not in waiting
             }
-            commit = BatchCommit(self._namespace, snapshot, headroom)
-            done = [(self._put(commit, resolved, plans), resolved.record is None) for resolved, plans in good.values()]
-            call = commit.to_script_call()
-            if call is None or (yield call)[0] == 1:
+            overtaken = yield from keys.store()
+            stored |= {digest: key for digest, key in put.items() if key[0] not in overtaken}
+            if keys.has_new_pepper:
+                yield from self._namespace.load()
+            if not overtaken and not waiting:
                 self._namespace.on_change_message("keys")  # at once in this process
-                self._add_warnings(batch, rows, outcomes)
-                for key_id, is_new in done:
-                    self._count(key_id, is_new)
-                if commit.has_new_pepper:
-                    yield from self._namespace.load()
+                self._add_warnings(batch, outcomes)
+                for key in filter(None, stored.values()):
+                    self._count(*key)
                 return
+            pending = [each.row for each in resolved_rows if stored[each.digests[0]] is None]
         raise busy_conflict(max_attempts(self._namespace))
 
     def _outcomes(
@@ -182,13 +193,13 @@ class _Import:
         outcomes = [row_outcome(resolved, snapshot, ceilings) for resolved in rows]
         return apply_key_ceiling(rows, outcomes, headroom, ceilings, new)
 
-    def _put(self, commit: BatchCommit, resolved: ResolvedRow, plans: tuple[str, ...] | None) -> str:
+    def _put(self, keys: KeyBatch, resolved: ResolvedRow, plans: tuple[str, ...] | None) -> str:
         if resolved.record is not None:
-            commit.update(resolved.row, resolved.record, resolved.stored, plans)
+            keys.update(resolved, resolved.record, plans)
             return resolved.record.id
         # No two keys of an import have the same time: lists show them in its order.
         self._last_created_us = max(self._last_created_us + 1, self._namespace.wall_us())
-        return commit.create(resolved, plans or (), self._last_created_us)
+        return keys.create(resolved, plans or (), self._last_created_us)
 
     def _count(self, key_id: str, is_new: bool) -> None:
         if key_id not in self._ids:
@@ -196,10 +207,11 @@ class _Import:
             self._updated += not is_new
             self._ids[key_id] = None
 
-    def _add_warnings(self, batch: Batch, rows: list[ResolvedRow], outcomes: list[RowOutcome]) -> None:
+    def _add_warnings(self, batch: Batch, outcomes: Mapping[int, RowOutcome]) -> None:
+        """Add the warnings about a batch; outcomes are those of its good lines, by their numbers."""
         warnings = [item for item in batch if isinstance(item, RowWarning)]
-        for resolved, outcome in zip(rows, outcomes, strict=True):
-            warnings += (RowWarning(resolved.row.line, problem) for problem in outcome.problems)
+        for line, outcome in outcomes.items():
+            warnings += (RowWarning(line, problem) for problem in outcome.problems)
         self.warnings += sorted(warnings, key=lambda warning: warning.line)
 
 

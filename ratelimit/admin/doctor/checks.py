@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from ratelimit.admin.doctor import data_checks, deployment_checks, server_checks
+from ratelimit.admin.doctor import data_checks, deployment_checks, server_checks, slot_checks
 from ratelimit.admin.doctor.problem import Check
 from ratelimit.admin.doctor.readings import Deployment, Server, UnreadError
 from ratelimit.admin.doctor.report import DoctorReport, Finding, sorted_report
@@ -28,6 +29,7 @@ class DeploymentCheck(NamedTuple):
 
 CHECKS: tuple[ServerCheck | DeploymentCheck, ...] = (
     DeploymentCheck("topology", deployment_checks.topology),
+    DeploymentCheck("slots", slot_checks.slots),
     ServerCheck("loading", server_checks.loading),
     ServerCheck("version", server_checks.version),
     ServerCheck("eviction", server_checks.eviction),
@@ -53,7 +55,9 @@ CHECKS: tuple[ServerCheck | DeploymentCheck, ...] = (
     DeploymentCheck("catalogue", data_checks.catalogue, "data"),
     DeploymentCheck("keys", data_checks.keys, "data"),
     DeploymentCheck("pepper", data_checks.pepper, "data"),
+    DeploymentCheck("unfinished", data_checks.unfinished, "data"),
     DeploymentCheck("identities", data_checks.identities, "data"),
+    DeploymentCheck("shared-limits", slot_checks.shared_limits, "client"),
     DeploymentCheck("gateways", data_checks.gateways, "data"),
 )
 """In the order in which findings of one severity are listed."""
@@ -73,7 +77,7 @@ def examine(deployment: Deployment) -> DoctorReport:
         if check.name == "replicas":
             for where, problem in deployment.unreachable.items():
                 findings.append(_unreachable(where, problem))
-    return sorted_report(findings)
+    return replace(sorted_report(findings), repair=deployment.repair)
 
 
 def _findings(name: str, where: str, check: Check) -> Iterator[Finding]:

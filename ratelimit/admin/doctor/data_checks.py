@@ -84,7 +84,7 @@ def keys(deployment: Deployment) -> Check:
     count = answers.get("ZCARD", names.keys)
     if not ids:
         return f"{count:,} API keys"
-    records = answers.get("MGET", *map(names.key_record, ids))
+    records = [answers.get("MGET", names.key_record(key_id))[0] for key_id in ids]
     lost = [key_id for key_id, record in zip(ids, records, strict=True) if record is None]
     if lost:
         yield error(
@@ -151,6 +151,26 @@ def identities(deployment: Deployment) -> Check:
             primary.set_command("maxmemory", limit + most),
         )
     return f"{', '.join(counts.values())}: {megabytes(most)} at most" if bounds else "no plan bounds them"
+
+
+def unfinished(deployment: Deployment) -> Check:
+    """Whether changes of keys were left half done: where keys lie in slots, a change takes several steps."""
+    if not deployment.has_slots:
+        deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
+        return "one script makes all of a change"
+    repaired = deployment.repair
+    for pair in repaired.two_keys if repaired is not None else ():
+        yield error(
+            f"the keys {pair.key_id!r} and {pair.other_id!r} have one value: it opens the first",
+            f"ratelimit keys rotate {shlex.quote(pair.other_id)}  # or delete the one that is not meant",
+        )
+    count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
+    if count:
+        yield warning(
+            f"changes of {count:,} keys are under way, or were left half done by administrators who crashed",
+            "ratelimit doctor --repair",
+        )
+    return "no change is half done, as far as the catalogue knows" if repaired is None else str(repaired)
 
 
 def gateways(deployment: Deployment) -> Check:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from math import ceil
 
-from ratelimit.admin.doctor import permissions
+from ratelimit.admin.doctor import permissions, slot_checks
 from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import (
     Deployment,
     Sentinel,
+    Server,
     UnreadError,
     as_pairs,
     as_text,
@@ -33,15 +35,8 @@ _ROUND_TRIPS_OF_A_DEADLINE = 5
 
 
 def topology(deployment: Deployment) -> Check:
-    """Whether this is one primary that takes writes."""
+    """Whether this is one primary that takes writes, or a cluster of them."""
     primary = deployment.primary
-    answers = primary.answers
-    if primary.info_or("cluster_enabled", "0") == "1":
-        yield error(
-            "this is a node of a cluster, which is not supported yet: a check's keys are in several slots",
-            "use one Redis, with Sentinel if it must fail over",
-        )
-        return ""
     if primary.info("role") != "master":
         host, port = primary.info_or("master_host", "?"), primary.info_or("master_port", "?")
         yield error(
@@ -49,48 +44,19 @@ def topology(deployment: Deployment) -> Check:
             f"connect to the primary, {host}:{port}, or by way of Sentinel (redis+sentinel://)",
             5,
         )
-    if not answers.has("MGET", deployment.names.account, deployment.names.alerts):
-        try:
-            answers.get("MGET", deployment.names.account, deployment.names.alerts)
-        except UnreadError as unread:
-            if "CROSSSLOT" not in unread.message:
-                raise
-            yield error(
-                "behind this address is a cluster (CROSSSLOT), which is not supported yet",
-                "use a service without cluster mode",
-            )
+    if deployment.has_slots or primary.is_in_cluster:
+        return (yield from slot_checks.topology(deployment))
     return f"{primary.product}, one primary, {primary.info('connected_slaves')} replicas"
 
 
 def replicas(deployment: Deployment) -> Check:
-    """Whether replicas keep up with the primary, and can be asked."""
-    primary = deployment.primary
-    written = int(primary.info_or("master_repl_offset", "0"))
+    """Whether replicas keep up with their primary, and can be asked."""
+    yield from slot_checks.owners_without_replica(deployment)
     count = 0
-    for replica in primary.connected_replicas():
-        count += 1
-        where = f"replica {replica.get('ip')}:{replica.get('port')}"
-        look = f"{cli_at(replica.get('ip', ''), replica.get('port', ''))} INFO replication"
-        lag, offset = replica.get("lag", ""), replica.get("offset", "")
-        behind = written - int(offset) if offset.isdigit() else 0
-        if replica.get("state") != "online":
-            yield warning(
-                f"it is {replica.get('state')}, not online: a failover to it loses all keys and counts", look, 5, where
-            )
-        elif lag.lstrip("-").isdigit() and not 0 <= int(lag) <= _MAX_LAG_S:
-            yield warning(
-                f"it last acknowledged {lag} s ago: a failover to it loses the charges and revocations since then",
-                look,
-                5,
-                where,
-            )
-        elif behind > _MAX_BEHIND:
-            yield warning(
-                f"it is {megabytes(behind)} behind: a failover to it loses the charges and revocations of these",
-                look,
-                5,
-                where,
-            )
+    for primary in deployment.primaries:
+        for replica in primary.connected_replicas():
+            count += 1
+            yield from _replica(primary, replica)
     versions = {server.product for server in deployment.servers if server.answers.has("INFO", "all")}
     if len(versions) > 1:
         yield warning(
@@ -99,6 +65,33 @@ def replicas(deployment: Deployment) -> Check:
             "upgrade the older ones",
         )
     return f"{count} replicas, none is behind" if count else "there is no replica"
+
+
+def _replica(primary: Server, replica: Mapping[str, str]) -> Check:
+    written = int(primary.info_or("master_repl_offset", "0"))
+    where = f"replica {replica.get('ip')}:{replica.get('port')}"
+    look = f"{cli_at(replica.get('ip', ''), replica.get('port', ''))} INFO replication"
+    lag, offset = replica.get("lag", ""), replica.get("offset", "")
+    behind = written - int(offset) if offset.isdigit() else 0
+    if replica.get("state") != "online":
+        yield warning(
+            f"it is {replica.get('state')}, not online: a failover to it loses all keys and counts", look, 5, where
+        )
+    elif lag.lstrip("-").isdigit() and not 0 <= int(lag) <= _MAX_LAG_S:
+        yield warning(
+            f"it last acknowledged {lag} s ago: a failover to it loses the charges and revocations since then",
+            look,
+            5,
+            where,
+        )
+    elif behind > _MAX_BEHIND:
+        yield warning(
+            f"it is {megabytes(behind)} behind: a failover to it loses the charges and revocations of these",
+            look,
+            5,
+            where,
+        )
+    return ""
 
 
 def sentinels(deployment: Deployment) -> Check:
@@ -187,6 +180,7 @@ def clocks(deployment: Deployment) -> Check:
             mend,
             3,
         )
+    yield from slot_checks.owners_clocks(deployment)
     for server in deployment.replicas:
         yield from _clock(server.where, server.clock.ahead_us - ahead_us, server.clock.took_us, mend)
     for sentinel in deployment.sentinels:
@@ -217,21 +211,24 @@ def _difference(ahead_us: int) -> str:
 def needed_permissions(deployment: Deployment) -> Check:
     """Whether the gateways' user may do all that a gateway does."""
     _require_gateway(deployment)
-    granted = deployment.permissions
-    if not granted:
-        deployment.primary.answers.get("ACL", "DRYRUN")
-    has_selectors = deployment.primary.has_selectors
     needed = permissions.needed(deployment.names)
-    missing = [(need, said) for need in needed if (said := granted.get(need.command))]
-    if missing:
-        user = deployment.gateway_user or "USER"
-        commands = ", ".join(dict.fromkeys(str(need.command[0]) for need, _ in missing))
-        grants = dict.fromkeys(_grant(need, said, has_selectors=has_selectors) for need, said in missing)
-        yield error(
-            f"the user {user!r} may not run {commands} as gateways do: checks have no answer from Redis, or what "
-            "follows them is left out",
-            f"redis-cli ACL SETUSER {' '.join(map(shlex.quote, [user, *grants]))}",
-        )
+    for server in deployment.primaries:
+        granted = server.permissions
+        if not granted:
+            server.answers.get("ACL", "DRYRUN")
+        missing = [(need, said) for need in needed if (said := granted.get(need.command))]
+        if missing:
+            user = deployment.gateway_user or "USER"
+            commands = ", ".join(dict.fromkeys(str(need.command[0]) for need, _ in missing))
+            grants = dict.fromkeys(_grant(need, said, has_selectors=server.has_selectors) for need, said in missing)
+            yield error(
+                f"the user {user!r} may not run {commands} as gateways do: checks have no answer from Redis, or what "
+                "follows them is left out",
+                f"{server.cli} ACL SETUSER {' '.join(map(shlex.quote, [user, *grants]))}",
+                None,
+                server.where,
+            )
+    granted = deployment.primary.permissions
     untried = sorted({str(need.command[0]) for need in needed if need.command not in granted})
     but = f", but for {', '.join(untried)}, which cannot be tried" if untried else ""
     return f"the user {deployment.gateway_user!r} may do what gateways do{but}"
@@ -248,7 +245,7 @@ def _grant(need: permissions.Need, said: str, *, has_selectors: bool) -> str:
 
 def _require_gateway(deployment: Deployment) -> None:
     """Raise UnreadError if nobody has said who the gateways' user is, and the one who reads is none."""
-    if not deployment.is_gateway_named and deployment.permissions.get(permissions.evalsha()):
+    if not deployment.is_gateway_named and deployment.primary.permissions.get(permissions.evalsha()):
         raise UnreadError(
             f"the user {deployment.gateway_user!r}, who reads, is no gateway's",
             "ratelimit doctor --gateway-user gateway",
@@ -258,50 +255,58 @@ def _require_gateway(deployment: Deployment) -> None:
 def excess_permissions(deployment: Deployment) -> Check:
     """Whether the gateways' user may do what only administrators should."""
     _require_gateway(deployment)
-    user, answers = deployment.gateway_user or "USER", deployment.primary.answers
-    deeds = permissions.excessive(deployment.names)
-    if answers.has("ACL", "DRYRUN"):
-        permitted = [deed for deed, command in deeds.items() if not deployment.permissions[command]]
-    else:  # before Redis 7
-        flags = as_pairs(answers.get("ACL", "GETUSER", deployment.gateway_user)).get("flags", ())
-        permitted = list(deeds) if "allcommands" in map(as_text, flags) else []
-    if permitted:
-        yield warning(
-            f"the user {user!r} may {', '.join(permitted)}: so may whoever learns a gateway's password",
-            "ratelimit doctor --gateway-user gateway  # once that user is made, by lua/ACL.md",
-            5,
-        )
+    user, deeds = deployment.gateway_user or "USER", permissions.excessive(deployment.names)
+    for server in deployment.primaries:
+        if server.answers.has("ACL", "DRYRUN"):
+            permitted = [deed for deed, command in deeds.items() if not server.permissions[command]]
+        else:  # before Redis 7
+            flags = as_pairs(server.answers.get("ACL", "GETUSER", deployment.gateway_user)).get("flags", ())
+            permitted = list(deeds) if "allcommands" in map(as_text, flags) else []
+        if permitted:
+            yield warning(
+                f"the user {user!r} may {', '.join(permitted)}: so may whoever learns a gateway's password",
+                "ratelimit doctor --gateway-user gateway  # once that user is made, by lua/ACL.md",
+                5,
+                server.where,
+            )
     return f"the user {user!r} may do nothing that only administrators should"
 
 
 def default_user(deployment: Deployment) -> Check:
     """Whether anybody who reaches the port is an administrator."""
-    user = as_pairs(deployment.primary.answers.get("ACL", "GETUSER", "default"))
-    flags = {as_text(flag) for flag in user.get("flags", ())}
-    if {"on", "nopass"} <= flags:
-        yield warning(
-            "the user 'default' needs no password: whoever reaches the port may enable keys and erase everything",
-            "redis-cli ACL SETUSER default off  # once another administrator can log in",
-            5,
-        )
+    for server in deployment.primaries:
+        user = as_pairs(server.answers.get("ACL", "GETUSER", "default"))
+        flags = {as_text(flag) for flag in user.get("flags", ())}
+        if {"on", "nopass"} <= flags:
+            yield warning(
+                "the user 'default' needs no password: whoever reaches the port may enable keys and erase everything",
+                f"{server.cli} ACL SETUSER default off  # once another administrator can log in",
+                5,
+                server.where,
+            )
     return "the user 'default' is off, or has a password"
 
 
 def scripts(deployment: Deployment) -> Check:
-    """Whether the server knows the gateway's scripts, as far as a gateway cannot send them."""
-    loaded = deployment.scripts
-    if not loaded:
-        deployment.primary.answers.get(*scripts_query())
-    missing = [name for name in GATEWAY_SCRIPTS if not loaded.get(name)]
-    if missing:
-        _require_gateway(deployment)  # whether it may send them is another user's business
-    if missing and deployment.permissions.get(permissions.EVAL):
-        yield error(
-            f"the server does not know {', '.join(missing)}, and the user {deployment.gateway_user!r} may not send "
-            "scripts: checks have no answer from Redis",
-            "ratelimit scripts load",
-        )
-    for replica in deployment.replicas if deployment.permissions.get(permissions.EVAL) else ():
+    """Whether each server knows the gateway's scripts, as far as a gateway cannot send them."""
+    missing = list[str]()
+    may_not_send = deployment.primary.permissions.get(permissions.EVAL)
+    for server in deployment.primaries:
+        if not server.scripts:
+            server.answers.get(*scripts_query())
+        lacking = [name for name in GATEWAY_SCRIPTS if not server.scripts.get(name)]
+        missing += lacking
+        if lacking:
+            _require_gateway(deployment)  # whether it may send them is another user's business
+        if lacking and may_not_send:
+            yield error(
+                f"the server does not know {', '.join(lacking)}, and the user {deployment.gateway_user!r} may not send "
+                "scripts: checks have no answer from Redis",
+                "ratelimit scripts load",
+                None,
+                server.where,
+            )
+    for replica in deployment.replicas if may_not_send else ():
         if not all(replica.answers.get(*scripts_query())):
             yield warning(
                 "it does not know all scripts: after a failover to it checks have no answer from Redis until they "
@@ -310,7 +315,8 @@ def scripts(deployment: Deployment) -> Check:
                 None,
                 replica.where,
             )
-    return "all scripts are loaded" if not missing else f"{', '.join(missing)} are loaded when they are first called"
+    names = ", ".join(dict.fromkeys(missing))
+    return "all scripts are loaded" if not missing else f"{names} are loaded when they are first called"
 
 
 def client_retries(deployment: Deployment) -> Check:
@@ -329,9 +335,15 @@ def client_retries(deployment: Deployment) -> Check:
 
 def latency(deployment: Deployment) -> Check:
     """Whether round trips fit into the deadline."""
-    trips = sorted(trip.took_us for trip in deployment.primary.round_trips)
+    for server in deployment.others:
+        yield from _latency(deployment, server)
+    return (yield from _latency(deployment, deployment.primary))
+
+
+def _latency(deployment: Deployment, server: Server) -> Check:
+    trips = sorted(trip.took_us for trip in server.round_trips)
     if not trips:
-        deployment.primary.answers.get("TIME")
+        server.answers.get("TIME")
     median, slowest = trips[len(trips) // 2], trips[max(0, ceil(len(trips) * 0.99) - 1)]
     deadline_us = deployment.deadline_us
     better_us = max(_LEAST_DEADLINE_US, ceil(_ROUND_TRIPS_OF_A_DEADLINE * median / 10_000) * 10_000)
@@ -341,34 +353,46 @@ def latency(deployment: Deployment) -> Check:
             f"{figures}, and checks wait for {deadline_us / 1000:g} ms: the first checks of a key, or all, have no "
             "answer in time",
             f"Limiter(..., deadline={better_us / MICROSECONDS:g})",
+            None,
+            server.where,
         )
     return f"{figures}; a deadline of {better_us / MICROSECONDS:g} s suits"
 
 
 def slow_commands(deployment: Deployment) -> Check:
     """Whether commands hold up all checks for longer than the deadline."""
+    for server in deployment.others:
+        yield from _slow_commands(deployment, server)
+    return (yield from _slow_commands(deployment, deployment.primary))
+
+
+def _slow_commands(deployment: Deployment, server: Server) -> Check:
     hashes = {load(name).sha for name in GATEWAY_SCRIPTS}
     own, others = list[int](), dict[str, int]()
-    for entry in deployment.primary.answers.get("SLOWLOG", "GET", 128):
+    for entry in server.answers.get("SLOWLOG", "GET", 128):
         took_us, arguments = int(entry[2]), list(map(as_text, entry[3]))
         if arguments[:1] and arguments[0].upper() == "EVALSHA" and arguments[1:2] and arguments[1] in hashes:
             own.append(took_us)
         elif took_us > deployment.deadline_us:
             name = arguments[0].upper() if arguments else "?"
             others[name] = max(took_us, others.get(name, 0))
-    mend = "redis-cli SLOWLOG RESET  # once mended; SLOWLOG GET shows them"
+    mend = f"{server.cli} SLOWLOG RESET  # once mended; SLOWLOG GET shows them"
     if others:
         names = ", ".join(f"{name} {took_us / 1000:.0f} ms" for name, took_us in sorted(others.items()))
         yield warning(
             f"commands took longer than the deadline of {deployment.deadline_us / 1000:g} ms, and held up all checks: "
             f"{names}",
             mend,
+            None,
+            server.where,
         )
     if own and max(own) > deployment.deadline_us:
         yield warning(
             f"{len(own)} checks are in the slow log, the slowest with {max(own) / 1000:.0f} ms: the machine is "
             "overloaded or swaps",
             mend,
+            None,
+            server.where,
         )
     return (
         "nothing was slower than the deadline" if not own else f"{len(own)} checks in the slow log, within the deadline"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from ratelimit import validation
 from ratelimit.admin.doctor import permissions
 from ratelimit.admin.doctor.checks import examine
 from ratelimit.admin.doctor.readings import (
@@ -26,25 +27,45 @@ from ratelimit.admin.doctor.readings import (
     read_plans,
     scripts_query,
 )
+from ratelimit.admin.doctor.repair import repair_all
 from ratelimit.admin.doctor.report import DoctorReport
+from ratelimit.admin.doctor.slot_checks import FULL_COVERAGE
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
-from ratelimit.effects import IndependentCommands, IndependentReads, Operation, UnknownScriptError, time_us
+from ratelimit.effects import (
+    IndependentAtNode,
+    IndependentCommands,
+    IndependentReads,
+    Operation,
+    Primaries,
+    UnknownScriptError,
+    info_fields,
+    time_us,
+)
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.model import MICROSECONDS
+from ratelimit.local.leased_bucket import SharedFigures
+from ratelimit.model import MICROSECONDS, FrozenMap
 from ratelimit.registry.namespace import Clock, Namespace
 from ratelimit.scripts import Command, load
 from ratelimit.validation import shown
 
+SLOW = 128
 SETTINGS = (
     *("maxmemory-policy", "appendfsync", "save", "stop-writes-on-bgsave-error"),
     *("min-replicas-to-write", "min-replicas-max-lag", "timeout", "tcp-keepalive"),
 )
 SERVER_READS: tuple[Command, ...] = (("TIME",), ("INFO", "all"), *(("CONFIG", "GET", name) for name in SETTINGS))
+CLUSTER_READS: tuple[Command, ...] = (("CLUSTER", "INFO"), ("CONFIG", "GET", FULL_COVERAGE))
+_NODE_READS: tuple[Command, ...] = (
+    *SERVER_READS[1:],
+    ("ACL", "WHOAMI"),
+    ("ACL", "GETUSER", "default"),
+    ("SLOWLOG", "GET", SLOW),
+)
 _ROUND_TRIPS = 50
+_NONE = FrozenMap[SharedFigures]()
 SAMPLED_KEYS = 100
 _SAMPLED_IDENTITIES = 100
 _SCANS, _NAMES_PER_SCAN = 10, 1000
-_SLOW = 128
 
 
 class Peer(NamedTuple):
@@ -90,6 +111,8 @@ class Doctor:
         gateway_user: The Redis user of the gateways; None for the one who reads.
         deadline: How long checks of the gateways wait for Redis, in seconds.
         clock: This machine's clock.
+        repair: Whether to finish or undo first what is half done of keys.
+        shared: What the limiter of this process did about limits that all callers share, by their names in Redis.
     """
 
     def __init__(
@@ -100,6 +123,8 @@ class Doctor:
         gateway_user: str | None,
         deadline: float,
         clock: Clock = wall_us,
+        repair: bool = False,
+        shared: Mapping[str, SharedFigures] = _NONE,
     ) -> None:
         if gateway_user is not None and (not isinstance(gateway_user, str) or not gateway_user.isprintable()):
             raise ConfigError(f"must be the name of a Redis user, not {shown(gateway_user)}", field="gateway_user")
@@ -108,43 +133,81 @@ class Doctor:
         self._gateway_user = gateway_user
         self._deadline_us = round(deadline * MICROSECONDS)
         self._clock = clock
+        self._shared = shared
+        self._repairs = validation.flag(repair, "repair")
 
     def read(self) -> Operation[Deployment]:
-        """Read the primary.
+        """Read the primary, of a cluster all of them.
 
         Raises:
             StoreError: It did not answer. What it refuses is no error: the checks that need it say so.
         """
-        answers = Answers(self._client.user)
-        round_trips = yield from self._round_trips(answers)
-        yield from _ask(answers, [*SERVER_READS[1:], *self._data_reads()])
-        if answers.has("ACL", "WHOAMI"):
-            answers.user = as_text(answers.get("ACL", "WHOAMI"))
-        primary = Server("primary", "redis-cli", answers, round_trips)
-        reading = "%R~" if primary.has_selectors else "~"
-        answers.names = f"{reading}{self._names.namespace}:*", f"{reading}{{{self._names.namespace}}}:*"
-        scripts = yield from self._scripts(answers)
-        user, granted = yield from self._permissions(answers)
+        repair = (yield from repair_all(self._namespace)) if self._repairs else None
+        yield from self._namespace.find_slots()
+        nodes: Sequence[str] = yield Primaries()
+        primaries = list[Server]()
+        for node in nodes:
+            primaries.append((yield from self._primary(node)))
+        if len(nodes) > 1:
+            primaries = yield from self._catalogue_first(primaries)
+        primary, *others = primaries
+        answers = primary.answers
+        yield from _ask(answers, self._data_reads())
         sample = yield from self._sample(answers)
         return Deployment(
             names=self._names,
             probes=self._namespace.digest.probes,
             has_own_clock=self._namespace.clock is not None,
             primary=primary,
+            others=tuple(others),
+            has_slots=self._namespace.has_slots,
+            has_cluster_client=nodes[0] != "",
             sample=sample,
-            scripts=scripts,
-            permissions=granted,
-            gateway_user=user,
+            gateway_user=self._gateway_user or answers.user,
             is_gateway_named=self._gateway_user is not None,
             client=self._client,
             deadline_us=self._deadline_us,
+            repair=repair,
+            shared=self._shared,
         )
+
+    def _primary(self, node: str) -> Operation[Server]:
+        """Read a primary; `node` is "" for the only one."""
+        answers = Answers(self._client.user)
+        round_trips = yield from self._round_trips(node, answers)
+        yield from self._ask_node(node, answers, _NODE_READS)
+        if answers.has("ACL", "WHOAMI"):
+            answers.user = as_text(answers.get("ACL", "WHOAMI"))
+        where, cli = "primary", "redis-cli"
+        if node:
+            host, _, port = node.rpartition(":")
+            where, cli = f"primary {node}", cli_at(host, port)
+        server = Server(where, cli, answers, round_trips)
+        if server.is_in_cluster:
+            yield from self._ask_node(node, answers, CLUSTER_READS)
+        reading = "%R~" if server.has_selectors else "~"
+        answers.names = f"{reading}{self._names.namespace}:*", f"{reading}{{{self._names.namespace}}}:*"
+        scripts = yield from self._scripts(node, answers)
+        granted = yield from self._permissions(node, answers)
+        return replace(server, scripts=scripts, permissions=granted)
+
+    def _catalogue_first(self, primaries: list[Server]) -> Operation[list[Server]]:
+        """Return the primaries of a cluster, that of the catalogue first: what has no key goes there."""
+        (reply,) = yield IndependentReads([("INFO", "server")])
+        run_id = info_fields(as_text(reply)).get("run_id", "")
+        return sorted(primaries, key=lambda server: not run_id or server.run_id != run_id)
+
+    def _ask_node(self, node: str, answers: Answers, commands: Sequence[Command]) -> Operation[list[Any]]:
+        """Ask a primary, and return its replies, with StoreError in the places of errors."""
+        replies: list[Any] = yield IndependentAtNode(node, commands) if node else IndependentReads(commands)
+        answers.add(commands, replies)
+        return replies
 
     def peers(self, deployment: Deployment) -> list[Peer]:
         """Return whom to ask beside the primary: its replicas, and the Sentinels."""
         peers = list[Peer]()
-        if deployment.primary.answers.has("INFO", "all"):
-            for replica in deployment.primary.connected_replicas():
+        for primary in deployment.primaries:
+            for replica in primary.connected_replicas() if primary.answers.has("INFO", "all") else ():
                 host, port = replica.get("ip", ""), replica.get("port", "")
                 if host and port.isdigit():
                     peers.append(
@@ -174,13 +237,12 @@ class Doctor:
             replace(deployment, replicas=tuple(replicas), sentinels=tuple(sentinels), unreachable=unreachable)
         )
 
-    def _round_trips(self, answers: Answers) -> Operation[tuple[RoundTrip, ...]]:
+    def _round_trips(self, node: str, answers: Answers) -> Operation[tuple[RoundTrip, ...]]:
         trips: tuple[RoundTrip, ...] = ()
         for _ in range(_ROUND_TRIPS + 1):
             began_us, ticks = self._clock(), time.monotonic_ns()
-            replies = yield IndependentReads([("TIME",)])
+            replies = yield from self._ask_node(node, answers, [("TIME",)])
             ended_us = began_us + (time.monotonic_ns() - ticks) // 1000
-            answers.add([("TIME",)], replies)
             trips += _round_trip(began_us, replies[0], ended_us)
             if not trips:
                 break
@@ -189,33 +251,28 @@ class Doctor:
     def _data_reads(self) -> list[Command]:
         names = self._names
         return [
-            ("ACL", "WHOAMI"),
-            ("ACL", "GETUSER", "default"),
-            ("SLOWLOG", "GET", _SLOW),
             ("HGETALL", names.catalog),
             ("HMGET", names.former_catalog, "epoch"),
             ("ZCARD", names.keys),
             ("ZREVRANGEBYSCORE", names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS),
             ("ZREVRANGEBYSCORE", names.replicas, "+inf", "-inf", "WITHSCORES"),
-            ("MGET", names.account, names.alerts),
+            *([("HLEN", names.intents)] if self._namespace.has_slots else []),
         ]
 
-    def _scripts(self, answers: Answers) -> Operation[dict[str, bool]]:
-        query = scripts_query()
-        (reply,) = yield IndependentReads([query])
-        answers.add([query], [reply])
+    def _scripts(self, node: str, answers: Answers) -> Operation[dict[str, bool]]:
+        (reply,) = yield from self._ask_node(node, answers, [scripts_query()])
         if isinstance(reply, list) and len(reply) == len(GATEWAY_SCRIPTS):
             return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
         # Without KEYS they do nothing, and an error of theirs says that they are there.
-        replies = yield IndependentReads([("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
+        replies = yield from self._ask_node(node, answers, [("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
         if any(map(is_refused_permission, replies)):
             return {}
         return {
             name: not isinstance(each, UnknownScriptError) for name, each in zip(GATEWAY_SCRIPTS, replies, strict=True)
         }
 
-    def _permissions(self, answers: Answers) -> Operation[tuple[str, dict[Command, str]]]:
-        """Return the gateways' user, and for each command "" if it may run it, else what the server says of it.
+    def _permissions(self, node: str, answers: Answers) -> Operation[dict[Command, str]]:
+        """Return for each command "" if the gateways' user may run it, else what the server says of it.
 
         By ACL DRYRUN; and of the user who reads, where the server has no DRYRUN, by trying.
         """
@@ -223,17 +280,17 @@ class Doctor:
         user = self._gateway_user or reader
         needed = [*(need.command for need in permissions.needed(self._names)), permissions.EVAL]
         commands = [*needed, *permissions.excessive(self._names).values()]
-        replies = yield IndependentReads([("ACL", "DRYRUN", user, *command) for command in commands])
+        replies = yield from self._ask_node(node, answers, [("ACL", "DRYRUN", user, *command) for command in commands])
         answers.add([("ACL", "DRYRUN")], replies[:1])
         if not isinstance(replies[0], Exception):
             texts = map(as_text, replies)
-            return user, {command: "" if said == "OK" else said for command, said in zip(commands, texts, strict=True)}
-        yield from _ask(answers, [("ACL", "GETUSER", user)])
+            return {command: "" if said == "OK" else said for command, said in zip(commands, texts, strict=True)}
+        yield from self._ask_node(node, answers, [("ACL", "GETUSER", user)])
         if user != reader:
-            return user, {}
+            return {}
         tried = list(filter(permissions.can_be_tried, needed))
         replies = yield IndependentCommands(tried)
-        return user, {
+        return {
             command: str(reply) if is_refused_permission(reply) else ""
             for command, reply in zip(tried, replies, strict=True)
         }
@@ -242,7 +299,7 @@ class Doctor:
         listing: Command = ("ZREVRANGEBYSCORE", self._names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS)
         key_ids = tuple(map(as_text, answers.list_or_empty(*listing)))
         if key_ids:
-            yield from _ask(answers, [("MGET", *map(self._names.key_record, key_ids))])
+            yield from _ask(answers, [("MGET", self._names.key_record(key_id)) for key_id in key_ids])
             yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
         if answers.has("HGETALL", self._names.catalog):
             catalogued, _ = read_plans(as_texts(answers.get("HGETALL", self._names.catalog)))

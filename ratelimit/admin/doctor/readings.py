@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ratelimit.admin.doctor.repair import RepairSummary
 from ratelimit.admin.gateway_scripts import GATEWAY_SCRIPTS
 from ratelimit.effects import info_fields
 from ratelimit.engine.limits import IdentityBound
 from ratelimit.errors import StoreError
+from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import UsagePlan
 from ratelimit.registry import plan_documents
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import Command, load
 
-_SUBCOMMANDS = {"ACL", "CONFIG", "SCRIPT", "SENTINEL", "SLOWLOG"}
+_SUBCOMMANDS = {"ACL", "CLUSTER", "CONFIG", "SCRIPT", "SENTINEL", "SLOWLOG"}
 
 
 def scripts_query() -> Command:
@@ -140,12 +142,17 @@ class Server:
         cli: How `redis-cli` is called for it.
         answers: Its replies.
         round_trips: Questions for its time.
+        scripts: Of a primary, whether it knows each of the gateways' scripts, by name; none if nobody may ask.
+        permissions: Of a primary and commands, "" if the gateways' user may run it there, else what it says of it; none
+            if that could not be found out.
     """
 
     where: str
     cli: str
     answers: Answers
     round_trips: tuple[RoundTrip, ...] = ()
+    scripts: Mapping[str, bool] = field(default_factory=dict)
+    permissions: Mapping[Command, str] = field(default_factory=dict)
 
     @cached_property
     def _info(self) -> dict[str, str]:
@@ -194,6 +201,16 @@ class Server:
         """The name with the version: "Valkey 8.1.1"."""
         name = "Valkey" if self.info_or("valkey_version", "") else "Redis"
         return f"{name} {'.'.join(map(str, self.version))}"
+
+    @property
+    def run_id(self) -> str:
+        """What no other server has; "" if it may not be known."""
+        return self.info_or("run_id", "") if self.answers.has("INFO", "all") else ""
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether it is a node of a cluster, as far as it says so."""
+        return self.answers.has("INFO", "all") and self.info_or("cluster_enabled", "0") == "1"
 
     @property
     def has_selectors(self) -> bool:
@@ -291,11 +308,11 @@ class Deployment:
         names: The names in Redis.
         probes: The check values of this process's peppers, the newest first.
         has_own_clock: Whether an injected clock replaces the server's.
-        primary: The server that the client leads to.
+        primary: The server that the client leads to; on a cluster, the primary of the catalogue.
+        others: The further primaries of a cluster.
+        has_slots: Whether one script may only touch keys of one slot.
+        has_cluster_client: Whether the client is of a cluster.
         sample: Of its keys and identities.
-        scripts: Whether the server knows each of the gateways' scripts, by name; none if nobody may ask.
-        permissions: Of commands, "" if the gateways' user may run it, else what the server says of it; none if that
-            could not be found out.
         gateway_user: The user whose permissions these are; "" for one whose name may not be known.
         is_gateway_named: Whether that user was named, or is just the one who reads.
         client: The client's settings.
@@ -303,6 +320,8 @@ class Deployment:
         replicas: Those that could be asked.
         sentinels: Those that the client names.
         unreachable: Servers that could not be asked, and why.
+        repair: What was repaired before; None if nothing was to be.
+        shared: What this process did about limits that all callers share, by their names in Redis.
     """
 
     names: RedisKeys
@@ -310,8 +329,6 @@ class Deployment:
     has_own_clock: bool
     primary: Server
     sample: Sample
-    scripts: Mapping[str, bool]
-    permissions: Mapping[Command, str]
     gateway_user: str
     is_gateway_named: bool
     client: ClientSettings
@@ -319,6 +336,11 @@ class Deployment:
     replicas: tuple[Server, ...] = ()
     sentinels: tuple[Sentinel, ...] = ()
     unreachable: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[Server, ...] = ()
+    has_slots: bool = False
+    has_cluster_client: bool = False
+    repair: RepairSummary | None = None
+    shared: Mapping[str, SharedFigures] = field(default_factory=dict)
 
     @cached_property
     def catalog(self) -> dict[str, str]:
@@ -331,9 +353,14 @@ class Deployment:
         return read_plans(self.catalog)
 
     @property
+    def primaries(self) -> tuple[Server, ...]:
+        """The one primary; of a cluster all of them, that of the catalogue first."""
+        return (self.primary, *self.others)
+
+    @property
     def servers(self) -> tuple[Server, ...]:
-        """The primary, then its replicas."""
-        return (self.primary, *self.replicas)
+        """The primaries, then their replicas."""
+        return (*self.primaries, *self.replicas)
 
 
 def read_plans(catalog: Mapping[str, str]) -> tuple[list[UsagePlan], list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from ratelimit.admin.doctor.repair import RepairSummary
 
 Severity = Literal["ok", "unknown", "warning", "error"]
 """From the best to the worst."""
@@ -43,9 +45,11 @@ class DoctorReport:
 
     Attributes:
         findings: At least one of each check.
+        repair: What was repaired before; None if nothing was to be.
     """
 
     findings: tuple[Finding, ...]
+    repair: RepairSummary | None = None
 
     @property
     def worst(self) -> Severity:
@@ -58,7 +62,7 @@ class DoctorReport:
         Args:
             checks: Their names.
         """
-        return DoctorReport(tuple(finding for finding in self.findings if finding.check not in checks))
+        return replace(self, findings=tuple(finding for finding in self.findings if finding.check not in checks))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON."""
@@ -66,6 +70,7 @@ class DoctorReport:
             "format": FORMAT,
             "worst": self.worst,
             "findings": [asdict(finding) for finding in self.findings],
+            **({} if self.repair is None else {"repair": self.repair.as_dict()}),
         }
 
 

@@ -31,6 +31,11 @@ _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "unkno
 )
 @click.option("--ignore", multiple=True, metavar="CHECK", help="Leave a check out. Can be repeated.")
 @click.option("--all", "with_ok", is_flag=True, help="Also show what was seen where all is well.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="First finish or undo what administrators who crashed left half done of keys; on a cluster alone.",
+)
 @options.json_option
 @connection_options
 @click.pass_context
@@ -41,13 +46,17 @@ def doctor(
     gateway_deadline: float,
     ignore: tuple[str, ...],
     with_ok: bool,
+    repair: bool,
     as_json: bool,
 ) -> None:
-    """Read a deployment, say what would break the promises, and the command that mends it. Nothing is changed.
+    """Read a deployment, say what would break the promises, and the command that mends it.
 
-    It looks at the server, its replicas and its Sentinels: eviction, memory, persistence, min-replicas, lag, clocks,
-    permissions, scripts, versions, latency, connections; and at what they hold: schema, catalogue, keys, pepper,
-    identities. What the user may not read is "unknown"; lua/ACL.md has a user that may read everything.
+    Nothing is changed without --repair, which needs an administrator's user. It may be run at any time, and again.
+
+    It looks at the server, or all nodes of a cluster, its replicas and its Sentinels: eviction, memory, persistence,
+    min-replicas, lag, clocks, permissions, scripts, versions, latency, connections, slots; and at what they hold:
+    schema, catalogue, keys, pepper, identities, changes that are half done. What the user may not read is "unknown";
+    lua/ACL.md has a user that may read everything.
 
     Exit codes: 0 all is well, 1 something is wrong or unknown, 2 wrong usage or input, 3 Redis failed.
     """
@@ -57,7 +66,7 @@ def doctor(
             f"there is no check {strange[0]!r}: the checks are {', '.join(NAMES)}", param_hint="--ignore"
         )
     with connection.catalog() as catalog:
-        report = catalog.doctor(gateway_user=gateway_user, deadline=gateway_deadline).without(ignore)
+        report = catalog.doctor(gateway_user=gateway_user, deadline=gateway_deadline, repair=repair).without(ignore)
     if as_json:
         output.print_json(report.as_dict())
     else:
@@ -73,6 +82,8 @@ def _print(console: Console, report: DoctorReport, *, with_ok: bool) -> None:
         if severity != "ok" or with_ok:
             _print_alike(console, findings)
     counts = {severity: sum(each.severity == severity for each in report.findings) for severity in reversed(SEVERITIES)}
+    if report.repair is not None:
+        console.print(f"Repair: {report.repair}.")
     console.print("Findings: " + ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) + ".")
     if any(" CONFIG SET " in finding.mend for finding in report.findings):
         console.print(

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
-from redis import Redis
+from redis import Redis, RedisCluster, SSLConnection
+from redis.cluster import ClusterNode
 from redis.exceptions import RedisError, ResponseError
 
 from ratelimit import validation
@@ -23,6 +24,7 @@ from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.store import clients, error_mapping
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.validation import printable
 
 _BLOCK_SECONDS = 1.0
@@ -30,6 +32,7 @@ _BLOCK_SECONDS = 1.0
 
 _BATCH = 100
 _Entry = tuple[bytes, dict[bytes, bytes] | None]
+_Client = Redis | RedisCluster
 
 
 @click.command(short_help="Print quota alerts as they arrive.", epilog="Example: ratelimit watch --from-start --json")
@@ -110,19 +113,33 @@ def _line(alert: Alert) -> str:
 
 
 @contextmanager
-def _client(connection: Connection) -> Iterator[Redis]:
+def _client(connection: Connection) -> Iterator[_Client]:
     """Open a client whose reads may block."""
-    client = clients.client_from_url(connection.url, clients.validate_deadline(connection.deadline) + _BLOCK_SECONDS)
+    timeout_s = clients.validate_deadline(connection.deadline) + _BLOCK_SECONDS
+    client: _Client | None = None
     try:
+        made = clients.client_from_url(connection.url, timeout_s)
+        client = _of_cluster(made) if isinstance(made, ClusterClient) else made
         yield client
     except (RedisError, OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name
         store_error = error_mapping.after_sending(error)
         raise connection.failure(f"{type(store_error).__name__}: {store_error}") from None
     finally:
-        client.close()
+        if client is not None:
+            client.close()
 
 
-def _last_id(client: Redis, stream: str) -> bytes:
+def _of_cluster(client: ClusterClient) -> RedisCluster:
+    """Return a client that can be asked; it goes to the owner of the stream by itself."""
+    pool = client.connection_pool
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("host", "port", "retry")}
+    if issubclass(pool.connection_class, SSLConnection):
+        options["ssl"] = True
+    nodes = [ClusterNode(*address) for address in client.start_nodes]  # type: ignore[no-untyped-call]
+    return RedisCluster(startup_nodes=nodes, **options)
+
+
+def _last_id(client: _Client, stream: str) -> bytes:
     """Return the id of the newest entry. Reading from "$" would miss what arrives between two reads."""
     newest: Any = client.xrevrange(stream, count=1)
     return newest[0][0] if newest else b"0-0"
@@ -132,7 +149,7 @@ def _last_id(client: Redis, stream: str) -> bytes:
 class _Stream:
     """Reads a stream after an entry."""
 
-    client: Redis
+    client: _Client
     stream: str
     after: bytes
 
@@ -149,7 +166,7 @@ class _Stream:
 class _Group:
     """Reads a stream as a member of a consumer group: first what it did not acknowledge, then new entries."""
 
-    client: Redis
+    client: _Client
     stream: str
     group: str
     consumer: str

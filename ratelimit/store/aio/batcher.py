@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from ratelimit.effects import BatchableReads, IndependentReads, KeyLookUps
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
@@ -25,10 +25,10 @@ from ratelimit.scripts import LeaseCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import exchanges, polling
 from ratelimit.store.aio.endpoint import Endpoint
-from ratelimit.store.aio.exchanges import Exchange
+from ratelimit.store.aio.exchanges import Exchange, Redirected
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.pipeline.base import OnReplies
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
 
 CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
@@ -57,6 +57,16 @@ _TICK_S, _SHORTEST_TICK_S = 0.01, 0.001
 _now_s = time.monotonic
 
 
+class Rerouter(Protocol):
+    """Sends what a node did not carry out to another node. None where there is one server."""
+
+    def take_over(self, waiter: Waiter, error: Exception) -> bool:
+        """Return whether it sees to it that a call gets a reply, after a server's error reply or a StoreError."""
+
+    def note_silence(self) -> None:
+        """Note that the node does not answer, or cannot be connected to."""
+
+
 class CheckBatcher:
     """Sends script calls and reads in the order in which they were made; each gets its own reply or error.
 
@@ -68,18 +78,28 @@ class CheckBatcher:
         deadline_s: How long a call may wait for Redis.
         primary: Finds whom to connect to; None where that is the pool's business.
         call_elsewhere: What takes the place of `call` in any other event loop.
+        rerouter: Where there are several nodes, who knows the others.
+        clock: What all of them count the time by.
+
+    Attributes:
+        has_slots: Whether a command may only name keys of one slot: then each check is a script call of its own, and
+            reads are those of one key each.
     """
 
     def __init__(
         self,
         pool: Any,
         deadline_s: float,
-        primary: AsyncPrimaryFinder | None = None,
+        primary: AsyncFinder | None = None,
         call_elsewhere: CallFunction | None = None,
+        rerouter: Rerouter | None = None,
+        clock: LoopClock | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread: int | None = get_ident()
         self._call_elsewhere = call_elsewhere
+        self._rerouter = rerouter
+        self.has_slots = rerouter is not None
         self._deadline_s = deadline_s
         self.endpoint = Endpoint(pool, self, deadline_s, primary)
         self._breaker = self.endpoint.breaker
@@ -94,22 +114,26 @@ class CheckBatcher:
         self._left_out: int | None = None  # of the last batch of checks
         self._flush_is_due = self._few_may_leave = False
         self._few_timer: asyncio.TimerHandle | None = None
-        self._clock = LoopClock()
+        self._clock = LoopClock() if clock is None else clock
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._expiry_due_s = inf
 
-    def call(self, call: Call, started_s: float | None = None) -> asyncio.Future[Any]:
+    def call(
+        self, call: Call, started_s: float | None = None, future: asyncio.Future[Any] | None = None
+    ) -> asyncio.Future[Any]:
         """Return the reply to a call, to be awaited. Who is cancelled gives up its own reply, nobody else's.
 
         Args:
             call: What to send.
             started_s: When its deadline began, by the monotonic clock; None for now.
+            future: What gets the reply, if somebody awaits that already: it is a call that another node refused.
         """
         loop = self._loop
         # Whether it is the running loop: Python 3.11 asks the system for the process' id to find out.
         if (self._thread != get_ident() or not loop.is_running()) and self._call_elsewhere is not None:
             return self._call_elsewhere(call, started_s)
-        future = loop.create_future()
+        if future is None:
+            future = loop.create_future()
         if self._breaker.is_open:
             future.set_exception(self.endpoint.unavailable())
             return future
@@ -163,11 +187,20 @@ class CheckBatcher:
 
     def on_unavailable(self) -> None:
         """As `EndpointListener.on_unavailable`."""
-        self._refuse_waiting(self.endpoint.unavailable())
+        error = self.endpoint.unavailable()
+        if self._rerouter is not None:
+            self._rerouter.note_silence()
+            for waiter in self.take_waiting():
+                if not self._rerouter.take_over(waiter, error):
+                    _fail([waiter[1]], error)
+        self._refuse_waiting(error)
+
+    def take_waiting(self) -> list[Waiter]:
+        """Remove the calls that wait to be sent, and return them."""
+        return [waiter for queue in self._queues for waiter in queue.take_all()]
 
     def _refuse_waiting(self, error: StoreError) -> None:
-        for queue in self._queues:
-            _fail(queue.take_all(), error)
+        _fail([future for _, future, _ in self.take_waiting()], error)
 
     def _schedule_flush(self) -> None:
         if not self._flush_is_due:
@@ -286,21 +319,33 @@ class CheckBatcher:
 
     def _resolve(self, batch: Batch, replies: list[Any]) -> None:
         batch.queue.finish(batch)
-        for (call, future, _), reply in zip(batch.waiters, replies, strict=True):
+        for waiter, reply in zip(batch.waiters, replies, strict=True):
+            call, future, _ = waiter
             if future.done():
+                call = call.call if isinstance(call, Redirected) else call
                 if isinstance(call, LeaseCall):
                     call.on_late_reply(reply)
                 continue
             if isinstance(reply, Exception):
+                if self._rerouter is not None and self._rerouter.take_over(waiter, reply):
+                    continue
                 is_clients = isinstance(reply, redis_compat.redis_errors())
                 future.set_exception(error_mapping.after_sending(reply) if is_clients else reply)
             else:
                 future.set_result(reply)
 
     def _exchange(self, queue: CallQueue, calls: list[Any]) -> Exchange:
+        if self.has_slots:
+            self._left_out = 0
+            return exchanges.of_slots(calls)
         if queue is self._scripts:
-            return exchanges.checks(calls, partial(setattr, self, "_left_out"))
+            return exchanges.checks(calls, self._note_left_out)
         return exchanges.reads(calls) if queue is self._reads else exchanges.look_ups(calls)
+
+    def _note_left_out(self, count: int | None) -> None:
+        self._left_out = count
+        if count is None:
+            self.has_slots = True
 
     # Deadlines
 

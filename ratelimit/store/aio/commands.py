@@ -12,9 +12,9 @@ from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline, set_unless_done
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.resp import pack
 from ratelimit.store.sentinel import Address
 
@@ -27,12 +27,13 @@ class CommandConnection:
         primary: Finds whom to connect to; None where that is the pool's business.
     """
 
-    def __init__(self, pool: Any, primary: AsyncPrimaryFinder | None = None) -> None:
+    def __init__(self, pool: Any, primary: AsyncFinder | None = None) -> None:
         self._pool = pool
         self._primary = primary
         self._silence_s: float = pool.connection_kwargs.get("socket_timeout") or CONNECT_TIMEOUT_S
         self._pipeline: Pipeline | None = None
         self._connecting: asyncio.Task[Pipeline] | None = None
+        self._awaited = set[asyncio.Future[list[Any]]]()
         if primary is not None:
             primary.watch(self.move_to)
 
@@ -49,6 +50,8 @@ class CommandConnection:
         end_s = None if timeout_s is None else loop.time() + timeout_s
         pipeline = await self._connected(timeout_s)
         replied: asyncio.Future[list[Any]] = loop.create_future()
+        self._awaited.add(replied)
+        replied.add_done_callback(self._awaited.discard)
         pipeline.send(pack(commands), len(commands), partial(set_unless_done, replied))
         while True:
             before_s = pipeline.last_arrival_s
@@ -108,6 +111,11 @@ class CommandConnection:
         if self._pipeline is not None:
             self._pipeline.close(StoreTimeout("another server is the primary now", cause="deposed"))
 
+    async def drain(self) -> None:
+        """Wait until what was sent has its replies, within the client's socket_timeout."""
+        if self._awaited:
+            await asyncio.wait(self._awaited, timeout=self._silence_s)
+
     async def close(self) -> None:
         """Close the connection."""
         self.abandon()
@@ -123,7 +131,7 @@ class CommandConnection:
 
 
 async def send_apart(
-    pool: Any, commands: Sequence[Command], patience_s: float, primary: AsyncPrimaryFinder | None = None
+    pool: Any, commands: Sequence[Command], patience_s: float, primary: AsyncFinder | None = None
 ) -> list[Any]:
     """Return the reply to each command, errors in their places. They have a connection of their own, closed here.
 

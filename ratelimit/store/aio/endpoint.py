@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio import polling
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
 from ratelimit.store.resp import NO_OP
 from ratelimit.store.sentinel import Address
@@ -54,7 +54,7 @@ class Endpoint:
     """
 
     def __init__(
-        self, pool: Any, listener: EndpointListener, patience_s: float, primary: AsyncPrimaryFinder | None = None
+        self, pool: Any, listener: EndpointListener, patience_s: float, primary: AsyncFinder | None = None
     ) -> None:
         """Prepare an endpoint of the running loop; it connects when `connect` is called.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,10 +11,13 @@ from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.cluster.slots import divide
 from ratelimit.store.resp import pack
 
 Exchange = Generator[list[bytes], list[Any], list[Any]]
 """Yields packets, is sent a reply or an error for each, and returns what each call gets."""
+
+_ASKING = pack([("ASKING",)])
 
 
 def reads(calls: Sequence[BatchableReads]) -> Exchange:
@@ -33,6 +36,8 @@ def look_ups(calls: Sequence[KeyLookUps]) -> Exchange:
     replies = dict(zip(joined, (yield [pack([command]) for command in joined]), strict=True))
     if names:
         values = replies[joined[-1]]
+        if redis_compat.is_of_several_slots(values):
+            return (yield from of_slots(calls))
         if isinstance(values, list):
             value_of = dict(zip(names, values, strict=True))
             values = None
@@ -59,12 +64,13 @@ def _reply_to(call: BatchableReads, replies: list[Any]) -> Any:
     return no_answer or (errors[0] if errors else replies)
 
 
-def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange:
+def checks(calls: Sequence[Any], on_left_out: Callable[[int | None], None]) -> Exchange:
     """Send several checks as one script call, then individually those that it left out.
 
     Args:
         calls: Calls of one type; those that are no CheckCall are sent individually.
-        on_left_out: Called with how many were left out, once that is known.
+        on_left_out: Called with how many were left out, once that is known; with None if the server takes no call
+            over keys of several slots: then nothing was carried out, and all are sent individually.
 
     Returns:
         The reply to each call, or its error.
@@ -73,6 +79,9 @@ def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange
         return (yield from script_calls(calls))
     many = ManyChecks(calls)
     (replies,) = yield from _scripts([many.packet], [many])
+    if redis_compat.is_of_several_slots(replies):
+        on_left_out(None)
+        return (yield from script_calls(calls))
     if isinstance(replies, Exception):
         return [replies] * len(calls)
     if not isinstance(replies, list) or len(replies) != len(calls):
@@ -85,6 +94,20 @@ def checks(calls: Sequence[Any], on_left_out: Callable[[int], None]) -> Exchange
         for at, reply in zip(left_out, (yield from script_calls([calls[at] for at in left_out])), strict=True):
             replies[at] = reply
     return list(replies)
+
+
+def of_slots(calls: Sequence[Any]) -> Exchange:
+    """Send calls of one type where a command may only name keys of one slot: nothing is joined."""
+    if type(calls[0]) is Redirected:
+        return redirected(calls)
+    return _divided_reads(calls) if isinstance(calls[0], BatchableReads) else script_calls(calls)
+
+
+def _divided_reads(calls: Sequence[BatchableReads]) -> Exchange:
+    commands = list(dict.fromkeys(chain.from_iterable(calls)))
+    division = divide(commands, 0)
+    replies = division.join((yield [pack([part.command]) for part in division.parts]))
+    return _replies_by_call(calls, dict(zip(commands, replies, strict=True)))
 
 
 def script_calls(calls: Sequence[ScriptCall]) -> Exchange:
@@ -104,3 +127,57 @@ def _scripts(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> 
         for at, reply in zip(unknown, retried, strict=True):
             replies[at] = reply
     return replies
+
+
+class Redirected:
+    """A call that a node refused to carry out, to be sent to the one that it named.
+
+    Attributes:
+        call: The call. Of reads, one command.
+        is_asking: Whether its slot is still being moved there: the node then needs ASKING before it.
+        times: How often it was refused so far.
+    """
+
+    __slots__ = ("call", "is_asking", "times")
+
+    def __init__(self, call: ScriptCall | BatchableReads, times: int, *, is_asking: bool) -> None:
+        self.call = call
+        self.times = times
+        self.is_asking = is_asking
+
+
+def redirected(calls: Sequence[Redirected]) -> Exchange:
+    """Send each call individually, after ASKING where that is needed."""
+    originals = [each.call for each in calls]
+    commands = [call.by_hash() if isinstance(call, ScriptCall) else call[0] for call in originals]
+    replies = yield from _asking(calls, commands)
+    unknown = [at for at, reply in enumerate(replies) if redis_compat.is_unknown_script(reply)]
+    scripts = {at: call for at in unknown if isinstance(call := originals[at], ScriptCall)}
+    if scripts:
+        retried = yield from _asking([calls[at] for at in scripts], [call.by_source() for call in scripts.values()])
+        for at, reply in zip(scripts, retried, strict=True):
+            replies[at] = reply
+    is_plain = [isinstance(call, ScriptCall) for call in originals]
+    return [
+        reply if plain or isinstance(reply, Exception) else [reply]
+        for plain, reply in zip(is_plain, replies, strict=True)
+    ]
+
+
+def _asking(calls: Sequence[Redirected], commands: Sequence[Command]) -> Generator[list[bytes], list[Any], list[Any]]:
+    """Send a command of each call, and return the reply to each."""
+    packets = list[bytes]()
+    for call, command in zip(calls, commands, strict=True):
+        packets += [_ASKING] * call.is_asking
+        packets.append(pack([command]))
+    replies = iter((yield packets))
+    return [reply_behind_asking(replies) if call.is_asking else next(replies) for call in calls]
+
+
+def reply_behind_asking(replies: Iterator[Any]) -> Any:
+    """Return the second of the next two replies, to ASKING and the command behind it.
+
+    If both are errors, the first: whoever may not send ASKING would be sent to and fro.
+    """
+    asking, reply = next(replies), next(replies)
+    return asking if isinstance(asking, Exception) and isinstance(reply, Exception) else reply

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import BatchableReads, Operation, PatientCommands, Request, failure_of
+from ratelimit.effects import BatchableReads, PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
-from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store import clients, error_mapping, redis_compat
 from ratelimit.store.aio import peers
+from ratelimit.store.aio.base import AsyncExecutorBase
 from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
+from ratelimit.store.aio.cluster import AsyncClusterExecutor
 from ratelimit.store.aio.commands import CommandConnection, send_apart
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.aio.queues import Call
 from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import AsyncClient
+from ratelimit.store.clients import AsyncClient, AsyncServerClient, pool_of
+from ratelimit.store.cluster.slots import divide
 from ratelimit.store.peers import client_settings
 
-log = logging.getLogger("ratelimit")
-
 _now_s = time.monotonic
-_T = TypeVar("_T")
 _BATCHABLE = (ScriptCall, BatchableReads)
 
-_SHORT_LIFE_S = 10.0
-_MAX_SHORT_LIVES = 3
 
-
-class AsyncExecutor:
+class AsyncExecutor(AsyncExecutorBase):
     """The twin of `BlockingExecutor`. Has connections of its own in each event loop that uses it.
 
     Args:
@@ -46,22 +42,20 @@ class AsyncExecutor:
 
     Attributes:
         call: Returns the reply to a script call or small read of a check, to be awaited; see `CheckBatcher.call`.
-        primaries: In each loop, what finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds whom to connect to; None where that is the pool's business.
     """
 
     def __init__(
-        self, client: AsyncClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
+        self, client: AsyncServerClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
     ) -> None:
-        pool: Any = client.connection_pool
+        pool = pool_of(client)
         self._pool = pool
-        self._deadline_s = deadline_s
-        self._on_new_loop = on_new_loop
-        self.primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
-        self._batchers = PerLoop(
-            lambda: CheckBatcher(pool, deadline_s, self._primary(), self._call_in_running_loop), self._on_loop_end
-        )
+        super().__init__(deadline_s, on_new_loop)
+        self._primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
+        self.finder = None if self._primaries is None else self._primaries.get
+        self._has_slots = clients.enforces_slots(pool)
+        self._batchers = PerLoop(self._new_batcher, self._on_loop_end)
         self._commands = PerLoop(lambda: CommandConnection(pool, self._primary()))
-        self._short_lives = 0
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
 
@@ -79,6 +73,22 @@ class AsyncExecutor:
         self.call = batcher.call
         return batcher.call(call, started_s)
 
+    def _new_batcher(self) -> CheckBatcher:
+        batcher = CheckBatcher(self._pool, self._deadline_s, self._primary(), self._call_in_running_loop)
+        batcher.has_slots = self._has_slots
+        return batcher
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether a command may only name keys of one slot. Can be set as soon as that is found out."""
+        return self._has_slots
+
+    @has_slots.setter
+    def has_slots(self, has_slots: bool) -> None:
+        self._has_slots = has_slots
+        for batcher in self._batchers.all_made():
+            batcher.has_slots = has_slots
+
     def _batcher(self) -> CheckBatcher:
         is_new = self._batchers.get_if_made() is None
         batcher = self._batchers.get()
@@ -86,34 +96,9 @@ class AsyncExecutor:
             self._on_new_loop()
         return batcher
 
-    async def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
-        """Reply to what the operation requests until it returns; return its result.
-
-        Args:
-            operation: What to run.
-            started_s: When it began to wait for Redis, by the monotonic clock: it then has the deadline of a check.
-                None for administrators, who wait for as long as Redis sends anything.
-        """
-        try:
-            request = next(operation)
-            while True:
-                try:
-                    reply = await self._reply_to(request, started_s)
-                except StoreError as error:
-                    replied_s = _now_s()
-                    request = operation.throw(failure_of(request, error))
-                else:
-                    replied_s = _now_s()
-                    request = operation.send(reply)
-                if started_s is not None:
-                    started_s += _now_s() - replied_s  # what the operation itself takes is no waiting
-        except StopIteration as finished:
-            result: _T = finished.value
-            return result
-        finally:
-            operation.close()
-
-    async def _reply_to(self, request: Request, started_s: float | None) -> Any:
+    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
+        if isinstance(request, Primaries):
+            return ("",)
         if started_s is None:
             return await self._send(request)
         if isinstance(request, _BATCHABLE):
@@ -123,13 +108,20 @@ class AsyncExecutor:
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
 
-    async def _send(self, request: Request, timeout_s: float | None = None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None = None) -> Any:
         if isinstance(request, PatientCommands):
             replies = await send_apart(self._pool, request, request.patience_s, self._primary())
             return error_mapping.replies_to(request, replies)
         commands = self._commands.get()
         if not isinstance(request, ScriptCall):
-            return error_mapping.replies_to(request, await commands.send(request, timeout_s))
+            if not self._has_slots:
+                replies = await commands.send(request, timeout_s)
+                if any(map(redis_compat.is_of_several_slots, replies)):
+                    self.has_slots = True
+                return error_mapping.replies_to(request, replies)
+            division = divide(request, 0)
+            replies = await commands.send([part.command for part in division.parts], timeout_s)
+            return error_mapping.replies_to(request, division.join(replies))
         try:
             (reply,) = error_mapping.replies_to([], await commands.send([request.by_hash()], timeout_s))
         except redis_compat.errors("NoScriptError"):
@@ -155,13 +147,14 @@ class AsyncExecutor:
     async def close(self) -> None:
         """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
         self._forget_loop()
+        await self._end_background()
         await self._batchers.close()
         await self._commands.close()
-        if self.primaries is not None:
-            await self.primaries.close()
+        if self._primaries is not None:
+            await self._primaries.close()
 
     def _primary(self) -> AsyncPrimaryFinder | None:
-        return None if self.primaries is None else self.primaries.get()
+        return None if self._primaries is None else self._primaries.get()
 
     def breaker_state(self) -> BreakerState:
         """Return whether the breaker of any event loop is open, and how often any has opened in this process."""
@@ -172,13 +165,21 @@ class AsyncExecutor:
     def _on_loop_end(self, batcher: CheckBatcher, lived_s: float) -> None:
         self._forget_loop()
         self._ended_openings += batcher.endpoint.breaker.openings
-        if lived_s >= _SHORT_LIFE_S:
-            return
-        self._short_lives += 1
-        if self._short_lives == _MAX_SHORT_LIVES:
-            log.warning(
-                "%d event loops that used this AsyncLimiter ended within %g s each, and their connections with them: "
-                "where a loop lives for one request, Limiter serves better",
-                _MAX_SHORT_LIVES,
-                _SHORT_LIFE_S,
-            )
+        self._note_ended_loop(lived_s)
+
+
+def async_executor_for(
+    client: AsyncClient, deadline_s: float, catalog_key: str, on_new_loop: Callable[[], None] = lambda: None
+) -> AsyncExecutor | AsyncClusterExecutor:
+    """Return the executor for a client: of one server, or of a cluster.
+
+    Args:
+        client: Says how to connect.
+        deadline_s: How long a check may wait for Redis; `inf` where nothing is checked.
+        catalog_key: The name of the catalogue: in a cluster, commands without keys go to its node.
+        on_new_loop: Called in each loop before its first check.
+    """
+    of_cluster = clients.cluster_client(client)
+    if of_cluster is not None:
+        return AsyncClusterExecutor(of_cluster, deadline_s, catalog_key, on_new_loop)
+    return AsyncExecutor(cast(AsyncServerClient, client), deadline_s, on_new_loop)

@@ -24,6 +24,8 @@ class LoopClock:
 
     def on_timer(self, due_s: float, now_s: float) -> None:
         """Note when a timer was due, and when it fired, both by the monotonic clock."""
+        if self._stalls:
+            due_s = max(due_s, self._stalls[-1][0])  # several timers are late for the same reason
         late_s = now_s - due_s
         if late_s > PUNCTUAL_S:
             self._stalls.append((now_s, due_s, due_s - self._total_s))

@@ -14,11 +14,11 @@ from typing import Any
 from ratelimit.effects import BatchableReads, TooManyLookUpsError
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import ScriptCall
-from ratelimit.store.aio.exchanges import Exchange
+from ratelimit.store.aio.exchanges import Exchange, Redirected
 
 log = logging.getLogger("ratelimit")
 
-Call = ScriptCall | BatchableReads
+Call = ScriptCall | BatchableReads | Redirected
 Waiter = tuple[Call, "asyncio.Future[Any]", float]
 """A call, the future that gets its reply, and when its deadline began, by the monotonic clock."""
 CALL, STARTED_S = itemgetter(0), itemgetter(2)
@@ -103,11 +103,11 @@ class CallQueue:
             self.waiting.extend(waiting)
         return [future for _, future, _ in late if not future.done()], sent
 
-    def take_all(self) -> list[asyncio.Future[Any]]:
-        """Remove all calls that wait, and return their futures."""
-        futures = [future for _, future, _ in self.waiting if not future.done()]
+    def take_all(self) -> list[Waiter]:
+        """Remove all calls that wait, and return those for whose reply somebody waits."""
+        waiters = [waiter for waiter in self.waiting if not waiter[1].done()]
         self.waiting.clear()
-        return futures
+        return waiters
 
     def overflow(self) -> Exception | None:
         """Return the error for a call that comes when the queue is full; None if it may wait after all."""

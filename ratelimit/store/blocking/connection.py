@@ -53,12 +53,17 @@ class Connection(ABC):
         """
 
     @abstractmethod
+    def send(self, packet: bytes, wait: Wait) -> None:
+        """Send commands, whose replies have to be read. Raises as `call`."""
+
+    @abstractmethod
     def read(self, reply_count: int, wait: Wait) -> list[Any]:
         """Return the replies to commands that were sent: texts as bytes, errors in their places. Raises as `call`."""
 
-    @abstractmethod
     def execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
         """Send commands, and return their replies. Raises as `call`."""
+        self.send(packet, wait)
+        return self.read(reply_count, wait)
 
     def probe(self, timeout_s: float) -> Any:
         """Return the reply to a command that does nothing, be it an error."""
@@ -88,10 +93,9 @@ class EmulatedConnection(Connection):
         """See `Connection`."""
         return self.execute(packet, 1, Wait(timeout_s))[0]
 
-    def execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+    def send(self, packet: bytes, wait: Wait) -> None:  # noqa: ARG002 - nobody can tell it to hurry
         """See `Connection`."""
         self._connection.send_packed_command((packet,), check_health=False)
-        return self.read(reply_count, wait)
 
     def read(self, reply_count: int, wait: Wait) -> list[Any]:  # noqa: ARG002 - nobody can tell it to hurry
         """See `Connection`."""
@@ -162,7 +166,7 @@ class DirectConnection(Connection):
             return self.without_more([reply])[0]
         return reply
 
-    def execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
+    def send(self, packet: bytes, wait: Wait) -> None:
         """See `Connection`."""
         if self._looks_first:
             self._expect_silence()
@@ -174,7 +178,6 @@ class DirectConnection(Connection):
         except (ConnectionError, ssl.SSLError) as error:
             raise NothingSentError(*error.args) from error
         self._write(memoryview(packet)[sent:], wait)
-        return self.read(reply_count, wait)
 
     def _write(self, rest: memoryview, wait: Wait) -> None:
         while rest:

@@ -18,7 +18,7 @@ from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.connections import Connections
-from ratelimit.store.blocking.primary import PrimaryFinder
+from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
 from ratelimit.store.sentinel import Address
 
@@ -41,7 +41,7 @@ class Connector:
         breaker: Whether the server answers.
     """
 
-    def __init__(self, pool: Any, connections: Connections, primary: PrimaryFinder | None = None) -> None:
+    def __init__(self, pool: Any, connections: Connections, primary: Finder | None = None) -> None:
         self._pool = ref(pool)
         self._connections = connections
         self._primary = primary
@@ -238,6 +238,21 @@ class Connector:
             self._background.join()
             if self._primary is not None:
                 self._primary.unwatch(self.move_to)
+
+    def retire(self) -> None:
+        """Leave the server to those who still wait for its replies: their connections are closed with these."""
+        with self._connections.lock:
+            self._generation += 1
+            self._attempts = 0
+            self._connections.retire()
+            spare = self._connections.take_spare()
+            for connection in (*self._opening, *filter(None, [spare])):
+                connection.break_off()
+            self._opening.clear()
+            self._is_closed = not self._connections.waiters
+        if spare is not None:
+            spare.close()
+        self.look()
 
     def _begin_anew(self, *, is_deposed: bool = False) -> None:
         self._generation += 1

@@ -5,6 +5,7 @@ Callers take an idle connection, or wait for one within their deadline. They nev
 
 from __future__ import annotations
 
+import contextlib
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -15,6 +16,7 @@ from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking.connection import Connection, NothingSentError, open_connection
 from ratelimit.store.blocking.connections import USUALLY_IDLE, Connections
 from ratelimit.store.blocking.connector import Connector
+from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.blocking.primary import PrimaryFinder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.breaker import PROBE_INTERVAL_S, BreakerState
@@ -45,11 +47,11 @@ class Endpoint:
 
     def __init__(self, pool: Any) -> None:
         self._pool = ref(pool)  # `_endpoints` ends with the pool, and so must not keep it
-        self.primary = PrimaryFinder(pool) if redis_compat.finds_primary(pool) else None
-        self._begin()
+        self.primary: Finder | None = PrimaryFinder(pool) if redis_compat.finds_primary(pool) else None
+        self._set_up()
         fork_safety.register_fork_reset(self)
 
-    def _begin(self) -> None:
+    def _set_up(self) -> None:
         pool = self._pool()
         self._connections = Connections(max(1, min(MAX_CONNECTIONS, pool.max_connections - RESERVED)))  # type: ignore[union-attr]
         self.connector = Connector(pool, self._connections, self.primary)
@@ -61,7 +63,7 @@ class Endpoint:
         """Close the parent's connections here, and begin anew."""
         self.connector.abandon()
         self._connections.abandon()
-        self._begin()
+        self._set_up()
 
     def call(self, packet: bytes, started_s: float, deadline_s: float) -> Any:
         """Send one command, and return its reply.
@@ -91,7 +93,8 @@ class Endpoint:
                 (reply,) = connection.read(1, Wait(started_s + deadline_s - monotonic()))
         except NothingSentError:
             self._drop(connection)
-            return self._execute_again(packet, 1, Wait(started_s + deadline_s - monotonic()))[0]
+            wait = Wait(started_s + deadline_s - monotonic())
+            return self.finish(self._begin_again(packet, wait), 1, wait)[0]
         except redis_compat.client_errors() as error:
             raise self._failed(connection, error) from error
         except BaseException:
@@ -123,23 +126,41 @@ class Endpoint:
             StoreUnavailable: The commands were not carried out.
             StoreTimeout: Nobody knows whether they were.
         """
-        try:
-            return self._execute(packet, reply_count, wait)
-        except NothingSentError:
-            return self._execute_again(packet, reply_count, wait)
+        return self.finish(self.begin(packet, wait), reply_count, wait)
 
-    def _execute_again(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
-        """Execute commands of which nothing could be sent."""
+    def begin(self, packet: bytes, wait: Wait) -> Connection:
+        """Send commands; return the connection on which the replies come. It has to be given to `finish`, or `give_up`.
+
+        Raises:
+            StoreUnavailable: The commands were not carried out.
+            StoreTimeout: Nobody knows whether they were.
+        """
+        try:
+            return self._begin(packet, wait)
+        except NothingSentError:
+            return self._begin_again(packet, wait)
+
+    def begin_at_once(self, packet: bytes, wait: Wait) -> Connection | None:
+        """Do the same on an idle connection; return None if there is none, and nothing was sent."""
+        if not self._breaker.is_open:
+            with contextlib.suppress(IndexError, NothingSentError):
+                return self._begin_on(self._idle.pop(), packet, wait)
+        return None
+
+    def _begin_again(self, packet: bytes, wait: Wait) -> Connection:
+        """Send commands of which nothing could be sent."""
         self._connections.close_ended()  # others that were idle will have ended, too
         try:
-            return self._execute(packet, reply_count, wait)
+            return self._begin(packet, wait)
         except NothingSentError as error:
             raise error_mapping.before_sending(error) from error
 
-    def _execute(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
-        connection = self._acquire(wait)
+    def _begin(self, packet: bytes, wait: Wait) -> Connection:
+        return self._begin_on(self._acquire(wait), packet, wait)
+
+    def _begin_on(self, connection: Connection, packet: bytes, wait: Wait) -> Connection:
         try:
-            replies = connection.execute(packet, reply_count, wait)
+            connection.send(packet, wait)
         except NothingSentError:
             self._drop(connection)
             raise
@@ -148,9 +169,24 @@ class Endpoint:
         except BaseException:
             self._drop(connection)
             raise
+        return connection
+
+    def finish(self, connection: Connection, reply_count: int, wait: Wait) -> list[Any]:
+        """Return the replies to commands that `begin` sent. Raises as that."""
+        try:
+            replies = connection.read(reply_count, wait)
+        except redis_compat.client_errors() as error:
+            raise self._failed(connection, error) from error
+        except BaseException:
+            self._drop(connection)
+            raise
         connection.last_used_s = self._breaker.last_arrival_s = monotonic()
         self._release(connection)
         return replies
+
+    def give_up(self, connection: Connection) -> None:
+        """Close a connection whose replies nobody will read."""
+        self._drop(connection)
 
     def execute_apart(self, packet: bytes, reply_count: int, wait: Wait) -> list[Any]:
         """Do the same on a connection of their own, made and closed here: what takes long takes none from others."""
@@ -197,13 +233,13 @@ class Endpoint:
         """Return whether the breaker is open, and how often it has opened."""
         return BreakerState(self._breaker.is_open, self._breaker.openings)
 
-    def connect(self, timeout_s: float) -> None:
-        """Wait until as many connections stand as are usually idle; after this time, for one and a spare.
+    def connect(self, timeout_s: float, count: int = USUALLY_IDLE) -> None:
+        """Wait until so many connections stand, as many as are usually idle; after this time, for one and a spare.
 
         Raises:
             StoreUnavailable: Not even these stand; with the reason.
         """
-        self.connector.stand(USUALLY_IDLE, timeout_s)
+        self.connector.stand(count, timeout_s)
 
     def renew(self) -> None:
         """Have no connection used again, as new ones may lead to another server. Does so seldom, if called often."""
@@ -215,6 +251,10 @@ class Endpoint:
             self._connections.retire()
         self._connections.close_ended()
         self.connector.look()
+
+    def retire(self) -> None:
+        """Close the connections that nobody uses, the others once their replies have come, and end the thread."""
+        self.connector.retire()
 
     def close(self) -> None:
         """Close all connections, and end the thread. Whoever needs a connection afterwards has them made anew."""

@@ -3,75 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from ratelimit.admin.doctor.read import Peer, PeerReply
 from ratelimit.admin.doctor.readings import ClientSettings
-from ratelimit.effects import Operation, PatientCommands, Request, failure_of
+from ratelimit.effects import PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.blocking import peers
+from ratelimit.store.blocking.base import BlockingExecutorBase
+from ratelimit.store.blocking.cluster import BlockingClusterExecutor
 from ratelimit.store.blocking.endpoint import Endpoint
-from ratelimit.store.blocking.primary import PrimaryFinder
+from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import PATIENCE_S, Client
+from ratelimit.store.clients import PATIENCE_S, Client, ServerClient, cluster_client, enforces_slots, patience_of
+from ratelimit.store.cluster.slots import divide
 from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
-_T = TypeVar("_T")
 
-
-class BlockingExecutor:
+class BlockingExecutor(BlockingExecutorBase):
     """Runs operations on the server of a client. A command is sent once: the client's retries are not on this path.
 
     Args:
         client: Its pool says how to connect.
         deadline: For how many seconds a check may wait for Redis, over all that it sends.
+
+    Attributes:
+        has_slots: Whether it is known that one script may only touch keys of one slot.
     """
 
-    def __init__(self, client: Client, deadline: float = PATIENCE_S) -> None:
+    def __init__(self, client: ServerClient, deadline: float = PATIENCE_S) -> None:
         self._pool: Any = client.connection_pool  # held: the endpoint does not
         self._endpoint = Endpoint.of(self._pool)
-        self._deadline = deadline
-        self._patience_s = self._pool.connection_kwargs.get("socket_timeout") or PATIENCE_S
-
-    def run(self, operation: Operation[_T], started_s: float | None = None, deadline: float | None = None) -> _T:
-        """Reply to what the operation requests until it returns; return its result.
-
-        Args:
-            operation: The operation.
-            started_s: When its caller began to wait for Redis, by the monotonic clock, if the deadline holds for all of
-                it; None if each reply may take the client's own time limit, as for an administrator.
-            deadline: Seconds, instead of those of checks.
-        """
-        wait = self._wait(started_s, deadline)
-        try:
-            request = next(operation)
-            while True:
-                try:
-                    reply = self._execute(request, wait)
-                except StoreError as error:
-                    request = operation.throw(failure_of(request, error))
-                else:
-                    request = operation.send(reply)
-        except StopIteration as finished:
-            result: _T = finished.value
-            return result
-        finally:
-            operation.close()
+        super().__init__(deadline, patience_of(self._pool))
+        self.has_slots = enforces_slots(self._pool)
 
     @property
-    def primary(self) -> PrimaryFinder | None:
+    def finder(self) -> Finder | None:
         """What finds whom to connect to; None where that is the pool's business."""
         return self._endpoint.primary
-
-    def _wait(self, started_s: float | None, deadline: float | None = None) -> Wait:
-        if started_s is None:
-            return Wait(self._patience_s, renewed=True)
-        return Wait(started_s + (deadline or self._deadline) - monotonic())
 
     def call(self, call: ScriptCall, started_s: float) -> Any:
         """Return the reply to one script call, whose caller begins to wait for Redis at this very moment."""
@@ -80,11 +53,13 @@ class BlockingExecutor:
             return self._again_by_source(call, reply, self._wait(started_s))
         return reply
 
-    def _execute(self, request: Request, wait: Wait) -> Any:
+    def _execute(self, request: Sent, wait: Wait) -> Any:
         wait.renew()
         if isinstance(request, PatientCommands):
             packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
             return error_mapping.replies_to(request, self._endpoint.execute_apart(packet, len(request), patience))
+        if isinstance(request, Primaries):
+            return ("",)
         if not isinstance(request, ScriptCall):
             return self._send(request, wait)
         (reply,) = self._endpoint.execute(request.packet or request.packed(pack), 1, wait)
@@ -99,7 +74,14 @@ class BlockingExecutor:
     def _send(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
         if not commands:
             return []  # there is no reply to wait for
-        return error_mapping.replies_to(commands, self._endpoint.execute(pack(commands), len(commands), wait))
+        if self.has_slots:
+            division = divide(commands, 0)
+            packet = pack([part.command for part in division.parts])
+            replies = division.join(self._endpoint.execute(packet, len(division.parts), wait))
+        else:
+            replies = self._endpoint.execute(pack(commands), len(commands), wait)
+            self.has_slots = any(map(redis_compat.is_of_several_slots, replies))
+        return error_mapping.replies_to(commands, replies)
 
     def _refused(self, error: Exception) -> StoreError:
         if error_mapping.is_from_replica(error):
@@ -128,4 +110,22 @@ class BlockingExecutor:
 
     def close(self) -> None:
         """Close all connections to the server. Others who share the client have theirs made anew."""
+        self._background.close()
         self._endpoint.close()
+
+
+BlockingStore = BlockingExecutor | BlockingClusterExecutor
+
+
+def executor_for(client: Client, deadline: float = PATIENCE_S, *, catalog_key: str) -> BlockingStore:
+    """Return what runs operations on the server of a client, or on its cluster.
+
+    Args:
+        client: The client.
+        deadline: For how many seconds a check may wait for Redis.
+        catalog_key: The name of the catalogue: commands without keys go where it is.
+    """
+    of_cluster = cluster_client(client)
+    if of_cluster is not None:
+        return BlockingClusterExecutor(of_cluster, deadline, catalog_key=catalog_key)
+    return BlockingExecutor(client, deadline)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic, process_time
+from time import monotonic, process_time, sleep
 
 _SLICE_S, _LEAST_SLICE_S = 0.01, 0.001
 _MOST_SLICES = 20
@@ -43,6 +43,12 @@ class Wait:
         """Count the wait since `begin`."""
         waited_s = min(monotonic() - self._began_s, self._slice_s)
         self.left_s -= max(waited_s * _LEAST_SHARE, waited_s - (process_time() - self._began_work_s))
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long, or for as long as is left."""
+        if seconds > 0:
+            sleep(max(0.0, min(seconds, self.left_s)))
+            self.left_s -= seconds
 
     def renew(self) -> None:
         """Note that a reply came."""

@@ -1,7 +1,9 @@
 """All scenarios, by name, in the order in which they are run."""
 
-from chaos.scenarios import clients, clocks, failover, network, servers
+from chaos.scenarios import clients, clocks, cluster, failover, network, servers
 
 SCENARIOS = {
-    scenario.name: scenario for module in (servers, network, failover, clients, clocks) for scenario in module.ALL
+    scenario.name: scenario
+    for module in (servers, network, failover, cluster, clients, clocks)
+    for scenario in module.ALL
 }

@@ -109,6 +109,7 @@ def _losing(seconds):
     }
 
 
+LOSING_A_SECOND = _losing(PROMISED_S)
 MEANWHILE = {
     "over-admission": _bucket_meanwhile,
     "over quota": admitted_meanwhile("quota"),
@@ -150,7 +151,7 @@ ALL = (
         "What had not been replicated is lost, which is what a second admits at most.",
         "kill -9 of the primary; the Sentinel notices after a second",
         watched({}),
-        bounds={"": _losing(PROMISED_S), "local": UNSEEN},
+        bounds={"": LOSING_A_SECOND, "local": UNSEEN},
     ),
     Scenario(
         "split brain",

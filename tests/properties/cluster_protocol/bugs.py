@@ -177,7 +177,7 @@ def one_intent_for_all(request):
 def no_draft(request):
     """The record is absent until it is live."""
     match request.step:
-        case "create 2" | "create undo K":
+        case "create 2":
             return None
         case "create 5":
             ((field, _),) = request.guards
@@ -353,7 +353,6 @@ GUARDS = {
     ("create 4", "D"): (ONE, "rotate to b / create with b in q"),
     ("create 5", "record"): (NONE, "create with a in p / create with a in q"),
     ("create 6", "intent"): (NONE, "create with a in p / import a into q"),
-    ("create undo D", "D"): (NONE, "create with a in p / create with a in q"),
     ("plans 2", "intent"): (ONE, "join q / leave p"),
     ("plans 2", "version"): (ONE, "join q / q opens s too"),
     ("plans 3", "record"): (ONE, "join q / join q"),
@@ -379,7 +378,6 @@ GUARDS = {
 REDUNDANT = {
     ("create 2", "record"): "ids never come back (R7), so nothing can be there",
     ("create 3", "intent"): "the same",
-    ("create undo K", "record"): "only a repair can have changed the draft, into a tombstone too",
     ("delete plan 2", "version"): "what deletes a plan narrows; who adds a key counts `members`",
 }
 """Guards of the table without which nothing broke in any configuration, and why."""

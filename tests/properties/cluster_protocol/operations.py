@@ -75,31 +75,24 @@ def create(me, key, digest, plans):
     sets = [add(plan_set(plan), key) for plan in sorted(plans)]
     writes = (add(LIST, key), *sets, put(intent(key), own), more(MEMBERS))
     if not (yield Request("create 3", ((VERSION, version), (intent(key), None)), writes)).done:
-        return Then("undo create", (key, begun, None))
+        # The draft is kept, and entered under the catalogue as it is now.
+        version, catalogue = (yield read("create 1 C", VERSION, PLANS)).values
+        guards = ((VERSION, version), (intent(key), None))
+        if not may_hold(plans, catalogue) or not (yield Request("create 3", guards, writes)).done:
+            return Then("repair", (key, REFUSED))
 
     mine = Claim(key, me.token())
     if not (yield Request("create 4", ((claim(digest), stale),), (put(claim(digest), mine),))).done:
-        return Then("undo create", (key, begun, None))
+        return Then("repair", (key, REFUSED))
 
     after = live(plans, digest, me.token())
     writes = (put(record(key), after), put(r(key), R(version, after.stamp)))
     effect = ("made", key, plans, digest)
     if not (yield Request("create 5", ((record(key), begun),), writes, effect=effect)).done:
-        return Then("undo create", (key, begun, mine))
+        return Then("repair", (key, REFUSED))
 
     yield Request("create 6", ((intent(key), own),), (put(intent(key), None),))
     return DONE
-
-
-def undo_create(me, key, begun, mine):
-    """A failure at 3 to 5 of create: first K, then D and C (R3)."""
-    tombstone = begun._replace(state="tombstone", stamp=me.token())
-    yield Request("create undo K", ((record(key), begun),), (put(record(key), tombstone),))
-    if mine is not None:
-        digest = begun.digests[0][0]
-        yield Request("create undo D", ((claim(digest), mine),), (put(claim(digest), None),))
-    yield Request("create undo C", writes=(forget(key, begun.plans),))
-    return REFUSED
 
 
 def claimable(me, step, digest, own_key=None):
@@ -296,7 +289,7 @@ def repair_live(me, key, result, there, is_listed, is_member, before):
     if not is_listed or not all(is_member[plan] for plan in before.plans):
         own = Intent(me.token(), before.plans | (there.touched if there else frozenset()))
         sets = [add(plan_set(plan), key) for plan in sorted(before.plans)]
-        writes = (add(LIST, key), *sets, put(intent(key), own))
+        writes = (add(LIST, key), *sets, put(intent(key), own), more(MEMBERS))
         if not (yield Request("repair live C missing", ((intent(key), there),), writes)).done:
             return Again((key, result), result)
         there = own
@@ -328,7 +321,6 @@ def repair_of(*keys):
 
 OPERATIONS = {
     "create": create,
-    "undo create": undo_create,
     "change plans": change_plans,
     "disable": disable,
     "rotate": rotate,

@@ -10,17 +10,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ratelimit.errors import StoreError
 from ratelimit.store import redis_compat
+from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import OnLost, Pipeline
 from ratelimit.store.aio.pipeline.emulator import EmulatorPipeline
 from ratelimit.store.aio.pipeline.stream import StreamPipeline
-from ratelimit.store.aio.primary import AsyncPrimaryFinder
 from ratelimit.store.resp import NO_OP
 
 _T = TypeVar("_T")
 
 
 async def open_pipeline(
-    pool: Any, on_lost: OnLost, timeout_s: float | None, primary: AsyncPrimaryFinder | None = None
+    pool: Any, on_lost: OnLost, timeout_s: float | None, primary: AsyncFinder | None = None
 ) -> Pipeline:
     """Return a pipeline over a new connection, made as the pool makes them, on which the server has answered.
 

@@ -1,0 +1,285 @@
+"""Changes of one key where keys lie in slots, each a sequence of steps (steps.py), for whoever comes meanwhile.
+
+Whoever is interrupted leaves a state that no reader mistakes, and that anybody may finish or undo (repair.py). What a
+step depends on is its guard; if that does not hold, others were faster, and the change is computed anew. Once it has
+taken effect a change does not fail any more: what could not be cleaned up after it is left to a repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from ratelimit import validation
+from ratelimit.admin.by_slot.claims import claimable, store_new_pepper
+from ratelimit.admin.by_slot.intents import Intent
+from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key_and_version
+from ratelimit.admin.by_slot.repair import remove_dead, repair_key
+from ratelimit.admin.by_slot.steps import (
+    OPENS_NOTHING,
+    announce,
+    bury,
+    claim,
+    draft_of,
+    finish,
+    go_live,
+    list_draft,
+    place_draft,
+    release,
+    renewed,
+    settle,
+    tombstone_of,
+    write_record,
+)
+from ratelimit.admin.ceilings import KeyHeadroom, check_key_ceiling, key_headroom, max_attempts
+from ratelimit.admin.commit import (
+    MAX_ATTEMPTS,
+    busy_conflict,
+    carry_out,
+    carry_out_all,
+    ensure_catalog,
+    no_such_key,
+)
+from ratelimit.admin.key_plans import check_plans
+from ratelimit.admin.preconditions import check_revision
+from ratelimit.effects import Operation
+from ratelimit.errors import ConfigError, Conflict, StoreError
+from ratelimit.model import ApiKey
+from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
+from ratelimit.registry.key_values import Secret, generated_id
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot
+
+Change = Callable[[KeyRecord, CatalogSnapshot], KeyRecord]
+"""Returns the new record for the stored one. Raises Conflict or NotFound."""
+
+
+def create_key(namespace: Namespace, record: KeyRecord, secret: Secret) -> Operation[KeyRecord]:
+    """Create a key with a value; return its record, which has another id if others were faster."""
+    digests = namespace.digest.all(secret.value)
+    for _ in range(max_attempts(namespace)):
+        basis = yield from _basis(namespace, record)
+        claims = yield from claimable(namespace, digests, record.id)
+        draft = draft_of(record)
+        try:
+            if (yield from _make(namespace, record, draft, basis, claims[0])):
+                return record
+        except (StoreError, ConfigError):  # before the key was live: nobody need wait for the draft to expire
+            with suppress(StoreError, Conflict):
+                yield from repair_key(namespace, record.id)
+            raise
+        yield from repair_key(namespace, record.id)
+        record = renewed(record, id=generated_id())
+    raise busy_conflict(max_attempts(namespace))
+
+
+class _Basis(NamedTuple):
+    """What a new key depends on: that there may be one more, and that it may be in its plans."""
+
+    headroom: KeyHeadroom
+    snapshot: CatalogSnapshot
+
+
+def _basis(namespace: Namespace, record: KeyRecord) -> Operation[_Basis]:
+    headroom = yield from key_headroom(namespace)
+    check_key_ceiling(namespace, headroom)
+    snapshot = yield from ensure_catalog(namespace)
+    check_plans(namespace.ceilings, snapshot, "", (), record.plans)
+    return _Basis(headroom, snapshot)
+
+
+def _make(
+    namespace: Namespace, record: KeyRecord, draft: KeyRecord, basis: _Basis, dead_claim: str | None
+) -> Operation[bool]:
+    """Make a key of a draft; return False if the id, the draft or the value was lost to others."""
+    (digest,) = record.digests
+    if not (yield from carry_out(place_draft(namespace, draft))):
+        return False
+    intent = Intent.of(frozenset(record.plans), digest)
+    for _ in range(max_attempts(namespace)):
+        if (yield from carry_out(list_draft(namespace, basis.snapshot, draft, intent, basis.headroom))):
+            break
+        basis = yield from _basis(namespace, record)  # others changed plans, or made keys under a ceiling
+    else:
+        return False
+    if not (yield from carry_out(claim(namespace, digest, dead_claim, new_claim(record.id)))):
+        return False
+    if not (yield from carry_out(go_live(namespace, basis.snapshot, draft, record))):
+        return False
+    namespace.on_change_message(f"key:{record.id}")
+    with suppress(StoreError):
+        yield from carry_out(finish(namespace, record.id, intent.json()))
+    return True
+
+
+def change_record(namespace: Namespace, key_id: str, change: Change, *, revokes: bool) -> Operation[KeyRecord]:
+    """Change what a record says, but not its plans: one step. Needs the key's slot alone."""
+    for _ in range(MAX_ATTEMPTS):
+        stored = yield from _live_key(namespace, key_id)
+        new = renewed(change(stored.record, namespace.snapshot))
+        token = yield from stored.version_token(namespace)
+        if (yield from carry_out(write_record(namespace, stored.text, new, token, passes_maxmemory=revokes))):
+            namespace.on_change_message(f"key:{key_id}")
+            return new
+    raise busy_conflict()
+
+
+def change_plans(namespace: Namespace, key_id: str, change: Change, *, revokes: bool) -> Operation[KeyRecord]:
+    """Change the plans of a key."""
+    is_begun = False
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            stored = yield from _live_key(namespace, key_id)
+            there = yield from stored_intent(namespace, key_id)
+            snapshot = yield from namespace.load()
+            new = renewed(change(stored.record, snapshot))
+        except ConfigError:
+            if is_begun:
+                yield from repair_key(namespace, key_id)
+            raise
+        former = Intent.from_json(there) if there is not None else Intent.of(frozenset())
+        before, after = frozenset(stored.record.plans), frozenset(new.plans)
+        intent = Intent.of(before ^ after | former.touched, former.digest)
+        joined = [plan_id for plan_id in new.plans if plan_id not in before]
+        first = announce(namespace, snapshot, key_id, there, intent, joined, passes_maxmemory=revokes)
+        if not (yield from carry_out(first)):
+            continue
+        is_begun = True
+        # A plan that is added needs the version that the first step was guarded by; else `r` keeps its own.
+        token = snapshot.version_token if joined else (yield from stored.version_token(namespace))
+        second = write_record(namespace, stored.text, new, token, joins=bool(joined), passes_maxmemory=revokes)
+        if (yield from carry_out(second)):
+            namespace.on_change_message(f"key:{key_id}")
+            with suppress(StoreError, Conflict):
+                yield from _settle(namespace, new, intent)
+            return new
+    if is_begun:
+        yield from repair_key(namespace, key_id)
+    raise busy_conflict()
+
+
+def _settle(namespace: Namespace, record: KeyRecord, intent: Intent) -> Operation[None]:
+    """Finish a change of plans that has taken effect."""
+    left = intent.touched - frozenset(record.plans)
+    if (yield from carry_out(settle(namespace, record.id, intent.json(), left))):
+        return
+    names = namespace.names
+    sets = [("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans]
+    there, *has = yield [("HGET", names.intents, record.id), *sets]
+    if there is None and not all(has):
+        yield from repair_key(namespace, record.id)
+
+
+def rotate_key(
+    namespace: Namespace, key_id: str, secret: Secret, grace_us: int, expected: ApiKey | None
+) -> Operation[KeyRecord]:
+    """Give a key a new value; the old one opens it for `grace_us` microseconds more."""
+    digests, begun = namespace.digest.all(secret.value), ""
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            stored = yield from _live_key(namespace, key_id)
+            if stored.text != begun:
+                check_revision(stored.record, expected)
+            claims = yield from claimable(namespace, digests, key_id)
+            if stored.record.digests.get(digests[0]) == 0:
+                raise Conflict(f"key {key_id!r} has this value already", field="value")
+        except ConfigError:
+            if begun:
+                yield from repair_key(namespace, key_id)
+            raise
+        yield from store_new_pepper(namespace)
+        rotation = _Rotation(namespace, stored, digests[0], grace_us)
+        if (yield from rotation.name()):
+            begun = rotation.named.json()
+            if (yield from rotation.claim(claims[0])) and (yield from rotation.take_effect()):
+                return rotation.record
+    if begun:
+        yield from repair_key(namespace, key_id)
+    raise busy_conflict()
+
+
+class _Rotation:
+    """The steps of one attempt to give a key another value."""
+
+    def __init__(self, namespace: Namespace, stored: StoredKey, digest: str, grace_us: int) -> None:
+        self._namespace, self._stored, self._digest, self._grace_us = namespace, stored, digest, grace_us
+        self.named = renewed(stored.record, digests={**stored.record.digests, digest: OPENS_NOTHING})
+        self.record = self.named
+        self._token = ""
+        self._former: dict[str, str | None] = {}
+
+    def name(self) -> Operation[bool]:
+        """K: the record names the digest, which opens nothing yet."""
+        self._token = yield from self._stored.version_token(self._namespace)
+        if not (yield from self._write(self._stored.text, self.named, publishes=False)):
+            return False
+        former = [old for old in self._stored.record.digests if old != self._digest]
+        claims = yield from stored_claims(self._namespace, former)
+        self._former = dict(zip(former, claims, strict=True))
+        return True
+
+    def claim(self, dead_claim: str | None) -> Operation[bool]:
+        """D: the digest is the key's."""
+        text = new_claim(self.named.id)
+        step = claim(self._namespace, self._digest, dead_claim, text, passes_maxmemory=not self._grace_us)
+        return (yield from carry_out(step))
+
+    def take_effect(self) -> Operation[bool]:
+        """K: the digest opens the key, the old ones end. D: those that have ended are given up."""
+        now_us = yield from self._namespace.server_us()
+        grace_end_us = now_us + self._grace_us
+        digests = {self._digest: 0}
+        for old, until_us in self._stored.record.digests.items():
+            # What had ended before is no longer named: its claim goes now, or is dead.
+            if old != self._digest and (not until_us or until_us > now_us):
+                digests[old] = min(until_us or grace_end_us, grace_end_us) if self._grace_us else OPENS_NOTHING
+        self.record = renewed(self.named, digests=digests)
+        if not (yield from self._write(self.named.json(), self.record)):
+            return False
+        self._namespace.on_change_message(f"key:{self.record.id}")
+        with suppress(StoreError):
+            yield from carry_out_all(
+                [
+                    release(self._namespace, old, text)
+                    for old, text in self._former.items()
+                    if text is not None and claimed_by(text) == self.record.id and digests.get(old, 1) <= now_us
+                ]
+            )
+        return True
+
+    def _write(self, before: str, record: KeyRecord, *, publishes: bool = True) -> Operation[bool]:
+        passes = not self._grace_us
+        step = write_record(self._namespace, before, record, self._token, passes_maxmemory=passes, publishes=publishes)
+        return (yield from carry_out(step))
+
+
+def delete_key(namespace: Namespace, key_id: str, expected: ApiKey | None) -> Operation[None]:
+    """Delete a key and everything counted for it."""
+    for _ in range(MAX_ATTEMPTS):
+        stored = yield from _live_key(namespace, key_id)
+        check_revision(stored.record, expected)
+        tombstone = tombstone_of(stored.record)
+        if (yield from carry_out(bury(namespace, stored.text, tombstone))):
+            namespace.on_change_message(f"key:{key_id}")
+            with suppress(StoreError, Conflict):
+                yield from remove_dead(namespace, key_id, tombstone)
+            return
+    raise busy_conflict()
+
+
+def _live_key(namespace: Namespace, key_id: str) -> Operation[StoredKey]:
+    """Return a key. Raises NotFound."""
+    validation.key_id(key_id)
+    stored, is_known = yield from stored_key_and_version(namespace, key_id)
+    if stored is None or not stored.record.is_live:
+        raise no_such_key(key_id)
+    if not namespace.snapshot.epoch or not is_known:
+        # Notices a wrong pepper, an unknown schema, and a namespace that has moved to another server; but a revocation
+        # does not depend on the catalogue's node.
+        try:
+            yield from namespace.load()
+        except StoreError as error:
+            if not error.is_outage:
+                raise
+    return stored

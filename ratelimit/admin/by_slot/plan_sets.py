@@ -1,0 +1,54 @@
+"""Sets of the keys of plans where keys lie in slots: never smaller than the records say, perhaps larger."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ratelimit.admin.by_slot.repair import repair_key
+from ratelimit.effects import Operation, text
+from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.namespace import Namespace
+
+MAX_KEYS = 1000
+"""How many keys that are in the way of a change of plans are looked at in one attempt."""
+
+
+class SetsRepaired(Exception):  # noqa: N818 - no error: what was read of the sets does not hold any more
+    """Keys that were in the way of a change of plans were repaired: it is to be computed anew."""
+
+
+def check_members(
+    namespace: Namespace, key_ids: Sequence[str], plans: Collection[str], *, dry_run: bool
+) -> Operation[bool]:
+    """Return whether one of these keys is truly in all of these plans, as its record says.
+
+    Those that are not are repaired, for somebody who changed them was interrupted, or is about to go on.
+
+    Args:
+        namespace: The namespace.
+        key_ids: Keys that the sets of all these plans have.
+        plans: Ids of the plans.
+        dry_run: Repair nothing.
+
+    Raises:
+        SetsRepaired: A key was repaired.
+    """
+    strays = yield from _strays(namespace, key_ids[:MAX_KEYS], plans)
+    if strays and not dry_run:
+        for key_id in strays:
+            yield from repair_key(namespace, key_id)
+        raise SetsRepaired
+    return len(strays) < len(key_ids)
+
+
+def _strays(namespace: Namespace, key_ids: Sequence[str], plans: Collection[str]) -> Operation[list[str]]:
+    """Return those of the keys whose records do not name all of the plans."""
+    if not key_ids:
+        return []
+    replies = yield [("GET", namespace.names.key_record(key_id)) for key_id in key_ids]
+    strays = []
+    for key_id, stored in zip(key_ids, map(text, replies), strict=True):
+        record = None if stored is None else KeyRecord.from_json(stored, key_id)
+        if record is None or not record.is_live or not set(plans) <= set(record.plans):
+            strays.append(key_id)
+    return strays

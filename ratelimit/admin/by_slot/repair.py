@@ -1,0 +1,205 @@
+"""Finishes or undoes whatever was left half done of a key: by anyone, at any time, also while others work on it.
+
+It writes at the key's slot first, where every other change is guarded: whoever was interrupted and goes on later then
+fails, and begins anew. Only after that it mends what digests' slots and the catalogue say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from ratelimit.admin.by_slot.intents import Intent, touched_by
+from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key
+from ratelimit.admin.by_slot.steps import (
+    bury,
+    expire,
+    forget,
+    list_again,
+    release,
+    renewed,
+    settle,
+    tombstone_of,
+    write_record,
+)
+from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all
+from ratelimit.effects import Operation, text, texts
+from ratelimit.errors import StoreError
+from ratelimit.registry.key_record import KeyRecord, claimed_by
+from ratelimit.registry.namespace import Namespace
+
+
+class RepairReport(NamedTuple):
+    """What a repair met, and did.
+
+    Attributes:
+        key_id: The key.
+        state: What its record was: of a key, of one that was being created, of one that was deleted, or absent.
+        is_changed: Whether anything was left to be done.
+    """
+
+    key_id: str
+    state: Literal["key", "draft", "tombstone", "absent"]
+    is_changed: bool
+
+
+def keys_to_repair(namespace: Namespace) -> Operation[list[str]]:
+    """Return the keys that somebody is working on, or was when interrupted: those that have an intent."""
+    return sorted(texts((yield [("HKEYS", namespace.names.intents)])[0]))
+
+
+def repair_key(namespace: Namespace, key_id: str) -> Operation[RepairReport]:
+    """Finish or undo whatever was left half done of a key.
+
+    Raises:
+        Conflict: Others changed the key again and again meanwhile.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        entries = yield from _entries(namespace, key_id)  # before the record: then "absent" means dead
+        stored = yield from stored_key(namespace, key_id)
+        if stored is not None and stored.record.is_live:
+            report = yield from _repair_live(namespace, stored, entries)
+        else:
+            report = yield from _repair_dead(namespace, key_id, stored, entries)
+        if report is not None:
+            return report
+    raise busy_conflict()
+
+
+class _Entries(NamedTuple):
+    """What the catalogue's slot says of a key.
+
+    Attributes:
+        intent: The text of its intent; None if there is none.
+        is_listed: Whether it is in the list of keys.
+        plans: The plans whose sets have it.
+    """
+
+    intent: str | None
+    is_listed: bool
+    plans: frozenset[str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the catalogue does not name the key."""
+        return self.intent is None and not self.is_listed and not self.plans
+
+
+def _entries(namespace: Namespace, key_id: str) -> Operation[_Entries]:
+    names, snapshot = namespace.names, (yield from namespace.load())
+    sets = [("SISMEMBER", names.plan_keys(plan_id), key_id) for plan_id in snapshot.plans]
+    # The intent first: who changes a set after that changes the intent as well, which is the guard of what follows.
+    there, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
+    plans = frozenset(plan_id for plan_id, is_member in zip(snapshot.plans, has, strict=True) if is_member)
+    return _Entries(text(there), score is not None, plans)
+
+
+def _repair_dead(
+    namespace: Namespace, key_id: str, stored: StoredKey | None, entries: _Entries
+) -> Operation[RepairReport | None]:
+    """Repair what is no key; None if others were faster."""
+    if stored is None:
+        if entries.is_empty:  # perhaps not made yet: only who was met in the catalogue before is dead
+            return RepairReport(key_id, "absent", is_changed=False)
+        yield from remove_dead(namespace, key_id, None, entries.plans)
+        return RepairReport(key_id, "absent", is_changed=True)
+    record = stored.record
+    if record.state == "tombstone":
+        yield from remove_dead(namespace, key_id, record, entries.plans)
+        return RepairReport(key_id, "tombstone", is_changed=not entries.is_empty)
+    tombstone = tombstone_of(record)
+    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+        return None
+    yield from remove_dead(namespace, key_id, tombstone, entries.plans)
+    return RepairReport(key_id, "draft", is_changed=True)
+
+
+def remove_dead(
+    namespace: Namespace, key_id: str, tombstone: KeyRecord | None, plans: Iterable[str] = ()
+) -> Operation[None]:
+    """Remove what digests and the catalogue say of a key that is dead for ever; then its tombstone expires in a day.
+
+    Args:
+        namespace: The namespace.
+        key_id: The key.
+        tombstone: Its tombstone; None if there is none any more.
+        plans: Further plans whose sets may have it.
+
+    Raises:
+        Conflict: Others changed its intent again and again meanwhile.
+    """
+    digests, members = set[str](), frozenset(plans)
+    if tombstone is not None:
+        digests, members = set(tombstone.digests), members | set(tombstone.plans)
+    for _ in range(MAX_ATTEMPTS):
+        there = yield from stored_intent(namespace, key_id)
+        if there is not None and Intent.from_json(there).digest:
+            digests.add(Intent.from_json(there).digest)
+        claims = yield from stored_claims(namespace, sorted(digests))
+        releases = [
+            release(namespace, digest, claim)
+            for digest, claim in zip(sorted(digests), claims, strict=True)
+            if claim is not None and claimed_by(claim) == key_id
+        ]
+        results = yield from carry_out_all([forget(namespace, key_id, there, members | touched_by(there)), *releases])
+        for result in results:
+            if isinstance(result, StoreError):
+                raise result
+        if results[0]:
+            break
+    else:
+        raise busy_conflict()
+    if tombstone is not None:
+        yield from carry_out(expire(namespace, key_id, tombstone.json()))
+
+
+def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> Operation[RepairReport | None]:
+    """Repair a key; None if others were faster."""
+    record, there = stored.record, entries.intent
+    if entries.is_empty and (yield from _is_named_nowhere(namespace, record)):
+        return (yield from _finish_deletion(namespace, stored))
+    plans, touched = frozenset(record.plans), touched_by(there)
+    if not entries.is_listed or plans - entries.plans or entries.plans - plans - touched:
+        own = Intent.of(plans | touched | entries.plans)
+        if not (yield from carry_out(list_again(namespace, record, there, own))):
+            return None
+        there = own.json()
+    now_us = yield from namespace.server_us()
+    ended = [digest for digest, until_us in record.digests.items() if until_us and until_us <= now_us]
+    if there is None and not ended:
+        return RepairReport(record.id, "key", is_changed=False)
+    claims = yield from stored_claims(namespace, ended)
+    digests = {digest: until_us for digest, until_us in record.digests.items() if digest not in ended}
+    token = yield from stored.version_token(namespace)
+    fence = write_record(namespace, stored.text, renewed(record, digests=digests), token, publishes=False)
+    if not (yield from carry_out(fence)):
+        return None
+    releases = [
+        release(namespace, digest, claim)
+        for digest, claim in zip(ended, claims, strict=True)
+        if claim is not None and claimed_by(claim) == record.id
+    ]
+    if there is not None:
+        releases.append(settle(namespace, record.id, there, touched_by(there) - plans))
+    for result in (yield from carry_out_all(releases)):
+        if isinstance(result, StoreError):
+            raise result
+    return RepairReport(record.id, "key", is_changed=True)
+
+
+def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool]:
+    """Return whether neither the catalogue nor a claim names a live key: its node has lost that it was deleted."""
+    claims = yield from stored_claims(namespace, list(record.digests))
+    if any(claim is not None and claimed_by(claim) == record.id for claim in claims):
+        return False
+    return (
+        yield from _entries(namespace, record.id)
+    ).is_empty  # read after the record: it may have been made meanwhile
+
+
+def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:
+    tombstone = tombstone_of(stored.record)
+    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+        return None
+    yield from remove_dead(namespace, tombstone.id, tombstone)
+    return RepairReport(tombstone.id, "key", is_changed=True)

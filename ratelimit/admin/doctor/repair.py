@@ -1,0 +1,255 @@
+"""`doctor --repair`: finishes or undoes whatever was left half done of keys, wherever in Redis it is.
+
+Anybody may run it at any time, also while others work, and again after it was interrupted: what is to be done is done
+key by key, by the rules of `admin.by_slot.repair`. It looks at what is known to be under way (intents), then walks over
+all records, all claims of values, and all that the catalogue lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from ratelimit.admin.by_slot.repair import keys_to_repair, remove_dead, repair_key
+from ratelimit.admin.by_slot.steps import OPENS_NOTHING, bury, claim, release, tombstone_of
+from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
+from ratelimit.admin.reading import records_of, texts_of
+from ratelimit.effects import AtNode, Operation, Primaries, text, texts
+from ratelimit.engine.pending_alerts import announce, is_pending_alert
+from ratelimit.errors import StoreError
+from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
+from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import Command
+
+_NAMES_PER_SCAN = 500
+_NEVER = -1
+"""What PTTL says of what does not expire."""
+
+
+class SharedValue(NamedTuple):
+    """Two keys that one value opens: which of them is meant, only people know.
+
+    Attributes:
+        key_id: The key that the value leads to.
+        other_id: The other key.
+    """
+
+    key_id: str
+    other_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSummary:
+    """What a repair of all keys did.
+
+    Attributes:
+        records: Records that were looked at, drafts and tombstones included.
+        keys: Keys of which something half done was finished or undone.
+        claims: Values that lead to their key again, or to none any more.
+        deleted: Keys whose deletion was finished.
+        alerts: Alerts that were written to the stream for gateways that crashed.
+        two_keys: Pairs of keys that one value opens; they are left as they are.
+    """
+
+    records: int = 0
+    keys: int = 0
+    claims: int = 0
+    deleted: int = 0
+    alerts: int = 0
+    two_keys: tuple[SharedValue, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the summary for people."""
+        if not self.is_changed:
+            return f"{self.records:,} records were looked at, nothing was half done"
+        return (
+            f"{self.records:,} records were looked at: {self.keys:,} keys were repaired, {self.claims:,} values lead "
+            f"to their key again or to none, {self.deleted:,} deletions were finished, {self.alerts:,} alerts announced"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data, for JSON."""
+        return {**asdict(self), "two_keys": [pair._asdict() for pair in self.two_keys]}
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything was to be done."""
+        return bool(self.keys or self.claims or self.deleted or self.alerts)
+
+
+@dataclass(slots=True)
+class _Count:
+    """What was done so far."""
+
+    records: int = 0
+    keys: set[str] = field(default_factory=set)
+    claims: int = 0
+    deleted: int = 0
+    alerts: int = 0
+    two_keys: set[SharedValue] = field(default_factory=set)
+
+
+def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
+    """Finish or undo whatever was left half done. Where one script changes all of a key, nothing ever is."""
+    yield from namespace.find_slots()
+    if not namespace.has_slots:
+        return RepairSummary()
+    yield from namespace.load()
+    walk = _Walk(namespace)
+    for key_id in (yield from keys_to_repair(namespace)):
+        yield from walk.repair(key_id)
+    names = namespace.names
+    yield from walk.over_names(names.key_record("*"), walk.look_at_records)
+    yield from walk.over_names(names.digest("*"), walk.look_at_claims)
+    yield from walk.over_members("ZSCAN", names.keys, None)
+    for plan_id in namespace.snapshot.plans:
+        yield from walk.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
+    count = walk.count
+    two_keys = tuple(sorted(count.two_keys))
+    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, count.alerts, two_keys)
+
+
+class _StoredRecord(NamedTuple):
+    """A record, and its text in Redis."""
+
+    record: KeyRecord
+    text: str
+
+
+class _Walk:
+    """One repair in progress."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._names = namespace, namespace.names
+        self.count = _Count()
+
+    def repair(self, key_id: str) -> Operation[None]:
+        """Repair a key, and count it if there was something to be done."""
+        if (yield from repair_key(self._namespace, key_id)).is_changed:
+            self.count.keys.add(key_id)
+
+    def over_names(self, pattern: str, look: Callable[[list[str]], Operation[None]]) -> Operation[None]:
+        """Have all names on all primaries that fit a pattern looked at, page by page."""
+        for node in (yield Primaries()):
+            cursor = None
+            while cursor != "0":
+                scan: Command = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _NAMES_PER_SCAN)
+                ((following, names),) = yield AtNode(node, [scan])
+                cursor = text(following)
+                if names:
+                    yield from look(texts(names))
+
+    def over_members(self, command: str, name: str, plan_id: str | None) -> Operation[None]:
+        """Have all members of the list of keys, or of the set of a plan, looked at."""
+        cursor = None
+        while cursor != "0":
+            ((following, members),) = yield [(command, name, cursor or "0", "COUNT", _NAMES_PER_SCAN)]
+            cursor = text(following)
+            key_ids = texts(members) if command == "SSCAN" else texts(members[::2])
+            records = yield from records_of(self._namespace, key_ids)
+            for key_id, record in zip(key_ids, records, strict=True):
+                if record is None or not record.is_live or (plan_id is not None and plan_id not in record.plans):
+                    yield from self.repair(key_id)
+
+    def look_at_records(self, names: list[str]) -> Operation[None]:
+        """Look at records by their names."""
+        stored = yield from texts_of(self._namespace, names)
+        records = [_StoredRecord(KeyRecord.from_json(each), each) for each in stored if each is not None]
+        self.count.records += len(records)
+        live = [entry for entry in records if entry.record.is_live]
+        listed = yield from self._listed(live)
+        claims = yield from self._claims(live)
+        for entry in live:
+            yield from self._look_at_key(entry, listed[entry.record.id], claims)
+        yield from self._announce_alerts([entry.record.id for entry in live])
+        dead = [entry.record for entry in records if not entry.record.is_live]
+        expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
+        for record, expiry_ms in zip(dead, expiries, strict=True):
+            # What is left of a deleted key expires once nothing else is left of it.
+            if record.state != "tombstone" or expiry_ms == _NEVER:
+                yield from self.repair(record.id)
+
+    def _announce_alerts(self, key_ids: Sequence[str]) -> Operation[None]:
+        """Write alerts to the stream that gateways have noted at the key and did not come to announce."""
+        replies = yield [("HKEYS", self._names.key_hash(key_id)) for key_id in key_ids]
+        for key_id, fields in zip(key_ids, replies, strict=True):
+            if any(map(is_pending_alert, texts(list(fields)))):
+                self.count.alerts += yield from announce(self._names, key_id)
+
+    def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
+        """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
+        names = self._names
+        commands: list[Command] = []
+        for record, _ in live:
+            commands.append(("ZSCORE", names.keys, record.id))
+            commands += (("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans)
+        replies = iter((yield commands))
+        listed = dict[str, tuple[bool, bool]]()
+        for record, _ in live:
+            is_listed, members = next(replies) is not None, [next(replies) for _ in record.plans]
+            listed[record.id] = is_listed, is_listed and all(members)
+        return listed
+
+    def _claims(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, str | None]]:
+        digests = list(dict.fromkeys(digest for record, _ in live for digest in record.digests))
+        claims = yield from texts_of(self._namespace, list(map(self._names.digest, digests)))
+        return dict(zip(digests, claims, strict=True))
+
+    def _look_at_key(
+        self, entry: _StoredRecord, listed: tuple[bool, bool], claims: Mapping[str, str | None]
+    ) -> Operation[None]:
+        record = entry.record
+        digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
+        own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
+        strange = digests - own
+        is_listed, is_in_sets = listed
+        if not is_listed and strange == digests:
+            yield from self._finish_deletion(entry)
+            return
+        if not is_in_sets or own - digests:
+            yield from self.repair(record.id)
+        for digest in sorted(strange):
+            yield from self._claim_again(record.id, digest)
+
+    def _finish_deletion(self, entry: _StoredRecord) -> Operation[None]:
+        """Delete a key that nothing leads to: its node has lost that it was deleted."""
+        tombstone = tombstone_of(entry.record)
+        if (yield from carry_out(bury(self._namespace, entry.text, tombstone))):
+            yield from remove_dead(self._namespace, entry.record.id, tombstone)
+            self.count.deleted += 1
+
+    def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
+        """Have a value lead to its key again, unless it leads to another key that it opens as well."""
+        name = self._names.digest(digest)
+        for _ in range(MAX_ATTEMPTS):
+            (before,) = yield from texts_of(self._namespace, [name])
+            owner_id = claimed_by(before or "")
+            record, owner = yield from records_of(self._namespace, [key_id, owner_id])
+            if owner_id == key_id or record is None or not record.is_live or digest not in record.digests:
+                return  # others were faster
+            if owner is not None and owner.state != "tombstone" and digest in owner.digests:
+                if owner.is_live and owner.digests[digest] != OPENS_NOTHING:
+                    self.count.two_keys.add(SharedValue(owner_id, key_id))
+                    return
+                yield from self.repair(owner_id)
+            elif (yield from carry_out(claim(self._namespace, digest, before, new_claim(key_id)))):
+                self.count.claims += 1
+                return
+        raise busy_conflict()
+
+    def look_at_claims(self, names: list[str]) -> Operation[None]:
+        """Look at claims of values by their names: those that lead to no key are removed."""
+        stored = yield from texts_of(self._namespace, names)
+        claims = {name: each for name, each in zip(names, stored, strict=True) if each is not None}
+        owners = list(dict.fromkeys(map(claimed_by, claims.values())))
+        records = dict(zip(owners, (yield from records_of(self._namespace, owners)), strict=True))
+        dead = list[Commit]()
+        for name, each in claims.items():
+            digest, record = name[len(self._names.digest("")) :], records[claimed_by(each)]
+            if record is None or record.state == "tombstone" or digest not in record.digests:
+                dead.append(release(self._namespace, digest, each))
+        for result in (yield from carry_out_all(dead)):
+            if isinstance(result, StoreError):
+                raise result
+            self.count.claims += result

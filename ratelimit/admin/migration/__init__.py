@@ -1,0 +1,1 @@
+"""Moving a namespace to another server or cluster."""

@@ -1,0 +1,245 @@
+"""Checks whose limits are spread over slots: what callers share is prepaid, a key's script judges its own limits.
+
+Shared units are taken in memory, or asked for. Then one script is sent to the key's slot. If it denies the check the
+units are put back; if nobody knows what it did they stay spent. Together the replies say what one script would say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast
+
+from ratelimit.decision import Source
+from ratelimit.effects import Operation
+from ratelimit.engine import protocol
+from ratelimit.engine.limits import Bucket
+from ratelimit.engine.prepared_check import PreparedCheck
+from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local.identity_counts import IdentityCounts
+from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
+from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import ScriptCall
+
+_CHARGED = frozenset({protocol.ADMITTED, protocol.ADMITTED_DAY_OVER})
+_NOTHING_HELD = Held((), ())
+
+
+class SharedVerdict(NamedTuple):
+    """What the shared limits of a check say.
+
+    Attributes:
+        held: Units that were taken of them; none where this process decides by its own part.
+        states: How they stand.
+        denying: The one that denies the check, None if all admit it.
+        source: Who says so.
+        failure: Why this process decides by its own part; None if it does not.
+        wait_s: Then for how many seconds it denies.
+        refund: Gives that part back what it spent, and returns how the limits stand then; None if it spent nothing.
+    """
+
+    held: Held
+    states: Sequence[SharedState]
+    denying: Bucket | None = None
+    source: Source = "lease"
+    failure: StoreError | None = None
+    wait_s: float = 0.0
+    refund: Callable[[], Sequence[SharedState]] | None = None
+
+
+JudgeLocally = Callable[[StoreError, PreparedCheck, int], SharedVerdict]
+"""Judges the shared limits of a check when they cannot be asked; raises the error if the check is then not sent."""
+
+
+def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int) -> SharedVerdict:
+    raise error
+
+
+class SlotChecks:
+    """Sends checks whose limits are spread over slots. Safe between threads, and after a fork.
+
+    Attributes:
+        shared: The units of shared limits that this process has prepaid.
+        identities: How many identities plans have.
+        judge_locally: Used when a shared limit cannot be asked.
+        on_answer: Called when one could be asked.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self.shared = SharedLeases(namespace)
+        self.identities = IdentityCounts(namespace)
+        self.judge_locally: JudgeLocally = _closed
+        self.on_answer: Callable[[], None] = lambda: None
+
+    def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
+        """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
+        if not spread.shared:
+            return SharedVerdict(_NOTHING_HELD, ())
+        taken = self.shared.take(spread.shared, cost, now_us)
+        return None if taken is None else _verdict(taken, "denial_cache")
+
+    def put_back(self, verdict: SharedVerdict) -> None:
+        """Put back what was taken for a check that was not sent, or was denied."""
+        self.shared.settle(verdict.held, "denied")
+        if verdict.refund is not None:
+            verdict.refund()
+
+    def abandon(self, verdict: SharedVerdict, error: BaseException) -> None:
+        """Say that the check that units were taken for got no reply."""
+        self.shared.settle(verdict.held, "denied" if isinstance(error, StoreUnavailable) else "unknown")
+        if verdict.refund is not None and isinstance(error, StoreError):
+            verdict.refund()  # the same part judges the check again, now with all of its limits
+
+    def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
+        """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
+        spread = cast(SpreadLimits, prepared.spread)
+        try:
+            taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
+        except StoreError as error:
+            return self.judge_locally(error, prepared, cost)
+        self.on_answer()
+        if taken is None:
+            return None
+        verdict = _verdict(taken, "redis")
+        if verdict.denying is not None:  # what the other limits had granted is there again
+            verdict = verdict._replace(states=self._states_now(spread, verdict.states))
+        return verdict
+
+    def send(
+        self,
+        prepared: PreparedCheck,
+        cost: int,
+        flags: int = 0,
+        *,
+        call: ScriptCall | None = None,
+        shared_cost: int | None = None,
+        verdict: SharedVerdict | Literal["unknown"] | None = "unknown",
+    ) -> Operation[protocol.Reply]:
+        """Send a prepared check to all of its slots; return what one script would reply.
+
+        Args:
+            prepared: The check.
+            cost: Units.
+            flags: Of the key's script.
+            call: A call of that script that was made already.
+            shared_cost: Units of the shared limits, if these are others.
+            verdict: What the shared limits say from memory, if that is known already: None if they have to be asked.
+        """
+        spread, units = cast(SpreadLimits, prepared.spread), cost if shared_cost is None else shared_cost
+        if verdict == "unknown":
+            verdict = self.take(spread, units, self._namespace.age_us())
+        if verdict is None:
+            verdict = yield from self.ask(prepared, units)
+        if verdict is None:
+            return [protocol.CATALOG_BEHIND, self._namespace.wall_us()]
+        if verdict.denying is not None:
+            return (yield from self._denied(prepared, cost, flags, verdict))
+        if spread.own is None:
+            self.shared.settle(verdict.held, "spent")
+            return self._joined(spread, protocol.ADMITTED, None, verdict)
+        try:
+            reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
+        except BaseException as error:
+            self.abandon(verdict, error)
+            raise
+        return self.settle(prepared, reply, cost, verdict)
+
+    def settle(
+        self, prepared: PreparedCheck, reply: protocol.Reply, cost: int, verdict: SharedVerdict
+    ) -> protocol.Reply:
+        """Return the joined reply of a check that shared limits admit and that the key's script replied to."""
+        spread = cast(SpreadLimits, prepared.spread)
+        try:
+            code = protocol.status(reply)
+            if code < protocol.DENIED:
+                self.put_back(verdict)
+                return reply
+            joined = self._joined(spread, code, reply, verdict)
+        except StoreError as error:  # it cannot be read
+            self.abandon(verdict, error)
+            raise
+        if code in _CHARGED:
+            self.shared.settle(verdict.held, "spent")
+            joined.crosses_alert = spread.crosses_alert(reply, cost)
+            return joined
+        if verdict.refund is not None:
+            verdict = verdict._replace(states=verdict.refund())
+        elif verdict.held.parts:
+            self.put_back(verdict)
+            verdict = verdict._replace(states=self._states_now(spread, verdict.states))
+        return self._joined(spread, code, reply, verdict)
+
+    def is_all_done(self, reply: protocol.Reply) -> bool:
+        """Return whether a check was admitted, and nothing else is to be done."""
+        if not isinstance(reply, JoinedReply) or reply[0] != protocol.ADMITTED:
+            return False
+        return not (reply.crosses_alert or self.shared.is_due)
+
+    def _denied(
+        self, prepared: PreparedCheck, cost: int, flags: int, verdict: SharedVerdict
+    ) -> Operation[protocol.Reply]:
+        """Return the joined reply of a check that a shared limit denies: the key's script says how its own stand."""
+        spread = cast(SpreadLimits, prepared.spread)
+        reply: protocol.Reply | None = None
+        if spread.own is not None:
+            reply = yield prepared.to_script_call(self._namespace, cost, flags | protocol.PEEK)
+            if protocol.status(reply) < protocol.DENIED:
+                return reply
+            if verdict.source != "local":
+                verdict = verdict._replace(source="redis")
+        denying_id = verdict.denying and verdict.denying.state_id
+        states = [
+            _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
+            for bucket, state in zip(spread.shared, verdict.states, strict=True)
+        ]
+        return self._joined(spread, protocol.DENIED, reply, verdict._replace(states=states))
+
+    def peek(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
+        """Return what one script would reply to a peek."""
+        spread = cast(SpreadLimits, prepared.spread)
+        states = yield from self.shared.peek(prepared.snapshot, spread.shared)
+        verdict = SharedVerdict(_NOTHING_HELD, states, source="redis")
+        reply: protocol.Reply | None = None
+        if spread.own is not None:
+            reply = yield prepared.to_script_call(self._namespace, cost, flags)
+            if protocol.status(reply) < protocol.DENIED:
+                return reply
+        joined = self._joined(spread, protocol.WOULD_ADMIT, reply, verdict)
+        limits = prepared.limits
+        if limits.denial(limits.numbers(joined), joined[1], cost) is not None:
+            joined[0] = protocol.DENIED
+        return joined
+
+    def _joined(
+        self, spread: SpreadLimits, code: int, reply: protocol.Reply | None, verdict: SharedVerdict
+    ) -> JoinedReply:
+        own, states = spread.own, verdict.states
+        if own is None or reply is None:
+            now_us = max([state.server_us for state in states], default=0) or self._namespace.wall_us()
+            joined = spread.joined(code, now_us, (), states, verdict.source)
+            joined.is_timed = verdict.source == "redis"
+        else:
+            joined = spread.joined(code, own.time_us(reply), own.numbers(reply), states, verdict.source)
+        joined.failure, joined.wait_s = verdict.failure, verdict.wait_s
+        return joined
+
+    def _states_now(self, spread: SpreadLimits, before: Sequence[SharedState]) -> Sequence[SharedState]:
+        return [self.shared.states(bucket) or state for bucket, state in zip(spread.shared, before, strict=True)]
+
+
+def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:
+    if isinstance(taken, SharedDenial):
+        return SharedVerdict(_NOTHING_HELD, taken.states, taken.bucket, source)
+    return SharedVerdict(taken, taken.states, source="lease" if source == "denial_cache" else source)
+
+
+def _denied_state(bucket: Bucket, state: SharedState, cost: int) -> SharedState:
+    """Return the state by which a bucket denies a cost: what others have put back meanwhile came too late for it."""
+    rate, per = bucket.throttle.ratio
+    if not rate or cost > bucket.capacity:
+        return state
+    level = state.level + max(0, state.server_us - state.last_us) * rate
+    if min(level, bucket.capacity * per) < cost * per:
+        return state
+    return SharedState(cost * per - 1, state.server_us, state.server_us)

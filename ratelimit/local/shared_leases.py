@@ -1,0 +1,349 @@
+"""Shared leases: units of the limits that all callers share, prepaid where those limits lie in slots of their own.
+
+A check on slots is one script at its key's slot; the bucket of a stage or of the account lies in another. So each
+process prepays units of these buckets (lua/shared_lease.lua) and spends them in memory. What is spent was charged
+before, at most a term (0.1 s) ago: over any interval W at most burst + rate * (W + term) pass a bucket. What is not
+spent is given back; of what nobody knows, nothing is spent.
+
+One request serves all who wait, and asks ahead for as much as is going to be demanded; a refill leaves in the
+background before what is held is used up. Where the bucket has nothing, checks are denied from memory until it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from threading import RLock
+from typing import Any, Literal, NamedTuple
+
+from ratelimit.effects import InBackground, Operation, WaitFor
+from ratelimit.engine.limits import Bucket
+from ratelimit.engine.shared_lease import lease_call, lease_reply, peek_call
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local import fork_safety
+from ratelimit.local.leased_bucket import Ask, Claim, LeasedBucket, Outcome, Part, SharedFigures, SharedState, Waiter
+from ratelimit.model import MICROSECONDS
+from ratelimit.registry.namespace import Namespace
+from ratelimit.registry.snapshot import CatalogSnapshot
+
+__all__ = ["Held", "SharedDenial", "SharedFigures", "SharedLeases", "SharedState"]
+
+
+class Held(NamedTuple):
+    """Units of every shared bucket of a check, taken out of what this process holds.
+
+    Attributes:
+        parts: Of which batches.
+        states: Of each bucket how it stands after that.
+    """
+
+    parts: tuple[Part, ...]
+    states: tuple[SharedState, ...]
+
+
+class SharedDenial(NamedTuple):
+    """A shared bucket denies a check; nothing was taken of any.
+
+    Attributes:
+        bucket: The first that does.
+        states: Of each bucket how it stands.
+    """
+
+    bucket: Bucket
+    states: tuple[SharedState, ...]
+
+
+class SharedLeases:
+    """The shared leases of one limiter. Safe between threads; a forked child holds nothing.
+
+    Attributes:
+        is_due: Whether `upkeep` has something to do that should not wait: run it in the background, then.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self.reset_after_fork()
+        fork_safety.register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Hold nothing."""
+        self._lock = RLock()  # what is collected as garbage meanwhile gives up its claims, perhaps in this thread
+        self._buckets: dict[str, LeasedBucket] = {}  # by their name in Redis
+        self.is_due = False
+
+    def take(self, buckets: Sequence[Bucket], cost: int, now_us: int) -> Held | SharedDenial | None:
+        """Take units from memory, of all buckets or of none.
+
+        Args:
+            buckets: The shared buckets of a check.
+            cost: Units to take of each, at least 1.
+            now_us: `Namespace.age_us`.
+
+        Returns:
+            The units; a denial, if it is certain; None if a bucket has to be asked: see `demand`.
+        """
+        with self._lock:
+            leased = [self._leased(bucket) for bucket in buckets]
+            is_missing = False
+            for bucket in leased:
+                bucket.count_demand(cost, now_us)
+                bucket.drop_over(now_us)
+            for bucket in leased:
+                if bucket.held() < cost:
+                    if bucket.denies(cost, now_us):
+                        return self._denial(leased, bucket, now_us)
+                    is_missing = True
+            if is_missing:
+                return None
+            parts = tuple([part for bucket in leased for part in bucket.spend(cost, now_us)])
+            self._look(leased, now_us)
+            return Held(parts, self._states(leased, now_us))
+
+    def demand(
+        self, snapshot: CatalogSnapshot, buckets: Sequence[Bucket], cost: int
+    ) -> Operation[Held | SharedDenial | None]:
+        """Take units of all buckets, after `take` had none: ask for what is missing, or wait for the reply to another.
+
+        Args:
+            snapshot: The catalogue that the buckets are of.
+            buckets: The shared buckets of a check.
+            cost: Units to take of each, at least 1.
+
+        Returns:
+            The units, or a denial; None if there is a newer catalogue, which is loaded by then: prepare the check anew.
+
+        Raises:
+            StoreError: No answer, or one that cannot be judged by. No unit was spent.
+        """
+        namespace, waiter = self._namespace, Waiter()
+        if snapshot is not namespace.snapshot:
+            return None
+        claims = list[Claim]()
+        try:
+            with self._lock:
+                now_us = namespace.age_us()
+                for bucket in buckets:
+                    leased = self._leased(bucket)
+                    leased.snapshot = snapshot
+                    claims.append(Claim(leased, cost, waiter))
+                for claim in claims:
+                    claim.bucket.join(claim, now_us)
+            while True:
+                with self._lock:
+                    step = self._next_step(claims, waiter, namespace.age_us())
+                if isinstance(step, list):
+                    *others, last = step
+                    for ask in others:
+                        yield InBackground(self._ask(ask))
+                    yield from self._ask(last)
+                elif isinstance(step, WaitFor):
+                    yield step
+                else:
+                    return step
+        finally:
+            with self._lock:
+                now_us = namespace.age_us()
+                for claim in claims:
+                    claim.bucket.leave(claim, now_us)
+                self._look([claim.bucket for claim in claims], now_us)
+
+    def settle(self, held: Held, outcome: Literal["spent", "denied", "unknown"]) -> None:
+        """Say what became of a check for which units were taken: if it was denied they are held again, or given back.
+
+        At most once for each. If nobody knows whether it was admitted, they stay spent.
+        """
+        if outcome != "denied" or not held.parts:
+            return
+        with self._lock:
+            now_us = self._namespace.age_us()
+            for batch, units in held.parts:
+                batch.bucket.put_back([(batch, units)], now_us)
+            self._look([batch.bucket for batch, _ in held.parts], now_us)
+
+    def end(self) -> None:
+        """Spend nothing more of what is held: something about plans or stages changed."""
+        with self._lock:
+            now_us = self._namespace.age_us()
+            for bucket in self._buckets.values():
+                bucket.end(now_us)
+
+    def upkeep(self, *, last: bool = False) -> Operation[None]:
+        """Ask ahead where little is held, and give back what is over; `last`: all that is held, as the limiter closes.
+
+        A bucket that cannot be asked keeps nobody from asking others.
+        """
+        if last:
+            self.end()
+        with self._lock:
+            self.is_due = False
+            now_us = self._namespace.age_us()
+            asks = list[Ask]()
+            for key, bucket in [*self._buckets.items()]:
+                bucket.drop_over(now_us)
+                if bucket.is_due(now_us):
+                    asks.append(bucket.open_ask(now_us))
+                elif bucket.is_idle(now_us):
+                    del self._buckets[key]
+        for at, ask in enumerate(asks, 1):
+            if at < len(asks) and not last:
+                yield InBackground(self._ask(ask))
+            else:
+                with contextlib.suppress(StoreError):
+                    yield from self._ask(ask)
+
+    def states(self, bucket: Bucket) -> SharedState | None:
+        """Return how a bucket stands, as last seen; None if it was not."""
+        with self._lock:
+            leased = self._buckets.get(bucket.field_or_key)
+            if leased is None or leased.bucket.throttle != bucket.throttle:
+                return None
+            now_us = self._namespace.age_us()
+            leased.drop_over(now_us)
+            return leased.state(now_us)
+
+    def peek(self, snapshot: CatalogSnapshot, buckets: Sequence[Bucket]) -> Operation[list[SharedState]]:
+        """Return how buckets stand now, with what this process holds of them.
+
+        Raises:
+            StoreError: One of them gave no answer.
+        """
+        states = list[SharedState]()
+        for bucket in buckets:
+            now_us = self._namespace.script_us()
+            call = peek_call(bucket.field_or_key, bucket.throttle, snapshot.version_token, now_us=now_us)
+            reply = lease_reply((yield call))
+            if reply is None:
+                raise StoreError("Redis answered to a look at a shared limit with something else")
+            with self._lock:
+                leased = self._leased(bucket)
+                leased.drop_over(self._namespace.age_us())
+                states.append(leased.with_held(reply))
+        return states
+
+    def figures(self) -> dict[str, SharedFigures]:
+        """Return what this process did about each bucket, by its name in Redis."""
+        with self._lock:
+            now_us = self._namespace.age_us()
+            for bucket in self._buckets.values():
+                bucket.drop_over(now_us)
+            return {key: bucket.figures() for key, bucket in self._buckets.items()}
+
+    # All of these are called under the lock.
+
+    def _leased(self, bucket: Bucket) -> LeasedBucket:
+        leased = self._buckets.get(bucket.field_or_key)
+        if leased is None:
+            leased = self._buckets[bucket.field_or_key] = LeasedBucket(bucket)
+        elif leased.bucket.throttle is not bucket.throttle:
+            leased.set_limit(bucket)
+        return leased
+
+    def _next_step(
+        self, claims: list[Claim], waiter: Waiter, now_us: int
+    ) -> Held | SharedDenial | list[Ask] | WaitFor | None:
+        """Return the result of a check that claims units, or what it has to do next."""
+        leased = [claim.bucket for claim in claims]
+        for bucket in leased:
+            bucket.drop_over(now_us)
+        for claim in claims:
+            if claim.outcome is Outcome.CHANGED:
+                return None
+            if claim.outcome is Outcome.DENIED:
+                return self._denial(leased, claim.bucket, now_us)
+            if claim.outcome is Outcome.GRANTED and not all(batch.is_live(now_us) for batch, _ in claim.parts):
+                parts, claim.parts = claim.parts, []
+                claim.bucket.put_back(parts, now_us)
+                claim.bucket.join(claim, now_us)
+        waiting = [claim.bucket for claim in claims if claim.outcome is Outcome.WAITS]
+        if not waiting:
+            if any(claim.outcome is not Outcome.GRANTED for claim in claims):
+                return self._next_step(claims, waiter, now_us)  # of one that joined again
+            held = Held(tuple([part for claim in claims for part in claim.parts]), self._states(leased, now_us))
+            for claim in claims:
+                claim.parts = []
+            return held
+        asks = [bucket.open_ask(now_us) for bucket in waiting if bucket.may_ask(now_us)]
+        if asks:
+            return asks
+        patience_us = min([bucket.patience_us(now_us) for bucket in waiting])
+        return WaitFor(waiter.renew(), patience_us / MICROSECONDS)
+
+    def _states(self, leased: Sequence[LeasedBucket], now_us: int) -> tuple[SharedState, ...]:
+        """Return how buckets stand; one that was not seen is full, at the time of the others."""
+        states = [bucket.state(now_us) for bucket in leased]
+        seen = [state.server_us for state in states if state is not None]
+        server_us = max(seen, default=0) or self._namespace.wall_us()
+        return tuple(
+            [state or bucket.full_state(server_us) for bucket, state in zip(leased, states, strict=True)],
+        )
+
+    def _denial(self, leased: Sequence[LeasedBucket], denying: LeasedBucket, now_us: int) -> SharedDenial:
+        return SharedDenial(denying.bucket, self._states(leased, now_us))
+
+    def _look(self, leased: Sequence[LeasedBucket], now_us: int) -> None:
+        """Note whether any of the buckets needs `upkeep`."""
+        for bucket in leased:
+            if not self.is_due and bucket.is_due(now_us):
+                self.is_due = True
+
+    # What is sent
+
+    def _ask(self, ask: Ask) -> Operation[None]:
+        """Ask a bucket, and settle the claims of all who wait for it.
+
+        Raises:
+            StoreError: No answer, or one that cannot be judged by. Who waits asks for itself.
+        """
+        namespace, bucket = self._namespace, ask.bucket
+        with self._lock:
+            returned = bucket.fill_ask(ask, namespace.age_us())
+            call = lease_call(
+                bucket.bucket.field_or_key,
+                bucket.bucket.throttle,
+                ask.snapshot.version_token,
+                ask.request,
+                returned,
+                lambda reply: self._on_late_reply(ask, reply),
+                now_us=namespace.script_us(),
+                nothing_newer=bucket.nothing_newer,
+            )
+        try:
+            reply = lease_reply((yield call))
+            if reply is None:
+                yield from self._catch_up(ask)
+                return
+        except BaseException as error:
+            with self._lock:
+                was_carried_out = not isinstance(error, StoreUnavailable)
+                bucket.close_ask(ask, namespace.age_us(), was_carried_out=was_carried_out)
+            raise
+        with self._lock:
+            now_us = namespace.age_us()
+            bucket.received(ask, reply, now_us)
+            self._look([bucket], now_us)
+
+    def _catch_up(self, ask: Ask) -> Operation[None]:
+        """Load the catalogue, as a bucket was charged under a newer one."""
+        namespace, bucket = self._namespace, ask.bucket
+        if ask.snapshot is namespace.snapshot:
+            yield from namespace.load(or_others=True)
+        with self._lock:
+            bucket.close_ask(ask, namespace.age_us(), was_carried_out=False)
+            if namespace.snapshot.version_key != ask.snapshot.version_key:
+                bucket.change()
+            else:
+                bucket.nothing_newer = True
+
+    def _on_late_reply(self, ask: Ask, reply: Any) -> None:
+        """Hold what was granted to a request whose sender has gone, if it comes in time."""
+        if isinstance(reply, Exception):
+            return
+        try:
+            answer = lease_reply(reply)
+        except StoreError:
+            return
+        if answer is not None:
+            with self._lock:
+                now_us = self._namespace.age_us()
+                ask.bucket.received(ask, answer, now_us)
+                self._look([ask.bucket], now_us)

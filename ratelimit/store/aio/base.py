@@ -1,0 +1,134 @@
+"""What the executors for one server and for a cluster share: how an operation is run, in whichever event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import inf
+from typing import Any, TypeVar
+
+from ratelimit.effects import InBackground, Operation, Sent, WaitFor, failure_of
+from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.store.clients import PATIENCE_S, UPKEEP_S
+
+log = logging.getLogger("ratelimit")
+
+_now_s = time.monotonic
+_T = TypeVar("_T")
+
+_SHORT_LIFE_S = 10.0
+_MAX_SHORT_LIVES = 3
+
+
+class AsyncExecutorBase(ABC):
+    """An executor without its connections.
+
+    Args:
+        deadline_s: How long a check may wait for Redis; of no use where nothing is checked.
+        on_new_loop: Called in each loop before its first check.
+    """
+
+    def __init__(self, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None) -> None:
+        self._deadline_s = deadline_s
+        self._on_new_loop = on_new_loop
+        self._short_lives = 0
+        self._in_background = set[asyncio.Task[None]]()  # of all loops: a loop itself does not hold its tasks
+
+    @abstractmethod
+    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
+        """Return the reply to a request; raise StoreError if there is none. `started_s` is as of `run`."""
+
+    async def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
+        """Reply to what the operation requests until it returns; return its result.
+
+        Args:
+            operation: What to run.
+            started_s: When it began to wait for Redis, by the monotonic clock: it then has the deadline of a check.
+                None for administrators, who wait for as long as Redis sends anything.
+        """
+        try:
+            request = next(operation)
+            while True:
+                try:
+                    reply = None
+                    if isinstance(request, WaitFor):
+                        await self._wait_for(request, started_s)
+                    elif isinstance(request, InBackground):
+                        self._start(request.operation)
+                    else:
+                        reply = await self._reply_to(request, started_s)
+                except StoreError as error:
+                    replied_s = _now_s()
+                    request = operation.throw(failure_of(request, error))
+                else:
+                    replied_s = _now_s()
+                    request = operation.send(reply)
+                if started_s is not None:
+                    started_s += _now_s() - replied_s  # what the operation itself takes is no waiting
+        except StopIteration as finished:
+            result: _T = finished.value
+            return result
+        finally:
+            operation.close()
+
+    async def _wait_for(self, request: WaitFor, started_s: float | None) -> None:
+        future, loop = request.future, asyncio.get_running_loop()
+        if future.done():
+            return
+        woken = loop.create_future()
+
+        def wake(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(_resolve, woken)
+
+        future.add_done_callback(wake)
+        left_s = PATIENCE_S if started_s is None else started_s + self._deadline_s - _now_s()
+        at_most_s = left_s if request.at_most_s is None else min(left_s, request.at_most_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0, at_most_s)):
+                await woken
+        if not future.done() and at_most_s == left_s:
+            await asyncio.sleep(0)  # the loop may have been busy until now: what has arrived meanwhile counts
+            if not future.done():
+                raise StoreUnavailable("what it waited for did not come before its deadline; nothing was sent")
+
+    def _start(self, operation: Operation[object]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_in_background(operation))
+        self._in_background.add(task)
+        task.add_done_callback(self._in_background.discard)
+
+    async def _run_in_background(self, operation: Operation[object]) -> None:
+        # The deadline is that of checks; it begins so much later.
+        started_s = _now_s() + max(0, UPKEEP_S - self._deadline_s)
+        with contextlib.suppress(StoreError):
+            await self.run(operation, started_s)
+
+    async def _end_background(self) -> None:
+        """Give up what runs in the background of the running loop."""
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._in_background if task.get_loop() is loop]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note_ended_loop(self, lived_s: float) -> None:
+        """Warn if loops that use this executor end again and again soon after they began."""
+        if lived_s >= _SHORT_LIFE_S:
+            return
+        self._short_lives += 1
+        if self._short_lives == _MAX_SHORT_LIVES:
+            log.warning(
+                "%d event loops that used this AsyncLimiter ended within %g s each, and their connections with them: "
+                "where a loop lives for one request, Limiter serves better",
+                _MAX_SHORT_LIVES,
+                _SHORT_LIFE_S,
+            )
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

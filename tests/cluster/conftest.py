@@ -1,0 +1,80 @@
+"""Servers with slots: one that owns all of them, cheap, and clusters of 3 primaries and 3 replicas."""
+
+import pytest
+from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
+from helpers.servers import NAMES
+
+from ratelimit.store.blocking import nodes
+
+
+@pytest.fixture(autouse=True)
+def closed_nodes():
+    """Close connections of tests: each node of a cluster that has ended would be tried for ever."""
+    yield
+    for each in [*nodes._nodes.values()]:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def started():
+    """What was started for the session, by kind and name."""
+    made = {}
+    yield made
+    for server in made.values():
+        server.stop()
+
+
+@pytest.fixture(params=NAMES)
+def slots(request, started):
+    """Each real server in turn that enforces slots behind one address, emptied."""
+    key = "slots", request.param
+    if key not in started:
+        started[key] = slot_server(request.param)
+    started[key].admin.flushall()
+    started[key].admin.script_flush()
+    return started[key]
+
+
+def shared_cluster(started, name):
+    key = "cluster", name
+    if key not in started:
+        started[key] = Cluster(name)
+    started[key].wait_agreed()
+    started[key].empty()
+    return started[key]
+
+
+@pytest.fixture(params=["valkey", "redis6"])
+def cluster(request, started):
+    """A cluster of each server in turn, emptied. A test may move slots and fail over, but kills no node."""
+    return shared_cluster(started, request.param)
+
+
+@pytest.fixture
+def valkey_cluster(started):
+    """One of these, emptied: for what does not depend on the server."""
+    return shared_cluster(started, "valkey")
+
+
+@pytest.fixture
+def own_cluster():
+    """A cluster of the test's own, to break: a primary that is silent for a second is replaced."""
+    with Cluster("valkey", node_timeout_ms=SHORT_TIMEOUT_MS) as made:
+        yield made
+
+
+@pytest.fixture
+def patient_cluster():
+    """A cluster of the test's own, on which no primary is replaced."""
+    with Cluster("valkey") as made:
+        yield made
+
+
+@pytest.fixture
+def valkey_slots(started):
+    """One of these, emptied: for what does not depend on the server."""
+    key = "slots", "valkey"
+    if key not in started:
+        started[key] = slot_server("valkey")
+    started[key].admin.flushall()
+    return started[key]

@@ -1,0 +1,273 @@
+"""What the blocking executor does about each answer of a node: a test for each row of the table of reactions.
+
+The nodes are made up. Each call is sent by a check, as a read of one, and as a command of an administrator.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
+
+import pytest
+from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
+from helpers.slot_load import blocking_executor, count_call, request
+from helpers.waiting import wait_for
+from redis.exceptions import ResponseError
+
+from ratelimit import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.effects import BatchableReads, IndependentReads
+from ratelimit.store.clients import client_from_url
+from ratelimit.store.cluster.client import ClusterClient
+from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
+from ratelimit.store.cluster.slots import slot_of
+
+pytestmark = pytest.mark.cluster
+
+KEY = "key"
+NO_LONGER = {
+    "CLUSTERDOWN": ResponseError("CLUSTERDOWN Hash slot not served"),
+    "READONLY": ResponseError("READONLY You can't write against a read only replica."),
+    "MASTERDOWN": ResponseError("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    "LOADING": ResponseError("LOADING Redis is loading the dataset in memory"),
+}
+
+
+def check(executor):
+    return executor.call(count_call(KEY), time.monotonic())
+
+
+def read(executor):
+    (reply,) = executor.run(request(BatchableReads([("GET", KEY)])), time.monotonic())
+    return reply if isinstance(reply, int) else int(reply)
+
+
+def command(executor):
+    (reply,) = executor.run(request([("GET", KEY)]))
+    return reply
+
+
+def script(executor):
+    return executor.run(request(count_call(KEY)))
+
+
+@pytest.fixture(params=[check, read, command, script])
+def send(request):
+    return request.param
+
+
+@pytest.fixture
+def fakes():
+    made = FakeCluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def first(fakes):
+    return fakes.nodes[0]
+
+
+@pytest.fixture
+def second(fakes):
+    return fakes.nodes[1]
+
+
+@contextmanager
+def open_executor(fakes, deadline=1.0, client=None):
+    with closing(blocking_executor(client or client_from_url(fakes.url, 1.0), deadline)) as executor:
+        executor.connect(10)
+        yield executor
+
+
+def test_moved(fakes, first, second, send):
+    """It goes to the node that is named, and so does the next one; the topology is asked for once, for all."""
+    with open_executor(fakes) as executor, ThreadPoolExecutor(8) as threads:
+        rounds = fakes.rounds
+        first.answer = ResponseError(f"MOVED 1 {second.name}")
+        fakes.owner, fakes.epoch = second, 2
+        assert [*threads.map(send, [executor] * 50)] == [2] * 50
+        assert send(executor) == 2
+        assert len(first.calls) <= 8  # those that were on their way
+        time.sleep(0.3)
+        assert 1 <= fakes.rounds - rounds <= 3
+
+
+def test_ask(fakes, first, second, send):
+    """It goes to the node that is named behind ASKING; the next one goes to the owner. Nobody asks for the topology."""
+    with open_executor(fakes) as executor:
+        rounds = fakes.rounds
+        first.answers.append(ResponseError(f"ASK 1 {second.name}"))
+        assert send(executor) == 2
+        assert second.calls[0] == "ASKING"
+        assert len(second.calls) == 2
+        assert send(executor) == 1
+        time.sleep(0.2)
+        assert fakes.rounds == rounds
+
+
+def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second):
+    """Sent by its source, it asks its way anew."""
+    with open_executor(fakes) as executor:
+        first.answers += [ResponseError(f"ASK 1 {second.name}")] * 2
+        second.answers.append(ResponseError("NOSCRIPT No matching script. Please use EVAL."))
+        assert check(executor) == 2
+        assert second.calls == ["ASKING", "EVALSHA", "ASKING", "EVAL"]
+
+
+def test_tryagain(fakes, first, second, send):
+    """It goes to the same node once more, after a pause."""
+    with open_executor(fakes) as executor:
+        first.answers.extend([ResponseError("TRYAGAIN Multiple keys request during rehashing of slot")] * 3)
+        assert send(executor) == 1
+        assert len(first.calls) == 4
+        assert second.calls == []
+
+
+@pytest.mark.parametrize("code", NO_LONGER)
+def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send):
+    """The topology is asked for, as it was not just before; another owner gets the call."""
+    with open_executor(fakes) as executor:
+        time.sleep(1.1)
+        first.answer = NO_LONGER[code]
+        fakes.owner, fakes.epoch = second, 2
+        assert send(executor) == 2
+        assert len(first.calls) == 1
+
+
+def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
+    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    with open_executor(fakes) as executor:
+        time.sleep(1.1)
+        first.answer, first.old_view = NO_LONGER["CLUSTERDOWN"], (first, 1)
+        fakes.owner, fakes.epoch = second, 2
+        assert send(executor) == 2
+        assert executor._nodes.find() == second.address
+
+
+@pytest.mark.parametrize("code", NO_LONGER)
+def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
+    with open_executor(fakes) as executor:
+        rounds = fakes.rounds
+        first.answer = NO_LONGER[code]
+        with pytest.raises(StoreUnavailable, match=code) as caught:
+            send(executor)
+        assert caught.value.cause == ("deposed" if code in ("READONLY", "MASTERDOWN") else "refused")
+        assert len(first.calls) == 1
+        assert second.calls == []
+        time.sleep(0.2)
+        assert fakes.rounds > rounds
+
+
+def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, second, send):
+    """Its successor gets the call."""
+    with open_executor(fakes) as executor:
+        time.sleep(1.1)
+        fakes.owner, fakes.epoch = second, 2
+        first.close()
+        time.sleep(0.1)
+        assert send(executor) == 2
+
+
+def test_a_node_that_is_gone_without_a_successor(fakes, first, second, send):
+    with open_executor(fakes) as executor:
+        first.close()
+        time.sleep(0.02)
+        with pytest.raises(StoreUnavailable) as caught:
+            send(executor)
+        assert caught.value.cause == "not_sent"
+        assert second.calls == []
+
+
+@pytest.mark.parametrize("end", [HANG_UP, SILENCE], ids=["hung up", "silent"])
+def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, second, end):
+    with open_executor(fakes, 0.3) as executor:
+        first.answers.append(end)
+        fakes.owner, fakes.epoch = second, 2
+        with pytest.raises(StoreTimeout) as caught:
+            check(executor)
+        assert caught.value.cause == "unknown"
+        assert first.calls == ["EVALSHA"]
+        assert second.calls == []
+
+
+def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(fakes, first, monkeypatch):
+    """As there can be no more threads: that says nothing of what was sent."""
+    with open_executor(fakes, 0.3) as executor:
+
+        def wake():
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(executor._nodes._background, "wake", wake)
+        first.answers.append(HANG_UP)
+        with pytest.raises(StoreTimeout) as caught:
+            check(executor)
+        assert caught.value.cause == "unknown"
+
+
+def test_a_round_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
+    """Nobody has to doubt the topology for that."""
+    with open_executor(fakes) as executor:
+        nodes, rounds = executor._nodes, []
+
+        def ask(informed, ask=nodes._ask):
+            rounds.append(informed)
+            if len(rounds) == 1:
+                raise KeyError("of a listener")
+            return ask(informed)
+
+        monkeypatch.setattr(nodes, "_ask", ask)
+        monkeypatch.setattr(nodes, "_is_silent", lambda: True)  # asks again in a moment
+        before = nodes._conclusions
+        nodes.doubt()
+        wait_for(lambda: nodes._conclusions >= before + 2)
+        assert check(executor) == 1
+
+
+def test_a_silent_node_does_not_use_up_the_time_of_the_others(fakes, first, second):
+    """It comes first in the order of nodes, and has no idle connection: those of others are not kept waiting."""
+    with open_executor(fakes, 0.2) as executor:
+        silent, other = sorted([first, second], key=lambda node: node.address)
+        silent.is_silent = True
+        executor._nodes._by_address[silent.address]._idle.clear()
+        in_slot_0 = next(key for key in map(str, count()) if slot_of(key) == 0)
+        reads = IndependentReads([("GET", KEY), ("GET", in_slot_0)])
+        replies = executor.run(request(reads), time.monotonic())
+        assert replies[other is second] == (2 if other is second else 1)
+        assert isinstance(replies[silent is second], StoreUnavailable)
+
+
+def test_all_else_fails_as_on_one_server(fakes, first, second, send):
+    with open_executor(fakes) as executor:
+        rounds = fakes.rounds
+        first.answer = ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+        with pytest.raises(StoreUnavailable, match="OOM"):
+            send(executor)
+        first.answer = ResponseError("ERR something else")
+        with pytest.raises(StoreError, match="something else"):
+            send(executor)
+        assert len(first.calls) == 2
+        assert second.calls == []
+        time.sleep(0.2)
+        assert fakes.rounds == rounds
+
+
+def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
+    """It is sent few times, within its deadline."""
+    with open_executor(fakes, 0.2) as executor:
+        first.answer = ResponseError(f"MOVED 1 {second.name}")
+        second.answer = ResponseError(f"MOVED 1 {first.name}")
+        began_s = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="name each other"):
+            send(executor)
+        assert time.monotonic() - began_s < 2
+        assert len(first.calls) + len(second.calls) <= MAX_ATTEMPTS
+
+
+def test_addresses_of_redirections_are_mapped(fakes, first, second):
+    """As the client that was passed in maps those that the cluster tells."""
+    inside = {("10.0.0.1", 7000): first.address, ("10.0.0.2", 7000): second.address}
+    by_url = client_from_url(fakes.url, 1.0)
+    client = ClusterClient(by_url.connection_pool, by_url.start_nodes, lambda address: inside.get(address, address))
+    with open_executor(fakes, client=client) as executor:
+        first.answers.append(ResponseError("ASK 1 10.0.0.2:7000"))
+        assert check(executor) == 2

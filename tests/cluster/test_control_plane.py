@@ -1,0 +1,144 @@
+"""Changes of keys and plans where keys lie in slots: interrupted after each request, and carried out while others work.
+
+`helpers.administrators` watches the real thing after every script. The model of the same protocol explores all
+interleavings (tests/properties/cluster_protocol); here are its steps as they are, and what it leaves out: expiry, lost
+and doubled replies, several peppers.
+"""
+
+import random
+
+import pytest
+from helpers.administrators import OPERATIONS, REFUSED, Administrator, Gateway, Site, administrator
+
+from ratelimit.admin.by_slot.repair import repair_key
+
+MOST_REQUESTS = 60
+
+
+@pytest.fixture
+def site(slots):
+    """The usual one: k1 with value a in plan p, which opens s; q opens t."""
+    made = Site(slots)
+    yield made
+    made.close()
+
+
+def pauses(slots, name, **options):
+    """A site and an administrator for each request after which one can pause: after none, one, ... all of them."""
+    for count in range(MOST_REQUESTS):
+        site = Site(slots, **options)
+        paused = administrator(site, name).steps(count)
+        yield site, paused
+        site.close()
+        if paused.is_done:
+            return
+    raise AssertionError(f"{name} does not end")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_killed_after_each_request(slots, name):
+    """A repair finishes or undoes it; what it says is true, and the same again does what it should."""
+    for site, killed in pauses(slots, name):
+        killed.kill()
+        site.repair_all()
+        again = administrator(site, name).run()
+        assert again.error is None or killed.effects or name in REFUSED, again.error
+        site.repair_all()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_next_run_needs_no_repair(slots, name):
+    """Another administrator who does the same finds nothing that is in the way, but a value that is being given."""
+    for site, killed in pauses(slots, name):
+        killed.kill()
+        again = administrator(site, name).run()
+        is_being_made = name.startswith("create") and "being made" in str(again.error)
+        assert again.error is None or killed.effects or is_being_made or name in REFUSED, again.error
+        site.repair_all()
+
+
+EARLY = {
+    ("join q", "q opens s too"),
+    ("join q", "leave p"),
+    ("join q", "delete plan q"),
+    ("leave p", "join p"),
+    ("move to q", "q opens s too"),
+    ("rotate to b", "create with b in q"),
+    ("rotate to b", "rotate to c"),
+    ("rotate to b", "disable"),
+    ("delete", "create with a in p"),
+    ("delete", "join q"),
+    ("create with b in q", "delete plan q"),
+    ("create with b in q", "rotate to b"),
+    ("p opens t instead", "join q"),
+    ("delete plan q", "create with b in q"),
+}
+"""Pairs that are tried by `make test`."""
+PAIRS = [
+    pytest.param(one, other, marks=[] if (one, other) in EARLY else pytest.mark.slow)
+    for one in OPERATIONS
+    for other in OPERATIONS
+]
+
+
+@pytest.mark.parametrize(("paused", "meanwhile"), PAIRS)
+def test_paused_while_another_works(valkey_slots, paused, meanwhile):
+    """And goes on later: with and without a repair of everything before or after the other's work."""
+    for order in ("other", "repair other", "other repair"):
+        for site, first in pauses(valkey_slots, paused):
+            for work in order.split():
+                if work == "repair":
+                    repair_known(site)
+                else:
+                    administrator(site, meanwhile).run()
+            first.run()
+            site.repair_all()
+
+
+def repair_known(site):
+    """Repair all keys while somebody is at work."""
+    for key in site.known_ids():
+        Administrator(site, f"repair {key}", repair_key(site.namespace, key)).run()
+
+
+WORLDS = {
+    "one key": {},
+    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
+    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
+}
+
+
+def some_history(slots, seed):
+    """Three administrators, who do anything, gateways and repairers, one request of whom comes at a time."""
+    chance = random.Random(seed)
+    site = Site(slots, **WORLDS[chance.choice(list(WORLDS))])
+    at_work = [administrator(site, chance.choice(list(OPERATIONS))) for _ in range(3)]
+    later = chance.randrange(40)  # more come then
+    for tick in range(1000):
+        if not at_work:
+            break
+        if tick < later and chance.random() < 0.1:
+            key = chance.choice(site.known_ids())
+            at_work.append(Administrator(site, f"repair {key}", repair_key(site.namespace, key)))
+        if tick < later and chance.random() < 0.1:
+            at_work.append(Gateway(site))
+        actor = chance.choice(at_work)
+        if chance.random() < 0.01:
+            actor.kill()
+        if not actor.step():
+            at_work.remove(actor)
+    site.repair_all()
+    site.close()
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(100, 2000, 100))]
+)
+def test_all_at_once(valkey_slots, first):
+    """Histories by chance, each of its own seed."""
+    for seed in range(first, first + 100):
+        try:
+            some_history(valkey_slots, seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise

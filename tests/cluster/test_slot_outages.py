@@ -1,0 +1,349 @@
+"""Nodes that are away: each is felt by its own keys alone. One server with slots stands for all of them."""
+
+import pytest
+from helpers.clock import FakeClock
+from helpers.replica import METHOD, STAGE
+from helpers.slot_data import NodesAway
+from helpers.slot_gateway import slot_limiter
+
+from ratelimit import Catalog, ConfigError, Limiter, Quota, Stage, Throttle, UsagePlan
+from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.model import MICROSECONDS, Method
+from ratelimit.registry.redis_keys import RedisKeys
+from ratelimit.scripts import ScriptCall
+
+NAMES = RedisKeys("ratelimit")
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def is_catalog(name):
+    return name == NAMES.catalog
+
+
+def is_shared(name):
+    return name.startswith(f"{NAMES.namespace}:stage:") or name == NAMES.account
+
+
+def one_plan(catalog, *, stage=None, account=None, burst=5000, quota=5000):
+    catalog.put_plan(UsagePlan("gold", Throttle(1, burst), Quota(quota, "DAY"), [STAGE]))
+    if stage is not None:
+        catalog.put_stage(Stage(STAGE, stage))
+    if account is not None:
+        catalog.set_account_throttle(account)
+    return catalog.create_key(plans=["gold"]).value
+
+
+# The catalogue's node
+
+
+def test_checks_go_on_by_the_known_catalogue(slots, valkey, clock):
+    """Attempts to read it are paced, and no check has a request of its own for it."""
+    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5, stale_catalogue_s=60) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        away = NodesAway(limiter, is_catalog)
+        clock.advance(5)
+        for _ in range(55):
+            for _ in range(20):
+                decision = limiter.check(key, STAGE, METHOD, 1)
+                assert (decision.allowed, decision.source) == (True, "redis")
+            clock.advance(1)
+        attempts = sum(NAMES.catalog in names for names in away.requests)
+        assert attempts == 55
+        # Too old: then it is `on_unavailable` that decides.
+        decision = limiter.check(key, STAGE, METHOD)
+        assert (decision.status, decision.cause) == (503, "not_sent")
+        away.is_away = lambda name: False
+        assert limiter.check(key, STAGE, METHOD).allowed
+
+
+def test_a_change_is_read_at_once_when_the_node_is_back(slots, valkey, clock):
+    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        away = NodesAway(limiter, is_catalog)
+        clock.advance(6)
+        assert limiter.check(key, STAGE, METHOD).allowed
+        with valkey.client() as source:
+            Catalog(source).put_plan(UsagePlan("gold", Throttle(1, 7), None, [STAGE]))
+            slots.admin.execute_command("RESTORE", NAMES.catalog, 0, source.dump(NAMES.catalog), "REPLACE")
+        assert [limit.limit for limit in limiter.check(key, STAGE, METHOD).limits] == [5000, 5000]
+        away.is_away = lambda name: False
+        clock.advance(1)
+        assert [limit.limit for limit in limiter.check(key, STAGE, METHOD).limits] == [7]
+
+
+@pytest.mark.parametrize("field", ["schema", "epoch"])
+def test_a_catalogue_that_answers_and_cannot_be_used_is_no_outage(slots, valkey, clock, field):
+    """Nobody goes on by the plans that were known before."""
+    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5, on_unavailable="open") as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        good = slots.admin.hget(NAMES.catalog, field)
+        slots.admin.hset(NAMES.catalog, field, "99")
+        clock.advance(5)
+        for _ in range(3):
+            decision = limiter.check(key, STAGE, METHOD)
+            assert (decision.status, decision.source) == (503, "fail_closed")
+        slots.admin.hset(NAMES.catalog, field, good)
+        clock.advance(1)
+        assert limiter.check(key, STAGE, METHOD).allowed
+
+
+def test_a_process_that_never_read_the_catalogue_cannot_decide(slots, valkey, clock):
+    with slot_limiter(slots, valkey, one_plan, clock=clock) as (limiter, key):
+        NodesAway(limiter, is_catalog)
+        assert limiter.check(key, STAGE, METHOD).status == 503
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "300", float("nan"), None, True])
+def test_for_how_long_is_validated(valkey, wrong):
+    with valkey.client() as client, pytest.raises(ConfigError, match="stale_catalogue_s"):
+        Limiter(client, stale_catalogue_s=wrong)
+
+
+# A shared limit's node
+
+
+def shared_plan(catalog):
+    return one_plan(catalog, stage=Throttle(1, 10), burst=4, quota=100)
+
+
+def test_the_keys_own_limits_stay_exact_while_a_shared_limit_is_judged_locally(slots, valkey, clock):
+    with slot_limiter(slots, valkey, shared_plan, clock=clock, on_unavailable="local") as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)  # what is held is over
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(5)]
+        assert [decision.allowed for decision in decisions] == [True] * 3 + [False] * 2
+        assert {decision.source for decision in decisions[:3]} == {"local"}
+        assert {decision.cause for decision in decisions[:3]} == {"not_sent"}
+        assert decisions[-1].limited_by == "plan:gold"
+        own = {limit.name: limit.remaining for limit in decisions[2].limits}
+        assert (own["plan:gold"], own["quota:gold"]) == (0, 96)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, valkey, clock, replicas):
+    """The last known level, divided; and then no more than its part of the rate."""
+
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle(1, 10))
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": replicas}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD, 2).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        admitted = sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(20))
+        assert admitted == 8 // replicas
+        decision = limiter.check(key, STAGE, METHOD)
+        assert (decision.limited_by, decision.source) == (f"stage:{STAGE}:*", "local")
+        clock.advance(decision.retry_after - 0.000_001)
+        assert not limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(0.000_001)
+        assert limiter.check(key, STAGE, METHOD).allowed
+
+
+def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, clock):
+    """That another stage's node answers ends no outage of this one's: 20 of a fifth of the burst, then 2 a second."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 1000), None, [STAGE, "other/prod"]))
+        catalog.put_stage(Stage(STAGE, Throttle(10, 100)))
+        catalog.put_stage(Stage("other/prod", Throttle(1000, 1000)))
+        return catalog.create_key(plans=["gold"]).value
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 5}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(1)
+        NodesAway(limiter, lambda name: is_shared(name) and STAGE in name)
+        outages, admitted = limiter._without_redis.local, 0
+        for _ in range(50):
+            admitted += limiter.check(key, STAGE, METHOD).allowed
+            assert limiter.check(key, "other/prod", METHOD).source == "redis"
+            clock.advance(0.2)
+        assert (admitted, outages.outage) == (39, 1)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
+def test_a_whole_outage_spends_a_shared_part_once(slots, valkey, clock, error):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle("1/1000", 20))
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local") as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        clock.advance(0.2)
+        NodesAway(limiter, lambda name: True, error)
+        assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(40)) == 19
+
+
+def test_who_is_over_a_limit_of_its_own_spends_nothing_of_a_part(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle("1/1000", 10), burst=3), catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local", denial_cache=False) as (limiter, keys):
+        first, second = keys
+        assert [limiter.check(first, STAGE, METHOD, cost).allowed for cost in (3, 1)] == [True, False]
+        assert limiter.check(second, STAGE, METHOD).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        for _ in range(20):
+            denied = limiter.check(first, STAGE, METHOD)
+            remaining = {limit.name: limit.remaining for limit in denied.limits}
+            assert (denied.limited_by, remaining[f"stage:{STAGE}:*"]) == ("plan:gold", 6)
+        assert limiter.check(second, STAGE, METHOD, 2).allowed
+
+
+def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle(1, 10))
+
+    options = {"clock": clock, "on_unavailable": "local", "replicas": 2}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD, 2).allowed
+        NodesAway(limiter, is_shared)
+        clock.advance(0.2)
+        for _ in range(4):
+            assert limiter.check(key, STAGE, METHOD).allowed
+            limiter._without_redis.answered()
+        assert not limiter.check(key, STAGE, METHOD).allowed
+
+
+def test_open_does_not_limit_what_is_away_and_closed_admits_nobody(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, stage=Throttle(1, 3), burst=50)
+
+    for policy, expected in (("open", 50), ("closed", 0)):
+        slots.admin.flushall()
+        with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+            assert limiter.peek(key, STAGE, METHOD).allowed
+            NodesAway(limiter, is_shared)
+            decisions = [limiter.check(key, STAGE, METHOD) for _ in range(60)]
+            assert sum(decision.allowed for decision in decisions) == expected
+            source = {"open": "fail_open", "closed": "fail_closed"}[policy]
+            assert {decision.source for decision in decisions if decision.allowed or policy == "closed"} <= {source}
+        with valkey.client() as client:
+            client.flushall()
+
+
+def test_other_limits_of_nodes_that_answer_lose_nothing(slots, valkey, clock):
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1, 100), None, [STAGE, "other/prod"]))
+        catalog.put_stage(Stage(STAGE, Throttle(1, 10)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        NodesAway(limiter, is_shared)
+        for _ in range(20):
+            decision = limiter.check(key, "other/prod", METHOD)
+            assert (decision.allowed, decision.source) == (True, "redis")
+
+
+def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(slots, valkey, clock):
+    """Its lease holds units of its own limits alone."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+        for _ in range(100):
+            assert limiter.check(key, STAGE, METHOD).allowed
+            clock.advance(0.001)
+        lease = limiter._checker.prepared(key, STAGE, METHOD).lease
+        NodesAway(limiter, is_shared)
+        clock.advance(0.11)  # what is held of the stage's is over
+        assert lease.units > 20
+        assert {limiter.check(key, STAGE, METHOD).status for _ in range(lease.units)} == {503}
+
+
+@pytest.mark.parametrize(("policy", "source"), [("local", "local"), ("open", "fail_open")])
+def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, valkey, clock, policy, source):
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
+        return catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+        for _ in range(100):
+            assert limiter.check(key, STAGE, METHOD).source in {"redis", "lease"}
+            clock.advance(0.001)
+        lease = limiter._checker.prepared(key, STAGE, METHOD).lease
+        away = NodesAway(limiter, is_shared)
+        clock.advance(0.11)  # what is held of the stage's is over
+        units = lease.units
+        decisions = [limiter.check(key, STAGE, METHOD) for _ in range(20)]
+        assert lease.units == units - 20
+        assert {(each.allowed, each.source, each.cause) for each in decisions} == {(True, source, "not_sent")}
+        assert decisions[0].error == "the node is away"
+        away.is_away = lambda _: False
+        clock.advance(1)
+        assert not limiter.check(key, STAGE, METHOD).degraded
+
+
+def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, valkey):
+    """So local decisions end in time, for keys as well."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1, 1000), None, [STAGE]))
+        catalog.put_stage(Stage(STAGE, Throttle(1000, 1000), {METHOD: Method(key_required=False)}))
+        return catalog.create_key(plans=["gold"]).value
+
+    options = {"on_unavailable": "local", "local_max_age": 20}
+    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+        later_us, age_us = 0, limiter._namespace.age_us
+        limiter._namespace.age_us = lambda: age_us() + later_us
+        requests = [(None, STAGE, METHOD), (key, STAGE, "GET /other")]
+        assert all(limiter.check(*request).allowed for request in requests)
+        NodesAway(limiter, lambda _: True)
+        answers = []
+        for _ in range(6):
+            later_us += 5 * MICROSECONDS
+            answers.append([limiter.check(*request).status for request in requests])
+        assert answers == [[200, 200]] * 3 + [[503, 503]] * 3
+
+
+# A key's node
+
+
+def test_units_that_were_taken_are_put_back_if_the_key_was_not_asked(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, account=Throttle(1, 5)), catalog.create_key(plans=["gold"]).value
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key, other)):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        assert limiter.check(other, STAGE, METHOD).allowed
+        hash_name = NAMES.key_hash(limiter._checker.keys.get(key).record.id)
+        away = NodesAway(limiter, lambda name: name == hash_name)
+        for _ in range(10):
+            assert limiter.check(key, STAGE, METHOD).status == 503
+        away.is_away = lambda name: False
+        assert sum(limiter.check(other, STAGE, METHOD).allowed for _ in range(10)) == 3
+
+
+def test_units_of_a_check_whose_outcome_is_unknown_stay_spent(slots, valkey, clock):
+    def fill(catalog):
+        return one_plan(catalog, account=Throttle(1, 5))
+
+    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+        assert limiter.check(key, STAGE, METHOD).allowed
+        call, execute = limiter._store.call, limiter._store._execute
+
+        def losing(send):
+            def lose_the_reply(request, *wait):
+                reply = send(request, *wait)
+                if isinstance(request, ScriptCall) and request.keys[0].endswith("}"):
+                    raise StoreTimeout("lost")
+                return reply
+
+            return lose_the_reply
+
+        limiter._store.call, limiter._store._execute = losing(call), losing(execute)
+        assert [limiter.check(key, STAGE, METHOD).status for _ in range(2)] == [503, 503]
+        limiter._store.call, limiter._store._execute = call, execute
+        assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(10)) == 2

@@ -1,0 +1,27 @@
+"""A limiter on a server with slots, and data for it."""
+
+from contextlib import contextmanager
+
+from helpers.slot_data import copy_all
+from ratelimit import Catalog, Limiter
+
+
+def do_at_once(limiter):
+    """Have a limiter do at once what it does in the background: it is in no order with what a test does."""
+    limiter._store._background.start = limiter._store._run_in_background
+
+
+@contextmanager
+def slot_limiter(slots, valkey, fill, **options):
+    """A limiter on the server with slots, and what `fill` returns, which is called with a catalogue.
+
+    That is one on the server without slots, from which all is copied. No pushes; what Redis does not decide is 503.
+    """
+    with valkey.client() as source:
+        filled = fill(Catalog(source))
+        copy_all(source, slots)
+    options = {"deadline": 5, "on_unavailable": "closed"} | options
+    with slots.client() as client, Limiter(client, **options) as limiter:
+        limiter._namespace.before_refresh = lambda: None
+        do_at_once(limiter)
+        yield limiter, filled
