@@ -53,6 +53,8 @@ EMULATED_EARLY = {"engine", "unit"}
 """Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
 
 LATER = {
+    "test_control_plane.py",
+    "test_control_plane_edges.py",
     "test_deadline.py",
     "test_doctor_failover.py",
     "test_durable_changes.py",
@@ -65,9 +67,11 @@ LATER = {
     "test_loops_that_end.py",
     "test_lost_leases.py",
     "test_many_at_once.py",
+    "test_migrate.py",
     "test_primary.py",
     "test_refused_without_redis.py",
     "test_renewed_credentials.py",
+    "test_repair.py",
     "test_revoking_on_ill_servers.py",
     "test_stopped_server.py",
 }

@@ -4,6 +4,6 @@ from chaos.scenarios import clients, clocks, cluster, failover, network, servers
 
 SCENARIOS = {
     scenario.name: scenario
-    for module in (servers, network, failover, cluster, clients, clocks)
+    for module in (servers, network, failover, clients, clocks, cluster)
     for scenario in module.ALL
 }

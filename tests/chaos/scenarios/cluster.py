@@ -107,6 +107,7 @@ ALL = (
         "kill -9 of the node of a key; its replica takes over",
         cluster_of_three(SHORT_TIMEOUT_MS),
         bounds={"": LOSING_A_SECOND | KEPT, "local": UNSEEN},
+        is_long=True,
     ),
     Scenario(
         "cluster: planned failover",
@@ -124,5 +125,6 @@ ALL = (
         "the slots of all keys and of the catalogue move to and fro, one key at a time",
         cluster_of_three(),
         bounds={"": KEPT},
+        is_long=True,
     ),
 )
