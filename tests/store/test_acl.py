@@ -92,7 +92,6 @@ ADMIN = [
     "srem",
     "scard",
     "sinter",
-    "sismember",
     "smembers",
     "zadd",
     "zrem",
