@@ -8,6 +8,7 @@ from ratelimit.effects import IndependentReads, PatientCommands, changes_nothing
 from ratelimit.registry.namespace import Namespace
 
 NAMESPACE = Namespace("ratelimit", None, None)
+NAMESPACE.note_slots([None, None])  # one server without slots
 KEY = ApiKey("0123456789")
 
 
