@@ -78,3 +78,12 @@ def valkey_slots(started):
         started[key] = slot_server("valkey")
     started[key].admin.flushall()
     return started[key]
+
+
+@pytest.fixture
+def plain(request, running):
+    """A server without slots, emptied, of the kind of the one with slots: what is dumped here can be restored there."""
+    name = request.getfixturevalue("slots").name if "slots" in request.fixturenames else "valkey"
+    with running[name].client() as client:
+        client.flushall()
+    return running[name]

@@ -103,13 +103,13 @@ def play(pair, seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whole_histories_are_decided_as_on_one_server(slots, valkey, seed):
+def test_whole_histories_are_decided_as_on_one_server(slots, plain, seed):
     """One process: nobody else is in between, so what it holds is what it took."""
-    with pair(slots, valkey) as both:
+    with pair(slots, plain) as both:
         play(both, seed)
 
 
 @pytest.mark.parametrize("seed", range(100, 103))
-def test_whole_histories_are_decided_as_on_one_server_by_a_cluster(valkey_cluster, valkey, seed):
-    with pair(valkey_cluster, valkey) as both:
+def test_whole_histories_are_decided_as_on_one_server_by_a_cluster(valkey_cluster, plain, seed):
+    with pair(valkey_cluster, plain) as both:
         play(both, seed)

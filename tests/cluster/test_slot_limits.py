@@ -67,10 +67,10 @@ def another(slots, **options):
 
 
 @pytest.mark.parametrize("cost", [1, 3])
-def test_exactly_the_shared_limit_is_admitted_to_many_threads(slots, valkey, cost):
+def test_exactly_the_shared_limit_is_admitted_to_many_threads(slots, plain, cost):
     """By two limiters, as if they were two processes; what the keys' own limits deny is there for others."""
     fill = gateway(account=Throttle(SLOW, 300), keys=8, throttle=Throttle(SLOW, 60))
-    with slot_limiter(slots, valkey, fill) as (first, keys), another(slots) as second:
+    with slot_limiter(slots, plain, fill) as (first, keys), another(slots) as second:
         admitted, unavailable = [], []
 
         def caller(number):
@@ -93,9 +93,9 @@ def test_exactly_the_shared_limit_is_admitted_to_many_threads(slots, valkey, cos
         assert not any(first.check(key, STAGE, METHOD, cost).allowed for key in keys)
 
 
-def test_exactly_the_shared_limit_is_admitted_to_many_tasks(slots, valkey):
+def test_exactly_the_shared_limit_is_admitted_to_many_tasks(slots, plain):
     fill = gateway(account=Throttle(SLOW, 150), stage=Throttle(SLOW, 100), keys=20)
-    with slot_limiter(slots, valkey, fill) as (_, keys):
+    with slot_limiter(slots, plain, fill) as (_, keys):
 
         async def run():
             async with slots.async_client() as client, AsyncLimiter(client, deadline=5) as limiter:
@@ -113,10 +113,10 @@ def test_exactly_the_shared_limit_is_admitted_to_many_tasks(slots, valkey):
         assert {decision.reason for decision in decisions} == {Reason.ALLOWED, Reason.THROTTLED}
 
 
-def test_the_usual_check_is_one_script_call(slots, valkey, clock):
+def test_the_usual_check_is_one_script_call(slots, plain, clock):
     """Once units are held: neither the shared limits nor the catalogue are asked."""
     fill = gateway(account=Throttle(1000, 1000), stage=Throttle(1000, 1000))
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         for _ in range(50):
             assert limiter.check(key, STAGE, METHOD).allowed
             clock.advance(0.001)
@@ -129,9 +129,9 @@ def test_the_usual_check_is_one_script_call(slots, valkey, clock):
         assert all(names == [NAMES.account] or "stage:" in names[0] for names in away.requests if names != own[0])
 
 
-def test_who_is_out_of_a_shared_limit_costs_no_request(slots, valkey, clock):
+def test_who_is_out_of_a_shared_limit_costs_no_request(slots, plain, clock):
     fill = gateway(account=Throttle(1, 5), throttle=Throttle(1, 100))
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         for _ in range(8):
             decision = limiter.check(key, STAGE, METHOD)
         assert (decision.limited_by, decision.retry_after) == ("account", 1.0)
@@ -144,20 +144,20 @@ def test_who_is_out_of_a_shared_limit_costs_no_request(slots, valkey, clock):
         assert limiter.check(key, STAGE, METHOD).allowed
 
 
-def test_a_disabled_key_is_refused_where_a_shared_limit_denies(slots, valkey, clock):
+def test_a_disabled_key_is_refused_where_a_shared_limit_denies(slots, plain, clock):
     """403 by the very next check, and not 429: the key's script is asked whether the key is still valid."""
     fill = gateway(account=Throttle(1, 1))
-    with slot_limiter(slots, valkey, fill, clock=clock, denial_cache=False) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock, denial_cache=False) as (limiter, (key,)):
         assert [limiter.check(key, STAGE, METHOD).status for _ in range(2)] == [200, 429]
-        with valkey.client() as source:
+        with plain.client() as source:
             Catalog(source).update_key(limiter._checker.keys.get(key).record.id, enabled=False)
             copy_all(source, slots)
         assert limiter.check(key, STAGE, METHOD).detail == "disabled"
 
 
-def test_denials_by_shared_limits_are_counted(slots, valkey, clock):
+def test_denials_by_shared_limits_are_counted(slots, plain, clock):
     fill = gateway(account=Throttle(1, 1))
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         for _ in range(4):
             limiter.check(key, STAGE, METHOD)
         key_id = limiter._checker.keys.get(key).record.id
@@ -165,15 +165,15 @@ def test_denials_by_shared_limits_are_counted(slots, valkey, clock):
         assert counts == {("gold", key_id, "THROTTLED"): 3}
 
 
-def test_requests_without_a_route_meet_shared_limits_alone(slots, valkey, clock):
-    with slot_limiter(slots, valkey, gateway(account=Throttle(1, 3)), clock=clock) as (limiter, (key,)):
+def test_requests_without_a_route_meet_shared_limits_alone(slots, plain, clock):
+    with slot_limiter(slots, plain, gateway(account=Throttle(1, 3)), clock=clock) as (limiter, (key,)):
         decisions = [limiter._check_shared(key, STAGE) for _ in range(5)]
         assert [decision.allowed for decision in decisions] == [True] * 3 + [False] * 2
         assert limiter._check_shared("no-key-has-ever-had-this-value", STAGE).status == 403
 
 
 @pytest.mark.parametrize("has_route", [True, False])
-def test_requests_without_a_key_follow_the_catalogue(slots, valkey, clock, has_route):
+def test_requests_without_a_key_follow_the_catalogue(slots, plain, clock, has_route):
     """Another process charged the shared limit under a newer one: that is read, and the request prepared anew."""
 
     def fill(catalog):
@@ -184,9 +184,9 @@ def test_requests_without_a_key_follow_the_catalogue(slots, valkey, clock, has_r
             return limiter.check(None, STAGE, METHOD)
         return limiter._check_shared(None, STAGE, key_required=False)
 
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, _):
         assert request(limiter).allowed
-        with valkey.client() as source:
+        with plain.client() as source:
             Catalog(source).put_stage(Stage(STAGE, Throttle(SLOW, 3), {METHOD: Method(key_required=False)}))
             copy_all(source, slots)
         with another(slots, clock=clock) as newer:
@@ -199,10 +199,10 @@ def test_requests_without_a_key_follow_the_catalogue(slots, valkey, clock, has_r
 # Leases of keys
 
 
-def test_a_keys_lease_takes_shared_units_for_each_check(slots, valkey, clock):
+def test_a_keys_lease_takes_shared_units_for_each_check(slots, plain, clock):
     """So what is leased of a key is not withheld from others, and the shared limit is never exceeded."""
     fill = gateway(account=Throttle(SLOW, 40), keys=2, throttle=Throttle(100, 1000), lease=1)
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key, other)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key, other)):
         decisions = []
         for _ in range(30):
             decisions.append(limiter.check(key, STAGE, METHOD))
@@ -218,9 +218,9 @@ def test_a_keys_lease_takes_shared_units_for_each_check(slots, valkey, clock):
         assert quota.remaining == 10**6 - 30
 
 
-def test_what_a_key_has_prepaid_is_no_part_of_what_a_shared_limit_has_left(slots, valkey, clock):
+def test_what_a_key_has_prepaid_is_no_part_of_what_a_shared_limit_has_left(slots, plain, clock):
     fill = gateway(account=Throttle(SLOW, 500), throttle=Throttle(1000, 5000), lease=1)
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         remaining = []
         for admitted in range(1, 201):
             account = limiter.check(key, STAGE, METHOD).limits[1]
@@ -233,8 +233,8 @@ def test_what_a_key_has_prepaid_is_no_part_of_what_a_shared_limit_has_left(slots
 # Identities
 
 
-def test_a_bounded_plan_has_as_many_identities_as_it_may(slots, valkey, clock):
-    with slot_limiter(slots, valkey, gateway(max_identities=3), clock=clock) as (limiter, _):
+def test_a_bounded_plan_has_as_many_identities_as_it_may(slots, plain, clock):
+    with slot_limiter(slots, plain, gateway(max_identities=3), clock=clock) as (limiter, _):
         decisions = [limiter.check(Identity(f"user:{n}", plan="gold"), STAGE, METHOD) for n in range(5)]
         assert [decision.allowed for decision in decisions] == [True] * 3 + [False] * 2
         denied = decisions[-1]
@@ -246,8 +246,8 @@ def test_a_bounded_plan_has_as_many_identities_as_it_may(slots, valkey, clock):
         assert not limiter.check(Identity("user:9", plan="gold"), STAGE, METHOD)
 
 
-def test_another_process_compares_the_count_and_does_not_forget_whom_it_never_met(slots, valkey, clock):
-    with slot_limiter(slots, valkey, gateway(max_identities=2), clock=clock) as (limiter, _):
+def test_another_process_compares_the_count_and_does_not_forget_whom_it_never_met(slots, plain, clock):
+    with slot_limiter(slots, plain, gateway(max_identities=2), clock=clock) as (limiter, _):
         for number in range(2):
             assert limiter.check(Identity(f"user:{number}", plan="gold"), STAGE, METHOD).allowed
         with another(slots, clock=clock) as other:
@@ -255,10 +255,10 @@ def test_another_process_compares_the_count_and_does_not_forget_whom_it_never_me
             assert answers == [True, True, False, False]
 
 
-def test_counted_identities_are_those_that_one_server_counts(slots, valkey):
+def test_counted_identities_are_those_that_one_server_counts(slots, plain):
     """Of more than 4096 a sample, by bits of the digest; and their entries expire with their hashes."""
     fill = gateway(max_identities=4096 * 8)
-    with slot_limiter(slots, valkey, fill) as (limiter, _), valkey.client() as client, Limiter(client) as plain:
+    with slot_limiter(slots, plain, fill) as (limiter, _), plain.client() as client, Limiter(client) as plain:
         for number in range(100):
             identity = Identity(f"user:{number}", plan="gold")
             assert limiter.check(identity, STAGE, METHOD).allowed
@@ -272,10 +272,10 @@ def test_counted_identities_are_those_that_one_server_counts(slots, valkey):
         assert abs(slots.admin.pttl(name) - client.pttl(name)) < 10_000
 
 
-def test_an_identity_that_is_out_of_limit_costs_no_request(slots, valkey, clock):
+def test_an_identity_that_is_out_of_limit_costs_no_request(slots, plain, clock):
     """Also when it was admitted so long ago that it would have to be counted anew."""
     fill = gateway(throttle=Throttle(SLOW, 3), max_identities=3)
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, _):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, _):
         user = Identity("user:1", plan="gold")
         assert [limiter.check(user, STAGE, METHOD).allowed for _ in range(5)] == [True] * 3 + [False] * 2
         clock.advance(40)
@@ -295,9 +295,9 @@ def stream(slots):
     return [entry for _, entry in slots.admin.xrange(NAMES.alerts)]
 
 
-def test_alerts_are_announced_with_an_id_and_not_kept(slots, valkey, clock):
+def test_alerts_are_announced_with_an_id_and_not_kept(slots, plain, clock):
     fill = gateway(quota=Quota(10, "DAY"), alerts=[50, 100])
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         for _ in range(12):
             limiter.check(key, STAGE, METHOD)
         key_id = limiter._checker.keys.get(key).record.id
@@ -314,10 +314,10 @@ def test_alerts_are_announced_with_an_id_and_not_kept(slots, valkey, clock):
         assert [field for field in fields if field.startswith("a:")] == ["a:gold"]
 
 
-def test_an_alert_that_nobody_announced_is_announced_by_who_finds_it(slots, valkey, clock):
+def test_an_alert_that_nobody_announced_is_announced_by_who_finds_it(slots, plain, clock):
     """Its process went away in between; the stream's node may have been away."""
     fill = gateway(quota=Quota(10, "DAY"), alerts=[50])
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):
         away = NodesAway(limiter, lambda name: name == NAMES.alerts)
         for _ in range(6):
             assert limiter.check(key, STAGE, METHOD).allowed
@@ -341,8 +341,8 @@ def doing_nothing(limiter):
     limiter._store._background.start = started
 
 
-def test_checks_do_not_depend_on_what_is_done_in_the_background(slots, valkey, clock):
+def test_checks_do_not_depend_on_what_is_done_in_the_background(slots, plain, clock):
     fill = gateway(account=Throttle(10, 50), quota=Quota(30, "DAY"), alerts=[50], max_identities=5)
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key,)), doing_nothing(limiter):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)), doing_nothing(limiter):
         assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(40)) == 30
         assert limiter.check(Identity("user:1", plan="gold"), STAGE, METHOD).allowed

@@ -40,9 +40,9 @@ def one_plan(catalog, *, stage=None, account=None, burst=5000, quota=5000):
 # The catalogue's node
 
 
-def test_checks_go_on_by_the_known_catalogue(slots, valkey, clock):
+def test_checks_go_on_by_the_known_catalogue(slots, plain, clock):
     """Attempts to read it are paced, and no check has a request of its own for it."""
-    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5, stale_catalogue_s=60) as (limiter, key):
+    with slot_limiter(slots, plain, one_plan, clock=clock, max_age=5, stale_catalogue_s=60) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         away = NodesAway(limiter, is_catalog)
         clock.advance(5)
@@ -60,13 +60,13 @@ def test_checks_go_on_by_the_known_catalogue(slots, valkey, clock):
         assert limiter.check(key, STAGE, METHOD).allowed
 
 
-def test_a_change_is_read_at_once_when_the_node_is_back(slots, valkey, clock):
-    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5) as (limiter, key):
+def test_a_change_is_read_at_once_when_the_node_is_back(slots, plain, clock):
+    with slot_limiter(slots, plain, one_plan, clock=clock, max_age=5) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         away = NodesAway(limiter, is_catalog)
         clock.advance(6)
         assert limiter.check(key, STAGE, METHOD).allowed
-        with valkey.client() as source:
+        with plain.client() as source:
             Catalog(source).put_plan(UsagePlan("gold", Throttle(1, 7), None, [STAGE]))
             slots.admin.execute_command("RESTORE", NAMES.catalog, 0, source.dump(NAMES.catalog), "REPLACE")
         assert [limit.limit for limit in limiter.check(key, STAGE, METHOD).limits] == [5000, 5000]
@@ -76,9 +76,9 @@ def test_a_change_is_read_at_once_when_the_node_is_back(slots, valkey, clock):
 
 
 @pytest.mark.parametrize("field", ["schema", "epoch"])
-def test_a_catalogue_that_answers_and_cannot_be_used_is_no_outage(slots, valkey, clock, field):
+def test_a_catalogue_that_answers_and_cannot_be_used_is_no_outage(slots, plain, clock, field):
     """Nobody goes on by the plans that were known before."""
-    with slot_limiter(slots, valkey, one_plan, clock=clock, max_age=5, on_unavailable="open") as (limiter, key):
+    with slot_limiter(slots, plain, one_plan, clock=clock, max_age=5, on_unavailable="open") as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         good = slots.admin.hget(NAMES.catalog, field)
         slots.admin.hset(NAMES.catalog, field, "99")
@@ -91,15 +91,15 @@ def test_a_catalogue_that_answers_and_cannot_be_used_is_no_outage(slots, valkey,
         assert limiter.check(key, STAGE, METHOD).allowed
 
 
-def test_a_process_that_never_read_the_catalogue_cannot_decide(slots, valkey, clock):
-    with slot_limiter(slots, valkey, one_plan, clock=clock) as (limiter, key):
+def test_a_process_that_never_read_the_catalogue_cannot_decide(slots, plain, clock):
+    with slot_limiter(slots, plain, one_plan, clock=clock) as (limiter, key):
         NodesAway(limiter, is_catalog)
         assert limiter.check(key, STAGE, METHOD).status == 503
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "300", float("nan"), None, True])
-def test_for_how_long_is_validated(valkey, wrong):
-    with valkey.client() as client, pytest.raises(ConfigError, match="stale_catalogue_s"):
+def test_for_how_long_is_validated(plain, wrong):
+    with plain.client() as client, pytest.raises(ConfigError, match="stale_catalogue_s"):
         Limiter(client, stale_catalogue_s=wrong)
 
 
@@ -110,8 +110,8 @@ def shared_plan(catalog):
     return one_plan(catalog, stage=Throttle(1, 10), burst=4, quota=100)
 
 
-def test_the_keys_own_limits_stay_exact_while_a_shared_limit_is_judged_locally(slots, valkey, clock):
-    with slot_limiter(slots, valkey, shared_plan, clock=clock, on_unavailable="local") as (limiter, key):
+def test_the_keys_own_limits_stay_exact_while_a_shared_limit_is_judged_locally(slots, plain, clock):
+    with slot_limiter(slots, plain, shared_plan, clock=clock, on_unavailable="local") as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         NodesAway(limiter, is_shared)
         clock.advance(0.2)  # what is held is over
@@ -125,14 +125,14 @@ def test_the_keys_own_limits_stay_exact_while_a_shared_limit_is_judged_locally(s
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, valkey, clock, replicas):
+def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, plain, clock, replicas):
     """The last known level, divided; and then no more than its part of the rate."""
 
     def fill(catalog):
         return one_plan(catalog, stage=Throttle(1, 10))
 
     options = {"clock": clock, "on_unavailable": "local", "replicas": replicas}
-    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+    with slot_limiter(slots, plain, fill, **options) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD, 2).allowed
         NodesAway(limiter, is_shared)
         clock.advance(0.2)
@@ -146,7 +146,7 @@ def test_a_shared_limit_that_is_away_admits_this_process_its_part(slots, valkey,
         assert limiter.check(key, STAGE, METHOD).allowed
 
 
-def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, clock):
+def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, plain, clock):
     """That another stage's node answers ends no outage of this one's: 20 of a fifth of the burst, then 2 a second."""
 
     def fill(catalog):
@@ -156,7 +156,7 @@ def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, c
         return catalog.create_key(plans=["gold"]).value
 
     options = {"clock": clock, "on_unavailable": "local", "replicas": 5}
-    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+    with slot_limiter(slots, plain, fill, **options) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         clock.advance(1)
         NodesAway(limiter, lambda name: is_shared(name) and STAGE in name)
@@ -169,22 +169,22 @@ def test_a_part_is_what_it_was_while_other_shared_limits_answer(slots, valkey, c
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
-def test_a_whole_outage_spends_a_shared_part_once(slots, valkey, clock, error):
+def test_a_whole_outage_spends_a_shared_part_once(slots, plain, clock, error):
     def fill(catalog):
         return one_plan(catalog, stage=Throttle("1/1000", 20))
 
-    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local") as (limiter, key):
+    with slot_limiter(slots, plain, fill, clock=clock, on_unavailable="local") as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         clock.advance(0.2)
         NodesAway(limiter, lambda name: True, error)
         assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(40)) == 19
 
 
-def test_who_is_over_a_limit_of_its_own_spends_nothing_of_a_part(slots, valkey, clock):
+def test_who_is_over_a_limit_of_its_own_spends_nothing_of_a_part(slots, plain, clock):
     def fill(catalog):
         return one_plan(catalog, stage=Throttle("1/1000", 10), burst=3), catalog.create_key(plans=["gold"]).value
 
-    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable="local", denial_cache=False) as (limiter, keys):
+    with slot_limiter(slots, plain, fill, clock=clock, on_unavailable="local", denial_cache=False) as (limiter, keys):
         first, second = keys
         assert [limiter.check(first, STAGE, METHOD, cost).allowed for cost in (3, 1)] == [True, False]
         assert limiter.check(second, STAGE, METHOD).allowed
@@ -197,12 +197,12 @@ def test_who_is_over_a_limit_of_its_own_spends_nothing_of_a_part(slots, valkey, 
         assert limiter.check(second, STAGE, METHOD, 2).allowed
 
 
-def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, valkey, clock):
+def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, plain, clock):
     def fill(catalog):
         return one_plan(catalog, stage=Throttle(1, 10))
 
     options = {"clock": clock, "on_unavailable": "local", "replicas": 2}
-    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+    with slot_limiter(slots, plain, fill, **options) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD, 2).allowed
         NodesAway(limiter, is_shared)
         clock.advance(0.2)
@@ -212,30 +212,30 @@ def test_an_outage_begins_by_what_redis_said_and_not_by_a_part(slots, valkey, cl
         assert not limiter.check(key, STAGE, METHOD).allowed
 
 
-def test_open_does_not_limit_what_is_away_and_closed_admits_nobody(slots, valkey, clock):
+def test_open_does_not_limit_what_is_away_and_closed_admits_nobody(slots, plain, clock):
     def fill(catalog):
         return one_plan(catalog, stage=Throttle(1, 3), burst=50)
 
     for policy, expected in (("open", 50), ("closed", 0)):
         slots.admin.flushall()
-        with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+        with slot_limiter(slots, plain, fill, clock=clock, on_unavailable=policy) as (limiter, key):
             assert limiter.peek(key, STAGE, METHOD).allowed
             NodesAway(limiter, is_shared)
             decisions = [limiter.check(key, STAGE, METHOD) for _ in range(60)]
             assert sum(decision.allowed for decision in decisions) == expected
             source = {"open": "fail_open", "closed": "fail_closed"}[policy]
             assert {decision.source for decision in decisions if decision.allowed or policy == "closed"} <= {source}
-        with valkey.client() as client:
+        with plain.client() as client:
             client.flushall()
 
 
-def test_other_limits_of_nodes_that_answer_lose_nothing(slots, valkey, clock):
+def test_other_limits_of_nodes_that_answer_lose_nothing(slots, plain, clock):
     def fill(catalog):
         catalog.put_plan(UsagePlan("gold", Throttle(1, 100), None, [STAGE, "other/prod"]))
         catalog.put_stage(Stage(STAGE, Throttle(1, 10)))
         return catalog.create_key(plans=["gold"]).value
 
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         NodesAway(limiter, is_shared)
         for _ in range(20):
@@ -243,7 +243,7 @@ def test_other_limits_of_nodes_that_answer_lose_nothing(slots, valkey, clock):
             assert (decision.allowed, decision.source) == (True, "redis")
 
 
-def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(slots, valkey, clock):
+def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(slots, plain, clock):
     """Its lease holds units of its own limits alone."""
 
     def fill(catalog):
@@ -251,7 +251,7 @@ def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(sl
         catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
         return catalog.create_key(plans=["gold"]).value
 
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, key):
         for _ in range(100):
             assert limiter.check(key, STAGE, METHOD).allowed
             clock.advance(0.001)
@@ -263,13 +263,13 @@ def test_what_a_key_has_prepaid_is_not_spent_past_a_shared_limit_that_is_away(sl
 
 
 @pytest.mark.parametrize(("policy", "source"), [("local", "local"), ("open", "fail_open")])
-def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, valkey, clock, policy, source):
+def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, plain, clock, policy, source):
     def fill(catalog):
         catalog.put_plan(UsagePlan("gold", Throttle(1000, 5000), None, [STAGE], lease=1))
         catalog.put_stage(Stage(STAGE, Throttle("1/1000", 500)))
         return catalog.create_key(plans=["gold"]).value
 
-    with slot_limiter(slots, valkey, fill, clock=clock, on_unavailable=policy) as (limiter, key):
+    with slot_limiter(slots, plain, fill, clock=clock, on_unavailable=policy) as (limiter, key):
         for _ in range(100):
             assert limiter.check(key, STAGE, METHOD).source in {"redis", "lease"}
             clock.advance(0.001)
@@ -286,7 +286,7 @@ def test_a_key_that_has_prepaid_is_told_that_a_shared_limit_is_away(slots, valke
         assert not limiter.check(key, STAGE, METHOD).degraded
 
 
-def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, valkey):
+def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, plain):
     """So local decisions end in time, for keys as well."""
 
     def fill(catalog):
@@ -295,7 +295,7 @@ def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, va
         return catalog.create_key(plans=["gold"]).value
 
     options = {"on_unavailable": "local", "local_max_age": 20}
-    with slot_limiter(slots, valkey, fill, **options) as (limiter, key):
+    with slot_limiter(slots, plain, fill, **options) as (limiter, key):
         later_us, age_us = 0, limiter._namespace.age_us
         limiter._namespace.age_us = lambda: age_us() + later_us
         requests = [(None, STAGE, METHOD), (key, STAGE, "GET /other")]
@@ -311,11 +311,11 @@ def test_what_this_process_decided_without_a_key_is_no_answer_of_redis(slots, va
 # A key's node
 
 
-def test_units_that_were_taken_are_put_back_if_the_key_was_not_asked(slots, valkey, clock):
+def test_units_that_were_taken_are_put_back_if_the_key_was_not_asked(slots, plain, clock):
     def fill(catalog):
         return one_plan(catalog, account=Throttle(1, 5)), catalog.create_key(plans=["gold"]).value
 
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, (key, other)):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key, other)):
         assert limiter.check(key, STAGE, METHOD).allowed
         assert limiter.check(other, STAGE, METHOD).allowed
         hash_name = NAMES.key_hash(limiter._checker.keys.get(key).record.id)
@@ -326,11 +326,11 @@ def test_units_that_were_taken_are_put_back_if_the_key_was_not_asked(slots, valk
         assert sum(limiter.check(other, STAGE, METHOD).allowed for _ in range(10)) == 3
 
 
-def test_units_of_a_check_whose_outcome_is_unknown_stay_spent(slots, valkey, clock):
+def test_units_of_a_check_whose_outcome_is_unknown_stay_spent(slots, plain, clock):
     def fill(catalog):
         return one_plan(catalog, account=Throttle(1, 5))
 
-    with slot_limiter(slots, valkey, fill, clock=clock) as (limiter, key):
+    with slot_limiter(slots, plain, fill, clock=clock) as (limiter, key):
         assert limiter.check(key, STAGE, METHOD).allowed
         call, execute = limiter._store.call, limiter._store._execute
 

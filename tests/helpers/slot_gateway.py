@@ -12,12 +12,12 @@ def do_at_once(limiter):
 
 
 @contextmanager
-def slot_limiter(slots, valkey, fill, **options):
+def slot_limiter(slots, plain, fill, **options):
     """A limiter on the server with slots, and what `fill` returns, which is called with a catalogue.
 
     That is one on the server without slots, from which all is copied. No pushes; what Redis does not decide is 503.
     """
-    with valkey.client() as source:
+    with plain.client() as source:
         filled = fill(Catalog(source))
         copy_all(source, slots)
     options = {"deadline": 5, "on_unavailable": "closed"} | options
