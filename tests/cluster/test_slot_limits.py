@@ -258,11 +258,11 @@ def test_another_process_compares_the_count_and_does_not_forget_whom_it_never_me
 def test_counted_identities_are_those_that_one_server_counts(slots, plain):
     """Of more than 4096 a sample, by bits of the digest; and their entries expire with their hashes."""
     fill = gateway(max_identities=4096 * 8)
-    with slot_limiter(slots, plain, fill) as (limiter, _), plain.client() as client, Limiter(client) as plain:
+    with slot_limiter(slots, plain, fill) as (limiter, _), plain.client() as client, Limiter(client) as usual:
         for number in range(100):
             identity = Identity(f"user:{number}", plan="gold")
             assert limiter.check(identity, STAGE, METHOD).allowed
-            assert plain.check(identity, STAGE, METHOD).allowed
+            assert usual.check(identity, STAGE, METHOD).allowed
         name = NAMES.identities("gold", 8)
         assert 0 < client.zcard(name) < 40
         counted = {member.decode(): score for member, score in client.zrange(name, 0, -1, withscores=True)}

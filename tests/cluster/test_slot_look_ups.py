@@ -161,9 +161,7 @@ def test_a_newer_catalogue_is_loaded_before_a_key_is_said_to_have_no_plan(slots,
         assert limiter.check(key.value, "another/prod", METHOD).allowed
 
 
-def test_a_key_that_left_the_known_catalogue_behind_is_503_while_that_cannot_be_read(
-    slots, plain, clock, catalog, key
-):
+def test_a_key_that_left_the_known_catalogue_behind_is_503_while_that_cannot_be_read(slots, plain, clock, catalog, key):
     """Under every policy: nobody decides by limits that are known to be others."""
     with slot_limiter(slots, plain, clock, max_age=300, on_unavailable="open") as limiter:
         assert limiter.check(key.value, STAGE, METHOD).allowed
