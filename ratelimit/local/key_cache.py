@@ -333,6 +333,8 @@ class KeyCache:
             self._forget(value)
             if changes != self._changes:
                 new.is_valid = False
+                if self._namespace.has_slots:
+                    self._former_ids.put(value, new.record.id)  # it was met: the next look-up needs its record alone
                 return new
             if len(self._by_value) >= _MAX_KEYS:
                 # Many at once: finding a dict's first entry walks over the gaps of all that were removed before it.

@@ -19,11 +19,11 @@ def test_one_server_enforces_slots(slots):
         assert [client.set(f"k{number}", number) for number in range(100)] == [True] * 100
 
 
-def test_all_slots_have_a_primary_with_a_replica(cluster):
-    sizes = [last - first + 1 for first, last in cluster.nodes[0].slots()]
+def test_all_slots_have_a_primary_with_a_replica(patient_cluster):
+    sizes = [last - first + 1 for first, last in patient_cluster.nodes[0].slots()]
     assert sum(sizes) == 16384
     assert max(sizes) - min(sizes) <= 1
-    assert [len(cluster.replicas_of(primary)) for primary in cluster.primaries] == [1, 1, 1]
+    assert [len(patient_cluster.replicas_of(primary)) for primary in patient_cluster.primaries] == [1, 1, 1]
 
 
 def test_clients_find_every_key(cluster):
@@ -35,8 +35,9 @@ def test_clients_find_every_key(cluster):
         assert cluster.node_of(f"key{number}").admin.get(f"key{number}") == str(number)
 
 
-def test_a_slot_moves_with_its_keys(cluster):
+def test_a_slot_moves_with_its_keys(patient_cluster):
     """In the middle, absent keys are asked for at the target, and present ones are still served."""
+    cluster = patient_cluster
     slot = slot_of("{a}")
     source = cluster.owner_of(slot)
     target = next(node for node in cluster.primaries if node is not source)

@@ -29,7 +29,7 @@ def keys(own_cluster):
 
 @pytest.fixture(params=TWINS)
 def limiter(own_cluster, keys, request):
-    options = {"max_age": 0.5, "deadline": 0.2, "on_unavailable": "closed", "denial_cache": False}
+    options = {"max_age": 0.5, "deadline": 1, "on_unavailable": "closed", "denial_cache": False}
     url = own_cluster.url
     with RunningLimiter(lambda kind: kind.from_url(url, **options), request.param == "asyncio") as made:
         made.keys = keys

@@ -123,6 +123,22 @@ def test_a_key_met_before_needs_its_own_node_alone(slots, plain, clock, catalog,
         assert limiter.check(key.value, STAGE, METHOD).detail == "disabled"
 
 
+def test_a_key_that_was_met_while_others_changed_needs_its_own_node_alone(slots, plain, clock, catalog, key):
+    """What was read beside a push is not kept, but who had the value is known."""
+    digest = catalog._namespace.digest(key.value)
+    with slot_limiter(slots, plain, clock) as limiter:
+
+        def push_beside(name):
+            if name == NAMES.key_record(key.id):
+                limiter._namespace.on_change_message("key:another")
+            return False
+
+        nodes = NodesAway(limiter, push_beside)
+        assert limiter.check(key.value, STAGE, METHOD).allowed
+        nodes.is_away = lambda name: name in (NAMES.digest(digest), NAMES.catalog)
+        assert limiter.check(key.value, STAGE, METHOD).allowed
+
+
 def test_a_key_never_met_needs_the_node_of_its_digest(slots, plain, clock, catalog, key):
     other = catalog.create_key(plans=["gold"])
     digest = catalog._namespace.digest(key.value)
