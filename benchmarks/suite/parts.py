@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from benchmarks.suite import (
     batches,
-    cluster,
     exactness,
     growth,
     import_keys,
@@ -13,11 +12,11 @@ from benchmarks.suite import (
     latency,
     memory,
     propagation,
-    shared_limits,
     tail,
     throughput,
     unknown_keys,
 )
+from benchmarks.suite.clusters import one_check, shared_limits
 from benchmarks.suite.network import far, stop
 from benchmarks.suite.web import frameworks
 
@@ -70,7 +69,7 @@ PARTS = {
         "build of the server.",
     ),
     "cluster": Part(
-        cluster,
+        one_check,
         "A cluster",
         "Instructions of all servers per check by the limits of a key, on a cluster beside one server: a check is one "
         "script on one key, at one node.",

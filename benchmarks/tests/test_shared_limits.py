@@ -4,8 +4,9 @@ from contextlib import closing
 
 import pytest
 
-from benchmarks.suite import host, shared_limits
-from benchmarks.suite.shared_limits import Cell
+from benchmarks.suite import host
+from benchmarks.suite.clusters import shared_limits
+from benchmarks.suite.clusters.shared_limits import Cell
 
 
 @pytest.fixture(scope="module")
