@@ -49,33 +49,45 @@ NEED_A_CLUSTER = {"cluster", "own_cluster", "patient_cluster", "valkey_cluster"}
 """Fixtures that are a whole cluster."""
 
 
-EMULATED_EARLY = {"engine", "unit"}
-"""Folders whose tests `make test` runs on fakeredis as well. It is no proof, and takes long: the rest is for later."""
-
 LATER = {
+    "test_acl.py",
+    "test_breaker_rules.py",
+    "test_check_many.py",
+    "test_connections.py",
     "test_control_plane.py",
     "test_control_plane_edges.py",
     "test_deadline.py",
+    "test_denial_cache_seeded.py",
     "test_doctor_failover.py",
     "test_durable_changes.py",
+    "test_embedded.py",
     "test_every_command.py",
     "test_failover.py",
+    "test_fuzz.py",
+    "test_installation.py",
     "test_journal.py",
     "test_journal_model.py",
     "test_leases_faults.py",
     "test_leases_lost.py",
+    "test_local_bound.py",
     "test_loops_that_end.py",
     "test_lost_leases.py",
     "test_many_at_once.py",
     "test_migrate.py",
+    "test_outcomes.py",
     "test_primary.py",
+    "test_push.py",
+    "test_pytest_plugin.py",
     "test_refused_without_redis.py",
     "test_renewed_credentials.py",
     "test_repair.py",
     "test_revoking_on_ill_servers.py",
+    "test_seeded_bugs.py",
     "test_stopped_server.py",
+    "test_transports.py",
+    "test_without_redis.py",
 }
-"""Faults that take their time, one after the other, and histories at length: all are left to `make test-long`."""
+"""What takes its time: faults one after the other, histories at length, seeded bugs. It is for `make test-long`."""
 
 ONE_SERVER_EARLY = {
     "cluster",
@@ -85,6 +97,7 @@ ONE_SERVER_EARLY = {
     "test_catalog_races.py",
     "test_denials.py",
     "test_doctor.py",
+    "test_identities.py",
     "test_import_races.py",
     "test_metering.py",
     "test_properties.py",
@@ -102,7 +115,7 @@ def pytest_addoption(parser):
 def _is_for_later(item, parameters):
     if item.path.name in LATER:
         return True
-    if "fakeredis" in parameters and item.path.parent.name not in EMULATED_EARLY:
+    if "fakeredis" in parameters:  # it is no proof
         return True
     return bool({item.path.parent.name, item.path.name} & ONE_SERVER_EARLY and parameters & set(servers.NAMES[1:]))
 

@@ -39,6 +39,19 @@ ALLOWED_IO = {
 ALLOWED_OF_OS = {"register_at_fork"}
 
 
+@cache
+def nodes(text):
+    """All nodes of a source's syntax tree: several tests walk the same sources."""
+    return [*ast.walk(ast.parse(text))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_nodes():
+    """Drop the trees at the end: that many objects make each garbage collection of later tests slow."""
+    yield
+    nodes.cache_clear()
+
+
 def room_of(module):
     """The room in which a module lives; "" for the ground floor."""
     part = module.split(".")[1] if "." in module else ""
@@ -51,7 +64,7 @@ def within(name, part):
 
 def imports(text):
     """The names of all modules that a source imports, at any depth; `from a import b` may mean a or a.b."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,7 +84,7 @@ def modules_imported(text, modules):
 def packages_of(text, modules):
     """The packages out of which a source imports modules alone."""
     wanted = {}
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.ImportFrom):
             wanted.setdefault(node.module, set()).update(f"{node.module}.{alias.name}" for alias in node.names)
     return {name for name, members in wanted.items() if members <= set(modules)}
@@ -110,7 +123,7 @@ def io_used(text):
     """The modules for I/O that a source imports, and the functions for I/O that it calls, of any object."""
     for name in imports(text):
         yield from (module for module in IO_MODULES if within(name, module))
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in IO_CALLS:
@@ -190,7 +203,7 @@ def test_the_walk_sees_every_import():
 def own_names(texts):
     """The private names that sources define: functions, classes, attributes of `self`, fields and slots."""
     for text in texts:
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(text):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield node.name
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
@@ -205,7 +218,7 @@ def is_own(node):
 
 def private_accesses(text):
     """The private attributes that a source touches on anything but `self` and `cls`, also by `getattr` and `vars`."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Attribute) and not is_own(node.value):
             yield node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -52,7 +52,9 @@ def missing_citations(text):
 @pytest.mark.parametrize("name", CITING)
 def test_cited_files_exist(name):
     """No comment, docstring or document cites a file that has been moved, renamed or removed."""
-    assert missing_citations(comments(name, FILES[name].read_text(encoding="utf-8"))) == set()
+    text = FILES[name].read_text(encoding="utf-8")
+    if missing_citations(text):  # seldom, and it takes long to tell comments from code
+        assert missing_citations(comments(name, text)) == set()
 
 
 def test_every_kind_of_citation_is_seen():
