@@ -524,7 +524,7 @@ def test_what_is_refused(source, slots, clock):
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
         refused(there, here, "^source: has no namespace 'ratelimit'")
-        refused(here, here, "^target: holds this very namespace")
+        refused(here, here, "^target: holds this same namespace")
         refused(here, Catalog(copy, namespace="another"), "^namespace: is 'another'")
         copy.set("ratelimit:account", "remains")
         refused(here, there, "^target: holds keys such as 'ratelimit:account'")
@@ -597,11 +597,14 @@ def test_the_command(source, slots, clock):
     first = run("migrate", *urls)
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout.endswith("Gateways go on at FROM. Run this again with --finish to hand over.\n")
-    unconfirmed = run("migrate", *urls, "--finish")
+    unconfirmed = run("migrate", *urls, "--finish", "--max-age", "7")
     assert unconfirmed.exit_code == 2
+    assert "for at least 7 s, or 300 s if FROM is a cluster. Hand over?" in unconfirmed.stderr
     assert "There is no terminal to ask at: give --yes" in unconfirmed.stderr
+    assert "is an unfinished copy: gateways of this server answer 503" in doctor_of(slots)
+    assert "unfinished copy" not in doctor_of(source)
     cancelled = run("migrate", *urls, "--cancel", "--yes")
-    assert cancelled.stdout == "Cancelled: FROM decides again. Its gateways notice by themselves.\n"
+    assert cancelled.stdout == "Cancelled: TO holds no copy, and FROM decides. Gateways notice by themselves.\n"
     moved = run(
         "migrate", "--finish", "--yes", "--max-age", "0.1", RATELIMIT_FROM_URL=urls[0], RATELIMIT_TO_URL=urls[1]
     )
@@ -609,13 +612,59 @@ def test_the_command(source, slots, clock):
         f"Moved, equal on both sides: 3 API keys, 4 key values, 2 plans, {USED} units used of quotas. "
         "TO decides from now on: start gateways and administrators with its URL. FROM answers 503."
     )
+    assert moved.stderr.splitlines() == [
+        "Copying ...",
+        "Gateways of the source answer 503. Waiting 0.1 s until all of them do ...",
+        "Copying what changed ...",
+        "Counting at the target ...",
+        "Counting at the source ...",
+    ]
+    assert "has moved the namespace 'ratelimit' to another server: gateways of this server answer 503" in doctor_of(
+        source
+    )
     again = run("migrate", *urls, "--finish", "--yes", "--json")
     assert '"finished": true' in again.stdout
     assert run("migrate", *urls, "--finish", "--cancel").exit_code == 2
     lost = run("migrate", "unix://me:hunter2@/nowhere/no.sock", urls[1])
     assert lost.exit_code == 3
-    assert "Nothing is lost: run the same command again." in " ".join(lost.stderr.split())
+    said = " ".join(lost.stderr.split())
+    assert "It happened at the source. The source is FROM (unix:///nowhere/no.sock), the target is TO (unix://" in said
+    assert said.endswith("Nothing is lost: run the same command again to go on.")
     assert "hunter2" not in lost.output
+    wrong = run("migrate", urls[1], urls[1])
+    assert wrong.stderr.startswith(f"Error: TO ({slots.url}) holds this same namespace 'ratelimit'")
+    assert run("migrate", urls[0], "http://x").stderr.startswith("Error: TO: cannot be used: it does not begin with")
+
+
+def doctor_of(server):
+    return " ".join(run("doctor", RATELIMIT_URL=server.url).output.split())
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(source, slots, clock, monkeypatch):
+    """Also that gateways may be stopped, and how to go back."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ratelimit.catalog.blocking.sleep", interrupted)
+    result = run("migrate", source.url, slots.url, "--finish", "--yes")
+    assert result.exit_code == 1
+    assert (
+        "Interrupted. Nothing is lost: run the same command again to go on. Gateways may answer 503 until it is done; "
+        "--cancel leads back to FROM."
+    ) in " ".join(result.stderr.split())
+    assert run("migrate", source.url, slots.url, "--cancel", "--yes").exit_code == 0
+    with source.client() as client:
+        assert client.hget("{ratelimit}:catalog", "schema") == b"2"
+
+
+def test_an_upgrade_that_is_not_finished_is_named_with_its_side(source, slots, clock):
+    """Nothing is copied before."""
+    with source.client() as client, slots.client() as copy:
+        client.hset("{ratelimit}:catalog", "upgrading", "1")
+        here, there = catalogs(source, slots, clock)
+        refused(here, there, "^source: an upgrade is not finished there: run `ratelimit upgrade`")
+        assert copy.dbsize() == 0
 
 
 def test_clocks_that_differ_are_told(source, slots, clock, monkeypatch):

@@ -8,7 +8,7 @@ from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds
 from ratelimit.effects import scored
 from ratelimit.model import MICROSECONDS
-from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
+from ratelimit.registry.schema import ARRIVING, MOVED, SCHEMA, SCHEMA_WITH_DENIALS
 
 BYTES_PER_IDENTITY = 300
 """About what an identity takes: its hash, and its place among those that are counted."""
@@ -24,7 +24,18 @@ def schema(deployment: Deployment) -> Check:
             yield error("what is stored is of schema 1: gateways of this version answer 503", "ratelimit upgrade")
         return "nothing is stored"
     stored = catalog.get("schema", "")
-    if stored not in (str(SCHEMA), str(SCHEMA_WITH_DENIALS)):
+    if stored.startswith(f"{MOVED} "):
+        yield error(
+            f"`ratelimit migrate` has moved the namespace {names.namespace!r} to another server: gateways of this "
+            "server answer 503",
+            "give gateways and administrators the URL of the other server",
+        )
+    elif stored.startswith(f"{ARRIVING} "):
+        yield error(
+            f"namespace {names.namespace!r} is an unfinished copy: gateways of this server answer 503",
+            "ratelimit migrate FROM TO --finish  # or --cancel; this server is TO",
+        )
+    elif stored not in (str(SCHEMA), str(SCHEMA_WITH_DENIALS)):
         yield error(
             f"the catalogue {names.catalog!r} is of schema {stored[:8]!r}: gateways of this version answer 503",
             "pip install --upgrade ratelimit-redis",
