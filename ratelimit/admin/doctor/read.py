@@ -41,7 +41,7 @@ from ratelimit.effects import (
     info_fields,
     time_us,
 )
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import MICROSECONDS, FrozenMap
 from ratelimit.registry.namespace import Clock, Namespace
@@ -140,14 +140,26 @@ class Doctor:
         """Read the primary, of a cluster all of them.
 
         Raises:
-            StoreError: It did not answer. What it refuses is no error: the checks that need it say so.
+            StoreError: It did not answer; on a cluster, none did. What it refuses is no error: the checks that need
+                it report that.
         """
         repair = (yield from repair_all(self._namespace)) if self._repairs else None
         yield from self._namespace.find_slots()
         nodes: Sequence[str] = yield Primaries()
-        primaries = list[Server]()
+        if not nodes:
+            raise StoreUnavailable(
+                "no node of the cluster owns slots: create the cluster (`redis-cli --cluster create`), or name a node "
+                "that has joined it",
+                cause="refused",
+            )
+        primaries, unreachable = list[Server](), dict[str, str]()
         for node in nodes:
-            primaries.append((yield from self._primary(node)))
+            try:
+                primaries.append((yield from self._primary(node)))
+            except StoreError as error:
+                if len(unreachable) == len(nodes) - 1:  # none answers
+                    raise
+                unreachable[f"primary {node}"] = str(error)
         if len(nodes) > 1:
             primaries = yield from self._catalogue_first(primaries)
         primary, *others = primaries
@@ -160,6 +172,7 @@ class Doctor:
             has_own_clock=self._namespace.clock is not None,
             primary=primary,
             others=tuple(others),
+            unreachable=unreachable,
             has_slots=self._namespace.has_slots,
             has_cluster_client=nodes[0] != "",
             sample=sample,
@@ -220,7 +233,7 @@ class Doctor:
 
     def report(self, deployment: Deployment, replies: Mapping[Peer, PeerReply | StoreError]) -> DoctorReport:
         """Return what is wrong with a deployment, by what was read of it and its peers."""
-        replicas, sentinels, unreachable = list[Server](), list[Sentinel](), dict[str, str]()
+        replicas, sentinels, unreachable = list[Server](), list[Sentinel](), dict(deployment.unreachable)
         for peer, reply in replies.items():
             if isinstance(reply, StoreError):
                 unreachable[peer.where] = str(reply)
