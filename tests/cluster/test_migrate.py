@@ -80,8 +80,8 @@ def contents(client):
 def decisions(client, clock):
     """What the next checks are answered, in full."""
     with Limiter(client, deadline=5, clock=clock, namespace="ratelimit") as limiter:
-        asked = [(VALUE, METHOD, 1), (f"{VALUE}1", METHOD, 1), (f"{VALUE}1", "GET /x", 7), (f"{VALUE}2", METHOD, 1)]
-        return [limiter.peek(caller, STAGE, method, cost) for caller, method, cost in asked]
+        requests = [(VALUE, METHOD, 1), (f"{VALUE}1", METHOD, 1), (f"{VALUE}1", "GET /x", 7), (f"{VALUE}2", METHOD, 1)]
+        return [limiter.peek(caller, STAGE, method, cost) for caller, method, cost in requests]
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_what_is_large_is_copied_in_pages(valkey, slots, clock):
         assert copy.zcard("{ratelimit}:keys") == copy.xlen("ratelimit:alerts") == len(many)
 
 
-def test_a_shared_bucket_is_copied_as_any_server_knows_it(source, slots, clock):
+def test_a_shared_bucket_is_copied_without_its_leases(source, slots, clock):
     """On slots its value is longer."""
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
@@ -289,7 +289,7 @@ def test_interrupted_after_each_request_and_run_again(source, slots, clock, monk
 
 
 def test_a_run_that_goes_on_after_the_pause_waits_again(source, slots, clock):
-    """The first one may have ended before the gateways heard."""
+    """The first one may have ended before all gateways stopped."""
     here, there = catalogs(source, slots, clock)
     steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=7, stale_catalogue_s=9)
     step = next(steps)
@@ -445,8 +445,8 @@ def test_gateways_of_a_cluster_are_waited_for_as_long_as_they_go_on(valkey, valk
     ],
     ids=["disable", "delete", "rotate", "leave a plan"],
 )
-def test_an_administrator_who_has_not_heard_changes_nothing_of_a_source_in_slots(valkey, valkey_slots, clock, change):
-    """What it revoked there would open at the target; it is told instead."""
+def test_an_administrator_who_missed_the_move_changes_nothing_of_a_source_in_slots(valkey, valkey_slots, clock, change):
+    """What it revoked there would open at the target; it is refused with the reason instead."""
     here, there = catalogs(valkey_slots, valkey, clock)
     here.put_plan(UsagePlan("gold", Throttle(1, 1), None, [STAGE]))
     key = here.create_key("a", VALUE, ["gold"])
@@ -461,7 +461,7 @@ def test_an_administrator_who_has_not_heard_changes_nothing_of_a_source_in_slots
 
 
 def test_gateways_stop_by_themselves(valkey, slots):
-    """One at the source is told at once; one that was started with the target decides as soon as that does."""
+    """One at the source is notified at once; one that was started with the target decides as soon as that does."""
     with valkey.client() as client:
         catalog = Catalog(client)
         catalog.put_plan(UsagePlan("gold", Throttle(1, 50), None, [STAGE]))
@@ -481,7 +481,7 @@ def test_gateways_stop_by_themselves(valkey, slots):
 
 
 def test_who_still_writes_is_noticed(source, slots, clock):
-    """A gateway that has not heard spends after the last copy: the counts differ, and the target does not decide."""
+    """A gateway that missed the notification spends after the last copy: the counts differ, nothing is handed over."""
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
 
@@ -667,7 +667,7 @@ def test_an_upgrade_that_is_not_finished_is_named_with_its_side(source, slots, c
         assert copy.dbsize() == 0
 
 
-def test_clocks_that_differ_are_told(source, slots, clock, monkeypatch):
+def test_clocks_that_differ_are_shown(source, slots, clock, monkeypatch):
     """Buckets would jump by as much."""
     times = iter([100_000_000, 97_000_000])
 
