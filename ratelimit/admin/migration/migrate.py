@@ -239,11 +239,11 @@ class Migration:
         if not fields:
             return Mark(None, "", fields)
         place, _, stored = fields.get("schema", "").rpartition(" ")
-        schema.known(self._names, stored)
+        schema.require_known(self._names, stored)
         if "upgrading" in fields:
             raise ConfigError("an upgrade is not finished there: run `ratelimit upgrade` on it first", field=side)
         if place not in _PLACES:
-            schema.known(self._names, fields["schema"])
+            schema.require_known(self._names, fields["schema"])
         return Mark(_PLACES[place], fields.get("epoch", ""), fields)
 
     def _check(self, source: Mark, target: Mark) -> None:
