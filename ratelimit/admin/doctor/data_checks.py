@@ -165,7 +165,7 @@ def identities(deployment: Deployment) -> Check:
 
 
 def unfinished(deployment: Deployment) -> Check:
-    """Whether changes of keys were left half done: where keys lie in slots, a change takes several steps."""
+    """Whether changes of keys are unfinished: where there are slots, a change takes several steps."""
     if not deployment.has_slots:
         deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
         return "one script makes all of a change"
@@ -178,10 +178,10 @@ def unfinished(deployment: Deployment) -> Check:
     count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
     if count:
         yield warning(
-            f"changes of {count:,} keys are under way, or were left half done by administrators who crashed",
+            f"changes of {count:,} keys are under way, or were interrupted",
             "ratelimit doctor --repair",
         )
-    return "no change is half done, as far as the catalogue knows" if repaired is None else str(repaired)
+    return "no change of a key is unfinished" if repaired is None else str(repaired)
 
 
 def gateways(deployment: Deployment) -> Check:
