@@ -140,8 +140,9 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="redis://localhost:6379/0",
             show_default=True,
             show_envvar=True,
-            help="The server: redis://, rediss:// or unix://. Put a password into the variable, not on the command "
-            f"line. A pepper is read from {PEPPER}.",
+            help="The server: redis://, rediss://, unix:// or redis+sentinel://; of a cluster any node, with "
+            "?cluster=true. Put a password into the variable, not on the command line. A pepper is read from "
+            f"{PEPPER}.",
         ),
     ):
         connected = option(connected)
