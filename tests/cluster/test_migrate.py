@@ -614,10 +614,10 @@ def test_the_command(source, slots, clock):
     )
     assert moved.stderr.splitlines() == [
         "Copying ...",
-        "Gateways of the source answer 503. Waiting 0.1 s until all of them do ...",
+        "Gateways of FROM answer 503. Waiting 0.1 s until all of them do ...",
         "Copying what changed ...",
-        "Counting at the target ...",
-        "Counting at the source ...",
+        "Counting at TO ...",
+        "Counting at FROM ...",
     ]
     assert "has moved the namespace 'ratelimit' to another server: gateways of this server answer 503" in doctor_of(
         source

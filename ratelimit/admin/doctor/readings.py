@@ -214,7 +214,7 @@ class Server:
 
     @property
     def has_selectors(self) -> bool:
-        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if nobody can tell."""
+        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if unknown."""
         try:
             return self.version >= (7,)
         except UnreadError:

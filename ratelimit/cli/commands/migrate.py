@@ -96,6 +96,7 @@ def migrate(
         phases = list[str]()
 
         def show(what: str, done: int) -> None:
+            what = what.replace("the source", "FROM").replace("the target", "TO")
             if finish and what not in phases:  # a hand-over takes minutes: whoever waits for it sees how far it is
                 phases.append(what)
                 progress.console.print(f"{what} ...")
