@@ -49,7 +49,7 @@ def test_a_new_pepper_is_noted_once(client):
 
 
 def test_progress(twin):
-    """It is told of all rows, good and bad, after each batch."""
+    """It is called with all rows, good and bad, after each batch."""
     seen = []
     twin.import_keys(file(MANY + "short,a,\n"), progress=seen.append)
     assert seen == [64, 128, 151]

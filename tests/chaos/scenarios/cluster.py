@@ -41,28 +41,29 @@ def _stop_node_of_the_catalogue(run):
     _stop(run, run.deployment.parts["cluster"].node_of(CATALOG))
 
 
-def _node_dies(run):
+def _replace_node_of_a_key(run, fault, replace):
+    """A replica takes the place of a key's node, however `replace` brings that about."""
     cluster = run.deployment.parts["cluster"]
     node = cluster.node_of(_name(run, "bucket"))
     run.steady(run.between(1, 1.5))
     _spare_others(run, node)
-    with run.fault("kill -9 of a primary"):
+    with run.fault(fault):
+        replace(cluster, node)
+    run.revoke_when_possible()
+    run.steady(3)
+
+
+def _node_dies(run):
+    def kill(cluster, node):
         cluster.kill(node)
         run.event("crashed")
         cluster.wait_failed_over(node)
-    run.revoke_when_possible()
-    run.steady(3)
+
+    _replace_node_of_a_key(run, "kill -9 of a primary", kill)
 
 
 def _fail_over(run):
-    cluster = run.deployment.parts["cluster"]
-    node = cluster.node_of(_name(run, "bucket"))
-    run.steady(run.between(1, 1.5))
-    _spare_others(run, node)
-    with run.fault("CLUSTER FAILOVER"):
-        cluster.fail_over(node)
-    run.revoke_when_possible()
-    run.steady(3)
+    _replace_node_of_a_key(run, "CLUSTER FAILOVER", lambda cluster, node: cluster.fail_over(node))
 
 
 def _move_slots(run):
@@ -94,7 +95,7 @@ ALL = (
     Scenario(
         "cluster: the catalogue's node stops",
         _stop_node_of_the_catalogue,
-        "Keys of the other nodes lose nothing: they go on by the catalogue that each process knows.",
+        "Keys of the other nodes lose nothing: they go on by the catalogue that each process has loaded.",
         "SIGSTOP of the catalogue's node, for 1.5 to 2.5 s",
         cluster_of_three(),
         bounds={"": KEPT},
