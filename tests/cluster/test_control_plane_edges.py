@@ -127,7 +127,7 @@ def test_a_creation_goes_on_after_its_draft_expired(slots):
             actor.run()
             assert actor.error is None
             site.repair_all()
-            is_done = actor.effects and not drafts and count > actor.requests
+            is_done = actor.effects and not drafts and count > actor.parts
             site.close()
             if is_done:
                 break

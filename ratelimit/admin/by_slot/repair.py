@@ -6,11 +6,17 @@ fails, and begins anew. Only after that it mends what digests' slots and the cat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from ratelimit.admin.by_slot.intents import Intent, touched_by
-from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key
+from ratelimit.admin.by_slot.reading import (
+    StoredKey,
+    claim_reads,
+    intent_read,
+    stored_claims,
+    stored_key,
+)
 from ratelimit.admin.by_slot.steps import (
     bury,
     expire,
@@ -22,11 +28,12 @@ from ratelimit.admin.by_slot.steps import (
     tombstone_of,
     write_record,
 )
-from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all
+from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all, carry_out_and_read
 from ratelimit.effects import Operation, text, texts
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by
 from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import Command
 
 
 class RepairReport(NamedTuple):
@@ -108,14 +115,45 @@ def _repair_dead(
         yield from remove_dead(namespace, key_id, record, entries.plans)
         return RepairReport(key_id, "tombstone", is_changed=not entries.is_empty)
     tombstone = tombstone_of(record)
-    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+    traces = yield from bury_and_read(namespace, stored.text, tombstone)
+    if traces is None:
         return None
-    yield from remove_dead(namespace, key_id, tombstone, entries.plans)
+    yield from remove_dead(namespace, key_id, tombstone, entries.plans, traces)
     return RepairReport(key_id, "draft", is_changed=True)
 
 
+_Traces = Sequence[Any]
+"""Replies to `_trace_reads`: what the catalogue and digests say of a dead key. StoreError may be in places of some."""
+
+
+def _trace_reads(namespace: Namespace, key_id: str, digests: Iterable[str]) -> list[Command]:
+    return [intent_read(namespace, key_id), *claim_reads(namespace, sorted(digests))]
+
+
+def bury_and_read(namespace: Namespace, before: str, tombstone: KeyRecord) -> Operation[_Traces | None]:
+    """Put a tombstone in the place of a key's record, and read in the same round trip what `remove_dead` removes.
+
+    Whatever is written between the two is another text than what was read, so that the removal's guards fail.
+
+    Args:
+        namespace: The namespace.
+        before: The text of the record that was read.
+        tombstone: Its tombstone.
+
+    Returns:
+        What `remove_dead` takes; None if others were faster.
+    """
+    reads = _trace_reads(namespace, tombstone.id, tombstone.digests)
+    is_buried, traces = yield from carry_out_and_read(bury(namespace, before, tombstone), reads)
+    return traces if is_buried else None
+
+
 def remove_dead(
-    namespace: Namespace, key_id: str, tombstone: KeyRecord | None, plans: Iterable[str] = ()
+    namespace: Namespace,
+    key_id: str,
+    tombstone: KeyRecord | None,
+    plans: Iterable[str] = (),
+    traces: _Traces | None = None,
 ) -> Operation[None]:
     """Remove what digests and the catalogue say of a key that is dead for ever; then its tombstone expires in a day.
 
@@ -124,6 +162,7 @@ def remove_dead(
         key_id: The key.
         tombstone: Its tombstone; None if there is none any more.
         plans: Further plans whose sets may have it.
+        traces: What `bury_and_read` returned.
 
     Raises:
         Conflict: Others changed its intent again and again meanwhile.
@@ -132,13 +171,16 @@ def remove_dead(
     if tombstone is not None:
         digests, members = set(tombstone.digests), members | set(tombstone.plans)
     for _ in range(MAX_ATTEMPTS):
-        there = yield from stored_intent(namespace, key_id)
-        if there is not None and Intent.from_json(there).digest:
-            digests.add(Intent.from_json(there).digest)
-        claims = yield from stored_claims(namespace, sorted(digests))
+        if traces is None or any(isinstance(reply, StoreError) for reply in traces):
+            traces = yield _trace_reads(namespace, key_id, digests)
+        there, *claims = map(text, traces)
+        claim_of, traces = dict(zip(sorted(digests), claims, strict=True)), None
+        digest = "" if there is None else Intent.from_json(there).digest
+        if digest and digest not in claim_of:
+            (claim_of[digest],) = yield from stored_claims(namespace, [digest])
         releases = [
             release(namespace, digest, claim)
-            for digest, claim in zip(sorted(digests), claims, strict=True)
+            for digest, claim in claim_of.items()
             if claim is not None and claimed_by(claim) == key_id
         ]
         results = yield from carry_out_all([forget(namespace, key_id, there, members | touched_by(there)), *releases])
@@ -199,7 +241,8 @@ def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool
 
 def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:
     tombstone = tombstone_of(stored.record)
-    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+    traces = yield from bury_and_read(namespace, stored.text, tombstone)
+    if traces is None:
         return None
-    yield from remove_dead(namespace, tombstone.id, tombstone)
+    yield from remove_dead(namespace, tombstone.id, tombstone, traces=traces)
     return RepairReport(tombstone.id, "key", is_changed=True)
