@@ -12,7 +12,12 @@ from ratelimit.registry.namespace import Namespace
 
 
 def texts_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[str | None]]:
-    """Return the strings with these names; None for those that are absent.
+    """Return the strings with these names; None for those that are absent."""
+    return list(map(text, (yield from strings_of(namespace, names))))
+
+
+def strings_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[bytes | str | None]]:
+    """Return the strings with these names, as they came, for `text`; None for those that are absent.
 
     A server with slots refuses one command about names of several slots. So there each has a command of its own.
     """
@@ -28,7 +33,7 @@ def texts_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[str |
             yield from namespace.find_slots()
     if not replies:
         replies = [reply for (reply,) in (yield [("MGET", name) for name in names])]
-    return list(map(text, replies))
+    return list(replies)
 
 
 def records_of(namespace: Namespace, key_ids: Sequence[str]) -> Operation[list[KeyRecord | None]]:
