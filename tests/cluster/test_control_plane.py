@@ -8,20 +8,12 @@ and doubled replies, several peppers.
 import random
 
 import pytest
-from helpers.administrators import OPERATIONS, REFUSED, Administrator, Gateway, Site, administrator
+from helpers.administrators import OPERATIONS, REFUSED, WORLDS, Administrator, Gateway, Site, administrator, repairer
 
 from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.scripts import load
 
 MOST_REQUESTS = 60
-
-
-@pytest.fixture
-def site(slots):
-    """The usual one: k1 with value a in plan p, which opens s; q opens t."""
-    made = Site(slots)
-    yield made
-    made.close()
 
 
 def pauses(slots, name, *, is_reversed):
@@ -49,7 +41,7 @@ TRIPS = {
     "create with b in q": (6, 7, 5),
     "q opens s too": (5, 5, 4),
 }
-"""Round trips of each change, reads included; their requests, one for each slot; after how many trips it is in force."""
+"""Of each change: round trips, reads included; their requests, one for each slot; after which trip it is in force."""
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first change", "later change"])
@@ -121,30 +113,17 @@ def test_paused_while_another_works(valkey_slots, paused, meanwhile, is_reversed
         for site, first in pauses(valkey_slots, paused, is_reversed=is_reversed):
             for work in order.split():
                 if work == "repair":
-                    repair_known(site)
+                    repairer(site).run()
                 else:
                     administrator(site, meanwhile).run()
             first.run()
             site.repair_all()
 
 
-def repair_known(site):
-    """Repair all keys while somebody is at work."""
-    for key in site.known_ids():
-        Administrator(site, f"repair {key}", repair_key(site.namespace, key)).run()
-
-
-WORLDS = {
-    "one key": {},
-    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
-    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
-}
-
-
 def some_history(slots, seed):
     """Three administrators, who do anything, gateways and repairers, one request of whom comes at a time."""
     chance = random.Random(seed)
-    site = Site(slots, **WORLDS[chance.choice(list(WORLDS))])
+    site = Site(slots, **WORLDS[chance.choice(["one key", "two plans of one stage", "a key in two plans"])])
     at_work = [
         administrator(site, chance.choice(list(OPERATIONS)), is_reversed=chance.random() < 0.5) for _ in range(3)
     ]

@@ -3,26 +3,19 @@
 from itertools import product
 
 import pytest
-from helpers.administrators import VALUES, Administrator, BrokenError, Gateway, Site, administrator
+from helpers.administrators import VALUES, WORLDS, Administrator, BrokenError, Gateway, Site, administrator, repairer
 
 from ratelimit import Conflict
 from ratelimit.admin import keys as admin_keys
 from ratelimit.admin import plans
 from ratelimit.admin.by_slot import claims, keys, repair, steps
 from ratelimit.admin.by_slot.intents import Intent
-from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.admin.commit import Commit
 
 pytestmark = pytest.mark.slow
 
 MODULES = (keys, repair, claims, plans)
 MOST_REQUESTS = 40
-WORLDS = {
-    "one key": {},
-    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
-    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
-    "no key": {"joined": None},
-}
 
 
 @pytest.fixture
@@ -32,14 +25,7 @@ def slots(valkey_slots):
 
 def at_work(site, name):
     """Somebody who does something of `OPERATIONS`, or repairs all keys."""
-    if name != "repair":
-        return administrator(site, name)
-    return Administrator(site, "repair", repair_known(site))
-
-
-def repair_known(site):
-    for key in site.known_ids():
-        yield from repair_key(site.namespace, key)
+    return repairer(site) if name == "repair" else administrator(site, name)
 
 
 def explore(slots, world, first, *others, then=None):

@@ -22,14 +22,6 @@ from ratelimit.admin.by_slot.repair import keys_to_repair, repair_key
 MOST_REQUESTS = 60
 
 
-@pytest.fixture
-def site(slots):
-    """The usual one: k1 with value a in plan p, which opens s; q opens t."""
-    made = Site(slots)
-    yield made
-    made.close()
-
-
 # Lost and doubled replies.
 
 
@@ -88,6 +80,45 @@ def test_what_took_effect_is_no_error(slots):
             assert actor.error is None
             site.repair_all()
             site.close()
+
+
+@pytest.mark.parametrize("name", ["disable", "rotate to b", "delete"])
+def test_the_catalogue_s_node_is_away(site, monkeypatch, name):
+    """What is no change of plans takes effect without it; the rest of a deletion is left to a repair."""
+    namespace = site.namespace
+    site.finish(namespace.load())
+    monkeypatch.setattr(Site, "namespace", namespace)
+    actor = administrator(site, name)
+    lose_replies(monkeypatch, actor, lambda command: "{ratelimit}" in command[1])
+    actor.run()
+    assert (actor.error, actor.effects) == (None, 1)
+    monkeypatch.undo()
+    site.repair_all()
+
+
+def test_a_former_value_s_node_is_away(site, monkeypatch):
+    """A key gets another value all the same; the claim of the former one is left to a repair."""
+    former = f"ratelimit:digest:{site.digests['a']}"
+    actor = administrator(site, "rotate to b")
+    lose_replies(monkeypatch, actor, lambda command: command[1] == former)
+    actor.run()
+    assert (actor.error, actor.effects) == (None, 1)
+    assert site.digests["a"] in site.before.claims
+    monkeypatch.undo()
+    site.repair_all()
+    assert site.digests["a"] not in site.before.claims
+
+
+def lose_replies(monkeypatch, actor, is_lost):
+    """Have nothing come back of an operation's commands that are lost, nor be carried out."""
+    send = actor._send
+
+    def lossy(request):
+        if isinstance(request, list) and any(map(is_lost, request)):
+            raise StoreUnavailable("away")
+        return send(request)
+
+    monkeypatch.setattr(actor, "_send", lossy)
 
 
 # Expiry.

@@ -29,11 +29,6 @@ def client(slots):
         yield made
 
 
-@pytest.fixture
-def catalog(client):
-    return with_plans(Catalog(client))
-
-
 def many(count):
     return HEADER + "".join(f"tenantNumber{i:012},tenant {i},true,gold01\n" for i in range(count))
 

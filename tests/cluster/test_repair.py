@@ -22,17 +22,6 @@ RECORD, DIGEST, KEYS, GOLD = (
 )
 
 
-@pytest.fixture
-def client(slots):
-    with slots.client(decode_responses=True) as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client):
-    return with_plans(Catalog(client))
-
-
 def repair(catalog):
     return catalog._run(repair_all(catalog._namespace))
 

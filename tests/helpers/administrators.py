@@ -161,6 +161,14 @@ def hold_agreement(seen):
         hold("a tombstone expires", record.get("state") != "tombstone" or seen.ttl[key] > 0, key)
 
 
+WORLDS = {
+    "one key": {},
+    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
+    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
+    "no key": {"joined": None},
+}
+"""First states of a `Site`, as its keywords."""
+
 FIRST = {}
 """By server and what is in it, the first states that were made: the id of the key, and everything dumped."""
 
@@ -259,8 +267,7 @@ class Site:
 
     def repair_all(self):
         """Repair all keys, alone; then everything is in agreement."""
-        for key in self.known_ids():
-            Administrator(self, f"repair {key}", repair_key(self.namespace, key)).run()
+        repairer(self).run()
         self.watch(None)
         hold_agreement(self.before)
 
@@ -603,3 +610,13 @@ def administrator(site, name, **options):
     """Somebody who does one of these."""
     operation, change = OPERATIONS[name]
     return Administrator(site, name, operation(site), change, **options)
+
+
+def repairer(site):
+    """Somebody who repairs all keys that are known when he begins."""
+
+    def repair_known():
+        for key in site.known_ids():
+            yield from repair_key(site.namespace, key)
+
+    return Administrator(site, "repair", repair_known())

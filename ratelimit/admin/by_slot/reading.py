@@ -61,3 +61,18 @@ def claim_reads(namespace: Namespace, digests: Sequence[str]) -> list[Command]:
 def stored_claims(namespace: Namespace, digests: Sequence[str]) -> Operation[list[str | None]]:
     """Read the claims of digests."""
     return list(map(text, (yield claim_reads(namespace, digests)))) if digests else []
+
+
+def has_entries(namespace: Namespace, records: Sequence[KeyRecord]) -> Operation[list[tuple[bool, bool]]]:
+    """Return of each key whether it is in the list of keys, and whether it is in the list and the sets of its plans."""
+    names = namespace.names
+    commands: list[Command] = []
+    for record in records:
+        commands.append(("ZSCORE", names.keys, record.id))
+        commands += (("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans)
+    replies = iter((yield commands) if commands else ())
+    entries = list[tuple[bool, bool]]()
+    for record in records:
+        is_listed, memberships = next(replies) is not None, [next(replies) for _ in record.plans]
+        entries.append((is_listed, is_listed and all(memberships)))
+    return entries

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from ratelimit.admin.by_slot.reading import has_entries
 from ratelimit.admin.by_slot.repair import bury_and_read, keys_to_repair, remove_dead, repair_key
 from ratelimit.admin.by_slot.steps import OPENS_NOTHING, claim, release, tombstone_of
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
-from ratelimit.admin.reading import strings_of, texts_of
-from ratelimit.effects import AtNode, Operation, Primaries, UnreadableError, text, texts
+from ratelimit.admin.reading import Scan, strings_of, texts_of
+from ratelimit.effects import Operation, UnreadableError, text, texts
 from ratelimit.engine.pending_alerts import announce, is_pending_alert
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.namespace import Namespace
-from ratelimit.scripts import Command
 
 _NAMES_PER_SCAN = 500
 _NEVER = -1
@@ -147,14 +147,10 @@ class _Walk:
 
     def over_names(self, pattern: str, look: Callable[[list[str]], Operation[None]]) -> Operation[None]:
         """Have all names on all primaries that fit a pattern looked at, page by page."""
-        for node in (yield Primaries()):
-            cursor = None
-            while cursor != "0":
-                scan: Command = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _NAMES_PER_SCAN)
-                ((following, names),) = yield AtNode(node, [scan])
-                cursor = text(following)
-                if names:
-                    yield from look(texts(names))
+        scan = Scan(pattern, _NAMES_PER_SCAN)
+        while (names := (yield from scan.page())) is not None:
+            if names:
+                yield from look(names)
 
     def over_members(self, command: str, name: str, plan_id: str | None) -> Operation[None]:
         """Have all members of the list of keys, or of the set of a plan, looked at."""
@@ -191,13 +187,13 @@ class _Walk:
         key_ids = [name[len(before) : -len(after)] for name in names]
         records = list((yield from self._stored_records(key_ids)).values())
         self.count.records += len(records)
-        live = [entry for entry in records if entry.record.is_live]
-        listed = yield from self._listed(live)
+        live = [each for each in records if each.record.is_live]
+        entries = yield from has_entries(self._namespace, [each.record for each in live])
         claims = yield from self._claims(live)
-        for entry in live:
-            yield from self._look_at_key(entry, listed[entry.record.id], claims)
-        yield from self._announce_alerts([entry.record.id for entry in live])
-        dead = [entry.record for entry in records if not entry.record.is_live]
+        for each, (is_listed, has_all) in zip(live, entries, strict=True):
+            yield from self._look_at_key(each, claims, is_listed=is_listed, has_all_entries=has_all)
+        yield from self._announce_alerts([each.record.id for each in live])
+        dead = [each.record for each in records if not each.record.is_live]
         expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
         for record, expiry_ms in zip(dead, expiries, strict=True):
             # What is left of a deleted key expires once nothing else is left of it.
@@ -211,47 +207,32 @@ class _Walk:
             if any(map(is_pending_alert, texts(list(fields)))):
                 self.count.alerts += yield from announce(self._names, key_id)
 
-    def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
-        """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
-        names = self._names
-        commands: list[Command] = []
-        for record, _ in live:
-            commands.append(("ZSCORE", names.keys, record.id))
-            commands += (("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans)
-        replies = iter((yield commands))
-        listed = dict[str, tuple[bool, bool]]()
-        for record, _ in live:
-            is_listed, members = next(replies) is not None, [next(replies) for _ in record.plans]
-            listed[record.id] = is_listed, is_listed and all(members)
-        return listed
-
     def _claims(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, str | None]]:
         digests = list(dict.fromkeys(digest for record, _ in live for digest in record.digests))
         claims = yield from texts_of(self._namespace, list(map(self._names.digest, digests)))
         return dict(zip(digests, claims, strict=True))
 
     def _look_at_key(
-        self, entry: _StoredRecord, listed: tuple[bool, bool], claims: Mapping[str, str | None]
+        self, stored: _StoredRecord, claims: Mapping[str, str | None], *, is_listed: bool, has_all_entries: bool
     ) -> Operation[None]:
-        record = entry.record
+        record = stored.record
         digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
         own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
-        strange = digests - own
-        is_listed, is_in_sets = listed
-        if not is_listed and strange == digests:
-            yield from self._finish_deletion(entry)
+        unclaimed = digests - own
+        if not is_listed and unclaimed == digests:
+            yield from self._finish_deletion(stored)
             return
-        if not is_in_sets or own - digests:
+        if not has_all_entries or own - digests:
             yield from self.repair(record.id)
-        for digest in sorted(strange):
+        for digest in sorted(unclaimed):
             yield from self._claim_again(record.id, digest)
 
-    def _finish_deletion(self, entry: _StoredRecord) -> Operation[None]:
+    def _finish_deletion(self, stored: _StoredRecord) -> Operation[None]:
         """Delete a key that nothing leads to: its node has lost that it was deleted."""
-        tombstone = tombstone_of(entry.record)
-        traces = yield from bury_and_read(self._namespace, entry.text, tombstone)
+        tombstone = tombstone_of(stored.record)
+        traces = yield from bury_and_read(self._namespace, stored.text, tombstone)
         if traces is not None:
-            yield from remove_dead(self._namespace, entry.record.id, tombstone, traces=traces)
+            yield from remove_dead(self._namespace, tombstone.id, tombstone, traces=traces)
             self.count.deleted += 1
 
     def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
