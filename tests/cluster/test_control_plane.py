@@ -105,11 +105,10 @@ PAIRS = [
 ]
 
 
-@ORDERS
 @pytest.mark.parametrize(("paused", "meanwhile"), PAIRS)
-def test_paused_while_another_works(valkey_slots, paused, meanwhile, is_reversed):
+def test_paused_while_another_works(valkey_slots, paused, meanwhile):
     """And goes on later: with and without a repair of everything before or after the other's work."""
-    for order in ("other", "repair other", "other repair"):
+    for order, is_reversed in (("other", False), ("other", True), ("repair other", True), ("other repair", False)):
         for site, first in pauses(valkey_slots, paused, is_reversed=is_reversed):
             for work in order.split():
                 if work == "repair":

@@ -146,8 +146,8 @@ def draft_last(patch):
         if stored is None or stored.record.state != "draft":
             return (yield from original(namespace, key_id, stored, entries))
         tombstone = steps.tombstone_of(stored.record)
-        yield from repair.remove_dead(namespace, key_id, tombstone, entries.plans)
-        yield from repair.carry_out(steps.bury(namespace, stored.text, tombstone))
+        yield from repair.remove_references(namespace, key_id, tombstone, entries.plans)
+        yield from repair.carry_out(steps.write_tombstone(namespace, stored.text, tombstone))
         return repair.RepairReport(key_id, "draft", is_changed=True)
 
     original = repair._repair_dead
@@ -216,7 +216,9 @@ def ids_come_back(patch):
 
 def tombstones_keep_the_hash(patch):
     """R8: the hash of a deleted key stays."""
-    patch_step(patch, "bury", without_commands(steps.bury, lambda command: command[0] == "UNLINK"))
+    patch_step(
+        patch, "write_tombstone", without_commands(steps.write_tombstone, lambda command: command[0] == "UNLINK")
+    )
 
 
 def drafts_are_enabled(patch):
@@ -263,12 +265,12 @@ def repair_takes_claims_first(patch):
 def deleted_keys_have_no_tombstone(patch):
     """Without a tombstone a deleted key is "lost" (503)."""
 
-    def bury(namespace, before, tombstone):
-        commit = steps.bury(namespace, before, tombstone)
+    def write_tombstone(namespace, before, tombstone):
+        commit = steps.write_tombstone(namespace, before, tombstone)
         commit._commands = [("UNLINK", command[1]) if command[0] == "SET" else command for command in commit._commands]
         return commit
 
-    patch_step(patch, "bury", bury)
+    patch_step(patch, "write_tombstone", write_tombstone)
 
 
 def absent_ids_are_dead(patch):
@@ -304,7 +306,7 @@ GUARDS = {
     ("announce", "catalog", "version"): ("one key", "join q", "q opens s too"),
     ("settle", "intents", None): ("one key", "join q", "leave p"),
     ("release", "digest", None): ("one key", "rotate to b", "rotate to c"),
-    ("bury", "record", None): ("one key", "join q", "delete"),
+    ("write_tombstone", "record", None): ("one key", "join q", "delete"),
     ("forget", "intents", None): ("one key", "join q", "delete"),
 }
 """Guards left out: the step, and of what; each with a world and what is done in it."""

@@ -15,7 +15,7 @@ from ratelimit import validation
 from ratelimit.admin.by_slot.claims import ensure_claimable, store_new_pepper
 from ratelimit.admin.by_slot.intents import Intent
 from ratelimit.admin.by_slot.reading import StoredKey, claim_reads, intent_read, key_reads, stored_key_from
-from ratelimit.admin.by_slot.repair import bury_and_read, remove_dead, repair_key
+from ratelimit.admin.by_slot.repair import remove_references, repair_key, write_tombstone_and_read
 from ratelimit.admin.by_slot.steps import (
     OPENS_NOTHING,
     announce,
@@ -147,18 +147,18 @@ def change_plans(namespace: Namespace, key_id: str, change: Change, *, revokes: 
     for _ in range(MAX_ATTEMPTS):
         try:
             snapshot, (intent_reply, *key_replies) = yield from namespace.load_and_read(reads)
-            there = text(intent_reply)
+            intent_before = text(intent_reply)
             stored = _live(key_id, stored_key_from(key_id, key_replies))
             new = renewed(change(stored.record, snapshot))
         except ConfigError:
             if is_begun:
                 yield from repair_key(namespace, key_id)
             raise
-        former = Intent.from_json(there) if there is not None else Intent.of(frozenset())
+        former = Intent.from_json(intent_before) if intent_before is not None else Intent.of(frozenset())
         before, after = frozenset(stored.record.plans), frozenset(new.plans)
         intent = Intent.of(before ^ after | former.touched, former.digest)
         joined = [plan_id for plan_id in new.plans if plan_id not in before]
-        first = announce(namespace, snapshot, key_id, there, intent, joined, passes_maxmemory=revokes)
+        first = announce(namespace, snapshot, key_id, intent_before, intent, joined, passes_maxmemory=revokes)
         if not (yield from carry_out(first)):
             continue
         is_begun = True
@@ -182,8 +182,8 @@ def _settle(namespace: Namespace, record: KeyRecord, intent: Intent) -> Operatio
         return
     names = namespace.names
     sets = [("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans]
-    there, *has = yield [("HGET", names.intents, record.id), *sets]
-    if there is None and not all(has):
+    other_intent, *has = yield [("HGET", names.intents, record.id), *sets]
+    if other_intent is None and not all(has):
         yield from repair_key(namespace, record.id)
 
 
@@ -296,11 +296,11 @@ def delete_key(namespace: Namespace, key_id: str, expected: ApiKey | None) -> Op
         stored, _ = yield from _live_key(namespace, key_id)
         check_revision(stored.record, expected)
         tombstone = tombstone_of(stored.record)
-        traces = yield from bury_and_read(namespace, stored.text, tombstone)
-        if traces is not None:
+        references = yield from write_tombstone_and_read(namespace, stored.text, tombstone)
+        if references is not None:
             namespace.on_change_message(f"key:{key_id}")
             with suppress(StoreError, Conflict):
-                yield from remove_dead(namespace, key_id, tombstone, traces=traces)
+                yield from remove_references(namespace, key_id, tombstone, references=references)
             return
     raise busy_conflict()
 

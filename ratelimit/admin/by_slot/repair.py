@@ -18,7 +18,6 @@ from ratelimit.admin.by_slot.reading import (
     stored_key,
 )
 from ratelimit.admin.by_slot.steps import (
-    bury,
     expire,
     forget,
     list_again,
@@ -27,6 +26,7 @@ from ratelimit.admin.by_slot.steps import (
     settle,
     tombstone_of,
     write_record,
+    write_tombstone,
 )
 from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all, carry_out_and_read
 from ratelimit.effects import Operation, text, texts
@@ -96,9 +96,9 @@ def _entries(namespace: Namespace, key_id: str) -> Operation[_Entries]:
     names, snapshot = namespace.names, (yield from namespace.load())
     sets = [("SISMEMBER", names.plan_keys(plan_id), key_id) for plan_id in snapshot.plans]
     # The intent first: who changes a set after that changes the intent as well, which is the guard of what follows.
-    there, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
+    intent, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
     plans = frozenset(plan_id for plan_id, is_member in zip(snapshot.plans, has, strict=True) if is_member)
-    return _Entries(text(there), score is not None, plans)
+    return _Entries(text(intent), score is not None, plans)
 
 
 def _repair_dead(
@@ -108,30 +108,30 @@ def _repair_dead(
     if stored is None:
         if entries.is_empty:  # perhaps not made yet: only who was met in the catalogue before is dead
             return RepairReport(key_id, "absent", is_changed=False)
-        yield from remove_dead(namespace, key_id, None, entries.plans)
+        yield from remove_references(namespace, key_id, None, entries.plans)
         return RepairReport(key_id, "absent", is_changed=True)
     record = stored.record
     if record.state == "tombstone":
-        yield from remove_dead(namespace, key_id, record, entries.plans)
+        yield from remove_references(namespace, key_id, record, entries.plans)
         return RepairReport(key_id, "tombstone", is_changed=not entries.is_empty)
     tombstone = tombstone_of(record)
-    traces = yield from bury_and_read(namespace, stored.text, tombstone)
-    if traces is None:
+    references = yield from write_tombstone_and_read(namespace, stored.text, tombstone)
+    if references is None:
         return None
-    yield from remove_dead(namespace, key_id, tombstone, entries.plans, traces)
+    yield from remove_references(namespace, key_id, tombstone, entries.plans, references)
     return RepairReport(key_id, "draft", is_changed=True)
 
 
-_Traces = Sequence[Any]
-"""Replies to `_trace_reads`: what the catalogue and digests say of a dead key. StoreError may be in places of some."""
+_References = Sequence[Any]
+"""Replies to `_reference_reads`: what the catalogue and digests say of a dead key; StoreError where that is unknown."""
 
 
-def _trace_reads(namespace: Namespace, key_id: str, digests: Iterable[str]) -> list[Command]:
+def _reference_reads(namespace: Namespace, key_id: str, digests: Iterable[str]) -> list[Command]:
     return [intent_read(namespace, key_id), *claim_reads(namespace, sorted(digests))]
 
 
-def bury_and_read(namespace: Namespace, before: str, tombstone: KeyRecord) -> Operation[_Traces | None]:
-    """Put a tombstone in the place of a key's record, and read in the same round trip what `remove_dead` removes.
+def write_tombstone_and_read(namespace: Namespace, before: str, tombstone: KeyRecord) -> Operation[_References | None]:
+    """Put a tombstone in the place of a key's record, and read in the same round trip what `remove_references` removes.
 
     Whatever is written between the two is another text than what was read, so that the removal's guards fail.
 
@@ -141,19 +141,19 @@ def bury_and_read(namespace: Namespace, before: str, tombstone: KeyRecord) -> Op
         tombstone: Its tombstone.
 
     Returns:
-        What `remove_dead` takes; None if others were faster.
+        What `remove_references` takes; None if others were faster.
     """
-    reads = _trace_reads(namespace, tombstone.id, tombstone.digests)
-    is_buried, traces = yield from carry_out_and_read(bury(namespace, before, tombstone), reads)
-    return traces if is_buried else None
+    reads = _reference_reads(namespace, tombstone.id, tombstone.digests)
+    is_written, references = yield from carry_out_and_read(write_tombstone(namespace, before, tombstone), reads)
+    return references if is_written else None
 
 
-def remove_dead(
+def remove_references(
     namespace: Namespace,
     key_id: str,
     tombstone: KeyRecord | None,
     plans: Iterable[str] = (),
-    traces: _Traces | None = None,
+    references: _References | None = None,
 ) -> Operation[None]:
     """Remove what digests and the catalogue say of a key that is dead for ever; then its tombstone expires in a day.
 
@@ -162,7 +162,7 @@ def remove_dead(
         key_id: The key.
         tombstone: Its tombstone; None if there is none any more.
         plans: Further plans whose sets may have it.
-        traces: What `bury_and_read` returned.
+        references: What `write_tombstone_and_read` returned.
 
     Raises:
         Conflict: Others changed its intent again and again meanwhile.
@@ -171,11 +171,11 @@ def remove_dead(
     if tombstone is not None:
         digests, members = set(tombstone.digests), members | set(tombstone.plans)
     for _ in range(MAX_ATTEMPTS):
-        if traces is None or any(isinstance(reply, StoreError) for reply in traces):
-            traces = yield _trace_reads(namespace, key_id, digests)
-        there, *claims = map(text, traces)
-        claim_of, traces = dict(zip(sorted(digests), claims, strict=True)), None
-        digest = "" if there is None else Intent.from_json(there).digest
+        if references is None or any(isinstance(reply, StoreError) for reply in references):
+            references = yield _reference_reads(namespace, key_id, digests)
+        intent, *claims = map(text, references)
+        claim_of, references = dict(zip(sorted(digests), claims, strict=True)), None
+        digest = "" if intent is None else Intent.from_json(intent).digest
         if digest and digest not in claim_of:
             (claim_of[digest],) = yield from stored_claims(namespace, [digest])
         releases = [
@@ -183,7 +183,7 @@ def remove_dead(
             for digest, claim in claim_of.items()
             if claim is not None and claimed_by(claim) == key_id
         ]
-        results = yield from carry_out_all([forget(namespace, key_id, there, members | touched_by(there)), *releases])
+        results = yield from carry_out_all([forget(namespace, key_id, intent, members | touched_by(intent)), *releases])
         for result in results:
             if isinstance(result, StoreError):
                 raise result
@@ -197,18 +197,18 @@ def remove_dead(
 
 def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> Operation[RepairReport | None]:
     """Repair a key; None if others were faster."""
-    record, there = stored.record, entries.intent
+    record, intent = stored.record, entries.intent
     if entries.is_empty and (yield from _is_named_nowhere(namespace, record)):
         return (yield from _finish_deletion(namespace, stored))
-    plans, touched = frozenset(record.plans), touched_by(there)
+    plans, touched = frozenset(record.plans), touched_by(intent)
     if not entries.is_listed or plans - entries.plans or entries.plans - plans - touched:
         own = Intent.of(plans | touched | entries.plans)
-        if not (yield from carry_out(list_again(namespace, record, there, own))):
+        if not (yield from carry_out(list_again(namespace, record, intent, own))):
             return None
-        there = own.json()
+        intent = own.json()
     now_us = yield from namespace.server_us()
     ended = [digest for digest, until_us in record.digests.items() if until_us and until_us <= now_us]
-    if there is None and not ended:
+    if intent is None and not ended:
         return RepairReport(record.id, "key", is_changed=False)
     claims = yield from stored_claims(namespace, ended)
     digests = {digest: until_us for digest, until_us in record.digests.items() if digest not in ended}
@@ -221,8 +221,8 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
         for digest, claim in zip(ended, claims, strict=True)
         if claim is not None and claimed_by(claim) == record.id
     ]
-    if there is not None:
-        releases.append(settle(namespace, record.id, there, touched_by(there) - plans))
+    if intent is not None:
+        releases.append(settle(namespace, record.id, intent, touched_by(intent) - plans))
     for result in (yield from carry_out_all(releases)):
         if isinstance(result, StoreError):
             raise result
@@ -241,8 +241,8 @@ def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool
 
 def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:
     tombstone = tombstone_of(stored.record)
-    traces = yield from bury_and_read(namespace, stored.text, tombstone)
-    if traces is None:
+    references = yield from write_tombstone_and_read(namespace, stored.text, tombstone)
+    if references is None:
         return None
-    yield from remove_dead(namespace, tombstone.id, tombstone, traces=traces)
+    yield from remove_references(namespace, tombstone.id, tombstone, references=references)
     return RepairReport(tombstone.id, "key", is_changed=True)

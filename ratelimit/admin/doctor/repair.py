@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ratelimit.admin.by_slot.reading import has_entries
-from ratelimit.admin.by_slot.repair import bury_and_read, keys_to_repair, remove_dead, repair_key
+from ratelimit.admin.by_slot.repair import keys_to_repair, remove_references, repair_key, write_tombstone_and_read
 from ratelimit.admin.by_slot.steps import OPENS_NOTHING, claim, release, tombstone_of
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
 from ratelimit.admin.reading import Scan, strings_of, texts_of
@@ -230,9 +230,9 @@ class _Walk:
     def _finish_deletion(self, stored: _StoredRecord) -> Operation[None]:
         """Delete a key that nothing leads to: its node has lost that it was deleted."""
         tombstone = tombstone_of(stored.record)
-        traces = yield from bury_and_read(self._namespace, stored.text, tombstone)
-        if traces is not None:
-            yield from remove_dead(self._namespace, tombstone.id, tombstone, traces=traces)
+        references = yield from write_tombstone_and_read(self._namespace, stored.text, tombstone)
+        if references is not None:
+            yield from remove_references(self._namespace, tombstone.id, tombstone, references=references)
             self.count.deleted += 1
 
     def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
