@@ -66,11 +66,11 @@ def create_key(namespace: Namespace, record: KeyRecord, secret: Secret) -> Opera
     """Create a key with a value; return its record, which has another id if others were faster."""
     digests = namespace.digest.all(secret.value)
     for _ in range(max_attempts(namespace)):
-        basis, claims = yield from _basis(namespace, record, digests)
-        yield from ensure_claimable(namespace, digests, claims, record.id)
+        basis = yield from _basis(namespace, record, digests)
+        yield from ensure_claimable(namespace, digests, basis.claims, record.id)
         draft = draft_of(record)
         try:
-            if (yield from _make(namespace, record, draft, basis, claims[0])):
+            if (yield from _make(namespace, record, draft, basis)):
                 return record
         except (StoreError, ConfigError):  # before the key was live: nobody need wait for the draft to expire
             with suppress(StoreError, Conflict):
@@ -82,16 +82,21 @@ def create_key(namespace: Namespace, record: KeyRecord, secret: Secret) -> Opera
 
 
 class _Basis(NamedTuple):
-    """What a new key depends on: that there may be one more, and that it may be in its plans."""
+    """What a new key depends on: that there may be one more, that it may be in its plans, and that its value is free.
+
+    Attributes:
+        headroom: How many keys there may be.
+        snapshot: The catalogue with its plans.
+        claims: The claims of its value's digests.
+    """
 
     headroom: KeyHeadroom
     snapshot: CatalogSnapshot
+    claims: Sequence[str | None]
 
 
-def _basis(
-    namespace: Namespace, record: KeyRecord, digests: Sequence[str] = ()
-) -> Operation[tuple[_Basis, list[str | None]]]:
-    """Return what a new key depends on, and the claims of these digests."""
+def _basis(namespace: Namespace, record: KeyRecord, digests: Sequence[str]) -> Operation[_Basis]:
+    """Read what a new key with this record and these digests depends on."""
     reads = [*key_headroom_reads(namespace), *claim_reads(namespace, digests)]
     snapshot, replies = yield from namespace.load_and_read(reads, for_change=True)
     claims_at = len(replies) - len(digests)
@@ -100,21 +105,19 @@ def _basis(
     if not snapshot.epoch:
         snapshot = yield from ensure_catalog(namespace)
     check_plans(namespace.ceilings, snapshot, "", (), record.plans)
-    return _Basis(headroom, snapshot), list(map(text, replies[claims_at:]))
+    return _Basis(headroom, snapshot, list(map(text, replies[claims_at:])))
 
 
-def _make(
-    namespace: Namespace, record: KeyRecord, draft: KeyRecord, basis: _Basis, dead_claim: str | None
-) -> Operation[bool]:
+def _make(namespace: Namespace, record: KeyRecord, draft: KeyRecord, basis: _Basis) -> Operation[bool]:
     """Make a key of a draft; return False if the id, the draft or the value was lost to others."""
-    (digest,) = record.digests
+    (digest,), dead_claim = record.digests, basis.claims[0]
     if not (yield from carry_out(place_draft(namespace, draft))):
         return False
     intent = Intent.of(frozenset(record.plans), digest)
     for _ in range(max_attempts(namespace)):
         if (yield from carry_out(list_draft(namespace, basis.snapshot, draft, intent, basis.headroom))):
             break
-        basis, _ = yield from _basis(namespace, record)  # others changed plans, or made keys under a ceiling
+        basis = yield from _basis(namespace, record, ())  # others changed plans, or made keys under a ceiling
     else:
         return False
     if not (yield from carry_out(claim(namespace, digest, dead_claim, new_claim(record.id)))):
