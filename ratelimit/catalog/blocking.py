@@ -50,7 +50,8 @@ class Catalog(Base):
 
     Every change is all or nothing. If somebody else changes the same thing at the same time, the change is computed
     again from what they stored. To make sure that nobody has changed a thing since you read it, pass it as `expected`
-    (None: that it did not exist): the change is then refused with Conflict if something else is stored.
+    (None: that it did not exist): the change is then refused with Conflict if something else is stored. Where keys lie
+    in slots, so may be that of a key which somebody merely repaired: each write of a key gives it another `revision`.
 
     With `durable=True`, what changes a key waits until all replicas of Redis that are connected have the change, for
     `durable_timeout` seconds at most, and says how many acknowledged it: in the `replication` of the key that it

@@ -217,6 +217,45 @@ class Namespace:
             return self.snapshot
         return (yield from self._install(reply, pushes, for_change=for_change))
 
+    def load_and_read(
+        self, reads: Sequence[Command], *, for_change: bool = False
+    ) -> Operation[tuple[CatalogSnapshot, list[Any]]]:
+        """Load the catalogue, whatever version is known, in one round trip with further reads; return their replies.
+
+        Where keys lie in slots, nodes may carry out the reads in any order.
+        """
+        pushes = self._pushes
+        catalog, *replies = yield BatchableReads([("HGETALL", self.names.catalog), *reads])
+        return (yield from self._install(catalog, pushes, for_change=for_change)), replies
+
+    def confirm_and_read(self, reads: Sequence[Command]) -> Operation[list[Any]]:
+        """Read in one round trip with what says if the snapshot is current; load the catalogue only if it is not.
+
+        Notices a wrong pepper, an unknown schema, and a namespace that has moved to another server. An outage of the
+        catalogue's node alone is no error.
+
+        Raises:
+            StoreError: A read failed, or the catalogue cannot be read for another reason.
+        """
+        pushes, is_loaded = self._pushes, bool(self.snapshot.epoch)
+        catalog_query = self.version_query() if is_loaded else ("HGETALL", self.names.catalog)
+        replies: list[Any]
+        *replies, catalog = yield IndependentReads([*reads, catalog_query])
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        try:
+            if isinstance(catalog, StoreError):
+                raise catalog
+            if not is_loaded:
+                yield from self._install(catalog, pushes)
+            elif not self.matches_stored_version(catalog):
+                yield from self.load()
+        except StoreError as error:
+            if not error.is_outage:
+                raise
+        return replies
+
     def load_newer(self, *, or_others: bool = False) -> Operation[CatalogSnapshot]:
         """Load the catalogue for a key that was charged under another version than this process has; see `load`.
 

@@ -1,9 +1,12 @@
 """Servers with slots: one that owns all of them, cheap, and clusters of 3 primaries and 3 replicas."""
 
 import pytest
+from helpers.administrators import Site
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
+from helpers.key_files import with_plans
 from helpers.servers import NAMES
 
+from ratelimit import Catalog
 from ratelimit.store.blocking import nodes
 
 
@@ -87,3 +90,24 @@ def plain(request, running):
     with running[name].client() as client:
         client.flushall()
     return running[name]
+
+
+@pytest.fixture
+def client(slots):
+    """A client of the server with slots, which decodes."""
+    with slots.client(decode_responses=True) as made:
+        yield made
+
+
+@pytest.fixture
+def catalog(client):
+    """A catalogue there, with three plans."""
+    return with_plans(Catalog(client))
+
+
+@pytest.fixture
+def site(slots):
+    """The server with slots, watched: k1 with value a in plan p, which opens s; q opens t."""
+    made = Site(slots)
+    yield made
+    made.close()

@@ -175,6 +175,13 @@ def unfinished(deployment: Deployment) -> Check:
             f"the keys {pair.key_id!r} and {pair.other_id!r} have one value: it opens the first",
             f"ratelimit keys rotate {shlex.quote(pair.other_id)}  # or delete the one that is not meant",
         )
+    for key_id in repaired.unreadable if repaired is not None else ():
+        yield error(
+            f"the record or the intent of key {key_id!r} cannot be read: checks of the key are answered 503, and "
+            "nobody can change it",
+            f"redis-cli -c GET {shlex.quote(deployment.names.key_record(key_id))}  # restore it from a backup; else "
+            "UNLINK it, and run ratelimit doctor --repair: the key is deleted then",
+        )
     count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
     if count:
         yield warning(
