@@ -225,11 +225,15 @@ class Checker:
         return self._decide(key or "", stage, method, cost, prepared, reply)
 
     def abandon(self, pending: PendingCheck, error: BaseException) -> None:
-        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged."""
-        self.denial_cache.invalidate(pending[1])
-        verdict = pending[-1]
+        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged.
+
+        Raises:
+            StoreError: As of `SlotChecks.abandon`.
+        """
+        prepared, verdict = pending[1], pending[-1]
+        self.denial_cache.invalidate(prepared)
         if verdict is not None:
-            self.slots.abandon(verdict, error)
+            self.slots.abandon(prepared, verdict, error)
 
     def check(self, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""

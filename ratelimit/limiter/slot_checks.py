@@ -47,6 +47,16 @@ class SharedVerdict(NamedTuple):
     refund: Callable[[], Sequence[SharedState]] | None = None
 
 
+class _Unanswered:
+    """What the shared limits said of a check whose key's script gave no answer; no verdict once that is settled."""
+
+    __slots__ = ("spread", "verdict")
+
+    def __init__(self, spread: SpreadLimits, verdict: SharedVerdict) -> None:
+        self.spread = spread
+        self.verdict: SharedVerdict | None = verdict
+
+
 JudgeLocally = Callable[[StoreError, PreparedCheck, int], SharedVerdict]
 """Judges the shared limits of a check when they cannot be asked; raises the error if the check is then not sent."""
 
@@ -85,11 +95,53 @@ class SlotChecks:
         if verdict.refund is not None:
             verdict.refund()
 
-    def abandon(self, verdict: SharedVerdict, error: BaseException) -> None:
-        """Say that the check that units were taken for got no reply."""
-        self.shared.settle(verdict.held, "denied" if isinstance(error, StoreUnavailable) else "unknown")
-        if verdict.refund is not None and isinstance(error, StoreError):
+    def abandon(self, prepared: PreparedCheck, verdict: SharedVerdict, error: BaseException) -> None:
+        """Say that the key's script gave no answer to a check that shared limits judged.
+
+        Its units stay spent, unless whoever catches what is raised here decides the check with `verdict_of`, or settles
+        it with `give_up`.
+
+        Raises:
+            StoreError: The same error with what the shared limits said, if that is to be used.
+        """
+        spread = prepared.spread
+        if spread is None or not isinstance(error, StoreError):
+            return
+        if verdict.refund is not None:
             verdict.refund()  # the same part judges the check again, now with all of its limits
+        elif verdict.failure is None and spread.shared:
+            failure = type(error)(str(error), cause=error.cause)  # of this check alone: others may have got the same
+            failure._unanswered = _Unanswered(spread, verdict)
+            raise failure from error
+
+    def verdict_of(
+        self, error: StoreError, spread: SpreadLimits, cost: int, now_us: int, *, peek: bool
+    ) -> SharedVerdict | None:
+        """Return what shared limits said before a check failed, or say from memory; None if neither is known.
+
+        If the check is denied all the same, `put_back` is due. For a peek nothing is taken from memory.
+        """
+        verdict = self._unsettled(error, spread)
+        if verdict is None and spread.shared and not peek:
+            verdict = self.take(spread, cost, now_us)
+        return verdict
+
+    def give_up(self, error: StoreError) -> None:
+        """Settle a check that failed and is decided otherwise than by `verdict_of`."""
+        verdict = self._unsettled(error)
+        if verdict is not None:
+            self.put_back(verdict)
+
+    @staticmethod
+    def _unsettled(error: StoreError, spread: SpreadLimits | None = None) -> SharedVerdict | None:
+        """Return what shared limits said before a check failed, once; if they are these."""
+        unanswered = error._unanswered
+        if not isinstance(unanswered, _Unanswered) or spread not in (None, unanswered.spread):
+            return None
+        verdict, unanswered.verdict = unanswered.verdict, None
+        if verdict is not None and not isinstance(error, StoreUnavailable):
+            verdict = verdict._replace(held=_NOTHING_HELD)  # perhaps the key's script admitted it: they stay spent
+        return verdict
 
     def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
         """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
@@ -141,7 +193,7 @@ class SlotChecks:
         try:
             reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
         except BaseException as error:
-            self.abandon(verdict, error)
+            self.abandon(prepared, verdict, error)
             raise
         return self.settle(prepared, reply, cost, verdict)
 
@@ -157,7 +209,7 @@ class SlotChecks:
                 return reply
             joined = self._joined(spread, code, reply, verdict)
         except StoreError as error:  # it cannot be read
-            self.abandon(verdict, error)
+            self.abandon(prepared, verdict, error)
             raise
         if code in _CHARGED:
             self.shared.settle(verdict.held, "spent")
@@ -183,17 +235,23 @@ class SlotChecks:
         spread = cast(SpreadLimits, prepared.spread)
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield prepared.to_script_call(self._namespace, cost, flags | protocol.PEEK)
+            reply = yield from self._peek_own(prepared, cost, flags | protocol.PEEK, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
             if verdict.source != "local":
                 verdict = verdict._replace(source="redis")
-        denying_id = verdict.denying and verdict.denying.state_id
-        states = [
-            _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
-            for bucket, state in zip(spread.shared, verdict.states, strict=True)
-        ]
-        return self._joined(spread, protocol.DENIED, reply, verdict._replace(states=states))
+        verdict = verdict._replace(states=denied_states(spread, verdict, cost))
+        return self._joined(spread, protocol.DENIED, reply, verdict)
+
+    def _peek_own(
+        self, prepared: PreparedCheck, cost: int, flags: int, verdict: SharedVerdict
+    ) -> Operation[protocol.Reply]:
+        try:
+            reply: protocol.Reply = yield prepared.to_script_call(self._namespace, cost, flags)
+        except BaseException as error:
+            self.abandon(prepared, verdict, error)
+            raise
+        return reply
 
     def peek(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
         """Return what one script would reply to a peek."""
@@ -202,7 +260,7 @@ class SlotChecks:
         verdict = SharedVerdict(_NOTHING_HELD, states, source="redis")
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield prepared.to_script_call(self._namespace, cost, flags)
+            reply = yield from self._peek_own(prepared, cost, flags, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
         joined = self._joined(spread, protocol.WOULD_ADMIT, reply, verdict)
@@ -232,6 +290,23 @@ def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:
     if isinstance(taken, SharedDenial):
         return SharedVerdict(_NOTHING_HELD, taken.states, taken.bucket, source)
     return SharedVerdict(taken, taken.states, source="lease" if source == "denial_cache" else source)
+
+
+def denied_states(spread: SpreadLimits, verdict: SharedVerdict, cost: int) -> list[SharedState]:
+    """Return the states of the shared limits of a check that one of them denies."""
+    denying_id = verdict.denying and verdict.denying.state_id
+    return [
+        _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
+        for bucket, state in zip(spread.shared, verdict.states, strict=True)
+    ]
+
+
+def states_before(spread: SpreadLimits, verdict: SharedVerdict, cost: int) -> list[SharedState]:
+    """Return the states of the shared limits of a check that they admit, with the units that were taken for it."""
+    return [
+        state._replace(level=max(0, state.level) + cost * bucket.throttle.ratio[1])
+        for bucket, state in zip(spread.shared, verdict.states, strict=True)
+    ]
 
 
 def _denied_state(bucket: Bucket, state: SharedState, cost: int) -> SharedState:
