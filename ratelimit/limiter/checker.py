@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import Literal, Protocol
 from weakref import WeakMethod
 
 from ratelimit import validation
@@ -64,6 +64,15 @@ PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Ca
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
+class JudgeCaller(Protocol):
+    """Decides a check that Redis gave no answer to."""
+
+    def __call__(
+        self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
+    ) -> Decision:
+        """Return the decision."""
+
+
 class Checker:
     """Decides requests. Safe between threads, and after a fork.
 
@@ -75,7 +84,10 @@ class Checker:
         leases: The leases that this process holds.
         slots: Sends checks whose limits are spread over slots.
         unmatched: Counts checks whose method is none.
+        judge_caller: Decides a check, or a peek, that gets no answer: as `WithoutRedis.decide`.
     """
+
+    judge_caller: JudgeCaller
 
     def __init__(
         self,
@@ -268,7 +280,12 @@ class Checker:
             key_required: Whether the caller has to be one that opens the stage. Its plan and quota are charged nothing.
         """
         if key_required:
-            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            try:
+                decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            except StoreError as error:
+                if not self._namespace.has_slots:
+                    raise
+                return (yield from self._check_shared_of_unanswered(error, key, stage, cost))
             if decision.detail is not None:
                 return self.forbidden(decision.detail, peek=not cost)
         else:
@@ -276,6 +293,16 @@ class Checker:
             validation.texts(None if isinstance(key, Identity) else key, stage, OTHERS)
             yield from self._refresh(None, self._namespace.age_us())
         return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
+
+    def _check_shared_of_unanswered(self, error: StoreError, key: Caller, stage: str, cost: int) -> Operation[Decision]:
+        """As `check_shared`, for a caller whose own server gave no answer: what callers share may lie at others."""
+        caller = self.judge_caller(error, key, stage, OTHERS, cost, peek=True)
+        if caller.detail is not None or caller.reason is Reason.UNAVAILABLE:
+            return caller
+        decision = yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost)
+        if not decision.degraded:
+            decision.source, decision.cause, decision.error = "local", error.cause, str(error)
+        return decision
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.

@@ -29,7 +29,7 @@ class SharedVerdict(NamedTuple):
     """What the shared limits of a check say.
 
     Attributes:
-        held: Units that were taken of them; none where this process decides by its own part.
+        held: Units that were taken of them; none of those of which this process decides by its own part.
         states: How they stand.
         denying: The one that denies the check, None if all admit it.
         source: Who says so.
@@ -57,11 +57,11 @@ class _Unanswered:
         self.verdict: SharedVerdict | None = verdict
 
 
-JudgeLocally = Callable[[StoreError, PreparedCheck, int], SharedVerdict]
-"""Judges the shared limits of a check when they cannot be asked; raises the error if the check is then not sent."""
+JudgeLocally = Callable[[StoreError, PreparedCheck, int, Sequence[Bucket]], SharedVerdict]
+"""Judges shared limits of a check that cannot be asked; raises the error if the check is then not sent."""
 
 
-def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int) -> SharedVerdict:
+def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int, _buckets: Sequence[Bucket]) -> SharedVerdict:
     raise error
 
 
@@ -107,9 +107,9 @@ class SlotChecks:
         spread = prepared.spread
         if spread is None or not isinstance(error, StoreError):
             return
-        if verdict.refund is not None:
-            verdict.refund()  # the same part judges the check again, now with all of its limits
-        elif verdict.failure is None and spread.shared:
+        if verdict.failure is not None and not verdict.held.parts:
+            self.put_back(verdict)  # the same part judges the check again, now with all of its limits
+        elif spread.shared:
             failure = type(error)(str(error), cause=error.cause)  # of this check alone: others may have got the same
             failure._unanswered = _Unanswered(spread, verdict)
             raise failure from error
@@ -149,7 +149,9 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
-            return self.judge_locally(error, prepared, cost)
+            return self.judge_locally(error, prepared, cost, spread.shared)
+        if isinstance(taken, Held) and taken.error is not None:
+            return self._judge_failed(taken.error, prepared, cost, taken)
         self.on_answer()
         if taken is None:
             return None
@@ -157,6 +159,34 @@ class SlotChecks:
         if verdict.denying is not None:  # what the other limits had granted is there again
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return verdict
+
+    def _judge_failed(self, error: StoreError, prepared: PreparedCheck, cost: int, held: Held) -> SharedVerdict:
+        """Return what shared limits say of which some gave no answer, and the others granted units.
+
+        Raises:
+            StoreError: As of `judge_locally`. The units are put back.
+        """
+        spread = cast(SpreadLimits, prepared.spread)
+        try:
+            local = self.judge_locally(error, prepared, cost, held.failed)
+        except StoreError:
+            self.shared.settle(held, "denied")
+            raise
+
+        def joined(local_states: Sequence[SharedState]) -> list[SharedState]:
+            by_id = {bucket.state_id: state for bucket, state in zip(held.failed, local_states, strict=True)}
+            others = self._states_now(spread, held.states)
+            return [by_id.get(bucket.state_id, state) for bucket, state in zip(spread.shared, others, strict=True)]
+
+        if local.denying is not None:
+            self.shared.settle(held, "denied")
+            return local._replace(states=joined(local.states))
+        refund = local.refund
+        return local._replace(
+            held=held,
+            states=joined(local.states),
+            refund=None if refund is None else lambda: joined(refund()),
+        )
 
     def send(
         self,
@@ -215,10 +245,10 @@ class SlotChecks:
             self.shared.settle(verdict.held, "spent")
             joined.crosses_alert = spread.crosses_alert(reply, cost)
             return joined
+        self.shared.settle(verdict.held, "denied")
         if verdict.refund is not None:
             verdict = verdict._replace(states=verdict.refund())
         elif verdict.held.parts:
-            self.put_back(verdict)
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return self._joined(spread, code, reply, verdict)
 

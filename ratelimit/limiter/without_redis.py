@@ -13,7 +13,7 @@ from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason, Source
 from ratelimit.effects import Operation
 from ratelimit.engine import protocol
-from ratelimit.engine.limits import CompiledLimits, Numbers
+from ratelimit.engine.limits import Bucket, CompiledLimits, Numbers
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.errors import OnUnavailable, StoreError, StoreUnavailable
@@ -78,11 +78,19 @@ class WithoutRedis:
         self._shared: tuple[int, int, Mapping[str, KnownState]] = (-1, 0, {})
         self._has_warned = False
 
-    def judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
-        """Judge the limits that all callers share, of a check whose own limits Redis still judges.
+    def judge_shared(
+        self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
+    ) -> SharedVerdict:
+        """Judge limits that all callers share and that give no answer, of a check whose others Redis still judges.
 
         What is admitted is spent of this process' part, until the verdict's `refund` gives it back. Nobody charges it
         to Redis later.
+
+        Args:
+            error: Why they give no answer.
+            prepared: The check.
+            cost: Units.
+            buckets: The limits; the verdict has a state of each.
 
         Raises:
             StoreError: The error that was passed: the check is not to be sent.
@@ -93,6 +101,8 @@ class WithoutRedis:
         if spread is None or not error.is_outage or not is_decided:
             raise error
         server_us, limits = self._server_us(prepared, now_us), spread.shared_limits
+        if len(buckets) < len(spread.shared):
+            limits = CompiledLimits(buckets)
         states = _Once(partial(self._shared_states, now_us))
         if policy == "open":
             open_states = _states(last_numbers(limits, server_us, dict, states), server_us)
@@ -111,7 +121,7 @@ class WithoutRedis:
         if denial is not None:
             first, _, ends_us = denial
             wait_s = (ends_us - server_us) / MICROSECONDS
-            return SharedVerdict(Held((), ()), states_of(numbers), spread.shared[first], "local", error, wait_s)
+            return SharedVerdict(Held((), ()), states_of(numbers), buckets[first], "local", error, wait_s)
 
         def refund() -> list[SharedState]:
             self.local.put_back(limits, cost, outage)

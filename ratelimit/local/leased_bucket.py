@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ratelimit.engine.limits import Bucket, LimitNumbers
 from ratelimit.engine.shared_lease import EPOCH_US, LeaseReply, LeaseRequest, ReturnedUnits
+from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.snapshot import CatalogSnapshot
 
@@ -128,6 +129,8 @@ class Outcome(Enum):
     DENIED = "denied"
     CHANGED = "changed"
     """The catalogue that it was made under is not the newest."""
+    FAILED = "failed"
+    """The bucket gave no answer."""
 
 
 class Claim:
@@ -139,14 +142,16 @@ class Claim:
         waiter: Who is woken.
         outcome: What became of it.
         parts: What it has; nothing unless it was granted.
+        error: Why the bucket gave no answer, if it failed.
     """
 
-    __slots__ = ("bucket", "cost", "outcome", "parts", "waiter")
+    __slots__ = ("bucket", "cost", "error", "outcome", "parts", "waiter")
 
     def __init__(self, bucket: LeasedBucket, cost: int, waiter: Waiter) -> None:
         self.bucket, self.cost, self.waiter = bucket, cost, waiter
         self.outcome = Outcome.WAITS
         self.parts: list[Part] = []
+        self.error: StoreError | None = None
 
 
 class Ask:
@@ -379,6 +384,12 @@ class LeasedBucket:
             self.put_back(parts, now_us)
         elif self._claims and not self._open_asks(now_us):
             self._claims[0].waiter.wake()  # perhaps it was the one who was to ask
+
+    def fail(self, claim: Claim, error: StoreError, now_us: int) -> None:
+        """Give up a claim that still waits, for the bucket gave no answer."""
+        if claim.outcome is Outcome.WAITS:
+            claim.outcome, claim.error = Outcome.FAILED, error
+            self.leave(claim, now_us)
 
     def _serve(self, now_us: int, judged: Iterable[Claim] = ()) -> None:
         """Grant claims from what is held, in their order; deny the others that the bucket has `judged`."""

@@ -30,15 +30,19 @@ __all__ = ["Held", "SharedDenial", "SharedFigures", "SharedLeases", "SharedState
 
 
 class Held(NamedTuple):
-    """Units of every shared bucket of a check, taken out of what this process holds.
+    """Units of the shared buckets of a check, taken out of what this process holds.
 
     Attributes:
         parts: Of which batches.
         states: Of each bucket how it stands after that.
+        failed: Buckets that gave no answer: of these there are no units.
+        error: Why.
     """
 
     parts: tuple[Part, ...]
     states: tuple[SharedState, ...]
+    failed: tuple[Bucket, ...] = ()
+    error: StoreError | None = None
 
 
 class SharedDenial(NamedTuple):
@@ -113,7 +117,7 @@ class SharedLeases:
             The units, or a denial; None if there is a newer catalogue, which is loaded by then: prepare the check anew.
 
         Raises:
-            StoreError: No answer, or one that cannot be judged by. No unit was spent.
+            StoreError: No bucket gave an answer, or one gave an answer that cannot be judged by. No unit was spent.
         """
         namespace, waiter = self._namespace, Waiter()
         if snapshot is not namespace.snapshot:
@@ -131,21 +135,34 @@ class SharedLeases:
             while True:
                 with self._lock:
                     step = self._next_step(claims, waiter, namespace.age_us())
-                if isinstance(step, list):
-                    *others, last = step
-                    for ask in others:
-                        yield InBackground(self._ask(ask))
-                    yield from self._ask(last)
-                elif isinstance(step, WaitFor):
-                    yield step
-                else:
+                if not isinstance(step, list | WaitFor):
                     return step
+                yield from self._take_step(step, claims)
         finally:
             with self._lock:
                 now_us = namespace.age_us()
                 for claim in claims:
                     claim.bucket.leave(claim, now_us)
                 self._look([claim.bucket for claim in claims], now_us)
+
+    def _take_step(self, step: list[Ask] | WaitFor, claims: Sequence[Claim]) -> Operation[None]:
+        """Ask, or wait. A claim of a bucket that gives no answer has failed, and all that wait beyond the deadline."""
+        failing = claims
+        try:
+            if isinstance(step, WaitFor):
+                yield step
+                return
+            *others, last = step
+            for ask in others:
+                yield InBackground(self._ask(ask))
+            failing = [claim for claim in claims if claim.bucket is last.bucket]
+            yield from self._ask(last)
+        except StoreError as error:
+            if not error.is_outage:
+                raise
+            with self._lock:
+                for claim in failing:
+                    claim.bucket.fail(claim, error, self._namespace.age_us())
 
     def settle(self, held: Held, outcome: Literal["spent", "denied", "unknown"]) -> None:
         """Say what became of a check for which units were taken: if it was denied they are held again, or given back.
@@ -241,7 +258,11 @@ class SharedLeases:
     def _next_step(
         self, claims: list[Claim], waiter: Waiter, now_us: int
     ) -> Held | SharedDenial | list[Ask] | WaitFor | None:
-        """Return the result of a check that claims units, or what it has to do next."""
+        """Return the result of a check that claims units, or what it has to do next.
+
+        Raises:
+            StoreError: All claims have failed.
+        """
         leased = [claim.bucket for claim in claims]
         for bucket in leased:
             bucket.drop_over(now_us)
@@ -256,17 +277,26 @@ class SharedLeases:
                 claim.bucket.join(claim, now_us)
         waiting = [claim.bucket for claim in claims if claim.outcome is Outcome.WAITS]
         if not waiting:
-            if any(claim.outcome is not Outcome.GRANTED for claim in claims):
+            if any(claim.outcome in (Outcome.CHANGED, Outcome.DENIED) for claim in claims):
                 return self._next_step(claims, waiter, now_us)  # of one that joined again
-            held = Held(tuple([part for claim in claims for part in claim.parts]), self._states(leased, now_us))
-            for claim in claims:
-                claim.parts = []
-            return held
+            return self._held(claims, now_us)
         asks = [bucket.open_ask(now_us) for bucket in waiting if bucket.may_ask(now_us)]
         if asks:
             return asks
         patience_us = min([bucket.patience_us(now_us) for bucket in waiting])
         return WaitFor(waiter.renew(), patience_us / MICROSECONDS)
+
+    def _held(self, claims: Sequence[Claim], now_us: int) -> Held:
+        """Return what claims were granted that wait no more."""
+        failed = [claim for claim in claims if claim.error is not None]
+        error = failed[0].error if failed else None
+        if error is not None and len(failed) == len(claims):
+            raise error
+        parts = tuple([part for claim in claims for part in claim.parts])
+        for claim in claims:
+            claim.parts = []
+        states = self._states([claim.bucket for claim in claims], now_us)
+        return Held(parts, states, tuple([claim.bucket.bucket for claim in failed]), error)
 
     def _states(self, leased: Sequence[LeasedBucket], now_us: int) -> tuple[SharedState, ...]:
         """Return how buckets stand; one that was not seen is full, at the time of the others."""

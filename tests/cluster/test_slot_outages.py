@@ -432,6 +432,53 @@ def test_several_shared_limits_are_paid_by_all_requests_of_any_cost(gateways, cl
     assert limiters[0].check(callers[0], STAGE, METHOD).limited_by == "account"
 
 
+@pytest.mark.parametrize("is_key_away", [False, True])
+@pytest.mark.parametrize("policy", ["local", "open"])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
+@pytest.mark.parametrize("away", ["stage", "account"])
+def test_a_shared_limit_is_not_exceeded_while_another_one_is_away(gateways, clock, away, error, policy, is_key_away):
+    """Each is decided by the policy if its own node is away, and by nothing else."""
+    small, large = Throttle("1/1000", 60), Throttle("1/1000", 1000)
+
+    def fill(catalog):
+        live = {"stage": large, "account": small} if away == "stage" else {"stage": small, "account": large}
+        return shared_stage(catalog, **live)
+
+    limiters, keys = gateways(3, fill, on_unavailable=policy, denial_cache=False)
+    name = NAMES.account if away == "account" else NAMES.stage_bucket(STAGE, "*")
+    for limiter in limiters:
+        NodesAway(limiter, ({name} | (hashes_of(limiter, keys[:3]) if is_key_away else set())).__contains__, error)
+    decisions = []
+    for _ in range(6):
+        for limiter in limiters:
+            for key in keys:
+                decisions.append(limiter.check(key, STAGE, METHOD))
+                clock.advance(0.001)
+    assert sum(decision.allowed for decision in decisions) == 60
+    admitted = [decision for decision in decisions if decision.allowed]
+    assert {decision.source for decision in admitted} == {"local" if policy == "local" else "fail_open"}
+    assert {decision.limited_by for decision in decisions} == {
+        None,
+        "account" if away == "stage" else f"stage:{STAGE}:*",
+    }
+
+
+def test_who_is_denied_by_a_part_takes_nothing_of_other_shared_limits(gateways, clock):
+    """And who is over a limit of its own spends nothing of the part."""
+
+    def fill(catalog):
+        keys = shared_stage(catalog, stage=Throttle("1/1000", 20), account=HUNDRED)
+        catalog.put_plan(UsagePlan("small", Throttle("1/1000", 2), None, [STAGE]))
+        return [*keys, catalog.create_key(plans=["small"]).value]
+
+    (limiter,), keys = gateways(1, fill, replicas=2, denial_cache=False)
+    NodesAway(limiter, lambda name: name == NAMES.stage_bucket(STAGE, "*"))
+    assert sum(limiter.check(keys[6], STAGE, METHOD).allowed for _ in range(10)) == 2
+    assert sum(limiter.check(keys[0], STAGE, METHOD).allowed for _ in range(30)) == 8
+    remaining = {limit.name: limit.remaining for limit in limiter.check(keys[0], STAGE, METHOD).limits}
+    assert remaining["account"] == 90
+
+
 def test_who_is_over_a_limit_of_its_own_puts_shared_units_back(gateways):
     """A key whose node is away is denied by its part of its own limits, and takes nothing from others by that."""
 
@@ -528,6 +575,23 @@ def test_the_policy_closed_puts_units_back(gateways):
     NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
     assert {limiter.check(keys[0], STAGE, METHOD).status for _ in range(200)} == {503}
     assert sum(limiter.check(key, STAGE, METHOD).allowed for key in keys[1:] for _ in range(30)) == 100
+
+
+def test_unmatched_requests_meet_a_shared_limit_while_the_callers_node_is_away(gateways, clock):
+    """Their key is judged by what is known of it, and the stage's limit by itself."""
+    limiters, keys = gateways(3, shared_stage, denial_cache=False)
+    for limiter in limiters:
+        NodesAway(limiter, hashes_of(limiter, keys[:3]).__contains__)
+    decisions = {key: [] for key in keys}
+    for _ in range(10):
+        for limiter in limiters:
+            for key in keys:
+                decisions[key].append(limiter._check_shared(key, STAGE))
+            clock.advance(0.001)
+    assert sum(decision.allowed for each in decisions.values() for decision in each) == 100
+    assert {decision.source for decision in decisions[keys[0]] if decision.allowed} == {"local"}
+    assert not any(decision.degraded for decision in decisions[keys[-1]])
+    assert limiters[0]._check_shared("no key of ours", STAGE).status == 403
 
 
 def test_what_other_limits_said_decides_nothing(gateways):
