@@ -119,7 +119,7 @@ def test_a_stages_limit_holds_while_a_keys_node_is_away(own_cluster, keys, end):
         finally:
             away.resume()
     assert sum(admitted.values()) <= BURST + RATE * (took_s + TERM_S)
-    assert sum(admitted.values()) >= 0.8 * (BURST + RATE * AWAY_S)
+    assert sum(admitted.values()) > BURST
     assert admitted[True] > 0
     assert (True, "local") in sources
     assert {source for is_away, source in sources if not is_away} <= {"redis", "lease", "denial_cache"}
