@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, cast
 
-from ratelimit.decision import Source
-from ratelimit.effects import Operation
+from ratelimit.decision import Decision, Reason, Source
+from ratelimit.effects import InBackground, Operation
 from ratelimit.engine import protocol
-from ratelimit.engine.limits import Bucket
+from ratelimit.engine.limits import Bucket, Numbers
+from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local.identity_counts import IdentityCounts
+from ratelimit.local.leases import Lease
 from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import ScriptCall
@@ -251,6 +253,63 @@ class SlotChecks:
         elif verdict.held.parts:
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return self._joined(spread, code, reply, verdict)
+
+    def known_denial(
+        self, prepared: PreparedCheck, verdict: SharedVerdict, numbers: Numbers, server_us: int, cost: int
+    ) -> tuple[Decision, int] | None:
+        """Return the denial of a check that a shared limit denies from memory, and the server's time of it.
+
+        Args:
+            prepared: The check.
+            verdict: What shared limits say.
+            numbers: Of all limits, as last seen.
+            server_us: The server's time now.
+            cost: Units.
+        """
+        spread, limits = cast(SpreadLimits, prepared.spread), prepared.limits
+        joined = spread.with_states(numbers, server_us, verdict.states)
+        denial = limits.denial(joined, server_us, cost)
+        if denial is None:
+            return None
+        first, _, end_us = denial
+        return limits.denied(first, end_us - server_us, joined, server_us, cost, None, "denial_cache"), server_us
+
+    def spend_lease(self, prepared: PreparedCheck, lease: Lease, cost: int) -> Operation[Decision | None]:
+        """Admit a request from a key's lease, which holds units of its own limits alone, if shared ones admit it, too.
+
+        Returns:
+            The admission; None if the key's script is to be asked.
+        """
+        spread, now_us = cast(SpreadLimits, prepared.spread), self._namespace.age_us()
+        if lease.units < cost:
+            return None
+        verdict = self.take(spread, cost, now_us) or (yield from self.ask(prepared, cost))
+        if verdict is None or verdict.denying is not None:
+            return None
+        leased = lease.spend(cost, self._namespace.age_us())
+        if leased is None:
+            self.put_back(verdict)
+            return None
+        if self.shared.is_due:
+            yield InBackground(self.shared.upkeep())
+        states = verdict.states
+        decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, states), source="lease")
+        if verdict.failure is not None:
+            decision.source = verdict.source
+            decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+        return decision
+
+    def after(self, prepared: PreparedCheck, reply: protocol.Reply) -> Operation[None]:
+        """Do what is due after a check that was judged; nobody waits for it."""
+        spread = cast(SpreadLimits, prepared.spread)
+        if isinstance(reply, JoinedReply) and reply.crosses_alert:
+            yield InBackground(announce(self._namespace.names, prepared.key_id))
+        if spread.own is not None and spread.bound is not None and protocol.status(reply) in _CHARGED:
+            commands = self.identities.note_admitted(prepared, spread.own, spread.bound)
+            if commands:
+                yield InBackground(self.identities.count(prepared.key_id, spread.bound, commands))
+        if self.shared.is_due:
+            yield InBackground(self.shared.upkeep())
 
     def is_all_done(self, reply: protocol.Reply) -> bool:
         """Return whether a check was admitted, and nothing else is to be done."""

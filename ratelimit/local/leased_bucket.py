@@ -538,7 +538,7 @@ class LeasedBucket:
         if seen is None or reply.last_us >= seen.last_us or ask.sent_us > seen.sent_us + TERM_US:
             self._seen = _Seen(reply.level, reply.last_us, reply.server_us, ask.sent_us)
 
-    # What is told
+    # Figures
 
     def figures(self) -> SharedFigures:
         """Return what this process did about it."""
