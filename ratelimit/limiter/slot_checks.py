@@ -2,6 +2,9 @@
 
 Shared units are taken in memory, or asked for. Then one script is sent to the key's slot. If it denies the check the
 units are put back; if nobody knows what it did they stay spent. Together the replies say what one script would say.
+
+If the key's script gives no answer, `WithoutRedis` judges the key's own limits by this process' part, and the check is
+paid with the same units. If a shared limit gives none, it judges that one alone.
 """
 
 from __future__ import annotations
