@@ -1,6 +1,7 @@
 """Nodes that are away: each is felt by its own keys alone. One server with slots stands for all of them."""
 
 from contextlib import ExitStack
+from random import Random
 
 import pytest
 from helpers.clock import FakeClock
@@ -461,6 +462,36 @@ def test_a_shared_limit_is_not_exceeded_while_another_one_is_away(gateways, cloc
         None,
         "account" if away == "stage" else f"stage:{STAGE}:*",
     }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shared_limits_hold_whatever_becomes_of_keys_nodes(gateways, clock, seed):
+    """Over any time W at most burst + rate x (W + term): random costs, callers and pauses, nodes that come and go."""
+    rate, burst, random_ = 200, 40, Random(seed)
+    limiters, keys = gateways(3, lambda catalog: shared_stage(catalog, stage=Throttle(rate, burst)))
+    hashes, away = sorted(hashes_of(limiters[0], keys)), set()
+    nodes = [NodesAway(limiter, away.__contains__) for limiter in limiters]
+    admitted = []
+    for _ in range(1500):
+        if random_.random() < 0.02:
+            away ^= {random_.choice(hashes)}
+            error = random_.choice([StoreUnavailable, StoreTimeout])
+            for each in nodes:
+                each.error = error
+        limiter, key, cost = random_.choice(limiters), random_.choice(keys), random_.choice([1, 1, 1, 3, 8])
+        if random_.random() < 0.1:
+            decision = limiter._check_shared(key, STAGE, cost)
+        else:
+            decision = limiter.check(key, STAGE, METHOD, cost)
+        if decision.allowed:
+            admitted.append((clock(), cost))
+        clock.advance(random_.choice([0, 0.001, 0.003, 0.02]))
+    assert sum(cost for _, cost in admitted) > 5 * burst
+    for first, (began_us, _) in enumerate(admitted):
+        units = 0
+        for at_us, cost in admitted[first:]:
+            units += cost
+            assert units <= burst + rate * ((at_us - began_us) / MICROSECONDS + 0.1)
 
 
 def test_who_is_denied_by_a_part_takes_nothing_of_other_shared_limits(gateways, clock):
