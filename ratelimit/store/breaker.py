@@ -8,7 +8,7 @@ never given up for being late, for the moment it is answered is the moment at wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from math import inf
 from random import SystemRandom
@@ -38,7 +38,7 @@ class Step(Enum):
 
 
 class BreakerState(NamedTuple):
-    """Of all breakers of a limiter in this process.
+    """Of one breaker, or of all breakers of a limiter in this process.
 
     Attributes:
         is_open: Whether any is open.
@@ -47,6 +47,18 @@ class BreakerState(NamedTuple):
 
     is_open: bool
     openings: int
+
+
+def combined(states: Iterable[BreakerState], former_openings: int = 0) -> BreakerState:
+    """Return the state of several breakers.
+
+    Args:
+        states: Theirs.
+        former_openings: How often breakers have opened that are gone.
+    """
+    all_states = [*states]
+    openings = former_openings + sum(state.openings for state in all_states)
+    return BreakerState(any(state.is_open for state in all_states), openings)
 
 
 class Breaker:
@@ -78,6 +90,10 @@ class Breaker:
         self._asked_s = inf
         self._misses = 0
         self._next_probe_s = inf
+
+    def state(self) -> BreakerState:
+        """Return whether it is open, and how often it has opened."""
+        return BreakerState(self.is_open, self.openings)
 
     def miss(self, now_s: float) -> None:
         """Note that a call got no answer within its deadline."""

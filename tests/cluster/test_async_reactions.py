@@ -225,7 +225,7 @@ async def pausing(executor, first):
     """A check that the node had sent again so often that it is not sent again at once; and its router."""
     first.answer = ResponseError("TRYAGAIN Multiple keys request during rehashing of slot")
     call = asyncio.ensure_future(check(executor))
-    router = executor._routers.get()
+    router = executor._senders.get()
     while not router._pausing:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(0)
     return call, router

@@ -30,6 +30,7 @@ from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.pipeline.base import OnReplies
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
+from ratelimit.store.breaker import BreakerState
 
 CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
 
@@ -158,6 +159,10 @@ class CheckBatcher:
         if now_s > self._expiry_due_s + PUNCTUAL_S:
             now_s = self._expiry_due_s  # the loop has been busy since then
         return self._clock.counted_s(now_s) >= self._clock.counted_s(started_s) + self._deadline_s
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker of its server is open, and how often it has opened."""
+        return self._breaker.state()
 
     async def close(self) -> None:
         """Close all connections, once all calls have their replies or are late."""

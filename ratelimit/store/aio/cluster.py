@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ratelimit.admin.doctor.read import Peer, PeerReply
-from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import (
     AtNode,
     BatchableReads,
@@ -20,24 +18,18 @@ from ratelimit.effects import (
     Primaries,
     Sent,
 )
-from ratelimit.errors import StoreError, StoreUnavailable
-from ratelimit.local import fork_safety
+from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.aio import peers
 from ratelimit.store.aio.base import AsyncExecutorBase
-from ratelimit.store.aio.batcher import CallFunction
-from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.router import Router
-from ratelimit.store.breaker import BreakerState
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import Part, divide, slot_of
-from ratelimit.store.peers import client_settings
 
 _now_s = time.monotonic
 
 
-class AsyncClusterExecutor(AsyncExecutorBase):
+class AsyncClusterExecutor(AsyncExecutorBase[Router]):
     """The twin of `BlockingClusterExecutor`. Has connections of its own to each primary, in each event loop.
 
     Args:
@@ -47,7 +39,6 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         on_new_loop: Called in each loop before its first check.
 
     Attributes:
-        call: Returns the reply to a script call of a check, to be awaited; see `Router.call`.
         finder: In each loop, finds a node to subscribe at.
     """
 
@@ -60,41 +51,16 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         catalog_key: str,
         on_new_loop: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(deadline_s, on_new_loop)
-        self._pool = client.connection_pool
+        super().__init__(client.connection_pool, deadline_s, on_new_loop)
         self._client = client
         self._catalog_slot = slot_of(catalog_key)
-        self._routers = PerLoop(self._new_router, self._on_loop_end)
-        self.finder = self._routers.get
-        self.reset_after_fork()
-        fork_safety.register_fork_reset(self)
+        self.finder = self._senders.get
 
-    def reset_after_fork(self) -> None:
-        """As `AsyncExecutor.reset_after_fork`."""
-        self._forget_loop()
-        self._ended_openings = 0  # of breakers whose loop has ended
+    def _new_sender(self) -> Router:
+        return Router(self._client, self._deadline_s, self._catalog_slot, self._call_in_running_loop)
 
-    def _forget_loop(self) -> None:
-        self.call: CallFunction = self._call_in_running_loop
-
-    def _new_router(self) -> Router:
-        client = self._client
-        return Router(
-            self._pool,
-            client.start_nodes,
-            client.remap,
-            self._deadline_s,
-            self._catalog_slot,
-            self._call_in_running_loop,
-        )
-
-    def _call_in_running_loop(self, call: Any, started_s: float | None) -> asyncio.Future[Any]:
-        router = self._checking_router()
-        self.call = router.call
-        return router.call(call, started_s)
-
-    def _checking_router(self) -> Router:
-        router = self._routers.get()
+    def _sender_of_checks(self) -> Router:
+        router = self._senders.get()
         if router.connect():
             self._on_new_loop()
         return router
@@ -102,10 +68,10 @@ class AsyncClusterExecutor(AsyncExecutorBase):
     async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         left_s = None if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
         if isinstance(request, Primaries):
-            return await self._routers.get().primaries(left_s)
+            return await self._senders.get().primaries(left_s)
         if started_s is None or not isinstance(request, ScriptCall | BatchableReads):
             return await self._send(request, left_s)
-        router = self._checking_router()
+        router = self._sender_of_checks()
         if isinstance(request, ScriptCall):
             self._refuse_late(router, router.slot_of(request), started_s)
             return await router.call(request, started_s)
@@ -120,10 +86,10 @@ class AsyncClusterExecutor(AsyncExecutorBase):
 
     def _refuse_late(self, router: Router, slot: int, started_s: float) -> None:
         if router.is_late(slot, started_s):
-            raise StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
+            raise self._passed_deadline()
 
     async def _send(self, request: Sent, timeout_s: float | None) -> Any:
-        router = self._routers.get()
+        router = self._senders.get()
         if isinstance(request, PatientCommands):
             return _result(request, await router.send_apart(request, request.patience_s))
         if isinstance(request, AtNode):
@@ -143,32 +109,7 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         Raises:
             StoreUnavailable: They do not, within that time.
         """
-        await self._checking_router().wait_complete(timeout_s)
-
-    def client_settings(self) -> ClientSettings:
-        """Return how the client is set that was passed in."""
-        return client_settings(self._pool)
-
-    async def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
-        """Return what single servers answer."""
-        return await peers.ask(self._pool, asked_peers)
-
-    async def close(self) -> None:
-        """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
-        self._forget_loop()
-        await self._end_background()
-        await self._routers.close()
-
-    def breaker_state(self) -> BreakerState:
-        """Return whether the breaker of any node is open in any event loop, and how often any has opened."""
-        breakers = [breaker for router in self._routers.all_made() for breaker in router.breakers()]
-        openings = self._ended_openings + sum(openings for _, openings in breakers)
-        return BreakerState(any(is_open for is_open, _ in breakers), openings)
-
-    def _on_loop_end(self, router: Router, lived_s: float) -> None:
-        self._forget_loop()
-        self._ended_openings += sum(openings for _, openings in router.breakers())
-        self._note_ended_loop(lived_s)
+        await self._sender_of_checks().wait_complete(timeout_s)
 
 
 def _result(request: Sequence[Command], replies: list[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from math import inf
@@ -27,6 +27,8 @@ from ratelimit.store.aio.finder import FixedAddress
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.queues import Call, Waiter
 from ratelimit.store.aio.topology_watch import TopologyWatch
+from ratelimit.store.breaker import BreakerState, combined
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS, Reaction, pause_s, reaction_to
 from ratelimit.store.cluster.slots import SLOTS, Part, slot_of_all, slot_of_call, slot_of_command
 from ratelimit.store.cluster.topology import INTERVAL_S, Address, name_of
@@ -110,9 +112,7 @@ class Router:
     """Belongs to the event loop in which it is made.
 
     Args:
-        pool: Says how to connect to a node.
-        startup: Addresses of some nodes.
-        remap: Gives the address at which to reach a node, where the cluster tells another.
+        client: Says how to connect to a node, and names some.
         deadline_s: How long a check may wait for Redis.
         catalog_slot: Where commands without keys go.
         call_elsewhere: What takes the place of `call` in any other event loop.
@@ -120,17 +120,15 @@ class Router:
 
     def __init__(
         self,
-        pool: Any,
-        startup: Sequence[Address],
-        remap: Callable[[Address], Address] | None,
+        client: ClusterClient,
         deadline_s: float,
         catalog_slot: int,
         call_elsewhere: CallFunction,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._pool = pool
-        self._remap = remap
+        self._pool = client.connection_pool
+        self._remap = client.remap
         self._deadline_s = deadline_s
         self._catalog_slot = catalog_slot
         self._call_elsewhere = call_elsewhere
@@ -149,7 +147,7 @@ class Router:
         self._ended_openings = 0
         self._subscribed: Address | None = None
         self._on_move: tuple[Callable[[Address], None], ...] = ()
-        self._watch = TopologyWatch(pool, startup, remap, self._to_ask, self._is_silent, self._on_round)
+        self._watch = TopologyWatch(client, self._to_ask, self._is_silent, self._on_round)
 
     # Checks, and what they read
 
@@ -543,12 +541,11 @@ class Router:
 
     # The end
 
-    def breakers(self) -> Iterable[tuple[bool, int]]:
-        """Return of each node whether its breaker is open, and how often it has opened; those that left included."""
-        yield self._watch.topology is None and self._watch.problem is not None, self._ended_openings
-        for node in list(self._nodes.values()):
-            breaker = node.batcher.endpoint.breaker
-            yield breaker.is_open, breaker.openings
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker of any node is open, or no topology is known; and how often any has opened."""
+        state = combined((node.batcher.breaker_state() for node in list(self._nodes.values())), self._ended_openings)
+        is_unknown = self._watch.topology is None and self._watch.problem is not None
+        return state._replace(is_open=state.is_open or is_unknown)
 
     async def close(self) -> None:
         """Close all connections, once all calls have their replies or are late."""

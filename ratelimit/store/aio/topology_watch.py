@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from math import inf
-from typing import Any
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.finder import FixedAddress
+from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.topology import (
     PATIENCE_S,
     QUERIES,
@@ -34,9 +34,7 @@ class TopologyWatch:
     """Keeps the topology, and asks for it again when it is doubted. Belongs to the event loop in which it is made.
 
     Args:
-        pool: Says how to connect to a node.
-        startup: Addresses of some nodes, asked where no other answers.
-        remap: Gives the address at which to reach a node, where the cluster tells another.
+        client: Says how to connect to a node, and names some, asked where no other answers.
         nodes: What connections there are to nodes that are known already.
         is_silent: Returns whether a primary does not answer.
         on_round: Called after each round, whatever was answered.
@@ -49,16 +47,12 @@ class TopologyWatch:
 
     def __init__(
         self,
-        pool: Any,
-        startup: Sequence[Address],
-        remap: Callable[[Address], Address] | None,
+        client: ClusterClient,
         nodes: NodesToAsk,
         is_silent: Callable[[], bool],
         on_round: Callable[[], None],
     ) -> None:
-        self._pool = pool
-        self._startup = startup
-        self._remap = remap
+        self._client = client
         self._nodes = nodes
         self._is_silent = is_silent
         self._on_round = on_round
@@ -168,9 +162,9 @@ class TopologyWatch:
         connected = list(self._nodes())
         yield from connected
         replicas = () if self.topology is None else self.topology.replicas
-        for address in dict.fromkeys((*replicas, *self._startup)):
+        for address in dict.fromkeys((*replicas, *self._client.start_nodes)):
             if address not in dict(connected):
-                connection = CommandConnection(self._pool, FixedAddress(address))
+                connection = CommandConnection(self._client.connection_pool, FixedAddress(address))
                 try:
                     yield address, connection
                 finally:
@@ -180,4 +174,4 @@ class TopologyWatch:
         slots, info = await connection.send(QUERIES, timeout_s)
         if isinstance(slots, Exception):
             raise error_mapping.without_topology(slots)
-        return Topology.from_slots(slots, address, info, self._remap)
+        return Topology.from_slots(slots, address, info, self._client.remap)

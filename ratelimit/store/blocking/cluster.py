@@ -6,25 +6,20 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from ratelimit.admin.doctor.read import Peer, PeerReply
-from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import AtNode, PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.blocking import peers
 from ratelimit.store.blocking.base import BlockingExecutorBase
 from ratelimit.store.blocking.connection import Connection
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.blocking.nodes import Node, Nodes
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import PATIENCE_S, patience_of
+from ratelimit.store.clients import PATIENCE_S
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS, Reaction, pause_s, reaction_to
 from ratelimit.store.cluster.slots import divide, slot_of, slot_of_all, slot_of_call
 from ratelimit.store.cluster.topology import name_of
-from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
 _ASKING = pack([("ASKING",)])
@@ -66,11 +61,10 @@ class BlockingClusterExecutor(BlockingExecutorBase):
     has_slots = True
 
     def __init__(self, client: ClusterClient, deadline: float = PATIENCE_S, *, catalog_key: str) -> None:
-        self._client = client  # held: its nodes do not
-        self._pool: Any = client.connection_pool
+        self._client = client  # held: the nodes are shared by all executors of the client, and end with it
         self._nodes = Nodes.of(client)
         self._catalog_slot = slot_of(catalog_key)
-        super().__init__(deadline, patience_of(self._pool))
+        super().__init__(client.connection_pool, self._nodes, deadline)
 
     @property
     def finder(self) -> Finder:
@@ -249,31 +243,6 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             errand.reply = next(replies)
             if _is_error(answer_to_asking) and _is_error(errand.reply):
                 errand.reply = answer_to_asking  # a user who may not send it is sent back: that would go on and on
-
-    def breaker_state(self) -> BreakerState:
-        """Return whether the breaker of any node is open, and how often any has opened in this process."""
-        return self._nodes.breaker_state()
-
-    def client_settings(self) -> ClientSettings:
-        """Return how the client is set that was passed in."""
-        return client_settings(self._pool)
-
-    def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
-        """Return what servers beside the primaries answer."""
-        return peers.ask(self._pool, asked_peers)
-
-    def connect(self, timeout_s: float) -> None:
-        """Wait until there are connections to each primary.
-
-        Raises:
-            StoreUnavailable: Not to all of them, or not every slot has one; with the reason.
-        """
-        self._nodes.connect(timeout_s)
-
-    def close(self) -> None:
-        """Close all connections to the nodes. Others who share the client have theirs made anew."""
-        self._background.close()
-        self._nodes.close()
 
 
 def _is_error(reply: object) -> bool:

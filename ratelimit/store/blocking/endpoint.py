@@ -231,7 +231,7 @@ class Endpoint:
 
     def breaker_state(self) -> BreakerState:
         """Return whether the breaker is open, and how often it has opened."""
-        return BreakerState(self._breaker.is_open, self._breaker.openings)
+        return self._breaker.state()
 
     def connect(self, timeout_s: float, count: int = USUALLY_IDLE) -> None:
         """Wait until so many connections stand, as many as are usually idle; after this time, for one and a spare.

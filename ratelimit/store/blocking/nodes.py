@@ -25,7 +25,7 @@ from ratelimit.store.blocking.connections import USUALLY_IDLE
 from ratelimit.store.blocking.endpoint import Endpoint
 from ratelimit.store.blocking.finder import OnMove
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.breaker import BreakerState
+from ratelimit.store.breaker import BreakerState, combined
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import SLOTS
 from ratelimit.store.cluster.topology import (
@@ -212,9 +212,7 @@ class Nodes:
 
     def breaker_state(self) -> BreakerState:
         """Return whether any node's breaker is open, and how often any has opened in this process."""
-        states = [node.breaker_state() for node in [*self._by_address.values()]]
-        openings = self._openings_of_others + sum(state.openings for state in states)
-        return BreakerState(any(state.is_open for state in states), openings)
+        return combined((node.breaker_state() for node in [*self._by_address.values()]), self._openings_of_others)
 
     def connect(self, timeout_s: float) -> None:
         """Wait until there are connections to each primary.
