@@ -115,7 +115,7 @@ def code_of(error: Exception) -> str:
 
 
 def without_topology(error: Exception) -> StoreUnavailable:
-    """Return why a node did not say who owns which slot, with what to do about it."""
+    """Return why a node reports no topology, with what to do about it."""
     code, message = code_of(error), message_of(error)
     if code == "NOPERM":
         return StoreUnavailable(f"{message} (grant this user +cluster|slots and +cluster|info)", cause="refused")

@@ -16,11 +16,11 @@ from typing import Any
 
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.clients import AsyncClient, Client, pool_of
-from ratelimit.store.sentinel import Address
 
 _POLL_S = 1.0
 _RECONNECT_PAUSE_S = 0.5

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import Command
+from ratelimit.store.addresses import Address
 
 TIMEOUT_S = 0.25
 """How long a Sentinel may take to connect, and to answer, before the next one is asked."""
@@ -24,8 +25,6 @@ PAUSE_S = 0.05
 """At least so much time between two rounds, however much is published: a Sentinel may watch many services."""
 SWITCH_CHANNEL = "+switch-master"
 """Where a Sentinel publishes failovers, of all its services."""
-
-Address = tuple[str, int]
 
 
 class NamedPrimary(NamedTuple):

@@ -204,22 +204,22 @@ def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(
         assert caught.value.cause == "unknown"
 
 
-def test_a_round_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
-    """Nobody has to doubt the topology for that."""
+def test_a_refresh_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
+    """No caller has to request them."""
     with open_executor(fakes) as executor:
         nodes, rounds = executor._nodes, []
 
-        def ask(informed, ask=nodes._ask):
-            rounds.append(informed)
+        def refresh(redirected_to, refresh=nodes._refresh):
+            rounds.append(redirected_to)
             if len(rounds) == 1:
                 raise KeyError("of a listener")
-            return ask(informed)
+            return refresh(redirected_to)
 
-        monkeypatch.setattr(nodes, "_ask", ask)
-        monkeypatch.setattr(nodes, "_is_silent", lambda: True)  # asks again in a moment
-        before = nodes._conclusions
-        nodes.doubt()
-        wait_for(lambda: nodes._conclusions >= before + 2)
+        monkeypatch.setattr(nodes, "_refresh", refresh)
+        monkeypatch.setattr(nodes, "_is_unreachable", lambda: True)  # so the next one comes in a moment
+        before = nodes._refreshes
+        nodes.request_refresh()
+        wait_for(lambda: nodes._refreshes >= before + 2)
         assert check(executor) == 1
 
 
@@ -257,7 +257,7 @@ def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         second.answer = ResponseError(f"MOVED 1 {first.name}")
         began_s = time.monotonic()
-        with pytest.raises(StoreUnavailable, match="name each other"):
+        with pytest.raises(StoreUnavailable, match=r"redirect slot \d+ to each other"):
             send(executor)
         assert time.monotonic() - began_s < 2
         assert len(first.calls) + len(second.calls) <= MAX_ATTEMPTS

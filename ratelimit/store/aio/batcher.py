@@ -59,13 +59,13 @@ _now_s = time.monotonic
 
 
 class Rerouter(Protocol):
-    """Sends what a node did not carry out to another node. None where there is one server."""
+    """Sends to another node what this one did not carry out. None where there is one server."""
 
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
         """Return whether it sees to it that a call gets a reply, after a server's error reply or a StoreError."""
 
-    def note_silence(self) -> None:
-        """Note that the node does not answer, or cannot be connected to."""
+    def on_unreachable(self) -> None:
+        """The node does not reply, or cannot be connected to."""
 
 
 class CheckBatcher:
@@ -79,8 +79,8 @@ class CheckBatcher:
         deadline_s: How long a call may wait for Redis.
         primary: Finds whom to connect to; None where that is the pool's business.
         call_elsewhere: What takes the place of `call` in any other event loop.
-        rerouter: Where there are several nodes, who knows the others.
-        clock: What all of them count the time by.
+        rerouter: Where there are several nodes: sends to the others.
+        clock: By which all of them count deadlines.
 
     Attributes:
         has_slots: Whether a command may only name keys of one slot: then each check is a script call of its own, and
@@ -194,7 +194,7 @@ class CheckBatcher:
         """As `EndpointListener.on_unavailable`."""
         error = self.endpoint.unavailable()
         if self._rerouter is not None:
-            self._rerouter.note_silence()
+            self._rerouter.on_unreachable()
             for waiter in self.take_waiting():
                 if not self._rerouter.take_over(waiter, error):
                     _fail([waiter[1]], error)

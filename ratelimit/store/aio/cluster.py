@@ -22,6 +22,7 @@ from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.base import AsyncExecutorBase
+from ratelimit.store.aio.nodes import Nodes
 from ratelimit.store.aio.router import Router
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import Part, divide, slot_of
@@ -33,7 +34,7 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
     """The twin of `BlockingClusterExecutor`. Has connections of its own to each primary, in each event loop.
 
     Args:
-        client: Says how to connect, and where to begin.
+        client: How to connect to nodes, and the first ones.
         deadline_s: How long a check may wait for Redis; of no use where nothing is checked.
         catalog_key: The name of the catalogue: commands without keys go to its node.
         on_new_loop: Called in each loop before its first check.
@@ -54,21 +55,24 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
         super().__init__(client.connection_pool, deadline_s, on_new_loop)
         self._client = client
         self._catalog_slot = slot_of(catalog_key)
-        self.finder = self._senders.get
+        self.finder = self._nodes
+
+    def _nodes(self) -> Nodes:
+        return self._senders.get().nodes
 
     def _new_sender(self) -> Router:
         return Router(self._client, self._deadline_s, self._catalog_slot, self._call_in_running_loop)
 
     def _sender_of_checks(self) -> Router:
         router = self._senders.get()
-        if router.connect():
+        if router.nodes.connect():
             self._on_new_loop()
         return router
 
     async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         left_s = None if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
         if isinstance(request, Primaries):
-            return await self._senders.get().primaries(left_s)
+            return await self._nodes().primaries(left_s)
         if started_s is None or not isinstance(request, ScriptCall | BatchableReads):
             return await self._send(request, left_s)
         router = self._sender_of_checks()
@@ -109,7 +113,7 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
         Raises:
             StoreUnavailable: They do not, within that time.
         """
-        await self._sender_of_checks().wait_complete(timeout_s)
+        await self._sender_of_checks().nodes.wait_complete(timeout_s)
 
 
 def _result(request: Sequence[Command], replies: list[Any]) -> list[Any]:

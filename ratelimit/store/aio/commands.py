@@ -10,13 +10,13 @@ from typing import Any
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline, set_unless_done
 from ratelimit.store.resp import pack
-from ratelimit.store.sentinel import Address
 
 
 class CommandConnection:

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
 from ratelimit.store.resp import NO_OP
-from ratelimit.store.sentinel import Address
 
 CONNECT_TIMEOUT_S = 5.0
 """For an attempt to connect, handshake included: patient, for the moment in which it succeeds is when Redis is back."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat, sentinel
+from ratelimit.store.addresses import Address, OnMove
 from ratelimit.store.resp import pack
-
-OnPrimary = Callable[[sentinel.Address], None]
 
 
 class AsyncPrimaryFinder:
@@ -21,14 +20,14 @@ class AsyncPrimaryFinder:
         self._pools = redis_compat.sentinel_pools(pool)
         self._tracker = redis_compat.primary_tracker(pool)
         self._queries = pack(sentinel.queries(pool.service_name))
-        self._users: tuple[OnPrimary, ...] = ()
+        self._users: tuple[OnMove, ...] = ()
         self._is_doubted = asyncio.Event()
         self._is_closed = False
         self._task: asyncio.Task[None] | None = None
         self._connections = [_SentinelConnection(pool, sentinel.WATCH_TIMEOUT_S) for pool in self._pools]
         self._subscription = _Subscription(self._ask_now)
 
-    async def find(self) -> sentinel.Address:
+    async def find(self) -> Address:
         """Return the address of the primary, as the first Sentinel names it that knows of the last failover.
 
         Raises:
@@ -44,7 +43,7 @@ class AsyncPrimaryFinder:
                 break
         return self._conclude(search)
 
-    def watch(self, on_primary: OnPrimary) -> None:
+    def watch(self, on_primary: OnMove) -> None:
         """Ask the Sentinels each second from now on, and at each failover that one of them publishes.
 
         Args:
@@ -101,7 +100,7 @@ class AsyncPrimaryFinder:
             search.fail(number, error_mapping.message_of(error))
             return False
 
-    def _conclude(self, search: sentinel.Round) -> sentinel.Address:
+    def _conclude(self, search: sentinel.Round) -> Address:
         address = search.conclude()
         if search.is_moved:
             for on_primary in self._users:

@@ -15,12 +15,12 @@ from weakref import ref
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.connections import Connections
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
-from ratelimit.store.sentinel import Address
 
 _MAX_ATTEMPTS = 8
 _PATIENCE_S = 5.0

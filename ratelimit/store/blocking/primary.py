@@ -10,20 +10,18 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat, sentinel
+from ratelimit.store.addresses import Address, OnMove
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.resp import pack
 
 _READ_SIZE = 4096
-
-OnPrimary = Callable[[sentinel.Address], None]
 
 
 class PrimaryFinder:
@@ -37,7 +35,7 @@ class PrimaryFinder:
         self._pools = redis_compat.sentinel_pools(pool)
         self._tracker = redis_compat.primary_tracker(pool)
         self._queries = pack(sentinel.queries(pool.service_name))
-        self._users: tuple[WeakMethod[OnPrimary], ...] = ()
+        self._users: tuple[WeakMethod[OnMove], ...] = ()
         self._wake_up: tuple[socket.socket, socket.socket] | None = None
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
@@ -48,7 +46,7 @@ class PrimaryFinder:
         self._thread: threading.Thread | None = None
         self._close_wake_up()
 
-    def find(self) -> sentinel.Address:
+    def find(self) -> Address:
         """Return the address of the primary, as the first Sentinel names it that knows of the last failover.
 
         Raises:
@@ -64,7 +62,7 @@ class PrimaryFinder:
                 break
         return self._conclude(search)
 
-    def watch(self, on_primary: OnPrimary) -> None:
+    def watch(self, on_primary: OnMove) -> None:
         """Ask the Sentinels each second from now on, and at each failover that one of them publishes.
 
         Args:
@@ -89,7 +87,7 @@ class PrimaryFinder:
             with contextlib.suppress(OSError):  # it has ended, or was woken more often than it could look
                 wake_up[0].send(b"!")
 
-    def unwatch(self, on_primary: OnPrimary) -> None:
+    def unwatch(self, on_primary: OnMove) -> None:
         """Call the method no more. The watch ends with the last one."""
         method = WeakMethod(on_primary)
         with self._lock:
@@ -131,7 +129,7 @@ class PrimaryFinder:
             search.fail(number, error_mapping.message_of(error))
             return False
 
-    def _conclude(self, search: sentinel.Round) -> sentinel.Address:
+    def _conclude(self, search: sentinel.Round) -> Address:
         with self._lock:
             address = search.conclude()
         if search.is_moved:
@@ -150,7 +148,7 @@ class PrimaryFinder:
             return True
 
 
-def _is_alive(method: WeakMethod[OnPrimary]) -> bool:
+def _is_alive(method: WeakMethod[OnMove]) -> bool:
     return method() is not None
 
 
