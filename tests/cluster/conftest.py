@@ -2,6 +2,7 @@
 
 import pytest
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
+from helpers.fake_cluster import FakeCluster
 from helpers.servers import NAMES
 
 from ratelimit.store.blocking import nodes
@@ -87,3 +88,23 @@ def plain(request, running):
     with running[name].client() as client:
         client.flushall()
     return running[name]
+
+
+@pytest.fixture
+def fakes():
+    """Two nodes that answer what a test wants."""
+    made = FakeCluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def first(fakes):
+    """The one that owns all slots but one."""
+    return fakes.nodes[0]
+
+
+@pytest.fixture
+def second(fakes):
+    """The other one."""
+    return fakes.nodes[1]

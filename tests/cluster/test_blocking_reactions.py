@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from itertools import count
 
 import pytest
-from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
+from helpers.fake_cluster import NOT_SERVED
+from helpers.fake_server import HANG_UP, SILENCE
 from helpers.slot_load import blocking_executor, count_call, request
 from helpers.waiting import wait_for
 from redis.exceptions import ResponseError
@@ -24,12 +25,6 @@ from ratelimit.store.cluster.slots import slot_of
 pytestmark = pytest.mark.cluster
 
 KEY = "key"
-NO_LONGER = {
-    "CLUSTERDOWN": ResponseError("CLUSTERDOWN Hash slot not served"),
-    "READONLY": ResponseError("READONLY You can't write against a read only replica."),
-    "MASTERDOWN": ResponseError("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
-    "LOADING": ResponseError("LOADING Redis is loading the dataset in memory"),
-}
 
 
 def check(executor):
@@ -55,23 +50,6 @@ def send(request):
     return request.param
 
 
-@pytest.fixture
-def fakes():
-    made = FakeCluster()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def first(fakes):
-    return fakes.nodes[0]
-
-
-@pytest.fixture
-def second(fakes):
-    return fakes.nodes[1]
-
-
 @contextmanager
 def open_executor(fakes, deadline=1.0, client=None):
     with closing(blocking_executor(client or client_from_url(fakes.url, 1.0), deadline)) as executor:
@@ -80,33 +58,33 @@ def open_executor(fakes, deadline=1.0, client=None):
 
 
 def test_moved(fakes, first, second, send):
-    """It goes to the node that is named, and so does the next one; the topology is asked for once, for all."""
+    """It goes to the node that is named, and so does the next one; the topology is refreshed once, for all."""
     with open_executor(fakes) as executor, ThreadPoolExecutor(8) as threads:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         fakes.owner, fakes.epoch = second, 2
         assert [*threads.map(send, [executor] * 50)] == [2] * 50
         assert send(executor) == 2
         assert len(first.calls) <= 8  # those that were on their way
         time.sleep(0.3)
-        assert 1 <= fakes.rounds - rounds <= 3
+        assert 1 <= fakes.refreshes - refreshes <= 3
 
 
 def test_ask(fakes, first, second, send):
-    """It goes to the node that is named behind ASKING; the next one goes to the owner. Nobody asks for the topology."""
+    """It goes to the node that is named behind ASKING; the next one to the owner. The topology is not refreshed."""
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answers.append(ResponseError(f"ASK 1 {second.name}"))
         assert send(executor) == 2
         assert second.calls[0] == "ASKING"
         assert len(second.calls) == 2
         assert send(executor) == 1
         time.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
 def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second):
-    """Sent by its source, it asks its way anew."""
+    """Sent by its source, it is redirected anew."""
     with open_executor(fakes) as executor:
         first.answers += [ResponseError(f"ASK 1 {second.name}")] * 2
         second.answers.append(ResponseError("NOSCRIPT No matching script. Please use EVAL."))
@@ -123,39 +101,39 @@ def test_tryagain(fakes, first, second, send):
         assert second.calls == []
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
+@pytest.mark.parametrize("code", NOT_SERVED)
 def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send):
-    """The topology is asked for, as it was not just before; another owner gets the call."""
+    """The topology is refreshed, as it was not just before; another owner gets the call."""
     with open_executor(fakes) as executor:
         time.sleep(1.1)
-        first.answer = NO_LONGER[code]
+        first.answer = NOT_SERVED[code]
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
         assert len(first.calls) == 1
 
 
 def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
-    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    """It goes on reporting that it owns the slot, and that the cluster is down: another node reports the failover."""
     with open_executor(fakes) as executor:
         time.sleep(1.1)
-        first.answer, first.old_view = NO_LONGER["CLUSTERDOWN"], (first, 1)
+        first.answer, first.old_topology = NOT_SERVED["CLUSTERDOWN"], (first, 1)
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
         assert executor._nodes.find() == second.address
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
-def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
+@pytest.mark.parametrize("code", NOT_SERVED)
+def test_without_another_owner_it_fails_with_the_error_of_the_node(fakes, first, second, code, send):
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
-        first.answer = NO_LONGER[code]
+        refreshes = fakes.refreshes
+        first.answer = NOT_SERVED[code]
         with pytest.raises(StoreUnavailable, match=code) as caught:
             send(executor)
         assert caught.value.cause == ("deposed" if code in ("READONLY", "MASTERDOWN") else "refused")
         assert len(first.calls) == 1
         assert second.calls == []
         time.sleep(0.2)
-        assert fakes.rounds > rounds
+        assert fakes.refreshes > refreshes
 
 
 def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, second, send):
@@ -190,8 +168,8 @@ def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, second
         assert second.calls == []
 
 
-def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(fakes, first, monkeypatch):
-    """As there can be no more threads: that says nothing of what was sent."""
+def test_what_has_no_answer_stays_unknown_where_the_topology_cannot_be_refreshed(fakes, first, monkeypatch):
+    """As there can be no more threads: what was sent does not depend on it."""
     with open_executor(fakes, 0.3) as executor:
 
         def wake():
@@ -238,7 +216,7 @@ def test_a_silent_node_does_not_use_up_the_time_of_the_others(fakes, first, seco
 
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
         with pytest.raises(StoreUnavailable, match="OOM"):
             send(executor)
@@ -248,10 +226,10 @@ def test_all_else_fails_as_on_one_server(fakes, first, second, send):
         assert len(first.calls) == 2
         assert second.calls == []
         time.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
-def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
+def test_nodes_that_redirect_a_call_to_each_other_end_it(fakes, first, second, send):
     """It is sent few times, within its deadline."""
     with open_executor(fakes, 0.2) as executor:
         first.answer = ResponseError(f"MOVED 1 {second.name}")
@@ -264,7 +242,7 @@ def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
 
 
 def test_addresses_of_redirections_are_mapped(fakes, first, second):
-    """As the client that was passed in maps those that the cluster tells."""
+    """As the client that was passed in maps those that the cluster reports."""
     inside = {("10.0.0.1", 7000): first.address, ("10.0.0.2", 7000): second.address}
     by_url = client_from_url(fakes.url, 1.0)
     client = ClusterClient(by_url.connection_pool, by_url.start_nodes, lambda address: inside.get(address, address))
