@@ -5,16 +5,6 @@ from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
 from helpers.fake_cluster import FakeCluster
 from helpers.servers import NAMES
 
-from ratelimit.store.blocking import nodes
-
-
-@pytest.fixture(autouse=True)
-def closed_nodes():
-    """Close connections of tests: each node of a cluster that has ended would be tried for ever."""
-    yield
-    for each in [*nodes._nodes.values()]:
-        each.close()
-
 
 @pytest.fixture(scope="session")
 def started():

@@ -17,6 +17,8 @@ from redis.exceptions import ResponseError
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.effects import BatchableReads, IndependentReads
+from ratelimit.store.blocking import connector
+from ratelimit.store.blocking.nodes import Node
 from ratelimit.store.clients import client_from_url
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
@@ -25,6 +27,7 @@ from ratelimit.store.cluster.slots import slot_of
 pytestmark = pytest.mark.cluster
 
 KEY = "key"
+UPKEEP_INTERVAL_S = 5
 
 
 def check(executor):
@@ -212,6 +215,38 @@ def test_a_silent_node_does_not_use_up_the_time_of_the_others(fakes, first, seco
         replies = executor.run(request(reads), time.monotonic())
         assert replies[other is second] == (2 if other is second else 1)
         assert isinstance(replies[silent is second], StoreUnavailable)
+
+
+def test_a_cluster_that_is_gone_is_not_probed_for_ever(fakes, monkeypatch):
+    """Without a caller the threads that connect to its nodes end; the next caller connects to those that are back."""
+    assert UPKEEP_INTERVAL_S < Node.PROBES_UNUSED_S < 60
+    monkeypatch.setattr(Node, "PROBES_UNUSED_S", 0.5)
+    attempts = []
+
+    def open_connection(*arguments, open_connection=connector.open_connection):
+        attempts.append(time.monotonic())
+        return open_connection(*arguments)
+
+    with open_executor(fakes) as executor:
+        nodes = [*executor._nodes._by_address.values()]
+        monkeypatch.setattr(connector, "open_connection", open_connection)
+        for fake in fakes.nodes:
+            fake.close()
+        until_s = time.monotonic() + 1.5
+        while time.monotonic() < until_s:  # as long as it has callers, it is probed
+            with pytest.raises(StoreUnavailable):
+                check(executor)
+            time.sleep(0.02)
+        assert len(attempts) > 8
+        assert executor._nodes.owners[slot_of(KEY)].breaker_state() == (True, 1)  # it has not begun anew
+        wait_for(lambda: not any(node.connector._background._thread for node in nodes))
+        assert not executor.breaker_state().is_open
+        attempts.clear()
+        time.sleep(0.5)  # nothing happens: there is no other way to see that
+        assert attempts == []
+        for fake in fakes.nodes:
+            fake.listen_again()
+        assert [check(executor), check(executor)] == [1, 1]
 
 
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):

@@ -24,9 +24,14 @@ class FakeServer:
     def __init__(self):
         self.connection_count = 0
         self._clients = set()
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1", 0
+        self.listen_again()
+
+    def listen_again(self):
+        """Take connections at the same address, once closed."""
+        self._listening = socket.create_server(self.address)
         self.address = self._listening.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     @property
     def open_count(self):
@@ -39,10 +44,10 @@ class FakeServer:
     def _on_end(self, client):
         """A client has ended its connection."""
 
-    def _accept(self):
+    def _accept(self, listening):
         with contextlib.suppress(OSError):
             while True:
-                client, _ = self._listening.accept()
+                client, _ = listening.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.connection_count += 1
                 self._clients.add(client)

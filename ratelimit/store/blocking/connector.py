@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 from weakref import ref
@@ -36,15 +37,24 @@ class Connector:
         pool: Says how to connect. It must be held by whoever uses the connector.
         connections: Where connections go that the server has answered on, and who waits for one.
         primary: Finds whom to connect to; None where that is the pool's business.
+        probes_unused_s: For how many seconds a server that does not answer is probed without any caller. Then the
+            thread ends, and the next caller waits for a connection as the first one did.
 
     Attributes:
         breaker: Whether the server answers.
     """
 
-    def __init__(self, pool: Any, connections: Connections, primary: Finder | None = None) -> None:
+    def __init__(
+        self, pool: Any, connections: Connections, primary: Finder | None = None, probes_unused_s: float = inf
+    ) -> None:
         self._pool = ref(pool)
         self._connections = connections
         self._primary = primary
+        self._probes_unused_s = probes_unused_s
+        self._used_s = 0.0
+        """When the thread last saw that the breaker was closed, or that a caller had been refused."""
+        self._is_used = False
+        """Whether a caller was refused since then."""
         self.breaker = Breaker()
         self._background = Background(self._step, "ratelimit-connections")
         self._changed = threading.Condition(connections.lock)
@@ -83,6 +93,7 @@ class Connector:
 
     def unavailable(self) -> StoreUnavailable:
         """Return an error that says why nothing is sent."""
+        self._is_used = True
         failure = self._failure or _SILENT
         return StoreUnavailable(*failure.args, cause=failure.cause)
 
@@ -99,6 +110,8 @@ class Connector:
         if self._is_closed:
             return None
         now_s, connections = monotonic(), self._connections
+        if self._is_unused(now_s):
+            return None
         if now_s >= self._watch_s:
             self._watch_s = now_s + _WATCH_INTERVAL_S
             connections.close_ended()
@@ -117,6 +130,18 @@ class Connector:
         for _ in range(attempts):
             self._start(_connect, generation, self._pool())
         return min(wait_s, _WATCH_INTERVAL_S)
+
+    def _is_unused(self, now_s: float) -> bool:
+        """Return whether a server that does not answer has had no caller for long; then begin anew for the next one."""
+        if self._is_used or not self.breaker.is_open:
+            self._used_s, self._is_used = now_s, False
+        if now_s <= self._used_s + self._probes_unused_s:
+            return False
+        with self._connections.lock:
+            self._is_closed = not (self._connections.waiters or self._connections.wanted)
+            if self._is_closed:
+                self._begin_anew()
+            return self._is_closed
 
     def _decide(self, now_s: float) -> tuple[bool, int, float]:
         """Return whether to ask the spare connection, how many others to make, and for how many seconds to rest."""

@@ -49,6 +49,9 @@ _FIND_TIMEOUT_S = 2.0
 class Node(Endpoint):
     """The endpoint of one node."""
 
+    PROBES_UNUSED_S = 10.0
+    """Longer than the upkeep of a limiter pauses. Without a bound a cluster that is gone would be probed for ever."""
+
     def __init__(self, pool: Any, address: Address) -> None:
         self.address = address
         self._own_pool = redis_compat.pool_at(pool, address)  # held here: the endpoint itself does not
