@@ -99,10 +99,19 @@ def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, Exception):
-            if redis_compat.is_unknown_script(reply):
-                raise reply
-            raise after_sending(reply) from reply
+            raise _first_error(replies)
     return replies
+
+
+def _first_error(replies: Sequence[Any]) -> Exception:
+    """Return the first error among replies, before all others that of a node which did not reply."""
+    errors = [reply for reply in replies if isinstance(reply, Exception)]
+    first = next((error for error in errors if isinstance(error, StoreError)), errors[0])
+    if isinstance(first, StoreError) or redis_compat.is_unknown_script(first):
+        return first
+    store_error = after_sending(first)
+    store_error.__cause__ = first
+    return store_error
 
 
 def code_of(error: Exception) -> str:

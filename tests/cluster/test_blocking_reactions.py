@@ -16,7 +16,7 @@ from helpers.waiting import wait_for
 from redis.exceptions import ResponseError
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.effects import BatchableReads, IndependentReads
+from ratelimit.effects import BatchableReads, IndependentReads, PatientCommands
 from ratelimit.store.blocking import connector
 from ratelimit.store.blocking.nodes import Node
 from ratelimit.store.clients import client_from_url
@@ -247,6 +247,31 @@ def test_a_cluster_that_is_gone_is_not_probed_for_ever(fakes, monkeypatch):
         for fake in fakes.nodes:
             fake.listen_again()
         assert [check(executor), check(executor)] == [1, 1]
+
+
+def test_patient_commands_follow_redirections(fakes, first, second):
+    """On their own connection, also behind ASKING; nodes that redirect them to each other end that."""
+    patient = PatientCommands([("GET", KEY), ("WAIT", 1, 1000)], 1.0)
+    with open_executor(fakes) as executor:
+        first.answers += [ResponseError(f"ASK 1 {second.name}"), ResponseError(f"MOVED 1 {second.name}")]
+        assert executor.run(request(patient))[0] == 2
+        assert executor.run(request(patient))[0] == 2
+        assert second.calls == ["ASKING", "GET", "GET"]
+        first.answer = ResponseError(f"MOVED 1 {second.name}")
+        second.answer = ResponseError(f"MOVED 1 {first.name}")
+        failed, _ = executor.run(request(patient))
+        assert isinstance(failed, StoreUnavailable)
+        assert "to each other" in str(failed)
+
+
+def test_the_error_of_a_node_is_not_its_own_cause(fakes, first):
+    """Whoever looks for the origin of an error would never find an end."""
+    with open_executor(fakes) as executor:
+        first.close()
+        time.sleep(0.02)
+        with pytest.raises(StoreUnavailable) as caught:
+            executor.run(request([("GET", KEY)]))
+        assert caught.value.__cause__ is not caught.value
 
 
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):

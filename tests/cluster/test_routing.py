@@ -8,6 +8,7 @@ from redis.exceptions import AskError, MovedError, TryAgainError
 from ratelimit.errors import StoreTimeout, StoreUnavailable
 from ratelimit.store.cluster.reactions import IF_ANOTHER_OWNS, REFRESH_AND_FAIL, REPEAT
 from ratelimit.store.cluster.routing import (
+    CommandGroup,
     RoutedCommand,
     end_redirections,
     failures_of,
@@ -74,6 +75,23 @@ def test_nodes_that_redirect_to_each_other_are_the_error_of_a_command():
 
 def test_asking_goes_before_the_commands_that_need_it():
     assert with_asking([("a", False), ("b", True), ("c", False)], "ASKING") == ["a", "ASKING", "b", "c"]
+
+
+def test_commands_that_stay_together_have_one_error():
+    """What is done about it is done for all; in the end it stands in its place."""
+    group = CommandGroup(3999, [("GET", "key"), ("WAIT", 1, 0), ("GET", "key")])
+    assert group.to_send() == [("GET", "key"), ("WAIT", 1, 0), ("GET", "key")]
+    moved = MovedError("3999 10.0.0.3:7002")
+    group.take([moved, 1, moved])
+    assert group.reply is moved
+    group.is_asking = True
+    assert group.to_send() == [("ASKING",), ("GET", "key"), ("WAIT", 1, 0), ("GET", "key")]
+    group.take([b"OK", b"a", moved, TryAgainError("later")])
+    assert group.reply is moved
+    group.reply = StoreUnavailable("to each other")
+    assert [type(reply) for reply in group.replies()] == [bytes, StoreUnavailable, TryAgainError]
+    group.take([b"OK", b"a", 1, None])
+    assert (group.reply, group.replies()) == (None, [b"a", 1, None])
 
 
 ERROR, REFUSED = ValueError("of the command"), ValueError("of ASKING")

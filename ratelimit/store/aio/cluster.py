@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ratelimit.effects import (
     AtNode,
     BatchableReads,
-    IndependentAtNode,
-    IndependentCommands,
-    IndependentReads,
     KeyLookUps,
     PatientCommands,
     Primaries,
     Sent,
 )
-from ratelimit.errors import StoreError
-from ratelimit.scripts import Command, ScriptCall
+from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
 from ratelimit.store.aio.base import AsyncExecutorBase
 from ratelimit.store.aio.nodes import Nodes
@@ -86,7 +82,8 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
             *[router.call_at(part.slot, kind([part.command]), started_s) for part in parts.parts],
             return_exceptions=True,
         )
-        return _result(request, parts.join([reply[0] if isinstance(reply, list) else reply for reply in replies]))
+        joined = parts.join([reply[0] if isinstance(reply, list) else reply for reply in replies])
+        return error_mapping.replies_to(request, joined)
 
     def _refuse_late(self, router: Router, slot: int, started_s: float) -> None:
         if router.is_late(slot, started_s):
@@ -95,17 +92,17 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
     async def _send(self, request: Sent, timeout_s: float | None) -> Any:
         router = self._senders.get()
         if isinstance(request, PatientCommands):
-            return _result(request, await router.send_apart(request, request.patience_s))
+            return error_mapping.replies_to(request, await router.send_apart(request, request.patience_s))
         if isinstance(request, AtNode):
-            return _result(request, await router.send_to(request.node, request, timeout_s))
+            return error_mapping.replies_to(request, await router.send_to(request.node, request, timeout_s))
         if not isinstance(request, ScriptCall):
             division = divide(request, self._catalog_slot)
-            return _result(request, division.join(await router.send(division.parts, timeout_s)))
+            return error_mapping.replies_to(request, division.join(await router.send(division.parts, timeout_s)))
         slot = router.slot_of(request)
         (reply,) = await router.send([Part(slot, request.by_hash())], timeout_s)
         if redis_compat.is_unknown_script(reply):
             (reply,) = await router.send([Part(slot, request.by_source())], timeout_s)
-        return _result([], [reply])[0]
+        return error_mapping.replies_to([], [reply])[0]
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until all connections for checks of the running loop stand, to all primaries.
@@ -114,13 +111,3 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
             StoreUnavailable: They do not, within that time.
         """
         await self._sender_of_checks().nodes.wait_complete(timeout_s)
-
-
-def _result(request: Sequence[Command], replies: list[Any]) -> list[Any]:
-    """Return the replies to a request of which parts may have failed; or raise the first error among them."""
-    is_independent = isinstance(request, IndependentCommands | IndependentReads | IndependentAtNode)
-    for reply in () if is_independent else replies:
-        if isinstance(reply, StoreError):
-            raise reply
-    mapped = error_mapping.replies_to(request, [None if isinstance(each, StoreError) else each for each in replies])
-    return [old if isinstance(old, StoreError) else new for old, new in zip(replies, mapped, strict=True)]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import count
 from math import inf
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.scripts import Command, ScriptCall
@@ -31,6 +30,7 @@ from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS, Reaction, pause_s
 from ratelimit.store.cluster.routing import (
     ASKING,
+    CommandGroup,
     Failure,
     RoutedCommand,
     end_redirections,
@@ -46,6 +46,10 @@ from ratelimit.store.cluster.slots import Part, slot_of_all, slot_of_call, slot_
 _now_s = time.monotonic
 _TICK_S = 0.01
 """How often calls without a node are looked through for those whose deadline has passed."""
+
+
+_Command = RoutedCommand[Node]
+_C = TypeVar("_C", bound=_Command)
 
 
 class _WaitingCall(NamedTuple):
@@ -253,10 +257,23 @@ class Router:
             timeout_s: How long to wait for all of it; None if only silence is bounded, as of `CommandConnection.send`.
         """
         end_s = inf if timeout_s is None else _now_s() + timeout_s
-        commands = [RoutedCommand[Node](part.slot, part.command) for part in parts]
+        commands = [_Command(part.slot, part.command) for part in parts]
+        await self._carry_out(commands, end_s, self._send_once)
+        return [command.reply for command in commands]
+
+    async def _carry_out(
+        self, commands: Sequence[_C], end_s: float, send: Callable[[Sequence[_C], float], Awaitable[None]]
+    ) -> None:
+        """Send commands to the owners of their slots, and again where nodes redirect them.
+
+        Args:
+            commands: The commands.
+            end_s: Until when to send them again.
+            send: Sends commands to their nodes, those without one to the owners of their slots.
+        """
         pending = commands
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            await self._send_once(pending, end_s)
+            await send(pending, end_s)
             failures = failures_of(pending, self._client.remap)
             if any(failure.reaction.refreshes for failure in failures):
                 self.nodes.topology_watch.request_refresh()
@@ -265,12 +282,11 @@ class Router:
                 repeated = await self._redirect(repeated, end_s)
             if attempt == MAX_ATTEMPTS or not repeated or _now_s() >= end_s:
                 end_redirections(repeated)
-                break
+                return
             await asyncio.sleep(min(pause_before(attempt, repeated), end_s - _now_s()))
             pending = [failure.command for failure in repeated]
-        return [command.reply for command in commands]
 
-    async def _redirect(self, repeated: Sequence[Failure[Node]], end_s: float) -> list[Failure[Node]]:
+    async def _redirect(self, repeated: Sequence[Failure[_C]], end_s: float) -> list[Failure[_C]]:
         """Set the nodes that commands are sent to again; leave out those that no other node would carry out."""
         for command, reaction in repeated:
             command.is_asking = reaction.is_asking
@@ -278,7 +294,7 @@ class Router:
                 self.nodes.set_owner(command.slot, reaction.address)
         if any(reaction.needs_another for _, reaction in repeated):
             await self.nodes.topology_watch.next_refresh(end_s - _now_s())
-        redirected = list[Failure[Node]]()
+        redirected = list[Failure[_C]]()
         for failure in repeated:
             command, reaction = failure
             if reaction.needs_another and self.nodes.owners[command.slot] in (None, command.node):
@@ -287,12 +303,12 @@ class Router:
             redirected.append(failure)
         return redirected
 
-    async def _send_once(self, commands: Sequence[RoutedCommand[Node]], end_s: float) -> None:
+    async def _send_once(self, commands: Sequence[_Command], end_s: float) -> None:
         """Send commands to their nodes, or to the owners of their slots, and note what comes of each."""
         owners = self.nodes.owners
         if any(command.node is None and owners[command.slot] is None for command in commands):
             await self.nodes.topology_watch.next_refresh(end_s - _now_s())
-        by_node = dict[Node, list[RoutedCommand[Node]]]()
+        by_node = dict[Node, list[_Command]]()
         for command in commands:
             command.node = command.node or self.nodes.owners[command.slot]
             if command.node is None:
@@ -301,7 +317,7 @@ class Router:
                 by_node.setdefault(command.node, []).append(command)
         await asyncio.gather(*(self._send_to_node(node, its, end_s) for node, its in by_node.items()))
 
-    async def _send_to_node(self, node: Node, commands: Sequence[RoutedCommand[Node]], end_s: float) -> None:
+    async def _send_to_node(self, node: Node, commands: Sequence[_Command], end_s: float) -> None:
         are_asking = [command.is_asking for command in commands]
         sent = with_asking([(command.command, command.is_asking) for command in commands], ASKING)
         try:
@@ -318,20 +334,16 @@ class Router:
             commands: What to send.
             patience_s: For how long the server may wait with replies, on top of the usual time.
         """
-        slot = slot_of_all(commands, self._catalog_slot)
-        address, is_asking = None, False
-        for attempt in count(1):
-            node = await self.nodes.owner(slot) if address is None else self.nodes.at(address)
-            sent = [ASKING, *commands] if is_asking else commands
-            replies = await send_apart(self._client.connection_pool, sent, patience_s, node.finder)
-            replies = without_asking(replies, [is_asking, *[False] * (len(commands) - 1)])
-            errors = [reply for reply in replies if isinstance(reply, Exception)]
-            reactions = [each for error in errors if (each := self._reaction_to(error, node)).is_repeated]
-            if not reactions or reactions[0].needs_another or attempt >= MAX_ATTEMPTS:
-                return replies
-            address, is_asking = reactions[0].address, reactions[0].is_asking
-            await asyncio.sleep(pause_s(attempt, is_redirected=address is not None))
-        raise AssertionError
+
+        async def send(groups: Sequence[CommandGroup[Node]], _end_s: float) -> None:
+            for group in groups:
+                group.node = group.node or await self.nodes.owner(group.slot)
+                group.take(await send_apart(pool, group.to_send(), patience_s, group.node.finder))
+
+        pool = self._client.connection_pool
+        group = CommandGroup[Node](slot_of_all(commands, self._catalog_slot), commands)
+        await self._carry_out([group], inf, send)
+        return group.replies()
 
     async def send_to(self, name: str, commands: Sequence[Command], timeout_s: float | None) -> list[Any]:
         """Return the replies of the primary of this name, errors in their places."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ratelimit.effects import AtNode, PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError, StoreUnavailable
@@ -21,6 +21,7 @@ from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
 from ratelimit.store.cluster.routing import (
     ASKING,
+    CommandGroup,
     Failure,
     RoutedCommand,
     end_redirections,
@@ -35,6 +36,7 @@ from ratelimit.store.resp import pack
 _ASKING = pack([ASKING])
 
 _Command = RoutedCommand[Node]
+_C = TypeVar("_C", bound=_Command)
 
 
 class BlockingClusterExecutor(BlockingExecutorBase):
@@ -81,9 +83,7 @@ class BlockingClusterExecutor(BlockingExecutorBase):
         if isinstance(request, Primaries):
             return tuple(name_of(node.address) for node in self._nodes.primaries(wait))
         if isinstance(request, PatientCommands):
-            node = self._nodes.owner(slot_of_all(request, self._catalog_slot), wait)
-            packet, patience = pack(request), Wait(request.patience_s + self._patience_s)
-            return error_mapping.replies_to(request, node.execute_apart(packet, len(request), patience))
+            return error_mapping.replies_to(request, self._replies_apart(request, wait))
         if isinstance(request, AtNode):
             node = self._nodes.node_named(request.node, wait)
             return error_mapping.replies_to(request, node.execute(pack(request), len(request), wait) if request else [])
@@ -93,8 +93,21 @@ class BlockingClusterExecutor(BlockingExecutorBase):
         """Return the replies to commands, errors in their places."""
         division = divide(commands, self._catalog_slot)
         routed = [_Command(part.slot, pack([part.command])) for part in division.parts]
-        self._carry_out(routed, wait)
+        self._carry_out(routed, wait, self._send)
         return division.join([command.reply for command in routed])
+
+    def _replies_apart(self, request: PatientCommands, wait: Wait) -> list[Any]:
+        """Return the replies to commands on a connection of their own, errors in their places."""
+
+        def send(groups: Sequence[CommandGroup[Node]], wait: Wait) -> None:
+            for group in groups:
+                group.node = group.node or self._nodes.owner(group.slot, wait)
+                sent, patience = group.to_send(), Wait(request.patience_s + self._patience_s)
+                group.take(group.node.execute_apart(pack(sent), len(sent), patience))
+
+        group = CommandGroup[Node](slot_of_all(request, self._catalog_slot), request)
+        self._carry_out([group], wait, send)
+        return group.replies()
 
     def _completed(self, call: ScriptCall, node: Node | None, reply: Any, wait: Wait) -> Any:
         """Return the reply to a script call.
@@ -108,27 +121,28 @@ class BlockingClusterExecutor(BlockingExecutorBase):
         slot = call.slot if call.slot >= 0 else slot_of_call(call, self._catalog_slot)
         command = _Command(slot, call.packet or call.packed(pack))
         command.node, command.reply = node, reply
-        self._carry_out([command], wait)
+        self._carry_out([command], wait, self._send)
         if redis_compat.is_unknown_script(command.reply):
             # A restart, a failover or SCRIPT FLUSH loses scripts, and a new node has none.
             command = _Command(slot, pack([call.by_source()]))
-            self._carry_out([command], wait)
+            self._carry_out([command], wait, self._send)
         if isinstance(command.reply, StoreError):
             raise command.reply
         if isinstance(command.reply, Exception):
             raise error_mapping.after_sending(command.reply) from command.reply
         return command.reply
 
-    def _carry_out(self, commands: Sequence[_Command], wait: Wait) -> None:
+    def _carry_out(self, commands: Sequence[_C], wait: Wait, send: Callable[[Sequence[_C], Wait], None]) -> None:
         """Send commands to the owners of their slots, and again where nodes redirect them.
 
         Args:
             commands: The commands; those that have a node were sent there, and have its reply.
             wait: How long to wait.
+            send: Sends commands to their nodes, those without one to the owners of their slots.
         """
         unsent = [command for command in commands if command.node is None]
         if unsent:
-            self._send(unsent, wait)
+            send(unsent, wait)
         pending = commands
         for attempt in range(1, MAX_ATTEMPTS + 1):
             failures = failures_of(pending, self._client.remap)
@@ -143,9 +157,9 @@ class BlockingClusterExecutor(BlockingExecutorBase):
                 end_redirections(repeated)
                 return
             pending = [failure.command for failure in repeated]
-            self._send(pending, wait)
+            send(pending, wait)
 
-    def _redirect(self, failure: Failure[Node], wait: Wait) -> bool:
+    def _redirect(self, failure: Failure[_C], wait: Wait) -> bool:
         """Set the node that a command is sent to again; return False if no other node would carry it out."""
         command, reaction = failure
         command.is_asking = reaction.is_asking

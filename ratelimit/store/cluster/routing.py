@@ -47,14 +47,47 @@ class RoutedCommand(Generic[_N]):
         self.reply: Any = None
 
 
-class Failure(NamedTuple, Generic[_N]):
+class CommandGroup(RoutedCommand[_N]):
+    """Commands that are sent together to the owner of one slot: the first error among their replies is that of all.
+
+    Args:
+        slot: The slot of the first key that any of them names.
+        commands: The commands.
+    """
+
+    __slots__ = ("_replies",)
+
+    def __init__(self, slot: int, commands: Sequence[Command]) -> None:
+        super().__init__(slot, commands)
+        self._replies = list[Any]()
+
+    def to_send(self) -> Sequence[Command]:
+        """Return the commands, behind ASKING if they need it."""
+        return [ASKING, *self.command] if self.is_asking else self.command
+
+    def take(self, replies: Sequence[Any]) -> None:
+        """Take the replies to what `to_send` returned."""
+        self._replies = without_asking(replies, [self.is_asking, *[False] * (len(self.command) - 1)])
+        self.reply = next((reply for reply in self._replies if isinstance(reply, Exception)), None)
+
+    def replies(self) -> list[Any]:
+        """Return the replies, errors in their places: the first of them is `reply`."""
+        is_error = [isinstance(reply, Exception) for reply in self._replies]
+        first = is_error.index(True) if True in is_error else len(is_error)
+        return [self.reply if at == first else reply for at, reply in enumerate(self._replies)]
+
+
+_R = TypeVar("_R", bound=RoutedCommand[Any])
+
+
+class Failure(NamedTuple, Generic[_R]):
     """A command that failed, and what is done then."""
 
-    command: RoutedCommand[_N]
+    command: _R
     reaction: Reaction
 
 
-def failures_of(commands: Iterable[RoutedCommand[_N]], remap: Remap | None) -> list[Failure[_N]]:
+def failures_of(commands: Iterable[_R], remap: Remap | None) -> list[Failure[_R]]:
     """Return the commands that a node failed to carry out, in their order.
 
     Args:
@@ -76,13 +109,13 @@ def reaction_to_error(error: Exception, node: Address, remap: Remap | None) -> R
     return reaction._replace(address=remap(reaction.address))
 
 
-def pause_before(attempt: int, repeated: Iterable[Failure[_N]]) -> float:
+def pause_before(attempt: int, repeated: Iterable[Failure[_R]]) -> float:
     """Return for how many seconds to wait before commands are sent again that were sent `attempt` times."""
     pauses = (pause_s(attempt, is_redirected=failure.reaction.is_redirected) for failure in repeated)
     return max(pauses, default=0.0)
 
 
-def end_redirections(redirected: Iterable[Failure[_N]]) -> None:
+def end_redirections(redirected: Iterable[Failure[_R]]) -> None:
     """Put an error into the place of redirections that are not followed any more: they say nothing to callers."""
     for command, reaction in redirected:
         if reaction.address is not None:
