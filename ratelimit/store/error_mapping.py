@@ -1,4 +1,4 @@
-"""From a client's exceptions to ours: was the command carried out, was it not, or can nobody tell."""
+"""From a client's exceptions to ours: was the command carried out, was it not, or is that unknown."""
 
 from __future__ import annotations
 

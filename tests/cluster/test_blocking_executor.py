@@ -112,7 +112,7 @@ def test_primaries_and_what_is_sent_to_one_of_them(cluster, executor):
     (failed, size) = executor.run(request(IndependentAtNode(names[0], [("GET", "k1", "k2"), ("DBSIZE",)])))
     assert isinstance(failed, StoreError)
     assert size == sizes[0]
-    with pytest.raises(StoreUnavailable, match="no primary nowhere:1"):
+    with pytest.raises(StoreUnavailable, match="nowhere:1 is no primary of the cluster"):
         executor.run(request(AtNode("nowhere:1", [("DBSIZE",)])))
 
 
@@ -122,12 +122,12 @@ def test_one_server_is_its_own_primary(slots):
         assert made.run(request(AtNode("", [("DBSIZE",)]))) == [0]
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_one_server_that_enforces_slots(slots, is_told):
+@pytest.mark.parametrize("is_said_by_url", [True, False])
+def test_one_server_that_enforces_slots(slots, is_said_by_url):
     """Commands are divided there as well: at once if the URL says so, else from the first refusal on."""
-    with closing(blocking_executor(client_from_url(f"{slots.url}{'?slots=true' * is_told}"))) as made:
-        assert made.has_slots is is_told
-        if not is_told:
+    with closing(blocking_executor(client_from_url(f"{slots.url}{'?slots=true' * is_said_by_url}"))) as made:
+        assert made.has_slots is is_said_by_url
+        if not is_said_by_url:
             with pytest.raises(StoreUnavailable, match=r"CROSSSLOT.*\?slots=true"):
                 made.run(commands(("MGET", "a", "b")))
         assert made.has_slots
@@ -366,7 +366,7 @@ def test_a_node_that_left_by_reset_is_ignored(own_cluster):
 # What is away
 
 
-def test_a_stopped_node_is_felt_by_its_own_keys_alone(own_cluster):
+def test_a_stopped_node_fails_its_own_keys_alone(own_cluster):
     """Those of the others lose nothing, and wait no longer. Its own have the deadline once, then microseconds."""
     cluster = own_cluster
     without_failover(cluster)
@@ -400,7 +400,7 @@ def test_a_stopped_node_is_felt_by_its_own_keys_alone(own_cluster):
 
 
 def test_a_primary_that_dies(own_cluster):
-    """The others' keys see nothing of it; its own go on within a second of the cluster's decision."""
+    """The others' keys are not affected; its own go on within a second of the cluster's decision."""
     cluster = own_cluster
     client = client_from_url(cluster.url)
     dead = cluster.primaries[2]
@@ -471,7 +471,7 @@ def refused_connection(url, match):
 
 
 def test_slots_without_a_primary(own_cluster):
-    """What misses is said at the start; the slots that have a primary are served, the others' keys fail at once."""
+    """What is missing is reported at the start; slots with a primary are served, keys of the others fail at once."""
     cluster = own_cluster
     lost = slot_of("k1")
     owner = cluster.owner_of(lost)
@@ -512,7 +512,7 @@ def test_a_slot_that_its_owner_does_not_serve(own_cluster):
 
 
 def test_a_replica_as_the_only_address(cluster):
-    """It names the primaries, and nothing is sent to it but that question."""
+    """It names the primaries, and nothing else is sent to it but the queries for them."""
     replica = cluster.replicas_of(cluster.primaries[0])[0]
     with closing(blocking_executor(client_from_url(f"redis://{replica.address}?cluster=true"))) as executor:
         executor.connect(10)

@@ -77,7 +77,7 @@ class CheckBatcher:
     Args:
         pool: The pool of the client, which says how to connect.
         deadline_s: How long a call may wait for Redis.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
         call_elsewhere: What takes the place of `call` in any other event loop.
         rerouter: Where there are several nodes: sends to the others.
         clock: By which all of them count deadlines.

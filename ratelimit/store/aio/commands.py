@@ -24,7 +24,7 @@ class CommandConnection:
 
     Args:
         pool: The pool of the client, which says how to connect.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
     """
 
     def __init__(self, pool: Any, primary: AsyncFinder | None = None) -> None:
@@ -139,7 +139,7 @@ async def send_apart(
         pool: The pool of the client, which says how to connect.
         commands: What to send.
         patience_s: For how long the server may wait with replies, on top of the usual time.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
     """
     try:
         pipeline = await open_pipeline(pool, lambda _: None, CONNECT_TIMEOUT_S, primary)

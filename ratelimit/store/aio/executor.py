@@ -32,7 +32,7 @@ class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
         on_new_loop: Called in each loop before its first check.
 
     Attributes:
-        finder: In each loop, finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds the server to connect to; None where the pool says it.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from ratelimit.store.aio.topology_watch import TopologyWatch
 from ratelimit.store.breaker import BreakerState, combined
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import INTERVAL_S
+from ratelimit.store.cluster.topology import INTERVAL_S, no_primary
 
 _now_s = time.monotonic
 _random = SystemRandom()
@@ -154,7 +154,7 @@ class Nodes:
         """
         node = next((node for node in self._by_address.values() if name_of(node.address) == name), None)
         if node is None:
-            raise StoreUnavailable(f"{name} is no primary of the cluster, or no longer")
+            raise no_primary(name)
         return node
 
     async def primaries(self, timeout_s: float | None) -> tuple[str, ...]:
@@ -246,7 +246,7 @@ class Nodes:
         self._leaving[closing] = node
         closing.add_done_callback(self._leaving.pop)
 
-    # For subscribers, at any primary: each hears what is published at any
+    # For subscribers, at any primary: what is published at one is passed on to all
 
     async def find(self) -> Address:
         """Return the address of a primary that replies, if there is one.

@@ -36,7 +36,7 @@ class Connector:
     Args:
         pool: Says how to connect. It must be held by whoever uses the connector.
         connections: Where connections go that the server has answered on, and who waits for one.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
         probes_unused_s: For how many seconds a server that does not answer is probed without any caller. Then the
             thread ends, and the next caller waits for a connection as the first one did.
 
@@ -61,7 +61,7 @@ class Connector:
         self._generation = 0
         """Of attempts: what comes of those of an earlier one is not needed any more."""
         self._opening = set[Connection]()
-        """Connections on which the server has not answered yet, and a spare one that it was just asked on."""
+        """Connections on which the server has not answered yet, and a spare one that was just pinged."""
         self._attempts = 0
         self._failure: StoreUnavailable | None = None
         self._retry_s = self._watch_s = 0.0
@@ -119,14 +119,14 @@ class Connector:
         elif self._failure is not None:
             connections.close_ended()
         with connections.lock:
-            asks_spare, attempts, wait_s = self._decide(now_s)
-            spare = connections.take_spare() if asks_spare else None
+            pings_spare, attempts, wait_s = self._decide(now_s)
+            spare = connections.take_spare() if pings_spare else None
             if spare is not None:
                 self._opening.add(spare)
             self._attempts += attempts + (spare is not None)
             generation = self._generation
         if spare is not None:
-            self._start(_ask_spare, generation, spare)
+            self._start(_ping_spare, generation, spare)
         for _ in range(attempts):
             self._start(_connect, generation, self._pool())
         return min(wait_s, _WATCH_INTERVAL_S)
@@ -144,7 +144,7 @@ class Connector:
             return self._is_closed
 
     def _decide(self, now_s: float) -> tuple[bool, int, float]:
-        """Return whether to ask the spare connection, how many others to make, and for how many seconds to rest."""
+        """Return whether to ping the spare connection, how many others to make, and for how many seconds to rest."""
         breaker, connections = self.breaker, self._connections
         has_just_failed = self._failure is not None and now_s < self._retry_s
         if has_just_failed:
@@ -159,11 +159,11 @@ class Connector:
             connections.refuse_waiters(self.unavailable)
             return False, int(step is Step.PROBE and self._attempts < _MAX_ATTEMPTS), wait_s
         if has_just_failed:
-            return step is Step.ASK_SPARE, 0, min(wait_s, self._retry_s - now_s)
-        asks_spare = step is Step.ASK_SPARE
-        # The spare one is taken to be asked, so that another is needed in its place: it may be the first to answer.
-        wanted = min(connections.missing() + asks_spare, _MAX_ATTEMPTS)
-        return asks_spare, max(0, wanted - self._attempts), wait_s
+            return step is Step.PING_SPARE, 0, min(wait_s, self._retry_s - now_s)
+        pings_spare = step is Step.PING_SPARE
+        # A spare one that is pinged is taken away, so another is needed in its place: it may be the first to answer.
+        wanted = min(connections.missing() + pings_spare, _MAX_ATTEMPTS)
+        return pings_spare, max(0, wanted - self._attempts), wait_s
 
     def _start(self, attempt: Callable[..., None], generation: int, subject: Any) -> None:
         arguments = (ref(self), generation, subject)
@@ -287,7 +287,7 @@ class Connector:
             connection.break_off()
         self._opening.clear()
         self._failure = None
-        self.breaker.answer(monotonic())  # what was heard from before says nothing of what comes
+        self.breaker.answer(monotonic())  # what happened before says nothing of what comes
 
     def abandon(self) -> None:
         """Close here what the parent of this process was opening."""
@@ -330,7 +330,7 @@ def _expect_service(reply: Any) -> None:
         raise reply  # and closes the connection
 
 
-def _ask_spare(connector: ref[Connector], generation: int, spare: Connection) -> None:
+def _ping_spare(connector: ref[Connector], generation: int, spare: Connection) -> None:
     try:
         spare.probe(_PATIENCE_S)
     except Exception:  # noqa: BLE001 - as above

@@ -37,7 +37,7 @@ class Endpoint:
 
     Attributes:
         connector: Makes the connections.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
         PROBES_UNUSED_S: As of `Connector`.
     """
 

@@ -38,7 +38,7 @@ class BlockingExecutor(BlockingExecutorBase):
 
     @property
     def finder(self) -> Finder | None:
-        """What finds whom to connect to; None where that is the pool's business."""
+        """What finds the server to connect to; None where the pool says it."""
         return self._endpoint.primary
 
     def call(self, call: ScriptCall, started_s: float) -> Any:

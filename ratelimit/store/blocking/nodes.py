@@ -36,6 +36,7 @@ from ratelimit.store.cluster.topology import (
     RefreshRound,
     RefreshSchedule,
     Topology,
+    no_primary,
 )
 from ratelimit.store.resp import pack
 
@@ -153,7 +154,7 @@ class Nodes:
         for node in self.primaries(wait):
             if name_of(node.address) == name:
                 return node
-        raise StoreUnavailable(f"the cluster has no primary {name} (any more)", cause="refused")
+        raise no_primary(name)
 
     def primaries(self, wait: Wait) -> list[Node]:
         """Return the nodes that own slots.

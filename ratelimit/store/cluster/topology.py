@@ -115,6 +115,11 @@ class Topology:
         return replace(self, primaries=primaries, replicas=replicas, owner=owner)
 
 
+def no_primary(name: str) -> StoreUnavailable:
+    """Return the error for commands to a node that is no primary of the cluster."""
+    return StoreUnavailable(f"{name} is no primary of the cluster, or no longer", cause="refused")
+
+
 def _address(entry: Any, node: Address, remap: Remap | None) -> Address:
     host, port = entry[0], int(entry[1])
     host = host.decode() if isinstance(host, bytes) else host
