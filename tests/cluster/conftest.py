@@ -3,19 +3,11 @@
 import pytest
 from helpers.administrators import Site
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
+from helpers.fake_cluster import FakeCluster
 from helpers.key_files import with_plans
 from helpers.servers import NAMES
 
 from ratelimit import Catalog
-from ratelimit.store.blocking import nodes
-
-
-@pytest.fixture(autouse=True)
-def closed_nodes():
-    """Close connections of tests: each node of a cluster that has ended would be tried for ever."""
-    yield
-    for each in [*nodes._nodes.values()]:
-        each.close()
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +103,23 @@ def site(slots):
     made = Site(slots)
     yield made
     made.close()
+
+
+@pytest.fixture
+def fakes():
+    """Two nodes that answer what a test wants."""
+    made = FakeCluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def first(fakes):
+    """The one that owns all slots but one."""
+    return fakes.nodes[0]
+
+
+@pytest.fixture
+def second(fakes):
+    """The other one."""
+    return fakes.nodes[1]
