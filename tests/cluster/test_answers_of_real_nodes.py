@@ -133,9 +133,8 @@ def fill(node, key):
         node.admin.set(f"{name_of(key)}:{number}", b"x" * LARGE)
 
 
-def assert_felt_by_its_keys_alone(cluster, limiter, keys, node, is_over, code):
+def assert_felt_by_its_keys_alone(limiter, on_node, others, is_over, code):
     """Until it is over, the keys of a node are 503 with what it answers, and those of others pass; then all pass."""
-    on_node, others = split(cluster, keys, node)
     errors, end = [], time.monotonic() + 30
     while not is_over():
         assert time.monotonic() < end
@@ -151,6 +150,7 @@ def assert_felt_by_its_keys_alone(cluster, limiter, keys, node, is_over, code):
 def test_a_node_that_loads_its_data(cluster, keys, limiter):
     """LOADING, as after a full synchronization: nothing was carried out, and nobody else has the slot."""
     node = cluster.node_of(name_of(keys[0]))
+    on_node, others = split(cluster, keys, node)
     fill(node, keys[0])
     node.admin.config_set("key-load-delay", EACH_US)
     reloading = Thread(target=node.admin.execute_command, args=("DEBUG", "RELOAD"))
@@ -161,7 +161,7 @@ def test_a_node_that_loads_its_data(cluster, keys, limiter):
         assert text.startswith("LOADING ")
         assert text.endswith(" is loading the dataset in memory")
         assert has_a_reaction(text)
-        assert_felt_by_its_keys_alone(cluster, limiter, keys, node, lambda: not reloading.is_alive(), "LOADING")
+        assert_felt_by_its_keys_alone(limiter, on_node, others, lambda: not reloading.is_alive(), "LOADING")
     finally:
         reloading.join()
         node.admin.config_set("key-load-delay", 0)
@@ -170,6 +170,7 @@ def test_a_node_that_loads_its_data(cluster, keys, limiter):
 def test_a_node_that_starts_again(cluster, keys, limiter):
     """CLUSTERDOWN while it loads, and until it has heard of the others; its keys go on from what it had saved."""
     node = cluster.node_of(name_of(keys[0]))
+    on_node, others = split(cluster, keys, node)
     fill(node, keys[0])
     node.admin.save()
     node.kill()
@@ -179,4 +180,4 @@ def test_a_node_that_starts_again(cluster, keys, limiter):
     assert text == "CLUSTERDOWN The cluster is down"
     assert has_a_reaction(text)
     is_well = lambda: node.info()["cluster_state"] == "ok"  # noqa: E731
-    assert_felt_by_its_keys_alone(cluster, limiter, keys, node, is_well, "CLUSTERDOWN")
+    assert_felt_by_its_keys_alone(limiter, on_node, others, is_well, "CLUSTERDOWN")
