@@ -223,7 +223,9 @@ class LeasedBucket:
     # What is demanded
 
     def count_demand(self, cost: int, now_us: int) -> None:
-        """Note that a check demands units."""
+        """Note that a check demands units. What can never pass is no demand: nothing is held ahead for it."""
+        if self.never_admits(cost):
+            return
         self._demand = self._demand_at(now_us) + cost
         self._demand_us = now_us
         self._unreported += cost

@@ -20,8 +20,6 @@ from properties.machine_inputs import LARGE_STEPS, STAGES, few_costs, methods, s
 
 from ratelimit import Reason, Throttle
 
-MOST = 1000
-"""A cost beyond all shared limits."""
 TERM_S = Fraction(1, 10)
 """For how long what is prepaid of a shared limit may be spent."""
 
@@ -98,9 +96,6 @@ class SharedLimits(ClusterMachine):
 
     def _move_to(self, now_us):
         super()._move_to(max(now_us, self.now_us))
-
-    def _check(self, replica, key, stage, method, cost, value=None):
-        return super()._check(replica, key, stage, method, min(cost, MOST), value)
 
     def _limits(self, *request):
         limits, plan_id, refusal = super()._limits(*request)
