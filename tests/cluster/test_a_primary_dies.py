@@ -12,8 +12,8 @@ from chaos.checker import TIMED
 from chaos.deployments import MIN_REPLICAS as SETTINGS
 from chaos.deployments import Deployment
 from chaos.run import Run, Scenario, judge
-from chaos.scenarios.cluster import KEPT, _name, _spare_others
-from chaos.scenarios.failover import LAG_S, UNEXACT_S, _losing, admitted_within
+from chaos.scenarios.cluster import KEPT, key_name, spare_others
+from chaos.scenarios.failover import LAG_S, UNEXACT_S, admitted_within, losing
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, wait_until
 from redis.exceptions import ResponseError
 
@@ -52,8 +52,8 @@ def with_two_replicas(server):
 def dies_behind_its_replicas(run):
     """Both replicas of a key's node are cut off for longer than it may go on without them; then it dies."""
     cluster = run.deployment.parts["cluster"]
-    node = cluster.node_of(_name(run, "bucket"))
-    _spare_others(run, node)
+    node = cluster.node_of(key_name(run, "bucket"))
+    spare_others(run, node)
     replicas = cluster.replicas_of(node)
     run.steady(1)
     with run.fault("replicas are cut off, then kill -9 of their primary"):
@@ -76,7 +76,7 @@ BEHIND = Scenario(
     "What it admitted until it stopped to take writes is lost.",
     "both replicas of the node of a key are cut off for 7 s, then kill -9; min-replicas-to-write 1 and max-lag 2",
     with_two_replicas,
-    bounds={"": _losing(UNTIL_S) | KEPT | {"lost charges": admitted_by_its_keys(UNTIL_S)}},
+    bounds={"": losing(UNTIL_S) | KEPT | {"lost charges": admitted_by_its_keys(UNTIL_S)}},
     policies=("closed",),
 )
 
