@@ -401,4 +401,4 @@ class CheckBatcher:
 def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
     """Fail each with an error of its own: raising one adds frames to its traceback."""
     for future in futures:
-        future.set_exception(type(error)(str(error), cause=error.cause))
+        future.set_exception(error.copied())

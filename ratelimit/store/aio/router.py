@@ -384,4 +384,4 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     """Fail a call with an error of its own: raising one adds frames to its traceback."""
     if not isinstance(error, StoreError):
         error = error_mapping.after_sending(error)
-    future.set_exception(type(error)(str(error), cause=error.cause))
+    future.set_exception(error.copied())
