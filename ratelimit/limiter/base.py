@@ -91,7 +91,7 @@ class LimiterBase:
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures, self._shared_failures = FailureLog(), FailureLog()
-        self._checker.judge_caller = self._without_redis.decide
+        self._checker.judge_caller = self._failed
         self._checker.slots.judge_locally = self._judge_shared
         self._checker.slots.on_answer = self._shared_recovered
         self.server: EmbeddedServer | None = None
