@@ -12,7 +12,7 @@ from typing import Any, Protocol, final
 
 from ratelimit.decision import Decision, LimitStatus, Source
 from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit
-from ratelimit.errors import StoreError
+from ratelimit.errors import Cause
 
 
 class BucketState(Protocol):
@@ -37,18 +37,20 @@ class JoinedReply(list[Any]):
 
     Attributes:
         source: Who made the decision that is in it.
-        failure: Why it is a degraded one; None if it is not.
+        cause: Why it is a degraded one, as `StoreError.cause`; None if it is not.
+        error: The same in words.
         wait_s: For how many seconds a limit denies at least that this process judged by its own part; 0 if none did.
         is_timed: Whether a script ran for it.
         crosses_alert: Whether an alert may be pending in the key's hash because of it.
     """
 
-    __slots__ = ("crosses_alert", "failure", "is_timed", "source", "wait_s")
+    __slots__ = ("cause", "crosses_alert", "error", "is_timed", "source", "wait_s")
 
     def __init__(self, status: int, now_us: int, limits: bytes, source: Source) -> None:
         super().__init__((status, now_us, limits))
         self.source = source
-        self.failure: StoreError | None = None
+        self.cause: Cause | None = None
+        self.error: str | None = None
         self.wait_s = 0.0
         self.is_timed, self.crosses_alert = True, False
 
@@ -57,8 +59,8 @@ class JoinedReply(list[Any]):
         decision.source = self.source
         if not self.is_timed:
             decision.time_us = None
-        if self.failure is not None:
-            decision.cause, decision.error = self.failure.cause, str(self.failure)
+        if self.cause is not None:
+            decision.cause, decision.error = self.cause, self.error
             if decision.retry_after is not None:
                 decision.retry_after = max(decision.retry_after, self.wait_s)
         return decision

@@ -128,10 +128,10 @@ class LimiterBase:
 
     def _judge_shared(
         self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
-    ) -> SharedVerdict:
+    ) -> SharedVerdict | None:
         """Judge what all callers share, of a check whose own limits Redis judges. See `WithoutRedis.judge_shared`."""
         verdict = self._without_redis.judge_shared(error, prepared, cost, buckets)
-        if (line := self._shared_failures.failure(error, verdict.source)) is not None:
+        if verdict is not None and (line := self._shared_failures.failure(error, verdict.source)) is not None:
             log.warning("shared limits alone: %s", line)
         return verdict
 

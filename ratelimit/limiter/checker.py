@@ -473,7 +473,8 @@ class Checker:
         if prepared.spread is None:
             sending = self._send_to_one(call or prepared.to_script_call(self._namespace, cost))
         else:
-            sending = self.slots.send(prepared, cost, call=call, shared_cost=shared_cost)
+            # What it demands was counted by `SlotChecks.spend_lease`.
+            sending = self.slots.send(prepared, cost, call=call, shared_cost=shared_cost, is_counted=True)
         return self._recorded(prepared, sending)
 
     def _recorded(self, prepared: PreparedCheck, sending: Operation[protocol.Reply]) -> Operation[protocol.Reply]:
