@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Literal, Self
 
 Cause = Literal["not_sent", "refused", "unknown", "lost", "deposed"]
@@ -74,10 +73,6 @@ class StoreError(RateLimitError):
         super().__init__(message)
         if cause is not None:
             self.cause = cause
-
-    def copied(self) -> Self:
-        """Return the same error without its traceback: whoever else raises this one adds frames to that."""
-        return copy(self)
 
 
 class StoreUnavailable(StoreError):  # noqa: N818 - the contract's name

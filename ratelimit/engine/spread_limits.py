@@ -79,7 +79,7 @@ class SpreadLimits(CompiledLimits):
         stage: The stage, as buckets are named after it.
     """
 
-    __slots__ = ("_order", "_pack", "alerts", "bound", "own", "shared", "shared_limits", "stage")
+    __slots__ = ("_order", "_pack", "_with_own", "alerts", "bound", "own", "shared", "shared_limits", "stage")
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class SpreadLimits(CompiledLimits):
             counts[limit.shared] += 1
         self._order = tuple(order)
         self._pack = struct.Struct(f"<{2 * len(limits)}d").pack
+        self._with_own: tuple[CompiledLimits, SpreadLimits] | None = None
 
     def script_keys(self, key_hash: str) -> tuple[str, ...]:
         """As of `CompiledLimits`; none without a key."""
@@ -135,6 +136,9 @@ class SpreadLimits(CompiledLimits):
         """Return these limits with another form of the key's own ones, to compute with: see `divided`."""
         if own is self.own:
             return self
+        last = self._with_own
+        if last is not None and last[0] is own:
+            return last[1]
         limits = copy(self)
         limits.numbers_of = tuple(
             [
@@ -142,6 +146,8 @@ class SpreadLimits(CompiledLimits):
                 for (is_shared, at), numbers in zip(self._order, self.numbers_of, strict=True)
             ]
         )
+        limits._with_own = None
+        self._with_own = own, limits
         return limits
 
     def with_states(self, numbers: Sequence[float], now_us: int, states: Sequence[BucketState]) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ paid with the same units. If a shared limit gives none, it judges that one alone
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Literal, NamedTuple, cast
 
 from ratelimit.decision import Decision, Reason, Source
@@ -198,7 +199,7 @@ class SlotChecks:
         local = self.judge_locally(error, prepared, cost, held.failed)
         if local is None:
             self.shared.settle(held, "denied")
-            raise error.copied() from error  # of the error itself, the traceback would lead to `held`, and back to it
+            raise copy(error) from error  # of the error itself, the traceback would lead to `held`, and back to it
 
         def joined(local_states: Sequence[SharedState]) -> list[SharedState]:
             by_id = {bucket.state_id: state for bucket, state in zip(held.failed, local_states, strict=True)}
@@ -408,7 +409,7 @@ class SlotChecks:
 
 
 def _copy_with(error: StoreError, unanswered: _Unanswered) -> StoreError:
-    failure = error.copied()
+    failure = copy(error)
     failure._unanswered = unanswered
     return failure
 

@@ -13,12 +13,14 @@ from redis.exceptions import ResponseError
 
 from ratelimit import Catalog, ConfigError, Identity, Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.limiter.checker import Checker
 from ratelimit.model import MICROSECONDS, Method
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping
 
 NAMES = RedisKeys("ratelimit")
+ALONE = {"denial_cache": False, "on_unavailable": "local", "stale_catalogue_s": 300}
 
 
 @pytest.fixture
@@ -682,6 +684,16 @@ def test_an_unmatched_request_that_is_answered_503_is_logged(gateways, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "checks are answered 503 (not_sent): StoreUnavailable: the node is away"
     ]
+
+
+def test_a_checker_without_a_limiter_answers_503(gateways):
+    """Nobody has said how it is to decide what gets no answer."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    checker = limiter._checker
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    checker.judge_caller = Checker(limiter._namespace, 5, checker._replicas, **ALONE).judge_caller
+    decision = limiter._store.run(checker.check_shared(keys[0], STAGE, 1, key_required=True))
+    assert (decision.status, decision.cause) == (503, "not_sent")
 
 
 # What an error says
