@@ -54,13 +54,14 @@ def ratelimit_url(pytestconfig: pytest.Config) -> Iterator[str]:
 @pytest.fixture
 def ratelimit_namespace(ratelimit_url: str) -> Iterator[str]:
     """A namespace of the test's own, which is deleted after it."""
-    from ratelimit.store.clients import client_from_url  # noqa: PLC0415
     from ratelimit.testing.cleanup import delete_namespace  # noqa: PLC0415
+    from ratelimit.testing.primaries import clients_of_primaries  # noqa: PLC0415
 
     namespace = f"ratelimit-test-{uuid4().hex[:12]}"
     yield namespace
-    with client_from_url(ratelimit_url, _DEADLINE_S) as client:
-        delete_namespace(client, namespace)
+    with clients_of_primaries(ratelimit_url, _DEADLINE_S) as clients:
+        for client in clients:
+            delete_namespace(client, namespace)
 
 
 @pytest.fixture

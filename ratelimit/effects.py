@@ -42,6 +42,10 @@ class UnknownScriptError(StoreError):
     """The server does not know a script that was called by its hash; nothing ran."""
 
 
+class UnreadableError(StoreError):
+    """Redis holds something else than what belongs in the place of a key's record, intent or claim."""
+
+
 class IndependentCommands(list[Command]):
     """Commands whose errors are returned in place, as StoreError, not raised: some may be carried out, others not."""
 
@@ -138,6 +142,11 @@ _READING |= {"SMEMBERS", "TIME", "WAIT", "ZCARD", "ZCOUNT", "ZREVRANGEBYSCORE"}
 _READING |= {"SRANDMEMBER", "ZSCORE"}
 
 
+def pause() -> WaitFor:
+    """Return a request that sends nothing: an event loop runs other tasks before the operation goes on."""
+    return WaitFor(Future(), at_most_s=0)
+
+
 def wait_briefly(operation: Operation[object], at_most_s: float) -> Operation[bool]:
     """Run an operation in the background, and wait for it no longer than this; return whether it has ended.
 
@@ -177,7 +186,7 @@ def text(reply: bytes | str | None) -> str | None:
     try:
         return reply.decode() if isinstance(reply, bytes) else reply
     except UnicodeDecodeError:
-        raise StoreError("Redis holds something that is no text where a key's record or id belongs") from None
+        raise UnreadableError("Redis holds something that is no text where a key's record or id belongs") from None
 
 
 def time_us(reply: Sequence[Any]) -> int:

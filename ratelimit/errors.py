@@ -67,6 +67,7 @@ class StoreError(RateLimitError):
 
     cause: Cause = "refused"
     is_outage = False
+    _unanswered: object = None  # of a check that failed after its shared limits were asked: see limiter/slot_checks.py
 
     def __init__(self, message: str, *, cause: Cause | None = None) -> None:
         super().__init__(message)

@@ -375,7 +375,7 @@ class ApiKey(_WithValue):
         description: For people; no decision depends on it.
         owner: For people and billing; no decision depends on it.
         tags: Texts by name, for people and billing; no decision depends on them.
-        revision: Changes with every change of the key.
+        revision: Changes with every change of the key, and where keys lie in slots with every repair.
         replication: What became of this change with `durable=True`; None without, and for a key that was read.
     """
 

@@ -33,6 +33,10 @@ TESTS = [
         "reads",
         "valkey_py",
     )
+] + [
+    "tests/unit/test_cluster_clients.py",
+    "tests/cluster/test_blocking_limiter.py",
+    "tests/cluster/test_async_limiter.py",
 ]
 OTHER_SERVERS = {False: "not redis-system and not fakeredis", True: "not redis-system and not fakeredis and not redis6"}
 """What is left out of the full run, and of the short one: the main tests meet each server with the usual client."""

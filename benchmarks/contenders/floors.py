@@ -20,7 +20,7 @@ def raw_round_trip(url):
     """
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(url.removeprefix("unix://"))
-        reader = hiredis.ReplyDecoder()
+        reader = hiredis.Reader()
 
         def round_trip(command):
             link.sendall(hiredis.pack_command(command))

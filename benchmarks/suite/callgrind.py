@@ -1,9 +1,9 @@
 """A server under callgrind, and what it spent: in all, or in a part of the time."""
 
 import contextlib
+import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,17 +20,12 @@ ABSENT = "valgrind is not installed, so instructions were not counted"
 
 
 @contextlib.contextmanager
-def counted(*, server=SERVER, slots=False):
-    """Yield the URL of a server under callgrind, and a list that holds its instructions once it has stopped.
-
-    With `slots` it is in cluster mode, and owns all of them.
-    """
+def counted():
+    """Yield the URL of a server under callgrind, and a list that holds its instructions once it has stopped."""
     instructions = []
     with _folder() as folder:
-        with _running(folder, server=server, settings=_in_cluster_mode() if slots else ()) as (url, _):
-            if slots:
-                _own_all_slots(url)
-            yield url + "?slots=true" * slots, instructions
+        with _running(folder) as (url, _):
+            yield url, instructions
         instructions.append(int(re.search(r"Collected : (\d+)", Path(folder, "valgrind").read_text())[1]))
 
 
@@ -46,19 +41,53 @@ class Meter:
 
     def read(self):
         """Return the instructions since the last reading; the first one starts the count."""
+        return _total(self._dump())
+
+    def read_of(self, functions):
+        """Return the same of the calls of some functions alone, with all that these called. None may call another."""
+        profile = self._dump()
+        return sum([spent_in(profile, function) for function in functions])
+
+    def _dump(self):
         if not self._on:
             self._control("--instr=on")
             self._on = True
         self._control("--dump")
         self._readings += 1
-        text = Path(self._folder, f"out.{self._readings}").read_text()
-        return int(re.search(r"^totals: (\d+)", text, re.MULTILINE)[1])
+        return Path(self._folder, f"out.{self._readings}").read_text()
+
+
+def _total(profile):
+    return int(re.search(r"^totals: (\d+)", profile, re.MULTILINE)[1])
+
+
+def spent_in(profile, function):
+    """Return what the calls of a function spent, with all that it called.
+
+    In callgrind's format the line after "calls=" is what those calls of "cfn=" spent. A name stands beside its number
+    where it is met first.
+    """
+    names, callee, is_call, spent = {}, None, False, 0
+    for line in profile.splitlines():
+        if named := re.match(r"(c?)fn=\((\d+)\)(?: (.+))?", line):
+            is_callee, number, name = named.groups()
+            names.setdefault(number, name)
+            if is_callee:
+                callee = names[number]
+        elif is_call:
+            spent += int(line.split()[1]) if callee == function else 0
+        is_call = line.startswith("calls=")
+    if not spent:
+        raise RuntimeError(f"the server has no function {function}, or never called it")
+    return spent
 
 
 @contextlib.contextmanager
-def metered():
-    with _folder() as folder, _running(folder, "--instr-atstart=no") as (url, process):
-        yield Meter(url, process, folder)
+def metered(*, server=SERVER, settings=(), environment=None):
+    """Yield the meter of a server. `settings` are words of its command line, `environment` further variables."""
+    options = {"server": server, "settings": settings, "environment": environment}
+    with _folder() as folder, _running(folder, "--instr-atstart=no", **options) as made:
+        yield Meter(*made, folder)
 
 
 def _folder():
@@ -66,36 +95,20 @@ def _folder():
 
 
 @contextlib.contextmanager
-def _running(folder, *options, server=SERVER, settings=()):
+def _running(folder, *options, server=SERVER, settings=(), environment=None):
     path, log = f"{folder}/redis.sock", Path(folder, "valgrind")
     command = [host.servers.binaries()[server], "--port", "0", "--unixsocket", path, "--dir", folder]
     settings = ["--save", "", "--hz", "1", *settings]  # background work once a second, so that it hardly counts
     valgrind = [VALGRIND, "--tool=callgrind", f"--callgrind-out-file={folder}/out", *options]
     with log.open("wb") as errors:
-        process = subprocess.Popen([*valgrind, *command, *settings], stdout=subprocess.DEVNULL, stderr=errors)
+        started = {"env": {**os.environ, **(environment or {})}, "stdout": subprocess.DEVNULL, "stderr": errors}
+        process = subprocess.Popen([*valgrind, *command, *settings], **started)
     try:
         _wait(path, process, log)
         yield f"unix://{path}", process
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _in_cluster_mode():
-    """Settings of a node alone, which needs a port for others all the same: that of its clients plus 10,000."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1] // 3 + 1024
-    return ("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--port", str(port))
-
-
-def _own_all_slots(url):
-    with redis.Redis.from_url(url) as client:
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        deadline = time.monotonic() + 60
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-            if time.monotonic() > deadline:
-                raise RuntimeError("the server in cluster mode was not ready in time")
-            time.sleep(0.1)
 
 
 def _wait(path, process, log):

@@ -40,7 +40,15 @@ def test_a_load_beyond_the_limit_uses_it(wire):
     assert outcome["checks"] > outcome["exact"]
 
 
+def test_what_is_lost_as_a_full_bucket_empties_is_lost_once(wire):
+    """Beyond the limit, a load that lasts longer is short of as many units as before, and not of more each second."""
+    short, longer = (shared_limits.run(wire, Cell(20, 1000, 100, 2.0, denied=0.3, seconds=s))["short"] for s in (1, 3))
+    assert 0 < short <= 20
+    assert longer <= short + 5
+
+
 def test_figures_and_tables(wire):
+    """One row, and three figures."""
     outcome = shared_limits.run(wire, Cell(2, 100, 100, 0.5, seconds=1.0))
     assert len(list(shared_limits.figures([outcome]))) == 3
     (table,) = shared_limits.tables([outcome])

@@ -15,7 +15,7 @@ from ratelimit.registry.key_values import GENERATED_VALUE, could_be_value
 
 
 def test_unknown_values_are_well_formed_and_distinct():
-    """As generated ones are: nothing but a look-up tells that no key has them."""
+    """As generated ones are: only a look-up shows that no key has them."""
     values = list(islice(unknown_keys.unknown(count()), 1000))
     assert len(set(values)) == 1000
     assert all(could_be_value(value) and re.fullmatch(GENERATED_VALUE, value) for value in values)

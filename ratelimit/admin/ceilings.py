@@ -7,8 +7,8 @@ on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit
 from ratelimit.effects import Operation, text
@@ -16,6 +16,7 @@ from ratelimit.errors import ConfigError
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
+from ratelimit.scripts import Command
 from ratelimit.validation import shown
 
 _REVISION_FIELD = "made"
@@ -81,11 +82,24 @@ class KeyHeadroom(NamedTuple):
 
 def key_headroom(namespace: Namespace) -> Operation[KeyHeadroom]:
     """Return how many keys may still be created. Reads nothing where there is no ceiling."""
+    reads = key_headroom_reads(namespace)
+    return key_headroom_from(namespace, (yield reads) if reads else ())
+
+
+def key_headroom_reads(namespace: Namespace) -> list[Command]:
+    """Return the commands whose replies `key_headroom_from` takes."""
+    if namespace.ceilings.keys is None:
+        return []
+    # The revision first: it reveals a key that is created between the two.
+    return [("HGET", namespace.names.catalog, _REVISION_FIELD), ("ZCARD", namespace.names.keys)]
+
+
+def key_headroom_from(namespace: Namespace, replies: Sequence[Any]) -> KeyHeadroom:
+    """Return how many keys may still be created, from the replies to `key_headroom_reads`."""
     ceiling = namespace.ceilings.keys
     if ceiling is None:
         return KeyHeadroom()
-    # The revision first: it reveals a key that is created between the two.
-    revision, count = yield [("HGET", namespace.names.catalog, _REVISION_FIELD), ("ZCARD", namespace.names.keys)]
+    revision, count = replies
     return KeyHeadroom(max(0, ceiling - count), count, text(revision))
 
 

@@ -122,28 +122,45 @@ def carry_out(commit: Commit) -> Operation[bool]:
     return read is not None and commit.is_carried_out(text((yield [read])[0]))
 
 
+def carry_out_and_read(commit: Commit, reads: Sequence[Command]) -> Operation[tuple[bool, list[Any]]]:
+    """Carry out a commit of one slot, and read, in one round trip and in no order.
+
+    Returns:
+        What `carry_out` does; and the replies to the reads, with StoreError in the places of errors.
+    """
+    (result,), replies = yield from _carry_out([commit], reads)
+    if isinstance(result, StoreError):
+        raise result
+    return result, replies
+
+
 def carry_out_all(commits: Sequence[Commit]) -> Operation[list[bool | StoreError]]:
     """Carry out commits of one slot each, in no order, by one request; return what `carry_out` does of each.
 
     A commit that failed has its error in its place: the others may have been carried out.
     """
-    if not commits:
-        return []
+    return (yield from _carry_out(commits, ()))[0] if commits else []
+
+
+def _carry_out(
+    commits: Sequence[Commit], reads: Sequence[Command]
+) -> Operation[tuple[list[bool | StoreError], list[Any]]]:
     calls = [commit.to_script_call() for commit in commits]
-    replies: list[Any] = list((yield IndependentCommands([call.by_hash() for call in calls])))
+    all_replies = list((yield IndependentCommands([*(call.by_hash() for call in calls), *reads])))
+    replies: list[Any] = all_replies[: len(calls)]
     unknown = [at for at, reply in enumerate(replies) if isinstance(reply, UnknownScriptError)]
     if unknown:
         again = yield IndependentCommands([calls[at].by_source() for at in unknown])
         for at, reply in zip(unknown, again, strict=True):
             replies[at] = reply
     results = [reply if isinstance(reply, StoreError) else reply[0] == 1 for reply in replies]
-    reads = {at: commits[at].written_text_query() for at, result in enumerate(results) if result is False}
-    queries = {at: read for at, read in reads.items() if read is not None}
+    written = {at: commits[at].written_text_query() for at, result in enumerate(results) if result is False}
+    queries = {at: read for at, read in written.items() if read is not None}
     if queries:
         replies = yield list(queries.values())
         for at, replaced in zip(queries, replies, strict=True):
             results[at] = commits[at].is_carried_out(text(replaced))
-    return results
+    return results, all_replies[len(calls) :]
 
 
 def new_commit(namespace: Namespace, snapshot: CatalogSnapshot) -> Commit:

@@ -157,8 +157,8 @@ class PlanAdmin:
         """
         yield from self._namespace.find_slots()
         for _ in range(MAX_ATTEMPTS):
-            (members,) = yield [("HGET", self._names.catalog, "members")]
-            old = yield from self._namespace.load(for_change=True)
+            members_read = ("HGET", self._names.catalog, "members")  # before the keys of plans are read
+            old, (members,) = yield from self._namespace.load_and_read([members_read], for_change=True)
             new = change(old)
             check_ceilings(self._namespace.ceilings, old, new)
             _check_shadows(old, new)

@@ -55,7 +55,7 @@ class UpgradeAdmin:
             (reply,) = yield [("HGETALL", self._names.catalog)]
             fields = pairs(reply)
             if fields:
-                stored_schema = schema.known(self._names, fields.get("schema"))
+                stored_schema = schema.require_known(self._names, fields.get("schema"))
                 renamed, is_marked = 0, "upgrading" in fields
                 if is_marked:
                     yield from self._refuse_slots()

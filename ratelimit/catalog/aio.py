@@ -281,13 +281,13 @@ class AsyncCatalog(Base):
     ) -> MigrationReport:
         """Copy this namespace to another server or cluster; with `finish`, hand it over. See `Catalog.migrate`."""
         steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
-        return await self._moved(target, steps)
+        return await self._run_steps(target, steps)
 
     async def cancel_migration(self, target: Self) -> MigrationReport:
         """Remove an unfinished copy at the target, and decide here again. See `Catalog.cancel_migration`."""
-        return await self._moved(target, Migration(self._namespace, target._namespace).cancel())
+        return await self._run_steps(target, Migration(self._namespace, target._namespace).cancel())
 
-    async def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+    async def _run_steps(self, target: Self, steps: Steps) -> MigrationReport:
         try:
             step = next(steps)
             while True:
@@ -295,7 +295,7 @@ class AsyncCatalog(Base):
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
                 else:
-                    step = steps.send(await (target if step.side == "target" else self)._run(step.operation))
+                    step = steps.send(await (target if step.side == "target" else self)._run(step.run()))
         except StopIteration as finished:
             report: MigrationReport = finished.value
             return report

@@ -50,7 +50,8 @@ class Catalog(Base):
 
     Every change is all or nothing. If somebody else changes the same thing at the same time, the change is computed
     again from what they stored. To make sure that nobody has changed a thing since you read it, pass it as `expected`
-    (None: that it did not exist): the change is then refused with Conflict if something else is stored.
+    (None: that it did not exist): the change is then refused with Conflict if something else is stored. Where keys lie
+    in slots, so may be that of a key which somebody merely repaired: each write of a key gives it another `revision`.
 
     With `durable=True`, what changes a key waits until all replicas of Redis that are connected have the change, for
     `durable_timeout` seconds at most, and says how many acknowledged it: in the `replication` of the key that it
@@ -656,16 +657,16 @@ class Catalog(Base):
         """Copy this namespace to another server or cluster; with `finish`, hand it over.
 
         Without `finish` gateways go on here, and what changes meanwhile is copied by the next run. With it, they are
-        told to stop: from then until they are started with the target's URL they answer 503. The rest is copied, both
-        sides are counted, and the target decides. Interrupted anywhere, it can be run again. Administrators pause
-        meanwhile.
+        stopped: they answer 503 until they are started with the target's URL. The rest is copied, both sides are
+        counted, and the target decides. Stop administrators before. If it is interrupted, run it again.
 
         Args:
             target: A catalogue on the server or cluster to move to, of the same namespace.
             finish: Whether to hand over.
-            max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard.
-            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds: for so long one that could
-                not reach the catalogue may not have heard, if this namespace is on a cluster. Elsewhere it is not used.
+            max_age: The longest `max_age` of any gateway, in seconds: a gateway that missed the notification notices
+                within that time, so the last copy waits for it.
+            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds. On a cluster a gateway that
+                cannot reach the catalogue goes on for that time, so the last copy waits for it. Not used elsewhere.
             progress: Called with what is being done, and the number of keys of Redis it was done with.
 
         Returns:
@@ -673,10 +674,11 @@ class Catalog(Base):
 
         Raises:
             ConfigError: The target holds another namespace of this name, or there is nothing to move.
-            StoreError: A server failed, or the two sides differ: run it again.
+            Conflict: Another run, or an administrator, changed the catalogue meanwhile.
+            StoreError: A server failed, or the two sides differ: run it again. A note of it names the side.
         """
         steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
-        return self._moved(target, steps)
+        return self._run_steps(target, steps)
 
     def cancel_migration(self, target: Self) -> MigrationReport:
         """Remove an unfinished copy at the target, and decide here again.
@@ -686,10 +688,12 @@ class Catalog(Base):
 
         Raises:
             ConfigError: The migration is finished. Migrate back instead.
+            Conflict: Another run changed the catalogue meanwhile.
+            StoreError: A server failed: run it again. A note of it names the side.
         """
-        return self._moved(target, Migration(self._namespace, target._namespace).cancel())
+        return self._run_steps(target, Migration(self._namespace, target._namespace).cancel())
 
-    def _moved(self, target: Self, steps: Steps) -> MigrationReport:
+    def _run_steps(self, target: Self, steps: Steps) -> MigrationReport:
         try:
             step = next(steps)
             while True:
@@ -697,7 +701,7 @@ class Catalog(Base):
                     sleep(step.seconds)
                     step = next(steps)
                 else:
-                    step = steps.send((target if step.side == "target" else self)._run(step.operation))
+                    step = steps.send((target if step.side == "target" else self)._run(step.run()))
         except StopIteration as finished:
             report: MigrationReport = finished.value
             return report
@@ -707,9 +711,9 @@ class Catalog(Base):
     ) -> DoctorReport:
         """Return what of this deployment would break a promise, and the command that mends it.
 
-        Nothing is changed, unless you say `repair`. On a cluster, where a change of a key takes several steps, that
-        finishes or undoes whatever an administrator who crashed has left half done, before all else. It can be done at
-        any time, and again: others who are at work start over.
+        Nothing is changed without `repair`. On a cluster a change of a key takes several steps; `repair` first finishes
+        or undoes changes that crashed between two of them. It may be run at any time, repeatedly, and beside other
+        administrators: a change of the same key that is under way starts over.
 
         Reads the server, or all nodes of a cluster, its replicas and Sentinels, as far as they can be reached with this
         client's user, password and certificates. What this user may not read is "unknown", with the permission that is
@@ -719,7 +723,7 @@ class Catalog(Base):
             gateway_user: The Redis user of the gateways, whose permissions are examined; None for
                 this client's own.
             deadline: How long checks of the gateways wait for Redis, in seconds, as of `Limiter`.
-            repair: Finish or undo what is half done of keys. Needs an administrator's permissions.
+            repair: Whether to finish or undo unfinished changes of keys. Needs an administrator's permissions.
 
         Returns:
             The findings, the worst first; and what was repaired.

@@ -18,7 +18,7 @@ from ratelimit.admin.csv import transfer
 from ratelimit.admin.csv.transfer import ImportReport, ProgressCallback
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import KeyListing
-from ratelimit.effects import Operation
+from ratelimit.effects import Operation, pause
 from ratelimit.errors import ConfigError
 from ratelimit.registry import plan_documents
 from ratelimit.registry.plan_documents import Document
@@ -86,7 +86,7 @@ def import_keys(
         if not _is_rereadable(stream):
             copy = stack.enter_context(SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY))
             for _ in _copy(stream, copy, name, max_bytes):
-                yield transfer.pause(admin.namespace)
+                yield pause()
             stream = cast("IO[bytes]", copy)
         _check_size(stream, name, max_bytes)
         return (

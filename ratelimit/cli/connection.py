@@ -15,7 +15,7 @@ import click
 from ratelimit.catalog import Catalog
 from ratelimit.cli.ceilings import ceilings
 from ratelimit.cli.output import StoreFailure
-from ratelimit.errors import StoreError
+from ratelimit.errors import Cause, StoreError
 from ratelimit.limiter import Limiter, Options
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.windows import EPOCH_ORDINAL, day_of
@@ -29,11 +29,14 @@ _PERMISSIONS = (
 _REMEDIES = {
     "no permissions to": _PERMISSIONS,
     "can't run this command": _PERMISSIONS,
-    "username-password": "Check the user and the password in RATELIMIT_URL; percent-encode special characters.",
+    "+cluster|slots": "Nothing was carried out. lua/ACL.md says what each user needs on a cluster.",
+    "username-password": "Check the user and the password in RATELIMIT_URL; percent-encode special characters. On a "
+    "cluster, users and passwords must be the same on every node.",
     "Authentication required": "Put the password into RATELIMIT_URL: redis://:PASSWORD@host:port/0.",
     "DB index is out of range": "The number at the end of the URL is the database: this server has fewer.",
 }
-"""What to do about an error of the server: a part of its message -> the remedy."""
+"""What to do about an error of the server: a part of its message -> the remedy. The last one that fits counts."""
+_NO_ANSWER = ("not_sent", "unknown", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Connection:
                 yield limiter
             except StoreError as error:
                 lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-                raise self.failure("\n".join(lines)) from None
+                raise self.failure("\n".join(lines), error.cause) from None
 
     @contextmanager
     def catalog(self) -> Iterator[Catalog]:
@@ -76,13 +79,20 @@ class Connection:
         with self.limiter() as limiter:
             yield limiter.catalog
 
-    def failure(self, cause: str) -> StoreFailure:
-        """Return the error that ends a command because Redis failed, with the remedy."""
-        remedy = f"Is a server running at {self.shown_url}? Name another one by --url or RATELIMIT_URL."
-        for message, better in _REMEDIES.items():
-            if message in cause:
+    def failure(self, message: str, cause: Cause | None) -> StoreFailure:
+        """Return the error that ends a command because Redis failed, with the remedy.
+
+        Args:
+            message: What happened.
+            cause: That of the StoreError, or of the decision.
+        """
+        remedy = f"The server is {self.shown_url}."
+        if cause in _NO_ANSWER:
+            remedy = f"Is a server running at {self.shown_url}? Name another one by --url or RATELIMIT_URL."
+        for part, better in _REMEDIES.items():
+            if part in message:
                 remedy = f"{better} The server is {self.shown_url}."
-        return StoreFailure(f"{cause}\n{remedy}")
+        return StoreFailure(f"{message}\n{remedy}")
 
     @property
     def shown_url(self) -> str:
@@ -130,8 +140,9 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="redis://localhost:6379/0",
             show_default=True,
             show_envvar=True,
-            help="The server: redis://, rediss:// or unix://. Put a password into the variable, not on the command "
-            f"line. A pepper is read from {PEPPER}.",
+            help="The server: redis://, rediss://, unix:// or redis+sentinel://; of a cluster any node, with "
+            "?cluster=true. Put a password into the variable, not on the command line. A pepper is read from "
+            f"{PEPPER}.",
         ),
     ):
         connected = option(connected)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Protocol, final
 
 from ratelimit.decision import Decision, LimitStatus, Source
@@ -117,10 +118,29 @@ class SpreadLimits(CompiledLimits):
             states: Of each shared bucket, in their order.
             source: Who made the decision.
         """
+        return JoinedReply(status, now_us, self._pack(*self.joined_numbers(now_us, own_numbers, states)), source)
+
+    def joined_numbers(
+        self, now_us: int, own_numbers: Sequence[float], states: Sequence[BucketState]
+    ) -> tuple[float, ...]:
+        """Return the numbers of all limits; see `joined`."""
         numbers = list[float]()
         for is_shared, at in self._order:
             numbers += _at(now_us, states[at]) if is_shared else own_numbers[2 * at : 2 * at + 2]
-        return JoinedReply(status, now_us, self._pack(*numbers), source)
+        return tuple(numbers)
+
+    def with_own(self, own: CompiledLimits) -> SpreadLimits:
+        """Return these limits with another form of the key's own ones, to compute with: see `divided`."""
+        if own is self.own:
+            return self
+        limits = copy(self)
+        limits.numbers_of = tuple(
+            [
+                numbers if is_shared else own.numbers_of[at]
+                for (is_shared, at), numbers in zip(self._order, self.numbers_of, strict=True)
+            ]
+        )
+        return limits
 
     def with_states(self, numbers: Sequence[float], now_us: int, states: Sequence[BucketState]) -> tuple[float, ...]:
         """Return the numbers of all limits with these states of the shared ones."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TypedDict
 
 from ratelimit import validation
 from ratelimit.decision import Decision
 from ratelimit.effects import TooManyLookUpsError
+from ratelimit.engine.limits import Bucket
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.errors import ConfigError, OnUnavailable, StoreError
 from ratelimit.limiter.checker import Checker
@@ -90,6 +91,7 @@ class LimiterBase:
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures, self._shared_failures = FailureLog(), FailureLog()
+        self._checker.judge_caller = self._without_redis.decide
         self._checker.slots.judge_locally = self._judge_shared
         self._checker.slots.on_answer = self._shared_recovered
         self.server: EmbeddedServer | None = None
@@ -124,9 +126,11 @@ class LimiterBase:
         decision = self._without_redis.decide_shared(error, key, stage, cost, key_required=key_required)
         return self._logged(error, decision)
 
-    def _judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
+    def _judge_shared(
+        self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
+    ) -> SharedVerdict:
         """Judge what all callers share, of a check whose own limits Redis judges. See `WithoutRedis.judge_shared`."""
-        verdict = self._without_redis.judge_shared(error, prepared, cost)
+        verdict = self._without_redis.judge_shared(error, prepared, cost, buckets)
         if (line := self._shared_failures.failure(error, verdict.source)) is not None:
             log.warning("shared limits alone: %s", line)
         return verdict

@@ -11,14 +11,13 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import Protocol
 from weakref import WeakMethod
 
 from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason
 from ratelimit.effects import (
     BatchableReads,
-    InBackground,
     KeyLookUps,
     Operation,
     UnknownScriptError,
@@ -28,9 +27,8 @@ from ratelimit.effects import (
 from ratelimit.engine import protocol
 from ratelimit.engine.cached_key import CachedKey
 from ratelimit.engine.lazy_decision import LazyAdmission
-from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
-from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
+from ratelimit.engine.spread_limits import JoinedReply
 from ratelimit.errors import OnUnavailable, StoreError
 from ratelimit.limiter.catalog_refresh import CatalogRefresh
 from ratelimit.limiter.slot_checks import SharedVerdict, SlotChecks
@@ -64,6 +62,15 @@ PendingCheck = tuple[ScriptCall, PreparedCheck, KnownStates | None, int, int, Ca
 """A check to be sent: its call first, the rest is for `Checker.finish`. A tuple, for one is made for each check."""
 
 
+class JudgeCaller(Protocol):
+    """Decides a check that Redis gave no answer to."""
+
+    def __call__(
+        self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
+    ) -> Decision:
+        """Return the decision."""
+
+
 class Checker:
     """Decides requests. Safe between threads, and after a fork.
 
@@ -75,7 +82,10 @@ class Checker:
         leases: The leases that this process holds.
         slots: Sends checks whose limits are spread over slots.
         unmatched: Counts checks whose method is none.
+        judge_caller: Decides a check, or a peek, that gets no answer: as `WithoutRedis.decide`.
     """
+
+    judge_caller: JudgeCaller
 
     def __init__(
         self,
@@ -162,9 +172,14 @@ class Checker:
         if denial_cache.is_active:
             states = denial_cache.states_for(prepared, now_us)
         verdict = self.slots.take(spread, cost, now_us)
-        if verdict is None or verdict.denying is not None:
-            denial = None if verdict is None else self._known_shared_denial(prepared, verdict, cost, now_us)
-            return self._check_spread(prepared, key, stage, method, cost, verdict) if denial is None else denial
+        if verdict is None:
+            return self._check_spread(prepared, key, stage, method, cost, None)
+        if verdict.denying is not None:
+            latest = self.denial_cache.numbers(prepared, now_us)
+            shared_denial = latest and self.slots.known_denial(prepared, verdict, *latest, cost)
+            if shared_denial is None:
+                return self._check_spread(prepared, key, stage, method, cost, verdict)
+            return self._counted(prepared, *shared_denial)
         call = prepared.to_script_call(self._namespace, cost)
         return call, prepared, states, now_us, cost, key, stage, method, verdict
 
@@ -213,7 +228,7 @@ class Checker:
         verdict: SharedVerdict | None,
     ) -> Operation[Decision]:
         """Decide a check whose shared limits deny it from memory, or have to be asked: that is known already."""
-        reply = yield from self._send(prepared, cost, verdict=verdict)
+        reply = yield from self._recorded(prepared, self.slots.send(prepared, cost, verdict=verdict))
         return (yield from self._decide_request(key, stage, method, cost, prepared, reply))
 
     def _decide_request(
@@ -225,11 +240,15 @@ class Checker:
         return self._decide(key or "", stage, method, cost, prepared, reply)
 
     def abandon(self, pending: PendingCheck, error: BaseException) -> None:
-        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged."""
-        self.denial_cache.invalidate(pending[1])
-        verdict = pending[-1]
+        """Say that no reply to a pending check will come: unless it was not sent, it may have been charged.
+
+        Raises:
+            StoreError: As of `SlotChecks.abandon`.
+        """
+        prepared, verdict = pending[1], pending[-1]
+        self.denial_cache.invalidate(prepared)
         if verdict is not None:
-            self.slots.abandon(verdict, error)
+            self.slots.abandon(prepared, verdict, error)
 
     def check(self, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False) -> Operation[Decision]:
         """Decide one request of `cost` units. `peek`, or a cost of 0 (for one of 1), consumes nothing."""
@@ -264,7 +283,12 @@ class Checker:
             key_required: Whether the caller has to be one that opens the stage. Its plan and quota are charged nothing.
         """
         if key_required:
-            decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            try:
+                decision = yield from self.check(key, stage, OTHERS, cost, peek=True)
+            except StoreError as error:
+                if not self._namespace.has_slots:
+                    raise
+                return (yield from self._check_shared_of_unanswered(error, key, stage, cost))
             if decision.detail is not None:
                 return self.forbidden(decision.detail, peek=not cost)
         else:
@@ -272,6 +296,16 @@ class Checker:
             validation.texts(None if isinstance(key, Identity) else key, stage, OTHERS)
             yield from self._refresh(None, self._namespace.age_us())
         return (yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost))
+
+    def _check_shared_of_unanswered(self, error: StoreError, key: Caller, stage: str, cost: int) -> Operation[Decision]:
+        """As `check_shared`, for a caller whose own server gave no answer: what callers share may lie at others."""
+        caller = self.judge_caller(error, key, stage, OTHERS, cost, peek=True)
+        if caller.detail is not None or caller.reason is Reason.UNAVAILABLE:
+            return caller
+        decision = yield from self._check_without_key(stage, OTHERS, cost or 1, peek=not cost)
+        if not decision.degraded:
+            decision.source, decision.cause, decision.error = "local", error.cause, str(error)
+        return decision
 
     def warm_up(self) -> Operation[None]:
         """Do what precedes the first check: load the catalogue and the scripts, and try what checks do.
@@ -327,7 +361,7 @@ class Checker:
         """Decide from units that are held, else by Redis, which may be requested to prepay some."""
         lease: Lease = prepared.lease
         if prepared.spread is not None:
-            leased = yield from self._spend_spread(prepared, lease, cost, peek=peek)
+            leased = None if peek else (yield from self.slots.spend_lease(prepared, lease, cost))
         else:
             leased = lease.spend(cost, self._namespace.age_us(), peek=peek)
         if leased is not None:
@@ -337,54 +371,19 @@ class Checker:
         denies_unknown = (
             self._namespace.snapshot.on_unavailable(stage, prepared.plan_id, self._on_unavailable) == "closed"
         )
-        # What all callers share is not part of a key's lease where it lies in another slot.
-        send = partial(self._send, shared_cost=cost)
+        send = partial(self._send_leased, cost)
         reply = yield from self.leases.check(prepared, lease, cost, send, denies_unknown=denies_unknown)
         return (yield from self._decide(key, stage, method, cost, prepared, reply))
-
-    def _spend_spread(
-        self, prepared: PreparedCheck, lease: Lease, cost: int, *, peek: bool
-    ) -> Operation[Decision | None]:
-        """Admit a request from a key's lease if what all callers share admits it, too; None if that is to be asked."""
-        spread, now_us = prepared.spread, self._namespace.age_us()
-        if peek or spread is None or lease.units < cost:
-            return None
-        verdict = self.slots.take(spread, cost, now_us) or (yield from self.slots.ask(prepared, cost))
-        if verdict is None or verdict.denying is not None:
-            return None
-        leased = lease.spend(cost, self._namespace.age_us())
-        if leased is None:
-            self.slots.put_back(verdict)
-            return None
-        if self.slots.shared.is_due:
-            yield InBackground(self.slots.shared.upkeep())
-        return _with_shared(leased, spread, verdict)
 
     def _known_denial(self, prepared: PreparedCheck, cost: int, now_us: int) -> Decision | None:
         """Return the denial of a request if it is certain in this process; `now_us` is `Namespace.age_us`."""
         denial = self.denial_cache.deny(prepared, cost, now_us)
-        if denial is None:
-            return None
-        decision, server_us = denial
-        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, decision.reason)
-        return decision
+        return None if denial is None else self._counted(prepared, *denial)
 
-    def _known_shared_denial(
-        self, prepared: PreparedCheck, verdict: SharedVerdict, cost: int, now_us: int
-    ) -> Decision | None:
-        """Return the denial of a request that a shared limit denies, if all that is in it is known in this process."""
-        spread, latest = prepared.spread, self.denial_cache.numbers(prepared, now_us)
-        if spread is None or latest is None:
-            return None
-        numbers, server_us = latest
-        joined = spread.with_states(numbers, server_us, verdict.states)
-        denial = prepared.limits.denial(joined, server_us, cost)
-        if denial is None:
-            return None
-        first, _, end_us = denial
-        decision = prepared.limits.denied(first, end_us - server_us, joined, server_us, cost, None, "denial_cache")
-        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, decision.reason)
-        return decision
+    def _counted(self, prepared: PreparedCheck, denial: Decision, server_us: int) -> Decision:
+        """Count a denial, and return it."""
+        self.denials.add(server_us // DAY_US, prepared.plan_id, prepared.denied_id, denial.reason)
+        return denial
 
     def _forget_changed(self, key_id: str | None) -> None:
         self.denial_cache.forget(key_id)
@@ -450,41 +449,38 @@ class Checker:
                 return (yield from self._judged(prepared, reply, cost, peek=peek))
         raise StoreError(f"the catalogue changed {_MAX_ATTEMPTS} times during one check")
 
-    def _send(
-        self,
-        prepared: PreparedCheck,
-        cost: int,
-        flags: int = 0,
-        *,
-        call: ScriptCall | None = None,
-        shared_cost: int | None = None,
-        verdict: SharedVerdict | Literal["unknown"] | None = "unknown",
-    ) -> Operation[protocol.Reply]:
-        """Send a prepared check, and record the states in its reply.
-
-        Args:
-            prepared: The check.
-            cost: Its cost.
-            flags: Of the script.
-            call: A call of it that was made already.
-            shared_cost: As of `SlotChecks.send`.
-            verdict: As of `SlotChecks.send`.
-        """
-        namespace, denial_cache = self._namespace, self.denial_cache
-        sent_us = namespace.age_us()
-        states = None
-        if denial_cache.is_active and not flags & protocol.PEEK:
-            states = denial_cache.states_for(prepared, sent_us)
+    def _send(self, prepared: PreparedCheck, cost: int, flags: int = 0) -> Operation[protocol.Reply]:
+        """Send a prepared check, or a peek; `flags` are those of the script."""
         if prepared.spread is None:
-            sending = self._send_to_one(call or prepared.to_script_call(namespace, cost, flags))
+            sending = self._send_to_one(prepared.to_script_call(self._namespace, cost, flags))
         elif flags & protocol.PEEK:
             sending = self.slots.peek(prepared, cost, flags)
         else:
-            sending = self.slots.send(prepared, cost, flags, call=call, shared_cost=shared_cost, verdict=verdict)
-        if flags & protocol.PEEK:
-            reply = yield from sending
-            _note(prepared, reply, sent_us)
-            return reply
+            sending = self.slots.send(prepared, cost, flags)
+        if not flags & protocol.PEEK:
+            return (yield from self._recorded(prepared, sending))
+        sent_us = self._namespace.age_us()
+        reply = yield from sending
+        _note(prepared, reply, sent_us)
+        return reply
+
+    def _send_leased(
+        self, shared_cost: int, prepared: PreparedCheck, cost: int, *, call: ScriptCall | None = None
+    ) -> Operation[protocol.Reply]:
+        """Send a prepared check that requests a lease, of a request of `shared_cost`; see `leases.Send`.
+
+        What all callers share is not part of a key's lease where it lies in another slot.
+        """
+        if prepared.spread is None:
+            sending = self._send_to_one(call or prepared.to_script_call(self._namespace, cost))
+        else:
+            sending = self.slots.send(prepared, cost, call=call, shared_cost=shared_cost)
+        return self._recorded(prepared, sending)
+
+    def _recorded(self, prepared: PreparedCheck, sending: Operation[protocol.Reply]) -> Operation[protocol.Reply]:
+        """Send a check, and record the states in its reply."""
+        denial_cache, sent_us = self.denial_cache, self._namespace.age_us()
+        states = denial_cache.states_for(prepared, sent_us) if denial_cache.is_active else None
         try:
             reply = yield from sending
         except BaseException:
@@ -663,21 +659,8 @@ class Checker:
         if protocol.status(reply) == protocol.ADMITTED_DAY_OVER:
             yield from self._archive(prepared.key_id, day_of(prepared.limits.time_us(reply)))
         if prepared.spread is not None:
-            yield from self._after_spread(prepared, reply)
+            yield from self.slots.after(prepared, reply)
         return _decision(prepared, reply, cost)
-
-    def _after_spread(self, prepared: PreparedCheck, reply: protocol.Reply) -> Operation[None]:
-        """Do what is due after a check whose limits are spread over slots; nobody waits for it."""
-        if isinstance(reply, JoinedReply) and reply.crosses_alert:
-            yield InBackground(announce(self._namespace.names, prepared.key_id))
-        spread, identities = prepared.spread, self.slots.identities
-        if spread is not None and spread.own is not None and spread.bound is not None:
-            is_charged = protocol.status(reply) in (protocol.ADMITTED, protocol.ADMITTED_DAY_OVER)
-            commands = identities.note_admitted(prepared, spread.own, spread.bound) if is_charged else ()
-            if commands:
-                yield InBackground(identities.count(prepared.key_id, spread.bound, commands))
-        if self.slots.shared.is_due:
-            yield InBackground(self.slots.shared.upkeep())
 
     def _archive(self, key_id: str, today: int) -> Operation[None]:
         """Move the key's days that are over off the path of its checks: once per key and day."""
@@ -728,15 +711,6 @@ def _decision(prepared: PreparedCheck, reply: protocol.Reply, cost: int) -> Deci
     """Return the decision in a reply."""
     decision = prepared.limits.decision(reply, cost)
     return reply.mark(decision) if isinstance(reply, JoinedReply) else decision
-
-
-def _with_shared(leased: Decision, spread: SpreadLimits, verdict: SharedVerdict) -> Decision:
-    """Return an admission from a key's lease with what the shared limits say, of which the lease holds nothing."""
-    decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, verdict.states), source="lease")
-    if verdict.failure is not None:
-        decision.source = verdict.source
-        decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
-    return decision
 
 
 def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:

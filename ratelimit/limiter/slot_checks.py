@@ -2,6 +2,9 @@
 
 Shared units are taken in memory, or asked for. Then one script is sent to the key's slot. If it denies the check the
 units are put back; if nobody knows what it did they stay spent. Together the replies say what one script would say.
+
+If the key's script gives no answer, `WithoutRedis` judges the key's own limits by this process' part, and the check is
+paid with the same units. If a shared limit gives none, it judges that one alone.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, cast
 
-from ratelimit.decision import Source
-from ratelimit.effects import Operation
+from ratelimit.decision import Decision, Reason, Source
+from ratelimit.effects import InBackground, Operation
 from ratelimit.engine import protocol
-from ratelimit.engine.limits import Bucket
+from ratelimit.engine.limits import Bucket, Numbers
+from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local.identity_counts import IdentityCounts
+from ratelimit.local.leases import Lease
 from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import ScriptCall
@@ -29,7 +34,7 @@ class SharedVerdict(NamedTuple):
     """What the shared limits of a check say.
 
     Attributes:
-        held: Units that were taken of them; none where this process decides by its own part.
+        held: Units that were taken of them; none of those of which this process decides by its own part.
         states: How they stand.
         denying: The one that denies the check, None if all admit it.
         source: Who says so.
@@ -47,11 +52,21 @@ class SharedVerdict(NamedTuple):
     refund: Callable[[], Sequence[SharedState]] | None = None
 
 
-JudgeLocally = Callable[[StoreError, PreparedCheck, int], SharedVerdict]
-"""Judges the shared limits of a check when they cannot be asked; raises the error if the check is then not sent."""
+class _Unanswered:
+    """What the shared limits said of a check whose key's script gave no answer; no verdict once that is settled."""
+
+    __slots__ = ("spread", "verdict")
+
+    def __init__(self, spread: SpreadLimits, verdict: SharedVerdict) -> None:
+        self.spread = spread
+        self.verdict: SharedVerdict | None = verdict
 
 
-def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int) -> SharedVerdict:
+JudgeLocally = Callable[[StoreError, PreparedCheck, int, Sequence[Bucket]], SharedVerdict]
+"""Judges shared limits of a check that cannot be asked; raises the error if the check is then not sent."""
+
+
+def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int, _buckets: Sequence[Bucket]) -> SharedVerdict:
     raise error
 
 
@@ -85,11 +100,53 @@ class SlotChecks:
         if verdict.refund is not None:
             verdict.refund()
 
-    def abandon(self, verdict: SharedVerdict, error: BaseException) -> None:
-        """Say that the check that units were taken for got no reply."""
-        self.shared.settle(verdict.held, "denied" if isinstance(error, StoreUnavailable) else "unknown")
-        if verdict.refund is not None and isinstance(error, StoreError):
-            verdict.refund()  # the same part judges the check again, now with all of its limits
+    def abandon(self, prepared: PreparedCheck, verdict: SharedVerdict, error: BaseException) -> None:
+        """Say that the key's script gave no answer to a check that shared limits judged.
+
+        Its units stay spent, unless whoever catches what is raised here decides the check with `verdict_of`, or settles
+        it with `give_up`.
+
+        Raises:
+            StoreError: The same error with what the shared limits said, if that is to be used.
+        """
+        spread = prepared.spread
+        if spread is None or not isinstance(error, StoreError):
+            return
+        if verdict.failure is not None and not verdict.held.parts:
+            self.put_back(verdict)  # the same part judges the check again, now with all of its limits
+        elif spread.shared:
+            failure = type(error)(str(error), cause=error.cause)  # of this check alone: others may have got the same
+            failure._unanswered = _Unanswered(spread, verdict)
+            raise failure from error
+
+    def verdict_of(
+        self, error: StoreError, spread: SpreadLimits, cost: int, now_us: int, *, peek: bool
+    ) -> SharedVerdict | None:
+        """Return what shared limits said before a check failed, or say from memory; None if neither is known.
+
+        If the check is denied all the same, `put_back` is due. For a peek nothing is taken from memory.
+        """
+        verdict = self._unsettled(error, spread)
+        if verdict is None and spread.shared and not peek:
+            verdict = self.take(spread, cost, now_us)
+        return verdict
+
+    def give_up(self, error: StoreError) -> None:
+        """Settle a check that failed and is decided otherwise than by `verdict_of`."""
+        verdict = self._unsettled(error)
+        if verdict is not None:
+            self.put_back(verdict)
+
+    @staticmethod
+    def _unsettled(error: StoreError, spread: SpreadLimits | None = None) -> SharedVerdict | None:
+        """Return what shared limits said before a check failed, once; if they are these."""
+        unanswered = error._unanswered
+        if not isinstance(unanswered, _Unanswered) or spread not in (None, unanswered.spread):
+            return None
+        verdict, unanswered.verdict = unanswered.verdict, None
+        if verdict is not None and not isinstance(error, StoreUnavailable):
+            verdict = verdict._replace(held=_NOTHING_HELD)  # perhaps the key's script admitted it: they stay spent
+        return verdict
 
     def ask(self, prepared: PreparedCheck, cost: int) -> Operation[SharedVerdict | None]:
         """Return what shared limits say that were asked; None if another catalogue is in force, and known by now."""
@@ -97,7 +154,9 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
-            return self.judge_locally(error, prepared, cost)
+            return self.judge_locally(error, prepared, cost, spread.shared)
+        if isinstance(taken, Held) and taken.error is not None:
+            return self._judge_failed(taken.error, prepared, cost, taken)
         self.on_answer()
         if taken is None:
             return None
@@ -105,6 +164,34 @@ class SlotChecks:
         if verdict.denying is not None:  # what the other limits had granted is there again
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return verdict
+
+    def _judge_failed(self, error: StoreError, prepared: PreparedCheck, cost: int, held: Held) -> SharedVerdict:
+        """Return what shared limits say of which some gave no answer, and the others granted units.
+
+        Raises:
+            StoreError: As of `judge_locally`. The units are put back.
+        """
+        spread = cast(SpreadLimits, prepared.spread)
+        try:
+            local = self.judge_locally(error, prepared, cost, held.failed)
+        except StoreError:
+            self.shared.settle(held, "denied")
+            raise
+
+        def joined(local_states: Sequence[SharedState]) -> list[SharedState]:
+            by_id = {bucket.state_id: state for bucket, state in zip(held.failed, local_states, strict=True)}
+            others = self._states_now(spread, held.states)
+            return [by_id.get(bucket.state_id, state) for bucket, state in zip(spread.shared, others, strict=True)]
+
+        if local.denying is not None:
+            self.shared.settle(held, "denied")
+            return local._replace(states=joined(local.states))
+        refund = local.refund
+        return local._replace(
+            held=held,
+            states=joined(local.states),
+            refund=None if refund is None else lambda: joined(refund()),
+        )
 
     def send(
         self,
@@ -141,7 +228,7 @@ class SlotChecks:
         try:
             reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
         except BaseException as error:
-            self.abandon(verdict, error)
+            self.abandon(prepared, verdict, error)
             raise
         return self.settle(prepared, reply, cost, verdict)
 
@@ -157,18 +244,75 @@ class SlotChecks:
                 return reply
             joined = self._joined(spread, code, reply, verdict)
         except StoreError as error:  # it cannot be read
-            self.abandon(verdict, error)
+            self.abandon(prepared, verdict, error)
             raise
         if code in _CHARGED:
             self.shared.settle(verdict.held, "spent")
             joined.crosses_alert = spread.crosses_alert(reply, cost)
             return joined
+        self.shared.settle(verdict.held, "denied")
         if verdict.refund is not None:
             verdict = verdict._replace(states=verdict.refund())
         elif verdict.held.parts:
-            self.put_back(verdict)
             verdict = verdict._replace(states=self._states_now(spread, verdict.states))
         return self._joined(spread, code, reply, verdict)
+
+    def known_denial(
+        self, prepared: PreparedCheck, verdict: SharedVerdict, numbers: Numbers, server_us: int, cost: int
+    ) -> tuple[Decision, int] | None:
+        """Return the denial of a check that a shared limit denies from memory, and the server's time of it.
+
+        Args:
+            prepared: The check.
+            verdict: What shared limits say.
+            numbers: Of all limits, as last seen.
+            server_us: The server's time now.
+            cost: Units.
+        """
+        spread, limits = cast(SpreadLimits, prepared.spread), prepared.limits
+        joined = spread.with_states(numbers, server_us, verdict.states)
+        denial = limits.denial(joined, server_us, cost)
+        if denial is None:
+            return None
+        first, _, end_us = denial
+        return limits.denied(first, end_us - server_us, joined, server_us, cost, None, "denial_cache"), server_us
+
+    def spend_lease(self, prepared: PreparedCheck, lease: Lease, cost: int) -> Operation[Decision | None]:
+        """Admit a request from a key's lease, which holds units of its own limits alone, if shared ones admit it, too.
+
+        Returns:
+            The admission; None if the key's script is to be asked.
+        """
+        spread, now_us = cast(SpreadLimits, prepared.spread), self._namespace.age_us()
+        if lease.units < cost:
+            return None
+        verdict = self.take(spread, cost, now_us) or (yield from self.ask(prepared, cost))
+        if verdict is None or verdict.denying is not None:
+            return None
+        leased = lease.spend(cost, self._namespace.age_us())
+        if leased is None:
+            self.put_back(verdict)
+            return None
+        if self.shared.is_due:
+            yield InBackground(self.shared.upkeep())
+        states = verdict.states
+        decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, states), source="lease")
+        if verdict.failure is not None:
+            decision.source = verdict.source
+            decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+        return decision
+
+    def after(self, prepared: PreparedCheck, reply: protocol.Reply) -> Operation[None]:
+        """Do what is due after a check that was judged; nobody waits for it."""
+        spread = cast(SpreadLimits, prepared.spread)
+        if isinstance(reply, JoinedReply) and reply.crosses_alert:
+            yield InBackground(announce(self._namespace.names, prepared.key_id))
+        if spread.own is not None and spread.bound is not None and protocol.status(reply) in _CHARGED:
+            commands = self.identities.note_admitted(prepared, spread.own, spread.bound)
+            if commands:
+                yield InBackground(self.identities.count(prepared.key_id, spread.bound, commands))
+        if self.shared.is_due:
+            yield InBackground(self.shared.upkeep())
 
     def is_all_done(self, reply: protocol.Reply) -> bool:
         """Return whether a check was admitted, and nothing else is to be done."""
@@ -183,17 +327,23 @@ class SlotChecks:
         spread = cast(SpreadLimits, prepared.spread)
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield prepared.to_script_call(self._namespace, cost, flags | protocol.PEEK)
+            reply = yield from self._peek_own(prepared, cost, flags | protocol.PEEK, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
             if verdict.source != "local":
                 verdict = verdict._replace(source="redis")
-        denying_id = verdict.denying and verdict.denying.state_id
-        states = [
-            _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
-            for bucket, state in zip(spread.shared, verdict.states, strict=True)
-        ]
-        return self._joined(spread, protocol.DENIED, reply, verdict._replace(states=states))
+        verdict = verdict._replace(states=denied_states(spread, verdict, cost))
+        return self._joined(spread, protocol.DENIED, reply, verdict)
+
+    def _peek_own(
+        self, prepared: PreparedCheck, cost: int, flags: int, verdict: SharedVerdict
+    ) -> Operation[protocol.Reply]:
+        try:
+            reply: protocol.Reply = yield prepared.to_script_call(self._namespace, cost, flags)
+        except BaseException as error:
+            self.abandon(prepared, verdict, error)
+            raise
+        return reply
 
     def peek(self, prepared: PreparedCheck, cost: int, flags: int) -> Operation[protocol.Reply]:
         """Return what one script would reply to a peek."""
@@ -202,7 +352,7 @@ class SlotChecks:
         verdict = SharedVerdict(_NOTHING_HELD, states, source="redis")
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield prepared.to_script_call(self._namespace, cost, flags)
+            reply = yield from self._peek_own(prepared, cost, flags, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
         joined = self._joined(spread, protocol.WOULD_ADMIT, reply, verdict)
@@ -232,6 +382,23 @@ def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:
     if isinstance(taken, SharedDenial):
         return SharedVerdict(_NOTHING_HELD, taken.states, taken.bucket, source)
     return SharedVerdict(taken, taken.states, source="lease" if source == "denial_cache" else source)
+
+
+def denied_states(spread: SpreadLimits, verdict: SharedVerdict, cost: int) -> list[SharedState]:
+    """Return the states of the shared limits of a check that one of them denies."""
+    denying_id = verdict.denying and verdict.denying.state_id
+    return [
+        _denied_state(bucket, state, cost) if bucket.state_id == denying_id else state
+        for bucket, state in zip(spread.shared, verdict.states, strict=True)
+    ]
+
+
+def states_before(spread: SpreadLimits, verdict: SharedVerdict, cost: int) -> list[SharedState]:
+    """Return the states of the shared limits of a check that they admit, with the units that were taken for it."""
+    return [
+        state._replace(level=max(0, state.level) + cost * bucket.throttle.ratio[1])
+        for bucket, state in zip(spread.shared, verdict.states, strict=True)
+    ]
 
 
 def _denied_state(bucket: Bucket, state: SharedState, cost: int) -> SharedState:

@@ -6,18 +6,19 @@ No I/O. What was admitted here, and was certainly not counted in Redis, is charg
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ratelimit import validation
 from ratelimit.decision import Decision, Detail, Reason, Source
 from ratelimit.effects import Operation
 from ratelimit.engine import protocol
-from ratelimit.engine.limits import CompiledLimits, Numbers
+from ratelimit.engine.limits import Bucket, CompiledLimits, Numbers
 from ratelimit.engine.prepared_check import PreparedCheck
+from ratelimit.engine.spread_limits import SpreadLimits
 from ratelimit.errors import OnUnavailable, StoreError, StoreUnavailable
 from ratelimit.limiter.checker import Checker, unavailable
-from ratelimit.limiter.slot_checks import SharedVerdict
+from ratelimit.limiter.slot_checks import SharedVerdict, denied_states, states_before
 from ratelimit.local.journal import Journal
 from ratelimit.local.known_states import NotedReply, latest_states, time_us
 from ratelimit.local.local_caller import JournalEntry
@@ -77,11 +78,19 @@ class WithoutRedis:
         self._shared: tuple[int, int, Mapping[str, KnownState]] = (-1, 0, {})
         self._has_warned = False
 
-    def judge_shared(self, error: StoreError, prepared: PreparedCheck, cost: int) -> SharedVerdict:
-        """Judge the limits that all callers share, of a check whose own limits Redis still judges.
+    def judge_shared(
+        self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
+    ) -> SharedVerdict:
+        """Judge limits that all callers share and that give no answer, of a check whose others Redis still judges.
 
         What is admitted is spent of this process' part, until the verdict's `refund` gives it back. Nobody charges it
         to Redis later.
+
+        Args:
+            error: Why they give no answer.
+            prepared: The check.
+            cost: Units.
+            buckets: The limits; the verdict has a state of each.
 
         Raises:
             StoreError: The error that was passed: the check is not to be sent.
@@ -92,6 +101,8 @@ class WithoutRedis:
         if spread is None or not error.is_outage or not is_decided:
             raise error
         server_us, limits = self._server_us(prepared, now_us), spread.shared_limits
+        if len(buckets) < len(spread.shared):
+            limits = CompiledLimits(buckets)
         states = _Once(partial(self._shared_states, now_us))
         if policy == "open":
             open_states = _states(last_numbers(limits, server_us, dict, states), server_us)
@@ -110,7 +121,7 @@ class WithoutRedis:
         if denial is not None:
             first, _, ends_us = denial
             wait_s = (ends_us - server_us) / MICROSECONDS
-            return SharedVerdict(Held((), ()), states_of(numbers), spread.shared[first], "local", error, wait_s)
+            return SharedVerdict(Held((), ()), states_of(numbers), buckets[first], "local", error, wait_s)
 
         def refund() -> list[SharedState]:
             self.local.put_back(limits, cost, outage)
@@ -123,12 +134,14 @@ class WithoutRedis:
         self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
     ) -> Decision:
         """Decide a check that failed; its arguments were found to be right before."""
-        if not error.is_outage:
-            return unavailable(error)
         try:
+            if not error.is_outage:
+                return unavailable(error)
             return self._decide(error, key, stage, method, cost or 1, peek=peek or not cost)
         except StoreError as unreadable:  # the part of the catalogue that is needed was never read before
             return unavailable(unreadable)
+        finally:
+            self._checker.slots.give_up(error)
 
     def decide_shared(self, error: StoreError, key: Caller, stage: str, cost: int, *, key_required: bool) -> Decision:
         """Decide a request that matched no route, as `Checker.check_shared`."""
@@ -202,19 +215,10 @@ class WithoutRedis:
         if policy == "closed" or (policy == "local" and not self._is_trusted(prepared, now_us)):
             return unavailable(error)
         server_us = self._server_us(prepared, now_us)
-        spending = Spending.NONE
-        if not peek:
-            spending = Spending.CERTAIN if isinstance(error, StoreUnavailable) else Spending.UNKNOWN
-        states = _Once(partial(self._own_states, prepared, key)), _Once(partial(self._shared_states, now_us))
-        if policy == "open":
-            verdict = self._judge_by_last_states(prepared.limits, cost, server_us, *states)
-        else:
-            self.local.begin_outage(self.replicas.count)
-            judged = self.local.judge(prepared.limits, prepared.key_id, cost, spending, now_us, server_us, *states)
-            if judged is None:
-                self._warn_of_room()
-                return unavailable(error)
-            verdict = judged
+        verdict = self._judge(error, prepared, key, cost, now_us, server_us, policy=policy, peek=peek)
+        if verdict is None:
+            self._warn_of_room()
+            return unavailable(error)
         limits, numbers, denial = verdict
         if denial is None:
             if policy == "local" and not peek:
@@ -227,13 +231,48 @@ class WithoutRedis:
         decision.cause, decision.error = error.cause, str(error)
         if denial is not None and not peek:
             self._checker.denials.add(day_of(server_us), prepared.plan_id, prepared.denied_id, decision.reason)
-        elif spending is Spending.CERTAIN:
+        elif not peek and isinstance(error, StoreUnavailable):
             window_us = int(numbers[-1]) if limits.plan_limits.quota else 0
-            if (
-                prepared.spread is None or prepared.spread.own is not None
-            ):  # else there is nothing to charge at one slot
+            if prepared.spread is None or prepared.spread.own is not None:  # else there is no script to charge it
                 self.journal.add(prepared, key, stage, method, cost, server_us, window_us)
         return decision
+
+    def _judge(
+        self,
+        error: StoreError,
+        prepared: PreparedCheck,
+        key: Caller,
+        cost: int,
+        now_us: int,
+        server_us: int,
+        *,
+        policy: OnUnavailable,
+        peek: bool,
+    ) -> LocalVerdict | None:
+        """Judge a request whose policy lets this process do so; None if there is no room for its caller.
+
+        Shared limits whose units are prepaid, or that are known to deny it, are judged by that alone.
+        """
+        spread, shared, limits = prepared.spread, None, prepared.limits
+        if spread is not None and spread.own is not None:
+            shared = self._checker.slots.verdict_of(error, spread, cost, now_us, peek=peek)
+            limits = limits if shared is None else spread.own
+        spending = Spending.NONE
+        if not peek and (shared is None or shared.denying is None):
+            spending = Spending.CERTAIN if isinstance(error, StoreUnavailable) else Spending.UNKNOWN
+        states = _Once(partial(self._own_states, prepared, key)), _Once(partial(self._shared_states, now_us))
+        if policy == "open":
+            verdict: LocalVerdict | None = self._judge_by_last_states(limits, cost, server_us, *states)
+        else:
+            self.local.begin_outage(self.replicas.count)
+            verdict = self.local.judge(limits, prepared.key_id, cost, spending, now_us, server_us, *states)
+        if spread is None or shared is None:
+            return verdict
+        if verdict is not None:
+            verdict = _with_shared(verdict, spread, shared, server_us, cost, peek=peek)
+        if verdict is None or verdict.denial is not None:
+            self._checker.slots.put_back(shared)
+        return verdict
 
     @staticmethod
     def _judge_by_last_states(
@@ -357,6 +396,18 @@ class WithoutRedis:
             return checker.prepare_without_key(entry.stage, entry.method)
         cached_key = yield from checker.keys.by_id(prepared.key_id)
         return cached_key and checker.prepare_by_record(cached_key, entry.stage, entry.method)
+
+
+def _with_shared(
+    own: LocalVerdict, spread: SpreadLimits, shared: SharedVerdict, server_us: int, cost: int, *, peek: bool
+) -> LocalVerdict:
+    """Return the verdict on all limits of a request, by that on its own ones and what the shared ones said."""
+    if shared.denying is not None:
+        states: Sequence[SharedState] = denied_states(spread, shared, cost)
+    else:
+        states = shared.states if peek else states_before(spread, shared, cost)
+    limits, numbers = spread.with_own(own.limits), spread.joined_numbers(server_us, own.numbers, states)
+    return LocalVerdict(limits, numbers, limits.denial(numbers, server_us, cost))
 
 
 def _states(numbers: Numbers, server_us: int) -> list[SharedState]:

@@ -119,7 +119,7 @@ class KeyCache:
         names, digests = self._namespace.names, self._namespace.digest.all(value)
         entries = [names.digest(digest) for digest in digests]
         # Until it is known whether there are slots, none is asked for names in several.
-        is_one = self._namespace.is_asked_for_slots and not self._namespace.has_slots
+        is_one = self._namespace.is_checked_for_slots and not self._namespace.has_slots
         queries = (("MGET", *entries),) if is_one else tuple([("GET", name) for name in entries])
         return IndexLookUp(digests, queries, self._changes, self._namespace.age_us())
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ratelimit.engine.limits import Bucket, LimitNumbers
 from ratelimit.engine.shared_lease import EPOCH_US, LeaseReply, LeaseRequest, ReturnedUnits
+from ratelimit.errors import StoreError
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.snapshot import CatalogSnapshot
 
@@ -22,7 +23,7 @@ TERM_US = 100_000
 
 _HEDGE_US = 4_000
 """Who waits so long for a reply asks once more."""
-_MOST_ASKS = 2
+_MOST_PENDING = 2
 _MOST_QUIET_US = MICROSECONDS
 """A state that is older denies nobody: others may have given units back, or somebody raised the limit."""
 _MEMORY_US = 200_000
@@ -128,6 +129,8 @@ class Outcome(Enum):
     DENIED = "denied"
     CHANGED = "changed"
     """The catalogue that it was made under is not the newest."""
+    FAILED = "failed"
+    """The bucket gave no answer."""
 
 
 class Claim:
@@ -139,17 +142,19 @@ class Claim:
         waiter: Who is woken.
         outcome: What became of it.
         parts: What it has; nothing unless it was granted.
+        error: Why the bucket gave no answer, if it failed.
     """
 
-    __slots__ = ("bucket", "cost", "outcome", "parts", "waiter")
+    __slots__ = ("bucket", "cost", "error", "outcome", "parts", "waiter")
 
     def __init__(self, bucket: LeasedBucket, cost: int, waiter: Waiter) -> None:
         self.bucket, self.cost, self.waiter = bucket, cost, waiter
         self.outcome = Outcome.WAITS
         self.parts: list[Part] = []
+        self.error: StoreError | None = None
 
 
-class Ask:
+class PendingRequest:
     """A request to a bucket that is out.
 
     Attributes:
@@ -207,7 +212,7 @@ class LeasedBucket:
         self._batches: list[Batch] = []  # the oldest first
         self._returned: list[_Unspent] = []
         self._claims: list[Claim] = []  # that wait, in their order
-        self._asks: list[Ask] = []
+        self._pending: list[PendingRequest] = []
         self._seen: _Seen | None = None
         self._is_low = False  # since units were last taken
         self._paced_until_us = 0  # nothing is asked ahead until then; who waits asks all the same
@@ -218,7 +223,9 @@ class LeasedBucket:
     # What is demanded
 
     def count_demand(self, cost: int, now_us: int) -> None:
-        """Note that a check demands units."""
+        """Note that a check demands units. What can never pass is no demand: nothing is held ahead for it."""
+        if self.never_admits(cost):
+            return
         self._demand = self._demand_at(now_us) + cost
         self._demand_us = now_us
         self._unreported += cost
@@ -300,8 +307,8 @@ class LeasedBucket:
                 self._return(batch, batch.units)
             batch.ends_us = min(batch.ends_us, now_us)  # also for units that may yet be put back
         self._batches = []
-        for ask in self._asks:
-            ask.is_void = True
+        for pending in self._pending:
+            pending.is_void = True
         self._seen = None
         self._is_low = False
         self._paced_until_us = 0
@@ -313,7 +320,7 @@ class LeasedBucket:
             claim.waiter.wake()
         self._claims = []
         self.end(0)
-        self._asks = []
+        self._pending = []
         self.snapshot = None
 
     # What is known
@@ -330,7 +337,7 @@ class LeasedBucket:
             return True
         age_us = now_us - self._seen.sent_us
         # What goes back with the next request may suffice: after a stall of this process, that is all it was granted.
-        if self._returned or self._open_asks(now_us) or not 0 <= age_us < _MOST_QUIET_US:
+        if self._returned or self._count_pending(now_us) or not 0 <= age_us < _MOST_QUIET_US:
             return False
         return self._available(age_us) < cost * self._numbers.per
 
@@ -377,8 +384,14 @@ class LeasedBucket:
         parts, claim.parts = claim.parts, []
         if parts:
             self.put_back(parts, now_us)
-        elif self._claims and not self._open_asks(now_us):
+        elif self._claims and not self._count_pending(now_us):
             self._claims[0].waiter.wake()  # perhaps it was the one who was to ask
+
+    def fail(self, claim: Claim, error: StoreError, now_us: int) -> None:
+        """Give up a claim that still waits, for the bucket gave no answer."""
+        if claim.outcome is Outcome.WAITS:
+            claim.outcome, claim.error = Outcome.FAILED, error
+            self.leave(claim, now_us)
 
     def _serve(self, now_us: int, judged: Iterable[Claim] = ()) -> None:
         """Grant claims from what is held, in their order; deny the others that the bucket has `judged`."""
@@ -388,7 +401,7 @@ class LeasedBucket:
         denied = set(map(id, judged))
         for claim in [*self._claims]:
             self._settle(claim, now_us, is_judged=id(claim) in denied)
-        if self._claims and not self._open_asks(now_us):
+        if self._claims and not self._count_pending(now_us):
             self._claims[0].waiter.wake()  # it asks for all of them
 
     def _settle(self, claim: Claim, now_us: int, *, is_judged: bool) -> None:
@@ -404,11 +417,11 @@ class LeasedBucket:
 
     # What is asked
 
-    def _open_asks(self, now_us: int) -> int:
-        if self._asks:
+    def _count_pending(self, now_us: int) -> int:
+        if self._pending:
             # Of an operation that was never run, nothing else is heard.
-            self._asks = [ask for ask in self._asks if 0 <= now_us - ask.started_us < TERM_US]
-        return len(self._asks)
+            self._pending = [pending for pending in self._pending if 0 <= now_us - pending.started_us < TERM_US]
+        return len(self._pending)
 
     def _is_quiet(self, now_us: int) -> bool:
         """Whether the bucket has not a single unit."""
@@ -417,20 +430,20 @@ class LeasedBucket:
         age_us = now_us - self._seen.sent_us
         return 0 <= age_us < _MOST_QUIET_US and self._seen.level + age_us * self._numbers.rate < self._numbers.per
 
-    def may_ask(self, now_us: int) -> bool:
+    def may_request(self, now_us: int) -> bool:
         """Return whether who waits may ask now: nobody else does, or the one who does has no reply for long."""
-        out = self._open_asks(now_us)
-        return not out or (out < _MOST_ASKS and now_us - self._asks[0].started_us >= _HEDGE_US)
+        out = self._count_pending(now_us)
+        return not out or (out < _MOST_PENDING and now_us - self._pending[0].started_us >= _HEDGE_US)
 
     def patience_us(self, now_us: int) -> int:
         """Return after how long who waits and may not ask should look again, whatever happens."""
-        out = self._open_asks(now_us)
-        started_us = self._asks[0].started_us
-        return max(1, started_us + (_HEDGE_US if out < _MOST_ASKS else TERM_US) - now_us)
+        out = self._count_pending(now_us)
+        started_us = self._pending[0].started_us
+        return max(1, started_us + (_HEDGE_US if out < _MOST_PENDING else TERM_US) - now_us)
 
     def is_due(self, now_us: int) -> bool:
         """Return whether there is something to ask for ahead, or to give back."""
-        if self.snapshot is None or self._open_asks(now_us):
+        if self.snapshot is None or self._count_pending(now_us):
             return False
         if self._returned:
             self._returned = [unspent for unspent in self._returned if self._is_worth(unspent, now_us)]
@@ -452,25 +465,25 @@ class LeasedBucket:
         least = min(target - 1, max(target / 4, demand * _LEAD_US / _MEMORY_US))
         return self.held() <= least and not self._is_quiet(now_us)
 
-    def open_ask(self, now_us: int) -> Ask:
+    def open_request(self, now_us: int) -> PendingRequest:
         """Decide to ask: nobody else does meanwhile."""
-        ask = Ask(self, self.snapshot or CatalogSnapshot(), now_us)
-        self._hedges += bool(self._asks)
-        self._asks.append(ask)
-        return ask
+        pending = PendingRequest(self, self.snapshot or CatalogSnapshot(), now_us)
+        self._hedges += bool(self._pending)
+        self._pending.append(pending)
+        return pending
 
-    def fill_ask(self, ask: Ask, now_us: int) -> list[ReturnedUnits]:
+    def fill_request(self, pending: PendingRequest, now_us: int) -> list[ReturnedUnits]:
         """Say what is asked, now that it is sent; return what is given back with it."""
         self.drop_over(now_us)
-        ask.sent_us = now_us
+        pending.sent_us = now_us
         self._is_low = False
         held = self.held()
-        ask.claims = [claim for claim in self._claims if not self.never_admits(claim.cost)]
-        costs = [claim.cost for claim in ask.claims]
+        pending.claims = [claim for claim in self._claims if not self.never_admits(claim.cost)]
+        costs = [claim.cost for claim in pending.claims]
         wanted = sum(costs)
         demand = self._demand_at(now_us)
         ahead = self._target(demand) - max(0, held - wanted)
-        ask.request = LeaseRequest(
+        pending.request = LeaseRequest(
             waiting=max(0, wanted - held),
             multiple=1 if held or not costs else gcd(*costs),
             ahead=max(0, ahead) if self._numbers.capacity >= _SMALL_BURST else 0,
@@ -479,55 +492,55 @@ class LeasedBucket:
             epoch=self.epoch,
         )
         self._unreported = 0
-        version = ask.snapshot.version_token
-        ask.returned = [unspent for unspent in self._returned if unspent.version == version]
+        version = pending.snapshot.version_token
+        pending.returned = [unspent for unspent in self._returned if unspent.version == version]
         self._returned = []
         self._sent += 1
         return [
             ReturnedUnits(unspent.units, unspent.charged_us, max(0, now_us - unspent.sent_us))
-            for unspent in ask.returned
+            for unspent in pending.returned
         ]
 
-    def close_ask(self, ask: Ask, now_us: int, *, was_carried_out: bool) -> None:
+    def close_request(self, pending: PendingRequest, now_us: int, *, was_carried_out: bool) -> None:
         """Note that no reply comes to who asked. `was_carried_out`: or nobody knows; nothing is held of it then."""
-        if ask in self._asks:
-            self._asks.remove(ask)
+        if pending in self._pending:
+            self._pending.remove(pending)
         if not was_carried_out:
-            self._returned += ask.returned
-            self._unreported += ask.request.recent
-            ask.returned = []
-        if self._claims and not self._open_asks(now_us):
+            self._returned += pending.returned
+            self._unreported += pending.request.recent
+            pending.returned = []
+        if self._claims and not self._count_pending(now_us):
             self._claims[0].waiter.wake()
 
-    def received(self, ask: Ask, reply: LeaseReply, now_us: int) -> None:
+    def received(self, pending: PendingRequest, reply: LeaseReply, now_us: int) -> None:
         """Hold what was granted, and settle the claims that it is for."""
-        if ask in self._asks:
-            self._asks.remove(ask)
-        in_time = not ask.is_void and 0 <= now_us - ask.sent_us < TERM_US
+        if pending in self._pending:
+            self._pending.remove(pending)
+        in_time = not pending.is_void and 0 <= now_us - pending.sent_us < TERM_US
         self._late += not in_time
         self._granted += reply.granted
-        self._refunded += sum([unspent.units for unspent in ask.returned])
+        self._refunded += sum([unspent.units for unspent in pending.returned])
         if reply.granted:
-            batch = Batch(self, reply.granted, reply.last_us, ask.sent_us, ask.snapshot.version_token)
+            batch = Batch(self, reply.granted, reply.last_us, pending.sent_us, pending.snapshot.version_token)
             if in_time:
                 self._batches.append(batch)
             else:
                 self._return(batch, reply.granted)
-        if not ask.is_void:
+        if not pending.is_void:
             self.nothing_newer = False
             self.epoch = reply.epoch
             self._paced_until_us = now_us + reply.pace_us
-            self._note(ask, reply)
-        is_exhausted = in_time and reply.granted < ask.request.waiting and not self._returned
-        self._serve(now_us, ask.claims if is_exhausted else ())
+            self._note(pending, reply)
+        is_exhausted = in_time and reply.granted < pending.request.waiting and not self._returned
+        self._serve(now_us, pending.claims if is_exhausted else ())
 
-    def _note(self, ask: Ask, reply: LeaseReply) -> None:
+    def _note(self, pending: PendingRequest, reply: LeaseReply) -> None:
         """Keep the state in a reply, unless a later one is known. Replies of a clock that was set back are later."""
         seen = self._seen
-        if seen is None or reply.last_us >= seen.last_us or ask.sent_us > seen.sent_us + TERM_US:
-            self._seen = _Seen(reply.level, reply.last_us, reply.server_us, ask.sent_us)
+        if seen is None or reply.last_us >= seen.last_us or pending.sent_us > seen.sent_us + TERM_US:
+            self._seen = _Seen(reply.level, reply.last_us, reply.server_us, pending.sent_us)
 
-    # What is told
+    # Figures
 
     def figures(self) -> SharedFigures:
         """Return what this process did about it."""
@@ -544,5 +557,5 @@ class LeasedBucket:
 
     def is_idle(self, now_us: int) -> bool:
         """Return whether nothing would be lost with it."""
-        is_empty = not (self._claims or self._asks or self.held() or self._returned)
+        is_empty = not (self._claims or self._pending or self.held() or self._returned)
         return is_empty and now_us - self._demand_us > _IDLE_US

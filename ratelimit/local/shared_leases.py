@@ -21,7 +21,16 @@ from ratelimit.engine.limits import Bucket
 from ratelimit.engine.shared_lease import lease_call, lease_reply, peek_call
 from ratelimit.errors import StoreError, StoreUnavailable
 from ratelimit.local import fork_safety
-from ratelimit.local.leased_bucket import Ask, Claim, LeasedBucket, Outcome, Part, SharedFigures, SharedState, Waiter
+from ratelimit.local.leased_bucket import (
+    Claim,
+    LeasedBucket,
+    Outcome,
+    Part,
+    PendingRequest,
+    SharedFigures,
+    SharedState,
+    Waiter,
+)
 from ratelimit.model import MICROSECONDS
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -30,15 +39,19 @@ __all__ = ["Held", "SharedDenial", "SharedFigures", "SharedLeases", "SharedState
 
 
 class Held(NamedTuple):
-    """Units of every shared bucket of a check, taken out of what this process holds.
+    """Units of the shared buckets of a check, taken out of what this process holds.
 
     Attributes:
         parts: Of which batches.
         states: Of each bucket how it stands after that.
+        failed: Buckets that gave no answer: of these there are no units.
+        error: Why.
     """
 
     parts: tuple[Part, ...]
     states: tuple[SharedState, ...]
+    failed: tuple[Bucket, ...] = ()
+    error: StoreError | None = None
 
 
 class SharedDenial(NamedTuple):
@@ -113,7 +126,7 @@ class SharedLeases:
             The units, or a denial; None if there is a newer catalogue, which is loaded by then: prepare the check anew.
 
         Raises:
-            StoreError: No answer, or one that cannot be judged by. No unit was spent.
+            StoreError: No bucket gave an answer, or one gave an answer that cannot be judged by. No unit was spent.
         """
         namespace, waiter = self._namespace, Waiter()
         if snapshot is not namespace.snapshot:
@@ -131,15 +144,9 @@ class SharedLeases:
             while True:
                 with self._lock:
                     step = self._next_step(claims, waiter, namespace.age_us())
-                if isinstance(step, list):
-                    *others, last = step
-                    for ask in others:
-                        yield InBackground(self._ask(ask))
-                    yield from self._ask(last)
-                elif isinstance(step, WaitFor):
-                    yield step
-                else:
+                if not isinstance(step, list | WaitFor):
                     return step
+                yield from self._take_step(step, claims)
         finally:
             with self._lock:
                 now_us = namespace.age_us()
@@ -177,19 +184,19 @@ class SharedLeases:
         with self._lock:
             self.is_due = False
             now_us = self._namespace.age_us()
-            asks = list[Ask]()
+            requests = list[PendingRequest]()
             for key, bucket in [*self._buckets.items()]:
                 bucket.drop_over(now_us)
                 if bucket.is_due(now_us):
-                    asks.append(bucket.open_ask(now_us))
+                    requests.append(bucket.open_request(now_us))
                 elif bucket.is_idle(now_us):
                     del self._buckets[key]
-        for at, ask in enumerate(asks, 1):
-            if at < len(asks) and not last:
-                yield InBackground(self._ask(ask))
+        for at, pending in enumerate(requests, 1):
+            if at < len(requests) and not last:
+                yield InBackground(self._send(pending))
             else:
                 with contextlib.suppress(StoreError):
-                    yield from self._ask(ask)
+                    yield from self._send(pending)
 
     def states(self, bucket: Bucket) -> SharedState | None:
         """Return how a bucket stands, as last seen; None if it was not."""
@@ -240,8 +247,12 @@ class SharedLeases:
 
     def _next_step(
         self, claims: list[Claim], waiter: Waiter, now_us: int
-    ) -> Held | SharedDenial | list[Ask] | WaitFor | None:
-        """Return the result of a check that claims units, or what it has to do next."""
+    ) -> Held | SharedDenial | list[PendingRequest] | WaitFor | None:
+        """Return the result of a check that claims units, or what it has to do next.
+
+        Raises:
+            StoreError: All claims have failed.
+        """
         leased = [claim.bucket for claim in claims]
         for bucket in leased:
             bucket.drop_over(now_us)
@@ -256,17 +267,26 @@ class SharedLeases:
                 claim.bucket.join(claim, now_us)
         waiting = [claim.bucket for claim in claims if claim.outcome is Outcome.WAITS]
         if not waiting:
-            if any(claim.outcome is not Outcome.GRANTED for claim in claims):
+            if any(claim.outcome in (Outcome.CHANGED, Outcome.DENIED) for claim in claims):
                 return self._next_step(claims, waiter, now_us)  # of one that joined again
-            held = Held(tuple([part for claim in claims for part in claim.parts]), self._states(leased, now_us))
-            for claim in claims:
-                claim.parts = []
-            return held
-        asks = [bucket.open_ask(now_us) for bucket in waiting if bucket.may_ask(now_us)]
-        if asks:
-            return asks
+            return self._held(claims, now_us)
+        requests = [bucket.open_request(now_us) for bucket in waiting if bucket.may_request(now_us)]
+        if requests:
+            return requests
         patience_us = min([bucket.patience_us(now_us) for bucket in waiting])
         return WaitFor(waiter.renew(), patience_us / MICROSECONDS)
+
+    def _held(self, claims: Sequence[Claim], now_us: int) -> Held:
+        """Return what claims were granted that wait no more."""
+        failed = [claim for claim in claims if claim.error is not None]
+        error = failed[0].error if failed else None
+        if error is not None and len(failed) == len(claims):
+            raise error
+        parts = tuple([part for claim in claims for part in claim.parts])
+        for claim in claims:
+            claim.parts = []
+        states = self._states([claim.bucket for claim in claims], now_us)
+        return Held(parts, states, tuple([claim.bucket.bucket for claim in failed]), error)
 
     def _states(self, leased: Sequence[LeasedBucket], now_us: int) -> tuple[SharedState, ...]:
         """Return how buckets stand; one that was not seen is full, at the time of the others."""
@@ -288,53 +308,72 @@ class SharedLeases:
 
     # What is sent
 
-    def _ask(self, ask: Ask) -> Operation[None]:
+    def _take_step(self, step: list[PendingRequest] | WaitFor, claims: Sequence[Claim]) -> Operation[None]:
+        """Ask, or wait. A claim of a bucket that gives no answer has failed, and all that wait beyond the deadline."""
+        failing = claims
+        try:
+            if isinstance(step, WaitFor):
+                yield step
+                return
+            *others, last = step
+            for pending in others:
+                yield InBackground(self._send(pending))
+            failing = [claim for claim in claims if claim.bucket is last.bucket]
+            yield from self._send(last)
+        except StoreError as error:
+            if not error.is_outage:
+                raise
+            with self._lock:
+                for claim in failing:
+                    claim.bucket.fail(claim, error, self._namespace.age_us())
+
+    def _send(self, pending: PendingRequest) -> Operation[None]:
         """Ask a bucket, and settle the claims of all who wait for it.
 
         Raises:
             StoreError: No answer, or one that cannot be judged by. Who waits asks for itself.
         """
-        namespace, bucket = self._namespace, ask.bucket
+        namespace, bucket = self._namespace, pending.bucket
         with self._lock:
-            returned = bucket.fill_ask(ask, namespace.age_us())
+            returned = bucket.fill_request(pending, namespace.age_us())
             call = lease_call(
                 bucket.bucket.field_or_key,
                 bucket.bucket.throttle,
-                ask.snapshot.version_token,
-                ask.request,
+                pending.snapshot.version_token,
+                pending.request,
                 returned,
-                lambda reply: self._on_late_reply(ask, reply),
+                lambda reply: self._on_late_reply(pending, reply),
                 now_us=namespace.script_us(),
                 nothing_newer=bucket.nothing_newer,
             )
         try:
             reply = lease_reply((yield call))
             if reply is None:
-                yield from self._catch_up(ask)
+                yield from self._catch_up(pending)
                 return
         except BaseException as error:
             with self._lock:
                 was_carried_out = not isinstance(error, StoreUnavailable)
-                bucket.close_ask(ask, namespace.age_us(), was_carried_out=was_carried_out)
+                bucket.close_request(pending, namespace.age_us(), was_carried_out=was_carried_out)
             raise
         with self._lock:
             now_us = namespace.age_us()
-            bucket.received(ask, reply, now_us)
+            bucket.received(pending, reply, now_us)
             self._look([bucket], now_us)
 
-    def _catch_up(self, ask: Ask) -> Operation[None]:
+    def _catch_up(self, pending: PendingRequest) -> Operation[None]:
         """Load the catalogue, as a bucket was charged under a newer one."""
-        namespace, bucket = self._namespace, ask.bucket
-        if ask.snapshot is namespace.snapshot:
+        namespace, bucket = self._namespace, pending.bucket
+        if pending.snapshot is namespace.snapshot:
             yield from namespace.load(or_others=True)
         with self._lock:
-            bucket.close_ask(ask, namespace.age_us(), was_carried_out=False)
-            if namespace.snapshot.version_key != ask.snapshot.version_key:
+            bucket.close_request(pending, namespace.age_us(), was_carried_out=False)
+            if namespace.snapshot.version_key != pending.snapshot.version_key:
                 bucket.change()
             else:
                 bucket.nothing_newer = True
 
-    def _on_late_reply(self, ask: Ask, reply: Any) -> None:
+    def _on_late_reply(self, pending: PendingRequest, reply: Any) -> None:
         """Hold what was granted to a request whose sender has gone, if it comes in time."""
         if isinstance(reply, Exception):
             return
@@ -345,5 +384,5 @@ class SharedLeases:
         if answer is not None:
             with self._lock:
                 now_us = self._namespace.age_us()
-                ask.bucket.received(ask, answer, now_us)
-                self._look([ask.bucket], now_us)
+                pending.bucket.received(pending, answer, now_us)
+                self._look([pending.bucket], now_us)

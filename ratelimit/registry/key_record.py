@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from ratelimit.errors import StoreError
+from ratelimit.effects import UnreadableError
 from ratelimit.model import MICROSECONDS, ApiKey, CreatedKey, FrozenMap
 from ratelimit.registry import unknown_fields
 from ratelimit.registry.key_values import generated_token
@@ -65,7 +65,7 @@ class KeyRecord:
         except (ValueError, RecursionError) as error:  # RecursionError: nested some thousand deep
             wrong = [type(error).__name__]
         if wrong:
-            raise StoreError(f"a key's record in Redis cannot be read ({', '.join(wrong)})")
+            raise UnreadableError(f"a key's record in Redis cannot be read ({', '.join(wrong)})")
         further = FrozenMap({name: value for name, value in data.items() if name not in _FIELDS})
         for name in further:
             unknown_fields.warn("a key's record", name)

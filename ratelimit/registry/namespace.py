@@ -48,7 +48,7 @@ class Namespace:
         is_refreshed: Whether the catalogue was loaded for checks.
         is_first_load_under_way: Whether a caller is loading it for the first time.
         has_slots: Whether one script may only touch keys of one slot: on a cluster, and on a server that enforces slots
-            behind one address. Known from the client, or found out by `find_slots`.
+            behind one address. Set by the client, or read from the server by `find_slots`.
     """
 
     def __init__(self, namespace: str, pepper: Peppers, clock: Clock | None) -> None:
@@ -65,7 +65,7 @@ class Namespace:
         self.confirmed_us: int | None = None
         self._pushes = self._loads = 0
         self.is_refreshed = self.is_first_load_under_way = False
-        self.has_slots = self._is_asked_for_slots = False
+        self.has_slots = self._is_checked_for_slots = False
         self._stored_probes: list[str] = []
         self._plans: LazyDocuments[UsagePlan] | None = None
         self._stages: LazyDocuments[Stage] | None = None
@@ -99,20 +99,20 @@ class Namespace:
         return ("MGET", self.names.digest("a"), self.names.digest("b"))
 
     def note_slots(self, reply: Any) -> None:
-        """Note what a server answered to `slots_query`, or with which StoreError."""
+        """Take the reply to `slots_query`, or its StoreError."""
         is_refused = isinstance(reply, StoreError) and "CROSSSLOT" in str(reply)
         self.has_slots = self.has_slots or is_refused
-        # What a user may not read is not found out. A server that gives no answer now is asked once more.
-        self._is_asked_for_slots = is_refused or not isinstance(reply, StoreError) or "NOPERM" in str(reply)
+        # Without the permission it cannot be read. After an error of another kind the query is sent again.
+        self._is_checked_for_slots = is_refused or not isinstance(reply, StoreError) or "NOPERM" in str(reply)
 
     @property
-    def is_asked_for_slots(self) -> bool:
-        """Whether it is known as well as it can be if the deployment has slots."""
-        return self.has_slots or self._is_asked_for_slots
+    def is_checked_for_slots(self) -> bool:
+        """Whether `has_slots` is final: the server was queried, or the client is a cluster client."""
+        return self.has_slots or self._is_checked_for_slots
 
     def find_slots(self) -> Operation[None]:
-        """Find out if the deployment has slots, unless that is known."""
-        if not self.is_asked_for_slots:
+        """Query if the deployment has slots, unless that is final."""
+        if not self.is_checked_for_slots:
             self.note_slots((yield IndependentReads([self.slots_query()]))[0])
 
     def identity_id(self, identity: Identity) -> str:
@@ -163,7 +163,7 @@ class Namespace:
     def first_load(self, further: Sequence[Command] = ()) -> Operation[list[Any]]:
         """Load the catalogue for the first check of this process, in one round trip with further reads.
 
-        With them it is found out if the deployment has slots.
+        The same round trip reads if the deployment has slots.
 
         Returns:
             The replies to these, with StoreError in the places of errors.
@@ -177,9 +177,9 @@ class Namespace:
             pushes = self._pushes
             replies: list[Any]
             reads = [("HGETALL", self.names.catalog), *further]
-            asks_for_slots = not self.is_asked_for_slots
-            catalog, *replies = yield IndependentReads([*reads, self.slots_query()] if asks_for_slots else reads)
-            if asks_for_slots:
+            needs_slots_query = not self.is_checked_for_slots
+            catalog, *replies = yield IndependentReads([*reads, self.slots_query()] if needs_slots_query else reads)
+            if needs_slots_query:
                 self.note_slots(replies.pop())
             if isinstance(catalog, StoreError):
                 raise catalog
@@ -217,19 +217,58 @@ class Namespace:
             return self.snapshot
         return (yield from self._install(reply, pushes, for_change=for_change))
 
-    def load_newer(self, *, or_others: bool = False) -> Operation[CatalogSnapshot]:
-        """Load the catalogue for a key that was charged under another one than is known; see `load`.
+    def load_and_read(
+        self, reads: Sequence[Command], *, for_change: bool = False
+    ) -> Operation[tuple[CatalogSnapshot, list[Any]]]:
+        """Load the catalogue, whatever version is known, in one round trip with further reads; return their replies.
+
+        Where keys lie in slots, nodes may carry out the reads in any order.
+        """
+        pushes = self._pushes
+        catalog, *replies = yield BatchableReads([("HGETALL", self.names.catalog), *reads])
+        return (yield from self._install(catalog, pushes, for_change=for_change)), replies
+
+    def confirm_and_read(self, reads: Sequence[Command]) -> Operation[list[Any]]:
+        """Read in one round trip with what says if the snapshot is current; load the catalogue only if it is not.
+
+        Notices a wrong pepper, an unknown schema, and a namespace that has moved to another server. An outage of the
+        catalogue's node alone is no error.
 
         Raises:
-            StoreError: It cannot be read. Where its server may be away alone, that is no outage for the key: nobody
-                may decide by a catalogue that the key has left behind.
+            StoreError: A read failed, or the catalogue cannot be read for another reason.
+        """
+        pushes, is_loaded = self._pushes, bool(self.snapshot.epoch)
+        catalog_query = self.version_query() if is_loaded else ("HGETALL", self.names.catalog)
+        replies: list[Any]
+        *replies, catalog = yield IndependentReads([*reads, catalog_query])
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        try:
+            if isinstance(catalog, StoreError):
+                raise catalog
+            if not is_loaded:
+                yield from self._install(catalog, pushes)
+            elif not self.matches_stored_version(catalog):
+                yield from self.load()
+        except StoreError as error:
+            if not error.is_outage:
+                raise
+        return replies
+
+    def load_newer(self, *, or_others: bool = False) -> Operation[CatalogSnapshot]:
+        """Load the catalogue for a key that was charged under another version than this process has; see `load`.
+
+        Raises:
+            StoreError: It cannot be read. On a cluster, if only the catalogue's node is away, that is no outage of the
+                key: it must not be checked by a version older than its own.
         """
         try:
             return (yield from self.load(or_others=or_others))
         except StoreError as error:
             if not self.has_slots or not error.is_outage:
                 raise
-            problem = f"the key was charged under a catalogue that is not known here, and cannot be read: {error}"
+            problem = f"the key was charged under another version of the catalogue, which cannot be read: {error}"
             raise StoreError(problem, cause=error.cause) from error
 
     def _install(self, reply: Any, pushes: int, *, for_change: bool = False) -> Operation[CatalogSnapshot]:
@@ -277,7 +316,7 @@ class Namespace:
             raise StoreError(f"{unreadable}: {error}") from None
         if not fields:
             return CatalogSnapshot()
-        stored_schema = schema.known(self.names, fields.get("schema"))
+        stored_schema = schema.require_known(self.names, fields.get("schema"))
         self._stored_probes = fields.get("pepper", "").split()
         if not self._stored_probes:
             raise StoreError(f"{unreadable}: it has lost its 'pepper'")

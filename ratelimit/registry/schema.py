@@ -13,12 +13,12 @@ SCHEMA_WITH_DENIALS = 3
 _KNOWN = {str(schema): schema for schema in (SCHEMA, SCHEMA_WITH_DENIALS)}
 _KNOWS = f"this version knows the schemas {' and '.join(_KNOWN)} alone"
 MOVED = "moved"
-"""Stands before the schema of a catalogue that `ratelimit migrate` has handed over: it decides nothing any more."""
+"""Prefix of the schema of a catalogue that `ratelimit migrate` has handed over: gateways never decide by it again."""
 ARRIVING = "arriving"
-"""Stands before the schema of a copy that it has not finished: it decides nothing yet."""
+"""Prefix of the schema of an unfinished copy: gateways do not decide by it yet."""
 
 
-def known(names: RedisKeys, stored: str | None) -> int:
+def require_known(names: RedisKeys, stored: str | None) -> int:
     """Return the schema of a catalogue; raise StoreError for one that this version does not know."""
     if stored in _KNOWN:
         return _KNOWN[stored]
@@ -27,8 +27,8 @@ def known(names: RedisKeys, stored: str | None) -> int:
         raise StoreError(f"{what} in Redis cannot be read: it has lost its 'schema'")
     if stored.startswith(f"{MOVED} "):
         raise StoreError(
-            f"{what} is here no more: `ratelimit migrate` moved it to another server; give this process its URL; "
-            "nothing was decided or changed by it"
+            f"{what} is here no more: `ratelimit migrate` moved it to another server; give this process the URL of "
+            "that server; nothing was decided or changed by it"
         )
     if stored.startswith(f"{ARRIVING} "):
         raise StoreError(

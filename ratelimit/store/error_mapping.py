@@ -1,4 +1,4 @@
-"""From a client's exceptions to ours: was the command carried out, was it not, or can nobody tell."""
+"""From a client's exceptions to ours: was the command carried out, was it not, or is that unknown."""
 
 from __future__ import annotations
 
@@ -99,10 +99,19 @@ def replies_to(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         return [after_sending(reply) if isinstance(reply, Exception) else reply for reply in replies]
     for reply in replies:
         if isinstance(reply, Exception):
-            if redis_compat.is_unknown_script(reply):
-                raise reply
-            raise after_sending(reply) from reply
+            raise _first_error(replies)
     return replies
+
+
+def _first_error(replies: Sequence[Any]) -> Exception:
+    """Return the first error among replies, before all others that of a node which did not reply."""
+    errors = [reply for reply in replies if isinstance(reply, Exception)]
+    first = next((error for error in errors if isinstance(error, StoreError)), errors[0])
+    if isinstance(first, StoreError) or redis_compat.is_unknown_script(first):
+        return first
+    store_error = after_sending(first)
+    store_error.__cause__ = first
+    return store_error
 
 
 def code_of(error: Exception) -> str:
@@ -115,7 +124,7 @@ def code_of(error: Exception) -> str:
 
 
 def without_topology(error: Exception) -> StoreUnavailable:
-    """Return why a node did not say who owns which slot, with what to do about it."""
+    """Return why a node reports no topology, with what to do about it."""
     code, message = code_of(error), message_of(error)
     if code == "NOPERM":
         return StoreUnavailable(f"{message} (grant this user +cluster|slots and +cluster|info)", cause="refused")

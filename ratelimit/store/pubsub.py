@@ -16,11 +16,11 @@ from typing import Any
 
 from ratelimit.local import fork_safety
 from ratelimit.store import redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.clients import AsyncClient, Client, pool_of
-from ratelimit.store.sentinel import Address
 
 _POLL_S = 1.0
 _RECONNECT_PAUSE_S = 0.5
@@ -37,7 +37,7 @@ def _text(message: dict[str, Any]) -> str | None:
 
 
 class Listener:
-    """A daemon thread that passes each message on a channel on, and says when messages may have been lost.
+    """A daemon thread that passes on each message of a channel, and None when messages may have been lost.
 
     It ends with `stop`, and by itself some seconds after the object that `on_message` is a method of is gone.
 
@@ -46,7 +46,7 @@ class Listener:
         channel: The channel's name.
         on_message: A method to be called with each message, and with None.
         tick: A method to be called about once a second, for what has to be done now and then.
-        finder: Finds whom to connect to; None where that is the pool's business.
+        finder: Finds the server to connect to; None where the pool says it.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Listener:
         self._thread.join(timeout=_POLL_S)
 
     def _move_to(self, address: Address) -> None:
-        """Listen to another server: the one before publishes changes no more, and says nothing."""
+        """Subscribe at another server: the one before publishes changes no more, without an error."""
         self._is_moved = True
         if (connection := getattr(self._pubsub, "connection", None)) is not None:
-            connection.host, connection.port = address  # a pubsub connects once more by itself: not to who says nothing
+            connection.host, connection.port = address  # a pubsub reconnects by itself, and not to the one before
         self._wake()
 
     def _wake(self) -> None:
@@ -148,7 +148,7 @@ class AsyncListener:
         channel: The channel's name.
         on_message: Called with each message, and with None.
         tick: Awaited about once a second, for what has to be done now and then.
-        finder: In each loop, finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds the server to connect to; None where the pool says it.
     """
 
     def __init__(

@@ -132,12 +132,12 @@ def retries_of(pool: Any) -> int:
 
 
 def finds_primary(pool: Any) -> bool:
-    """Return whether a pool asks Sentinels for the address of its server."""
+    """Return whether a pool gets the address of its server from Sentinels."""
     return hasattr(pool, "sentinel_manager")
 
 
 def sentinel_pools(pool: Any) -> list[Any]:
-    """Return the pools of the clients by which such a pool asks them."""
+    """Return the pools of the clients by which such a pool queries them."""
     return [client.connection_pool for client in pool.sentinel_manager.sentinels]
 
 
@@ -187,12 +187,12 @@ def pool_at(pool: Any, address: tuple[str, int]) -> Any:
 
 
 def cluster_nodes(client: Any) -> tuple[tuple[str, int], ...]:
-    """Return host and port of the nodes that a client of a cluster knows."""
+    """Return host and port of the first nodes of a client of a cluster."""
     return tuple((str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values())
 
 
 def cluster_remap(client: Any) -> Callable[[tuple[str, int]], tuple[str, int]] | None:
-    """Return what gives the addresses at which such a client reaches nodes, where the cluster tells others."""
+    """Return what gives the addresses at which such a client reaches nodes, where the cluster reports others."""
     remap: Callable[[tuple[str, int]], tuple[str, int]] | None = getattr(client.nodes_manager, "address_remap", None)
     return remap
 

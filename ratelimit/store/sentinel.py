@@ -1,7 +1,7 @@
-"""Which server is the primary: what to ask the Sentinels of a service, how to read it, whom to believe. No I/O.
+"""Which server is the primary: the queries to the Sentinels of a service, and which of the replies holds. No I/O.
 
 Each failover gives the Sentinels' configuration a higher epoch. So of two Sentinels that name different primaries, the
-one with the higher epoch is right; the other has been cut off, or has not heard of the failover yet.
+one with the higher epoch is right; the other has been cut off, or does not have the new configuration yet.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from typing import Any, NamedTuple
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import Command
+from ratelimit.store.addresses import Address
 
 TIMEOUT_S = 0.25
-"""How long a Sentinel may take to connect, and to answer, before the next one is asked."""
+"""How long a Sentinel may take to connect, and to answer, before the next one is queried."""
 PATIENCE_S = 2.0
 """How long if none has answered within that: they may be far away, with TLS, or their names may resolve slowly."""
 WATCH_TIMEOUT_S = 0.5
-"""How long one may take that is asked again and again, beside the others."""
+"""How long one may take that is queried again and again, beside the others."""
 INTERVAL_S = 1.0
-"""How often the Sentinels are asked again. They also push a failover, but who pushes may be cut off unnoticed."""
+"""How often the Sentinels are queried. They also publish a failover, but the one that does may be cut off unnoticed."""
 PAUSE_S = 0.05
 """At least so much time between two rounds, however much is published: a Sentinel may watch many services."""
 SWITCH_CHANNEL = "+switch-master"
 """Where a Sentinel publishes failovers, of all its services."""
-
-Address = tuple[str, int]
 
 
 class NamedPrimary(NamedTuple):
@@ -57,10 +56,10 @@ def read(replies: Sequence[Any], min_other_sentinels: int) -> NamedPrimary:
 
     Args:
         replies: To `queries`: texts as bytes, errors as exceptions.
-        min_other_sentinels: How many others a Sentinel must be in touch with to be believed.
+        min_other_sentinels: How many others a Sentinel must be in touch with for its reply to count.
 
     Raises:
-        SentinelAnswerError: It names none, or cannot be believed.
+        SentinelAnswerError: It names none, or its reply does not count.
     """
     state_reply, address_reply = replies
     if isinstance(address_reply, Exception):
@@ -85,12 +84,12 @@ def _pairs(flat: Any) -> Iterable[tuple[Any, Any]]:
 
 
 class PrimaryTracker:
-    """What the Sentinels of a service said last.
+    """What the Sentinels of a service replied last.
 
     Attributes:
         service: The name by which the Sentinels know the primary and its replicas.
         sentinels: Their addresses, to be shown.
-        min_other_sentinels: How many others a Sentinel must be in touch with to be believed.
+        min_other_sentinels: How many others a Sentinel must be in touch with for its reply to count.
         forced_host: The host that stands for that of any primary; None for the one that is named.
         primary: The primary; None as long as no Sentinel named one.
         order: The numbers of the Sentinels, in the order in which to ask them: first those that answered last.
@@ -116,7 +115,7 @@ class Round:
     """One round of asking the Sentinels: all of them, or until the answer is clear.
 
     Args:
-        tracker: What was said in the last round; `conclude` writes what was said in this one.
+        tracker: The replies of the last round; `conclude` writes those of this one.
 
     Attributes:
         is_moved: Whether another server is the primary than in the last round.
@@ -132,10 +131,10 @@ class Round:
         """Note the replies of a Sentinel to `queries`.
 
         Returns:
-            Whether it is no older than the last round's answer, so that nobody else need be asked.
+            Whether it is no older than the last round's answer, so that no other need be queried.
 
         Raises:
-            SentinelAnswerError: It names none, or cannot be believed.
+            SentinelAnswerError: It names none, or its reply does not count.
         """
         primary = self._answers[sentinel] = read(replies, self._tracker.min_other_sentinels)
         last = self._tracker.primary
@@ -157,12 +156,12 @@ class Round:
         Sentinels, which have been set up anew then; a minority has been cut off from the others.
 
         Raises:
-            StoreUnavailable: No Sentinel named a primary; with the service and what each of them said.
+            StoreUnavailable: No Sentinel named a primary; with the service and the reason of each.
         """
         tracker = self._tracker
         if not self._answers:
-            said = "; ".join(f"{tracker.sentinels[each]}: {self._problems[each]}" for each in sorted(self._problems))
-            raise StoreUnavailable(f"no Sentinel names a primary of the service {tracker.service!r} ({said})")
+            reasons = "; ".join(f"{tracker.sentinels[each]}: {self._problems[each]}" for each in sorted(self._problems))
+            raise StoreUnavailable(f"no Sentinel names a primary of the service {tracker.service!r} ({reasons})")
         tracker.order = tuple(sorted(tracker.order, key=lambda each: each not in self._answers))
         last = tracker.primary
         newest = max(self._answers.values(), key=lambda each: (each.epoch, each == last))

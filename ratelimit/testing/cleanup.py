@@ -6,7 +6,7 @@ from typing import Any
 
 
 def delete_namespace(client: Any, namespace: str) -> None:
-    """Delete all that a namespace holds in Redis, whose client this is; no other key.
+    """Delete all that a namespace holds on the server of a client; no other key. On a cluster: on one primary.
 
     It walks over all keys of the database (SCAN), which blocks nobody.
     """

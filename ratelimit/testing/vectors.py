@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
@@ -19,15 +20,34 @@ def vectors() -> list[dict[str, Any]]:
     return list(document["vectors"])
 
 
-def renamed(vector: Vector, namespace: str) -> dict[str, Any]:
-    """Return a vector of another namespace than "ratelimit"."""
+def names_of(vector: Vector) -> set[str]:
+    """Return the names of all that a vector is about."""
+    return {*vector["keys"], *vector["before"], *vector["after"]}
+
+
+def in_one_slot(vector: Vector, namespace: str, prefix: str) -> dict[str, Any]:
+    """Return a vector of another namespace than "ratelimit", whose names are all in one slot of a cluster.
+
+    Args:
+        vector: The vector.
+        namespace: The namespace.
+        prefix: Of the caller's id, which is the hash tag of all names: so it decides which slot that is.
+    """
+    caller = next((name for name in vector["keys"] if "{" in name), "ratelimit:{}")
+    of_identity, key_id = re.fullmatch(r"ratelimit:\{(~?)(.*)\}", caller).groups()  # type: ignore[union-attr]
+    key_id = f"{of_identity}{prefix}{key_id}"  # an identity is counted by the digest, with which the id ends
 
     def own(name: str) -> str:
-        return name.replace("ratelimit:", f"{namespace}:", 1)
+        tagged = f"{namespace}:{{{key_id}}}"
+        return tagged if name == caller else name.replace("ratelimit:", f"{tagged}:", 1)
+
+    def own_entries(value: Any) -> Any:
+        is_stream = isinstance(value, list) and value and isinstance(value[0], dict)
+        return [{**entry, "key": key_id} for entry in value] if is_stream else value
 
     changed = {**vector, "keys": [own(name) for name in vector["keys"]]}
     for part in ("before", "after"):
-        changed[part] = {own(name): value for name, value in vector[part].items()}
+        changed[part] = {own(name): own_entries(value) for name, value in vector[part].items()}
     if "error" in vector:
         changed["error"] = own(vector["error"])
     return changed

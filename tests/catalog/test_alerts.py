@@ -1,4 +1,4 @@
-"""Alerts: that a share of a quota is used up is told on a stream, once per window and key, to whoever reads it."""
+"""Alerts: that a share of a quota is used up is reported on a stream, once per window and key, to whoever reads it."""
 
 import struct
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def alerting(limit, *percentages, period="DAY", throttle=None, plan_id="gold"):
 
 @contextmanager
 def gateway_on(backend, clock):
-    """A limiter with a plan of 10 a day that tells 80 % and 100 %, a key of it, and a client."""
+    """A limiter with a plan of 10 a day that reports 80 % and 100 %, a key of it, and a client."""
     with replica(backend, clock=clock) as limiter, backend.client() as client:
         limiter.catalog.put_plan(alerting(10))
         yield limiter, limiter.catalog.create_key(plans=["gold"]), client
@@ -45,7 +45,7 @@ def use(limiter, key, *costs):
     return [limiter.check(key.value, STAGE, METHOD, cost).allowed for cost in costs]
 
 
-def test_each_percentage_is_told_once(gateway):
+def test_each_percentage_is_reported_once(gateway):
     """At 8 of 10 and at 10 of 10, not before, not again, and not by denials."""
     limiter, key, client = gateway
     assert use(limiter, key, *[1] * 7) == [True] * 7
@@ -70,7 +70,7 @@ def test_an_alert_says_whom_when_and_how_much(gateway, clock):
     }
 
 
-def test_each_key_is_told_of(gateway):
+def test_each_key_is_reported(gateway):
     """Two keys of a plan reach their own percentages."""
     limiter, key, client = gateway
     other = limiter.catalog.create_key(plans=["gold"])
@@ -78,7 +78,7 @@ def test_each_key_is_told_of(gateway):
     assert sent_alerts(client) == [(key.id, 80, 8, 10), (other.id, 80, 9, 10)]
 
 
-def test_each_plan_of_a_key_is_told_of(gateway):
+def test_each_plan_of_a_key_is_reported(gateway):
     """A key in two plans reaches the percentages of each."""
     limiter, key, client = gateway
     limiter.catalog.put_plan(UsagePlan("silver", None, Quota(4, "DAY"), ["admin/prod"], alerts=[80]))
@@ -88,7 +88,7 @@ def test_each_plan_of_a_key_is_told_of(gateway):
     assert [fields[b"plan"] for _, fields in client.xrange(STREAM)] == [b"gold", b"silver"]
 
 
-def test_the_next_window_is_told_of_again(gateway, clock):
+def test_the_next_window_is_reported_again(gateway, clock):
     """In every window of a day, of a week and of a month."""
     limiter, key, client = gateway
     windows = (("DAY", "2026-03-05"), ("DAY", "2026-03-09"), ("WEEK", "2026-03-15"), ("MONTH", "2026-04-01"))
@@ -99,7 +99,7 @@ def test_the_next_window_is_told_of_again(gateway, clock):
         assert sent_alerts(client) == [(key.id, 80, 9, 10), (key.id, 100, 10, 10)] * at
 
 
-def test_a_cost_that_passes_both_tells_both(gateway):
+def test_a_cost_that_passes_both_reports_both(gateway):
     """From 7 of 10 to 10 of 10 at once: both, the lower one first, with the same use."""
     limiter, key, client = gateway
     assert use(limiter, key, 7, 3) == [True, True]
@@ -111,7 +111,7 @@ def test_a_cost_that_passes_both_tells_both(gateway):
     [(7, 50, 4), (3, 1, 1), (1000, 1, 10), (999, 99, 990), (1, 100, 1), (10**12, 33, 0)],
 )
 def test_a_percentage_is_reached_at_the_first_whole_unit(limiter, backend, limit, percent, reached):
-    """Of 7, half is reached with 4: what is told is never less than was asked for."""
+    """Of 7, half is reached with 4: what is reported is never less than was asked for."""
     reached = reached or 330_000_000_000
     limiter.catalog.put_plan(alerting(limit, percent))
     key = limiter.catalog.create_key(plans=["gold"])
@@ -123,8 +123,8 @@ def test_a_percentage_is_reached_at_the_first_whole_unit(limiter, backend, limit
         assert sent_alerts(client) == [(key.id, percent, reached, limit)]
 
 
-def test_what_is_set_by_hand_tells_nothing_twice(gateway):
-    """After 80 % was told, more is left and used: only 100 % is new."""
+def test_what_is_set_by_hand_reports_nothing_twice(gateway):
+    """After 80 % was reported, more is left and used: only 100 % is new."""
     limiter, key, client = gateway
     assert use(limiter, key, 8) == [True]
     limiter.catalog.set_remaining("gold", key.id, 20)
@@ -132,8 +132,8 @@ def test_what_is_set_by_hand_tells_nothing_twice(gateway):
     assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 100, 10, 28)]
 
 
-def test_a_raised_plan_tells_nothing_twice(gateway):
-    """80 % of 10, then of 100: told once in the window; 100 % is told at 100."""
+def test_a_raised_plan_reports_nothing_twice(gateway):
+    """80 % of 10, then of 100: reported once in the window; 100 % is reported at 100."""
     limiter, key, client = gateway
     assert use(limiter, key, 8) == [True]
     limiter.catalog.put_plan(alerting(100))
@@ -141,8 +141,8 @@ def test_a_raised_plan_tells_nothing_twice(gateway):
     assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 100, 100, 100)]
 
 
-def test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice(gateway):
-    """100 % of 10 was told: neither 80 % nor 100 % of 20 is, in the same window."""
+def test_a_raised_plan_whose_quota_was_used_up_reports_nothing_twice(gateway):
+    """100 % of 10 was reported: neither 80 % nor 100 % of 20 is, in the same window."""
     limiter, key, client = gateway
     assert use(limiter, key, 10) == [True]
     limiter.catalog.put_plan(alerting(20))
@@ -150,8 +150,8 @@ def test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice(gateway):
     assert sent_alerts(client) == [(key.id, 80, 10, 10), (key.id, 100, 10, 10)]
 
 
-def test_another_percentage_is_told_when_it_is_higher(gateway):
-    """A plan that gets more percentages tells those that are still to come."""
+def test_another_percentage_is_reported_when_it_is_higher(gateway):
+    """A plan that gets more percentages reports those that are still to come."""
     limiter, key, client = gateway
     assert use(limiter, key, 8) == [True]
     limiter.catalog.put_plan(alerting(10, 50, 90, 100))
@@ -159,7 +159,7 @@ def test_another_percentage_is_told_when_it_is_higher(gateway):
     assert sent_alerts(client) == [(key.id, 80, 8, 10), (key.id, 90, 9, 10), (key.id, 100, 10, 10)]
 
 
-def test_a_peek_and_a_denial_tell_nothing(gateway, backend):
+def test_a_peek_and_a_denial_report_nothing(gateway, backend):
     """At 7 of 10, a peek and a denied cost of 4 change nothing in Redis."""
     limiter, key, client = gateway
     assert use(limiter, key, 7) == [True]
@@ -171,7 +171,7 @@ def test_a_peek_and_a_denial_tell_nothing(gateway, backend):
     assert sent_alerts(client) == []
 
 
-def test_a_denial_by_another_limit_tells_nothing(gateway):
+def test_a_denial_by_another_limit_reports_nothing(gateway):
     """What the throttle refuses has not reached the percentage."""
     limiter, key, client = gateway
     limiter.catalog.put_plan(alerting(10, throttle=Throttle("1/1000000", 7)))
@@ -181,7 +181,7 @@ def test_a_denial_by_another_limit_tells_nothing(gateway):
 
 @pytest.mark.parametrize("spoilt", [("SET", STREAM, "x"), ("RPUSH", STREAM, "x"), ("HSET", STREAM, "x", "y")])
 def test_a_stream_of_another_type_fails_no_check(gateway, spoilt):
-    """Everything is counted, nothing is told, and nothing is noted as told."""
+    """Everything is counted, nothing is reported, and nothing is noted as reported."""
     limiter, key, client = gateway
     client.execute_command(*spoilt)
     assert use(limiter, key, *[1] * 11) == [True] * 10 + [False]
@@ -191,8 +191,8 @@ def test_a_stream_of_another_type_fails_no_check(gateway, spoilt):
     assert not client.hexists(f"ratelimit:{{{key.id}}}", "a:gold")
 
 
-def test_what_could_not_be_told_does_not_hinder_the_next(gateway):
-    """80 % is lost while the stream is spoilt; once it is not, 100 % is told."""
+def test_what_could_not_be_reported_does_not_hinder_the_next(gateway):
+    """80 % is lost while the stream is spoilt; once it is not, 100 % is reported."""
     limiter, key, client = gateway
     client.set(STREAM, "x")
     assert use(limiter, key, 8) == [True]
@@ -201,7 +201,7 @@ def test_what_could_not_be_told_does_not_hinder_the_next(gateway):
     assert sent_alerts(client) == [(key.id, 100, 10, 10)]
 
 
-def test_a_plan_without_alerts_tells_nothing(gateway):
+def test_a_plan_without_alerts_reports_nothing(gateway):
     """Whether it has none or has none any more."""
     limiter, key, client = gateway
     limiter.catalog.put_plan(UsagePlan("gold", None, Quota(10, "DAY"), [STAGE]))
@@ -251,8 +251,8 @@ def read_one(client, consumer):
     return entry[0] if isinstance(entry, list) else entry
 
 
-def test_the_note_of_what_was_told_is_small(gateway):
-    """One field of 16 bytes per key and plan: the window, and the highest percentage that was told in it."""
+def test_the_note_of_the_last_alert_is_small(gateway):
+    """One field of 16 bytes per key and plan: the window, and the highest percentage that was reported in it."""
     limiter, key, client = gateway
     assert use(limiter, key, 8) == [True]
     note = client.hget(f"ratelimit:{{{key.id}}}", "a:gold")
@@ -262,8 +262,8 @@ def test_the_note_of_what_was_told_is_small(gateway):
 # Between processes
 
 
-def test_eight_processes_tell_each_percentage_once(server, processes):
-    """All hammer one key: ten percentages of 1,000 units are told, each once, at its own count."""
+def test_eight_processes_report_each_percentage_once(server, processes):
+    """All hammer one key: ten percentages of 1,000 units are reported, each once, at its own count."""
     percentages = range(10, 101, 10)
     with server.client() as client:
         catalog = Catalog(client)
@@ -284,33 +284,33 @@ if denied then
 end
 """
 BUGS = {
-    "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_told_once),
-    "told of denials": (
+    "one too late": (CROSSED, "if before <= count and after > count then", test_each_percentage_is_reported_once),
+    "reported of denials": (
         "if has_more and new_plan and not denied and (is_identity or has_alerts or is_lease) then",
         AS_IF_CHARGED + "if has_alerts and new_plan and cost > 0 then",
-        test_a_peek_and_a_denial_tell_nothing,
+        test_a_peek_and_a_denial_report_nothing,
     ),
-    "usual: told of denials": (
+    "usual: reported of denials": (
         "  if denied then return reply end\n",
         AS_IF_CHARGED + "if denied and not has_alerts then return reply end\ndenied = false\n",
-        test_a_peek_and_a_denial_tell_nothing,
+        test_a_peek_and_a_denial_report_nothing,
     ),
     "usual: the count is not the quota's": (
         "    used = used + cost\n    if not (cost <= left)",
         "    used = used + 1\n    if not (cost <= left)",
-        test_a_cost_that_passes_both_tells_both,
+        test_a_cost_that_passes_both_reports_both,
     ),
     "windows not told apart": (
         "if last_window ~= window then last_percent = 0 end",
         "",
-        test_the_next_window_is_told_of_again,
+        test_the_next_window_is_reported_again,
     ),
-    "told twice": (ONCE, "if true then", test_a_raised_plan_whose_quota_was_used_up_tells_nothing_twice),
-    "one of two": ("percent > last_percent then", "last_percent == 0 then", test_a_cost_that_passes_both_tells_both),
+    "reported twice": (ONCE, "if true then", test_a_raised_plan_whose_quota_was_used_up_reports_nothing_twice),
+    "one of two": ("percent > last_percent then", "last_percent == 0 then", test_a_cost_that_passes_both_reports_both),
     "fails the check": (
         "redis.pcall('XADD'",
         "redis.call('XADD'",
-        test_what_could_not_be_told_does_not_hinder_the_next,
+        test_what_could_not_be_reported_does_not_hinder_the_next,
     ),
 }
 

@@ -76,7 +76,7 @@ def test_an_export_becomes_plans_stages_and_keys(tmp_path, form):
     assert aws.notes(catalogue) == [aws.OFFSET]
 
 
-def test_names_of_files_do_not_tell_what_they_are(tmp_path):
+def test_names_of_files_do_not_decide_what_they_are(tmp_path):
     """Names that say the contrary change nothing, as long as the id is in them."""
     swapped = dict(zip(("keys.json", "apis.json", "usage-plans.json"), (aws.PLANS, aws.KEYS, aws.APIS), strict=True))
     files = {name: file for name, file in aws.FILES.items() if file not in (aws.PLANS, aws.KEYS, aws.APIS)}

@@ -63,7 +63,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("field", "value"), FIELDS)
-def test_a_field_that_cannot_be_read_is_told(gateway, field, value):
+def test_a_field_that_cannot_be_read_is_reported(gateway, field, value):
     """By its name and the key's id, in the hash of the key and, of a day, in the archive."""
     name, key_id = gateway.key_of("k1"), gateway.ids["k1"]
     places = [(name, field)] + ([(f"{name}:days", field.removeprefix("d:"))] if field.startswith("d:") else [])
@@ -111,7 +111,7 @@ def test_a_denial_that_is_named_otherwise_is_passed_over(gateway, field):
 
 
 @pytest.mark.parametrize("count", ["many", "", "1.5", "9" * 5000, "nan", "٣", "\x1b[31m"])
-def test_a_count_that_is_none_is_told(gateway, count):
+def test_a_count_that_is_none_is_reported(gateway, count):
     """With the name in Redis, the field, and what stands there."""
     name = f"ratelimit:denials:{today_of(gateway)}"
     gateway.client.hset(name, f"gold|{gateway.ids['k1']}|throttled", count)
@@ -119,7 +119,7 @@ def test_a_count_that_is_none_is_told(gateway, count):
         usage(gateway)
 
 
-def test_commands_tell_it(server):
+def test_commands_report_it(server):
     """Exit code 3 and no traceback, of `usage` and of `top`."""
     with server.client() as client:
         assert run("plans", "put", "gold", "--stage", "a/b", RATELIMIT_URL=server.url).exit_code == 0
@@ -173,7 +173,7 @@ ALERT = {
         ("percent", ""),
     ],
 )
-def test_an_alert_that_is_none_is_told(name, value):
+def test_an_alert_that_is_none_is_reported(name, value):
     """As a StoreError, which `watch` shows before it goes on."""
     assert alert_from(ALERT).percent == 80
     with pytest.raises(StoreError, match="an entry of the stream of alerts cannot be read"):
@@ -181,7 +181,7 @@ def test_an_alert_that_is_none_is_told(name, value):
 
 
 def test_watch_goes_on_behind_it(server):
-    """The entry is told on standard error, the next one is shown."""
+    """The entry is reported on standard error, the next one is shown."""
     assert run("plans", "put", "gold", "--stage", "a/b", RATELIMIT_URL=server.url).exit_code == 0
     with server.client() as client:
         client.xadd("ratelimit:alerts", {**ALERT, "time_us": "9" * 30})
@@ -193,7 +193,7 @@ def test_watch_goes_on_behind_it(server):
 
 
 def test_a_plan_of_a_year_ago(gateway):
-    """The longest span, with a month's quota: each day is told."""
+    """The longest span, with a month's quota: each day is reported."""
     gateway.catalog.put_plan(UsagePlan("gold", None, Quota(100, "MONTH", 27), ["petstore/prod"]))
     usage = gateway.catalog.usage("gold", "2025-03-04", TODAY, gateway.ids["k1"]).items[gateway.ids["k1"]]
     assert (len(usage), usage[0], usage[-1]) == (366, (0, 100), (1, 99))

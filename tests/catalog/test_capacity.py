@@ -220,7 +220,7 @@ def test_another_limit_may_bind_the_rate_than_the_burst():
     ]
 
 
-def test_stages_are_told_one_by_one():
+def test_stages_are_listed_one_by_one():
     """Each stage as if its callers called nothing else; the total is less than their sum where limits are shared."""
     snapshot = book_of(
         [gold(stages=["a/prod", "b/prod"])], [Stage("b/prod", Throttle(4, 2)), Stage("c/prod", Throttle(1, 1))]

@@ -129,7 +129,7 @@ def test_every_change_moves_the_version_by_one_and_no_change_by_none(catalog, cl
 
 
 def test_every_change_is_published_with_its_version(catalog, client):
-    """Replicas that listen hear of it: the message is the new version."""
+    """Replicas that subscribe are notified: the message is the new version."""
     with client.pubsub() as listener:
         listener.subscribe("ratelimit:changes")
         assert listener.get_message(timeout=1)["type"] == "subscribe"

@@ -316,7 +316,7 @@ def test_a_key_moves_from_plan_to_plan(catalog, client):
     ],
 )
 def test_a_key_that_cannot_move(catalog, client, where, error, message):
-    """Is told why, and stays where it is."""
+    """Gets the reason, and stays where it is."""
     catalog.put_plan(UsagePlan("silver", stages=["petstore/prod"]))
     catalog.put_plan(UsagePlan("toys", stages=["toys/prod"]))
     catalog.put_plan(UsagePlan("other"))

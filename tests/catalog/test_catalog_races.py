@@ -101,7 +101,7 @@ def test_a_plan_grows_while_a_key_joins_it(server):
 
 
 def test_a_key_joins_two_plans_of_one_stage(server):
-    """Two administrators, one key: the first wins, and the other is told why."""
+    """Two administrators, one key: the first wins, and the other gets the reason."""
     for client, one, other, _ in rounds(server):
         one.put_plan(GOLD)
         one.put_plan(RIVAL)

@@ -209,7 +209,7 @@ class TestKeys:
         assert client.dbsize() == 0
 
     def test_more_than_the_ceiling_already(self, bounded, client, unbounded):
-        """The true number is told, and so is what to do."""
+        """The true number is reported, and so is what to do."""
         for _ in range(3):
             unbounded.create_key()
         assert refused(client, bounded(keys=2).create_key) == (
@@ -276,7 +276,7 @@ class TestImport:
         assert unbounded.get_key(report.ids[0]).plans == ("a", "b", "c")
 
     def test_keys_that_are_made_meanwhile(self, backend, client):
-        """Take the room: the row is told, not stored."""
+        """Take the room: the row is reported, not stored."""
         with backend.client() as other:
             catalog = Catalog(client, ceilings=Ceilings(keys=3))
             catalog.import_keys(file(rows(1)))

@@ -332,7 +332,7 @@ def test_nothing_is_written(shared, user):
     assert backend.process.poll() is None
 
 
-def test_whoever_may_do_nothing_is_told_what_to_permit(own, monkeypatch):
+def test_a_user_without_permissions_sees_what_to_permit(own, monkeypatch):
     """Each "unknown" says how; with all that permitted, as the reader of lua/ACL.md, nothing is unknown any more."""
     own.grant(own.root, ["doctor", "on", f">{PASSWORD}", "-@all"])
     report = own.report()

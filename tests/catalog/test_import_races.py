@@ -28,12 +28,12 @@ def test_round_trips(catalog):
     catalog._run(catalog._namespace.find_slots())  # asked once
     intercepted = InterceptedCatalog(catalog)
     catalog.import_keys(file(MANY))
-    load, *rest = intercepted.requests
-    first, second = rest[:3], rest[3:]
+    load, *batches = intercepted.requests
     assert load == [("HGETALL", "{ratelimit}:catalog")]
-    assert first == 3 * [[("HMGET", "{ratelimit}:catalog", "epoch", "version", "stamp", "schema")]]
-    assert [(len(look), look[0][0], len(look[0])) for look in second[::2]] == [(1, "MGET", n + 1) for n in (64, 64, 22)]
-    scripts = [[len(json.loads(part)) for part in call.args] for call in second[1::2]]
+    assert [(len(look), look[0][0], len(look[0])) for look in batches[::2]] == [
+        (1, "MGET", n + 1) for n in (64, 64, 22)
+    ]
+    scripts = [[len(json.loads(part)) for part in call.args] for call in batches[1::2]]
     assert scripts == [[2 * n + 2, 3 * n + 4] for n in (64, 64, 22)]
 
 
@@ -49,7 +49,7 @@ def test_a_new_pepper_is_noted_once(client):
 
 
 def test_progress(twin):
-    """It is told of all rows, good and bad, after each batch."""
+    """It is called with all rows, good and bad, after each batch."""
     seen = []
     twin.import_keys(file(MANY + "short,a,\n"), progress=seen.append)
     assert seen == [64, 128, 151]

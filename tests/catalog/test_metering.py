@@ -60,7 +60,7 @@ def change_all(catalog, keys, chance):
 
 
 def metered(catalog, key_ids, first, last):
-    """Units by (key, plan), as `usage` tells them: those that are 0 left out."""
+    """Units by (key, plan), as `usage` reports them: those that are 0 left out."""
     return Counter(
         {
             (key_id, plan_id): total
@@ -177,7 +177,7 @@ def every_day_is_metered(backend, clock):
 
 
 def assert_metered(catalog, key_id, model):
-    """What `usage` tells of each day is the model's: of those that are kept, and 0 of all others."""
+    """What `usage` reports of each day is the model's: of those that are kept, and 0 of all others."""
     for plan_id in PLANS:
         last = max(day for _, day in model.kept)
         days = range(last - 360, last + 1)
@@ -239,7 +239,7 @@ def test_the_archive_is_watched(backend, clock, right):
 
 
 @contextmanager
-def commands_told(server):
+def commands_received(server):
     """Yield a function that returns the commands which the server was sent since its last call, by MONITOR.
 
     Those that scripts send are left out.
@@ -259,7 +259,7 @@ def commands_told(server):
 
 
 def test_a_check_is_one_command(server, clock):
-    """On a day like any other, whatever is limited, metered, told or tried out: one EVALSHA, admitted or denied."""
+    """On a day like any other, whatever is limited, metered, reported or tried out: one EVALSHA, admitted or denied."""
     with replica(server, clock=clock, max_age=10**6) as limiter:
         limiter.catalog.put_plan(UsagePlan("next", Throttle(1, 3), Quota(2, "DAY"), [STAGE]))
         limiter.catalog.put_plan(
@@ -269,7 +269,7 @@ def test_a_check_is_one_command(server, clock):
         limiter.catalog.set_account_throttle(Throttle(SLOW, 100))
         value = limiter.catalog.create_key(plans=["gold"]).value
         limiter.check(value, STAGE, METHOD)  # looks at the catalogue and at the key, once
-        with commands_told(server) as commands:
+        with commands_received(server) as commands:
             assert [limiter.check(value, STAGE, METHOD).allowed for _ in range(7)] == [True] * 4 + [False] * 3
             assert commands() == ["EVALSHA"] * 7
             limiter.peek(value, STAGE, METHOD)
@@ -282,7 +282,7 @@ def test_a_check_is_one_command(server, clock):
             assert commands() == ["EVALSHA"]
             clock.advance(86_400)
             assert limiter.check(value, STAGE, METHOD).allowed
-            # On the third day the windows of the shadow are past: the caller is told, and asks again with later ones.
+            # On the third day the windows of the shadow are past: the reply says so, and the check is sent again.
             assert commands() == ["EVALSHA", "EVALSHA", "EVALSHA"]
             assert limiter.check(value, STAGE, METHOD).allowed
             assert commands() == ["EVALSHA"]

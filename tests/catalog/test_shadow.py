@@ -132,7 +132,7 @@ def test_a_peek_is_not_seen(trial, backend):
 
 
 def test_a_key_that_moves_keeps_its_counts(trial):
-    """Counts belong to key and shadow: out of the plan they are not told, back in it they go on."""
+    """Counts belong to key and shadow: out of the plan they are not reported, back in it they go on."""
     limiter, key, _ = trial
     assert use(limiter, key, 4) == 4
     limiter.catalog.remove_key_from_plan(key.id, "gold")
@@ -288,7 +288,7 @@ def test_a_plan_that_is_a_shadow_is_not_deleted(trial):
 
 
 @pytest.mark.parametrize("ask", ["shadow_counts", "reset_shadow"])
-def test_who_has_no_shadow_is_told(trial, ask):
+def test_a_plan_without_a_shadow_is_reported(trial, ask):
     """NotFound for an unknown plan, ConfigError for one without a shadow."""
     limiter, _, _ = trial
     with pytest.raises(NotFound):

@@ -90,7 +90,7 @@ def store(client, clock):
 
 
 def test_everything_stays(store, client, clock):
-    """To the byte, but for names and tokens; what is decided and told afterwards is what it would have been."""
+    """To the byte, but for names and tokens; what is decided and reported afterwards is what it would have been."""
     report = Catalog(client, clock=clock).upgrade()
     # Catalogue, list, one plan's set, its past, two buckets; three keys of which one has two values.
     assert report == UpgradeReport(is_needed=True, renamed=6, claims=4)
@@ -116,7 +116,7 @@ def test_nothing_is_nothing_to_upgrade(client, clock):
 
 
 def test_a_dry_run_changes_nothing(store, client, clock):
-    """And tells what there is to do."""
+    """And reports what there is to do."""
     before = snapshot(client)
     assert Catalog(client, clock=clock).upgrade(dry_run=True) == UpgradeReport(is_needed=True, renamed=6, claims=4)
     assert snapshot(client) == before
@@ -127,7 +127,7 @@ class Interrupted(BaseException):
 
 
 def interrupting(catalog, at, *, before):
-    """Have a catalogue end at its `at`-th script, before or after it was run; tell how many it ran."""
+    """Have a catalogue end at its `at`-th script, before or after it was run; return how many it ran."""
     store, ran = catalog._run.__self__, []
     right = store._execute
 
@@ -340,7 +340,7 @@ async def test_the_twin(backend, clock):
 
 
 def test_the_command(server, clock):
-    """It tells what there is to do, does it, and says that there is nothing left; as data, too."""
+    """It reports what there is to do, does it, and says that there is nothing left; as data, too."""
     with server.client() as client:
         with_state(client, clock)
         as_schema_1(client)

@@ -107,7 +107,7 @@ def test_q19_usage_in_pages(gateway):
 
 
 def test_pages_of_many_keys_have_each_key_once(gateway):
-    """Whatever the size of a page, and with keys that come and go, each key that stays is told once, in order."""
+    """Whatever the size of a page, and with keys that come and go, each key that stays is reported once, in order."""
     made = [gateway.catalog.create_key(plans=["gold"]).id for _ in range(23)]
     for limit in (1, 7, 25, 500):
         items, cursor = [], None
@@ -162,7 +162,7 @@ def test_a_raised_limit_leaves_days_that_are_over(gateway):
 
 
 def test_the_last_day_of_traffic_goes_by_the_limit_of_now(gateway):
-    """A limit that is raised before the next day's first request raises what the last day is told to have left."""
+    """A limit that is raised before the next day's first request raises what the last day is reported to have left."""
     assert use(gateway, 30) == 30
     gateway.clock.set("2026-03-05T12:00:00")
     gateway.catalog.put_plan(UsagePlan("gold", None, Quota(200, "DAY"), [A, B]))
@@ -270,13 +270,13 @@ def test_a_peek_and_a_denial_use_nothing(gateway):
     assert days(gateway) == [(100, 0)]
 
 
-def test_an_unknown_plan_is_told(gateway):
+def test_an_unknown_plan_is_reported(gateway):
     """NotFound names the plan."""
     with pytest.raises(NotFound, match="there is no plan 'silver'"):
         gateway.catalog.usage("silver", TODAY, TODAY)
 
 
-def test_an_unknown_key_is_told(gateway):
+def test_an_unknown_key_is_reported(gateway):
     """A key that does not exist is NotFound, not one that used nothing: bills must not rest on a misspelt id."""
     with pytest.raises(NotFound, match="nobody"):
         gateway.catalog.usage("gold", TODAY, TODAY, "nobody")
@@ -378,7 +378,7 @@ def test_setting_on_a_new_day_leaves_the_days_before(gateway, period):
 
 
 def test_setting_in_a_new_window_counts_from_there(gateway, backend):
-    """What another window counted does not go on in this one, and the script tells the window and its count."""
+    """What another window counted does not go on in this one, and the script reports the window and its count."""
     assert use(gateway, 30) == 30
     gateway.clock.set("2026-03-05T09:00:00")
     set_remaining(gateway, 50)
@@ -400,7 +400,7 @@ def test_setting_by_a_clock_that_went_back_leaves_the_day(gateway):
     assert (calendar % 2**20, used, granted, day_used) == ((date(2026, 3, 5) - EPOCH).days, 30, -20, 30)
 
 
-def test_a_state_of_another_length_is_told(gateway, backend):
+def test_a_state_of_another_length_is_reported(gateway, backend):
     """As by a check: it may be of another version, and is neither read nor written."""
     with backend.client() as client:
         name = f"ratelimit:{{{gateway.ids['k1']}}}"
@@ -433,7 +433,7 @@ def test_who_cannot_be_set_is_named(gateway):
     assert not gateway.client.exists("ratelimit:{nobody}")
 
 
-def test_asyncio_tells_and_sets_the_same(backend, gateway):
+def test_asyncio_returns_and_sets_the_same(backend, gateway):
     """The twin's answers are equal."""
     assert use(gateway, 3) == 3
 

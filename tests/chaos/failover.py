@@ -133,7 +133,7 @@ class WatchedServers:
 
     def fail_over(self):
         """Ask for it, as an administrator does; the primary is healthy."""
-        # Refused for as long as the Sentinel has not heard enough of the replicas.
+        # Refused for as long as the Sentinel has not enough reports of the replicas.
         self._until(lambda: self._admin.execute_command("SENTINEL", "FAILOVER", NAME))
         self._until(lambda: self.named is not self.primary)
 

@@ -28,7 +28,7 @@ KEYS = {
 }
 """The keys of a run, with their limits; all callers choose among them at random.
 
-ample    meets no limit: whether it is denied, and what is charged to it, tells of everything else
+ample    meets no limit: whether it is denied, and what is charged to it, shows everything else
 bucket   asks for more than it may, all the time
 quota    is used up within the run
 revoked  is disabled within the run

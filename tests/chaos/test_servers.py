@@ -40,7 +40,7 @@ def test_a_clock_is_moved(name):
         server.stop()
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch):
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(servers, "find_spec", lambda _name: None)
     with pytest.raises(NoCompilerError, match="pip install ziglang"):

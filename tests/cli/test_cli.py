@@ -51,7 +51,7 @@ class TestGroup:
         assert (ran.returncode, ran.stdout) == (2, "")
 
     def test_the_hint_names_the_distribution(self):
-        """The extra exists under the name that the hint tells to install."""
+        """The extra exists under the name that the hint gives."""
         assert "cli" in importlib.metadata.metadata("ratelimit-redis").get_all("Provides-Extra")
 
     def test_another_missing_module_is_not_mistaken_for_the_extra(self):

@@ -96,7 +96,7 @@ def test_texts_are_kept_once(tmp_path):
     assert first.method is second.method is third.method
 
 
-def test_progress_is_told_in_bytes_of_the_file(tmp_path):
+def test_progress_is_shown_in_bytes_of_the_file(tmp_path):
     """Every 1,000 lines, also of a packed file, and never beyond its size."""
     path = tmp_path / "log.gz"
     path.write_bytes(gzip.compress(line() * 3500))

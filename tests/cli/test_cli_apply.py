@@ -91,7 +91,7 @@ def test_a_file_that_holds_changes_nothing(apply):
 
 
 def test_a_dry_run_writes_nothing(apply, server, catalog):
-    """--dry-run tells the same changes, and Redis stays empty."""
+    """--dry-run reports the same changes, and Redis stays empty."""
     result = apply(FIRST, "--dry-run")
     assert (result.exit_code, rows(result)[0]) == (0, ["would", "be", "added", "plan", "silver"])
     with server.client() as client:
@@ -129,7 +129,7 @@ def test_a_wrong_file_is_reported_with_its_fault(apply, server, text, problem):
         assert client.dbsize() == 0
 
 
-def test_a_file_that_is_not_there_is_told():
+def test_a_file_that_is_not_there_is_reported():
     """No server is needed for it."""
     result = run("apply", "--url", "unix:///nowhere", "/nowhere/plans.toml")
     assert result.stderr == "Error: /nowhere/plans.toml: cannot be read: No such file or directory\n"
@@ -162,7 +162,7 @@ def test_plans_that_span_several_apis_draw_a_warning(apply, options):
     assert ("Nothing changed" in result.stdout) is not bool(options)
 
 
-def test_json_tells_changes_and_warnings(apply):
+def test_json_has_changes_and_warnings(apply):
     """The same as the table; nothing on standard error."""
     result = apply(SPANNING, "--json")
     data = json.loads(result.stdout)
@@ -204,7 +204,7 @@ def test_a_dry_run_looks_at_keys(apply, catalog, server):
 
 
 def test_the_catalogue_returns_what_changed(catalog, tmp_path):
-    """As the command tells it: (change, kind, id) of each, nothing the second time."""
+    """As the command prints it: (change, kind, id) of each, nothing the second time."""
     path = tmp_path / "plans.toml"
     path.write_text(FIRST, encoding="utf-8")
     would = catalog.apply(path, dry_run=True)

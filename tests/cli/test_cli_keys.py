@@ -126,7 +126,7 @@ class TestCreate:
         assert "This key has already expired" in keys("create", "Acme", "--expires", "2020-01-01").stderr
         assert "expired" not in keys("create", "Acme", "--expires", "2190-01-01").stderr
 
-    def test_a_key_in_no_plan_is_told_so(self, keys):
+    def test_a_key_in_no_plan_is_reported(self, keys):
         """What to do next, where a key opens nothing yet."""
         assert "plans: none yet (see `ratelimit keys add`)." in keys("create", "Acme").stdout
 
@@ -286,13 +286,13 @@ class TestChange:
         again = keys("move", made.id, "gold", "silver")
         assert (again.exit_code, again.stdout) == (0, f"Key {made.id} (me) was already moved to plan silver.\n")
         assert as_json("move", made.id, "silver", "gold")["plans"] == ["gold", "other"]
-        for plans, told_ in (
+        for plans, message in (
             (("silver", "nix"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
             (("nix", "gold"), "plan_id: there is no plan 'nix'\nSee `ratelimit plans list`."),
             (("gold", "other"), f"to_plan: key {made.id!r} is in plan 'other' already"),
         ):
             result = keys("move", made.id, *plans)
-            assert (result.exit_code, result.stderr) == (2, f"Error: {told_}\n")
+            assert (result.exit_code, result.stderr) == (2, f"Error: {message}\n")
 
     def test_plans_that_do_not_exist(self, keys, catalog):
         """Neither joined nor left: exit code 2."""
@@ -319,7 +319,7 @@ class TestChange:
 
 class TestOpens:
     def test_stages_methods_and_limits(self, keys, as_json, catalog):
-        """Every configured method and "*", with the names of the limits as decisions tell them."""
+        """Every configured method and "*", with the names of the limits as in decisions."""
         catalog.put_stage(Stage(STAGE, Throttle(5, 5)))
         key = catalog.create_key("Acme", plans=["gold", "other"])
         assert as_json("opens", key.id) == [

@@ -105,7 +105,7 @@ class TestImport:
             (b"\xff\xfeK\0e\0y\0", "is UTF-16: save it as UTF-8"),
         ],
     )
-    def test_what_is_no_such_file_is_told(self, keys, catalog, written, text, message):
+    def test_what_is_no_such_file_is_reported(self, keys, catalog, written, text, message):
         """Exit code 2, without a traceback, nothing stored."""
         result = keys("import", written(text))
         assert (result.exit_code, result.stdout) == (2, "")

@@ -144,7 +144,7 @@ def test_nothing_in_common(files):
     assert "after.toml that opens the same stage" in result.stderr
 
 
-def test_a_wrong_file_is_told_before_the_log_is_read(files, tmp_path):
+def test_a_wrong_file_is_reported_before_the_log_is_read(files, tmp_path):
     """The file against which is read as the other one is."""
     result = run("replay", *files(log="nonsense", before="[plans.x]\nthrotle = 1"))
     assert (result.exit_code, "plans.x.throtle: is not a field here" in result.stderr) == (2, True)

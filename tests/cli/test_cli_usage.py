@@ -99,7 +99,7 @@ class TestUsage:
         assert result.stdout.splitlines()[0] == f"Key {key.id} (Acme) in plan gold (1000/s, burst 1,000, 5 a day)"
         assert result.stdout.splitlines()[-1] == "9 used, 2 denied."
 
-    def test_the_last_14_days_unless_told(self, usage, keys, today):
+    def test_the_last_14_days_by_default(self, usage, keys, today):
         """Days without traffic have a line, too; --to alone moves the whole span."""
         rows = table(usage("gold").stdout)
         assert [row[1] for row in rows] == [str(today - timedelta(back)) for back in range(13, -1, -1)]

@@ -42,7 +42,7 @@ class TestEntry:
         assert datetime.fromtimestamp(int(ALERT.at), UTC).isoformat() == "2026-03-04T12:00:00+00:00"
 
     def test_an_alert_is_frozen(self):
-        """Nobody changes what was told."""
+        """No field of an alert can be changed."""
         with pytest.raises(FrozenInstanceError):
             alert_from(ENTRY).used = 1
 
@@ -170,7 +170,7 @@ class TestGroup:
         for member in ("a", "b"):
             assert watch("--group", "ops", "--consumer", member, "--from-start", "--seconds", "0.05").stdout == ""
 
-    def test_a_new_group_begins_now_unless_told(self, watch, alerting):
+    def test_a_new_group_begins_now_by_default(self, watch, alerting):
         """Without --from-start it gets what comes after it was made, also while nobody reads."""
         alerting(5)
         assert watch("--group", "ops", "--seconds", "0.05").stdout == ""

@@ -1,18 +1,13 @@
 """Servers with slots: one that owns all of them, cheap, and clusters of 3 primaries and 3 replicas."""
 
 import pytest
+from helpers.administrators import Site
 from helpers.cluster import SHORT_TIMEOUT_MS, Cluster, slot_server
+from helpers.fake_cluster import FakeCluster
+from helpers.key_files import with_plans
 from helpers.servers import NAMES
 
-from ratelimit.store.blocking import nodes
-
-
-@pytest.fixture(autouse=True)
-def closed_nodes():
-    """Close connections of tests: each node of a cluster that has ended would be tried for ever."""
-    yield
-    for each in [*nodes._nodes.values()]:
-        each.close()
+from ratelimit import Catalog
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +82,44 @@ def plain(request, running):
     with running[name].client() as client:
         client.flushall()
     return running[name]
+
+
+@pytest.fixture
+def client(slots):
+    """A client of the server with slots, which decodes."""
+    with slots.client(decode_responses=True) as made:
+        yield made
+
+
+@pytest.fixture
+def catalog(client):
+    """A catalogue there, with three plans."""
+    return with_plans(Catalog(client))
+
+
+@pytest.fixture
+def site(slots):
+    """The server with slots, watched: k1 with value a in plan p, which opens s; q opens t."""
+    made = Site(slots)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fakes():
+    """Two nodes that answer what a test wants."""
+    made = FakeCluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def first(fakes):
+    """The one that owns all slots but one."""
+    return fakes.nodes[0]
+
+
+@pytest.fixture
+def second(fakes):
+    """The other one."""
+    return fakes.nodes[1]

@@ -32,7 +32,7 @@ KEYS = [f"key{number}" for number in range(300)]
 
 
 class Load:
-    """Tasks that count on keys, each call once, until they are told to end."""
+    """Tasks that count on keys, each call once, until they are to end."""
 
     def __init__(self, executor, keys=KEYS, tasks=40):
         self._executor = executor
@@ -96,7 +96,7 @@ async def test_requests_are_divided_and_joined(valkey_cluster):
             assert await reply_to([("DEL", *KEYS[:20])]) == [20]
 
 
-async def test_a_failed_part_fails_the_request_and_is_told_in_place(valkey_cluster):
+async def test_a_failed_part_fails_the_request_or_is_in_its_place(valkey_cluster):
     async with open_executor(valkey_cluster) as executor:
         wrong = [("SET", "text", "x"), ("INCR", "text"), ("INCR", "number")]
         with pytest.raises(StoreError, match="not an integer"):
@@ -169,7 +169,7 @@ async def test_totals_are_exact_while_a_node_comes_and_goes(own_cluster):
         assert not executor.breaker_state().is_open
 
 
-async def test_a_stopped_node_is_felt_by_its_keys_alone(own_cluster):
+async def test_a_stopped_node_fails_its_own_keys_alone(own_cluster):
     async with open_executor(own_cluster, 0.05) as executor:
         victim = own_cluster.node_of("key0")
         ill = [key for key in KEYS if own_cluster.node_of(key) is victim]
@@ -226,7 +226,7 @@ async def test_a_planned_failover_fails_nothing(cluster):
         assert counted(cluster, KEYS) == load.done
 
 
-async def test_who_is_cancelled_gives_up_its_own_reply_only(valkey_cluster):
+async def test_a_cancelled_call_gives_up_its_own_reply_only(valkey_cluster):
     """Storms of cancellations, while slots migrate: each of the others gets its reply, and nothing is counted twice."""
     rng = random.Random(1)
     async with open_executor(valkey_cluster) as executor:
@@ -251,7 +251,7 @@ def move(cluster, slot):
     cluster.migrate_slot(slot, other_than(cluster, cluster.owner_of(slot)))
 
 
-async def test_a_late_reply_of_a_lease_is_told_after_a_redirection(valkey_cluster):
+async def test_a_late_reply_of_a_lease_is_passed_on_after_a_redirection(valkey_cluster):
     """Its caller has gone meanwhile: the reply still comes to whom it belongs."""
     slot, late = slot_of("key0"), []
     async with open_executor(valkey_cluster) as executor:
@@ -280,7 +280,7 @@ async def until(happened, seconds=10):
         await asyncio.sleep(0.01)
 
 
-async def test_while_a_slot_migrates_what_it_lacks_is_asked_for_elsewhere(valkey_cluster):
+async def test_keys_of_a_slot_that_migrates_are_at_one_node_or_the_other(valkey_cluster):
     """ASK, for scripts that the other node does not know yet, and for reads; TRYAGAIN until all keys have moved."""
     slot = slot_of("{a}")
     source = valkey_cluster.owner_of(slot)
@@ -361,10 +361,10 @@ async def until_it_answers(executor, key):
             await asyncio.sleep(0.01)
 
 
-async def test_nobody_answers(free_address):
+async def test_no_node_answers(free_address):
     client = clients.async_client_from_url(f"redis://{free_address}?cluster=true", 0.5)
     executor = async_executor_for(client, 0.5, CATALOG)
-    with pytest.raises(StoreUnavailable, match="no node of the cluster says who owns which slot"):
+    with pytest.raises(StoreUnavailable, match="no node of the cluster reports its slots"):
         await executor.call(count("key0"), time.monotonic())
     began_s = time.monotonic()
     with pytest.raises(StoreUnavailable, match=free_address):
@@ -430,21 +430,21 @@ async def test_closing_closes_all(valkey_cluster):
 
 
 class Channel:
-    """What a listener heard: messages, and None where some may have been missed."""
+    """The messages that a listener passed on, and None where some may have been missed."""
 
     def __init__(self, executor, client):
-        self.heard = []
-        self._listener = AsyncListener(client, "changes", self.heard.append, self._tick, executor.finder)
+        self.received = []
+        self._listener = AsyncListener(client, "changes", self.received.append, self._tick, executor.finder)
         self._listener.start()
 
     async def _tick(self):
         pass
 
-    async def hears(self, cluster, message):
-        """Publish at each node in turn until it is heard."""
+    async def receives(self, cluster, message):
+        """Publish at each node in turn until it is received."""
         for number, node in enumerate(cluster.running):
             node.admin.publish("changes", f"{message}{number}")
-        await until(lambda: all(f"{message}{number}" in self.heard for number in range(len(cluster.running))))
+        await until(lambda: all(f"{message}{number}" in self.received for number in range(len(cluster.running))))
 
     async def stop(self):
         await self._listener.stop()
@@ -454,32 +454,32 @@ def subscribed_at(cluster):
     return [node for node in cluster.running if node.admin.pubsub_numsub("changes") == [("changes", 1)]]
 
 
-async def test_pushes_are_heard_from_every_node_also_when_that_one_dies(own_cluster):
-    """Whoever listens elsewhere then is told that messages may have been missed."""
+async def test_pushes_are_received_from_every_node_also_when_that_one_dies(own_cluster):
+    """A listener that subscribes at another node passes on that messages may have been missed."""
     client = own_cluster.async_client()
     async with open_executor(own_cluster, client=client) as executor:
         channel = Channel(executor, client)
-        await until(lambda: channel.heard == [None])
-        await channel.hears(own_cluster, "first")
+        await until(lambda: channel.received == [None])
+        await channel.receives(own_cluster, "first")
         (node,) = subscribed_at(own_cluster)
         own_cluster.kill(node)
-        await until(lambda: channel.heard.count(None) == 2)
+        await until(lambda: channel.received.count(None) == 2)
         await in_thread(own_cluster.wait_failed_over, node)
-        await channel.hears(own_cluster, "second")
+        await channel.receives(own_cluster, "second")
         await channel.stop()
     await client.aclose()
 
 
-async def test_pushes_are_heard_elsewhere_when_that_node_is_stopped_or_leaves(own_cluster):
+async def test_pushes_are_received_elsewhere_when_that_node_is_stopped_or_leaves(own_cluster):
     client = own_cluster.async_client()
     async with open_executor(own_cluster, 0.1, client=client) as executor:
         channel = Channel(executor, client)
-        await until(lambda: channel.heard == [None])
+        await until(lambda: channel.received == [None])
         (node,) = subscribed_at(own_cluster)
         load = Load(executor, tasks=5)
         node.pause()
         try:
-            await until(lambda: channel.heard.count(None) == 2)
+            await until(lambda: channel.received.count(None) == 2)
             own_cluster._gone.append(node)
             await until(lambda: subscribed_at(own_cluster))
         finally:

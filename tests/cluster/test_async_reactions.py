@@ -8,7 +8,8 @@ import time
 
 import pytest
 from helpers.cluster_calls import CATALOG, count, open_executor, operation
-from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
+from helpers.fake_cluster import NOT_SERVED
+from helpers.fake_server import HANG_UP, SILENCE
 from redis.exceptions import ResponseError
 
 from ratelimit.effects import BatchableReads
@@ -21,13 +22,6 @@ from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
 pytestmark = [pytest.mark.asyncio, pytest.mark.cluster]
 
 KEY = "key"
-NO_OWNER = ResponseError("CLUSTERDOWN Hash slot not served")
-NO_LONGER = {
-    "CLUSTERDOWN": NO_OWNER,
-    "READONLY": ResponseError("READONLY You can't write against a read only replica."),
-    "MASTERDOWN": ResponseError("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
-    "LOADING": ResponseError("LOADING Redis is loading the dataset in memory"),
-}
 
 
 async def check(executor):
@@ -53,56 +47,39 @@ def send(request):
     return request.param
 
 
-@pytest.fixture
-def fakes():
-    made = FakeCluster()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def first(fakes):
-    return fakes.nodes[0]
-
-
-@pytest.fixture
-def second(fakes):
-    return fakes.nodes[1]
-
-
 async def test_moved(fakes, first, second, send):
-    """It goes to the node that is named, and so does the next one; the topology is asked for once, for all."""
+    """It goes to the node that is named, and so does the next one; the topology is refreshed once, for all."""
     async with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         fakes.owner, fakes.epoch = second, 2
         assert await asyncio.gather(*(send(executor) for _ in range(50))) == [2] * 50
         assert await send(executor) == 2
         assert len(first.calls) <= 50
         await asyncio.sleep(0.3)
-        assert 1 <= fakes.rounds - rounds <= 3
+        assert 1 <= fakes.refreshes - refreshes <= 3
 
 
 async def test_moved_is_remembered_at_once(fakes, first, second, send):
-    """Who comes next goes to the new owner, though no node has told the topology yet."""
+    """Who comes next goes to the new owner, though no node has reported the topology yet."""
     async with open_executor(fakes) as executor:
-        fakes.keeps_slots_secret = True
+        fakes.hides_slots = True
         first.answers.append(ResponseError(f"MOVED 1 {second.name}"))
         assert [await send(executor) for _ in range(5)] == [2] * 5
         assert len(first.calls) == 1
 
 
 async def test_ask(fakes, first, second, send):
-    """It goes to the node that is named behind ASKING; the next one goes to the owner. Nobody asks for the topology."""
+    """It goes to the node that is named behind ASKING; the next one to the owner. The topology is not refreshed."""
     async with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answers.append(ResponseError(f"ASK 1 {second.name}"))
         assert await send(executor) == 2
         assert second.calls[0] == "ASKING"
         assert len(second.calls) == 2
         assert await send(executor) == 1
         await asyncio.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
 async def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second):
@@ -110,15 +87,15 @@ async def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second)
         for send in (check, script):
             second.calls.clear()
             first.answers.append(ResponseError(f"ASK 1 {second.name}"))
-            if send is script:  # sent by its source, it is asked for anew
+            if send is script:  # sent by its source, it is redirected anew
                 first.answers.append(ResponseError(f"ASK 1 {second.name}"))
             second.answers.append(ResponseError("NOSCRIPT No matching script. Please use EVAL."))
             assert await send(executor) == 2
             assert second.calls == ["ASKING", "EVALSHA", "ASKING", "EVAL"]
 
 
-async def test_who_may_not_send_asking_is_told_so(fakes, first, second, send):
-    """Not that the slot is elsewhere, as the command behind it is answered."""
+async def test_a_user_who_may_not_send_asking_gets_that_error(fakes, first, second, send):
+    """Not the redirection that the command behind it is answered with."""
     async with open_executor(fakes) as executor:
         first.answer = ResponseError(f"ASK 1 {second.name}")
         second.asking = ResponseError("NOPERM this user has no permissions to run the 'asking' command")
@@ -138,41 +115,41 @@ async def test_tryagain(fakes, first, second, send):
         assert second.calls == []
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
+@pytest.mark.parametrize("code", NOT_SERVED)
 async def test_a_node_that_serves_the_slot_no_longer(fakes, first, code, send):
-    """The topology is asked for; another owner gets it."""
+    """The topology is refreshed; another owner gets it."""
     async with open_executor(fakes) as executor:
-        first.answer = NO_LONGER[code]
+        first.answer = NOT_SERVED[code]
         fakes.owner, fakes.epoch = fakes.nodes[1], 2
         assert await send(executor) == 2
         assert len(first.calls) == 1
 
 
 async def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
-    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    """It goes on reporting that it owns the slot, and that the cluster is down: another node reports the failover."""
     async with open_executor(fakes) as executor:
-        first.answer, first.old_view = NO_OWNER, (first, 1)
+        first.answer, first.old_topology = NOT_SERVED["CLUSTERDOWN"], (first, 1)
         fakes.owner, fakes.epoch = second, 2
         assert await send(executor) == 2
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
-async def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
+@pytest.mark.parametrize("code", NOT_SERVED)
+async def test_without_another_owner_it_fails_with_the_error_of_the_node(fakes, first, second, code, send):
     async with open_executor(fakes) as executor:
-        rounds = fakes.rounds
-        first.answer = NO_LONGER[code]
+        refreshes = fakes.refreshes
+        first.answer = NOT_SERVED[code]
         with pytest.raises(StoreUnavailable, match=code) as caught:
             await send(executor)
         assert caught.value.cause == ("deposed" if code in ("READONLY", "MASTERDOWN") else "refused")
         assert len(first.calls) == 1
         assert second.calls == []
-        assert fakes.rounds > rounds
+        assert fakes.refreshes > refreshes
 
 
 async def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, send):
     """Its successor gets the call."""
     async with open_executor(fakes) as executor:
-        await asyncio.sleep(0.2)  # the topology is not asked for twice within a moment
+        await asyncio.sleep(0.2)  # it is not refreshed twice within a moment
         fakes.owner, fakes.epoch = fakes.nodes[1], 2
         first.close()
         await asyncio.sleep(0.1)
@@ -202,7 +179,7 @@ async def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, 
 
 
 async def test_a_node_that_falls_silent_has_a_successor(fakes, first, second):
-    """Nothing waits to be sent to it, and those who are sent nothing ask for nothing: the topology is asked for."""
+    """Nothing waits to be sent to it, and so no call requests it: the topology is refreshed."""
     async with open_executor(fakes, 0.1) as executor:
         await asyncio.sleep(0.2)
         first.is_silent = True
@@ -225,7 +202,7 @@ async def pausing(executor, first):
     """A check that the node had sent again so often that it is not sent again at once; and its router."""
     first.answer = ResponseError("TRYAGAIN Multiple keys request during rehashing of slot")
     call = asyncio.ensure_future(check(executor))
-    router = executor._routers.get()
+    router = executor._senders.get()
     while not router._pausing:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(0)
     return call, router
@@ -247,16 +224,16 @@ async def test_calls_that_would_be_sent_again_end_with_what_is_abandoned(fakes, 
         with pytest.raises(StoreUnavailable, match="the limiter was closed"):
             await asyncio.wait_for(call, 1)
         assert not router._pausing
-        for answer in (NO_OWNER, ResponseError(f"MOVED 1 {second.name}")):
+        for answer in (NOT_SERVED["CLUSTERDOWN"], ResponseError(f"MOVED 1 {second.name}")):
             late = asyncio.get_running_loop().create_future()
-            assert router.take_over(router._owners[1], (count(KEY), late, time.monotonic()), answer)
+            assert router.take_over(router.nodes.owners[1], (count(KEY), late, time.monotonic()), answer)
             with pytest.raises(StoreUnavailable, match="the limiter was closed"):
                 await asyncio.wait_for(late, 1)
 
 
 async def test_all_else_fails_as_on_one_server(fakes, first, second, send):
     async with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
         with pytest.raises(StoreUnavailable, match="OOM"):
             await send(executor)
@@ -266,16 +243,16 @@ async def test_all_else_fails_as_on_one_server(fakes, first, second, send):
         assert len(first.calls) == 2
         assert second.calls == []
         await asyncio.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
-async def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
+async def test_nodes_that_redirect_a_call_to_each_other_end_it(fakes, first, second, send):
     """It is sent few times, within its deadline."""
     async with open_executor(fakes, 5.0) as executor:
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         second.answer = ResponseError(f"MOVED 1 {first.name}")
         began_s = time.monotonic()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match=r"redirect slot \d+ to each other"):
             await send(executor)
         assert time.monotonic() - began_s < 2
         assert len(first.calls) + len(second.calls) <= MAX_ATTEMPTS
@@ -293,7 +270,7 @@ async def test_a_busy_loop_is_no_reason_to_refuse_its_first_calls(fakes):
 
 
 async def test_addresses_of_redirections_are_mapped(fakes, first, second):
-    """As the client that was passed in maps those that the cluster tells."""
+    """As the client that was passed in maps those that the cluster reports."""
     inside = {("10.0.0.1", 7000): first.address, ("10.0.0.2", 7000): second.address}
     by_url = clients.async_client_from_url(fakes.url, 1.0)
     client = ClusterClient(by_url.connection_pool, by_url.start_nodes, lambda address: inside.get(address, address))

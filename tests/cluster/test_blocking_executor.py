@@ -41,8 +41,8 @@ def other_than(cluster, node):
     return next(other for other in cluster.primaries if other is not node)
 
 
-def asked(cluster):
-    """How often any node was asked for the topology."""
+def refresh_count(cluster):
+    """How often any node was sent the queries of a refresh."""
     stats = [node.admin.info("commandstats") for node in cluster.running]
     if any("cmdstat_cluster|slots" in each for each in stats):
         return sum(each.get("cmdstat_cluster|slots", {}).get("calls", 0) for each in stats)
@@ -112,7 +112,7 @@ def test_primaries_and_what_is_sent_to_one_of_them(cluster, executor):
     (failed, size) = executor.run(request(IndependentAtNode(names[0], [("GET", "k1", "k2"), ("DBSIZE",)])))
     assert isinstance(failed, StoreError)
     assert size == sizes[0]
-    with pytest.raises(StoreUnavailable, match="no primary nowhere:1"):
+    with pytest.raises(StoreUnavailable, match="nowhere:1 is no primary of the cluster"):
         executor.run(request(AtNode("nowhere:1", [("DBSIZE",)])))
 
 
@@ -122,12 +122,12 @@ def test_one_server_is_its_own_primary(slots):
         assert made.run(request(AtNode("", [("DBSIZE",)]))) == [0]
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_one_server_that_enforces_slots(slots, is_told):
+@pytest.mark.parametrize("is_said_by_url", [True, False])
+def test_one_server_that_enforces_slots(slots, is_said_by_url):
     """Commands are divided there as well: at once if the URL says so, else from the first refusal on."""
-    with closing(blocking_executor(client_from_url(f"{slots.url}{'?slots=true' * is_told}"))) as made:
-        assert made.has_slots is is_told
-        if not is_told:
+    with closing(blocking_executor(client_from_url(f"{slots.url}{'?slots=true' * is_said_by_url}"))) as made:
+        assert made.has_slots is is_said_by_url
+        if not is_said_by_url:
             with pytest.raises(StoreUnavailable, match=r"CROSSSLOT.*\?slots=true"):
                 made.run(commands(("MGET", "a", "b")))
         assert made.has_slots
@@ -186,41 +186,41 @@ def test_a_key_of_a_slot_that_moves(cluster, executor):
     target = other_than(cluster, source)
     migration = cluster.migration(slot, target)
     assert [next(migration), next(migration)] == ["importing", "migrating"]
-    before = asked(cluster)
+    before = refresh_count(cluster)
     target.admin.script_flush()
     assert [call(executor, "{ask}old"), call(executor, "{ask}new")] == [2, 1]
     assert executor.run(commands(("INCR", "{ask}old"), ("INCR", "{ask}new"), ("TIME",)))[:2] == [3, 2]
-    assert asked(cluster) == before  # it says nothing of who owns the slot
+    assert refresh_count(cluster) == before  # it says nothing of who owns the slot
     assert target.admin.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
     assert list(migration) == [1, "assigned"]
     assert [call(executor, "{ask}old"), call(executor, "{ask}new")] == [4, 3]
     cluster.wait_agreed()
 
 
-def test_the_topology_is_asked_for_once_for_all(cluster, executor):
-    """However many callers were sent elsewhere; and the next ones know."""
+def test_the_topology_is_refreshed_once_for_all(cluster, executor):
+    """However many callers were redirected."""
     keys = [f"{{once}}{number}" for number in range(8)]
     cluster.migrate_slot(slot_of("{once}"), other_than(cluster, cluster.node_of("{once}")))
     cluster.wait_agreed()
-    before = asked(cluster)
+    before = refresh_count(cluster)
     threads = [threading.Thread(target=call, args=(executor, key)) for key in keys]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wait_for(lambda: asked(cluster) > before)
+    wait_for(lambda: refresh_count(cluster) > before)
     time.sleep(0.3)
-    assert asked(cluster) - before <= 2  # one more if somebody doubted it while a node was being asked
-    before = asked(cluster)
+    assert refresh_count(cluster) - before <= 2  # one more if it was requested again during a refresh
+    before = refresh_count(cluster)
     for _ in range(100):
-        executor._nodes.doubt()
+        executor._nodes.request_refresh()
         time.sleep(0.003)
-    assert 1 <= asked(cluster) - before <= 8  # at most each 0.1 s, however long this took
+    assert 1 <= refresh_count(cluster) - before <= 8  # at most each 0.1 s, however long this took
 
 
-def test_whoever_comes_next_knows_where_a_slot_went(cluster, executor, monkeypatch):
-    """Before the topology is known anew: the first redirection tells enough."""
-    monkeypatch.setattr(executor._nodes, "doubt", lambda: None)
+def test_a_redirection_is_remembered_at_once(cluster, executor, monkeypatch):
+    """Before the topology is refreshed, the next call goes to the new owner."""
+    monkeypatch.setattr(executor._nodes, "request_refresh", lambda: None)
     cluster.migrate_slot(slot_of("{next}"), other_than(cluster, cluster.node_of("{next}")))
     cluster.wait_agreed()
     before = redirections(cluster)
@@ -343,30 +343,30 @@ def test_nodes_that_join_and_leave(own_cluster):
     assert values(cluster, KEYS) == load.counted
 
 
-def test_a_node_that_left_by_reset_is_not_believed(own_cluster):
-    """It was the one that is asked first, and says that there are no slots: the next one is asked."""
+def test_a_node_that_left_by_reset_is_ignored(own_cluster):
+    """It was the one that is queried first, and reports no slots: the next one is queried."""
     cluster = own_cluster
     without_failover(cluster)
     with closing(blocking_executor(client_from_url(cluster.url))) as executor:
         executor.connect(10)
         replica = cluster.replicas_of(cluster.primaries[1])[0]
-        with executor._nodes._concluded:
-            executor._nodes._home = "127.0.0.1", replica.port
+        with executor._nodes._refreshed:
+            executor._nodes._contact = "127.0.0.1", replica.port
         for other in cluster.nodes:
             if other is not replica:
                 other.admin.execute_command("CLUSTER", "FORGET", replica.id)
         replica.admin.execute_command("CLUSTER", "RESET", "SOFT")
-        before = executor._nodes._conclusions
-        executor._nodes.doubt()
-        wait_for(lambda: executor._nodes._conclusions > before)
+        before = executor._nodes._refreshes
+        executor._nodes.request_refresh()
+        wait_for(lambda: executor._nodes._refreshes > before)
         assert {call(executor, key) for key in KEYS} == {1}
-        assert executor._nodes._home != ("127.0.0.1", replica.port)
+        assert executor._nodes._contact != ("127.0.0.1", replica.port)
 
 
 # What is away
 
 
-def test_a_stopped_node_is_felt_by_its_own_keys_alone(own_cluster):
+def test_a_stopped_node_fails_its_own_keys_alone(own_cluster):
     """Those of the others lose nothing, and wait no longer. Its own have the deadline once, then microseconds."""
     cluster = own_cluster
     without_failover(cluster)
@@ -400,7 +400,7 @@ def test_a_stopped_node_is_felt_by_its_own_keys_alone(own_cluster):
 
 
 def test_a_primary_that_dies(own_cluster):
-    """The others' keys see nothing of it; its own go on within a second of the cluster's decision."""
+    """The others' keys are not affected; its own go on within a second of the cluster's decision."""
     cluster = own_cluster
     client = client_from_url(cluster.url)
     dead = cluster.primaries[2]
@@ -420,7 +420,7 @@ def test_a_primary_that_dies(own_cluster):
 
 
 def test_all_nodes_stopped_and_back(own_cluster):
-    """Nobody waits for a topology that nobody tells: a call costs the deadline once, then microseconds."""
+    """No call waits for a topology that no node reports: it costs the deadline once, then microseconds."""
     cluster = own_cluster
     without_failover(cluster)
     with closing(blocking_executor(client_from_url(cluster.url), deadline=0.1)) as executor:
@@ -445,14 +445,14 @@ def test_all_nodes_stopped_and_back(own_cluster):
 
 
 def test_a_child_process_goes_on_by_itself(cluster, executor):
-    """It has connections of its own, and asks for the topology itself."""
+    """It has connections of its own, and refreshes the topology itself."""
     assert call(executor, "k1") == 1
 
     def act():
         nodes = executor._nodes
-        before = nodes._conclusions
-        nodes.doubt()
-        wait_for(lambda: nodes._conclusions > before, seconds=2)
+        before = nodes._refreshes
+        nodes.request_refresh()
+        wait_for(lambda: nodes._refreshes > before, seconds=2)
         return call(executor, "k1") == 2 and executor.run(commands(("MGET", "k1", "k2"))) == [[b"2", None]]
 
     assert run_in_child(act) == 0
@@ -471,7 +471,7 @@ def refused_connection(url, match):
 
 
 def test_slots_without_a_primary(own_cluster):
-    """What misses is said at the start; the slots that have a primary are served, the others' keys fail at once."""
+    """What is missing is reported at the start; slots with a primary are served, keys of the others fail at once."""
     cluster = own_cluster
     lost = slot_of("k1")
     owner = cluster.owner_of(lost)
@@ -512,7 +512,7 @@ def test_a_slot_that_its_owner_does_not_serve(own_cluster):
 
 
 def test_a_replica_as_the_only_address(cluster):
-    """It names the primaries, and nothing is sent to it but that question."""
+    """It names the primaries, and nothing else is sent to it but the queries for them."""
     replica = cluster.replicas_of(cluster.primaries[0])[0]
     with closing(blocking_executor(client_from_url(f"redis://{replica.address}?cluster=true"))) as executor:
         executor.connect(10)
@@ -529,11 +529,11 @@ def test_a_server_that_is_no_node(name):
         server.stop()
 
 
-def test_nobody_answers():
+def test_no_node_answers():
     """Two addresses: each is named with what is wrong with it."""
     refused_connection(
         "redis://127.0.0.1:1,127.0.0.1:2?cluster=true",
-        r"no node of the cluster tells its slots \(127\.0\.0\.1:1: .*refused.*; 127\.0\.0\.1:2: .*refused",
+        r"no node of the cluster reports its slots \(127\.0\.0\.1:1: .*refused.*; 127\.0\.0\.1:2: .*refused",
     )
 
 
@@ -600,12 +600,12 @@ def test_a_cluster_client_is_a_configuration_only(cluster, monkeypatch):
         assert call(executor, "k1") == 3
 
 
-def test_another_address_than_the_cluster_tells(cluster):
+def test_another_address_than_the_cluster_reports(cluster):
     """As with containers whose ports are mapped."""
-    asked_for = []
+    reported = []
 
     def remap(address):
-        asked_for.append(address)
+        reported.append(address)
         return "localhost", address[1]
 
     client = cluster.client(address_remap=remap)

@@ -9,13 +9,16 @@ from contextlib import closing, contextmanager
 from itertools import count
 
 import pytest
-from helpers.fake_cluster import HANG_UP, SILENCE, FakeCluster
+from helpers.fake_cluster import NOT_SERVED
+from helpers.fake_server import HANG_UP, SILENCE
 from helpers.slot_load import blocking_executor, count_call, request
 from helpers.waiting import wait_for
 from redis.exceptions import ResponseError
 
 from ratelimit import StoreError, StoreTimeout, StoreUnavailable
-from ratelimit.effects import BatchableReads, IndependentReads
+from ratelimit.effects import BatchableReads, IndependentReads, PatientCommands
+from ratelimit.store.blocking import connector
+from ratelimit.store.blocking.nodes import Node
 from ratelimit.store.clients import client_from_url
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
@@ -24,12 +27,7 @@ from ratelimit.store.cluster.slots import slot_of
 pytestmark = pytest.mark.cluster
 
 KEY = "key"
-NO_LONGER = {
-    "CLUSTERDOWN": ResponseError("CLUSTERDOWN Hash slot not served"),
-    "READONLY": ResponseError("READONLY You can't write against a read only replica."),
-    "MASTERDOWN": ResponseError("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
-    "LOADING": ResponseError("LOADING Redis is loading the dataset in memory"),
-}
+UPKEEP_INTERVAL_S = 5
 
 
 def check(executor):
@@ -55,23 +53,6 @@ def send(request):
     return request.param
 
 
-@pytest.fixture
-def fakes():
-    made = FakeCluster()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def first(fakes):
-    return fakes.nodes[0]
-
-
-@pytest.fixture
-def second(fakes):
-    return fakes.nodes[1]
-
-
 @contextmanager
 def open_executor(fakes, deadline=1.0, client=None):
     with closing(blocking_executor(client or client_from_url(fakes.url, 1.0), deadline)) as executor:
@@ -80,33 +61,33 @@ def open_executor(fakes, deadline=1.0, client=None):
 
 
 def test_moved(fakes, first, second, send):
-    """It goes to the node that is named, and so does the next one; the topology is asked for once, for all."""
+    """It goes to the node that is named, and so does the next one; the topology is refreshed once, for all."""
     with open_executor(fakes) as executor, ThreadPoolExecutor(8) as threads:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         fakes.owner, fakes.epoch = second, 2
         assert [*threads.map(send, [executor] * 50)] == [2] * 50
         assert send(executor) == 2
         assert len(first.calls) <= 8  # those that were on their way
         time.sleep(0.3)
-        assert 1 <= fakes.rounds - rounds <= 3
+        assert 1 <= fakes.refreshes - refreshes <= 3
 
 
 def test_ask(fakes, first, second, send):
-    """It goes to the node that is named behind ASKING; the next one goes to the owner. Nobody asks for the topology."""
+    """It goes to the node that is named behind ASKING; the next one to the owner. The topology is not refreshed."""
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answers.append(ResponseError(f"ASK 1 {second.name}"))
         assert send(executor) == 2
         assert second.calls[0] == "ASKING"
         assert len(second.calls) == 2
         assert send(executor) == 1
         time.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
 def test_ask_of_a_node_that_does_not_know_the_script(fakes, first, second):
-    """Sent by its source, it asks its way anew."""
+    """Sent by its source, it is redirected anew."""
     with open_executor(fakes) as executor:
         first.answers += [ResponseError(f"ASK 1 {second.name}")] * 2
         second.answers.append(ResponseError("NOSCRIPT No matching script. Please use EVAL."))
@@ -123,39 +104,39 @@ def test_tryagain(fakes, first, second, send):
         assert second.calls == []
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
+@pytest.mark.parametrize("code", NOT_SERVED)
 def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send):
-    """The topology is asked for, as it was not just before; another owner gets the call."""
+    """The topology is refreshed, as it was not just before; another owner gets the call."""
     with open_executor(fakes) as executor:
         time.sleep(1.1)
-        first.answer = NO_LONGER[code]
+        first.answer = NOT_SERVED[code]
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
         assert len(first.calls) == 1
 
 
 def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
-    """It goes on telling that it owns the slot, and that the cluster is down: another node knows of the failover."""
+    """It goes on reporting that it owns the slot, and that the cluster is down: another node reports the failover."""
     with open_executor(fakes) as executor:
         time.sleep(1.1)
-        first.answer, first.old_view = NO_LONGER["CLUSTERDOWN"], (first, 1)
+        first.answer, first.old_topology = NOT_SERVED["CLUSTERDOWN"], (first, 1)
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
         assert executor._nodes.find() == second.address
 
 
-@pytest.mark.parametrize("code", NO_LONGER)
-def test_without_another_owner_it_fails_with_what_the_node_said(fakes, first, second, code, send):
+@pytest.mark.parametrize("code", NOT_SERVED)
+def test_without_another_owner_it_fails_with_the_error_of_the_node(fakes, first, second, code, send):
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
-        first.answer = NO_LONGER[code]
+        refreshes = fakes.refreshes
+        first.answer = NOT_SERVED[code]
         with pytest.raises(StoreUnavailable, match=code) as caught:
             send(executor)
         assert caught.value.cause == ("deposed" if code in ("READONLY", "MASTERDOWN") else "refused")
         assert len(first.calls) == 1
         assert second.calls == []
         time.sleep(0.2)
-        assert fakes.rounds > rounds
+        assert fakes.refreshes > refreshes
 
 
 def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, second, send):
@@ -190,8 +171,8 @@ def test_what_was_sent_and_not_answered_is_never_sent_again(fakes, first, second
         assert second.calls == []
 
 
-def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(fakes, first, monkeypatch):
-    """As there can be no more threads: that says nothing of what was sent."""
+def test_what_has_no_answer_stays_unknown_where_the_topology_cannot_be_refreshed(fakes, first, monkeypatch):
+    """As there can be no more threads: what was sent does not depend on it."""
     with open_executor(fakes, 0.3) as executor:
 
         def wake():
@@ -204,22 +185,22 @@ def test_what_has_no_answer_stays_unknown_where_nobody_can_ask_for_the_topology(
         assert caught.value.cause == "unknown"
 
 
-def test_a_round_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
-    """Nobody has to doubt the topology for that."""
+def test_a_refresh_that_raises_is_followed_by_others(fakes, first, second, monkeypatch):
+    """No caller has to request them."""
     with open_executor(fakes) as executor:
         nodes, rounds = executor._nodes, []
 
-        def ask(informed, ask=nodes._ask):
-            rounds.append(informed)
+        def refresh(redirected_to, refresh=nodes._refresh):
+            rounds.append(redirected_to)
             if len(rounds) == 1:
                 raise KeyError("of a listener")
-            return ask(informed)
+            return refresh(redirected_to)
 
-        monkeypatch.setattr(nodes, "_ask", ask)
-        monkeypatch.setattr(nodes, "_is_silent", lambda: True)  # asks again in a moment
-        before = nodes._conclusions
-        nodes.doubt()
-        wait_for(lambda: nodes._conclusions >= before + 2)
+        monkeypatch.setattr(nodes, "_refresh", refresh)
+        monkeypatch.setattr(nodes, "_is_unreachable", lambda: True)  # so the next one comes in a moment
+        before = nodes._refreshes
+        nodes.request_refresh()
+        wait_for(lambda: nodes._refreshes >= before + 2)
         assert check(executor) == 1
 
 
@@ -236,9 +217,66 @@ def test_a_silent_node_does_not_use_up_the_time_of_the_others(fakes, first, seco
         assert isinstance(replies[silent is second], StoreUnavailable)
 
 
+def test_a_cluster_that_is_gone_is_not_probed_for_ever(fakes, monkeypatch):
+    """Without a caller the threads that connect to its nodes end; the next caller connects to those that are back."""
+    assert UPKEEP_INTERVAL_S < Node.PROBES_UNUSED_S < 60
+    monkeypatch.setattr(Node, "PROBES_UNUSED_S", 0.5)
+    attempts = []
+
+    def open_connection(*arguments, open_connection=connector.open_connection):
+        attempts.append(time.monotonic())
+        return open_connection(*arguments)
+
+    with open_executor(fakes) as executor:
+        nodes = [*executor._nodes._by_address.values()]
+        monkeypatch.setattr(connector, "open_connection", open_connection)
+        for fake in fakes.nodes:
+            fake.close()
+        until_s = time.monotonic() + 1.5
+        while time.monotonic() < until_s:  # as long as it has callers, it is probed
+            with pytest.raises(StoreUnavailable):
+                check(executor)
+            time.sleep(0.02)
+        assert len(attempts) > 8
+        assert executor._nodes.owners[slot_of(KEY)].breaker_state() == (True, 1)  # it has not begun anew
+        wait_for(lambda: not any(node.connector._background._thread for node in nodes))
+        assert not executor.breaker_state().is_open
+        attempts.clear()
+        time.sleep(0.5)  # nothing happens: there is no other way to see that
+        assert attempts == []
+        for fake in fakes.nodes:
+            fake.listen_again()
+        assert [check(executor), check(executor)] == [1, 1]
+
+
+def test_patient_commands_follow_redirections(fakes, first, second):
+    """On their own connection, also behind ASKING; nodes that redirect them to each other end that."""
+    patient = PatientCommands([("GET", KEY), ("WAIT", 1, 1000)], 1.0)
+    with open_executor(fakes) as executor:
+        first.answers += [ResponseError(f"ASK 1 {second.name}"), ResponseError(f"MOVED 1 {second.name}")]
+        assert executor.run(request(patient))[0] == 2
+        assert executor.run(request(patient))[0] == 2
+        assert second.calls == ["ASKING", "GET", "GET"]
+        first.answer = ResponseError(f"MOVED 1 {second.name}")
+        second.answer = ResponseError(f"MOVED 1 {first.name}")
+        failed, _ = executor.run(request(patient))
+        assert isinstance(failed, StoreUnavailable)
+        assert "to each other" in str(failed)
+
+
+def test_the_error_of_a_node_is_not_its_own_cause(fakes, first):
+    """Whoever looks for the origin of an error would never find an end."""
+    with open_executor(fakes) as executor:
+        first.close()
+        time.sleep(0.02)
+        with pytest.raises(StoreUnavailable) as caught:
+            executor.run(request([("GET", KEY)]))
+        assert caught.value.__cause__ is not caught.value
+
+
 def test_all_else_fails_as_on_one_server(fakes, first, second, send):
     with open_executor(fakes) as executor:
-        rounds = fakes.rounds
+        refreshes = fakes.refreshes
         first.answer = ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
         with pytest.raises(StoreUnavailable, match="OOM"):
             send(executor)
@@ -248,23 +286,23 @@ def test_all_else_fails_as_on_one_server(fakes, first, second, send):
         assert len(first.calls) == 2
         assert second.calls == []
         time.sleep(0.2)
-        assert fakes.rounds == rounds
+        assert fakes.refreshes == refreshes
 
 
-def test_nodes_that_send_each_other_a_call_end_it(fakes, first, second, send):
+def test_nodes_that_redirect_a_call_to_each_other_end_it(fakes, first, second, send):
     """It is sent few times, within its deadline."""
     with open_executor(fakes, 0.2) as executor:
         first.answer = ResponseError(f"MOVED 1 {second.name}")
         second.answer = ResponseError(f"MOVED 1 {first.name}")
         began_s = time.monotonic()
-        with pytest.raises(StoreUnavailable, match="name each other"):
+        with pytest.raises(StoreUnavailable, match=r"redirect slot \d+ to each other"):
             send(executor)
         assert time.monotonic() - began_s < 2
         assert len(first.calls) + len(second.calls) <= MAX_ATTEMPTS
 
 
 def test_addresses_of_redirections_are_mapped(fakes, first, second):
-    """As the client that was passed in maps those that the cluster tells."""
+    """As the client that was passed in maps those that the cluster reports."""
     inside = {("10.0.0.1", 7000): first.address, ("10.0.0.2", 7000): second.address}
     by_url = client_from_url(fakes.url, 1.0)
     client = ClusterClient(by_url.connection_pool, by_url.start_nodes, lambda address: inside.get(address, address))

@@ -8,26 +8,19 @@ and doubled replies, several peppers.
 import random
 
 import pytest
-from helpers.administrators import OPERATIONS, REFUSED, Administrator, Gateway, Site, administrator
+from helpers.administrators import OPERATIONS, REFUSED, WORLDS, Administrator, Gateway, Site, administrator, repairer
 
 from ratelimit.admin.by_slot.repair import repair_key
+from ratelimit.scripts import load
 
 MOST_REQUESTS = 60
 
 
-@pytest.fixture
-def site(slots):
-    """The usual one: k1 with value a in plan p, which opens s; q opens t."""
-    made = Site(slots)
-    yield made
-    made.close()
-
-
-def pauses(slots, name, **options):
+def pauses(slots, name, *, is_reversed):
     """A site and an administrator for each request after which one can pause: after none, one, ... all of them."""
     for count in range(MOST_REQUESTS):
-        site = Site(slots, **options)
-        paused = administrator(site, name).steps(count)
+        site = Site(slots)
+        paused = administrator(site, name, is_reversed=is_reversed).steps(count)
         yield site, paused
         site.close()
         if paused.is_done:
@@ -35,10 +28,40 @@ def pauses(slots, name, **options):
     raise AssertionError(f"{name} does not end")
 
 
+ORDERS = pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
+"""In which order nodes carry out what leaves together."""
+
+TRIPS = {
+    "disable": (2, 3, 2),
+    "join q": (4, 5, 3),
+    "leave p": (4, 5, 3),
+    "move to q": (4, 5, 3),
+    "rotate to b": (5, 8, 4),
+    "delete": (4, 8, 2),
+    "create with b in q": (6, 7, 5),
+    "q opens s too": (5, 5, 4),
+}
+"""Of each change: round trips, reads included; their requests, one for each slot; after which trip it is in force."""
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first change", "later change"])
+@pytest.mark.parametrize("name", TRIPS)
+def test_round_trips(site, monkeypatch, name, is_first):
+    """As many as lua/PROTOCOL.md says, for the first change of a process as for a later one."""
+    site.admin.script_load(load("commit").source)
+    if not is_first:
+        namespace = site.namespace
+        site.finish(namespace.load())
+        monkeypatch.setattr(Site, "namespace", namespace)
+    actor = administrator(site, name).run()
+    assert (actor.trips, actor.parts, actor.in_force_after) == TRIPS[name]
+
+
+@ORDERS
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_killed_after_each_request(slots, name):
+def test_killed_after_each_request(slots, name, is_reversed):
     """A repair finishes or undoes it; what it says is true, and the same again does what it should."""
-    for site, killed in pauses(slots, name):
+    for site, killed in pauses(slots, name, is_reversed=is_reversed):
         killed.kill()
         site.repair_all()
         again = administrator(site, name).run()
@@ -46,10 +69,11 @@ def test_killed_after_each_request(slots, name):
         site.repair_all()
 
 
+@ORDERS
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_next_run_needs_no_repair(slots, name):
+def test_the_next_run_needs_no_repair(slots, name, is_reversed):
     """Another administrator who does the same finds nothing that is in the way, but a value that is being given."""
-    for site, killed in pauses(slots, name):
+    for site, killed in pauses(slots, name, is_reversed=is_reversed):
         killed.kill()
         again = administrator(site, name).run()
         is_being_made = name.startswith("create") and "being made" in str(again.error)
@@ -84,42 +108,32 @@ PAIRS = [
 @pytest.mark.parametrize(("paused", "meanwhile"), PAIRS)
 def test_paused_while_another_works(valkey_slots, paused, meanwhile):
     """And goes on later: with and without a repair of everything before or after the other's work."""
-    for order in ("other", "repair other", "other repair"):
-        for site, first in pauses(valkey_slots, paused):
+    for order, is_reversed in (("other", False), ("other", True), ("repair other", True), ("other repair", False)):
+        for site, first in pauses(valkey_slots, paused, is_reversed=is_reversed):
             for work in order.split():
                 if work == "repair":
-                    repair_known(site)
+                    repairer(site).run()
                 else:
                     administrator(site, meanwhile).run()
             first.run()
             site.repair_all()
 
 
-def repair_known(site):
-    """Repair all keys while somebody is at work."""
-    for key in site.known_ids():
-        Administrator(site, f"repair {key}", repair_key(site.namespace, key)).run()
-
-
-WORLDS = {
-    "one key": {},
-    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
-    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
-}
-
-
 def some_history(slots, seed):
     """Three administrators, who do anything, gateways and repairers, one request of whom comes at a time."""
     chance = random.Random(seed)
-    site = Site(slots, **WORLDS[chance.choice(list(WORLDS))])
-    at_work = [administrator(site, chance.choice(list(OPERATIONS))) for _ in range(3)]
+    site = Site(slots, **WORLDS[chance.choice(["one key", "two plans of one stage", "a key in two plans"])])
+    at_work = [
+        administrator(site, chance.choice(list(OPERATIONS)), is_reversed=chance.random() < 0.5) for _ in range(3)
+    ]
     later = chance.randrange(40)  # more come then
     for tick in range(1000):
         if not at_work:
             break
         if tick < later and chance.random() < 0.1:
             key = chance.choice(site.known_ids())
-            at_work.append(Administrator(site, f"repair {key}", repair_key(site.namespace, key)))
+            repair = repair_key(site.namespace, key)
+            at_work.append(Administrator(site, f"repair {key}", repair, is_reversed=chance.random() < 0.5))
         if tick < later and chance.random() < 0.1:
             at_work.append(Gateway(site))
         actor = chance.choice(at_work)

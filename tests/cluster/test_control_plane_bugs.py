@@ -3,26 +3,19 @@
 from itertools import product
 
 import pytest
-from helpers.administrators import VALUES, Administrator, BrokenError, Gateway, Site, administrator
+from helpers.administrators import VALUES, WORLDS, Administrator, BrokenError, Gateway, Site, administrator, repairer
 
 from ratelimit import Conflict
 from ratelimit.admin import keys as admin_keys
 from ratelimit.admin import plans
 from ratelimit.admin.by_slot import claims, keys, repair, steps
 from ratelimit.admin.by_slot.intents import Intent
-from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.admin.commit import Commit
 
 pytestmark = pytest.mark.slow
 
 MODULES = (keys, repair, claims, plans)
 MOST_REQUESTS = 40
-WORLDS = {
-    "one key": {},
-    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
-    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
-    "no key": {"joined": None},
-}
 
 
 @pytest.fixture
@@ -32,14 +25,7 @@ def slots(valkey_slots):
 
 def at_work(site, name):
     """Somebody who does something of `OPERATIONS`, or repairs all keys."""
-    if name != "repair":
-        return administrator(site, name)
-    return Administrator(site, "repair", repair_known(site))
-
-
-def repair_known(site):
-    for key in site.known_ids():
-        yield from repair_key(site.namespace, key)
+    return repairer(site) if name == "repair" else administrator(site, name)
 
 
 def explore(slots, world, first, *others, then=None):
@@ -160,8 +146,8 @@ def draft_last(patch):
         if stored is None or stored.record.state != "draft":
             return (yield from original(namespace, key_id, stored, entries))
         tombstone = steps.tombstone_of(stored.record)
-        yield from repair.remove_dead(namespace, key_id, tombstone, entries.plans)
-        yield from repair.carry_out(steps.bury(namespace, stored.text, tombstone))
+        yield from repair.remove_references(namespace, key_id, tombstone, entries.plans)
+        yield from repair.carry_out(steps.write_tombstone(namespace, stored.text, tombstone))
         return repair.RepairReport(key_id, "draft", is_changed=True)
 
     original = repair._repair_dead
@@ -230,7 +216,9 @@ def ids_come_back(patch):
 
 def tombstones_keep_the_hash(patch):
     """R8: the hash of a deleted key stays."""
-    patch_step(patch, "bury", without_commands(steps.bury, lambda command: command[0] == "UNLINK"))
+    patch_step(
+        patch, "write_tombstone", without_commands(steps.write_tombstone, lambda command: command[0] == "UNLINK")
+    )
 
 
 def drafts_are_enabled(patch):
@@ -277,12 +265,12 @@ def repair_takes_claims_first(patch):
 def deleted_keys_have_no_tombstone(patch):
     """Without a tombstone a deleted key is "lost" (503)."""
 
-    def bury(namespace, before, tombstone):
-        commit = steps.bury(namespace, before, tombstone)
+    def write_tombstone(namespace, before, tombstone):
+        commit = steps.write_tombstone(namespace, before, tombstone)
         commit._commands = [("UNLINK", command[1]) if command[0] == "SET" else command for command in commit._commands]
         return commit
 
-    patch_step(patch, "bury", bury)
+    patch_step(patch, "write_tombstone", write_tombstone)
 
 
 def absent_ids_are_dead(patch):
@@ -318,7 +306,8 @@ GUARDS = {
     ("announce", "catalog", "version"): ("one key", "join q", "q opens s too"),
     ("settle", "intents", None): ("one key", "join q", "leave p"),
     ("release", "digest", None): ("one key", "rotate to b", "rotate to c"),
-    ("bury", "record", None): ("one key", "join q", "delete"),
+    ("write_tombstone", "record", None): ("one key", "join q", "delete"),
+    ("forget", "intents", None): ("one key", "join q", "delete"),
 }
 """Guards left out: the step, and of what; each with a world and what is done in it."""
 
@@ -336,7 +325,7 @@ def test_a_guard_that_is_left_out_is_noticed(step, key, field, slots, monkeypatc
     """Those of the steps."""
     patch_step(monkeypatch, step, without_guard(getattr(steps, step), key, field))
     with pytest.raises(BrokenError):
-        explore(slots, *GUARDS[step, key, field])
+        explore(slots, *GUARDS[step, key, field], then=1 if step == "forget" else None)
 
 
 @pytest.mark.slow

@@ -18,16 +18,9 @@ from helpers.servers import Server
 
 from ratelimit import ApiKey, Catalog, Ceilings, ConfigError, Conflict, StoreTimeout, StoreUnavailable
 from ratelimit.admin.by_slot.repair import keys_to_repair, repair_key
+from ratelimit.scripts import load
 
 MOST_REQUESTS = 60
-
-
-@pytest.fixture
-def site(slots):
-    """The usual one: k1 with value a in plan p, which opens s; q opens t."""
-    made = Site(slots)
-    yield made
-    made.close()
 
 
 # Lost and doubled replies.
@@ -90,6 +83,88 @@ def test_what_took_effect_is_no_error(slots):
             site.close()
 
 
+@pytest.mark.parametrize("name", ["disable", "rotate to b", "delete"])
+def test_the_catalogue_s_node_is_away(site, monkeypatch, name):
+    """What is no change of plans takes effect without it; the rest of a deletion is left to a repair."""
+    namespace = site.namespace
+    site.finish(namespace.load())
+    monkeypatch.setattr(Site, "namespace", namespace)
+    actor = administrator(site, name)
+    lose_replies(monkeypatch, actor, lambda command: "{ratelimit}" in command[1])
+    actor.run()
+    assert (actor.error, actor.effects) == (None, 1)
+    monkeypatch.undo()
+    site.repair_all()
+
+
+def test_a_former_value_s_node_is_away(site, monkeypatch):
+    """A key gets another value all the same; the claim of the former one is left to a repair."""
+    former = f"ratelimit:digest:{site.digests['a']}"
+    actor = administrator(site, "rotate to b")
+    lose_replies(monkeypatch, actor, lambda command: command[1] == former)
+    actor.run()
+    assert (actor.error, actor.effects) == (None, 1)
+    assert site.digests["a"] in site.before.claims
+    monkeypatch.undo()
+    site.repair_all()
+    assert site.digests["a"] not in site.before.claims
+
+
+def test_a_claim_that_could_not_be_read_at_first(site, monkeypatch):
+    """A deletion reads it once more, and removes it."""
+    claim, lost = f"ratelimit:digest:{site.digests['a']}", []
+
+    def is_lost(command):
+        if command == ("GET", claim) and not lost:
+            lost.append(command)
+            return True
+        return False
+
+    actor = administrator(site, "delete")
+    lose_replies(monkeypatch, actor, is_lost)
+    assert actor.run().error is None
+    assert lost
+    assert not site.before.claims
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_an_intent_that_is_new_while_a_key_is_deleted(site, is_reversed):
+    """Nothing is left of it, nor in the set of a plan that it was to join."""
+    joining = administrator(site, "join q").steps(2)  # has read, and goes on once the key is deleted
+    site.admin.script_load(load("commit").source)
+    deletion = administrator(site, "delete", is_reversed=is_reversed).steps(5)
+    assert (deletion.trips, deletion.effects) == (2, 1)
+    joining.step()
+    joining.kill()
+    assert site.k1 in site.before.sets["q"]
+    assert deletion.run().error is None
+    assert (site.before.intents, site.before.sets["q"]) == ({}, frozenset())
+
+
+def test_a_grace(site):
+    """Until it ends the former value opens the key: from when the new one is claimed, by the server's clock."""
+    earliest_us = int(time.time() * 1e6)
+    site.finish(site.keys.rotate_key(site.k1, 60, VALUES["b"]))
+    latest_us = int(time.time() * 1e6)
+    site.watch(None)
+    digests = site.before.records[site.k1]["digests"]
+    assert digests[site.digests["b"]] == 0
+    assert earliest_us <= digests[site.digests["a"]] - 60_000_000 <= latest_us
+    assert set(site.before.claims) == {site.digests["a"], site.digests["b"]}
+
+
+def lose_replies(monkeypatch, actor, is_lost):
+    """Have nothing come back of an operation's commands that are lost, nor be carried out."""
+    send = actor._send
+
+    def lossy(request):
+        if isinstance(request, list) and any(map(is_lost, request)):
+            raise StoreUnavailable("away")
+        return send(request)
+
+    monkeypatch.setattr(actor, "_send", lossy)
+
+
 # Expiry.
 
 
@@ -127,7 +202,7 @@ def test_a_creation_goes_on_after_its_draft_expired(slots):
             actor.run()
             assert actor.error is None
             site.repair_all()
-            is_done = actor.effects and not drafts and count > actor.requests
+            is_done = actor.effects and not drafts and count > actor.parts
             site.close()
             if is_done:
                 break

@@ -9,8 +9,9 @@ from helpers.gateway import A, B
 from helpers.interception import InterceptedCatalog, Interrupted, Killed
 from helpers.key_files import ALPHA, BETA, DELTA, GAMMA, file, with_plans
 
-from ratelimit import AsyncCatalog, Catalog, ConfigError, Limiter, Throttle, UsagePlan
+from ratelimit import AsyncCatalog, Catalog, ConfigError, Limiter, StoreUnavailable, Throttle, UsagePlan
 from ratelimit.admin.csv import batch_by_slot
+from ratelimit.effects import IndependentCommands, Primaries
 from ratelimit.registry.ceilings import Ceilings
 
 RECORD = "ratelimit:{%s}:record"
@@ -26,11 +27,6 @@ FILE = (
 def client(slots):
     with slots.client() as made:
         yield made
-
-
-@pytest.fixture
-def catalog(client):
-    return with_plans(Catalog(client))
 
 
 def many(count):
@@ -49,14 +45,15 @@ def after_both(client):
 
 
 def test_round_trips(catalog, client):
-    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take about 1,300."""
+    """Of 1,000 new rows: each batch of 500 is read in one, and stored in five; so 100,000 rows take 1,203."""
     intercepted = InterceptedCatalog(catalog)
     report = catalog.import_keys(file(many(1000)))
     assert (report.created, report.updated, report.warnings) == (1000, 0, ())
-    load, _, script, pause, *batches = intercepted.requests
+    load, primaries, script, *batches = intercepted.requests
     assert load == [("HGETALL", "{ratelimit}:catalog")]
+    assert isinstance(primaries, Primaries)
     assert script[0][:2] == ("SCRIPT", "LOAD")
-    assert (pause[0][0], len(batches)) == ("HMGET", 12)
+    assert len(batches) == 12
     for batch in (batches[:6], batches[6:]):
         assert [len(request) for request in batch] == [500, 500, 500, 500, 500, 501]
         assert {request[0][0] for request in batch[1:]} == {"EVALSHA"}
@@ -158,6 +155,33 @@ def test_plans_change_meanwhile(catalog, client, slots):
     report = catalog.import_keys(file(many(20)))
     assert (report.created, len(report.ids)) == (20, 20)
     assert len(contents(client)) == 20
+    assert disagreements(client) == []
+
+
+@pytest.mark.parametrize("is_away_later", [False, True])
+def test_what_cannot_be_finished_is_undone(catalog, client, is_away_later):
+    """When nodes are away: a tombstone expires if nothing names its key any more, else it stays for a repair."""
+    executor = catalog._run.__self__
+    execute, steps = executor._execute, []
+
+    def intercepted(request, *wait):
+        if isinstance(request, IndependentCommands):
+            steps.append(len(request))
+            if len(steps) == 4:
+                return [StoreUnavailable("away") for _ in request]  # the records are not written
+            if len(steps) == 6 and is_away_later:
+                _, *others = request
+                return [StoreUnavailable("away"), *execute(IndependentCommands(others), *wait)]
+        return execute(request, *wait)
+
+    executor._execute = intercepted
+    with pytest.raises(StoreUnavailable):
+        catalog.import_keys(file(many(3)))
+    executor._execute = execute
+    assert steps == [3, 3, 3, 3, 3, 6, 2 if is_away_later else 3]
+    expiries = sorted(client.ttl(name) for name in client.keys(RECORD % "*"))
+    assert [expiry > 0 for expiry in expiries] == [not is_away_later, True, True]
+    catalog.doctor(repair=True)
     assert disagreements(client) == []
 
 

@@ -80,8 +80,8 @@ def contents(client):
 def decisions(client, clock):
     """What the next checks are answered, in full."""
     with Limiter(client, deadline=5, clock=clock, namespace="ratelimit") as limiter:
-        asked = [(VALUE, METHOD, 1), (f"{VALUE}1", METHOD, 1), (f"{VALUE}1", "GET /x", 7), (f"{VALUE}2", METHOD, 1)]
-        return [limiter.peek(caller, STAGE, method, cost) for caller, method, cost in asked]
+        requests = [(VALUE, METHOD, 1), (f"{VALUE}1", METHOD, 1), (f"{VALUE}1", "GET /x", 7), (f"{VALUE}2", METHOD, 1)]
+        return [limiter.peek(caller, STAGE, method, cost) for caller, method, cost in requests]
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_what_is_large_is_copied_in_pages(valkey, slots, clock):
         assert copy.zcard("{ratelimit}:keys") == copy.xlen("ratelimit:alerts") == len(many)
 
 
-def test_a_shared_bucket_is_copied_as_any_server_knows_it(source, slots, clock):
+def test_a_shared_bucket_is_copied_without_its_leases(source, slots, clock):
     """On slots its value is longer."""
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
@@ -289,7 +289,7 @@ def test_interrupted_after_each_request_and_run_again(source, slots, clock, monk
 
 
 def test_a_run_that_goes_on_after_the_pause_waits_again(source, slots, clock):
-    """The first one may have ended before the gateways heard."""
+    """The first one may have ended before all gateways stopped."""
     here, there = catalogs(source, slots, clock)
     steps = Migration(here._namespace, there._namespace).run(finish=True, max_age=7, stale_catalogue_s=9)
     step = next(steps)
@@ -445,8 +445,8 @@ def test_gateways_of_a_cluster_are_waited_for_as_long_as_they_go_on(valkey, valk
     ],
     ids=["disable", "delete", "rotate", "leave a plan"],
 )
-def test_an_administrator_who_has_not_heard_changes_nothing_of_a_source_in_slots(valkey, valkey_slots, clock, change):
-    """What it revoked there would open at the target; it is told instead."""
+def test_an_administrator_who_missed_the_move_changes_nothing_of_a_source_in_slots(valkey, valkey_slots, clock, change):
+    """What it revoked there would open at the target; it is refused with the reason instead."""
     here, there = catalogs(valkey_slots, valkey, clock)
     here.put_plan(UsagePlan("gold", Throttle(1, 1), None, [STAGE]))
     key = here.create_key("a", VALUE, ["gold"])
@@ -461,7 +461,7 @@ def test_an_administrator_who_has_not_heard_changes_nothing_of_a_source_in_slots
 
 
 def test_gateways_stop_by_themselves(valkey, slots):
-    """One at the source is told at once; one that was started with the target decides as soon as that does."""
+    """One at the source is notified at once; one that was started with the target decides as soon as that does."""
     with valkey.client() as client:
         catalog = Catalog(client)
         catalog.put_plan(UsagePlan("gold", Throttle(1, 50), None, [STAGE]))
@@ -481,7 +481,7 @@ def test_gateways_stop_by_themselves(valkey, slots):
 
 
 def test_who_still_writes_is_noticed(source, slots, clock):
-    """A gateway that has not heard spends after the last copy: the counts differ, and the target does not decide."""
+    """A gateway that missed the notification spends after the last copy: the counts differ, nothing is handed over."""
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
 
@@ -524,7 +524,7 @@ def test_what_is_refused(source, slots, clock):
     here, there = catalogs(source, slots, clock)
     with source.client() as client, slots.client() as copy:
         refused(there, here, "^source: has no namespace 'ratelimit'")
-        refused(here, here, "^target: holds this very namespace")
+        refused(here, here, "^target: holds this same namespace")
         refused(here, Catalog(copy, namespace="another"), "^namespace: is 'another'")
         copy.set("ratelimit:account", "remains")
         refused(here, there, "^target: holds keys such as 'ratelimit:account'")
@@ -597,11 +597,14 @@ def test_the_command(source, slots, clock):
     first = run("migrate", *urls)
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout.endswith("Gateways go on at FROM. Run this again with --finish to hand over.\n")
-    unconfirmed = run("migrate", *urls, "--finish")
+    unconfirmed = run("migrate", *urls, "--finish", "--max-age", "7")
     assert unconfirmed.exit_code == 2
+    assert "for at least 7 s, or 300 s if FROM is a cluster. Hand over?" in unconfirmed.stderr
     assert "There is no terminal to ask at: give --yes" in unconfirmed.stderr
+    assert "is an unfinished copy: gateways of this server answer 503" in doctor_of(slots)
+    assert "unfinished copy" not in doctor_of(source)
     cancelled = run("migrate", *urls, "--cancel", "--yes")
-    assert cancelled.stdout == "Cancelled: FROM decides again. Its gateways notice by themselves.\n"
+    assert cancelled.stdout == "Cancelled: TO holds no copy, and FROM decides. Gateways notice by themselves.\n"
     moved = run(
         "migrate", "--finish", "--yes", "--max-age", "0.1", RATELIMIT_FROM_URL=urls[0], RATELIMIT_TO_URL=urls[1]
     )
@@ -609,16 +612,62 @@ def test_the_command(source, slots, clock):
         f"Moved, equal on both sides: 3 API keys, 4 key values, 2 plans, {USED} units used of quotas. "
         "TO decides from now on: start gateways and administrators with its URL. FROM answers 503."
     )
+    assert moved.stderr.splitlines() == [
+        "Copying ...",
+        "Gateways of FROM answer 503. Waiting 0.1 s until all of them do ...",
+        "Copying what changed ...",
+        "Counting at TO ...",
+        "Counting at FROM ...",
+    ]
+    assert "has moved the namespace 'ratelimit' to another server: gateways of this server answer 503" in doctor_of(
+        source
+    )
     again = run("migrate", *urls, "--finish", "--yes", "--json")
     assert '"finished": true' in again.stdout
     assert run("migrate", *urls, "--finish", "--cancel").exit_code == 2
     lost = run("migrate", "unix://me:hunter2@/nowhere/no.sock", urls[1])
     assert lost.exit_code == 3
-    assert "Nothing is lost: run the same command again." in " ".join(lost.stderr.split())
+    said = " ".join(lost.stderr.split())
+    assert "It happened at the source. The source is FROM (unix:///nowhere/no.sock), the target is TO (unix://" in said
+    assert said.endswith("Nothing is lost: run the same command again to go on.")
     assert "hunter2" not in lost.output
+    wrong = run("migrate", urls[1], urls[1])
+    assert wrong.stderr.startswith(f"Error: TO ({slots.url}) holds this same namespace 'ratelimit'")
+    assert run("migrate", urls[0], "http://x").stderr.startswith("Error: TO: cannot be used: it does not begin with")
 
 
-def test_clocks_that_differ_are_told(source, slots, clock, monkeypatch):
+def doctor_of(server):
+    return " ".join(run("doctor", RATELIMIT_URL=server.url).output.split())
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(source, slots, clock, monkeypatch):
+    """Also that gateways may be stopped, and how to go back."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ratelimit.catalog.blocking.sleep", interrupted)
+    result = run("migrate", source.url, slots.url, "--finish", "--yes")
+    assert result.exit_code == 1
+    assert (
+        "Interrupted. Nothing is lost: run the same command again to go on. Gateways may answer 503 until it is done; "
+        "--cancel leads back to FROM."
+    ) in " ".join(result.stderr.split())
+    assert run("migrate", source.url, slots.url, "--cancel", "--yes").exit_code == 0
+    with source.client() as client:
+        assert client.hget("{ratelimit}:catalog", "schema") == b"2"
+
+
+def test_an_upgrade_that_is_not_finished_is_named_with_its_side(source, slots, clock):
+    """Nothing is copied before."""
+    with source.client() as client, slots.client() as copy:
+        client.hset("{ratelimit}:catalog", "upgrading", "1")
+        here, there = catalogs(source, slots, clock)
+        refused(here, there, "^source: an upgrade is not finished there: run `ratelimit upgrade`")
+        assert copy.dbsize() == 0
+
+
+def test_clocks_that_differ_are_shown(source, slots, clock, monkeypatch):
     """Buckets would jump by as much."""
     times = iter([100_000_000, 97_000_000])
 

@@ -1,6 +1,9 @@
 """One node of a real cluster does not answer: its keys feel it, and nobody else."""
 
 import time
+from collections import Counter
+from contextlib import ExitStack
+from threading import Thread
 
 import pytest
 from helpers.limiter_twin import TWINS
@@ -71,3 +74,52 @@ def test_a_stages_node_is_felt_by_nobody_else(own_cluster, limiter):
     away = own_cluster.node_of(NAMES.stage_bucket(STAGE, "*"))
     decisions = checks_elsewhere(own_cluster, limiter, away, "other/prod")
     assert {decision.status for decision, _ in decisions} == {200}
+
+
+RATE, BURST, TERM_S = 50, 100, 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["pause", "kill"])
+def test_a_stages_limit_holds_while_a_keys_node_is_away(own_cluster, keys, end):
+    """Whoever asks for keys of that node, and whoever for others: together they get what the stage admits."""
+    with own_cluster.client() as client:
+        Catalog(client).put_stage(Stage(STAGE, Throttle(RATE, BURST)))
+    owners = {key.value: own_cluster.node_of(NAMES.key_hash(key.id)) for key in keys}
+    needed = [own_cluster.node_of(name) for name in (NAMES.catalog, NAMES.stage_bucket(STAGE, "*"))]
+    away = next(node for node in own_cluster.primaries if node not in needed)
+    assert set(owners.values()) > {away}
+    options = {"deadline": 1, "replicas": 4, "denial_cache": False}
+    admitted, sources = Counter(), set()
+
+    def check_all(limiter, until):
+        while time.monotonic() < until:
+            for value, owner in owners.items():
+                decision = limiter.check(value, STAGE, METHOD)
+                admitted[owner is away] += decision.allowed
+                sources.add((owner is away, decision.source))
+
+    with ExitStack() as stack:
+        limiters = [
+            stack.enter_context(RunningLimiter(lambda kind: kind.from_url(own_cluster.url, **options), is_async))
+            for is_async in (False, True) * 2
+        ]
+        for limiter in limiters:
+            for value in owners:
+                assert limiter.check(value, STAGE, METHOD, 0).allowed
+        getattr(away, end)()
+        began = time.monotonic()
+        try:
+            threads = [Thread(target=check_all, args=(limiter, began + AWAY_S)) for limiter in limiters]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            took_s = time.monotonic() - began
+        finally:
+            away.resume()
+    assert sum(admitted.values()) <= BURST + RATE * (took_s + TERM_S)
+    assert sum(admitted.values()) > BURST
+    assert admitted[True] > 0
+    assert (True, "local") in sources
+    assert {source for is_away, source in sources if not is_away} <= {"redis", "lease", "denial_cache"}

@@ -13,7 +13,7 @@ from ratelimit.store.cluster.reactions import (
     reaction_to,
 )
 
-ASKED = ("10.0.0.1", 7000)
+NODE = ("10.0.0.1", 7000)
 OTHER = ("10.0.0.3", 7002)
 
 ANOTHER = Reaction(is_repeated=True, needs_another=True, refreshes=True)
@@ -33,7 +33,7 @@ ROWS = {
 
 @pytest.mark.parametrize("code", TABLE)
 def test_each_row(code):
-    assert reaction_to(code, "3999 10.0.0.3:7002", ASKED) == ROWS[code]
+    assert reaction_to(code, "3999 10.0.0.3:7002", NODE) == ROWS[code]
 
 
 def test_what_was_sent_and_not_answered_is_never_repeated():
@@ -42,7 +42,7 @@ def test_what_was_sent_and_not_answered_is_never_repeated():
 
 @pytest.mark.parametrize("code", ["", "ERR", "NOPERM", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "WRONGTYPE"])
 def test_all_else_fails_as_with_one_server(code):
-    assert reaction_to(code, "3999 10.0.0.3:7002", ASKED) == FAIL
+    assert reaction_to(code, "3999 10.0.0.3:7002", NODE) == FAIL
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_all_else_fails_as_with_one_server(code):
 )
 @pytest.mark.parametrize("code", ["MOVED", "ASK"])
 def test_the_address_of_a_redirection(code, message, address):
-    assert reaction_to(code, message, ASKED).address == address
+    assert reaction_to(code, message, NODE).address == address
 
 
 def test_a_redirection_to_nowhere_fails():
-    assert reaction_to("MOVED", "3999", ASKED) == Reaction(refreshes=True)
+    assert reaction_to("MOVED", "3999", NODE) == Reaction(refreshes=True)
 
 
-def test_nodes_that_disagree_are_not_asked_without_a_pause():
+def test_a_command_that_nodes_redirect_to_and_fro_is_sent_with_pauses():
     """The first redirections are followed at once; what has to wait for a migration is repeated after a pause."""
     pauses = [pause_s(attempt, is_redirected=True) for attempt in range(1, MAX_ATTEMPTS)]
     assert pauses[:4] == [0, 0, 0.001, 0.002]

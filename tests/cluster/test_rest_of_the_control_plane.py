@@ -14,17 +14,6 @@ from ratelimit.scripts import folder
 from ratelimit.testing.cleanup import delete_namespace
 
 
-@pytest.fixture
-def client(slots):
-    with slots.client(decode_responses=True) as made:
-        yield made
-
-
-@pytest.fixture
-def catalog(client):
-    return with_plans(Catalog(client))
-
-
 def cluster_words(user):
     """What lua/ACL.md grants to a user of a cluster besides."""
     text = (folder() / "ACL.md").read_text(encoding="utf-8")

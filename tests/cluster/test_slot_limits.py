@@ -129,6 +129,18 @@ def test_the_usual_check_is_one_script_call(slots, plain, clock):
         assert all(names == [NAMES.account] or "stage:" in names[0] for names in away.requests if names != own[0])
 
 
+@pytest.mark.parametrize("cost", [11, 2**53 - 1, 10**30])
+def test_a_cost_that_can_never_pass_is_no_demand(slots, plain, clock, cost):
+    """It is 429, and its process does not come to hold what others may use: so another has all that is left."""
+    fill = gateway(account=Throttle(1, 10))
+    with slot_limiter(slots, plain, fill, clock=clock, denial_cache=False) as (limiter, (key,)):
+        decisions = [limiter.check(key, STAGE, METHOD, cost) for _ in range(3)]
+        assert [(decision.limited_by, decision.retry_after) for decision in decisions] == [("account", None)] * 3
+        assert limiter.check(key, STAGE, METHOD).allowed
+        with another(slots, clock=clock) as other:
+            assert sum(other.check(key, STAGE, METHOD).allowed for _ in range(10)) >= 8
+
+
 def test_who_is_out_of_a_shared_limit_costs_no_request(slots, plain, clock):
     fill = gateway(account=Throttle(1, 5), throttle=Throttle(1, 100))
     with slot_limiter(slots, plain, fill, clock=clock) as (limiter, (key,)):

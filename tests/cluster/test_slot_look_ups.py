@@ -53,7 +53,7 @@ def test_slots_are_found_by_a_read_of_two_names_in_different_slots(slots, plain)
             for _ in range(2):
                 catalog._run(namespace.find_slots())
             assert namespace.has_slots is expected
-            assert namespace.is_asked_for_slots
+            assert namespace.is_checked_for_slots
 
 
 def test_the_first_check_finds_slots_without_a_further_round_trip(slots, plain, clock, key):

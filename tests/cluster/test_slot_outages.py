@@ -1,12 +1,15 @@
 """Nodes that are away: each is felt by its own keys alone. One server with slots stands for all of them."""
 
+from contextlib import ExitStack
+from random import Random
+
 import pytest
 from helpers.clock import FakeClock
 from helpers.replica import METHOD, STAGE
 from helpers.slot_data import NodesAway
-from helpers.slot_gateway import slot_limiter
+from helpers.slot_gateway import another_limiter, slot_limiter
 
-from ratelimit import Catalog, ConfigError, Limiter, Quota, Stage, Throttle, UsagePlan
+from ratelimit import Catalog, ConfigError, Identity, Limiter, Quota, Stage, Throttle, UsagePlan
 from ratelimit.errors import StoreTimeout, StoreUnavailable
 from ratelimit.model import MICROSECONDS, Method
 from ratelimit.registry.redis_keys import RedisKeys
@@ -347,3 +350,298 @@ def test_units_of_a_check_whose_outcome_is_unknown_stay_spent(slots, plain, cloc
         assert [limiter.check(key, STAGE, METHOD).status for _ in range(2)] == [503, 503]
         limiter._store.call, limiter._store._execute = call, execute
         assert sum(limiter.check(key, STAGE, METHOD).allowed for _ in range(10)) == 2
+
+
+KEYS = 6
+
+
+def hashes_of(limiter, values):
+    """The names of the hashes of some keys that a limiter has met."""
+    return {NAMES.key_hash(limiter._checker.keys.get(value).record.id) for value in values}
+
+
+HUNDRED = Throttle("1/1000", 100)
+
+
+def shared_stage(catalog, *, lease=0, stage=HUNDRED, account=None):
+    """Keys whose own limits never deny, under one limit that does."""
+    catalog.put_plan(UsagePlan("gold", Throttle(1000, 10**5), Quota(10**6, "DAY"), [STAGE], lease=lease))
+    catalog.put_stage(Stage(STAGE, stage))
+    if account is not None:
+        catalog.set_account_throttle(account)
+    return [catalog.create_key(plans=["gold"]).value for _ in range(KEYS)]
+
+
+@pytest.fixture
+def gateways(slots, plain, clock):
+    """Opens so many limiters, which have met all keys that `fill` makes; returns them and the keys."""
+    with ExitStack() as stack:
+
+        def open_all(count, fill, **options):
+            options = {"clock": clock, "on_unavailable": "local", "max_age": 300} | options
+            first, keys = stack.enter_context(slot_limiter(slots, plain, fill, **options))
+            limiters = [first] + [stack.enter_context(another_limiter(slots, **options)) for _ in range(count - 1)]
+            for limiter in limiters:
+                assert all(limiter.peek(key, STAGE, METHOD).allowed for key in keys)
+            return limiters, keys
+
+        yield open_all
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.3], ids=["at once", "busy", "rarely"])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
+@pytest.mark.parametrize("policy", ["local", "open"])
+def test_a_shared_limit_is_not_exceeded_while_a_keys_node_is_away(gateways, clock, policy, error, seconds):
+    """Whoever calls how often: the keys of the node that is away, and those of others, get its burst together."""
+    limiters, keys = gateways(3, shared_stage, on_unavailable=policy, denial_cache=False)
+    away = hashes_of(limiters[0], keys[: KEYS // 2])
+    for limiter in limiters:
+        NodesAway(limiter, away.__contains__, error)
+    admitted = []
+    for _ in range(10):
+        for limiter in limiters:
+            for key in keys:
+                decision = limiter.check(key, STAGE, METHOD)
+                admitted += [key] * decision.allowed
+                assert decision.allowed or decision.limited_by == f"stage:{STAGE}:*"
+            clock.advance(seconds)
+    # Where nobody calls for longer than a term, a unit that is given back then is credited to nobody.
+    assert len(admitted) == 100 if seconds < 0.1 else 98 <= len(admitted) <= 100
+    assert {key in keys[:3] for key in admitted} == {True, False}
+
+
+@pytest.mark.parametrize("caller", ["key", "identity"])
+def test_several_shared_limits_are_paid_by_all_requests_of_any_cost(gateways, clock, caller):
+    """The account admits 60 units, the stage 100; whoever calls for three units takes three of both."""
+
+    def fill(catalog):
+        return shared_stage(catalog, account=Throttle("1/1000", 60))
+
+    limiters, keys = gateways(2, fill, denial_cache=False)
+    identities = [Identity(f"user:{number}", plan="gold") for number in range(KEYS)]
+    callers = keys if caller == "key" else identities
+    for limiter in limiters:
+        names = {limiter._checker.prepare_identity(each, STAGE, METHOD)._redis_keys[0] for each in identities[:3]}
+        NodesAway(limiter, (names | hashes_of(limiter, keys[:3])).__contains__)
+    units = 0
+    for _ in range(4):
+        for limiter in limiters:
+            for each in callers:
+                units += 3 * limiter.check(each, STAGE, METHOD, 3).allowed
+                clock.advance(0.001)
+    assert units == 60
+    assert limiters[0].check(callers[0], STAGE, METHOD).limited_by == "account"
+
+
+@pytest.mark.parametrize("is_key_away", [False, True])
+@pytest.mark.parametrize("policy", ["local", "open"])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreTimeout])
+@pytest.mark.parametrize("away", ["stage", "account"])
+def test_a_shared_limit_is_not_exceeded_while_another_one_is_away(gateways, clock, away, error, policy, is_key_away):
+    """Each is decided by the policy if its own node is away, and by nothing else."""
+    small, large = Throttle("1/1000", 60), Throttle("1/1000", 1000)
+
+    def fill(catalog):
+        live = {"stage": large, "account": small} if away == "stage" else {"stage": small, "account": large}
+        return shared_stage(catalog, **live)
+
+    limiters, keys = gateways(3, fill, on_unavailable=policy, denial_cache=False)
+    name = NAMES.account if away == "account" else NAMES.stage_bucket(STAGE, "*")
+    for limiter in limiters:
+        NodesAway(limiter, ({name} | (hashes_of(limiter, keys[:3]) if is_key_away else set())).__contains__, error)
+    decisions = []
+    for _ in range(6):
+        for limiter in limiters:
+            for key in keys:
+                decisions.append(limiter.check(key, STAGE, METHOD))
+                clock.advance(0.001)
+    assert sum(decision.allowed for decision in decisions) == 60
+    admitted = [decision for decision in decisions if decision.allowed]
+    assert {decision.source for decision in admitted} == {"local" if policy == "local" else "fail_open"}
+    assert {decision.limited_by for decision in decisions} == {
+        None,
+        "account" if away == "stage" else f"stage:{STAGE}:*",
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shared_limits_hold_whatever_becomes_of_keys_nodes(gateways, clock, seed):
+    """Over any time W at most burst + rate x (W + term): random costs, callers and pauses, nodes that come and go."""
+    rate, burst, random_ = 200, 40, Random(seed)
+    limiters, keys = gateways(3, lambda catalog: shared_stage(catalog, stage=Throttle(rate, burst)))
+    hashes, away = sorted(hashes_of(limiters[0], keys)), set()
+    nodes = [NodesAway(limiter, away.__contains__) for limiter in limiters]
+    admitted = []
+    for _ in range(1500):
+        if random_.random() < 0.02:
+            away ^= {random_.choice(hashes)}
+            error = random_.choice([StoreUnavailable, StoreTimeout])
+            for each in nodes:
+                each.error = error
+        limiter, key, cost = random_.choice(limiters), random_.choice(keys), random_.choice([1, 1, 1, 3, 8])
+        if random_.random() < 0.1:
+            decision = limiter._check_shared(key, STAGE, cost)
+        else:
+            decision = limiter.check(key, STAGE, METHOD, cost)
+        if decision.allowed:
+            admitted.append((clock(), cost))
+        clock.advance(random_.choice([0, 0.001, 0.003, 0.02]))
+    assert sum(cost for _, cost in admitted) > 5 * burst
+    for first, (began_us, _) in enumerate(admitted):
+        units = 0
+        for at_us, cost in admitted[first:]:
+            units += cost
+            assert units <= burst + rate * ((at_us - began_us) / MICROSECONDS + 0.1)
+
+
+def test_who_is_denied_by_a_part_takes_nothing_of_other_shared_limits(gateways, clock):
+    """And who is over a limit of its own spends nothing of the part."""
+
+    def fill(catalog):
+        keys = shared_stage(catalog, stage=Throttle("1/1000", 20), account=HUNDRED)
+        catalog.put_plan(UsagePlan("small", Throttle("1/1000", 2), None, [STAGE]))
+        return [*keys, catalog.create_key(plans=["small"]).value]
+
+    (limiter,), keys = gateways(1, fill, replicas=2, denial_cache=False)
+    NodesAway(limiter, lambda name: name == NAMES.stage_bucket(STAGE, "*"))
+    assert sum(limiter.check(keys[6], STAGE, METHOD).allowed for _ in range(10)) == 2
+    assert sum(limiter.check(keys[0], STAGE, METHOD).allowed for _ in range(30)) == 8
+    remaining = {limit.name: limit.remaining for limit in limiter.check(keys[0], STAGE, METHOD).limits}
+    assert remaining["account"] == 90
+
+
+def test_who_is_over_a_limit_of_its_own_puts_shared_units_back(gateways):
+    """A key whose node is away is denied by its part of its own limits, and takes nothing from others by that."""
+
+    def fill(catalog):
+        one_plan(catalog, stage=Throttle("1/1000", 20), burst=3)
+        return [catalog.create_key(plans=["gold"]).value for _ in range(6)]
+
+    (limiter,), keys = gateways(1, fill, denial_cache=False)
+    away = NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    decisions = [limiter.check(keys[0], STAGE, METHOD) for _ in range(30)]
+    assert [decision.allowed for decision in decisions] == [True] * 3 + [False] * 27
+    assert {(decision.limited_by, decision.source) for decision in decisions[3:]} == {("plan:gold", "local")}
+    assert {limit.remaining for limit in decisions[-1].limits if limit.name.startswith("stage")} == {17}
+    assert sum(limiter.check(key, STAGE, METHOD).allowed for key in keys[1:] for _ in range(3)) == 15
+    away.is_away = lambda name: False
+    assert limiter.peek(keys[0], STAGE, METHOD).limits[1].remaining == 2
+
+
+def test_units_of_an_unknown_outcome_stay_spent_though_the_key_is_denied(gateways):
+    """Perhaps the key's script has admitted it."""
+
+    def fill(catalog):
+        one_plan(catalog, stage=Throttle("1/1000", 20), burst=3)
+        return [catalog.create_key(plans=["gold"]).value for _ in range(7)]
+
+    (limiter,), keys = gateways(1, fill, denial_cache=False)
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__, StoreTimeout)
+    assert sum(limiter.check(keys[0], STAGE, METHOD).allowed for _ in range(5)) == 3
+    assert sum(limiter.check(key, STAGE, METHOD).allowed for key in keys[1:] for _ in range(3)) == 15
+
+
+@pytest.mark.parametrize("policy", ["local", "open"])
+def test_a_shared_limit_that_denies_is_obeyed_while_a_keys_node_is_away(gateways, clock, policy):
+    """With its own name and wait, and with all limits in their order."""
+
+    def fill(catalog):
+        return shared_stage(catalog, stage=Throttle(1, 10))
+
+    options = {"on_unavailable": policy, "replicas": 4, "denial_cache": False}
+    (limiter,), keys = gateways(1, fill, **options)
+    assert limiter.check(keys[1], STAGE, METHOD, 10).allowed
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    decision = limiter.check(keys[0], STAGE, METHOD, 2)
+    assert (decision.status, decision.limited_by, decision.source) == (429, f"stage:{STAGE}:*", "local")
+    assert (decision.retry_after, decision.cause) == (2.0, "not_sent")
+    assert [limit.name for limit in decision.limits] == ["plan:gold", f"stage:{STAGE}:*", "quota:gold"]
+    assert [limit.retry_after for limit in decision.limits] == [0, 2, 0]
+    clock.advance(1.999_999)
+    assert not limiter.check(keys[0], STAGE, METHOD, 2).allowed
+    clock.advance(0.000_001)
+    admitted = limiter.check(keys[0], STAGE, METHOD, 2)
+    assert (admitted.allowed, admitted.source) == (True, "local" if policy == "local" else "fail_open")
+    # What was denied has taken nothing of the key's own limits.
+    assert admitted.limits[2].remaining == (10**6 // 4 - 2 if policy == "local" else 10**6)
+
+
+def test_limits_of_a_key_whose_node_is_away_are_its_part_and_shared_ones_are_whole(gateways, clock):
+    (limiter,), keys = gateways(1, shared_stage, replicas=4, denial_cache=False)
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    plan, stage, quota = limiter.check(keys[0], STAGE, METHOD, 3).limits
+    assert (plan.remaining, stage.remaining, quota.remaining) == (10**5 // 4 - 3, 97, 10**6 // 4 - 3)
+    assert stage.reset_after == 3000
+    assert plan.reset_after == pytest.approx((10**5 - 25_000 + 3) / 250, abs=0.01)
+    peek = limiter.peek(keys[0], STAGE, METHOD, 3)
+    assert [limit.remaining for limit in peek.limits] == [plan.remaining, 97, quota.remaining]
+
+
+def test_what_was_paid_is_charged_once(gateways, clock):
+    """The key's own limits are charged when its node answers again, the shared one never again."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    away = NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    assert all(limiter.check(keys[0], STAGE, METHOD, 4).allowed for _ in range(10))
+    away.is_away = lambda name: False
+    limiter._tick()
+    limits = {limit.name: limit.remaining for limit in limiter.peek(keys[0], STAGE, METHOD).limits}
+    assert (limits[f"stage:{STAGE}:*"], limits["quota:gold"]) == (60, 10**6 - 40)
+
+
+def test_a_key_with_a_lease_pays_shared_limits_while_its_node_is_away(gateways, clock):
+    limiters, keys = gateways(2, lambda catalog: shared_stage(catalog, lease=0.05), denial_cache=False)
+    for limiter in limiters:
+        NodesAway(limiter, hashes_of(limiter, keys[:3]).__contains__)
+    admitted = 0
+    for _ in range(20):
+        for limiter in limiters:
+            for key in keys:
+                admitted += limiter.check(key, STAGE, METHOD).allowed
+                clock.advance(0.001)
+    assert admitted == 100
+
+
+def test_the_policy_closed_puts_units_back(gateways):
+    (limiter,), keys = gateways(1, shared_stage, on_unavailable="closed", denial_cache=False)
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    assert {limiter.check(keys[0], STAGE, METHOD).status for _ in range(200)} == {503}
+    assert sum(limiter.check(key, STAGE, METHOD).allowed for key in keys[1:] for _ in range(30)) == 100
+
+
+def test_unmatched_requests_meet_a_shared_limit_while_the_callers_node_is_away(gateways, clock):
+    """Their key is judged by what is known of it, and the stage's limit by itself."""
+    limiters, keys = gateways(3, shared_stage, denial_cache=False)
+    for limiter in limiters:
+        NodesAway(limiter, hashes_of(limiter, keys[:3]).__contains__)
+    decisions = {key: [] for key in keys}
+    for _ in range(10):
+        for limiter in limiters:
+            for key in keys:
+                decisions[key].append(limiter._check_shared(key, STAGE))
+            clock.advance(0.001)
+    assert sum(decision.allowed for each in decisions.values() for decision in each) == 100
+    assert {decision.source for decision in decisions[keys[0]] if decision.allowed} == {"local"}
+    assert not any(decision.degraded for decision in decisions[keys[-1]])
+    assert limiters[0]._check_shared("no key of ours", STAGE).status == 403
+
+
+def test_what_other_limits_said_decides_nothing(gateways):
+    """The catalogue may change while a check is under way: its units are put back, and others are taken."""
+    (limiter,), keys = gateways(1, shared_stage)
+    checker, slots = limiter._checker, limiter._checker.slots
+    prepared = checker.prepared(keys[0], STAGE, METHOD)
+    verdict = limiter._store.run(slots.ask(prepared, 5))
+    with pytest.raises(StoreUnavailable) as raised:
+        slots.abandon(prepared, verdict, StoreUnavailable("the node is away"))
+    other = checker.prepare_without_key(STAGE, METHOD).spread
+    limiter._store.run(slots.ask(prepared, 40))  # that much stays spent
+    assert slots.verdict_of(raised.value, other, 1, limiter._namespace.age_us(), peek=True) is None
+    slots.give_up(raised.value)
+    assert sum(limiter.check(key, STAGE, METHOD).allowed for key in keys for _ in range(20)) == 60
+
+
+def test_a_part_decides_where_the_shared_limits_node_is_away_too(gateways, clock):
+    """As for any outage: half of what was last seen for one of two processes."""
+    (limiter,), keys = gateways(1, shared_stage, replicas=2, denial_cache=False)
+    NodesAway(limiter, lambda name: name in hashes_of(limiter, keys[:1]) or is_shared(name))
+    assert sum(limiter.check(keys[0], STAGE, METHOD).allowed for _ in range(100)) == 50

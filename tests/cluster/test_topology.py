@@ -1,18 +1,19 @@
-"""What CLUSTER SLOTS says, and when it is asked for."""
+"""What replies to CLUSTER SLOTS say, and when they are refreshed."""
 
 import pytest
 
 from ratelimit.errors import StoreUnavailable
+from ratelimit.store.addresses import name_of
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import Refresh, Topology, Views, name_of
+from ratelimit.store.cluster.topology import RefreshRound, RefreshSchedule, Topology
 
-ASKED = ("10.0.0.1", 7000)
+NODE = ("10.0.0.1", 7000)
 FIRST = [0, 8191, [b"10.0.0.1", 7000, b"id1", []], [b"10.0.0.2", 7001, b"id2", []]]
 SECOND = [8192, 16383, [b"10.0.0.3", 7002, b"id3", []], [b"10.0.0.4", 7003, b"id4", []]]
 
 
 def test_nodes_and_owners():
-    topology = Topology.from_slots([FIRST, SECOND], ASKED, b"cluster_state:ok\r\ncluster_current_epoch:6\r\n")
+    topology = Topology.from_slots([FIRST, SECOND], NODE, b"cluster_state:ok\r\ncluster_current_epoch:6\r\n")
     assert topology.epoch == 6
     assert topology.primaries == (("10.0.0.1", 7000), ("10.0.0.3", 7002))
     assert topology.replicas == (("10.0.0.2", 7001), ("10.0.0.4", 7003))
@@ -25,19 +26,19 @@ def test_nodes_and_owners():
 
 
 @pytest.mark.parametrize("host", [None, b"", b"?"])
-def test_a_node_without_a_name_is_where_it_was_asked(host):
+def test_a_node_without_a_name_is_where_it_was_queried(host):
     """As with `cluster-preferred-endpoint-type unknown-endpoint`, or before it has met others."""
-    assert Topology.from_slots([[0, 16383, [host, 7005, b"id"]]], ASKED).primaries == (("10.0.0.1", 7005),)
+    assert Topology.from_slots([[0, 16383, [host, 7005, b"id"]]], NODE).primaries == (("10.0.0.1", 7005),)
 
 
-def test_addresses_may_be_others_than_the_cluster_tells():
-    topology = Topology.from_slots([FIRST], ASKED, remap=lambda address: ("localhost", address[1] + 1))
+def test_addresses_are_mapped_to_others_than_the_cluster_reports():
+    topology = Topology.from_slots([FIRST], NODE, remap=lambda address: ("localhost", address[1] + 1))
     assert topology.owner[0] == ("localhost", 7001)
     assert topology.replicas == (("localhost", 7002),)
 
 
 def test_without_permission_for_the_epoch_there_is_none():
-    assert Topology.from_slots([FIRST], ASKED, RuntimeError("NOPERM")).epoch == 0
+    assert Topology.from_slots([FIRST], NODE, RuntimeError("NOPERM")).epoch == 0
 
 
 @pytest.mark.parametrize(
@@ -45,97 +46,106 @@ def test_without_permission_for_the_epoch_there_is_none():
 )
 def test_what_is_no_list_of_slots_is_refused(reply):
     with pytest.raises(StoreUnavailable, match=r"10\.0\.0\.1:7000 answered CLUSTER SLOTS"):
-        Topology.from_slots(reply, ASKED)
+        Topology.from_slots(reply, NODE)
 
 
 def test_missing_slots_are_named_with_the_remedy():
-    topology = Topology.from_slots([[5, 9, FIRST[2]], [11, 100, FIRST[2]], [102, 200, FIRST[2]], SECOND], ASKED)
+    topology = Topology.from_slots([[5, 9, FIRST[2]], [11, 100, FIRST[2]], [102, 200, FIRST[2]], SECOND], NODE)
     problem = topology.problem()
-    assert f"{5 + 1 + 1 + 8192 - 201} of the cluster's {SLOTS} slots have no primary (0-4, 10, 101, ...)" in problem
-    assert "redis-cli --cluster fix" in problem
+    assert problem.cause == "refused"
+    assert f"{5 + 1 + 1 + 8192 - 201} of the cluster's {SLOTS} slots have no primary (0-4, 10, 101, ...)" in str(
+        problem
+    )
+    assert "redis-cli --cluster fix" in str(problem)
 
 
 def test_a_node_that_is_in_no_cluster_is_named_with_the_remedy():
-    assert "redis-cli --cluster create" in Topology.from_slots([], ASKED).problem()
+    assert "redis-cli --cluster create" in str(Topology.from_slots([], NODE).problem())
 
 
 def test_another_owner_of_one_slot():
-    topology = Topology.from_slots([FIRST, SECOND], ASKED)
+    topology = Topology.from_slots([FIRST, SECOND], NODE)
     moved = topology.with_owner(7, ("10.0.0.2", 7001))
     assert (moved.owner[6], moved.owner[7]) == (("10.0.0.1", 7000), ("10.0.0.2", 7001))
     assert topology.owner[7] == ("10.0.0.1", 7000)
     assert ("10.0.0.2", 7001) in moved.primaries
     assert ("10.0.0.2", 7001) not in moved.replicas
     assert not moved.has_failed
-    assert Topology.from_slots([FIRST], ASKED, "cluster_state:fail").with_owner(7, ASKED).has_failed
+    assert Topology.from_slots([FIRST], NODE, "cluster_state:fail").with_owner(7, NODE).has_failed
 
 
-def view(epoch, slots=(FIRST,), state="ok"):
-    return Topology.from_slots(slots, ASKED, f"cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n")
+def reported(epoch, slots=(FIRST,), state="ok"):
+    return Topology.from_slots(slots, NODE, f"cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n")
 
 
-def told(last, *all_views):
-    """Which of the views counts, by its place, and how many nodes were asked for it."""
-    views = Views(last)
-    asked = []
-    for each in all_views:
-        asked.append(each)
-        if views.take(each):
-            break
-    return next(at for at, each in enumerate(asked) if each is views.best), len(asked)
+def outcome(last, *topologies):
+    """Which of the topologies that nodes report is the best, by its place, and how many nodes were queried for it."""
+    refresh = RefreshRound(last)
+    count = next((at for at, each in enumerate(topologies, 1) if refresh.add(each)), len(topologies))
+    return next(at for at, each in enumerate(topologies) if each is refresh.best), count
 
 
-def test_the_first_view_that_is_no_older_than_the_last_counts():
-    assert told(None, view(4), view(5)) == (0, 1)
-    assert told(view(4), view(4), view(5)) == (0, 1)
-    assert told(view(5), view(4), view(5), view(6)) == (1, 2)
+def test_the_first_topology_that_is_no_older_than_the_last_counts():
+    assert outcome(None, reported(4), reported(5)) == (0, 1)
+    assert outcome(reported(4), reported(4), reported(5)) == (0, 1)
+    assert outcome(reported(5), reported(4), reported(5), reported(6)) == (1, 2)
 
 
 def test_without_one_the_newest_counts():
     """As where the cluster has been set up anew."""
-    assert told(view(9), view(4), view(5), view(3)) == (1, 3)
+    assert outcome(reported(9), reported(4), reported(5), reported(3)) == (1, 3)
 
 
-def test_the_view_of_a_node_that_has_left_is_none():
-    """Its epoch is no lower, but it knows of no slots: it is gone by only where nobody says anything else."""
-    assert told(view(5), view(5, slots=()), view(5)) == (1, 2)
-    assert told(None, view(5, slots=()), view(4)) == (1, 2)
-    assert told(None, view(4), view(5, slots=())) == (0, 1)
-    assert told(view(5), view(5, slots=())) == (0, 1)
+def test_a_node_that_has_left_reports_no_topology():
+    """Its epoch is no lower, but it reports no slots: that counts only if no other node reports any."""
+    assert outcome(reported(5), reported(5, slots=()), reported(5)) == (1, 2)
+    assert outcome(None, reported(5, slots=()), reported(4)) == (1, 2)
+    assert outcome(None, reported(4), reported(5, slots=())) == (0, 1)
+    assert outcome(reported(5), reported(5, slots=())) == (0, 1)
 
 
-def test_a_node_that_says_that_the_cluster_is_down_may_be_cut_off():
-    """Another is asked, and right if it says otherwise; where that one says so, too, it is enough."""
-    down = view(5, state="fail")
-    assert told(view(5), down, view(6), view(6)) == (1, 2)
-    assert told(view(5), down, view(4)) == (1, 2)
-    assert told(view(5), down, down, view(6)) == (0, 2)
-    assert told(view(5), down, view(6, state="fail"), view(6)) == (1, 2)
-    assert told(view(5), view(4), down, down, view(6)) == (3, 4)
-    assert told(view(5), view(4), down, down) == (0, 3)
-    assert told(view(5), down) == (0, 1)
+def test_a_node_that_reports_that_the_cluster_is_down_may_be_cut_off():
+    """Another is queried, and right if it reports otherwise; if it reports the same, that is enough."""
+    down = reported(5, state="fail")
+    assert outcome(reported(5), down, reported(6), reported(6)) == (1, 2)
+    assert outcome(reported(5), down, reported(4)) == (1, 2)
+    assert outcome(reported(5), down, down, reported(6)) == (0, 2)
+    assert outcome(reported(5), down, reported(6, state="fail"), reported(6)) == (1, 2)
+    assert outcome(reported(5), reported(4), down, down, reported(6)) == (3, 4)
+    assert outcome(reported(5), reported(4), down, down) == (0, 3)
+    assert outcome(reported(5), down) == (0, 1)
 
 
-def test_it_is_asked_for_at_once_and_then_now_and_then():
-    refresh = Refresh()
-    assert refresh.due_in_s(100.0, is_silent=False) <= 0
-    refresh.begin(100.0)
-    assert refresh.due_in_s(100.0, is_silent=False) == 5.0
-    assert refresh.due_in_s(104.0, is_silent=True) <= 0
+def test_it_is_refreshed_at_once_and_then_every_five_seconds():
+    schedule = RefreshSchedule()
+    assert schedule.due_in_s(100.0, is_unreachable=False) <= 0
+    schedule.begin(100.0)
+    assert schedule.due_in_s(100.0, is_unreachable=False) == 5.0
+    assert schedule.due_in_s(104.0, is_unreachable=True) <= 0
 
 
-def test_it_is_asked_for_once_for_all_who_doubt_it():
-    """The first one's doubt is news; and however many doubt it, nodes are asked ten times a second at most."""
-    refresh = Refresh()
-    refresh.begin(100.0)
-    assert [refresh.doubt(), refresh.doubt()] == [True, False]
-    assert refresh.due_in_s(100.04, is_silent=False) == pytest.approx(0.06)
-    refresh.begin(100.1)
-    assert refresh.due_in_s(100.1, is_silent=False) == 5.0
-    assert refresh.doubt()  # who doubts it while a node is being asked, may know more than that node
+def test_it_is_refreshed_once_for_all_who_request_it():
+    """However many request it, it is refreshed ten times a second at most."""
+    schedule = RefreshSchedule()
+    schedule.begin(100.0)
+    assert [schedule.request(), schedule.request()] == [True, False]
+    assert schedule.due_in_s(100.04, is_unreachable=False) == pytest.approx(0.06)
+    schedule.begin(100.1)
+    assert schedule.due_in_s(100.1, is_unreachable=False) == 5.0
+    assert schedule.request()  # one that comes during a refresh may be for what the queried node does not know yet
 
 
-def test_while_a_primary_is_silent_it_is_asked_for_again_and_again():
-    refresh = Refresh()
-    refresh.begin(100.0)
-    assert refresh.due_in_s(100.0, is_silent=True) == 0.25
+def test_while_a_primary_does_not_reply_it_is_refreshed_four_times_a_second():
+    schedule = RefreshSchedule()
+    schedule.begin(100.0)
+    assert schedule.due_in_s(100.0, is_unreachable=True) == 0.25
+
+
+def test_a_refresh_that_fails_names_each_node_with_its_reason():
+    """And its cause is that of a node which refused, rather than that of one which cannot be connected to."""
+    refresh = RefreshRound(None)
+    refresh.fail(NODE, StoreUnavailable("no connection"))
+    refresh.fail(("10.0.0.3", 7002), StoreUnavailable("NOPERM", cause="refused"))
+    failure = refresh.failure()
+    assert "reports its slots (10.0.0.1:7000: no connection; 10.0.0.3:7002: NOPERM)" in str(failure)
+    assert failure.cause == "refused"

@@ -1,6 +1,7 @@
 """Leases while plans change, clocks are set back, processes fork and threads meet: nothing is minted, nothing hangs."""
 
 import threading
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -115,7 +116,8 @@ def test_a_change_ends_also_a_lease_that_is_being_asked_for(backend, clock):
     key = gold_key(backend, clock)
     with caching_replica(backend, clock) as limiter:
         prepared = grown(limiter, clock, key)
-        flow = limiter._checker.leases.check(prepared, prepared.lease, 1, limiter._checker._send, denies_unknown=True)
+        send = partial(limiter._checker._send_leased, 1)
+        flow = limiter._checker.leases.check(prepared, prepared.lease, 1, send, denies_unknown=True)
         request = next(flow)
         reply = reply_to(limiter._store, request)
         clock.advance_us(1)

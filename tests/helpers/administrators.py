@@ -6,19 +6,24 @@ What is watched is the real thing: after every script the whole of Redis is read
 
 import json
 import time
+from copy import copy
 from dataclasses import dataclass, field
 
 from ratelimit import Conflict, NotFound, Stage, StoreError, UsagePlan
 from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.plans import PlanAdmin
-from ratelimit.effects import Primaries
+from ratelimit.effects import IndependentAtNode, IndependentCommands, IndependentReads, Primaries
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import ScriptCall
 from ratelimit.store.blocking.executor import BlockingExecutor
+from ratelimit.store.cluster.slots import slot_of, slot_of_command
 
 VALUES = {name: f"my-own-key-value-000{name}" for name in "abc"}
 STAGES = {"s": "api/s", "t": "api/t"}
+CATALOG_SLOT = slot_of("{ratelimit}:catalog")
+IN_PLACE = (IndependentAtNode, IndependentCommands, IndependentReads)
+"""Requests in whose replies errors stand in place."""
 
 
 class BrokenError(AssertionError):
@@ -156,6 +161,14 @@ def hold_agreement(seen):
         hold("a tombstone expires", record.get("state") != "tombstone" or seen.ttl[key] > 0, key)
 
 
+WORLDS = {
+    "one key": {},
+    "two plans of one stage": {"plans": (("p", "s"), ("q", "s")), "joined": ()},
+    "a key in two plans": {"plans": (("p", "s"), ("q", "")), "joined": ("p", "q")},
+    "no key": {"joined": None},
+}
+"""First states of a `Site`, as its keywords."""
+
 FIRST = {}
 """By server and what is in it, the first states that were made: the id of the key, and everything dumped."""
 
@@ -254,8 +267,7 @@ class Site:
 
     def repair_all(self):
         """Repair all keys, alone; then everything is in agreement."""
-        for key in self.known_ids():
-            Administrator(self, f"repair {key}", repair_key(self.namespace, key)).run()
+        repairer(self).run()
         self.watch(None)
         hold_agreement(self.before)
 
@@ -278,8 +290,62 @@ def one_request(request):
     return (yield request)
 
 
+def is_script(command):
+    return command[0] in {"EVAL", "EVALSHA"}
+
+
+class Trip:
+    """A request under way: one part for each slot, which nodes carry out in any order.
+
+    Args:
+        request: The request.
+        is_reversed: Whether its last part is carried out first.
+    """
+
+    def __init__(self, request, *, is_reversed):
+        self._request, self._replies = request, {}
+        if isinstance(request, ScriptCall):
+            parts = [[None]]
+        else:
+            by_slot = {}
+            for at, command in enumerate(request):
+                by_slot.setdefault(slot_of_command(command, CATALOG_SLOT), []).append(at)
+            parts = list(by_slot.values())
+        self._parts = parts[::-1] if is_reversed else parts
+
+    @property
+    def is_done(self):
+        return not self._parts
+
+    def carry_out_part(self, send, *, doubled, loses_reply):
+        """Carry out the next part; return whether it has a script."""
+        positions = self._parts.pop(0)
+        has_script = positions == [None] or any(is_script(self._request[at]) for at in positions)
+        part = self._request
+        if positions != [None]:
+            part = copy(self._request)
+            part[:] = [self._request[at] for at in positions]
+        for _ in range(1 + (doubled and has_script)):
+            try:
+                reply = send(part)
+            except StoreError as error:
+                reply = error
+        reply = loses_reply or reply
+        is_one = positions == [None] or isinstance(reply, StoreError)
+        self._replies |= dict.fromkeys(positions, reply) if is_one else dict(zip(positions, reply, strict=True))
+        return has_script
+
+    def reply(self):
+        """The reply to the request; an error is raised by who takes it, unless it stands in its place."""
+        if None in self._replies:
+            return self._replies[None]
+        replies = [self._replies[at] for at in range(len(self._request))]
+        errors = [reply for reply in replies if isinstance(reply, StoreError)]
+        return errors[0] if errors and not isinstance(self._request, IN_PLACE) else replies
+
+
 class Administrator:
-    """An operation that is carried out request by request.
+    """An operation that is carried out part by part: what leaves together for several slots is a part for each.
 
     Args:
         site: Where.
@@ -287,52 +353,61 @@ class Administrator:
         operation: A generator of requests.
         change: Returns (meaning, plans) as they are after it took effect, of those before.
         doubled: Send each script twice, and take the second reply.
+        is_reversed: Of what leaves together, carry out the last first.
+
+    Attributes:
+        trips: How many round trips there were.
+        parts: How many requests these had, one for each slot.
+        in_force_after: After how many trips it took effect; 0 if it did not.
     """
 
     is_watched = True
     is_lossy = False
 
-    def __init__(self, site, name, operation, change=None, *, doubled=False):
-        self.site, self.name, self.change, self.doubled = site, name, change, doubled
-        self._operation, self._reply = operation, None
-        self.error, self.value, self.is_done, self.effects, self.requests = None, None, False, 0, 0
+    def __init__(self, site, name, operation, change=None, *, doubled=False, is_reversed=False):
+        self.site, self.name, self.change, self.doubled, self.is_reversed = site, name, change, doubled, is_reversed
+        self._operation, self._reply, self._trip = operation, None, None
+        self.error, self.value, self.is_done, self.effects = None, None, False, 0
+        self.trips = self.parts = self.in_force_after = 0
 
     def step(self, *, loses_reply=None):
-        """Carry out one request; return whether there may be another. The reply is lost if an error is given."""
+        """Carry out one part; return whether there may be another. The reply is lost if an error is given."""
         if self.is_done:
             return False
+        if self._trip is None and not self._resume():
+            self._judge()
+            return False
+        self.parts += 1
+        has_script = self._trip.carry_out_part(self._send, doubled=self.doubled, loses_reply=loses_reply)
+        self.is_lossy = self.is_lossy or loses_reply is not None
+        if self._trip.is_done:
+            self._reply, self._trip = self._trip.reply(), None
+        if has_script and self.is_watched and self.site.watch(self):
+            self.effects += 1
+            self.in_force_after = self.in_force_after or self.trips
+        return True
+
+    def _resume(self):
+        """Go on to the next request; return False if there is none."""
+        reply, self._reply = self._reply, None
         try:
-            request = self._resume()
+            while True:
+                go_on = self._operation.throw if isinstance(reply, StoreError) else self._operation.send
+                request = go_on(reply)
+                if isinstance(request, ScriptCall) or (request and not isinstance(request, Primaries)):
+                    break
+                reply = ("",) if isinstance(request, Primaries) else []  # nothing is sent
         except StopIteration as end:
             self.value, self.is_done = end.value, True
         except (Conflict, NotFound, StoreError) as error:
             self.error, self.is_done = error, True
         else:
-            self.requests += 1
-            self._reply = self._send(request)
-            if loses_reply is not None:
-                self._reply, self.is_lossy = loses_reply, True
-            if isinstance(request, ScriptCall) and self.is_watched:
-                self.effects += self.site.watch(self)
-            return True
-        self._judge()
-        return False
-
-    def _resume(self):
-        if isinstance(self._reply, StoreError):
-            reply, self._reply = self._reply, None
-            return self._operation.throw(reply)
-        return self._operation.send(self._reply)
+            self._trip = Trip(request, is_reversed=self.is_reversed)
+            self.trips += 1
+        return not self.is_done
 
     def _send(self, request):
-        if isinstance(request, Primaries):
-            return ("",)
-        try:
-            for _ in range(1 + (self.doubled and isinstance(request, ScriptCall))):
-                reply = self.site.executor.run(one_request(request))
-        except StoreError as error:
-            return error
-        return reply
+        return self.site.executor.run(one_request(request))
 
     def _judge(self):
         """What an operation says is true: done exactly if it took effect once, or what it wants was so already."""
@@ -535,3 +610,13 @@ def administrator(site, name, **options):
     """Somebody who does one of these."""
     operation, change = OPERATIONS[name]
     return Administrator(site, name, operation(site), change, **options)
+
+
+def repairer(site):
+    """Somebody who repairs all keys that are known when he begins."""
+
+    def repair_known():
+        for key in site.known_ids():
+            yield from repair_key(site.namespace, key)
+
+    return Administrator(site, "repair", repair_known())

@@ -114,9 +114,9 @@ class Simulation:
         if self.breaker.is_open and not was_open:
             self.openings.append(self._now_s)
         if step is not Step.NOTHING:
-            self.pings += step is Step.ASK_SPARE
+            self.pings += step is Step.PING_SPARE
             self.probes += step is Step.PROBE
-            for _ in range(2 if step is Step.ASK_SPARE else 1):  # a new connection is tried beside the spare
+            for _ in range(2 if step is Step.PING_SPARE else 1):  # a new connection is tried beside the spare
                 is_blip = self._blip_spare and self._random.random() < self._blips
                 self._at(self._answered_s(is_blip=is_blip), self._answer)
         if wait_s < inf:

@@ -1,17 +1,19 @@
-"""Nodes of a cluster that answer what a test wants: TCP servers on this machine."""
+"""Nodes of a cluster that answer what a test wants."""
 
-import contextlib
-import socket
-import threading
 from collections import deque
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import ResponseError
 
-from ratelimit.store.resp import INCOMPLETE, new_reader
+from helpers.fake_server import HANG_UP, SILENCE, FakeServer
 
-SILENCE, HANG_UP = object(), object()
-"""Instead of an answer."""
+NOT_SERVED = {
+    "CLUSTERDOWN": ResponseError("CLUSTERDOWN Hash slot not served"),
+    "READONLY": ResponseError("READONLY You can't write against a read only replica."),
+    "MASTERDOWN": ResponseError("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    "LOADING": ResponseError("LOADING Redis is loading the dataset in memory"),
+}
+"""Error replies of a node that does not serve a slot, by their codes."""
 
 
 def encoded(value):
@@ -28,61 +30,42 @@ def encoded(value):
             return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
-class FakeNode:
-    """Answers calls of scripts with `answers`, one after the other, then with `answer`; what else is asked, rightly.
+class FakeNode(FakeServer):
+    """Answers calls of scripts with `answers`, one after the other, then with `answer`; all else as a node does.
 
     Attributes:
-        address: Where it listens.
         calls: The names of commands that are about keys, and ASKING, as they came.
         asking: What it answers to ASKING.
         is_silent: Whether it answers nothing at all.
-        rounds: How often it was asked for the topology.
-        old_view: The owner and the epoch that it goes on telling, as it is cut off from the other; None if it is not.
+        refreshes: How often it was sent CLUSTER SLOTS.
+        old_topology: The owner and the epoch that it goes on reporting, as it is cut off from the other; None if it is
+            not.
     """
 
     def __init__(self, cluster, answer):
         self._cluster, self.answer = cluster, answer
-        self.answers, self.calls, self.rounds, self.is_silent = deque(), [], 0, False
-        self.asking, self.old_view = "OK", None
-        self._clients = set()
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = self._listening.getsockname()
+        self.answers, self.calls, self.refreshes, self.is_silent = deque(), [], 0, False
+        self.asking, self.old_topology = "OK", None
+        super().__init__()
         self.name = f"127.0.0.1:{self.address[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._clients.add(client)
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+    def _reply(self, client, command):
+        answer = self._answer_to([part.upper() for part in command])
+        if answer is HANG_UP:
+            return HANG_UP
+        return SILENCE if self.is_silent or answer is SILENCE else encoded(answer)
 
-    def _serve(self, client):
-        reader = new_reader(ResponseError)
-        with contextlib.suppress(OSError):
-            while data := client.recv(65536):
-                reader.feed(data)
-                while (command := reader.gets()) is not INCOMPLETE:
-                    reply = self._reply([part.upper() for part in command])
-                    if reply is HANG_UP:
-                        client.close()
-                        return
-                    if reply is not SILENCE and not self.is_silent:
-                        client.sendall(encoded(reply))
-        client.close()
-
-    def _reply(self, command):
+    def _answer_to(self, command):
         match command:
             case [b"CLUSTER", b"SLOTS"]:
-                self.rounds += 1
-                if self._cluster.keeps_slots_secret:
+                self.refreshes += 1
+                if self._cluster.hides_slots:
                     return SILENCE
-                owner, _ = self.old_view or (self._cluster.owner, None)
+                owner, _ = self.old_topology or (self._cluster.owner, None)
                 return self._cluster.slots(owner)
             case [b"CLUSTER", b"INFO"]:
-                _, epoch = self.old_view or (None, self._cluster.epoch)
-                return f"cluster_state:{'fail' if self.old_view else 'ok'}\r\ncluster_current_epoch:{epoch}\r\n"
+                _, epoch = self.old_topology or (None, self._cluster.epoch)
+                return f"cluster_state:{'fail' if self.old_topology else 'ok'}\r\ncluster_current_epoch:{epoch}\r\n"
             case [b"TIME"]:
                 return [b"1700000000", b"0"]
             case [b"ASKING"]:
@@ -94,28 +77,19 @@ class FakeNode:
             case _:
                 return "OK"
 
-    def close(self):
-        """End all connections, and take no more."""
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # closing alone would let it take one more
-        self._listening.close()
-        for client in self._clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-
 
 class FakeCluster:
     """Two nodes. The first has all slots but one, until `owner` says otherwise.
 
     Attributes:
         nodes: The nodes: calls are answered by 1 at the first, by 2 at the second.
-        owner: Who has them.
+        owner: The node that has them.
         epoch: Of the configuration.
-        keeps_slots_secret: Whether nobody answers who asks for that.
+        hides_slots: Whether no node answers CLUSTER SLOTS.
     """
 
     def __init__(self):
-        self.epoch, self.keeps_slots_secret = 1, False
+        self.epoch, self.hides_slots = 1, False
         self.nodes = [FakeNode(self, number) for number in (1, 2)]
         self.owner = self.nodes[0]
 
@@ -130,9 +104,9 @@ class FakeCluster:
         return f"redis://{self.nodes[0].name}?cluster=true"
 
     @property
-    def rounds(self):
-        """How often any node was asked for the topology."""
-        return sum(node.rounds for node in self.nodes)
+    def refreshes(self):
+        """How often any node was sent CLUSTER SLOTS."""
+        return sum(node.refreshes for node in self.nodes)
 
     def close(self):
         for node in self.nodes:

@@ -55,11 +55,14 @@ def _read(client, keys):
 def exact_snapshot(backend):
     """Return each key's DUMP and when it expires, in milliseconds since 1970; negative if it does not.
 
-    Without the sums of denials, as `snapshot_without_denials`.
+    Without the sums of denials, as `snapshot_without_denials`. Of a cluster: what all of its primaries hold.
     """
-    with backend.client() as client:
-        keys = _names_without_denials(client)
-        return {key: (_content(client, key), _expires_ms(client, key)) for key in keys}
+    held = {}
+    for server in getattr(backend, "primaries", [backend]):
+        with server.client() as client:
+            keys = _names_without_denials(client)
+            held |= {key: (_content(client, key), _expires_ms(client, key)) for key in keys}
+    return held
 
 
 def _content(client, key):

@@ -94,6 +94,7 @@ class Process:
                 held = yield from leases.demand(snapshot, buckets, cost)
             if held is not None:
                 break
+        held = self._unless_failed(held)
         if not isinstance(held, Held):
             world.denied += isinstance(held, SharedDenial)
             if leases.is_due:
@@ -114,6 +115,13 @@ class Process:
                 leases.settle(held, {"admitted": "spent"}.get(outcome, outcome))
         if leases.is_due:
             self.run(leases.upkeep(), 1_000_000)
+
+    def _unless_failed(self, held):
+        """Put back units if other buckets gave no answer: as if none of them did."""
+        if not isinstance(held, Held) or held.error is None:
+            return held
+        self.leases.settle(held, "denied")
+        return None
 
     def crash(self):
         """Lose all: nothing that is out is heard of again."""

@@ -20,8 +20,15 @@ def slot_limiter(slots, plain, fill, **options):
     with plain.client() as source:
         filled = fill(Catalog(source))
         copy_all(source, slots)
+    with another_limiter(slots, **options) as limiter:
+        yield limiter, filled
+
+
+@contextmanager
+def another_limiter(slots, **options):
+    """One more limiter on the server with slots, as another process has it; as `slot_limiter` otherwise."""
     options = {"deadline": 5, "on_unavailable": "closed"} | options
     with slots.client() as client, Limiter(client, **options) as limiter:
         limiter._namespace.before_refresh = lambda: None
         do_at_once(limiter)
-        yield limiter, filled
+        yield limiter

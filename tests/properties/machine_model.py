@@ -91,7 +91,7 @@ class Modelled(RuleBasedStateMachine):
             assert decision.time_us is None
             if is_overtaken or not self.alone:
                 assert not verdict.allowed
-                assert is_not_stricter(decision, verdict)
+                assert is_not_stricter(decision, verdict), (decision, verdict)
                 return
         else:
             if decision.allowed and plan_id and cost and not peek:
@@ -99,7 +99,8 @@ class Modelled(RuleBasedStateMachine):
             ask = would if peek else Reference.check
             verdict = ask(self.reference, key.id, limits, cost, self.now_us, identity_bound=bound)
             assert decision.time_us == self.now_us, decision
-        assert as_told(decision) == as_modelled(verdict, limits, self.now_us)
+        decided, expected = as_told(decision), as_modelled(verdict, limits, self.now_us)
+        assert decided == expected, (decided, expected, decision)
         self.retry_us = verdict.retry_us
 
     def _limits(self, key, value, stage, method):

@@ -25,11 +25,12 @@ SEEDED = bugs.RULES | bugs.FURTHER | bugs.TRACES
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_administrators_and_a_repairer():
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
+def test_two_administrators_and_a_repairer(is_reversed):
     """No pair of operations breaks anything, wherever each of the three pauses; no guard is forgotten below."""
     guards, states = set(), 0
     for world, pair in everything():
-        search = Search(Configuration(world, pair, checks=0))
+        search = Search(Configuration(world, pair, checks=0, is_reversed=is_reversed))
         states += search.run().states
         guards |= search.guards()
     assert states > 1_000_000

@@ -8,6 +8,7 @@ lost on the way, or its reply is, or it arrives after the next one; the process 
 import itertools
 import struct
 from contextlib import contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -75,7 +76,7 @@ class World:
     def _request(self):
         self.lease._size, self.lease._headroom, self.lease._demand = UNITS // 2, UNITS, 10**6
         self.lease._demand_since_us = self.limiter._namespace.age_us() - 100_000
-        send = self.limiter._checker._send
+        send = partial(self.limiter._checker._send_leased, 1)
         flow = self.leases.check(self.prepared, self.lease, 1, send, denies_unknown=self.denies_unknown)
         return flow, next(flow)
 

@@ -30,8 +30,8 @@ def put_back_twice(bucket, parts, now_us):
     PUT_BACK(bucket, [*parts, *parts], now_us)
 
 
-def close_as_not_carried_out(bucket, ask, now_us, *, was_carried_out):
-    CLOSE_ASK(bucket, ask, now_us, was_carried_out=False)
+def close_as_not_carried_out(bucket, pending, now_us, *, was_carried_out):
+    CLOSE_REQUEST(bucket, pending, now_us, was_carried_out=False)
 
 
 def settle_as_denied(leases, held, outcome):
@@ -50,7 +50,7 @@ def mints_nothing(script):
         credit.mints_nothing(script.client, seed)
 
 
-CLOSE_ASK, PUT_BACK, SETTLE = LeasedBucket.close_ask, LeasedBucket.put_back, SharedLeases.settle
+CLOSE_REQUEST, PUT_BACK, SETTLE = LeasedBucket.close_request, LeasedBucket.put_back, SharedLeases.settle
 
 IN_THE_SCRIPT = [
     (lua("all is credited", "math.max(0, returned * per - elapsed * rate)", "returned * per"), by_hand.test_two_epochs_later_the_refill_counts),
@@ -114,6 +114,6 @@ def test_a_bug_in_the_process_is_found(running, monkeypatch, bug, steps, faults)
 
 def test_a_return_that_is_repeated_is_found(monkeypatch):
     """By the one call after it."""
-    monkeypatch.setattr(LeasedBucket, "close_ask", close_as_not_carried_out)
+    monkeypatch.setattr(LeasedBucket, "close_request", close_as_not_carried_out)
     with pytest.raises(AssertionError):
         late.test_a_return_that_may_have_been_carried_out_is_not_repeated(StoreTimeout("no answer"), 0)

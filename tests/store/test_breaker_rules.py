@@ -58,7 +58,7 @@ def a_miss_and_silence_ask_the_spare_once(module):
     breaker = made(module)
     breaker.miss(100.03)
     assert after(breaker, 100.049) == "NOTHING"
-    assert breaker.step(100.051, has_spare=True) == (module.Step.ASK_SPARE, 0.05)
+    assert breaker.step(100.051, has_spare=True) == (module.Step.PING_SPARE, 0.05)
     breaker.miss(100.06)
     assert breaker.step(100.061, has_spare=True) == (module.Step.NOTHING, pytest.approx(0.04))
     assert not breaker.is_open
@@ -68,14 +68,14 @@ def before_anything_arrived_the_spare_is_asked_at_once(module):
     """An endpoint that was never heard of."""
     breaker = module.Breaker(middle)
     breaker.miss(100.0)
-    assert after(breaker, 100.0) == "ASK_SPARE"
+    assert after(breaker, 100.0) == "PING_SPARE"
 
 
 def a_silent_spare_opens(module):
     """After 50 ms, not before, and without a probe at once: the spare's answer is still awaited."""
     breaker = made(module)
     breaker.miss(100.05)
-    assert after(breaker, 100.05 + 1e-9) == "ASK_SPARE"
+    assert after(breaker, 100.05 + 1e-9) == "PING_SPARE"
     assert after(breaker, 100.099) == "NOTHING"
     assert not breaker.is_open
     assert breaker.step(100.101, has_spare=True) == (module.Step.NOTHING, pytest.approx(0.1))
@@ -86,46 +86,46 @@ def a_spare_that_was_lost_is_as_silent(module):
     """It was asked, and ended."""
     breaker = made(module)
     breaker.miss(100.05)
-    assert after(breaker, 100.06) == "ASK_SPARE"
+    assert after(breaker, 100.06) == "PING_SPARE"
     after(breaker, 100.111, has_spare=False)
     assert breaker.is_open
 
 
-def an_answer_of_the_spare_ends_the_doubt(module):
+def an_answer_of_the_spare_ends_the_suspicion(module):
     """It takes another miss, and another silence, to doubt again."""
     breaker = made(module)
     breaker.miss(100.05)
-    assert after(breaker, 100.06) == "ASK_SPARE"
+    assert after(breaker, 100.06) == "PING_SPARE"
     breaker.answer(100.07)
     assert breaker.step(100.2, has_spare=True) == (module.Step.NOTHING, inf)
     breaker.miss(100.21)
-    assert after(breaker, 100.21) == "ASK_SPARE"
+    assert after(breaker, 100.21) == "PING_SPARE"
     assert after(breaker, 100.25) == "NOTHING"
     assert not breaker.is_open
 
 
-def any_arrival_ends_the_doubt(module):
+def any_arrival_ends_the_suspicion(module):
     """Up to the last moment."""
     breaker = made(module)
     breaker.miss(100.05)
-    assert after(breaker, 100.06) == "ASK_SPARE"
+    assert after(breaker, 100.06) == "PING_SPARE"
     breaker.last_arrival_s = 100.109
     assert breaker.step(100.12, has_spare=True) == (module.Step.NOTHING, inf)
     breaker.miss(100.17)
-    assert after(breaker, 100.17) == "ASK_SPARE"
+    assert after(breaker, 100.17) == "PING_SPARE"
     assert not breaker.is_open
 
 
-def a_doubt_of_before_does_not_count(module):
+def a_suspicion_of_before_does_not_count(module):
     """Nobody stepped between an arrival and the next miss."""
     breaker = made(module)
     breaker.miss(100.05)
-    assert after(breaker, 100.06) == "ASK_SPARE"
+    assert after(breaker, 100.06) == "PING_SPARE"
     breaker.last_arrival_s = 100.07
     breaker.miss(100.08)
     assert after(breaker, 100.115) == "NOTHING"
     assert not breaker.is_open
-    assert after(breaker, 100.121) == "ASK_SPARE"
+    assert after(breaker, 100.121) == "PING_SPARE"
 
 
 def without_a_spare_five_misses_and_longer_silence_open(module):
@@ -246,16 +246,16 @@ BUGS = {
     "the silence is longer": ("SILENCE_S = 0.05\n", "SILENCE_S = 0.2\n"),
     "the spare has less time": ("SPARE_PATIENCE_S = 0.05", "SPARE_PATIENCE_S = 0.02"),
     "the spare has more time": ("SPARE_PATIENCE_S = 0.05", "SPARE_PATIENCE_S = 0.5"),
-    "the spare is asked again and again": ("            self._asked_s = now_s\n", ""),
-    "the spare is never asked": ("self._asked_s == inf and has_spare", "False"),
-    "a spare is asked that is none": ("self._asked_s == inf and has_spare", "self._asked_s == inf"),
-    "a lost spare is asked no more": ("if self._asked_s < inf:", "if False:"),
+    "the spare is pinged again and again": ("            self._pinged_s = now_s\n", ""),
+    "the spare is never pinged": ("self._pinged_s == inf and has_spare", "False"),
+    "a spare is pinged that is none": ("self._pinged_s == inf and has_spare", "self._pinged_s == inf"),
+    "a lost spare is pinged no more": ("if self._pinged_s < inf:", "if False:"),
     "four misses are enough": ("LONE_MISSES = 5", "LONE_MISSES = 4"),
     "six misses are needed": ("LONE_MISSES = 5", "LONE_MISSES = 6"),
     "without a spare the silence is as short": ("LONE_SILENCE_S = 0.1", "LONE_SILENCE_S = 0.05"),
     "misses add up": ("        self._misses = 0\n\n    def _schedule", "\n    def _schedule"),
-    "an arrival does not end the doubt": ("if self.last_arrival_s > self._suspected_s:", "if False:"),
-    "a doubt of before counts": ("if self._suspected_s < self.last_arrival_s:", "if False:"),
+    "an arrival does not end the suspicion": ("if self.last_arrival_s > self._suspected_s:", "if False:"),
+    "a suspicion of before counts": ("if self._suspected_s < self.last_arrival_s:", "if False:"),
     "an answer does not close": ("        self.is_open = False\n        self._next", "        self._next"),
     "an answer is no arrival": ("max(self.last_arrival_s, now_s)", "self.last_arrival_s"),
     "an older answer counts": ("max(self.last_arrival_s, now_s)", "now_s"),

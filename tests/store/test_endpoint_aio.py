@@ -198,10 +198,10 @@ async def test_a_peek_that_times_out_was_not_counted(stoppable):
     async with AsyncLimiter.from_url(stoppable.url, deadline=DEADLINE_S) as limiter:
         await limiter.warm_up()
         assert (await limiter.check(key, A, GET)).allowed
-        limiter._store._batcher().endpoint.miss = lambda: None  # the breaker stays closed
+        limiter._store._sender_of_checks().endpoint.miss = lambda: None  # the breaker stays closed
         with stoppable.stopped():
             assert (await limiter.peek(key, A, GET)).cause == "not_sent"
-        await until(lambda: not limiter._store._batcher()._scripts.in_flight)
+        await until(lambda: not limiter._store._sender_of_checks()._scripts.in_flight)
         with stoppable.stopped():
             assert (await limiter.check(key, A, GET)).cause == "unknown"
 
@@ -214,7 +214,7 @@ async def test_after_warming_up_all_connections_stand(server):
     async with AsyncLimiter.from_url(server.url, deadline=5) as limiter:
         await limiter.catalog.put_plan(UsagePlan("gold", None, None, [A]))
         await limiter.warm_up()
-        assert limiter._store._batcher().endpoint._spare is not None
+        assert limiter._store._sender_of_checks().endpoint._spare is not None
         assert limiter._namespace.is_refreshed
 
 

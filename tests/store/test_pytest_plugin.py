@@ -163,14 +163,14 @@ def test_conformance_of_a_server(pytester, server):
             client.set(name, "of others")
         before = sorted(client.keys("*"))
         result = pytester.runpytest_subprocess(*OPTIONS, *CONFORMANCE, f"--ratelimit-url={server.url}", "-q")
-        result.assert_outcomes(passed=len(VECTORS) + 6)
+        result.assert_outcomes(passed=len(VECTORS) + 7)
         assert sorted(client.keys("*")) == before
         assert {client.get(name) for name in before} == {b"of others"}
 
 
 def test_conformance_without_a_url_tries_the_embedded_server(pytester):
     result = pytester.runpytest_subprocess(*OPTIONS, *CONFORMANCE, "-q", "-k", "not vector")
-    result.assert_outcomes(passed=6, deselected=len(VECTORS))
+    result.assert_outcomes(passed=7, deselected=len(VECTORS))
 
 
 def test_a_server_that_evicts_does_not_conform(pytester):
@@ -181,7 +181,7 @@ def test_a_server_that_evicts_does_not_conform(pytester):
         )
     finally:
         server.stop()
-    result.assert_outcomes(passed=5, failed=1, deselected=len(VECTORS))
+    result.assert_outcomes(passed=6, failed=1, deselected=len(VECTORS))
     result.stdout.fnmatch_lines(["FAILED *test_the_server_evicts_nothing*"])
 
 
@@ -197,7 +197,7 @@ def test_a_user_that_may_not_write_does_not_conform(pytester, valkey):
             )
         finally:
             client.acl_deluser("reader")
-    result.assert_outcomes(failed=1, deselected=len(VECTORS) + 5)
+    result.assert_outcomes(failed=1, deselected=len(VECTORS) + 6)
     result.stdout.fnmatch_lines(["*setrange*"])
     assert "secret" not in result.stdout.str() + result.stderr.str()
 
@@ -221,6 +221,6 @@ def test_a_server_that_decides_otherwise_does_not_conform(pytester, valkey, part
         vector[{part!r}] = [] if {part!r} == "reply" else {{}}
     """)
     result = pytester.runpytest_subprocess(*OPTIONS, *CONFORMANCE, f"--ratelimit-url={valkey.url}", "-q")
-    result.assert_outcomes(passed=len(VECTORS) + 5, failed=1)
+    result.assert_outcomes(passed=len(VECTORS) + 6, failed=1)
     with valkey.client() as client:
         assert client.keys("*") == []

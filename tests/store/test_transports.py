@@ -42,7 +42,7 @@ def test_over_tls(server, tmp_path):
                 )  # no listener, whose start makes a check look once more
                 await gathering.check(key, STAGE, METHOD)
                 decisions = await asyncio.gather(*(gathering.check(key, STAGE, METHOD) for _ in range(200)))
-                assert type(gathering._store._batcher().endpoint.pipeline) is StreamPipeline
+                assert type(gathering._store._sender_of_checks().endpoint.pipeline) is StreamPipeline
                 return [left(decision)[1] for decision in decisions]
 
         assert asyncio.run(many()) == list(range(995, 795, -1))

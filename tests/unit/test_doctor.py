@@ -209,7 +209,7 @@ def cluster(first=None, *others, **fields):
     [
         ({"assigned": 16000}, "slots", "error", "384 of 16,384 slots have no owner"),
         ({"failing": 5461, "state": "fail"}, "slots", "error", "the owner of 5,461 slots is gone"),
-        ({"state": "fail"}, "slots", "error", "it says that the cluster is down"),
+        ({"state": "fail"}, "slots", "error", "it reports that the cluster is down"),
         ({"coverage": "yes"}, "slots", "warning", "cluster-require-full-coverage is yes"),
         ({"connected_slaves": "0"}, "replicas", "warning", "it has no replica"),
         ({"ahead_us": 2_000_000}, "clocks", "warning", "up to 3 requests more"),
@@ -240,7 +240,7 @@ def test_shared_limits():
     finding = only(examine(cluster(shared={"ratelimit:account": figures})), "shared-limits")
     assert (finding.severity, finding.message) == (
         "ok",
-        "ratelimit:account: 90 units demanded, 100 granted, 7 given back, 3 held; 2 checks waited for 20 requests",
+        "ratelimit:account: 90 units demanded, 100 granted, 7 returned, 3 held; 2 checks waited for 20 requests",
     )
     late = {"ratelimit:account": figures._replace(late=3)}
     finding = only(examine(cluster(shared=late)), "shared-limits")

@@ -121,7 +121,7 @@ BUCKETS = [
         writes={PLAN: state(0, per=1_000_000, day_used=1)},
     ),
     usual(
-        "bucket: after the wait that was told it admits",
+        "bucket: after the wait of the reply it admits",
         "142858 * 7 = 1000006, capped at 1000000: one token",
         [1, NOW, 0, 142_858],
         plan=(1, 7, 1_000_000),
@@ -176,7 +176,7 @@ PEEKS = [
         flags=65,
     ),
     case(
-        "flag 64: a step back of the clock is told, and not written",
+        "flag 64: a step back of the clock is reported, and not written",
         "3 s behind: the level counts from now on; 100000 units, 4 tokens short of full",
         [0, NOW, 1, 400_000, 100_000],
         plan=TEN,

@@ -58,7 +58,7 @@ CALLERS = [
         before={"r": b"", PLAN: state(500_000)},
     ),
     case(
-        "key changed: told before anything else",
+        "key changed: comes before anything else",
         "stamp, version, expiry and windows are all out of date",
         [-1, NOW],
         plan=TEN,
@@ -82,7 +82,7 @@ CALLERS = [
         before={"r": version_token(10)},
     ),
     case(
-        "catalogue behind: but the caller was told so and found nothing newer",
+        "catalogue behind: but the caller got this reply before and read nothing newer",
         "flags 3: a server lost version 8; admitted, and 7 is noted",
         ADMITTED,
         plan=TEN,
@@ -91,7 +91,7 @@ CALLERS = [
         writes={"r": version_token(7), **CHARGED},
     ),
     case(
-        "catalogue behind: told before the expiry",
+        "catalogue behind: comes before the expiry",
         "both are out of date",
         [-2, NOW],
         plan=TEN,
@@ -123,7 +123,7 @@ CALLERS = [
         version=1,
     ),
     case(
-        "epoch: a caller that was told so and found nothing newer knows which one holds",
+        "epoch: of a caller that got this reply before and read nothing newer, the version holds",
         "flags 3: admitted, and the new epoch is noted, though its version is lower",
         ADMITTED,
         plan=TEN,
@@ -142,7 +142,7 @@ CALLERS = [
         writes=CHARGED,
     ),
     case(
-        "key expired: told before the windows",
+        "key expired: comes before the windows",
         "both are out of date",
         [-4, NOW],
         quota=(100, 1, 2, 3),

@@ -90,7 +90,7 @@ FLAGS = [
     *(
         case(
             f"flags: {flags + 4 + 8 * bool(alerts) + 16 * (len(fields) > 1)}",
-            "the quota's 80th unit; alerts are told if there are any, the shadow's method has a bucket with 16",
+            "the quota's 80th unit; alerts are reported if there are any, the shadow's method has a bucket with 16",
             [1, NOW, 20, HALF],
             quota=DAILY,
             flags=flags,
@@ -259,7 +259,7 @@ PATHS = [
     ),
     usual(
         "alert: of 1 % in a new window",
-        "the same was told of yesterday",
+        "the same was reported yesterday",
         [1, NOW, 99, HALF],
         quota=DAILY,
         alerts=[(1, 1)],

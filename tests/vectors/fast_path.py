@@ -85,7 +85,7 @@ STRAIGHT = [
     ),
     usual(
         "usual: a method's bucket beside the plan's own",
-        "nobody sends this now; both are charged, and both told",
+        "nobody sends this now; both are charged, and both reported",
         [1, NOW, 3, 200_000, 0, 2_000_000],
         plan=TEN,
         own=[METHODS],

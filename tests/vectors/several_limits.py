@@ -53,7 +53,7 @@ LAYERS = [
         before={PLAN: state(500_000, window=TODAY * 64 + 1, used=100, day_used=100)},
     ),
     case(
-        "layers: two deny, each tells its own wait",
+        "layers: two deny, each reports its own wait",
         "plan 100000 us, stage 1000000 us: the caller waits for the longer",
         [0, NOW, 0, 500_000, 100_000, 0, 2_000_000, 1_000_000],
         plan=TEN,

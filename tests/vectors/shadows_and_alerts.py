@@ -35,7 +35,7 @@ def shadow(level=0, *, per=0, last=0, window=0, used=0, throttled=0, exceeded=0,
 
 
 def alerted(percent, window=WINDOW):
-    """Field "a:gold": the window, and the highest percentage told in it."""
+    """Field "a:gold": the window, and the highest percentage reported in it."""
     return doubles(window, percent)
 
 
@@ -263,7 +263,7 @@ ALERTS = [
         },
     ),
     usual(
-        "alert: two at once are both told",
+        "alert: two at once are both reported",
         "75 + 25 = 100",
         [1, NOW, 0, HALF],
         quota=DAILY,
@@ -277,7 +277,7 @@ ALERTS = [
         },
     ),
     usual(
-        "alert: before and after it nothing is told",
+        "alert: before and after it nothing is reported",
         "80 + 1 = 81 crosses neither",
         [1, NOW, 19, HALF],
         quota=DAILY,
@@ -287,7 +287,7 @@ ALERTS = [
     ),
     usual(
         "alert: once per window, even if it is crossed again",
-        "told already, and somebody lowered the count since",
+        "reported already, and somebody lowered the count since",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
@@ -295,8 +295,8 @@ ALERTS = [
         writes={PLAN: count(80, day_used=1, last=NOW)},
     ),
     usual(
-        "alert: a new window tells anew",
-        "100 % was told of yesterday",
+        "alert: a new window is reported anew",
+        "100 % was reported yesterday",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
@@ -304,8 +304,8 @@ ALERTS = [
         writes={PLAN: count(80, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80)]},
     ),
     usual(
-        "alert: a note of what was told that is none counts as none",
-        "3 bytes where 16 are due: the request is counted by then, so it is told, and noted anew",
+        "alert: a note of the last alert that is none counts as none",
+        "3 bytes where 16 are due: the request is counted by then, so it is reported, and noted anew",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],
@@ -322,7 +322,7 @@ ALERTS = [
         writes={PLAN: count(80, granted=50, day_used=1, last=NOW), "a:gold": alerted(80), STREAM: [alert(80, 80, 150)]},
     ),
     case(
-        "alert: a denial tells nothing",
+        "alert: a denial reports nothing",
         "79 + 22 > 100",
         [0, NOW, 21, HALF, HALF],
         quota=DAILY,
@@ -331,7 +331,7 @@ ALERTS = [
         before={PLAN: count(79)},
     ),
     case(
-        "alert: a cost of 0 tells nothing",
+        "alert: a cost of 0 reports nothing",
         "cost 1 would reach it",
         [3, NOW, 21, HALF, 0],
         quota=DAILY,
@@ -341,7 +341,7 @@ ALERTS = [
     ),
     usual(
         "alert: a stream that is none fails no check, and is tried again at the next crossing",
-        "the request is counted; nothing is noted as told",
+        "the request is counted; nothing is noted as reported",
         [1, NOW, 20, HALF],
         quota=DAILY,
         alerts=[ALERT_80],

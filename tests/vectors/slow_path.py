@@ -95,7 +95,7 @@ UNUSUAL = [
     ),
     case(
         "unusual: the plan has no bucket any more, nor any other",
-        "what it had is kept; nothing in the states would tell the time",
+        "what it had is kept; nothing in the states would have the time",
         [1, NOW],
         before={PLAN: state(300_000, last=NOW - 5)},
         writes={PLAN: state(300_000, last=NOW - 5, day_used=1)},

@@ -40,7 +40,8 @@ class Cell(NamedTuple):
     @property
     def name(self):
         denied = f", {self.denied:.0%} denied" if self.denied else ""
-        return f"{self.processes} x, {self.rate:,}/s, burst {self.burst:,}, {self.load:g}x {self.shape}{denied}"
+        load = f"{self.load:g}x {self.shape}{denied}, {self.seconds:g} s"
+        return f"{self.processes} x, {self.rate:,}/s, burst {self.burst:,}, {load}"
 
     @property
     def per_term(self):
@@ -57,6 +58,7 @@ CELLS = [
     Cell(20, 1000, 100, 1.0),
     Cell(20, 1000, 100, 2.0, seconds=3),
     Cell(20, 1000, 100, 2.0, denied=0.3, seconds=3),
+    Cell(20, 1000, 100, 2.0, denied=0.3, seconds=12),
     Cell(20, 1000, 1000, 2.0, "bursts", seconds=3),
     Cell(20, 1000, 100, 1.0, "one hot"),
 ]
@@ -64,6 +66,7 @@ MORE_CELLS = [
     Cell(10, 5000, 5000, 1.0),
     Cell(20, 1000, 100, 10.0, seconds=2),
     Cell(100, 1000, 1000, 2.0, seconds=3),
+    Cell(100, 1000, 1000, 2.0, seconds=12),
     Cell(20, 10_000, 10_000, 1.0, seconds=3),
     Cell(20, 100, 100, 1.0, seconds=20),
     Cell(20, 1000, 100, 2.0, "bursts", seconds=3),
@@ -120,6 +123,7 @@ def run(wire, cell):
         "checks": len(checks),
         "admitted": admitted,
         "exact": most,
+        "short": max(0, most - admitted),
         "false_denials": max(0, most - admitted) / len(checks),
         "utilisation": min(1.0, admitted / most),
         "messages": world.messages / len(checks),
@@ -157,7 +161,15 @@ def figures(result):
 
 def tables(result):
     table = Table(title="Shared limits, leased")
-    columns = ("units/process/term", "false denials", "utilisation", "messages/check", "messages/s", "waited")
+    columns = (
+        "units/process/term",
+        "false denials",
+        "units short",
+        "utilisation",
+        "messages/check",
+        "messages/s",
+        "waited",
+    )
     for column in ("load", *columns, "p50, p99 round trips"):
         table.add_column(column, justify="left" if column == "load" else "right")
     for each in result:
@@ -165,6 +177,7 @@ def tables(result):
             each["cell"],
             f"{each['per_term']:.1f}",
             f"{each['false_denials']:.2%}",
+            f"{each['short']}",
             f"{each['utilisation']:.4f}",
             f"{each['messages']:.3f}",
             f"{each['messages_per_s']:,.0f}",

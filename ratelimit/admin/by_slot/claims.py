@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratelimit.admin.by_slot.reading import stored_claims, stored_key
+from ratelimit.admin.by_slot.reading import stored_key
 from ratelimit.admin.by_slot.steps import renewed, write_record
 from ratelimit.admin.claims import owner_of_ended
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out
@@ -13,24 +13,26 @@ from ratelimit.registry.key_record import claimed_by
 from ratelimit.registry.namespace import Namespace
 
 
-def claimable(namespace: Namespace, digests: Sequence[str], key_id: str) -> Operation[list[str | None]]:
-    """Return the claims of a value's digests, each absent or dead: what the step that claims one is guarded by.
+def ensure_claimable(
+    namespace: Namespace, digests: Sequence[str], claims: Sequence[str | None], key_id: str
+) -> Operation[None]:
+    """Ensure that the claims of a value's digests are absent or dead: the step that claims one is guarded by its claim.
 
     A claim that is named as ended is taken out of that record first, unless that is the own one.
 
     Args:
         namespace: The namespace.
         digests: Those of the value, under each pepper.
+        claims: The texts of their claims. Records are read after them: then one that does not name the digest never
+            will under this claim.
         key_id: The key that is to be given the value.
 
     Raises:
         Conflict: A key has the value, or is being given it.
     """
-    claims = yield from stored_claims(namespace, list(digests))  # the claim first, then the record
     for digest, claim in zip(digests, claims, strict=True):
         if claim is not None:
             yield from _take_out(namespace, digest, claimed_by(claim), key_id)
-    return claims
 
 
 def _take_out(namespace: Namespace, digest: str, owner_id: str, key_id: str) -> Operation[None]:

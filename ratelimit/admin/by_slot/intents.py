@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple, Self
 
-from ratelimit.errors import StoreError
+from ratelimit.effects import UnreadableError
 from ratelimit.registry.key_values import generated_token
 
 
@@ -42,7 +42,7 @@ class Intent(NamedTuple):
                 return cls(data["token"], touched, data["digest"])
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
-        raise StoreError("the intent of a key in Redis cannot be read")
+        raise UnreadableError("the intent of a key in Redis cannot be read")
 
 
 def touched_by(stored: str | None) -> frozenset[str]:

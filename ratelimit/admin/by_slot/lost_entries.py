@@ -7,11 +7,11 @@ a key into two plans of a stage, or delete a plan under it, and meets another id
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
+from ratelimit.admin.by_slot.reading import has_entries
 from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.admin.commit import carry_out, new_commit
-from ratelimit.effects import AtNode, IndependentReads, Operation, Primaries, info_fields, text, texts
+from ratelimit.admin.reading import Scan, texts_of
+from ratelimit.effects import IndependentReads, Operation, info_fields, text
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.key_values import generated_token
@@ -21,7 +21,7 @@ from ratelimit.registry.snapshot import CatalogSnapshot
 _FIELD = "replid"
 _LOST_VERSIONS = 1000
 """How many versions of the catalogue a failover loses at most."""
-_AT_ONCE = 1000
+_RECORDS_PER_PAGE = 1000
 
 
 def restore_entries(namespace: Namespace, snapshot: CatalogSnapshot) -> Operation[bool]:
@@ -54,42 +54,11 @@ def restore_entries(namespace: Namespace, snapshot: CatalogSnapshot) -> Operatio
 
 def keys_without_entries(namespace: Namespace) -> Operation[list[str]]:
     """Walk all records; return the keys that are not in the list, or not in the set of a plan that they are in."""
-    key_ids = list[str]()
-    for node in (yield Primaries()):
-        cursor = "0"
-        while True:
-            pattern = namespace.names.key_record("*")
-            ((next_cursor, names),) = yield AtNode(node, [("SCAN", cursor, "MATCH", pattern, "COUNT", _AT_ONCE)])
-            for some in _parts(sorted(texts(names))):
-                key_ids += yield from _without_entries(namespace, some)
-            cursor = text(next_cursor) or "0"
-            if cursor == "0":
-                break
-    return sorted(set(key_ids))
-
-
-def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
-
-
-def _without_entries(namespace: Namespace, record_names: Sequence[str]) -> Operation[Iterable[str]]:
-    replies = yield [("GET", name) for name in record_names]
-    records = [KeyRecord.from_json(stored) for stored in map(text, replies) if stored is not None]
-    names, live = namespace.names, [record for record in records if record.is_live]
-    if not live:
-        return []
-    replies = yield [
-        command
-        for record in live
-        for command in (
-            ("ZSCORE", names.keys, record.id),
-            *(("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans),
-        )
-    ]
-    has = iter(replies)
-    missing = list[str]()
-    for record in live:
-        entries = [next(has) for _ in range(1 + len(record.plans))]
-        if entries[0] is None or not all(entries[1:]):
-            missing.append(record.id)
-    return missing
+    key_ids, scan = set[str](), Scan(namespace.names.key_record("*"), _RECORDS_PER_PAGE)
+    while (names := (yield from scan.page())) is not None:
+        stored = yield from texts_of(namespace, names)
+        records = [KeyRecord.from_json(each) for each in stored if each is not None]
+        live = [record for record in records if record.is_live]
+        entries = yield from has_entries(namespace, live)
+        key_ids |= {record.id for record, (_, has_all) in zip(live, entries, strict=True) if not has_all}
+    return sorted(key_ids)

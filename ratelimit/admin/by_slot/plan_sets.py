@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ratelimit.admin.by_slot.repair import repair_key
-from ratelimit.effects import Operation, text
-from ratelimit.registry.key_record import KeyRecord
+from ratelimit.admin.reading import records_of
+from ratelimit.effects import Operation
 from ratelimit.registry.namespace import Namespace
 
 MAX_KEYS = 1000
@@ -43,12 +43,9 @@ def check_members(
 
 def _strays(namespace: Namespace, key_ids: Sequence[str], plans: Collection[str]) -> Operation[list[str]]:
     """Return those of the keys whose records do not name all of the plans."""
-    if not key_ids:
-        return []
-    replies = yield [("GET", namespace.names.key_record(key_id)) for key_id in key_ids]
-    strays = []
-    for key_id, stored in zip(key_ids, map(text, replies), strict=True):
-        record = None if stored is None else KeyRecord.from_json(stored, key_id)
-        if record is None or not record.is_live or not set(plans) <= set(record.plans):
-            strays.append(key_id)
-    return strays
+    records = yield from records_of(namespace, key_ids)
+    return [
+        key_id
+        for key_id, record in zip(key_ids, records, strict=True)
+        if record is None or not record.is_live or not set(plans) <= set(record.plans)
+    ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from ratelimit.effects import IndependentReads, Operation, text
-from ratelimit.errors import StoreError
+from ratelimit.effects import Operation, text
 from ratelimit.registry.key_record import VERSION_TOKEN_LENGTH, KeyRecord
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import Command
@@ -31,38 +31,48 @@ class StoredKey(NamedTuple):
         return (yield from namespace.load()).version_token
 
 
-def stored_key(namespace: Namespace, key_id: str) -> Operation[StoredKey | None]:
-    """Read a key; None if its record is absent."""
-    return _parsed(key_id, *(yield _reads(namespace, key_id)))
-
-
-def stored_key_and_version(namespace: Namespace, key_id: str) -> Operation[tuple[StoredKey | None, bool]]:
-    """Read a key; and whether the catalogue is the known one, as far as its node answers: False if that fails."""
-    stored, r, version = yield IndependentReads([*_reads(namespace, key_id), namespace.version_query()])
-    for reply in (stored, r):
-        if isinstance(reply, StoreError):
-            raise reply
-    is_known = not isinstance(version, StoreError) and namespace.matches_stored_version(version)
-    return _parsed(key_id, stored, r), is_known
-
-
-def _reads(namespace: Namespace, key_id: str) -> list[Command]:
+def key_reads(namespace: Namespace, key_id: str) -> list[Command]:
+    """Return the commands whose replies `stored_key_from` takes."""
     names = namespace.names
     return [("GET", names.key_record(key_id)), ("HGET", names.key_hash(key_id), "r")]
 
 
-def _parsed(key_id: str, stored: bytes | str | None, r: bytes | str | None) -> StoredKey | None:
-    record = text(stored)
-    return None if record is None else StoredKey(KeyRecord.from_json(record, key_id), record, text(r))
+def stored_key_from(key_id: str, replies: Sequence[Any]) -> StoredKey | None:
+    """Return a key, from the replies to `key_reads`; None if its record is absent."""
+    record, r = map(text, replies)
+    return None if record is None else StoredKey(KeyRecord.from_json(record, key_id), record, r)
 
 
-def stored_intent(namespace: Namespace, key_id: str) -> Operation[str | None]:
-    """Read the text of a key's intent; None if there is none."""
-    return text((yield [("HGET", namespace.names.intents, key_id)])[0])
+def stored_key(namespace: Namespace, key_id: str) -> Operation[StoredKey | None]:
+    """Read a key; None if its record is absent."""
+    return stored_key_from(key_id, (yield key_reads(namespace, key_id)))
 
 
-def stored_claims(namespace: Namespace, digests: list[str]) -> Operation[list[str | None]]:
+def intent_read(namespace: Namespace, key_id: str) -> Command:
+    """Return the command that reads the text of a key's intent."""
+    return ("HGET", namespace.names.intents, key_id)
+
+
+def claim_reads(namespace: Namespace, digests: Sequence[str]) -> list[Command]:
+    """Return the commands that read the claims of digests."""
+    return [("GET", namespace.names.digest(digest)) for digest in digests]
+
+
+def stored_claims(namespace: Namespace, digests: Sequence[str]) -> Operation[list[str | None]]:
     """Read the claims of digests."""
-    if not digests:
-        return []
-    return list(map(text, (yield [("GET", namespace.names.digest(digest)) for digest in digests])))
+    return list(map(text, (yield claim_reads(namespace, digests)))) if digests else []
+
+
+def has_entries(namespace: Namespace, records: Sequence[KeyRecord]) -> Operation[list[tuple[bool, bool]]]:
+    """Return of each key whether it is in the list of keys, and whether it is in the list and the sets of its plans."""
+    names = namespace.names
+    commands: list[Command] = []
+    for record in records:
+        commands.append(("ZSCORE", names.keys, record.id))
+        commands += (("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans)
+    replies = iter((yield commands) if commands else ())
+    entries = list[tuple[bool, bool]]()
+    for record in records:
+        is_listed, memberships = next(replies) is not None, [next(replies) for _ in record.plans]
+        entries.append((is_listed, is_listed and all(memberships)))
+    return entries

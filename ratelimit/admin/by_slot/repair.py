@@ -6,13 +6,18 @@ fails, and begins anew. Only after that it mends what digests' slots and the cat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from ratelimit.admin.by_slot.intents import Intent, touched_by
-from ratelimit.admin.by_slot.reading import StoredKey, stored_claims, stored_intent, stored_key
+from ratelimit.admin.by_slot.reading import (
+    StoredKey,
+    claim_reads,
+    intent_read,
+    stored_claims,
+    stored_key,
+)
 from ratelimit.admin.by_slot.steps import (
-    bury,
     expire,
     forget,
     list_again,
@@ -21,12 +26,14 @@ from ratelimit.admin.by_slot.steps import (
     settle,
     tombstone_of,
     write_record,
+    write_tombstone,
 )
-from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all
+from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all, carry_out_and_read
 from ratelimit.effects import Operation, text, texts
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by
 from ratelimit.registry.namespace import Namespace
+from ratelimit.scripts import Command
 
 
 class RepairReport(NamedTuple):
@@ -89,9 +96,9 @@ def _entries(namespace: Namespace, key_id: str) -> Operation[_Entries]:
     names, snapshot = namespace.names, (yield from namespace.load())
     sets = [("SISMEMBER", names.plan_keys(plan_id), key_id) for plan_id in snapshot.plans]
     # The intent first: who changes a set after that changes the intent as well, which is the guard of what follows.
-    there, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
+    intent, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
     plans = frozenset(plan_id for plan_id, is_member in zip(snapshot.plans, has, strict=True) if is_member)
-    return _Entries(text(there), score is not None, plans)
+    return _Entries(text(intent), score is not None, plans)
 
 
 def _repair_dead(
@@ -101,21 +108,52 @@ def _repair_dead(
     if stored is None:
         if entries.is_empty:  # perhaps not made yet: only who was met in the catalogue before is dead
             return RepairReport(key_id, "absent", is_changed=False)
-        yield from remove_dead(namespace, key_id, None, entries.plans)
+        yield from remove_references(namespace, key_id, None, entries.plans)
         return RepairReport(key_id, "absent", is_changed=True)
     record = stored.record
     if record.state == "tombstone":
-        yield from remove_dead(namespace, key_id, record, entries.plans)
+        yield from remove_references(namespace, key_id, record, entries.plans)
         return RepairReport(key_id, "tombstone", is_changed=not entries.is_empty)
     tombstone = tombstone_of(record)
-    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+    references = yield from write_tombstone_and_read(namespace, stored.text, tombstone)
+    if references is None:
         return None
-    yield from remove_dead(namespace, key_id, tombstone, entries.plans)
+    yield from remove_references(namespace, key_id, tombstone, entries.plans, references)
     return RepairReport(key_id, "draft", is_changed=True)
 
 
-def remove_dead(
-    namespace: Namespace, key_id: str, tombstone: KeyRecord | None, plans: Iterable[str] = ()
+_References = Sequence[Any]
+"""Replies to `_reference_reads`: what the catalogue and digests say of a dead key; StoreError where that is unknown."""
+
+
+def _reference_reads(namespace: Namespace, key_id: str, digests: Iterable[str]) -> list[Command]:
+    return [intent_read(namespace, key_id), *claim_reads(namespace, sorted(digests))]
+
+
+def write_tombstone_and_read(namespace: Namespace, before: str, tombstone: KeyRecord) -> Operation[_References | None]:
+    """Put a tombstone in the place of a key's record, and read in the same round trip what `remove_references` removes.
+
+    Whatever is written between the two is another text than what was read, so that the removal's guards fail.
+
+    Args:
+        namespace: The namespace.
+        before: The text of the record that was read.
+        tombstone: Its tombstone.
+
+    Returns:
+        What `remove_references` takes; None if others were faster.
+    """
+    reads = _reference_reads(namespace, tombstone.id, tombstone.digests)
+    is_written, references = yield from carry_out_and_read(write_tombstone(namespace, before, tombstone), reads)
+    return references if is_written else None
+
+
+def remove_references(
+    namespace: Namespace,
+    key_id: str,
+    tombstone: KeyRecord | None,
+    plans: Iterable[str] = (),
+    references: _References | None = None,
 ) -> Operation[None]:
     """Remove what digests and the catalogue say of a key that is dead for ever; then its tombstone expires in a day.
 
@@ -124,6 +162,7 @@ def remove_dead(
         key_id: The key.
         tombstone: Its tombstone; None if there is none any more.
         plans: Further plans whose sets may have it.
+        references: What `write_tombstone_and_read` returned.
 
     Raises:
         Conflict: Others changed its intent again and again meanwhile.
@@ -132,16 +171,19 @@ def remove_dead(
     if tombstone is not None:
         digests, members = set(tombstone.digests), members | set(tombstone.plans)
     for _ in range(MAX_ATTEMPTS):
-        there = yield from stored_intent(namespace, key_id)
-        if there is not None and Intent.from_json(there).digest:
-            digests.add(Intent.from_json(there).digest)
-        claims = yield from stored_claims(namespace, sorted(digests))
+        if references is None or any(isinstance(reply, StoreError) for reply in references):
+            references = yield _reference_reads(namespace, key_id, digests)
+        intent, *claims = map(text, references)
+        claim_of, references = dict(zip(sorted(digests), claims, strict=True)), None
+        digest = "" if intent is None else Intent.from_json(intent).digest
+        if digest and digest not in claim_of:
+            (claim_of[digest],) = yield from stored_claims(namespace, [digest])
         releases = [
             release(namespace, digest, claim)
-            for digest, claim in zip(sorted(digests), claims, strict=True)
+            for digest, claim in claim_of.items()
             if claim is not None and claimed_by(claim) == key_id
         ]
-        results = yield from carry_out_all([forget(namespace, key_id, there, members | touched_by(there)), *releases])
+        results = yield from carry_out_all([forget(namespace, key_id, intent, members | touched_by(intent)), *releases])
         for result in results:
             if isinstance(result, StoreError):
                 raise result
@@ -155,18 +197,18 @@ def remove_dead(
 
 def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> Operation[RepairReport | None]:
     """Repair a key; None if others were faster."""
-    record, there = stored.record, entries.intent
+    record, intent = stored.record, entries.intent
     if entries.is_empty and (yield from _is_named_nowhere(namespace, record)):
         return (yield from _finish_deletion(namespace, stored))
-    plans, touched = frozenset(record.plans), touched_by(there)
+    plans, touched = frozenset(record.plans), touched_by(intent)
     if not entries.is_listed or plans - entries.plans or entries.plans - plans - touched:
         own = Intent.of(plans | touched | entries.plans)
-        if not (yield from carry_out(list_again(namespace, record, there, own))):
+        if not (yield from carry_out(list_again(namespace, record, intent, own))):
             return None
-        there = own.json()
+        intent = own.json()
     now_us = yield from namespace.server_us()
     ended = [digest for digest, until_us in record.digests.items() if until_us and until_us <= now_us]
-    if there is None and not ended:
+    if intent is None and not ended:
         return RepairReport(record.id, "key", is_changed=False)
     claims = yield from stored_claims(namespace, ended)
     digests = {digest: until_us for digest, until_us in record.digests.items() if digest not in ended}
@@ -179,8 +221,8 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
         for digest, claim in zip(ended, claims, strict=True)
         if claim is not None and claimed_by(claim) == record.id
     ]
-    if there is not None:
-        releases.append(settle(namespace, record.id, there, touched_by(there) - plans))
+    if intent is not None:
+        releases.append(settle(namespace, record.id, intent, touched_by(intent) - plans))
     for result in (yield from carry_out_all(releases)):
         if isinstance(result, StoreError):
             raise result
@@ -199,7 +241,8 @@ def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool
 
 def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:
     tombstone = tombstone_of(stored.record)
-    if not (yield from carry_out(bury(namespace, stored.text, tombstone))):
+    references = yield from write_tombstone_and_read(namespace, stored.text, tombstone)
+    if references is None:
         return None
-    yield from remove_dead(namespace, tombstone.id, tombstone)
+    yield from remove_references(namespace, tombstone.id, tombstone, references=references)
     return RepairReport(tombstone.id, "key", is_changed=True)

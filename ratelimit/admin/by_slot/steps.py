@@ -7,11 +7,11 @@ create                     K `place_draft`, C `list_draft`, D `claim`, K `go_liv
 join, leave, move          C `announce`, K `write_record`, C `settle`
 disable, enable, rename    K `write_record`
 rotate                     K `write_record`, D `claim`, K `write_record`, D `release` for each old digest
-delete                     K `bury`, D `release` for each digest, C `forget`, K `expire`
-undo, or repair a draft    K `bury`, D `release`, C `forget`, K `expire`
+delete                     K `write_tombstone`, D `release` for each digest, C `forget`, K `expire`
+undo, or repair a draft    K `write_tombstone`, D `release`, C `forget`, K `expire`
 
-The steps that take effect are `go_live`, `write_record` (of rotate the second) and `bury` of a live key. They publish
-the change; so the script that makes it is the one that announces it.
+The steps that take effect are `go_live`, `write_record` (of rotate the second) and `write_tombstone` of a live key.
+They publish the change; so the script that makes it is the one that announces it.
 
 All are pure. `before` is always the text that was read, None for absent.
 """
@@ -110,7 +110,7 @@ def write_record(
     return commit
 
 
-def bury(namespace: Namespace, before: str, tombstone: KeyRecord) -> Commit:
+def write_tombstone(namespace: Namespace, before: str, tombstone: KeyRecord) -> Commit:
     """K: the record or draft as read -> a tombstone; nothing is left of what was counted. Takes effect for a key."""
     names, commit = namespace.names, Commit()
     # First, for they need no memory: a server at its `maxmemory` carries out the rest as well.

@@ -12,7 +12,7 @@ from ratelimit.admin.ceilings import KeyHeadroom, catalogue_full, guard_key_coun
 from ratelimit.admin.commit import add_new_pepper, add_record, new_commit
 from ratelimit.admin.csv.format import Row
 from ratelimit.admin.reading import texts_of
-from ratelimit.effects import Operation
+from ratelimit.effects import Operation, pause
 from ratelimit.registry.ceilings import Ceilings
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.key_values import generated_id, generated_token
@@ -63,7 +63,7 @@ class RowOutcome(NamedTuple):
 def resolve_rows(namespace: Namespace, rows: Sequence[Row]) -> Operation[list[ResolvedRow]]:
     """Read what Redis has for the values of these rows."""
     if not rows:
-        yield [namespace.version_query()]  # lets an event loop run other tasks, as with rows
+        yield pause()
         return []
     names = namespace.names
     digests_by_row = [namespace.digest.all(row.value) for row in rows]

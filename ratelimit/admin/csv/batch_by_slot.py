@@ -97,10 +97,13 @@ class BatchBySlot(KeyBatch):
     def _carry_out(self, commits: Mapping[str, Commit]) -> Operation[frozenset[str]]:
         """Carry out a step of several keys, and return the ids of those whose conditions held."""
         results = yield from carry_out_all(list(commits.values()))
-        for result in results:
-            if isinstance(result, StoreError):
-                self._error = self._error or result
+        self._note_error(results)
         return frozenset(key_id for key_id, result in zip(commits, results, strict=True) if result is True)
+
+    def _note_error(self, results: Iterable[bool | StoreError]) -> None:
+        """Note the first error of all steps, for `store` to raise."""
+        if self._error is None:
+            self._error = next((result for result in results if isinstance(result, StoreError)), None)
 
     def _read_intents(self) -> Operation[_Intents]:
         moved = [key_id for key_id, change in self._changed.items() if change.joined or change.left]
@@ -183,26 +186,29 @@ class BatchBySlot(KeyBatch):
                 yield from repair_key(namespace, key_id)  # others' late steps may have taken it out of a set
 
     def _undo(self, drafts: Collection[str], claimed: Collection[str], announced: Collection[str]) -> Operation[None]:
-        """Take back drafts of keys that cannot be created. Whose draft another one has buried is left to that one."""
+        """Take back drafts of keys that cannot be created. Whose draft another one has undone is left to that one."""
         namespace, new = self._namespace, self._new
         tombstones = {key_id: steps.tombstone_of(new[key_id].draft) for key_id in drafts}
-        buried = yield from self._carry_out(
-            {key_id: steps.bury(namespace, new[key_id].draft.json(), each) for key_id, each in tombstones.items()}
-        )
-        yield from self._carry_out(
+        undone = yield from self._carry_out(
             {
-                key_id: steps.release(namespace, new[key_id].digest, new[key_id].claim)
-                for key_id in buried & frozenset(claimed)
+                key_id: steps.write_tombstone(namespace, new[key_id].draft.json(), tombstone)
+                for key_id, tombstone in tombstones.items()
             }
         )
+        removals = [
+            (key_id, steps.release(namespace, new[key_id].digest, new[key_id].claim))
+            for key_id in undone & frozenset(claimed)
+        ]
+        removals += [
+            (key_id, steps.forget(namespace, key_id, new[key_id].intent.json(), new[key_id].record.plans))
+            for key_id in undone & frozenset(announced)
+        ]
+        results = yield from carry_out_all([commit for _, commit in removals])
+        self._note_error(results)
+        # What is still named elsewhere is left to a repair, and its tombstone stays until then.
+        named = {key_id for (key_id, _), result in zip(removals, results, strict=True) if result is not True}
         yield from self._carry_out(
-            {
-                key_id: steps.forget(namespace, key_id, new[key_id].intent.json(), new[key_id].record.plans)
-                for key_id in buried & frozenset(announced)
-            }
-        )
-        yield from self._carry_out(
-            {key_id: steps.expire(namespace, key_id, tombstones[key_id].json()) for key_id in buried}
+            {key_id: steps.expire(namespace, key_id, tombstones[key_id].json()) for key_id in undone - named}
         )
 
 

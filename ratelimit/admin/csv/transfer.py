@@ -27,9 +27,8 @@ from ratelimit.admin.csv.batch_by_slot import UnfinishedKeys, new_batch, rows_of
 from ratelimit.admin.csv.format import Row, RowWarning
 from ratelimit.admin.keys import KeyAdmin
 from ratelimit.admin.listing import MAX_PAGE, KeyListing
-from ratelimit.effects import Operation, Request
+from ratelimit.effects import Operation, pause
 from ratelimit.errors import ConfigError, StoreError
-from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
 
 ProgressCallback = Callable[[int], None]
@@ -58,11 +57,6 @@ class ImportReport:
     updated: int = 0
 
 
-def pause(namespace: Namespace) -> Request:
-    """Return a small request: while its reply is awaited, an event loop runs other tasks."""
-    return [namespace.version_query()]
-
-
 def import_keys(
     admin: KeyAdmin, stream: BinaryIO, name: str, *, fail_on_warnings: bool, progress: ProgressCallback | None
 ) -> Operation[ImportReport]:
@@ -79,8 +73,7 @@ def import_keys(
     start, bad_lines = stream.tell(), 0
     yield from namespace.load()
     size = yield from rows_of_a_batch(namespace)
-    rows_until_pause = size if fail_on_warnings or not namespace.has_slots else 2 * size
-    for batch in _batches(stream, name, rows_until_pause):
+    for batch in _batches(stream, name, size):
         bad_lines += sum(isinstance(item, RowWarning) for item in batch)
         if bad_lines > MAX_BAD_LINES:
             problem = f"has more than {MAX_BAD_LINES:,} lines that are no keys: is it the right file?"
@@ -88,7 +81,7 @@ def import_keys(
         if fail_on_warnings:
             yield from work.inspect(batch)
         else:
-            yield pause(namespace)
+            yield pause()
     if work.warnings:
         return work.report()
     stream.seek(start)

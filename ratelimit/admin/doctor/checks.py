@@ -104,5 +104,12 @@ def _unreachable(where: str, problem: str) -> Finding:
     if is_sentinel:
         mend = "start it, or name those that there are in the URL"
         return Finding("sentinels", "warning", where, f"it does not answer: {problem}", mend)
+    if where.startswith("primary"):
+        what = f"it does not answer, so checks of its keys have no answer from Redis either: {problem}"
+        mend = (
+            "start it, or have a replica take over (redis-cli -h REPLICA CLUSTER FAILOVER FORCE); if it refuses the "
+            "user, create the user on that node"
+        )
+        return Finding("slots", "error", where, what, mend)
     mend = "run `ratelimit doctor` on a machine that reaches it, with --url naming it"
     return Finding("replicas", "unknown", where, f"it could not be asked: {problem}", mend)

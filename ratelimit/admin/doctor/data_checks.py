@@ -8,7 +8,7 @@ from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
 from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds
 from ratelimit.effects import scored
 from ratelimit.model import MICROSECONDS
-from ratelimit.registry.schema import SCHEMA, SCHEMA_WITH_DENIALS
+from ratelimit.registry.schema import ARRIVING, MOVED, SCHEMA, SCHEMA_WITH_DENIALS
 
 BYTES_PER_IDENTITY = 300
 """About what an identity takes: its hash, and its place among those that are counted."""
@@ -24,7 +24,18 @@ def schema(deployment: Deployment) -> Check:
             yield error("what is stored is of schema 1: gateways of this version answer 503", "ratelimit upgrade")
         return "nothing is stored"
     stored = catalog.get("schema", "")
-    if stored not in (str(SCHEMA), str(SCHEMA_WITH_DENIALS)):
+    if stored.startswith(f"{MOVED} "):
+        yield error(
+            f"`ratelimit migrate` has moved the namespace {names.namespace!r} to another server: gateways of this "
+            "server answer 503",
+            "give gateways and administrators the URL of the other server",
+        )
+    elif stored.startswith(f"{ARRIVING} "):
+        yield error(
+            f"namespace {names.namespace!r} is an unfinished copy: gateways of this server answer 503",
+            "ratelimit migrate FROM TO --finish  # or --cancel; this server is TO",
+        )
+    elif stored not in (str(SCHEMA), str(SCHEMA_WITH_DENIALS)):
         yield error(
             f"the catalogue {names.catalog!r} is of schema {stored[:8]!r}: gateways of this version answer 503",
             "pip install --upgrade ratelimit-redis",
@@ -154,7 +165,7 @@ def identities(deployment: Deployment) -> Check:
 
 
 def unfinished(deployment: Deployment) -> Check:
-    """Whether changes of keys were left half done: where keys lie in slots, a change takes several steps."""
+    """Whether changes of keys are unfinished: where there are slots, a change takes several steps."""
     if not deployment.has_slots:
         deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
         return "one script makes all of a change"
@@ -164,13 +175,20 @@ def unfinished(deployment: Deployment) -> Check:
             f"the keys {pair.key_id!r} and {pair.other_id!r} have one value: it opens the first",
             f"ratelimit keys rotate {shlex.quote(pair.other_id)}  # or delete the one that is not meant",
         )
+    for key_id in repaired.unreadable if repaired is not None else ():
+        yield error(
+            f"the record or the intent of key {key_id!r} cannot be read: checks of the key are answered 503, and "
+            "nobody can change it",
+            f"redis-cli -c GET {shlex.quote(deployment.names.key_record(key_id))}  # restore it from a backup; else "
+            "UNLINK it, and run ratelimit doctor --repair: the key is deleted then",
+        )
     count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
     if count:
         yield warning(
-            f"changes of {count:,} keys are under way, or were left half done by administrators who crashed",
+            f"changes of {count:,} keys are under way, or were interrupted",
             "ratelimit doctor --repair",
         )
-    return "no change is half done, as far as the catalogue knows" if repaired is None else str(repaired)
+    return "no change of a key is unfinished" if repaired is None else str(repaired)
 
 
 def gateways(deployment: Deployment) -> Check:

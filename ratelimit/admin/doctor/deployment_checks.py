@@ -27,7 +27,6 @@ from ratelimit.scripts import load
 _MAX_LAG_S = 2
 _MAX_BEHIND = 1_000_000
 """Bytes of replication: some ten thousand charges."""
-_MAX_CLOCK_DIFFERENCE_US = 500_000
 _MAX_DOWN_AFTER_MS = 10_000
 _SENTINELS = 3
 _LEAST_DEADLINE_US = 50_000
@@ -173,7 +172,7 @@ def clocks(deployment: Deployment) -> Check:
     primary = deployment.primary.clock
     mend = "set the clock there by NTP: chronyc makestep"
     ahead_us = primary.ahead_us
-    if abs(ahead_us) - primary.took_us // 2 > _MAX_CLOCK_DIFFERENCE_US:
+    if abs(ahead_us) - primary.took_us // 2 > slot_checks.MAX_CLOCK_DIFFERENCE_US:
         yield warning(
             f"its clock is {_difference(ahead_us)} this machine's: decisions go by the server's, but keys that are "
             "known here expire by this one while Redis is away",
@@ -193,7 +192,7 @@ def clocks(deployment: Deployment) -> Check:
 
 
 def _clock(where: str, ahead_us: int, took_us: int, mend: str) -> Check:
-    if abs(ahead_us) - took_us > _MAX_CLOCK_DIFFERENCE_US:
+    if abs(ahead_us) - took_us > slot_checks.MAX_CLOCK_DIFFERENCE_US:
         effect = (
             "admits up to that many seconds' tokens more" if ahead_us > 0 else "refills nothing until it has caught up"
         )

@@ -41,7 +41,7 @@ from ratelimit.effects import (
     info_fields,
     time_us,
 )
-from ratelimit.errors import ConfigError, StoreError
+from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
 from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import MICROSECONDS, FrozenMap
 from ratelimit.registry.namespace import Clock, Namespace
@@ -69,12 +69,12 @@ _SCANS, _NAMES_PER_SCAN = 10, 1000
 
 
 class Peer(NamedTuple):
-    """A server beside the primary, to be asked on a connection of its own.
+    """A server beside the primary, to be read on a connection of its own.
 
     Attributes:
         where: How findings name it.
         address: Of a replica: host and port; of a Sentinel its number among those that the client names.
-        commands: What to ask.
+        commands: What to send.
     """
 
     where: str
@@ -84,7 +84,7 @@ class Peer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeerReply:
-    """What a peer answered.
+    """The replies of a peer.
 
     Attributes:
         replies: With StoreError in the places of errors.
@@ -111,7 +111,7 @@ class Doctor:
         gateway_user: The Redis user of the gateways; None for the one who reads.
         deadline: How long checks of the gateways wait for Redis, in seconds.
         clock: This machine's clock.
-        repair: Whether to finish or undo first what is half done of keys.
+        repair: Whether to finish or undo unfinished changes of keys first.
         shared: What the limiter of this process did about limits that all callers share, by their names in Redis.
     """
 
@@ -140,19 +140,31 @@ class Doctor:
         """Read the primary, of a cluster all of them.
 
         Raises:
-            StoreError: It did not answer. What it refuses is no error: the checks that need it say so.
+            StoreError: It did not answer; on a cluster, none did. What it refuses is no error: the checks that need
+                it report that.
         """
         repair = (yield from repair_all(self._namespace)) if self._repairs else None
         yield from self._namespace.find_slots()
         nodes: Sequence[str] = yield Primaries()
-        primaries = list[Server]()
+        if not nodes:
+            raise StoreUnavailable(
+                "no node of the cluster owns slots: create the cluster (`redis-cli --cluster create`), or name a node "
+                "that has joined it",
+                cause="refused",
+            )
+        primaries, unreachable = list[Server](), dict[str, str]()
         for node in nodes:
-            primaries.append((yield from self._primary(node)))
+            try:
+                primaries.append((yield from self._primary(node)))
+            except StoreError as error:
+                if len(unreachable) == len(nodes) - 1:  # none answers
+                    raise
+                unreachable[f"primary {node}"] = str(error)
         if len(nodes) > 1:
             primaries = yield from self._catalogue_first(primaries)
         primary, *others = primaries
         answers = primary.answers
-        yield from _ask(answers, self._data_reads())
+        yield from _read_into(answers, self._data_reads())
         sample = yield from self._sample(answers)
         return Deployment(
             names=self._names,
@@ -160,6 +172,7 @@ class Doctor:
             has_own_clock=self._namespace.clock is not None,
             primary=primary,
             others=tuple(others),
+            unreachable=unreachable,
             has_slots=self._namespace.has_slots,
             has_cluster_client=nodes[0] != "",
             sample=sample,
@@ -175,7 +188,7 @@ class Doctor:
         """Read a primary; `node` is "" for the only one."""
         answers = Answers(self._client.user)
         round_trips = yield from self._round_trips(node, answers)
-        yield from self._ask_node(node, answers, _NODE_READS)
+        yield from self._read_at(node, answers, _NODE_READS)
         if answers.has("ACL", "WHOAMI"):
             answers.user = as_text(answers.get("ACL", "WHOAMI"))
         where, cli = "primary", "redis-cli"
@@ -184,7 +197,7 @@ class Doctor:
             where, cli = f"primary {node}", cli_at(host, port)
         server = Server(where, cli, answers, round_trips)
         if server.is_in_cluster:
-            yield from self._ask_node(node, answers, CLUSTER_READS)
+            yield from self._read_at(node, answers, CLUSTER_READS)
         reading = "%R~" if server.has_selectors else "~"
         answers.names = f"{reading}{self._names.namespace}:*", f"{reading}{{{self._names.namespace}}}:*"
         scripts = yield from self._scripts(node, answers)
@@ -197,14 +210,14 @@ class Doctor:
         run_id = info_fields(as_text(reply)).get("run_id", "")
         return sorted(primaries, key=lambda server: not run_id or server.run_id != run_id)
 
-    def _ask_node(self, node: str, answers: Answers, commands: Sequence[Command]) -> Operation[list[Any]]:
-        """Ask a primary, and return its replies, with StoreError in the places of errors."""
+    def _read_at(self, node: str, answers: Answers, commands: Sequence[Command]) -> Operation[list[Any]]:
+        """Send commands to a primary; return its replies, with StoreError in the places of errors."""
         replies: list[Any] = yield IndependentAtNode(node, commands) if node else IndependentReads(commands)
         answers.add(commands, replies)
         return replies
 
     def peers(self, deployment: Deployment) -> list[Peer]:
-        """Return whom to ask beside the primary: its replicas, and the Sentinels."""
+        """Return the servers to read beside the primary: its replicas, and the Sentinels."""
         peers = list[Peer]()
         for primary in deployment.primaries:
             for replica in primary.connected_replicas() if primary.answers.has("INFO", "all") else ():
@@ -220,7 +233,7 @@ class Doctor:
 
     def report(self, deployment: Deployment, replies: Mapping[Peer, PeerReply | StoreError]) -> DoctorReport:
         """Return what is wrong with a deployment, by what was read of it and its peers."""
-        replicas, sentinels, unreachable = list[Server](), list[Sentinel](), dict[str, str]()
+        replicas, sentinels, unreachable = list[Server](), list[Sentinel](), dict(deployment.unreachable)
         for peer, reply in replies.items():
             if isinstance(reply, StoreError):
                 unreachable[peer.where] = str(reply)
@@ -241,7 +254,7 @@ class Doctor:
         trips: tuple[RoundTrip, ...] = ()
         for _ in range(_ROUND_TRIPS + 1):
             began_us, ticks = self._clock(), time.monotonic_ns()
-            replies = yield from self._ask_node(node, answers, [("TIME",)])
+            replies = yield from self._read_at(node, answers, [("TIME",)])
             ended_us = began_us + (time.monotonic_ns() - ticks) // 1000
             trips += _round_trip(began_us, replies[0], ended_us)
             if not trips:
@@ -260,11 +273,11 @@ class Doctor:
         ]
 
     def _scripts(self, node: str, answers: Answers) -> Operation[dict[str, bool]]:
-        (reply,) = yield from self._ask_node(node, answers, [scripts_query()])
+        (reply,) = yield from self._read_at(node, answers, [scripts_query()])
         if isinstance(reply, list) and len(reply) == len(GATEWAY_SCRIPTS):
             return {name: bool(flag) for name, flag in zip(GATEWAY_SCRIPTS, reply, strict=True)}
-        # Without KEYS they do nothing, and an error of theirs says that they are there.
-        replies = yield from self._ask_node(node, answers, [("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
+        # Without KEYS they do nothing, and their error shows that they are there.
+        replies = yield from self._read_at(node, answers, [("EVALSHA", load(name).sha, 0) for name in GATEWAY_SCRIPTS])
         if any(map(is_refused_permission, replies)):
             return {}
         return {
@@ -272,7 +285,7 @@ class Doctor:
         }
 
     def _permissions(self, node: str, answers: Answers) -> Operation[dict[Command, str]]:
-        """Return for each command "" if the gateways' user may run it, else what the server says of it.
+        """Return for each command "" if the gateways' user may run it, else the server's message.
 
         By ACL DRYRUN; and of the user who reads, where the server has no DRYRUN, by trying.
         """
@@ -280,12 +293,12 @@ class Doctor:
         user = self._gateway_user or reader
         needed = [*(need.command for need in permissions.needed(self._names)), permissions.EVAL]
         commands = [*needed, *permissions.excessive(self._names).values()]
-        replies = yield from self._ask_node(node, answers, [("ACL", "DRYRUN", user, *command) for command in commands])
+        replies = yield from self._read_at(node, answers, [("ACL", "DRYRUN", user, *command) for command in commands])
         answers.add([("ACL", "DRYRUN")], replies[:1])
         if not isinstance(replies[0], Exception):
             texts = map(as_text, replies)
-            return {command: "" if said == "OK" else said for command, said in zip(commands, texts, strict=True)}
-        yield from self._ask_node(node, answers, [("ACL", "GETUSER", user)])
+            return {command: "" if reply == "OK" else reply for command, reply in zip(commands, texts, strict=True)}
+        yield from self._read_at(node, answers, [("ACL", "GETUSER", user)])
         if user != reader:
             return {}
         tried = list(filter(permissions.can_be_tried, needed))
@@ -299,12 +312,12 @@ class Doctor:
         listing: Command = ("ZREVRANGEBYSCORE", self._names.keys, "+inf", "-inf", "LIMIT", 0, SAMPLED_KEYS)
         key_ids = tuple(map(as_text, answers.list_or_empty(*listing)))
         if key_ids:
-            yield from _ask(answers, [("MGET", self._names.key_record(key_id)) for key_id in key_ids])
-            yield from _ask(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
+            yield from _read_into(answers, [("MGET", self._names.key_record(key_id)) for key_id in key_ids])
+            yield from _read_into(answers, [("HGET", self._names.key_hash(key_id), "r") for key_id in key_ids])
         if answers.has("HGETALL", self._names.catalog):
             catalogued, _ = read_plans(as_texts(answers.get("HGETALL", self._names.catalog)))
             bounds = identity_bounds(catalogued, self._names)
-            yield from _ask(answers, list(map(count_of, bounds.values())))
+            yield from _read_into(answers, list(map(count_of, bounds.values())))
         identities = yield from self._identities(answers)
         replies = yield IndependentReads([("HKEYS", name) for name in identities])
         answers.add([("HKEYS",)], [next(filter(_is_error, replies), "OK")])
@@ -329,7 +342,7 @@ class Doctor:
         return list(names)[:_SAMPLED_IDENTITIES]
 
 
-def _ask(answers: Answers, commands: Sequence[Command]) -> Operation[None]:
+def _read_into(answers: Answers, commands: Sequence[Command]) -> Operation[None]:
     answers.add(commands, (yield IndependentReads(commands)))
 
 

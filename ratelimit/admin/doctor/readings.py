@@ -141,10 +141,10 @@ class Server:
         where: "primary", or "replica" with its address.
         cli: How `redis-cli` is called for it.
         answers: Its replies.
-        round_trips: Questions for its time.
-        scripts: Of a primary, whether it knows each of the gateways' scripts, by name; none if nobody may ask.
-        permissions: Of a primary and commands, "" if the gateways' user may run it there, else what it says of it; none
-            if that could not be found out.
+        round_trips: Reads of its time.
+        scripts: Of a primary, whether it has each of the gateways' scripts, by name; none if this may not be read.
+        permissions: Of a primary and commands, "" if the gateways' user may run it there, else the server's message;
+            none if that could not be read.
     """
 
     where: str
@@ -204,17 +204,17 @@ class Server:
 
     @property
     def run_id(self) -> str:
-        """What no other server has; "" if it may not be known."""
+        """An id that no other server has; "" if it may not be read."""
         return self.info_or("run_id", "") if self.answers.has("INFO", "all") else ""
 
     @property
     def is_in_cluster(self) -> bool:
-        """Whether it is a node of a cluster, as far as it says so."""
+        """Whether it is a node of a cluster, by its own report."""
         return self.answers.has("INFO", "all") and self.info_or("cluster_enabled", "0") == "1"
 
     @property
     def has_selectors(self) -> bool:
-        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if nobody can tell."""
+        """Whether ACL SETUSER takes selectors, and %R~ for reading, as since Redis 7; True if unknown."""
         try:
             return self.version >= (7,)
         except UnreadError:
@@ -317,9 +317,9 @@ class Deployment:
         is_gateway_named: Whether that user was named, or is just the one who reads.
         client: The client's settings.
         deadline_us: How long checks wait for Redis.
-        replicas: Those that could be asked.
+        replicas: Those that could be read.
         sentinels: Those that the client names.
-        unreachable: Servers that could not be asked, and why.
+        unreachable: Servers that could not be read, and why.
         repair: What was repaired before; None if nothing was to be.
         shared: What this process did about limits that all callers share, by their names in Redis.
     """

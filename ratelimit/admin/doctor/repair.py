@@ -1,8 +1,9 @@
 """`doctor --repair`: finishes or undoes whatever was left half done of keys, wherever in Redis it is.
 
 Anybody may run it at any time, also while others work, and again after it was interrupted: what is to be done is done
-key by key, by the rules of `admin.by_slot.repair`. It looks at what is known to be under way (intents), then walks over
-all records, all claims of values, and all that the catalogue lists.
+key by key, by the rules of `admin.by_slot.repair`. A key that cannot be read is named, and left as it is. It looks at
+what is known to be under way (intents), then walks over all records, all claims of values, and all that the catalogue
+lists.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from ratelimit.admin.by_slot.repair import keys_to_repair, remove_dead, repair_key
-from ratelimit.admin.by_slot.steps import OPENS_NOTHING, bury, claim, release, tombstone_of
+from ratelimit.admin.by_slot.reading import has_entries
+from ratelimit.admin.by_slot.repair import keys_to_repair, remove_references, repair_key, write_tombstone_and_read
+from ratelimit.admin.by_slot.steps import OPENS_NOTHING, claim, release, tombstone_of
 from ratelimit.admin.commit import MAX_ATTEMPTS, Commit, busy_conflict, carry_out, carry_out_all
-from ratelimit.admin.reading import records_of, texts_of
-from ratelimit.effects import AtNode, Operation, Primaries, text, texts
+from ratelimit.admin.reading import Scan, strings_of, texts_of
+from ratelimit.effects import Operation, UnreadableError, text, texts
 from ratelimit.engine.pending_alerts import announce, is_pending_alert
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
 from ratelimit.registry.namespace import Namespace
-from ratelimit.scripts import Command
 
 _NAMES_PER_SCAN = 500
 _NEVER = -1
@@ -50,6 +51,7 @@ class RepairSummary:
         deleted: Keys whose deletion was finished.
         alerts: Alerts that were written to the stream for gateways that crashed.
         two_keys: Pairs of keys that one value opens; they are left as they are.
+        unreadable: Ids of keys whose record or intent cannot be read; they are left as they are.
     """
 
     records: int = 0
@@ -58,6 +60,7 @@ class RepairSummary:
     deleted: int = 0
     alerts: int = 0
     two_keys: tuple[SharedValue, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the summary for people."""
@@ -88,6 +91,7 @@ class _Count:
     deleted: int = 0
     alerts: int = 0
     two_keys: set[SharedValue] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
 
 
 def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
@@ -106,8 +110,15 @@ def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
     for plan_id in namespace.snapshot.plans:
         yield from walk.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
     count = walk.count
-    two_keys = tuple(sorted(count.two_keys))
-    return RepairSummary(count.records, len(count.keys), count.claims, count.deleted, count.alerts, two_keys)
+    return RepairSummary(
+        count.records,
+        len(count.keys),
+        count.claims,
+        count.deleted,
+        count.alerts,
+        tuple(sorted(count.two_keys)),
+        tuple(sorted(count.unreadable)),
+    )
 
 
 class _StoredRecord(NamedTuple):
@@ -126,19 +137,20 @@ class _Walk:
 
     def repair(self, key_id: str) -> Operation[None]:
         """Repair a key, and count it if there was something to be done."""
-        if (yield from repair_key(self._namespace, key_id)).is_changed:
+        try:
+            report = yield from repair_key(self._namespace, key_id)
+        except UnreadableError:
+            self.count.unreadable.add(key_id)
+            return
+        if report.is_changed:
             self.count.keys.add(key_id)
 
     def over_names(self, pattern: str, look: Callable[[list[str]], Operation[None]]) -> Operation[None]:
         """Have all names on all primaries that fit a pattern looked at, page by page."""
-        for node in (yield Primaries()):
-            cursor = None
-            while cursor != "0":
-                scan: Command = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _NAMES_PER_SCAN)
-                ((following, names),) = yield AtNode(node, [scan])
-                cursor = text(following)
-                if names:
-                    yield from look(texts(names))
+        scan = Scan(pattern, _NAMES_PER_SCAN)
+        while (names := (yield from scan.page())) is not None:
+            if names:
+                yield from look(names)
 
     def over_members(self, command: str, name: str, plan_id: str | None) -> Operation[None]:
         """Have all members of the list of keys, or of the set of a plan, looked at."""
@@ -147,23 +159,41 @@ class _Walk:
             ((following, members),) = yield [(command, name, cursor or "0", "COUNT", _NAMES_PER_SCAN)]
             cursor = text(following)
             key_ids = texts(members) if command == "SSCAN" else texts(members[::2])
-            records = yield from records_of(self._namespace, key_ids)
-            for key_id, record in zip(key_ids, records, strict=True):
+            stored = yield from self._stored_records(key_ids)
+            for key_id in filter(self._is_readable, key_ids):
+                record = stored[key_id].record if key_id in stored else None
                 if record is None or not record.is_live or (plan_id is not None and plan_id not in record.plans):
                     yield from self.repair(key_id)
 
+    def _is_readable(self, key_id: str) -> bool:
+        return key_id not in self.count.unreadable
+
+    def _stored_records(self, key_ids: Sequence[str]) -> Operation[dict[str, _StoredRecord]]:
+        """Return by id the records, drafts and tombstones that there are and that can be read; note the others."""
+        strings = yield from strings_of(self._namespace, list(map(self._names.key_record, key_ids)))
+        stored = dict[str, _StoredRecord]()
+        for key_id, string in zip(key_ids, strings, strict=True):
+            try:
+                record_text = text(string)
+                if record_text is not None:
+                    stored[key_id] = _StoredRecord(KeyRecord.from_json(record_text, key_id), record_text)
+            except UnreadableError:
+                self.count.unreadable.add(key_id)
+        return stored
+
     def look_at_records(self, names: list[str]) -> Operation[None]:
         """Look at records by their names."""
-        stored = yield from texts_of(self._namespace, names)
-        records = [_StoredRecord(KeyRecord.from_json(each), each) for each in stored if each is not None]
+        before, after = self._names.key_record("*").split("*")
+        key_ids = [name[len(before) : -len(after)] for name in names]
+        records = list((yield from self._stored_records(key_ids)).values())
         self.count.records += len(records)
-        live = [entry for entry in records if entry.record.is_live]
-        listed = yield from self._listed(live)
+        live = [each for each in records if each.record.is_live]
+        entries = yield from has_entries(self._namespace, [each.record for each in live])
         claims = yield from self._claims(live)
-        for entry in live:
-            yield from self._look_at_key(entry, listed[entry.record.id], claims)
-        yield from self._announce_alerts([entry.record.id for entry in live])
-        dead = [entry.record for entry in records if not entry.record.is_live]
+        for each, (is_listed, has_all) in zip(live, entries, strict=True):
+            yield from self._look_at_key(each, claims, is_listed=is_listed, has_all_entries=has_all)
+        yield from self._announce_alerts([each.record.id for each in live])
+        dead = [each.record for each in records if not each.record.is_live]
         expiries = yield [("PTTL", self._names.key_record(record.id)) for record in dead]
         for record, expiry_ms in zip(dead, expiries, strict=True):
             # What is left of a deleted key expires once nothing else is left of it.
@@ -177,46 +207,32 @@ class _Walk:
             if any(map(is_pending_alert, texts(list(fields)))):
                 self.count.alerts += yield from announce(self._names, key_id)
 
-    def _listed(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, tuple[bool, bool]]]:
-        """Return by key whether it is in the list of keys, and whether it is in there and in the sets of its plans."""
-        names = self._names
-        commands: list[Command] = []
-        for record, _ in live:
-            commands.append(("ZSCORE", names.keys, record.id))
-            commands += (("SISMEMBER", names.plan_keys(plan_id), record.id) for plan_id in record.plans)
-        replies = iter((yield commands))
-        listed = dict[str, tuple[bool, bool]]()
-        for record, _ in live:
-            is_listed, members = next(replies) is not None, [next(replies) for _ in record.plans]
-            listed[record.id] = is_listed, is_listed and all(members)
-        return listed
-
     def _claims(self, live: Sequence[_StoredRecord]) -> Operation[dict[str, str | None]]:
         digests = list(dict.fromkeys(digest for record, _ in live for digest in record.digests))
         claims = yield from texts_of(self._namespace, list(map(self._names.digest, digests)))
         return dict(zip(digests, claims, strict=True))
 
     def _look_at_key(
-        self, entry: _StoredRecord, listed: tuple[bool, bool], claims: Mapping[str, str | None]
+        self, stored: _StoredRecord, claims: Mapping[str, str | None], *, is_listed: bool, has_all_entries: bool
     ) -> Operation[None]:
-        record = entry.record
+        record = stored.record
         digests = {digest for digest, until_us in record.digests.items() if until_us != OPENS_NOTHING}
         own = {digest for digest in record.digests if claimed_by(claims[digest] or "") == record.id}
-        strange = digests - own
-        is_listed, is_in_sets = listed
-        if not is_listed and strange == digests:
-            yield from self._finish_deletion(entry)
+        unclaimed = digests - own
+        if not is_listed and unclaimed == digests:
+            yield from self._finish_deletion(stored)
             return
-        if not is_in_sets or own - digests:
+        if not has_all_entries or own - digests:
             yield from self.repair(record.id)
-        for digest in sorted(strange):
+        for digest in sorted(unclaimed):
             yield from self._claim_again(record.id, digest)
 
-    def _finish_deletion(self, entry: _StoredRecord) -> Operation[None]:
+    def _finish_deletion(self, stored: _StoredRecord) -> Operation[None]:
         """Delete a key that nothing leads to: its node has lost that it was deleted."""
-        tombstone = tombstone_of(entry.record)
-        if (yield from carry_out(bury(self._namespace, entry.text, tombstone))):
-            yield from remove_dead(self._namespace, entry.record.id, tombstone)
+        tombstone = tombstone_of(stored.record)
+        references = yield from write_tombstone_and_read(self._namespace, stored.text, tombstone)
+        if references is not None:
+            yield from remove_references(self._namespace, tombstone.id, tombstone, references=references)
             self.count.deleted += 1
 
     def _claim_again(self, key_id: str, digest: str) -> Operation[None]:
@@ -225,7 +241,10 @@ class _Walk:
         for _ in range(MAX_ATTEMPTS):
             (before,) = yield from texts_of(self._namespace, [name])
             owner_id = claimed_by(before or "")
-            record, owner = yield from records_of(self._namespace, [key_id, owner_id])
+            stored = yield from self._stored_records([key_id, owner_id])
+            if not all(map(self._is_readable, (key_id, owner_id))):
+                return
+            record, owner = (stored[each].record if each in stored else None for each in (key_id, owner_id))
             if owner_id == key_id or record is None or not record.is_live or digest not in record.digests:
                 return  # others were faster
             if owner is not None and owner.state != "tombstone" and digest in owner.digests:
@@ -242,12 +261,13 @@ class _Walk:
         """Look at claims of values by their names: those that lead to no key are removed."""
         stored = yield from texts_of(self._namespace, names)
         claims = {name: each for name, each in zip(names, stored, strict=True) if each is not None}
-        owners = list(dict.fromkeys(map(claimed_by, claims.values())))
-        records = dict(zip(owners, (yield from records_of(self._namespace, owners)), strict=True))
+        owners = yield from self._stored_records(list(dict.fromkeys(map(claimed_by, claims.values()))))
         dead = list[Commit]()
         for name, each in claims.items():
-            digest, record = name[len(self._names.digest("")) :], records[claimed_by(each)]
-            if record is None or record.state == "tombstone" or digest not in record.digests:
+            digest, owner = name[len(self._names.digest("")) :], owners.get(claimed_by(each))
+            if not self._is_readable(claimed_by(each)):
+                continue
+            if owner is None or owner.record.state == "tombstone" or digest not in owner.record.digests:
                 dead.append(release(self._namespace, digest, each))
         for result in (yield from carry_out_all(dead)):
             if isinstance(result, StoreError):

@@ -1,4 +1,4 @@
-"""Checks of a cluster: whether each slot has an owner, each owner a replica, and what their clocks differ by."""
+"""Checks of a cluster: whether each slot has a primary, each primary a replica, and how far their clocks differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratelimit.model import MICROSECONDS, Throttle
 
 SLOTS = 16384
 FULL_COVERAGE = "cluster-require-full-coverage"
-_MAX_CLOCK_DIFFERENCE_US = 500_000
+MAX_CLOCK_DIFFERENCE_US = 500_000
 _MAX_LATE_SHARE = 0.1
 
 
@@ -26,9 +26,9 @@ def topology(deployment: Deployment) -> Check:
     owners = int(info.get("cluster_size", "0"))
     if owners > 1 and not deployment.has_cluster_client:
         yield error(
-            f"the client is of one node of a cluster of {owners} primaries: checks of other nodes' keys have no answer "
-            "from Redis",
-            "use a cluster client, or add ?cluster=true to the URL",
+            f"this is one node of a cluster of {owners} primaries, and the client takes it for the only server: checks "
+            "of other nodes' keys have no answer from Redis",
+            "add ?cluster=true to the URL, or pass a cluster client",
         )
     return f"{primary.product}, a cluster of {owners} primaries"
 
@@ -39,14 +39,14 @@ def slots(deployment: Deployment) -> Check:
         deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
         return "keys do not lie in slots"
     if not deployment.primary.is_in_cluster:
-        return "the server does not say who owns them"
+        return "one address for all slots: which nodes are behind it cannot be read"
     for server in deployment.primaries:
         yield from _slots_by(deployment, server)
     return f"all {SLOTS:,} slots have an owner"
 
 
 def _slots_by(deployment: Deployment, server: Server) -> Check:
-    """Yield what one primary says that is wrong."""
+    """Yield what is wrong with slots by the view of one primary."""
     where, info = server.where, cluster_info(server)
     assigned, failing = int(info.get("cluster_slots_assigned", "0")), int(info.get("cluster_slots_fail", "0"))
     if assigned < SLOTS:
@@ -65,7 +65,7 @@ def _slots_by(deployment: Deployment, server: Server) -> Check:
         )
     elif info.get("cluster_state") != "ok":
         yield error(
-            "it says that the cluster is down: checks of its keys have no answer from Redis",
+            "it reports that the cluster is down: checks of its keys have no answer from Redis",
             f"{server.cli} CLUSTER INFO  # is it cut off from the others?",
             None,
             where,
@@ -81,7 +81,7 @@ def _slots_by(deployment: Deployment, server: Server) -> Check:
 
 
 def owners_without_replica(deployment: Deployment) -> Check:
-    """Yield each of several primaries that nobody stands in for."""
+    """Yield each of several primaries that has no replica."""
     for server in deployment.primaries if deployment.others else ():
         if not int(server.info_or("connected_slaves", "0")):
             yield warning(
@@ -99,7 +99,7 @@ def owners_clocks(deployment: Deployment) -> Check:
     for server in deployment.others:
         ahead_us = server.clock.ahead_us - deployment.primary.clock.ahead_us
         uncertain_us = (server.clock.took_us + deployment.primary.clock.took_us) // 2
-        if abs(ahead_us) - uncertain_us > _MAX_CLOCK_DIFFERENCE_US:
+        if abs(ahead_us) - uncertain_us > MAX_CLOCK_DIFFERENCE_US:
             yield warning(
                 f"its clock is {abs(ahead_us) / MICROSECONDS:,.3f} s {'ahead of' if ahead_us > 0 else 'behind'} that "
                 f"of {deployment.primary.where}: a key whose slot moves between them is admitted up to "
@@ -126,7 +126,7 @@ def _throttles(deployment: Deployment) -> Iterator[Throttle]:
 
 
 def shared_limits(deployment: Deployment) -> Check:
-    """Whether this process has units of shared limits in time: where keys lie in slots, it asks for them ahead."""
+    """Whether prepaid units of shared limits arrive in time: where there are slots, a process requests them ahead."""
     if not deployment.has_slots:
         deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
         return "all limits are in one script"
@@ -137,18 +137,18 @@ def shared_limits(deployment: Deployment) -> Check:
                 "were not used, and checks may be denied though the limit has some",
                 "look at `latency`, and at the load of this machine and of that node",
             )
-    return "; ".join(map(_shared, deployment.shared.items())) or "this process has asked for no units of shared limits"
+    return "; ".join(map(_shared, deployment.shared.items())) or "this process has requested no units of shared limits"
 
 
 def _shared(item: tuple[str, SharedFigures]) -> str:
     name, figures = item
     waits = f"{figures.waits:,} checks waited for {figures.asks:,} requests"
     return (
-        f"{name}: {figures.demanded:,} units demanded, {figures.granted:,} granted, {figures.returned:,} given back, "
+        f"{name}: {figures.demanded:,} units demanded, {figures.granted:,} granted, {figures.returned:,} returned, "
         f"{figures.held:,} held; {waits}"
     )
 
 
 def cluster_info(server: Server) -> dict[str, str]:
-    """Return what a node says of the cluster."""
+    """Return the fields of CLUSTER INFO of a node."""
     return info_fields(as_text(server.answers.get("CLUSTER", "INFO")))

@@ -1,15 +1,14 @@
 """Moves a namespace from one server or cluster to another, with a pause of its gateways at the end.
 
-The catalogue's `schema` says where a namespace lives. At the target it begins as "arriving 2", under which gateways
-decide nothing, and becomes "2" in the last step. At the source it becomes "moved 2" before the last copy: from then on
-its gateways decide nothing, and never again: no key is decided on both sides. Whatever is interrupted is found by these
-two texts and done again; copies that are equal already are not written.
+The catalogue's `schema` holds where a namespace lives. At the target it starts as "arriving 2", under which gateways
+decide nothing, and becomes "2" in the last step. At the source it becomes "moved 2" before the last copy. From then on
+gateways never decide there again, so no key is decided on both sides. A run that continues an interrupted one reads
+these two fields, does the remaining steps, and writes only what differs.
 
-Each copy has a token, `copy`, which the source names as soon as it has moved: so no other copy is mistaken for the one
-that it was handed over to. A run writes to a copy as long as that has its token and is "arriving": one that hung, and
-goes on when another has finished or cancelled, stops there. Changes of catalogues are guarded by their own commit,
-others by a read just before. A cancellation makes the copy "arriving cancelled" first, which nobody hands over any
-more.
+Each copy has a token, the field `copy`. The source stores it when it becomes "moved", so that it is handed over to this
+copy and no other. A run writes to a copy only while that has its token and is "arriving": a run that hung, and goes on
+after another one has finished or cancelled, stops there. Changes of catalogues are guarded by their own commit, other
+writes by a read just before. A cancellation first makes the copy "arriving cancelled", which is never handed over.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class MigrationReport:
 
     Attributes:
         is_finished: Whether the target decides from now on.
-        is_paused: Whether neither does: the source was told to stop, and the rest is not copied yet.
+        is_paused: Whether neither does: the source's gateways have been stopped, and the rest is not copied yet.
         copied: Keys of Redis that were written or removed at the target; others were equal already.
         counts: What both sides hold; None unless it is finished by this run.
         clock_difference_s: By how many seconds the target's clock is ahead of the source's.
@@ -84,6 +83,14 @@ class AtSide(NamedTuple):
     side: Side
     operation: Operation[Any]
 
+    def run(self) -> Operation[Any]:
+        """Run the operation; a StoreError has the side in a note."""
+        try:
+            return (yield from self.operation)
+        except StoreError as error:
+            error.add_note(f"It happened at the {self.side}.")
+            raise
+
 
 class Pause(NamedTuple):
     """A time in which nothing is done."""
@@ -92,7 +99,7 @@ class Pause(NamedTuple):
 
 
 Steps = Generator[AtSide | Pause, Any, MigrationReport]
-"""What is to be done in turn. Each operation's result is sent back."""
+"""The steps of a migration in order. The result of each operation is sent back."""
 
 MigrationProgress = Callable[[str, int], None]
 """Takes what is being done, and how many keys of Redis it was done with."""
@@ -111,7 +118,7 @@ _PLACES: Mapping[str, Place] = {prefix: place for place, prefix in _PREFIXES.ite
 
 
 class Mark(NamedTuple):
-    """What a catalogue says of where its namespace lives; `place` is None if there is no catalogue."""
+    """Where a namespace lives, read from its catalogue; `place` is None if there is no catalogue."""
 
     place: Place | None
     epoch: str
@@ -156,9 +163,10 @@ class Migration:
 
         Args:
             finish: Whether to hand over.
-            max_age: The longest `max_age` of any gateway, in seconds: for so long one may not have heard of the move.
-            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds: for so long one may not have
-                heard if the source has slots, where it goes on while it cannot reach the catalogue.
+            max_age: The longest `max_age` of any gateway, in seconds: a gateway that missed the notification notices
+                within that time.
+            stale_catalogue_s: The longest `stale_catalogue_s` of any gateway, in seconds. Used if the source has slots:
+                there a gateway that cannot reach the catalogue goes on for that time.
             progress: Called after each batch.
         """
         max_age = seconds(max_age, "max_age")
@@ -184,7 +192,9 @@ class Migration:
             yield AtSide("source", self._set_place(source, "moved", self._token))
         yield AtSide("source", self._source.find_slots())
         # Also if it was marked before: that run may have ended within the pause.
-        yield Pause(max(max_age, stale_catalogue_s) if self._source.has_slots else max_age)
+        pause_s = max(max_age, stale_catalogue_s) if self._source.has_slots else max_age
+        self._progress(f"Gateways of the source answer 503. Waiting {pause_s:g} s until all of them do", 0)
+        yield Pause(pause_s)
         yield from self._copy("Copying what changed")
         counts = yield from self._verify()
         # The target is read first: who cancels changes it before the source.
@@ -200,7 +210,8 @@ class Migration:
             raise ConfigError("there is no namespace at the source, so no migration of one to cancel", field="source")
         if target.place is not None and (target.place not in ("arriving", "cancelled") or target.epoch != source.epoch):
             raise ConfigError(
-                "holds no unfinished copy of the source: a migration that is finished is not cancelled; migrate back",
+                "holds no unfinished copy of the source, so there is nothing to cancel. If the migration is finished, "
+                "migrate back: with this server as the source, and the former source as the target",
                 field="target",
             )
         self._check_handed_over(source, target)
@@ -218,21 +229,21 @@ class Migration:
     # Who holds what
 
     def _marks(self) -> Generator[AtSide | Pause, Any, tuple[Mark, Mark]]:
-        source: Mark = yield AtSide("source", self._mark())
-        target: Mark = yield AtSide("target", self._mark())
+        source: Mark = yield AtSide("source", self._mark("source"))
+        target: Mark = yield AtSide("target", self._mark("target"))
         return source, target
 
-    def _mark(self) -> Operation[Mark]:
+    def _mark(self, side: Side) -> Operation[Mark]:
         (reply,) = yield [("HGETALL", self._names.catalog)]
         fields = pairs(reply)
         if not fields:
             return Mark(None, "", fields)
         place, _, stored = fields.get("schema", "").rpartition(" ")
-        schema.known(self._names, stored)
+        schema.require_known(self._names, stored)
         if "upgrading" in fields:
-            raise ConfigError("an upgrade is not finished: run `ratelimit upgrade` on that server first")
+            raise ConfigError("an upgrade is not finished there: run `ratelimit upgrade` on it first", field=side)
         if place not in _PLACES:
-            schema.known(self._names, fields["schema"])
+            schema.require_known(self._names, fields["schema"])
         return Mark(_PLACES[place], fields.get("epoch", ""), fields)
 
     def _check(self, source: Mark, target: Mark) -> None:
@@ -242,16 +253,20 @@ class Migration:
             raise ConfigError(f"has no namespace {name!r}: there is nothing to migrate", field="source")
         if source.place in ("arriving", "cancelled"):
             raise ConfigError(
-                f"holds an unfinished copy of namespace {name!r}: finish that migration, or cancel it", field="source"
+                f"holds an unfinished copy of namespace {name!r}: finish or cancel that migration first, which names "
+                "this server as its target",
+                field="source",
             )
         if target.place is not None and target.epoch != source.epoch:
             raise ConfigError(
-                f"holds another namespace {name!r}: choose another server, or remove that one first", field="target"
+                f"holds another namespace {name!r}, which is no copy of this one: choose another server, or remove "
+                "that namespace first",
+                field="target",
             )
         if target.place == "here":
             raise ConfigError(
-                f"holds this very namespace {name!r}, and decides by it: is it the same server, or made from its "
-                "backup?",
+                f"holds this same namespace {name!r}, and gateways decide by it there. Is it the same server as the "
+                "source, or was it restored from its backup? Name an empty server",
                 field="target",
             )
         if target.place == "cancelled":
@@ -264,14 +279,14 @@ class Migration:
         """Raise ConfigError if the source has moved, but not to this target."""
         if source.place == "moved" and (target.place in (None, "moved") or target.copy != source.copy):
             raise ConfigError(
-                f"has handed namespace {self._names.namespace!r} over to another server than this target: migrate from "
-                "there",
+                f"has handed namespace {self._names.namespace!r} over to another server than this target: name that "
+                "server as the target, or as the source to migrate on from there",
                 field="source",
             )
 
     def _expected(self, side: Side, place: Place, copy: str | None) -> Generator[AtSide | Pause, Any, Mark]:
-        """Return what a catalogue says now. Raises Conflict if it is not what this run goes by."""
-        mark: Mark = yield AtSide(side, self._mark())
+        """Return the mark as it is now; raise Conflict if it is not the expected one."""
+        mark: Mark = yield AtSide(side, self._mark(side))
         if (mark.place, mark.copy) != (place, copy):
             raise _overtaken()
         return mark
@@ -301,7 +316,7 @@ class Migration:
             raise busy_conflict(1)
 
     def _set_place(self, mark: Mark, place: Place, copy: str | None) -> Operation[None]:
-        """Write where a catalogue's namespace lives, as a change that gateways hear of, if it is as it was read."""
+        """Write where a namespace lives, unless its catalogue changed since it was read, and notify gateways."""
         catalog, commit = self._names.catalog, Commit()
         for field in ("schema", "version", "copy"):
             commit.expect(catalog, field, mark.fields.get(field))
@@ -350,7 +365,7 @@ class Migration:
             yield AtSide("target", self._write(commands[start : start + _NAMES_AT_ONCE], "arriving"))
 
     def _copy_catalog(self, wanted: Contents | None, stored: Contents | None) -> Operation[None]:
-        """Copy the catalogue, but for what says that this is a copy."""
+        """Copy the catalogue, except for the fields that mark the copy as one."""
         if wanted is None:
             return
         there = (text(stored.items.get(b"schema")) if stored else None) or ""
@@ -371,11 +386,11 @@ class Migration:
             raise _overtaken()
 
     def _copy_of(self, name: str, wanted: Contents | None) -> Contents | None:
-        """Return what the target is to hold: of a shared bucket what any server knows."""
+        """Return what the target is to hold: of a shared bucket only what servers without slots use, too."""
         if wanted is None:
             return None
         if self._names.is_shared_bucket(name) and wanted.kind == "string":
-            # On slots more follows, about leases of processes, which end with the move.
+            # On slots the value goes on with prepaid units of processes, which end with the move.
             return Contents(wanted.kind, {b"": wanted.items[b""][: BUCKET.size]}, wanted.expires_ms)
         return wanted
 
@@ -389,12 +404,12 @@ class Migration:
         commit = Commit()
         commit.expect(self._names.catalog, "schema", target.fields["schema"])
         commit.expect(self._names.catalog, "copy", self._token)
-        commit.add("UNLINK", self._names.catalog)  # last: until then it says what this is
+        commit.add("UNLINK", self._names.catalog)  # last: it marks the rest as a cancelled copy
         if (yield AtSide("target", carry_out(commit))) is False:
             raise _overtaken()
 
     def _write(self, commands: Sequence[Command], place: Place) -> Operation[None]:
-        """Change the copy, if it is still the one that this run goes by."""
+        """Change the copy, if it still has this run's token and this place."""
         if not commands:
             return
         ((stored, copy),) = yield [("HMGET", self._names.catalog, "schema", "copy")]
@@ -407,15 +422,16 @@ class Migration:
 
     def _verify(self) -> Generator[AtSide | Pause, Any, NamespaceCounts]:
         """Count both sides anew, and return what they hold; raise StoreError if they differ."""
-        of_target = yield from self._counts("target")
-        of_source = yield from self._counts("source")  # last: what was written until now counts
-        if of_source != of_target:
+        at_target = yield from self._counts("target")
+        at_source = yield from self._counts("source")  # last, so that late writes to the source are noticed
+        if at_source != at_target:
             raise StoreError(
-                f"the copy differs: {of_source} at the source, {of_target} at the target. Something still writes to "
-                "the source: stop it (administrators, gateways whose max_age is longer), then run this again"
+                f"the copy differs: {at_source} at the source, {at_target} at the target. Something still writes to "
+                "the source: stop it (administrators, gateways whose max_age is longer), then run the same command "
+                "again. Until then the target does not decide"
             )
         yield from self._verify_list()
-        return of_source
+        return at_source
 
     def _counts(self, side: Side) -> Generator[AtSide | Pause, Any, NamespaceCounts]:
         keys = values = used = done = 0
@@ -427,7 +443,7 @@ class Migration:
             used += yield AtSide(side, _used(hashes))
             done += len(names)
             self._progress(f"Counting at the {side}", done)
-        mark: Mark = yield AtSide(side, self._mark())
+        mark: Mark = yield AtSide(side, self._mark(side))
         plans = sum(name.startswith("plan:") for name in mark.fields)
         return NamespaceCounts(keys, values, plans, used)
 
@@ -441,7 +457,10 @@ class Migration:
             copied = yield AtSide("target", _existing(some))
             missing = [name for name in some if name not in copied]
             if (yield AtSide("source", _existing(missing))):
-                raise StoreError("slots of the source moved during the copy: wait until they are at rest, run it again")
+                raise StoreError(
+                    "slots of the source moved during the copy, which has missed some keys: wait until no slot moves, "
+                    "then run the same command again"
+                )
 
 
 def _server_us() -> Operation[int]:
@@ -451,8 +470,8 @@ def _server_us() -> Operation[int]:
 
 def _overtaken() -> Conflict:
     return Conflict(
-        "another run has finished or cancelled this migration meanwhile, or changed the catalogue: look, then "
-        "run it again"
+        "another run has finished or cancelled this migration meanwhile, or an administrator changed the catalogue. "
+        "End the other run, stop administrators, then run the same command again"
     )
 
 

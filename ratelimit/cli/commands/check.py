@@ -55,7 +55,7 @@ def check(
     elif decision.reason is not Reason.UNAVAILABLE:
         _print(decision)
     if decision.reason is Reason.UNAVAILABLE:
-        raise connection.failure(decision.error or "Redis did not answer")
+        raise connection.failure(decision.error or "Redis did not answer", decision.cause)
     ctx.exit(0 if decision.allowed else 1)
 
 

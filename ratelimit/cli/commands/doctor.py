@@ -34,7 +34,7 @@ _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "unkno
 @click.option(
     "--repair",
     is_flag=True,
-    help="First finish or undo what administrators who crashed left half done of keys; on a cluster alone.",
+    help="First finish or undo changes of keys that crashed halfway. Does nothing on one server.",
 )
 @options.json_option
 @connection_options
@@ -49,14 +49,14 @@ def doctor(
     repair: bool,
     as_json: bool,
 ) -> None:
-    """Read a deployment, say what would break the promises, and the command that mends it.
+    """Read a deployment; report what would break the promises, and the command that mends it.
 
-    Nothing is changed without --repair, which needs an administrator's user. It may be run at any time, and again.
+    Nothing is changed without --repair, which needs an administrator's user. It may be run at any time, repeatedly.
 
-    It looks at the server, or all nodes of a cluster, its replicas and its Sentinels: eviction, memory, persistence,
-    min-replicas, lag, clocks, permissions, scripts, versions, latency, connections, slots; and at what they hold:
-    schema, catalogue, keys, pepper, identities, changes that are half done. What the user may not read is "unknown";
-    lua/ACL.md has a user that may read everything.
+    It reads the server, or all nodes of a cluster, its replicas and its Sentinels: eviction, memory, persistence,
+    min-replicas, lag, clocks, permissions, scripts, versions, latency, connections, slots; and what they hold: schema,
+    catalogue, keys, pepper, identities, unfinished changes. What the user may not read is "unknown"; lua/ACL.md has a
+    user that may read everything.
 
     Exit codes: 0 all is well, 1 something is wrong or unknown, 2 wrong usage or input, 3 Redis failed.
     """
@@ -75,10 +75,10 @@ def doctor(
 
 
 def _print(console: Console, report: DoctorReport, *, with_ok: bool) -> None:
-    same = dict[tuple[Severity, str, str], list[Finding]]()
+    same = dict[tuple[Severity, str], list[Finding]]()
     for finding in report.findings:
-        same.setdefault((finding.severity, finding.message, finding.mend), []).append(finding)
-    for (severity, _, _), findings in same.items():
+        same.setdefault((finding.severity, finding.message), []).append(finding)
+    for (severity, _), findings in same.items():
         if severity != "ok" or with_ok:
             _print_alike(console, findings)
     counts = {severity: sum(each.severity == severity for each in report.findings) for severity in reversed(SEVERITIES)}
@@ -93,13 +93,16 @@ def _print(console: Console, report: DoctorReport, *, with_ok: bool) -> None:
 
 
 def _print_alike(console: Console, findings: list[Finding]) -> None:
-    """Print findings that say the same, then the command, unbroken so that it can be copied."""
+    """Print findings with one message, then the command for each server, unbroken so that it can be copied."""
     first = findings[0]
-    places = dict.fromkeys(f"{finding.check} ({finding.where})" for finding in findings)
+    places = dict[str, list[str]]()
+    for finding in findings:
+        places.setdefault(finding.check, []).append(finding.where)
+    shown = ", ".join(f"{check} ({', '.join(dict.fromkeys(where))})" for check, where in places.items())
     promise = f" Breaks promise {first.promise}." if first.promise else ""
-    console.print(f"{first.severity:<8} {', '.join(places)}", style=_STYLES[first.severity])
-    text = f"{first.message}.{promise}"
+    console.print(f"{first.severity:<8} {shown}", style=_STYLES[first.severity])
+    text = f"{first.message.removesuffix('.')}.{promise}"
     console.print(Padding(Text(output.printable_lines(text)), (0, 0, 0, 9)))
-    if first.mend:
-        console.print(f"{' ' * 9}{first.mend}", soft_wrap=True, style="bold")
+    for mend in dict.fromkeys(finding.mend for finding in findings if finding.mend):
+        console.print(f"{' ' * 9}{mend}", soft_wrap=True, style="bold")
     console.print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import click
 
@@ -11,10 +12,12 @@ from ratelimit.admin.migration.migrate import MigrationReport
 from ratelimit.catalog import Catalog
 from ratelimit.cli import options, output
 from ratelimit.cli.connection import deadline_option, namespace_option
-from ratelimit.cli.output import StoreFailure
-from ratelimit.errors import StoreError
+from ratelimit.cli.output import InputFailure, StoreFailure
+from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import clients, urls
 
+_CONTINUE = "Nothing is lost: run the same command again to go on."
+_CONTINUE_FINISH = f"{_CONTINUE} Gateways may answer 503 until it is done; --cancel leads back to FROM."
 _NOTABLE_DIFFERENCE_S = 1
 """Buckets of a server whose clock is that far ahead have tokens that were not due yet, or lack some."""
 
@@ -25,7 +28,11 @@ _NOTABLE_DIFFERENCE_S = 1
 )
 @click.argument("source", metavar="FROM", envvar="RATELIMIT_FROM_URL")
 @click.argument("target", metavar="TO", envvar="RATELIMIT_TO_URL")
-@click.option("--finish", is_flag=True, help="Stop the gateways of FROM, copy the rest, compare, and let TO decide.")
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="Hand over: stop the gateways of FROM, copy the rest, compare both sides, and let TO decide.",
+)
 @click.option("--cancel", is_flag=True, help="Remove the unfinished copy, and let FROM decide again.")
 @click.option(
     "--max-age",
@@ -33,7 +40,7 @@ _NOTABLE_DIFFERENCE_S = 1
     type=options.Seconds(),
     default=5.0,
     show_default=True,
-    help="The longest max_age of any gateway: how long --finish waits for them to stop.",
+    help="The longest max_age of any gateway. --finish waits for so long, until all have stopped.",
 )
 @click.option(
     "--stale-catalogue",
@@ -41,7 +48,8 @@ _NOTABLE_DIFFERENCE_S = 1
     type=options.Seconds(),
     default=300.0,
     show_default=True,
-    help="The longest stale_catalogue_s of any gateway: how long --finish waits if FROM is a cluster.",
+    help="The longest stale_catalogue_s of any gateway. If FROM is a cluster, --finish waits for so long, if that is "
+    "more than --max-age.",
 )
 @options.yes_option
 @options.json_option
@@ -61,23 +69,37 @@ def migrate(
 ) -> None:
     """Move a namespace from one server or cluster to another. Everything that was counted stays.
 
-    Without --finish, what differs is copied while gateways go on at FROM; run it as often as you like. With --finish,
-    gateways answer 503 from now on until they are started with TO; the rest is copied, both sides are counted, and TO
-    decides. Interrupted anywhere, the same command goes on. Administrators pause meanwhile.
+    Without --finish, what differs is copied while gateways go on at FROM. Run it as often as you like.
 
-    URLs with passwords belong into RATELIMIT_FROM_URL and RATELIMIT_TO_URL. Both users need all permissions on the
-    names of the namespace.
+    With --finish, gateways answer 503 until they are started with the URL of TO. Stop administrators first. What
+    differs is copied, gateways are stopped, --max-age passes, the rest is copied, both sides are counted, and TO
+    decides.
+
+    If it is interrupted, run the same command again. Until --finish is done, --cancel leads back to FROM.
+
+    Put URLs with passwords into RATELIMIT_FROM_URL and RATELIMIT_TO_URL. Both users need all permissions on the names
+    of the namespace.
     """
     if finish and cancel:
         raise click.UsageError("give --finish or --cancel, not both")
     if finish:
-        options.confirm("Gateways answer 503 from now on until they are started with TO. Hand over?", yes=yes)
+        options.confirm(
+            f"Gateways will answer 503 until they are started with the URL of TO, for at least {max_age:g} s, or "
+            f"{max(max_age, stale_catalogue):g} s if FROM is a cluster. Hand over?",
+            yes=yes,
+        )
     if cancel:
         options.confirm("Remove the copy at TO, and let FROM decide again?", yes=yes)
-    with _catalogs(source, target, namespace, deadline) as (here, there), output.progress() as progress:
+    how_to_go_on = _CONTINUE_FINISH if finish else _CONTINUE
+    with _catalogs(source, target, namespace, deadline, how_to_go_on) as (here, there), output.progress() as progress:
         task = progress.add_task("Migrating", total=None, note="")
+        phases = list[str]()
 
         def show(what: str, done: int) -> None:
+            what = what.replace("the source", "FROM").replace("the target", "TO")
+            if finish and what not in phases:  # a hand-over takes minutes: whoever waits for it sees how far it is
+                phases.append(what)
+                progress.console.print(f"{what} ...")
             progress.update(task, description=what, completed=done, note=output.count(done, "name"))
 
         if cancel:
@@ -93,23 +115,34 @@ def migrate(
 
 
 @contextmanager
-def _catalogs(source: str, target: str, namespace: str, deadline: float) -> Iterator[tuple[Catalog, Catalog]]:
-    """Open both catalogues for a `with` block."""
+def _catalogs(
+    source: str, target: str, namespace: str, deadline: float, how_to_go_on: str
+) -> Iterator[tuple[Catalog, Catalog]]:
+    """Open both catalogues for a `with` block; what ends it early names the sides as the command line does."""
     with ExitStack() as stack:
         here, there = (
-            Catalog(
-                stack.enter_context(closing(clients.client_from_url(url, clients.validate_deadline(deadline)))),
-                namespace=namespace,
-            )
-            for url in (source, target)
+            Catalog(stack.enter_context(closing(_client(side, url, deadline))), namespace=namespace)
+            for side, url in (("FROM", source), ("TO", target))
         )
+        shown = {"source": f"FROM ({urls.redact_url(source)})", "target": f"TO ({urls.redact_url(target)})"}
         try:
             yield here, there
+        except ConfigError as error:
+            raise InputFailure(f"{shown.get(error.field, error.field)} {error.problem}".lstrip()) from None
         except StoreError as error:
-            raise StoreFailure(
-                f"{type(error).__name__}: {error}\nFROM is {urls.redact_url(source)}, TO is {urls.redact_url(target)}. "
-                "Nothing is lost: run the same command again."
-            ) from None
+            lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+            lines.append(f"The source is {shown['source']}, the target is {shown['target']}. {how_to_go_on}")
+            raise StoreFailure("\n".join(lines)) from None
+        except KeyboardInterrupt:
+            click.echo(f"\nInterrupted. {how_to_go_on}", err=True)
+            raise
+
+
+def _client(side: str, url: str, deadline: float) -> Any:
+    try:
+        return clients.client_from_url(url, clients.validate_deadline(deadline))
+    except ConfigError as error:
+        raise ConfigError(error.problem, field=side if error.field == "url" else error.field) from None
 
 
 def _as_json(report: MigrationReport) -> dict[str, object]:
@@ -128,7 +161,7 @@ def _as_json(report: MigrationReport) -> dict[str, object]:
 def _print(report: MigrationReport, *, cancelled: bool) -> None:
     console = output.console()
     if cancelled:
-        console.print("Cancelled: FROM decides again. Its gateways notice by themselves.")
+        console.print("Cancelled: TO holds no copy, and FROM decides. Gateways notice by themselves.")
         return
     if report.counts is not None:
         counts = report.counts

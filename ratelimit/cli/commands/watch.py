@@ -123,7 +123,7 @@ def _client(connection: Connection) -> Iterator[_Client]:
         yield client
     except (RedisError, OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name
         store_error = error_mapping.after_sending(error)
-        raise connection.failure(f"{type(store_error).__name__}: {store_error}") from None
+        raise connection.failure(f"{type(store_error).__name__}: {store_error}", store_error.cause) from None
     finally:
         if client is not None:
             client.close()

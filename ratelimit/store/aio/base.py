@@ -1,4 +1,4 @@
-"""What the executors for one server and for a cluster share: how an operation is run, in whichever event loop."""
+"""What the executors of one server and of a cluster share: how operations are run, in whichever event loop."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from math import inf
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+from ratelimit.admin.doctor.read import Peer, PeerReply
+from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import InBackground, Operation, Sent, WaitFor, failure_of
 from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.local import fork_safety
+from ratelimit.store.aio import peers
+from ratelimit.store.aio.batcher import CallFunction
+from ratelimit.store.aio.loops import LoopBound, PerLoop
+from ratelimit.store.aio.queues import Call
+from ratelimit.store.breaker import BreakerState, combined
 from ratelimit.store.clients import PATIENCE_S, UPKEEP_S
+from ratelimit.store.peers import client_settings
 
 log = logging.getLogger("ratelimit")
 
@@ -24,19 +32,62 @@ _SHORT_LIFE_S = 10.0
 _MAX_SHORT_LIVES = 3
 
 
-class AsyncExecutorBase(ABC):
-    """An executor without its connections.
+class Sender(LoopBound, Protocol):
+    """What sends the checks of one event loop: to one server, or to the nodes of a cluster."""
+
+    def call(self, call: Call, started_s: float | None = None) -> asyncio.Future[Any]:
+        """Return the reply to a call, to be awaited; see `CheckBatcher.call`."""
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether any breaker is open, and how often any has opened."""
+
+
+_S = TypeVar("_S", bound=Sender)
+
+
+class AsyncExecutorBase(ABC, Generic[_S]):
+    """An executor, but for what it does to carry a request out.
 
     Args:
+        pool: Says how to connect; none of its connections is used.
         deadline_s: How long a check may wait for Redis; of no use where nothing is checked.
         on_new_loop: Called in each loop before its first check.
+
+    Attributes:
+        call: Returns the reply to a script call or small read of a check, to be awaited; see `CheckBatcher.call`.
     """
 
-    def __init__(self, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pool: Any, deadline_s: float, on_new_loop: Callable[[], None]) -> None:
+        self._pool = pool
         self._deadline_s = deadline_s
         self._on_new_loop = on_new_loop
         self._short_lives = 0
         self._in_background = set[asyncio.Task[None]]()  # of all loops: a loop itself does not hold its tasks
+        self._senders: PerLoop[_S] = PerLoop(self._new_sender, self._on_loop_end)
+        self.reset_after_fork()
+        fork_safety.register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Have a child process find out which event loop runs: the parent's seems to run on."""
+        self._forget_loop()
+        self._ended_openings = 0  # of breakers whose loop has ended
+
+    def _forget_loop(self) -> None:
+        # `call` of the loop that called last, without a call in between: it sees whether that still runs.
+        self.call: CallFunction = self._call_in_running_loop
+
+    def _call_in_running_loop(self, call: Call, started_s: float | None) -> asyncio.Future[Any]:
+        sender = self._sender_of_checks()
+        self.call = sender.call
+        return sender.call(call, started_s)
+
+    @abstractmethod
+    def _new_sender(self) -> _S:
+        """Return a sender for the running loop."""
+
+    @abstractmethod
+    def _sender_of_checks(self) -> _S:
+        """Return the running loop's sender, after a call of `on_new_loop` if this is its first check."""
 
     @abstractmethod
     async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
@@ -115,7 +166,33 @@ class AsyncExecutorBase(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _note_ended_loop(self, lived_s: float) -> None:
+    def _passed_deadline(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether any breaker is open in any event loop, and how often any has opened in this process."""
+        return combined((sender.breaker_state() for sender in self._senders.all_made()), self._ended_openings)
+
+    def client_settings(self) -> ClientSettings:
+        """Return the settings of the client that was passed in."""
+        return client_settings(self._pool)
+
+    async def ask(self, to_ask: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+        """Return what servers beside the primaries answer, or why they could not be asked."""
+        return await peers.ask(self._pool, to_ask)
+
+    async def close(self) -> None:
+        """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
+        self._forget_loop()
+        await self._end_background()
+        await self._senders.close()
+
+    def _on_loop_end(self, sender: _S, lived_s: float) -> None:
+        self._forget_loop()
+        self._ended_openings += sender.breaker_state().openings
+        self._warn_of_short_loops(lived_s)
+
+    def _warn_of_short_loops(self, lived_s: float) -> None:
         """Warn if loops that use this executor end again and again soon after they began."""
         if lived_s >= _SHORT_LIFE_S:
             return

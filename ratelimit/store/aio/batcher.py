@@ -30,6 +30,7 @@ from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.loop_clock import PUNCTUAL_S, LoopClock
 from ratelimit.store.aio.pipeline.base import OnReplies
 from ratelimit.store.aio.queues import CALL, Batch, Call, CallQueue, LookUpQueue, Waiter
+from ratelimit.store.breaker import BreakerState
 
 CallFunction = Callable[[Call, float | None], "asyncio.Future[Any]"]
 
@@ -58,13 +59,13 @@ _now_s = time.monotonic
 
 
 class Rerouter(Protocol):
-    """Sends what a node did not carry out to another node. None where there is one server."""
+    """Sends to another node what this one did not carry out. None where there is one server."""
 
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
         """Return whether it sees to it that a call gets a reply, after a server's error reply or a StoreError."""
 
-    def note_silence(self) -> None:
-        """Note that the node does not answer, or cannot be connected to."""
+    def on_unreachable(self) -> None:
+        """The node does not reply, or cannot be connected to."""
 
 
 class CheckBatcher:
@@ -76,10 +77,10 @@ class CheckBatcher:
     Args:
         pool: The pool of the client, which says how to connect.
         deadline_s: How long a call may wait for Redis.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
         call_elsewhere: What takes the place of `call` in any other event loop.
-        rerouter: Where there are several nodes, who knows the others.
-        clock: What all of them count the time by.
+        rerouter: Where there are several nodes: sends to the others.
+        clock: By which all of them count deadlines.
 
     Attributes:
         has_slots: Whether a command may only name keys of one slot: then each check is a script call of its own, and
@@ -159,6 +160,10 @@ class CheckBatcher:
             now_s = self._expiry_due_s  # the loop has been busy since then
         return self._clock.counted_s(now_s) >= self._clock.counted_s(started_s) + self._deadline_s
 
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker of its server is open, and how often it has opened."""
+        return self._breaker.state()
+
     async def close(self) -> None:
         """Close all connections, once all calls have their replies or are late."""
         if pending := [future for queue in self._queues for future in queue.pending()]:
@@ -189,7 +194,7 @@ class CheckBatcher:
         """As `EndpointListener.on_unavailable`."""
         error = self.endpoint.unavailable()
         if self._rerouter is not None:
-            self._rerouter.note_silence()
+            self._rerouter.on_unreachable()
             for waiter in self.take_waiting():
                 if not self._rerouter.take_over(waiter, error):
                     _fail([waiter[1]], error)

@@ -4,50 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ratelimit.admin.doctor.read import Peer, PeerReply
-from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import (
     AtNode,
     BatchableReads,
-    IndependentAtNode,
-    IndependentCommands,
-    IndependentReads,
     KeyLookUps,
     PatientCommands,
     Primaries,
     Sent,
 )
-from ratelimit.errors import StoreError, StoreUnavailable
-from ratelimit.local import fork_safety
-from ratelimit.scripts import Command, ScriptCall
+from ratelimit.scripts import ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.aio import peers
 from ratelimit.store.aio.base import AsyncExecutorBase
-from ratelimit.store.aio.batcher import CallFunction
-from ratelimit.store.aio.loops import PerLoop
+from ratelimit.store.aio.nodes import Nodes
 from ratelimit.store.aio.router import Router
-from ratelimit.store.breaker import BreakerState
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import Part, divide, slot_of
-from ratelimit.store.peers import client_settings
 
 _now_s = time.monotonic
 
 
-class AsyncClusterExecutor(AsyncExecutorBase):
+class AsyncClusterExecutor(AsyncExecutorBase[Router]):
     """The twin of `BlockingClusterExecutor`. Has connections of its own to each primary, in each event loop.
 
     Args:
-        client: Says how to connect, and where to begin.
+        client: How to connect to nodes, and the first ones.
         deadline_s: How long a check may wait for Redis; of no use where nothing is checked.
         catalog_key: The name of the catalogue: commands without keys go to its node.
         on_new_loop: Called in each loop before its first check.
 
     Attributes:
-        call: Returns the reply to a script call of a check, to be awaited; see `Router.call`.
         finder: In each loop, finds a node to subscribe at.
     """
 
@@ -60,52 +48,30 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         catalog_key: str,
         on_new_loop: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(deadline_s, on_new_loop)
-        self._pool = client.connection_pool
+        super().__init__(client.connection_pool, deadline_s, on_new_loop)
         self._client = client
         self._catalog_slot = slot_of(catalog_key)
-        self._routers = PerLoop(self._new_router, self._on_loop_end)
-        self.finder = self._routers.get
-        self.reset_after_fork()
-        fork_safety.register_fork_reset(self)
+        self.finder = self._nodes
 
-    def reset_after_fork(self) -> None:
-        """As `AsyncExecutor.reset_after_fork`."""
-        self._forget_loop()
-        self._ended_openings = 0  # of breakers whose loop has ended
+    def _nodes(self) -> Nodes:
+        return self._senders.get().nodes
 
-    def _forget_loop(self) -> None:
-        self.call: CallFunction = self._call_in_running_loop
+    def _new_sender(self) -> Router:
+        return Router(self._client, self._deadline_s, self._catalog_slot, self._call_in_running_loop)
 
-    def _new_router(self) -> Router:
-        client = self._client
-        return Router(
-            self._pool,
-            client.start_nodes,
-            client.remap,
-            self._deadline_s,
-            self._catalog_slot,
-            self._call_in_running_loop,
-        )
-
-    def _call_in_running_loop(self, call: Any, started_s: float | None) -> asyncio.Future[Any]:
-        router = self._checking_router()
-        self.call = router.call
-        return router.call(call, started_s)
-
-    def _checking_router(self) -> Router:
-        router = self._routers.get()
-        if router.connect():
+    def _sender_of_checks(self) -> Router:
+        router = self._senders.get()
+        if router.nodes.connect():
             self._on_new_loop()
         return router
 
     async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
         left_s = None if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
         if isinstance(request, Primaries):
-            return await self._routers.get().primaries(left_s)
+            return await self._nodes().primaries(left_s)
         if started_s is None or not isinstance(request, ScriptCall | BatchableReads):
             return await self._send(request, left_s)
-        router = self._checking_router()
+        router = self._sender_of_checks()
         if isinstance(request, ScriptCall):
             self._refuse_late(router, router.slot_of(request), started_s)
             return await router.call(request, started_s)
@@ -116,26 +82,27 @@ class AsyncClusterExecutor(AsyncExecutorBase):
             *[router.call_at(part.slot, kind([part.command]), started_s) for part in parts.parts],
             return_exceptions=True,
         )
-        return _result(request, parts.join([reply[0] if isinstance(reply, list) else reply for reply in replies]))
+        joined = parts.join([reply[0] if isinstance(reply, list) else reply for reply in replies])
+        return error_mapping.replies_to(request, joined)
 
     def _refuse_late(self, router: Router, slot: int, started_s: float) -> None:
         if router.is_late(slot, started_s):
-            raise StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
+            raise self._passed_deadline()
 
     async def _send(self, request: Sent, timeout_s: float | None) -> Any:
-        router = self._routers.get()
+        router = self._senders.get()
         if isinstance(request, PatientCommands):
-            return _result(request, await router.send_apart(request, request.patience_s))
+            return error_mapping.replies_to(request, await router.send_apart(request, request.patience_s))
         if isinstance(request, AtNode):
-            return _result(request, await router.send_to(request.node, request, timeout_s))
+            return error_mapping.replies_to(request, await router.send_to(request.node, request, timeout_s))
         if not isinstance(request, ScriptCall):
             division = divide(request, self._catalog_slot)
-            return _result(request, division.join(await router.send(division.parts, timeout_s)))
+            return error_mapping.replies_to(request, division.join(await router.send(division.parts, timeout_s)))
         slot = router.slot_of(request)
         (reply,) = await router.send([Part(slot, request.by_hash())], timeout_s)
         if redis_compat.is_unknown_script(reply):
             (reply,) = await router.send([Part(slot, request.by_source())], timeout_s)
-        return _result([], [reply])[0]
+        return error_mapping.replies_to([], [reply])[0]
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until all connections for checks of the running loop stand, to all primaries.
@@ -143,39 +110,4 @@ class AsyncClusterExecutor(AsyncExecutorBase):
         Raises:
             StoreUnavailable: They do not, within that time.
         """
-        await self._checking_router().wait_complete(timeout_s)
-
-    def client_settings(self) -> ClientSettings:
-        """Return how the client is set that was passed in."""
-        return client_settings(self._pool)
-
-    async def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
-        """Return what single servers answer."""
-        return await peers.ask(self._pool, asked_peers)
-
-    async def close(self) -> None:
-        """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
-        self._forget_loop()
-        await self._end_background()
-        await self._routers.close()
-
-    def breaker_state(self) -> BreakerState:
-        """Return whether the breaker of any node is open in any event loop, and how often any has opened."""
-        breakers = [breaker for router in self._routers.all_made() for breaker in router.breakers()]
-        openings = self._ended_openings + sum(openings for _, openings in breakers)
-        return BreakerState(any(is_open for is_open, _ in breakers), openings)
-
-    def _on_loop_end(self, router: Router, lived_s: float) -> None:
-        self._forget_loop()
-        self._ended_openings += sum(openings for _, openings in router.breakers())
-        self._note_ended_loop(lived_s)
-
-
-def _result(request: Sequence[Command], replies: list[Any]) -> list[Any]:
-    """Return the replies to a request of which parts may have failed; or raise the first error among them."""
-    is_independent = isinstance(request, IndependentCommands | IndependentReads | IndependentAtNode)
-    for reply in () if is_independent else replies:
-        if isinstance(reply, StoreError):
-            raise reply
-    mapped = error_mapping.replies_to(request, [None if isinstance(each, StoreError) else each for each in replies])
-    return [old if isinstance(old, StoreError) else new for old, new in zip(replies, mapped, strict=True)]
+        await self._sender_of_checks().nodes.wait_complete(timeout_s)

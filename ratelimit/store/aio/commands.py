@@ -10,13 +10,13 @@ from typing import Any
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.endpoint import CONNECT_TIMEOUT_S
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline, set_unless_done
 from ratelimit.store.resp import pack
-from ratelimit.store.sentinel import Address
 
 
 class CommandConnection:
@@ -24,7 +24,7 @@ class CommandConnection:
 
     Args:
         pool: The pool of the client, which says how to connect.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
     """
 
     def __init__(self, pool: Any, primary: AsyncFinder | None = None) -> None:
@@ -139,7 +139,7 @@ async def send_apart(
         pool: The pool of the client, which says how to connect.
         commands: What to send.
         patience_s: For how long the server may wait with replies, on top of the usual time.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
     """
     try:
         pipeline = await open_pipeline(pool, lambda _: None, CONNECT_TIMEOUT_S, primary)

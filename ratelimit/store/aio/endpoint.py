@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import error_mapping
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio import polling
 from ratelimit.store.aio.finder import AsyncFinder
 from ratelimit.store.aio.pipeline.base import Pipeline
 from ratelimit.store.aio.pipeline.factory import open_pipeline
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
 from ratelimit.store.resp import NO_OP
-from ratelimit.store.sentinel import Address
 
 CONNECT_TIMEOUT_S = 5.0
 """For an attempt to connect, handshake included: patient, for the moment in which it succeeds is when Redis is back."""
@@ -62,7 +62,7 @@ class Endpoint:
             pool: The client's, as a configuration: no connection of its own is used.
             listener: Who sends.
             patience_s: How long callers wait for a reply on a pipeline that is not in use any more.
-            primary: Finds whom to connect to; None where that is the pool's business.
+            primary: Finds the server to connect to; None where the pool says it.
         """
         self._pool = pool
         self._listener = listener
@@ -72,7 +72,7 @@ class Endpoint:
         self.breaker = Breaker()
         self.pipeline: Pipeline | None = None
         self._spare: Pipeline | None = None
-        self._pinged: Pipeline | None = None  # the spare, from when it is asked until it answers
+        self._pinged: Pipeline | None = None  # the spare, from when it is pinged until it answers
         self._retired = set[Pipeline]()
         self._attempts = set[asyncio.Task[Pipeline]]()
         self._retry: asyncio.TimerHandle | None = None
@@ -188,7 +188,7 @@ class Endpoint:
         if is_back:
             self.breaker.answer(_now_s())
             if self._pinged is not None:
-                self._pinged.close()  # it was asked, and still says nothing
+                self._pinged.close()  # it was pinged, and still does not answer
         if is_back or self.pipeline is None:
             self._use(pipeline)
         elif self._spare is None:
@@ -260,7 +260,7 @@ class Endpoint:
         if breaker.is_open and not was_open:
             self._problem = f"Redis does not answer: nothing came for {now_s - breaker.last_arrival_s:.2f} s"
             self._listener.on_unavailable()
-        if step is Step.ASK_SPARE and self._spare is not None:
+        if step is Step.PING_SPARE and self._spare is not None:
             self._ping(self._spare)
         if step is not Step.NOTHING and len(self._attempts) < _MAX_ATTEMPTS:
             self._begin_attempt()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,13 +11,14 @@ from ratelimit.engine.batch import RETRY_INDIVIDUALLY, CheckCall, ManyChecks
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.cluster.routing import ASKING, with_asking, without_asking
 from ratelimit.store.cluster.slots import divide
 from ratelimit.store.resp import pack
 
 Exchange = Generator[list[bytes], list[Any], list[Any]]
 """Yields packets, is sent a reply or an error for each, and returns what each call gets."""
 
-_ASKING = pack([("ASKING",)])
+_ASKING = pack([ASKING])
 
 
 def reads(calls: Sequence[BatchableReads]) -> Exchange:
@@ -130,12 +131,12 @@ def _scripts(packets: list[bytes], calls: Sequence[ScriptCall | ManyChecks]) -> 
 
 
 class Redirected:
-    """A call that a node refused to carry out, to be sent to the one that it named.
+    """A call that a node redirected to another one.
 
     Attributes:
         call: The call. Of reads, one command.
-        is_asking: Whether its slot is still being moved there: the node then needs ASKING before it.
-        times: How often it was refused so far.
+        is_asking: Whether its slot is still being moved there: ASKING goes before it.
+        times: How often it was redirected so far.
     """
 
     __slots__ = ("call", "is_asking", "times")
@@ -166,18 +167,6 @@ def redirected(calls: Sequence[Redirected]) -> Exchange:
 
 def _asking(calls: Sequence[Redirected], commands: Sequence[Command]) -> Generator[list[bytes], list[Any], list[Any]]:
     """Send a command of each call, and return the reply to each."""
-    packets = list[bytes]()
-    for call, command in zip(calls, commands, strict=True):
-        packets += [_ASKING] * call.is_asking
-        packets.append(pack([command]))
-    replies = iter((yield packets))
-    return [reply_behind_asking(replies) if call.is_asking else next(replies) for call in calls]
-
-
-def reply_behind_asking(replies: Iterator[Any]) -> Any:
-    """Return the second of the next two replies, to ASKING and the command behind it.
-
-    If both are errors, the first: whoever may not send ASKING would be sent to and fro.
-    """
-    asking, reply = next(replies), next(replies)
-    return asking if isinstance(asking, Exception) and isinstance(reply, Exception) else reply
+    packets = [(pack([command]), call.is_asking) for call, command in zip(calls, commands, strict=True)]
+    replies = yield with_asking(packets, _ASKING)
+    return without_asking(replies, [call.is_asking for call in calls])

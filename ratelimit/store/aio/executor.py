@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Any, cast
 
-from ratelimit.admin.doctor.read import Peer, PeerReply
-from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import BatchableReads, PatientCommands, Primaries, Sent
-from ratelimit.errors import StoreError, StoreUnavailable
-from ratelimit.local import fork_safety
 from ratelimit.scripts import ScriptCall
 from ratelimit.store import clients, error_mapping, redis_compat
-from ratelimit.store.aio import peers
 from ratelimit.store.aio.base import AsyncExecutorBase
-from ratelimit.store.aio.batcher import CallFunction, CheckBatcher
+from ratelimit.store.aio.batcher import CheckBatcher
 from ratelimit.store.aio.cluster import AsyncClusterExecutor
 from ratelimit.store.aio.commands import CommandConnection, send_apart
 from ratelimit.store.aio.loops import PerLoop
 from ratelimit.store.aio.primary import AsyncPrimaryFinder
-from ratelimit.store.aio.queues import Call
-from ratelimit.store.breaker import BreakerState
 from ratelimit.store.clients import AsyncClient, AsyncServerClient, pool_of
 from ratelimit.store.cluster.slots import divide
-from ratelimit.store.peers import client_settings
 
 _now_s = time.monotonic
 _BATCHABLE = (ScriptCall, BatchableReads)
 
 
-class AsyncExecutor(AsyncExecutorBase):
+class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
     """The twin of `BlockingExecutor`. Has connections of its own in each event loop that uses it.
 
     Args:
@@ -41,39 +32,20 @@ class AsyncExecutor(AsyncExecutorBase):
         on_new_loop: Called in each loop before its first check.
 
     Attributes:
-        call: Returns the reply to a script call or small read of a check, to be awaited; see `CheckBatcher.call`.
-        finder: In each loop, finds whom to connect to; None where that is the pool's business.
+        finder: In each loop, finds the server to connect to; None where the pool says it.
     """
 
     def __init__(
         self, client: AsyncServerClient, deadline_s: float = inf, on_new_loop: Callable[[], None] = lambda: None
     ) -> None:
         pool = pool_of(client)
-        self._pool = pool
-        super().__init__(deadline_s, on_new_loop)
+        super().__init__(pool, deadline_s, on_new_loop)
         self._primaries = PerLoop(lambda: AsyncPrimaryFinder(pool)) if redis_compat.finds_primary(pool) else None
         self.finder = None if self._primaries is None else self._primaries.get
         self._has_slots = clients.enforces_slots(pool)
-        self._batchers = PerLoop(self._new_batcher, self._on_loop_end)
         self._commands = PerLoop(lambda: CommandConnection(pool, self._primary()))
-        self.reset_after_fork()
-        fork_safety.register_fork_reset(self)
 
-    def reset_after_fork(self) -> None:
-        """Have a child process find out which event loop runs: the parent's seems to run on."""
-        self._forget_loop()
-        self._ended_openings = 0  # of breakers whose loop has ended
-
-    def _forget_loop(self) -> None:
-        # `CheckBatcher.call` of the loop that called last, without a call in between: it sees whether that still runs.
-        self.call: CallFunction = self._call_in_running_loop
-
-    def _call_in_running_loop(self, call: Call, started_s: float | None) -> asyncio.Future[Any]:
-        batcher = self._batcher()
-        self.call = batcher.call
-        return batcher.call(call, started_s)
-
-    def _new_batcher(self) -> CheckBatcher:
+    def _new_sender(self) -> CheckBatcher:
         batcher = CheckBatcher(self._pool, self._deadline_s, self._primary(), self._call_in_running_loop)
         batcher.has_slots = self._has_slots
         return batcher
@@ -86,12 +58,12 @@ class AsyncExecutor(AsyncExecutorBase):
     @has_slots.setter
     def has_slots(self, has_slots: bool) -> None:
         self._has_slots = has_slots
-        for batcher in self._batchers.all_made():
+        for batcher in self._senders.all_made():
             batcher.has_slots = has_slots
 
-    def _batcher(self) -> CheckBatcher:
-        is_new = self._batchers.get_if_made() is None
-        batcher = self._batchers.get()
+    def _sender_of_checks(self) -> CheckBatcher:
+        is_new = self._senders.get_if_made() is None
+        batcher = self._senders.get()
         if is_new:
             self._on_new_loop()
         return batcher
@@ -102,8 +74,8 @@ class AsyncExecutor(AsyncExecutorBase):
         if started_s is None:
             return await self._send(request)
         if isinstance(request, _BATCHABLE):
-            if self._batcher().is_late(started_s):
-                raise StoreUnavailable(f"the deadline of {self._deadline_s * 1000:g} ms passed before it was sent")
+            if self._sender_of_checks().is_late(started_s):
+                raise self._passed_deadline()
             return await self.call(request, started_s)
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
@@ -134,38 +106,17 @@ class AsyncExecutor(AsyncExecutorBase):
         Raises:
             StoreUnavailable: They do not, within that time.
         """
-        await self._batcher().endpoint.wait_complete(timeout_s)
-
-    def client_settings(self) -> ClientSettings:
-        """Return how the client is set that was passed in."""
-        return client_settings(self._pool)
-
-    async def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
-        """Return what servers beside the primary answer."""
-        return await peers.ask(self._pool, asked_peers)
+        await self._sender_of_checks().endpoint.wait_complete(timeout_s)
 
     async def close(self) -> None:
-        """Close the connections of the running loop, once all calls have their replies; other loops close theirs."""
-        self._forget_loop()
-        await self._end_background()
-        await self._batchers.close()
+        """As `AsyncExecutorBase.close`."""
+        await super().close()
         await self._commands.close()
         if self._primaries is not None:
             await self._primaries.close()
 
     def _primary(self) -> AsyncPrimaryFinder | None:
         return None if self._primaries is None else self._primaries.get()
-
-    def breaker_state(self) -> BreakerState:
-        """Return whether the breaker of any event loop is open, and how often any has opened in this process."""
-        breakers = [batcher.endpoint.breaker for batcher in self._batchers.all_made()]
-        openings = self._ended_openings + sum(breaker.openings for breaker in breakers)
-        return BreakerState(any(breaker.is_open for breaker in breakers), openings)
-
-    def _on_loop_end(self, batcher: CheckBatcher, lived_s: float) -> None:
-        self._forget_loop()
-        self._ended_openings += batcher.endpoint.breaker.openings
-        self._note_ended_loop(lived_s)
 
 
 def async_executor_for(

@@ -1,11 +1,10 @@
-"""Where to connect to, where that is not the pool's business."""
+"""What finds the server to connect to, where the pool does not say it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from ratelimit.store.sentinel import Address
+from ratelimit.store.addresses import Address, OnMove
 
 
 class AsyncFinder(Protocol):
@@ -15,10 +14,10 @@ class AsyncFinder(Protocol):
         """Return the address of the server.
 
         Raises:
-            StoreUnavailable: Nobody knows.
+            StoreUnavailable: No Sentinel or node reports one.
         """
 
-    def watch(self, on_move: Callable[[Address], None]) -> None:
+    def watch(self, on_move: OnMove) -> None:
         """Call back from now on when another server is to be connected to than the one found."""
 
 
@@ -36,5 +35,5 @@ class FixedAddress:
         """As `AsyncFinder.find`."""
         return self._address
 
-    def watch(self, on_move: Callable[[Address], None]) -> None:
+    def watch(self, on_move: OnMove) -> None:
         """As `AsyncFinder.watch`. There is never another one."""

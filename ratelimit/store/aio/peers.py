@@ -11,10 +11,10 @@ from ratelimit.errors import StoreError
 from ratelimit.store import peers, redis_compat
 
 
-async def ask(pool: Any, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+async def ask(pool: Any, to_ask: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
     """Return what each peer answered, or why it could not be asked."""
-    replies = await asyncio.gather(*(_ask(pool, peer) for peer in asked_peers))
-    return dict(zip(asked_peers, replies, strict=True))
+    replies = await asyncio.gather(*(_ask(pool, peer) for peer in to_ask))
+    return dict(zip(to_ask, replies, strict=True))
 
 
 async def _ask(pool: Any, peer: Peer) -> PeerReply | StoreError:

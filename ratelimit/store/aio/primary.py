@@ -1,4 +1,4 @@
-"""Asks Sentinels for the primary in an event loop: the twin of `store/blocking/primary.py`."""
+"""Queries Sentinels for the primary in an event loop: the twin of `store/blocking/primary.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat, sentinel
+from ratelimit.store.addresses import Address, OnMove
 from ratelimit.store.resp import pack
-
-OnPrimary = Callable[[sentinel.Address], None]
 
 
 class AsyncPrimaryFinder:
@@ -21,15 +20,15 @@ class AsyncPrimaryFinder:
         self._pools = redis_compat.sentinel_pools(pool)
         self._tracker = redis_compat.primary_tracker(pool)
         self._queries = pack(sentinel.queries(pool.service_name))
-        self._users: tuple[OnPrimary, ...] = ()
-        self._is_doubted = asyncio.Event()
+        self._users: tuple[OnMove, ...] = ()
+        self._is_requested = asyncio.Event()
         self._is_closed = False
         self._task: asyncio.Task[None] | None = None
         self._connections = [_SentinelConnection(pool, sentinel.WATCH_TIMEOUT_S) for pool in self._pools]
-        self._subscription = _Subscription(self._ask_now)
+        self._subscription = _Subscription(self._query_now)
 
-    async def find(self) -> sentinel.Address:
-        """Return the address of the primary, as the first Sentinel names it that knows of the last failover.
+    async def find(self) -> Address:
+        """Return the address of the primary, as a Sentinel names it that has the configuration of the last failover.
 
         Raises:
             StoreUnavailable: No Sentinel names one.
@@ -38,25 +37,25 @@ class AsyncPrimaryFinder:
             search = sentinel.Round(self._tracker)
             for number in self._tracker.order:
                 with contextlib.closing(_SentinelConnection(self._pools[number], timeout_s)) as connection:
-                    if await self._ask(search, number, connection):
+                    if await self._query(search, number, connection):
                         break
             if search.is_answered:
                 break
         return self._conclude(search)
 
-    def watch(self, on_primary: OnPrimary) -> None:
-        """Ask the Sentinels each second from now on, and at each failover that one of them publishes.
+    def watch(self, on_move: OnMove) -> None:
+        """Query the Sentinels each second from now on, and at each failover that one of them publishes.
 
         Args:
-            on_primary: Called with the primary's address whenever that is another one than before.
+            on_move: Called with the primary's address whenever that is another one than before.
         """
-        self._users = (*self._users, on_primary)
+        self._users = (*self._users, on_move)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch(), name="ratelimit-sentinel")
 
-    def _ask_now(self) -> None:
-        """Let the watch ask at once."""
-        self._is_doubted.set()
+    def _query_now(self) -> None:
+        """Have the watch query the Sentinels at once."""
+        self._is_requested.set()
 
     async def close(self) -> None:
         """End the watch."""
@@ -69,7 +68,7 @@ class AsyncPrimaryFinder:
         self._is_closed = True  # a cancellation alone can be swallowed where a timeout ends at the same moment
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
-            self._ask_now()
+            self._query_now()
         self._subscription.close()
         for connection in self._connections:
             connection.close()
@@ -78,34 +77,34 @@ class AsyncPrimaryFinder:
         loop = asyncio.get_running_loop()
         while not self._is_closed:
             began_s = loop.time()
-            self._is_doubted.clear()
+            self._is_requested.clear()
             search = sentinel.Round(self._tracker)
             following = self._subscription.follow(self._pools[self._tracker.order[0]])
-            await asyncio.gather(following, *(self._ask_again(search, number) for number in self._tracker.order))
+            await asyncio.gather(following, *(self._query_again(search, number) for number in self._tracker.order))
             with contextlib.suppress(StoreUnavailable):  # `find` raises it where somebody connects
                 self._conclude(search)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(began_s + sentinel.INTERVAL_S):
-                    await self._is_doubted.wait()
+                    await self._is_requested.wait()
             await asyncio.sleep(began_s + sentinel.PAUSE_S - loop.time())
 
-    async def _ask_again(self, search: sentinel.Round, number: int) -> None:
-        if await self._ask(search, number, self._connections[number]):
+    async def _query_again(self, search: sentinel.Round, number: int) -> None:
+        if await self._query(search, number, self._connections[number]):
             self._conclude(search)  # without waiting for those that are silent
 
-    async def _ask(self, search: sentinel.Round, number: int, connection: _SentinelConnection) -> bool:
-        """Ask one Sentinel; return whether its answer is all that is needed."""
+    async def _query(self, search: sentinel.Round, number: int, connection: _SentinelConnection) -> bool:
+        """Query one Sentinel; return whether its answer is all that is needed."""
         try:
             return search.answer(number, await connection.send(self._queries))
         except Exception as error:  # noqa: BLE001 - whatever its client's own way of connecting raises
             search.fail(number, error_mapping.message_of(error))
             return False
 
-    def _conclude(self, search: sentinel.Round) -> sentinel.Address:
+    def _conclude(self, search: sentinel.Round) -> Address:
         address = search.conclude()
         if search.is_moved:
-            for on_primary in self._users:
-                on_primary(address)
+            for on_move in self._users:
+                on_move(address)
         return address
 
 
@@ -145,7 +144,7 @@ class _SentinelConnection:
 
 
 class _Subscription:
-    """Listens to the failovers that one Sentinel publishes. The messages are not read: each is a reason to ask."""
+    """Listens to the failovers that one Sentinel publishes. The messages are not read: each has them queried."""
 
     def __init__(self, on_message: Callable[[], None]) -> None:
         self._on_message = on_message

@@ -1,92 +1,78 @@
-"""Asks the nodes of a cluster which of them owns which slot: one task, for all that an event loop sends."""
+"""Refreshes the topology of a cluster: one task, for all that an event loop sends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from math import inf
-from typing import Any
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping
+from ratelimit.store.addresses import Address
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.finder import FixedAddress
-from ratelimit.store.cluster.topology import (
-    PATIENCE_S,
-    QUERIES,
-    TIMEOUT_S,
-    Address,
-    Refresh,
-    Topology,
-    Views,
-    name_of,
-)
+from ratelimit.store.cluster.client import ClusterClient
+from ratelimit.store.cluster.topology import PATIENCE_S, QUERIES, TIMEOUT_S, RefreshRound, RefreshSchedule, Topology
 
 _now_s = time.monotonic
 
-NodesToAsk = Callable[[], Iterable[tuple[Address, CommandConnection]]]
-"""The nodes that are known, in the order in which to ask them."""
+NodesToQuery = Callable[[], Iterable[tuple[Address, CommandConnection]]]
+"""The nodes to which there are connections, in the order in which to query them."""
 
 
 class TopologyWatch:
-    """Keeps the topology, and asks for it again when it is doubted. Belongs to the event loop in which it is made.
+    """Keeps the topology, and refreshes it. Belongs to the event loop in which it is made.
 
     Args:
-        pool: Says how to connect to a node.
-        startup: Addresses of some nodes, asked where no other answers.
-        remap: Gives the address at which to reach a node, where the cluster tells another.
-        nodes: What connections there are to nodes that are known already.
-        is_silent: Returns whether a primary does not answer.
-        on_round: Called after each round, whatever was answered.
+        client: How to connect to a node, and the first ones, queried where no other replies.
+        nodes: The nodes to which there are connections.
+        is_unreachable: Returns whether a primary does not reply.
+        on_refresh: Called after each refresh, with a new topology or without.
 
     Attributes:
-        topology: What was answered last; None as long as nothing was.
-        problem: Why there is no owner of a slot that has none; None if that was not asked yet, or all have one.
-        silent: Nodes that were asked in the last round and did not answer.
+        topology: Of the last refresh that gave one; None before.
+        problem: Why a slot has no owner; None before the first refresh, or if all have one.
+        unreachable: Nodes that did not reply in the last refresh.
     """
 
     def __init__(
         self,
-        pool: Any,
-        startup: Sequence[Address],
-        remap: Callable[[Address], Address] | None,
-        nodes: NodesToAsk,
-        is_silent: Callable[[], bool],
-        on_round: Callable[[], None],
+        client: ClusterClient,
+        nodes: NodesToQuery,
+        is_unreachable: Callable[[], bool],
+        on_refresh: Callable[[], None],
     ) -> None:
-        self._pool = pool
-        self._startup = startup
-        self._remap = remap
+        self._client = client
         self._nodes = nodes
-        self._is_silent = is_silent
-        self._on_round = on_round
+        self._is_unreachable = is_unreachable
+        self._on_refresh = on_refresh
         self.topology: Topology | None = None
         self.problem: StoreUnavailable | None = None
-        self.silent = set[Address]()
-        self._refresh = Refresh()
-        self._is_asking = self._is_closed = False
+        self.unreachable = set[Address]()
+        self._schedule = RefreshSchedule()
+        self._is_refreshing = self._is_closed = False
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._watch(), name="ratelimit-topology")
 
     @property
-    def is_asking(self) -> bool:
-        """Whether a round is under way, or the first is about to begin."""
-        return self._is_asking or (self.topology is None and self.problem is None)
+    def is_refreshing(self) -> bool:
+        """Whether a refresh is under way, or the first is about to begin."""
+        return self._is_refreshing or (self.topology is None and self.problem is None)
 
-    def doubt(self) -> None:
-        """Have the topology asked for soon: something said that it has changed."""
-        if self._refresh.doubt():
+    def request_refresh(self) -> None:
+        """Have the topology refreshed soon, as it may have changed."""
+        if self._schedule.request():
             self._wake.set()
 
-    async def next_round(self, timeout_s: float) -> None:
-        """Return when the next round has ended, or the time is over."""
+    async def next_refresh(self, timeout_s: float) -> None:
+        """Return when the next refresh has ended, or the time is over."""
         if self._task.done():
             return
-        self.doubt()
+        self.request_refresh()
         ended = self._loop.create_future()
         self._waiting.append(ended)
         await asyncio.wait([ended], timeout=None if timeout_s == inf else timeout_s)
@@ -106,31 +92,30 @@ class TopologyWatch:
     async def _watch(self) -> None:
         try:
             while not self._is_closed:
-                is_silent = self.problem is not None or self._is_silent()
-                wait_s = self._refresh.due_in_s(_now_s(), is_silent=is_silent)
+                is_unreachable = self.problem is not None or self._is_unreachable()
+                wait_s = self._schedule.due_in_s(_now_s(), is_unreachable=is_unreachable)
                 if wait_s > 0:
                     self._wake.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(wait_s):
                             await self._wake.wait()
                 else:
-                    await self._round()
+                    await self._refresh()
         finally:
             self._end_waiting()
 
-    async def _round(self) -> None:
-        self._refresh.begin(_now_s())
-        self._is_asking = True
+    async def _refresh(self) -> None:
+        self._schedule.begin(_now_s())
+        self._is_refreshing = True
         try:
-            answer = await self._ask()
+            refresh = await self._query_nodes()
         finally:
-            self._is_asking = False
-        if isinstance(answer, Topology):
-            self.topology, problem = answer, answer.problem()
-            self.problem = None if problem is None else StoreUnavailable(problem)
+            self._is_refreshing = False
+        if refresh.best is not None:
+            self.topology, self.problem = refresh.best, refresh.best.problem()
         elif self.topology is None:
-            self.problem = answer
-        self._on_round()
+            self.problem = refresh.failure()
+        self._on_refresh()
         self._end_waiting()
 
     def _end_waiting(self) -> None:
@@ -139,45 +124,40 @@ class TopologyWatch:
             if not ended.done() and not self._loop.is_closed():
                 ended.set_result(None)
 
-    async def _ask(self) -> Topology | StoreUnavailable:
-        """Return the best view of the topology that nodes tell, or why none tells any."""
-        self.silent = set()
-        views = Views(self.topology)
-        errors = dict[Address, StoreUnavailable]()
+    async def _query_nodes(self) -> RefreshRound:
+        """Send the queries to nodes until the topology is certain, or no node is left."""
+        self.unreachable = set()
+        refresh = RefreshRound(self.topology)
         for timeout_s in (TIMEOUT_S, PATIENCE_S):
             with contextlib.closing(self._connections()) as connections:
                 for address, connection in connections:
                     try:
-                        topology = await self._ask_one(address, connection, timeout_s)
+                        topology = await self._topology_of(address, connection, timeout_s)
                     except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
-                        errors[address] = error_mapping.without_topology(error)
-                        self.silent.add(address)
+                        refresh.fail(address, error_mapping.without_topology(error))
+                        self.unreachable.add(address)
                         continue
-                    if views.take(topology):
+                    if refresh.add(topology):
                         break
-            if views.best is not None:
-                return views.best
-        said = "; ".join(f"{name_of(address)}: {error}" for address, error in errors.items())
-        causes = [error.cause for error in errors.values() if error.cause != "not_sent"]
-        return StoreUnavailable(
-            f"no node of the cluster says who owns which slot ({said})", cause=causes[0] if causes else None
-        )
+            if refresh.best is not None:
+                break
+        return refresh
 
     def _connections(self) -> Generator[tuple[Address, CommandConnection], None, None]:
-        """Yield connections to all nodes that are known, the primaries first."""
+        """Yield a connection to each node, the primaries first."""
         connected = list(self._nodes())
         yield from connected
         replicas = () if self.topology is None else self.topology.replicas
-        for address in dict.fromkeys((*replicas, *self._startup)):
+        for address in dict.fromkeys((*replicas, *self._client.start_nodes)):
             if address not in dict(connected):
-                connection = CommandConnection(self._pool, FixedAddress(address))
+                connection = CommandConnection(self._client.connection_pool, FixedAddress(address))
                 try:
                     yield address, connection
                 finally:
                     connection.abandon()
 
-    async def _ask_one(self, address: Address, connection: CommandConnection, timeout_s: float) -> Topology:
+    async def _topology_of(self, address: Address, connection: CommandConnection, timeout_s: float) -> Topology:
         slots, info = await connection.send(QUERIES, timeout_s)
         if isinstance(slots, Exception):
-            raise error_mapping.without_topology(slots)
-        return Topology.from_slots(slots, address, info, self._remap)
+            raise slots
+        return Topology.from_slots(slots, address, info, self._client.remap)

@@ -1,33 +1,56 @@
-"""What the executors for one server and for a cluster share: how an operation is run in a thread."""
+"""What the executors of one server and of a cluster share: how operations are run, in any thread."""
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Future
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from ratelimit.admin.doctor.read import Peer, PeerReply
+from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import InBackground, Operation, Request, Sent, WaitFor, failure_of
 from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.store.blocking import peers
 from ratelimit.store.blocking.background_operations import BackgroundOperations
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.clients import UPKEEP_S
+from ratelimit.store.breaker import BreakerState
+from ratelimit.store.clients import UPKEEP_S, patience_of
+from ratelimit.store.peers import client_settings
 
 _T = TypeVar("_T")
 
 
+class Server(Protocol):
+    """What an executor sends to: the endpoint of one server, or the nodes of a cluster."""
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether any breaker is open, and how often any has opened in this process."""
+
+    def connect(self, timeout_s: float) -> None:
+        """Wait until the connections stand; raise StoreUnavailable if they do not within that time."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
 class BlockingExecutorBase(ABC):
-    """An executor without its connections.
+    """An executor, but for what it does to carry a request out.
 
     Args:
+        pool: Says how to connect. It is held here: what sends holds it only weakly.
+        server: What it sends to.
         deadline: For how many seconds a check may wait for Redis, over all that it sends.
-        patience_s: For how many an administrator may wait for each reply.
     """
 
-    def __init__(self, deadline: float, patience_s: float) -> None:
+    def __init__(self, pool: Any, server: Server, deadline: float) -> None:
+        self._pool = pool
+        self._server = server
         self._deadline = deadline
-        self._patience_s = patience_s
+        self._patience_s = patience_of(pool)
+        """For how many seconds an administrator may wait for each reply."""
         self._background = BackgroundOperations(self._run_in_background)
 
     @abstractmethod
@@ -76,6 +99,31 @@ class BlockingExecutorBase(ABC):
     def _run_in_background(self, operation: Operation[object]) -> None:
         with contextlib.suppress(StoreError):
             self.run(operation, monotonic(), max(self._deadline, UPKEEP_S))
+
+    def breaker_state(self) -> BreakerState:
+        """Return whether the breaker of any server is open, and how often any has opened in this process."""
+        return self._server.breaker_state()
+
+    def client_settings(self) -> ClientSettings:
+        """Return the settings of the client that was passed in."""
+        return client_settings(self._pool)
+
+    def ask(self, to_ask: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+        """Return what servers beside the primaries answer, or why they could not be asked."""
+        return peers.ask(self._pool, to_ask)
+
+    def connect(self, timeout_s: float) -> None:
+        """Wait until as many connections stand as are usually idle, to each primary.
+
+        Raises:
+            StoreUnavailable: Not to all of them is there one, and a spare; or a slot has no primary; with the reason.
+        """
+        self._server.connect(timeout_s)
+
+    def close(self) -> None:
+        """Close all connections. Others who share the client have theirs made anew."""
+        self._background.close()
+        self._server.close()
 
 
 def _wait_for(future: Future[Any], at_most_s: float | None, wait: Wait) -> None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 from weakref import ref
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.addresses import Address
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.connections import Connections
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.breaker import PROBE_INTERVAL_S, Breaker, Step
-from ratelimit.store.sentinel import Address
 
 _MAX_ATTEMPTS = 8
 _PATIENCE_S = 5.0
@@ -35,23 +36,32 @@ class Connector:
     Args:
         pool: Says how to connect. It must be held by whoever uses the connector.
         connections: Where connections go that the server has answered on, and who waits for one.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
+        probes_unused_s: For how many seconds a server that does not answer is probed without any caller. Then the
+            thread ends, and the next caller waits for a connection as the first one did.
 
     Attributes:
         breaker: Whether the server answers.
     """
 
-    def __init__(self, pool: Any, connections: Connections, primary: Finder | None = None) -> None:
+    def __init__(
+        self, pool: Any, connections: Connections, primary: Finder | None = None, probes_unused_s: float = inf
+    ) -> None:
         self._pool = ref(pool)
         self._connections = connections
         self._primary = primary
+        self._probes_unused_s = probes_unused_s
+        self._used_s = 0.0
+        """When the thread last saw that the breaker was closed, or that a caller had been refused."""
+        self._is_used = False
+        """Whether a caller was refused since then."""
         self.breaker = Breaker()
         self._background = Background(self._step, "ratelimit-connections")
         self._changed = threading.Condition(connections.lock)
         self._generation = 0
         """Of attempts: what comes of those of an earlier one is not needed any more."""
         self._opening = set[Connection]()
-        """Connections on which the server has not answered yet, and a spare one that it was just asked on."""
+        """Connections on which the server has not answered yet, and a spare one that was just pinged."""
         self._attempts = 0
         self._failure: StoreUnavailable | None = None
         self._retry_s = self._watch_s = 0.0
@@ -83,6 +93,7 @@ class Connector:
 
     def unavailable(self) -> StoreUnavailable:
         """Return an error that says why nothing is sent."""
+        self._is_used = True
         failure = self._failure or _SILENT
         return StoreUnavailable(*failure.args, cause=failure.cause)
 
@@ -99,6 +110,8 @@ class Connector:
         if self._is_closed:
             return None
         now_s, connections = monotonic(), self._connections
+        if self._is_unused(now_s):
+            return None
         if now_s >= self._watch_s:
             self._watch_s = now_s + _WATCH_INTERVAL_S
             connections.close_ended()
@@ -106,20 +119,32 @@ class Connector:
         elif self._failure is not None:
             connections.close_ended()
         with connections.lock:
-            asks_spare, attempts, wait_s = self._decide(now_s)
-            spare = connections.take_spare() if asks_spare else None
+            pings_spare, attempts, wait_s = self._decide(now_s)
+            spare = connections.take_spare() if pings_spare else None
             if spare is not None:
                 self._opening.add(spare)
             self._attempts += attempts + (spare is not None)
             generation = self._generation
         if spare is not None:
-            self._start(_ask_spare, generation, spare)
+            self._start(_ping_spare, generation, spare)
         for _ in range(attempts):
             self._start(_connect, generation, self._pool())
         return min(wait_s, _WATCH_INTERVAL_S)
 
+    def _is_unused(self, now_s: float) -> bool:
+        """Return whether a server that does not answer has had no caller for long; then begin anew for the next one."""
+        if self._is_used or not self.breaker.is_open:
+            self._used_s, self._is_used = now_s, False
+        if now_s <= self._used_s + self._probes_unused_s:
+            return False
+        with self._connections.lock:
+            self._is_closed = not (self._connections.waiters or self._connections.wanted)
+            if self._is_closed:
+                self._begin_anew()
+            return self._is_closed
+
     def _decide(self, now_s: float) -> tuple[bool, int, float]:
-        """Return whether to ask the spare connection, how many others to make, and for how many seconds to rest."""
+        """Return whether to ping the spare connection, how many others to make, and for how many seconds to rest."""
         breaker, connections = self.breaker, self._connections
         has_just_failed = self._failure is not None and now_s < self._retry_s
         if has_just_failed:
@@ -134,11 +159,11 @@ class Connector:
             connections.refuse_waiters(self.unavailable)
             return False, int(step is Step.PROBE and self._attempts < _MAX_ATTEMPTS), wait_s
         if has_just_failed:
-            return step is Step.ASK_SPARE, 0, min(wait_s, self._retry_s - now_s)
-        asks_spare = step is Step.ASK_SPARE
-        # The spare one is taken to be asked, so that another is needed in its place: it may be the first to answer.
-        wanted = min(connections.missing() + asks_spare, _MAX_ATTEMPTS)
-        return asks_spare, max(0, wanted - self._attempts), wait_s
+            return step is Step.PING_SPARE, 0, min(wait_s, self._retry_s - now_s)
+        pings_spare = step is Step.PING_SPARE
+        # A spare one that is pinged is taken away, so another is needed in its place: it may be the first to answer.
+        wanted = min(connections.missing() + pings_spare, _MAX_ATTEMPTS)
+        return pings_spare, max(0, wanted - self._attempts), wait_s
 
     def _start(self, attempt: Callable[..., None], generation: int, subject: Any) -> None:
         arguments = (ref(self), generation, subject)
@@ -262,7 +287,7 @@ class Connector:
             connection.break_off()
         self._opening.clear()
         self._failure = None
-        self.breaker.answer(monotonic())  # what was heard from before says nothing of what comes
+        self.breaker.answer(monotonic())  # what happened before says nothing of what comes
 
     def abandon(self) -> None:
         """Close here what the parent of this process was opening."""
@@ -305,7 +330,7 @@ def _expect_service(reply: Any) -> None:
         raise reply  # and closes the connection
 
 
-def _ask_spare(connector: ref[Connector], generation: int, spare: Connection) -> None:
+def _ping_spare(connector: ref[Connector], generation: int, spare: Connection) -> None:
     try:
         spare.probe(_PATIENCE_S)
     except Exception:  # noqa: BLE001 - as above

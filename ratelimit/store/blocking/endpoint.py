@@ -6,8 +6,9 @@ Callers take an idle connection, or wait for one within their deadline. They nev
 from __future__ import annotations
 
 import contextlib
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
@@ -36,8 +37,11 @@ class Endpoint:
 
     Attributes:
         connector: Makes the connections.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
+        PROBES_UNUSED_S: As of `Connector`.
     """
+
+    PROBES_UNUSED_S: ClassVar[float] = inf
 
     @classmethod
     def of(cls, pool: Any) -> Endpoint:
@@ -54,7 +58,7 @@ class Endpoint:
     def _set_up(self) -> None:
         pool = self._pool()
         self._connections = Connections(max(1, min(MAX_CONNECTIONS, pool.max_connections - RESERVED)))  # type: ignore[union-attr]
-        self.connector = Connector(pool, self._connections, self.primary)
+        self.connector = Connector(pool, self._connections, self.primary, self.PROBES_UNUSED_S)
         self._idle, self._waiters = self._connections.idle, self._connections.waiters
         self._breaker = self.connector.breaker
         self._renewed_s = 0.0
@@ -231,7 +235,7 @@ class Endpoint:
 
     def breaker_state(self) -> BreakerState:
         """Return whether the breaker is open, and how often it has opened."""
-        return BreakerState(self._breaker.is_open, self._breaker.openings)
+        return self._breaker.state()
 
     def connect(self, timeout_s: float, count: int = USUALLY_IDLE) -> None:
         """Wait until so many connections stand, as many as are usually idle; after this time, for one and a spare.

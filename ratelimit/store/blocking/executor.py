@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ratelimit.admin.doctor.read import Peer, PeerReply
-from ratelimit.admin.doctor.readings import ClientSettings
 from ratelimit.effects import PatientCommands, Primaries, Sent
 from ratelimit.errors import StoreError
 from ratelimit.scripts import Command, ScriptCall
 from ratelimit.store import error_mapping, redis_compat
-from ratelimit.store.blocking import peers
 from ratelimit.store.blocking.base import BlockingExecutorBase
 from ratelimit.store.blocking.cluster import BlockingClusterExecutor
 from ratelimit.store.blocking.endpoint import Endpoint
 from ratelimit.store.blocking.finder import Finder
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.breaker import BreakerState
-from ratelimit.store.clients import PATIENCE_S, Client, ServerClient, cluster_client, enforces_slots, patience_of
+from ratelimit.store.clients import PATIENCE_S, Client, ServerClient, cluster_client, enforces_slots
 from ratelimit.store.cluster.slots import divide
-from ratelimit.store.peers import client_settings
 from ratelimit.store.resp import pack
 
 
@@ -36,14 +31,14 @@ class BlockingExecutor(BlockingExecutorBase):
     """
 
     def __init__(self, client: ServerClient, deadline: float = PATIENCE_S) -> None:
-        self._pool: Any = client.connection_pool  # held: the endpoint does not
-        self._endpoint = Endpoint.of(self._pool)
-        super().__init__(deadline, patience_of(self._pool))
-        self.has_slots = enforces_slots(self._pool)
+        pool = client.connection_pool
+        self._endpoint = Endpoint.of(pool)
+        super().__init__(pool, self._endpoint, deadline)
+        self.has_slots = enforces_slots(pool)
 
     @property
     def finder(self) -> Finder | None:
-        """What finds whom to connect to; None where that is the pool's business."""
+        """What finds the server to connect to; None where the pool says it."""
         return self._endpoint.primary
 
     def call(self, call: ScriptCall, started_s: float) -> Any:
@@ -87,31 +82,6 @@ class BlockingExecutor(BlockingExecutorBase):
         if error_mapping.is_from_replica(error):
             self._endpoint.renew()
         return error_mapping.after_sending(error)
-
-    def breaker_state(self) -> BreakerState:
-        """Return whether the server's breaker is open, and how often it has opened in this process."""
-        return self._endpoint.breaker_state()
-
-    def client_settings(self) -> ClientSettings:
-        """Return how the client is set that was passed in."""
-        return client_settings(self._pool)
-
-    def ask(self, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
-        """Return what servers beside the primary answer."""
-        return peers.ask(self._pool, asked_peers)
-
-    def connect(self, timeout_s: float) -> None:
-        """Wait until there are as many connections as are usually idle.
-
-        Raises:
-            StoreUnavailable: There is not even one, and a spare; with the reason.
-        """
-        self._endpoint.connect(timeout_s)
-
-    def close(self) -> None:
-        """Close all connections to the server. Others who share the client have theirs made anew."""
-        self._background.close()
-        self._endpoint.close()
 
 
 BlockingStore = BlockingExecutor | BlockingClusterExecutor

@@ -1,24 +1,20 @@
-"""What says whom to connect to, where that is not the pool's business."""
+"""What finds the server to connect to, where the pool does not say it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from ratelimit.store.cluster.topology import Address
-
-OnMove = Callable[[Address], None]
-"""A method that is called with the address of another server that has taken the place of the last one."""
+from ratelimit.store.addresses import Address, OnMove
 
 
 class Finder(Protocol):
-    """Of a service's primary, or of some node of a cluster."""
+    """Finds the primary of a service, or a node of a cluster to subscribe at."""
 
     def find(self) -> Address:
-        """Return the address. Takes as long as those do who are asked for it; raises StoreUnavailable."""
+        """Return the address, once a Sentinel or a node has replied; raise StoreUnavailable if none does."""
 
     def watch(self, on_move: OnMove) -> None:
-        """Call a method from now on whenever the address is another one than before."""
+        """Call a bound method, held weakly, from now on whenever the address is another one than before."""
 
     def unwatch(self, on_move: OnMove) -> None:
         """Call it no more."""

@@ -1,7 +1,7 @@
-"""The nodes of a cluster, as one process sees them: who owns which slot, and an endpoint of each primary.
+"""The nodes of a cluster in one process: which of them owns which slot, and an endpoint of each primary.
 
-One thread asks for the topology, for all callers: at first, when an answer says that it changed, again and again while
-a primary does not answer, and now and then. Nobody waits for it but who has nobody to send to.
+One thread refreshes the topology for all callers: at first, when an error reply shows that it changed, often while a
+primary does not reply, and every few seconds. Only callers whose slot has no owner wait for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary, WeakMethod
 from ratelimit.errors import StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat
+from ratelimit.store.addresses import Address, OnMove, name_of
 from ratelimit.store.blocking.background import Background
 from ratelimit.store.blocking.connection import Connection, NothingSentError, open_connection
 from ratelimit.store.blocking.connections import USUALLY_IDLE
 from ratelimit.store.blocking.endpoint import Endpoint
-from ratelimit.store.blocking.finder import OnMove
 from ratelimit.store.blocking.wait import Wait
-from ratelimit.store.breaker import BreakerState
+from ratelimit.store.breaker import BreakerState, combined
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import SLOTS
 from ratelimit.store.cluster.topology import (
@@ -33,23 +33,25 @@ from ratelimit.store.cluster.topology import (
     PATIENCE_S,
     QUERIES,
     TIMEOUT_S,
-    Address,
-    Refresh,
+    RefreshRound,
+    RefreshSchedule,
     Topology,
-    Views,
-    name_of,
+    no_primary,
 )
 from ratelimit.store.resp import pack
 
 _QUERIES = pack(QUERIES)
 _random = SystemRandom()
-_SILENT = StoreUnavailable("no node of the cluster answered in time")
+_NO_REPLY = StoreUnavailable("no node of the cluster answered in time")
 _FIND_TIMEOUT_S = 2.0
-"""How long whoever subscribes waits for a node that answers."""
+"""How long a subscriber waits for a node that replies."""
 
 
 class Node(Endpoint):
     """The endpoint of one node."""
+
+    PROBES_UNUSED_S = 10.0
+    """Longer than the upkeep of a limiter pauses. Without a bound a cluster that is gone would be probed for ever."""
 
     def __init__(self, pool: Any, address: Address) -> None:
         self.address = address
@@ -58,10 +60,10 @@ class Node(Endpoint):
 
 
 class Nodes:
-    """The nodes of the cluster of one client. Safe between threads; after a fork, a child asks anew.
+    """The nodes of the cluster of one client. Safe between threads; after a fork, a child refreshes the topology anew.
 
     Attributes:
-        owners: By slot: the node that owns it; None if nobody does, or nobody has been asked yet. Read at each check.
+        owners: By slot: the node that owns it; None if none does, or before the first refresh. Read at each check.
     """
 
     @classmethod
@@ -71,15 +73,15 @@ class Nodes:
         return nodes or _nodes.setdefault(client, cls(client))  # one step, also between threads
 
     def __init__(self, client: ClusterClient) -> None:
-        # Not the client itself: `_nodes` ends with it.
+        # Not the client itself, which holds its entry in `_nodes`.
         self._pool, self._start_nodes, self._remap = client.connection_pool, client.start_nodes, client.remap
         self.owners: list[Node | None] = [None] * SLOTS
         self._by_address = dict[Address, Node]()
         self._topology: Topology | None = None
-        self._openings_of_others = 0
+        self._former_openings = 0  # of breakers of nodes that left
         self._connection: tuple[Address, Connection] | None = None
-        self._home: Address | None = None
-        """The node that is asked first, and that changes are heard of at: the last one that answered."""
+        self._contact: Address | None = None
+        """The node that is sent the queries first, and that is subscribed at: the last one that replied to them."""
         self._watchers: tuple[WeakMethod[OnMove], ...] = ()
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
@@ -90,40 +92,41 @@ class Nodes:
             with contextlib.suppress(Exception):
                 self._connection[1].close()
         self._connection = None
-        self._concluded = threading.Condition(threading.Lock())
-        self._conclusions = 0
-        self._concluded_s = 0.0
-        self._doubted_s = inf
-        """Since when somebody doubts the topology, and nobody has told it anew."""
+        self._refreshed = threading.Condition(threading.Lock())
+        self._refreshes = 0
+        """How many refreshes have ended, with a topology or without."""
+        self._refreshed_s = 0.0
+        """When the last one ended that gave a topology."""
+        self._requested_s = inf
+        """When a refresh was requested first since then; `inf` if none was."""
         self._failure: StoreUnavailable | None = None
-        self._refresh = Refresh()
-        self._informed: Address | None = None
-        """A node that knows better than others do yet."""
+        self._schedule = RefreshSchedule()
+        self._redirected_to: Address | None = None
+        """The node that a MOVED redirection named: it has the new topology before others do."""
         self._background = Background(self._step, "ratelimit-topology")
         self._is_started = self._is_closed = False
 
     # For callers
 
     def owner(self, slot: int, wait: Wait) -> Node:
-        """Return the node that owns a slot; wait for the topology if nobody is known to.
+        """Return the node that owns a slot; wait for a refresh if none does.
 
         Raises:
-            StoreUnavailable: Nobody owns it, or nobody says who does; with the reason.
+            StoreUnavailable: None owns it, or no node reports the topology; with the reason.
         """
         owner = self.owners[slot]
         if owner is None:
             self._await_refresh(wait)
             owner = self.owners[slot]
         if owner is None:
-            raise self._problem() or _SILENT
+            raise self._problem() or _NO_REPLY
         self._start()
         return owner
 
-    def owner_instead(self, slot: int, node: Node, wait: Wait) -> Node | None:
-        """Return who owns a slot in the place of a node that did not carry a command out; None: that node still does.
+    def other_owner(self, slot: int, node: Node, wait: Wait) -> Node | None:
+        """Return the owner of a slot in the place of a node that did not carry a command out; None: it still owns it.
 
-        It waits for the topology, unless that has just been asked for: as long as a node is away, its callers fail at
-        once.
+        Wait for a refresh, unless there has just been one: as long as a node is away, its callers fail at once.
         """
         if self.owners[slot] is node:
             with contextlib.suppress(StoreUnavailable):
@@ -133,15 +136,13 @@ class Nodes:
 
     def follow(self, slot: int, address: Address, *, is_moved: bool) -> Node:
         """Return the node that a redirection names, and note whether it owns the slot from now on."""
-        if self._remap is not None:
-            address = self._remap(address)
-        with self._concluded:
+        with self._refreshed:
             node = self._node_at(address)
             if is_moved and self.owners[slot] is not node:
                 if self._topology is not None:
                     self._topology = self._topology.with_owner(slot, address)
                 self.owners[slot] = node
-                self._informed = address
+                self._redirected_to = address
         return node
 
     def node_named(self, name: str, wait: Wait) -> Node:
@@ -153,47 +154,50 @@ class Nodes:
         for node in self.primaries(wait):
             if name_of(node.address) == name:
                 return node
-        raise StoreUnavailable(f"the cluster has no primary {name} (any more)", cause="refused")
+        raise no_primary(name)
 
     def primaries(self, wait: Wait) -> list[Node]:
         """Return the nodes that own slots.
 
         Raises:
-            StoreUnavailable: Nobody says who they are; with the reason.
+            StoreUnavailable: No node reports the topology; with the reason.
         """
         if self._topology is None:
             self._await_refresh(wait)
-        with self._concluded:
+        with self._refreshed:
             if self._topology is None:
-                raise self._problem() or _SILENT
+                raise self._problem() or _NO_REPLY
             return [self._node_at(address) for address in self._topology.primaries]
 
-    def doubt(self) -> None:
-        """Have the topology asked for: something says that it has changed."""
-        if self._refresh.doubt() or not self._is_started:
-            self._doubted_s = min(self._doubted_s, monotonic())
+    def request_refresh(self) -> None:
+        """Have the topology refreshed soon, as it may have changed.
+
+        Raises:
+            StoreUnavailable: There can be no more threads.
+        """
+        if self._schedule.request() or not self._is_started:
+            self._requested_s = min(self._requested_s, monotonic())
             self._wake()
 
     def _await_refresh(self, wait: Wait) -> None:
-        """Wait until the topology was asked for, unless it just was, or nobody answers: then callers fail at once."""
-        self.doubt()
-        with self._concluded:
-            before, now_s = self._conclusions, monotonic()
+        """Wait for a refresh, unless one has just ended, or no node replies: then callers fail at once."""
+        self.request_refresh()
+        with self._refreshed:
+            before, now_s = self._refreshes, monotonic()
             if self._topology is None:
                 is_of_use = self._failure is None
             else:
-                is_of_use = self._concluded_s + FRESH_S < now_s < self._doubted_s + FRESH_S
-            while is_of_use and self._conclusions == before and wait.left_s > 0:
-                self._concluded.wait(wait.begin())
+                is_of_use = self._refreshed_s + FRESH_S < now_s < self._requested_s + FRESH_S
+            while is_of_use and self._refreshes == before and wait.left_s > 0:
+                self._refreshed.wait(wait.begin())
                 wait.end()
 
     def _problem(self) -> StoreUnavailable | None:
-        """Return why the cluster does not serve all keys, as far as is known; None if it does."""
-        if self._topology is None:
-            failure = self._failure or _SILENT
-            return StoreUnavailable(*failure.args, cause=failure.cause)
-        problem = self._topology.problem()
-        return None if problem is None else StoreUnavailable(problem, cause="refused")
+        """Return why the cluster does not serve all keys, by the last refresh; None if it does."""
+        if self._topology is not None:
+            return self._topology.problem()
+        failure = self._failure or _NO_REPLY
+        return StoreUnavailable(*failure.args, cause=failure.cause)
 
     def _start(self) -> None:
         if not self._is_started:
@@ -205,16 +209,14 @@ class Nodes:
             self._background.wake()
         except RuntimeError as error:  # there can be no more threads
             self._is_started = False
-            raise StoreUnavailable(f"the topology of the cluster is not known: {error}") from error
-        self._is_started = not self._is_closed  # by another thread, meanwhile
+            raise StoreUnavailable(f"the topology of the cluster cannot be read: {error}") from error
+        self._is_started = not self._is_closed  # another thread may have closed it meanwhile
 
     # For the executor
 
     def breaker_state(self) -> BreakerState:
         """Return whether any node's breaker is open, and how often any has opened in this process."""
-        states = [node.breaker_state() for node in [*self._by_address.values()]]
-        openings = self._openings_of_others + sum(state.openings for state in states)
-        return BreakerState(any(state.is_open for state in states), openings)
+        return combined((node.breaker_state() for node in [*self._by_address.values()]), self._former_openings)
 
     def connect(self, timeout_s: float) -> None:
         """Wait until there are connections to each primary.
@@ -223,9 +225,9 @@ class Nodes:
             StoreUnavailable: Not to all of them, or not every slot has one; with the reason.
         """
         until_s = monotonic() + timeout_s
-        self.doubt()
-        with self._concluded:
-            self._concluded.wait_for(lambda: self._problem() is None, timeout_s)
+        self.request_refresh()
+        with self._refreshed:
+            self._refreshed.wait_for(lambda: self._problem() is None, timeout_s)
             problem = self._problem()
         if problem is not None:
             raise problem
@@ -237,7 +239,7 @@ class Nodes:
                 raise StoreUnavailable(f"the node {name_of(node.address)}: {error}", cause=error.cause) from error
 
     def close(self) -> None:
-        """Close all connections, and end the thread unless others listen. For whoever needs them they are made anew."""
+        """Close all connections, and end the thread unless there are subscribers. A later command starts them anew."""
         if not any(method() is not None for method in self._watchers):
             self._is_closed = True
             self._is_started = False
@@ -246,33 +248,33 @@ class Nodes:
         for node in [*self._by_address.values()]:
             node.close()
 
-    # Whoever subscribes does so at some node that answers
+    # For subscribers, at any node that replies
 
     def find(self) -> Address:
-        """Return the address of a node that answers now: whoever looks for one may have lost the last.
+        """Return the address of a node that replies now: the last one may have been lost.
 
         Raises:
             StoreUnavailable: None does; with the reason.
         """
-        self.doubt()
-        with self._concluded:
-            before = self._conclusions
-            self._concluded.wait_for(lambda: self._conclusions > before, _FIND_TIMEOUT_S)
-        if self._home is None:
-            raise self._problem() or _SILENT
-        return self._home
+        self.request_refresh()
+        with self._refreshed:
+            before = self._refreshes
+            self._refreshed.wait_for(lambda: self._refreshes > before, _FIND_TIMEOUT_S)
+        if self._contact is None:
+            raise self._problem() or _NO_REPLY
+        return self._contact
 
     def watch(self, on_move: OnMove) -> None:
-        """Call a method from now on when another node has to be used, as the one that `find` named is gone."""
+        """As `Finder.watch`: when the node that `find` named no longer replies."""
         method = WeakMethod(on_move)
-        with self._concluded:
+        with self._refreshed:
             self._watchers = (*(each for each in self._watchers if each() is not None and each != method), method)
         self._start()
 
     def unwatch(self, on_move: OnMove) -> None:
-        """Call it no more."""
+        """As `Finder.unwatch`."""
         method = WeakMethod(on_move)
-        with self._concluded:
+        with self._refreshed:
             self._watchers = tuple(each for each in self._watchers if each != method)
 
     # In the thread
@@ -280,71 +282,66 @@ class Nodes:
     def _step(self) -> float | None:
         if self._is_closed:
             return None
-        due_in_s = self._refresh.due_in_s(monotonic(), is_silent=self._is_silent())
+        due_in_s = self._schedule.due_in_s(monotonic(), is_unreachable=self._is_unreachable())
         if due_in_s > 0:
             return due_in_s
-        self._refresh.begin(monotonic())
-        informed, self._informed = self._informed, None
+        self._schedule.begin(monotonic())
+        redirected_to, self._redirected_to = self._redirected_to, None
         try:
-            self._conclude(*self._ask(informed))
-        except Exception as error:  # noqa: BLE001 - a listener's, or a fault of ours: the next round comes all the same
-            self._conclude(None, error_mapping.before_sending(error))
-        return max(0.0, self._refresh.due_in_s(monotonic(), is_silent=self._is_silent()))
+            self._end_refresh(*self._refresh(redirected_to))
+        except Exception as error:  # noqa: BLE001 - a subscriber's, or a fault of ours: the next refresh comes all the same
+            self._end_refresh(None, error_mapping.before_sending(error))
+        return max(0.0, self._schedule.due_in_s(monotonic(), is_unreachable=self._is_unreachable()))
 
-    def _is_silent(self) -> bool:
-        """Return whether a primary does not answer, or a slot has none: soon another may stand in."""
+    def _is_unreachable(self) -> bool:
+        """Return whether a primary does not reply, or a slot has none: a replica may take its place soon."""
         return self._topology is None or any(node is None or node.breaker_state().is_open for node in {*self.owners})
 
-    def _ask(self, informed: Address | None) -> tuple[Topology | None, StoreUnavailable | None]:
-        """Return the best view of the topology that nodes tell; None, and the reason, if none tells any."""
-        views, teller = Views(self._topology), self._home
-        problems = dict[str, StoreUnavailable]()
-        addresses = [*dict.fromkeys(self._candidates(informed))]
+    def _refresh(self, redirected_to: Address | None) -> tuple[Topology | None, StoreUnavailable | None]:
+        """Return the topology that nodes report; None, and the reason, if none reports any."""
+        refresh, best_node = RefreshRound(self._topology), self._contact
+        addresses = [*dict.fromkeys(self._nodes_to_query(redirected_to))]
         for timeout_s, address in product((TIMEOUT_S, PATIENCE_S), addresses):
-            if views.best is not None and timeout_s > TIMEOUT_S:
+            if refresh.best is not None and timeout_s > TIMEOUT_S:
                 break
             try:
-                topology = self._view_of(address, timeout_s)
+                topology = self._topology_of(address, timeout_s)
             except Exception as error:  # noqa: BLE001 - whatever a client's own way of connecting raises
-                problems[name_of(address)] = error_mapping.without_topology(error)
+                refresh.fail(address, error_mapping.without_topology(error))
                 continue
-            is_enough = views.take(topology)
-            if views.best is topology:
-                teller = address
-            if is_enough:
+            is_certain = refresh.add(topology)
+            if refresh.best is topology:
+                best_node = address
+            if is_certain:
                 break
-        if views.best is not None:
-            if views.best.primaries and teller is not None and teller not in (informed, self._home):
-                self._move_home(teller)
-            return views.best, None
-        said = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        causes = [each.cause for each in problems.values() if each.cause != "not_sent"]
-        return None, StoreUnavailable(
-            f"no node of the cluster tells its slots ({said})", cause=causes[0] if causes else None
-        )
+        if refresh.best is None:
+            return None, refresh.failure()
+        if refresh.best.primaries and best_node is not None and best_node not in (redirected_to, self._contact):
+            self._move_contact(best_node)
+        return refresh.best, None
 
-    def _candidates(self, informed: Address | None) -> Iterator[Address]:
-        """Name the nodes to ask, those first that are likely to answer; in no order, as one may know an old one."""
+    def _nodes_to_query(self, redirected_to: Address | None) -> Iterator[Address]:
+        """Yield the nodes to query, the likeliest to reply first; else at random, as one may report an old topology."""
         topology = self._topology
         members = [] if topology is None else [*topology.primaries, *topology.replicas]
         _random.shuffle(members)
-        if informed is not None:
-            yield informed
-        if self._home is not None and (self._home in members or topology is None):
-            yield self._home
+        if redirected_to is not None:
+            yield redirected_to
+        if self._contact is not None and (self._contact in members or topology is None):
+            yield self._contact
         is_open = {address for address, node in [*self._by_address.items()] if node.breaker_state().is_open}
         yield from (address for address in members if address not in is_open)
         yield from self._start_nodes
         yield from is_open
 
-    def _view_of(self, address: Address, timeout_s: float) -> Topology:
+    def _topology_of(self, address: Address, timeout_s: float) -> Topology:
         slots, info = self._replies_of(address, timeout_s)
         if isinstance(slots, Exception):
             raise slots
         return Topology.from_slots(slots, address, info, self._remap)
 
     def _replies_of(self, address: Address, timeout_s: float) -> list[Any]:
-        """Ask a node on the connection that was used last, if that is one to it; else on a new one."""
+        """Send the queries to a node, on the connection of the last refresh if that is one to it; else on a new one."""
         wait = Wait(timeout_s)
         if self._connection is not None and self._connection[0] == address:
             with contextlib.suppress(NothingSentError):  # it has ended since
@@ -366,34 +363,34 @@ class Nodes:
             self._connection[1].close()
             self._connection = None
 
-    def _move_home(self, address: Address) -> None:
-        """Note which node answers; have those move who listen to the last one."""
-        is_moved, self._home = self._home is not None, address
+    def _move_contact(self, address: Address) -> None:
+        """Note which node replied; have those move who subscribed at the last one."""
+        is_moved, self._contact = self._contact is not None, address
         for method in self._watchers if is_moved else ():
             if (on_move := method()) is not None:
                 on_move(address)
 
-    def _conclude(self, topology: Topology | None, failure: StoreUnavailable | None) -> None:
+    def _end_refresh(self, topology: Topology | None, failure: StoreUnavailable | None) -> None:
         left = list[Node]()
-        with self._concluded:
+        with self._refreshed:
             if topology is not None:
                 left = self._apply(topology) if topology != self._topology else left
-                self._concluded_s, self._doubted_s = monotonic(), inf
+                self._refreshed_s, self._requested_s = monotonic(), inf
             self._failure = failure
-            self._conclusions += 1
-            self._concluded.notify_all()
+            self._refreshes += 1
+            self._refreshed.notify_all()
         for node in left:
             node.retire()
 
     def _apply(self, topology: Topology) -> list[Node]:
-        """Take a topology; return the nodes that own nothing any more. Under the lock."""
+        """Take a topology; return the nodes that own no slots any more. Under the lock."""
         self._topology = topology
         nodes: dict[Address | None, Node | None] = {each: self._node_at(each) for each in topology.primaries}
         self.owners = [nodes.get(address) for address in topology.owner]
         left = [node for address, node in self._by_address.items() if address not in nodes]
         for node in left:
             del self._by_address[node.address]
-            self._openings_of_others += node.breaker_state().openings
+            self._former_openings += node.breaker_state().openings
         return left
 
     def _node_at(self, address: Address) -> Node:

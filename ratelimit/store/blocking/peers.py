@@ -13,9 +13,9 @@ from ratelimit.store.blocking.connection import open_connection
 from ratelimit.store.blocking.wait import Wait
 
 
-def ask(pool: Any, asked_peers: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
+def ask(pool: Any, to_ask: Sequence[Peer]) -> dict[Peer, PeerReply | StoreError]:
     """Return what each peer answered, or why it could not be asked."""
-    return {peer: _ask(pool, peer) for peer in asked_peers}
+    return {peer: _ask(pool, peer) for peer in to_ask}
 
 
 def _ask(pool: Any, peer: Peer) -> PeerReply | StoreError:

@@ -1,4 +1,4 @@
-"""Asks Sentinels for the primary, over blocking sockets: before connecting, and each second, to notice a failover.
+"""Queries Sentinels for the primary, over blocking sockets: before connecting, and each second, to notice a failover.
 
 The connections are made as the client's own to its Sentinels are, with its users, passwords and certificates.
 """
@@ -10,20 +10,18 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.local import fork_safety
 from ratelimit.store import error_mapping, redis_compat, sentinel
+from ratelimit.store.addresses import Address, OnMove
 from ratelimit.store.blocking.connection import Connection, open_connection
 from ratelimit.store.blocking.wait import Wait
 from ratelimit.store.resp import pack
 
 _READ_SIZE = 4096
-
-OnPrimary = Callable[[sentinel.Address], None]
 
 
 class PrimaryFinder:
@@ -37,7 +35,7 @@ class PrimaryFinder:
         self._pools = redis_compat.sentinel_pools(pool)
         self._tracker = redis_compat.primary_tracker(pool)
         self._queries = pack(sentinel.queries(pool.service_name))
-        self._users: tuple[WeakMethod[OnPrimary], ...] = ()
+        self._users: tuple[WeakMethod[OnMove], ...] = ()
         self._wake_up: tuple[socket.socket, socket.socket] | None = None
         self.reset_after_fork()
         fork_safety.register_fork_reset(self)
@@ -48,8 +46,8 @@ class PrimaryFinder:
         self._thread: threading.Thread | None = None
         self._close_wake_up()
 
-    def find(self) -> sentinel.Address:
-        """Return the address of the primary, as the first Sentinel names it that knows of the last failover.
+    def find(self) -> Address:
+        """Return the address of the primary, as a Sentinel names it that has the configuration of the last failover.
 
         Raises:
             StoreUnavailable: No Sentinel names one.
@@ -58,20 +56,20 @@ class PrimaryFinder:
             search = sentinel.Round(self._tracker)
             for number in self._tracker.order:
                 with contextlib.closing(_SentinelConnection(self._pools[number], timeout_s)) as connection:
-                    if self._ask(search, number, connection):
+                    if self._query(search, number, connection):
                         break
             if search.is_answered:
                 break
         return self._conclude(search)
 
-    def watch(self, on_primary: OnPrimary) -> None:
-        """Ask the Sentinels each second from now on, and at each failover that one of them publishes.
+    def watch(self, on_move: OnMove) -> None:
+        """Query the Sentinels each second from now on, and at each failover that one of them publishes.
 
         Args:
-            on_primary: A method to be called with the primary's address whenever that is another one than before. The
+            on_move: A method to be called with the primary's address whenever that is another one than before. The
                 watch ends about a second after the last object with such a method is gone.
         """
-        method = WeakMethod(on_primary)
+        method = WeakMethod(on_move)
         with self._lock:
             if method not in self._users:
                 self._users = (*filter(_is_alive, self._users), method)
@@ -83,20 +81,20 @@ class PrimaryFinder:
                 )
                 self._thread.start()
 
-    def _ask_now(self) -> None:
-        """Let the watch ask at once."""
+    def _query_now(self) -> None:
+        """Have the watch query the Sentinels at once."""
         if (wake_up := self._wake_up) is not None:
             with contextlib.suppress(OSError):  # it has ended, or was woken more often than it could look
                 wake_up[0].send(b"!")
 
-    def unwatch(self, on_primary: OnPrimary) -> None:
+    def unwatch(self, on_move: OnMove) -> None:
         """Call the method no more. The watch ends with the last one."""
-        method = WeakMethod(on_primary)
+        method = WeakMethod(on_move)
         with self._lock:
             self._users = tuple(each for each in self._users if each != method)
             thread = None if self._users else self._thread
         if thread is not None and thread is not threading.current_thread():
-            self._ask_now()
+            self._query_now()
             thread.join(len(self._pools) * sentinel.TIMEOUT_S + sentinel.INTERVAL_S)
 
     def _close_wake_up(self) -> None:
@@ -109,11 +107,11 @@ class PrimaryFinder:
         subscription = _Subscription()
         while not self._may_end():
             began_s = time.monotonic()
-            # Before the question: what is published meanwhile must not be missed.
+            # Before the queries: what is published meanwhile must not be missed.
             subscription.follow(self._pools[self._tracker.order[0]])
             search = sentinel.Round(self._tracker)
             for number in self._tracker.order:
-                if self._ask(search, number, connections[number]):
+                if self._query(search, number, connections[number]):
                     self._conclude(search)  # without waiting for those that are silent
             with contextlib.suppress(StoreUnavailable):  # `find` raises it where somebody connects
                 self._conclude(search)
@@ -123,21 +121,21 @@ class PrimaryFinder:
         for connection in connections:
             connection.close()
 
-    def _ask(self, search: sentinel.Round, number: int, connection: _SentinelConnection) -> bool:
-        """Ask one Sentinel; return whether its answer is all that is needed."""
+    def _query(self, search: sentinel.Round, number: int, connection: _SentinelConnection) -> bool:
+        """Query one Sentinel; return whether its answer is all that is needed."""
         try:
             return search.answer(number, connection.send(self._queries))
         except Exception as error:  # noqa: BLE001 - whatever its client's own way of connecting raises
             search.fail(number, error_mapping.message_of(error))
             return False
 
-    def _conclude(self, search: sentinel.Round) -> sentinel.Address:
+    def _conclude(self, search: sentinel.Round) -> Address:
         with self._lock:
             address = search.conclude()
         if search.is_moved:
             for method in self._users:
-                if (on_primary := method()) is not None:
-                    on_primary(address)
+                if (on_move := method()) is not None:
+                    on_move(address)
         return address
 
     def _may_end(self) -> bool:
@@ -150,7 +148,7 @@ class PrimaryFinder:
             return True
 
 
-def _is_alive(method: WeakMethod[OnPrimary]) -> bool:
+def _is_alive(method: WeakMethod[OnMove]) -> bool:
     return method() is not None
 
 
@@ -186,7 +184,7 @@ class _SentinelConnection:
 
 
 class _Subscription:
-    """Listens to the failovers that one Sentinel publishes. The messages are not read: each is a reason to ask."""
+    """Listens to the failovers that one Sentinel publishes. The messages are not read: each has them queried."""
 
     def __init__(self) -> None:
         self._pool: Any = None

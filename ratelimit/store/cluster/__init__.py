@@ -1,1 +1,1 @@
-"""What both twins know of a cluster: slots, topology, and what a node's answers mean. No I/O."""
+"""What both twins share of clusters: slots, topology, and what is done about redirections. No I/O."""

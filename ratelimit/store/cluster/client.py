@@ -1,11 +1,11 @@
-"""A cluster as a client names it: of the client, neither connections nor retries nor topology are used."""
+"""How to connect to a cluster: of a client that is passed in, neither connections nor retries nor topology are used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
-from ratelimit.store.cluster.topology import Address
+from ratelimit.store.addresses import Address
+from ratelimit.store.cluster.topology import Remap
 
 
 class ClusterClient:
@@ -13,15 +13,15 @@ class ClusterClient:
 
     Attributes:
         connection_pool: Says how to connect to a node: user, password, TLS, time limits. It makes no connection.
-        start_nodes: The nodes that are known before any was asked.
-        remap: Gives the address at which to reach a node, where the cluster tells another; None: as it tells.
+        start_nodes: The nodes that the first topology is read from.
+        remap: Gives the address at which to reach a node, where the cluster reports another one; None: as reported.
     """
 
     def __init__(
         self,
         connection_pool: Any,
         start_nodes: tuple[Address, ...],
-        remap: Callable[[Address], Address] | None = None,
+        remap: Remap | None = None,
     ) -> None:
         self.connection_pool = connection_pool
         self.start_nodes = start_nodes

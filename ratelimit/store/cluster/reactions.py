@@ -1,14 +1,14 @@
-"""What a node's answer, or its silence, means for a command, and what is done then: the one table. No I/O.
+"""What is done about a node's error reply, or where there is no reply: the one table. No I/O.
 
-A redirection says that nothing was carried out: the command goes to the node that is named, within the deadline of its
-caller. All else ends as it does with one server, and has the topology asked for again where that may have changed.
+A redirection says that nothing was carried out: the command goes to the node that it names, within the deadline of its
+caller. All else ends as it does with one server, and the topology is refreshed where that may have changed.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ratelimit.store.cluster.topology import Address
+from ratelimit.store.addresses import Address
 
 MAX_ATTEMPTS = 16
 """How often a command is sent that was not carried out."""
@@ -17,7 +17,7 @@ _LEAST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 NOT_SENT = "not sent"
 UNANSWERED = "unanswered"
-"""Beside the codes of error replies: the node is gone, before anything was sent to it or after."""
+"""Beside the codes of error replies: the connection failed, before anything was sent or after."""
 
 
 class Reaction(NamedTuple):
@@ -25,11 +25,11 @@ class Reaction(NamedTuple):
 
     Attributes:
         is_repeated: Whether the command is sent again, as it was certainly not carried out; else it fails.
-        address: Where to then; None: to whoever owns the slot.
+        address: The node that a redirection names; None: to the owner of the slot.
         needs_another: Whether it is sent again only if the slot has another owner by now, and else fails.
-        is_asking: Whether ASKING goes before it: the slot is on its way to that node.
+        is_asking: Whether ASKING goes before it: the slot is being moved to that node.
         is_moved: Whether that node owns the slot from now on.
-        refreshes: Whether the topology is asked for.
+        refreshes: Whether the topology is refreshed.
     """
 
     is_repeated: bool = False
@@ -51,10 +51,10 @@ REPEAT = Reaction(is_repeated=True)
 IF_ANOTHER_OWNS = Reaction(is_repeated=True, needs_another=True, refreshes=True)
 
 TABLE = {
-    # The slot lives elsewhere; or it moves, and this key, if there is one, is there already.
+    # Another node owns the slot; or it is being moved there, and this key, if there is one, is there already.
     "MOVED": Reaction(is_repeated=True, is_moved=True, refreshes=True),
     "ASK": Reaction(is_repeated=True, is_asking=True),
-    # Of several keys of a slot that moves, some have moved: soon all will have.
+    # Of several keys of a slot that is being moved, some are there already: soon all will be.
     "TRYAGAIN": REPEAT,
     # The slot has no owner, or the node sees too few others: a failover may be under way. Or it has left the cluster.
     "CLUSTERDOWN": IF_ANOTHER_OWNS,
@@ -66,16 +66,16 @@ TABLE = {
     NOT_SENT: IF_ANOTHER_OWNS,
     UNANSWERED: REFRESH_AND_FAIL,
 }
-"""By the code of an error reply. What is not here fails, and says nothing of the topology."""
+"""By the code of an error reply. After any other the command fails, and the topology has not changed."""
 
 
 def reaction_to(code: str, message: str, node: Address) -> Reaction:
-    """Return what is done about an answer.
+    """Return what is done about an error.
 
     Args:
         code: The first word of an error reply, `NOT_SENT` or `UNANSWERED`.
         message: Its words, with or without the code: those of a redirection name slot and address.
-        node: The node that answered.
+        node: The node that replied.
     """
     reaction = TABLE.get(code, FAIL)
     if not (reaction.is_moved or reaction.is_asking):
@@ -85,7 +85,7 @@ def reaction_to(code: str, message: str, node: Address) -> Reaction:
 
 
 def _named_address(message: str, node: Address) -> Address | None:
-    """Return the address at the end of "MOVED 3999 127.0.0.1:6381": without a host, it is that of who answered."""
+    """Return the address at the end of "MOVED 3999 127.0.0.1:6381"; without a host, that of the node that replied."""
     host, colon, port = message.rpartition(" ")[2].rpartition(":")
     if not (colon and port.isascii() and port.isdigit()):
         return None
@@ -97,7 +97,7 @@ def pause_s(attempt: int, *, is_redirected: bool) -> float:
 
     Args:
         attempt: How often it was sent.
-        is_redirected: Whether it goes to another node: only as long as nodes disagree they send a command to and fro.
+        is_redirected: Whether it goes to another node: it is redirected to and fro only as long as nodes disagree.
     """
     extra = attempt - (_FREE_ATTEMPTS if is_redirected else 0)
     return min(_LEAST_PAUSE_S * 2 ** (extra - 1), _LONGEST_PAUSE_S) if extra > 0 else 0.0

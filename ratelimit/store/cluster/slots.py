@@ -1,4 +1,4 @@
-"""Slots: where a key lives in a cluster, and how commands are divided among them."""
+"""The slot of a key, and how commands are divided by slot."""
 
 from __future__ import annotations
 

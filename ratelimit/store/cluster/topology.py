@@ -1,4 +1,4 @@
-"""Which node owns which slot: what CLUSTER SLOTS says, and when to ask again. No I/O; callers say what time it is."""
+"""Which node owns which slot, by CLUSTER SLOTS, and when to refresh that. No I/O; callers pass the time."""
 
 from __future__ import annotations
 
@@ -11,43 +11,41 @@ from typing import Any
 from ratelimit.effects import info_fields
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import Command
+from ratelimit.store.addresses import Address, name_of
 from ratelimit.store.cluster.slots import SLOTS
 
-Address = tuple[str, int]
-
 QUERIES: Sequence[Command] = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
-"""What a node is asked. All versions know CLUSTER SLOTS; the epoch beside it tells an older view from a newer one."""
+"""What is sent to a node. All versions have CLUSTER SLOTS; the epoch of CLUSTER INFO orders the replies of nodes."""
 
 TIMEOUT_S = 0.5
-"""How long a node may take to connect, and to answer, before another is asked."""
+"""How long a node may take to connect, and to reply, before the next one is sent the queries."""
 PATIENCE_S = 2.0
-"""How long if none has answered within that: they may be far away, with TLS, or their names may resolve slowly."""
-DOUBTED_INTERVAL_S = 0.1
-SILENT_INTERVAL_S = 0.25
+"""How long if none has replied within that: they may be far away, with TLS, or their names may resolve slowly."""
+
+REQUESTED_INTERVAL_S = 0.1
+UNREACHABLE_INTERVAL_S = 0.25
 INTERVAL_S = 5.0
-"""How often to ask: while something said that the topology changed; while a primary does not answer; otherwise."""
+"""How long from one refresh to the next: if it was requested; while a primary does not reply; otherwise."""
 
 FRESH_S = 1.0
-"""Within so much time after nodes were asked nobody waits for them to be asked again: an answer would be the same."""
+"""For so long after a refresh nobody waits for another one: it would give the same."""
 
 _SHOWN_RANGES = 3
 
-
-def name_of(address: Address) -> str:
-    """Return an address as `Primaries` gives it."""
-    return f"{address[0]}:{address[1]}"
+Remap = Callable[[Address], Address]
+"""Gives the address at which to reach a node, where the cluster reports another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The nodes of a cluster as one of them knows them.
+    """The nodes of a cluster and the slots that they own, as one node reports them.
 
     Attributes:
-        epoch: Of its configuration; each failover and each moved slot raises it. 0 if the user may not read it.
+        epoch: Of the configuration; each failover and each moved slot raises it. 0 if the user may not read it.
         primaries: Addresses of the nodes that own slots.
         replicas: Addresses of the others that CLUSTER SLOTS names.
-        owner: By slot: the node that owns it, None if nobody does.
-        has_failed: Whether that node says that the cluster is down. It may itself be cut off, while the others go on.
+        owner: By slot: the node that owns it, None if none does.
+        has_failed: Whether the node reports that the cluster is down. It may be cut off, while the others go on.
     """
 
     epoch: int
@@ -57,23 +55,17 @@ class Topology:
     has_failed: bool = False
 
     @classmethod
-    def from_slots(
-        cls,
-        reply: Any,
-        node: Address,
-        info: Any = None,
-        remap: Callable[[Address], Address] | None = None,
-    ) -> Topology:
-        """Return the topology that a node told.
+    def from_slots(cls, reply: Any, node: Address, info: Any = None, remap: Remap | None = None) -> Topology:
+        """Return the topology that a node reports.
 
         Args:
             reply: To CLUSTER SLOTS.
-            node: The address of the node that was asked: it need not know by which name it is reached.
+            node: The address of the node that replied: it need not know by which name it is reached.
             info: The reply to CLUSTER INFO.
-            remap: Gives the address at which to reach a node, where the cluster tells another.
+            remap: As of `ClusterClient`.
 
         Raises:
-            StoreUnavailable: The reply is none that can be understood.
+            StoreUnavailable: The reply is no list of slots.
         """
         owner: list[Address | None] = [None] * SLOTS
         replicas = set[Address]()
@@ -97,23 +89,25 @@ class Topology:
             has_failed,
         )
 
-    def problem(self) -> str | None:
+    def problem(self) -> StoreUnavailable | None:
         """Return what keeps the cluster from serving all keys, with the remedy; None if nothing does."""
         if not self.primaries:
-            return (
+            return StoreUnavailable(
                 "no node of the cluster owns slots: is it a node that has not joined yet, or left? Create the cluster "
-                "(`redis-cli --cluster create`), or name a node of it"
+                "(`redis-cli --cluster create`), or name a node of it",
+                cause="refused",
             )
         missing = [slot for slot, owner in enumerate(self.owner) if owner is None]
         if not missing:
             return None
-        return (
+        return StoreUnavailable(
             f"{len(missing)} of the cluster's {SLOTS} slots have no primary ({_shown(missing)}): start the node that "
-            "had them, or assign them (`redis-cli --cluster fix`)"
+            "had them, or assign them (`redis-cli --cluster fix`)",
+            cause="refused",
         )
 
     def with_owner(self, slot: int, address: Address) -> Topology:
-        """Return the same with another owner of one slot, as a node told it who had to know."""
+        """Return the same with another owner of one slot, as a MOVED redirection names it."""
         owner = self.owner.copy()
         owner[slot] = address
         primaries = tuple(sorted({*self.primaries, address}))
@@ -121,10 +115,15 @@ class Topology:
         return replace(self, primaries=primaries, replicas=replicas, owner=owner)
 
 
-def _address(entry: Any, node: Address, remap: Callable[[Address], Address] | None) -> Address:
+def no_primary(name: str) -> StoreUnavailable:
+    """Return the error for commands to a node that is no primary of the cluster."""
+    return StoreUnavailable(f"{name} is no primary of the cluster, or no longer", cause="refused")
+
+
+def _address(entry: Any, node: Address, remap: Remap | None) -> Address:
     host, port = entry[0], int(entry[1])
     host = host.decode() if isinstance(host, bytes) else host
-    # A node that does not know its own name leaves it out, "?" if it has none: it is where it was asked.
+    # A node that does not know its own name leaves it out, "?" if it has none: it is where the queries were sent.
     address = (node[0] if host in (None, "", "?") else str(host), port)
     return address if remap is None else remap(address)
 
@@ -142,65 +141,76 @@ def _shown(slots: Sequence[int]) -> str:
     return ", ".join(shown + ["..."] * (len(runs) > _SHOWN_RANGES))
 
 
-class Refresh:
-    """When to ask for the topology: once for all who doubt it. All times are seconds of a monotonic clock."""
+class RefreshSchedule:
+    """When to refresh the topology: once for all who request it. All times are seconds of a monotonic clock."""
 
-    __slots__ = ("_began_s", "is_doubted")
+    __slots__ = ("_began_s", "is_requested")
 
     def __init__(self) -> None:
-        self.is_doubted = True
+        self.is_requested = True
         self._began_s = -inf
 
-    def doubt(self) -> bool:
-        """Note that the topology may have changed; return whether nobody has said so yet."""
-        is_news, self.is_doubted = not self.is_doubted, True
-        return is_news
+    def request(self) -> bool:
+        """Note that the topology may have changed; return whether nobody else has requested a refresh yet."""
+        is_first, self.is_requested = not self.is_requested, True
+        return is_first
 
     def begin(self, now_s: float) -> None:
-        """Note that nodes are asked now: whoever doubts the topology from now on has another one asked for."""
+        """Note that a refresh begins: a request that comes from now on is for another one."""
         self._began_s = now_s
-        self.is_doubted = False
+        self.is_requested = False
 
-    def due_in_s(self, now_s: float, *, is_silent: bool) -> float:
-        """Return in how many seconds to ask; 0 or less: now.
+    def due_in_s(self, now_s: float, *, is_unreachable: bool) -> float:
+        """Return in how many seconds to refresh; 0 or less: now.
 
         Args:
             now_s: What time it is.
-            is_silent: Whether a primary does not answer, whose place another may take at any moment.
+            is_unreachable: Whether a primary does not reply: a replica may take its place at any moment.
         """
-        usual_s = SILENT_INTERVAL_S if is_silent else INTERVAL_S
-        return self._began_s + (DOUBTED_INTERVAL_S if self.is_doubted else usual_s) - now_s
+        usual_s = UNREACHABLE_INTERVAL_S if is_unreachable else INTERVAL_S
+        return self._began_s + (REQUESTED_INTERVAL_S if self.is_requested else usual_s) - now_s
 
 
-class Views:
-    """What the nodes tell that are asked one after the other, and whether to ask one more.
+class RefreshRound:
+    """One refresh: nodes are sent the queries one after the other, until the topology is certain.
 
-    A node that has left the cluster owns no slots. One that is cut off from the others says that the cluster is down,
-    and so do all where it is: then a second one is asked, no more, as many processes may do so at once.
+    A node that has left the cluster reports no slots. One that is cut off from the others reports that the cluster is
+    down; so do all nodes if it is: then a second one is sent the queries, no more, as many processes may do so at once.
 
     Args:
-        last: The topology as it was told before.
+        last: The topology of the last refresh.
 
     Attributes:
-        best: The first of those that no other was better than; None as long as nobody told any.
+        best: The newest topology that was reported, of a node that is no worse than any other; None without any.
     """
 
-    __slots__ = ("_last", "_of_failure", "best")
+    __slots__ = ("_errors", "_failed_count", "_last", "best")
 
     def __init__(self, last: Topology | None) -> None:
         self._last = last
-        self._of_failure = 0
+        self._failed_count = 0
+        self._errors = dict[Address, StoreUnavailable]()
         self.best: Topology | None = None
 
-    def take(self, topology: Topology) -> bool:
-        """Take the view of one more node; return whether to ask no other."""
-        if self.best is None or _worth(topology) > _worth(self.best):
+    def add(self, topology: Topology) -> bool:
+        """Take what one more node reports; return whether no other node has to be sent the queries."""
+        if self.best is None or _rank(topology) > _rank(self.best):
             self.best = topology
         if not topology.primaries or (self._last is not None and topology.epoch < self._last.epoch):
             return False
-        self._of_failure += topology.has_failed
-        return not topology.has_failed or (self._of_failure > 1 and self.best.has_failed)
+        self._failed_count += topology.has_failed
+        return not topology.has_failed or (self._failed_count > 1 and self.best.has_failed)
+
+    def fail(self, node: Address, error: StoreUnavailable) -> None:
+        """Note that a node reported no topology, and why."""
+        self._errors[node] = error
+
+    def failure(self) -> StoreUnavailable:
+        """Return why no node reported a topology, with the reason of each."""
+        reasons = "; ".join(f"{name_of(node)}: {error}" for node, error in self._errors.items())
+        causes = (error.cause for error in self._errors.values() if error.cause != "not_sent")
+        return StoreUnavailable(f"no node of the cluster reports its slots ({reasons})", cause=next(causes, None))
 
 
-def _worth(topology: Topology) -> tuple[bool, bool, int]:
+def _rank(topology: Topology) -> tuple[bool, bool, int]:
     return bool(topology.primaries), not topology.has_failed, topology.epoch

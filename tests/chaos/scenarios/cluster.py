@@ -10,20 +10,20 @@ CATALOG = "{ratelimit}:catalog"
 KEPT = {"lost by other nodes": 0}
 
 
-def _name(run, label):
+def key_name(run, label):
     """The name of a key's hash."""
     return f"ratelimit:{{{run.keys[label].id}}}"
 
 
-def _spare_others(run, node):
+def spare_others(run, node):
     """Note the keys that are on other nodes."""
     cluster = run.deployment.parts["cluster"]
-    run.event("spared", keys=[label for label in run.keys if cluster.node_of(_name(run, label)) is not node])
+    run.event("spared", keys=[label for label in run.keys if cluster.node_of(key_name(run, label)) is not node])
 
 
 def _stop(run, node):
     run.steady(run.between(1, 1.5))
-    _spare_others(run, node)
+    spare_others(run, node)
     with run.fault("SIGSTOP of one node"):
         node.pause()
         run.steady(run.between(1.5, 2.5))
@@ -34,35 +34,36 @@ def _stop(run, node):
 
 
 def _stop_node_of_a_key(run):
-    _stop(run, run.deployment.parts["cluster"].node_of(_name(run, "bucket")))
+    _stop(run, run.deployment.parts["cluster"].node_of(key_name(run, "bucket")))
 
 
 def _stop_node_of_the_catalogue(run):
     _stop(run, run.deployment.parts["cluster"].node_of(CATALOG))
 
 
-def _node_dies(run):
+def _replace_node_of_a_key(run, fault, replace):
+    """A replica takes the place of a key's node, however `replace` brings that about."""
     cluster = run.deployment.parts["cluster"]
-    node = cluster.node_of(_name(run, "bucket"))
+    node = cluster.node_of(key_name(run, "bucket"))
     run.steady(run.between(1, 1.5))
-    _spare_others(run, node)
-    with run.fault("kill -9 of a primary"):
+    spare_others(run, node)
+    with run.fault(fault):
+        replace(cluster, node)
+    run.revoke_when_possible()
+    run.steady(3)
+
+
+def _node_dies(run):
+    def kill(cluster, node):
         cluster.kill(node)
         run.event("crashed")
         cluster.wait_failed_over(node)
-    run.revoke_when_possible()
-    run.steady(3)
+
+    _replace_node_of_a_key(run, "kill -9 of a primary", kill)
 
 
 def _fail_over(run):
-    cluster = run.deployment.parts["cluster"]
-    node = cluster.node_of(_name(run, "bucket"))
-    run.steady(run.between(1, 1.5))
-    _spare_others(run, node)
-    with run.fault("CLUSTER FAILOVER"):
-        cluster.fail_over(node)
-    run.revoke_when_possible()
-    run.steady(3)
+    _replace_node_of_a_key(run, "CLUSTER FAILOVER", lambda cluster, node: cluster.fail_over(node))
 
 
 def _move_slots(run):
@@ -72,7 +73,7 @@ def _move_slots(run):
     run.event("spared", keys=list(run.keys))
     with run.fault("slots move"):
         for _ in range(2):
-            for name in [CATALOG, *(_name(run, label) for label in run.keys)]:
+            for name in [CATALOG, *(key_name(run, label) for label in run.keys)]:
                 slot = slot_of(name)
                 others = [node for node in cluster.primaries if node is not cluster.owner_of(slot)]
                 for _step in cluster.migration(slot, run.random.choice(others), batch=1):
@@ -94,7 +95,7 @@ ALL = (
     Scenario(
         "cluster: the catalogue's node stops",
         _stop_node_of_the_catalogue,
-        "Keys of the other nodes lose nothing: they go on by the catalogue that each process knows.",
+        "Keys of the other nodes lose nothing: they go on by the catalogue that each process has loaded.",
         "SIGSTOP of the catalogue's node, for 1.5 to 2.5 s",
         cluster_of_three(),
         bounds={"": KEPT},

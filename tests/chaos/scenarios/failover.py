@@ -100,7 +100,7 @@ def _bucket_meanwhile(history):
     return BURST + int(RATE * ((end - begin) / SECOND_US + PROMISED_S))
 
 
-def _losing(seconds):
+def losing(seconds):
     """Bounds where what was admitted in so many seconds from the begin of the fault may be lost."""
     return {
         "over-admission": _bucket_for(seconds),
@@ -109,7 +109,7 @@ def _losing(seconds):
     }
 
 
-LOSING_A_SECOND = _losing(PROMISED_S)
+LOSING_A_SECOND = losing(PROMISED_S)
 MEANWHILE = {
     "over-admission": _bucket_meanwhile,
     "over quota": admitted_meanwhile("quota"),
@@ -168,6 +168,6 @@ ALL = (
         "The primary stops to admit after max-lag and two seconds at most; a revocation after that holds everywhere.",
         "the primary and half of the processes are cut off for 7 to 8 s; min-replicas-to-write 1 and max-lag 2",
         watched(MIN_REPLICAS, on_both_sides=True),
-        bounds={"": _losing(LAG_S + UNEXACT_S), "local": UNSEEN},
+        bounds={"": losing(LAG_S + UNEXACT_S), "local": UNSEEN},
     ),
 )

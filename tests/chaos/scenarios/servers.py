@@ -258,7 +258,7 @@ ALL = (
     Scenario(
         "SIGSTOP, processes count each other",
         _stopped_once_counted,
-        "Processes that are told nothing know among how many they divide a limit.",
+        "Processes that are given no number know among how many they divide a limit.",
         f"SIGSTOP for 1.5 to 2.5 s, once all processes have run for {COUNTED_AFTER_S:g} s",
         direct,
         policies=("local",),

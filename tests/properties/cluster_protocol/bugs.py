@@ -364,6 +364,8 @@ GUARDS = {
     ("rotate 4", "record"): (ONE, "join q / rotate to b"),
     ("rotate 5", "D"): (ONE, "rotate to b / rotate to c"),
     ("delete 2", "record"): (ONE, "join q / delete"),
+    ("delete 3 C", "intent"): (ONE, "join q / delete"),
+    ("delete 3 D", "D"): (ONE, "delete / create with a in p"),
     ("put plan 2", "version"): (BOTH, "p opens t too / q opens t"),
     ("put plan 2", "members"): (ONE, "join q / q opens s too"),
     ("delete plan 2", "members"): (ONE, "join q / delete plan q"),
@@ -383,7 +385,6 @@ REDUNDANT = {
 """Guards of the table without which nothing broke in any configuration, and why."""
 
 OWN_CLAIMS = {
-    "delete 3 D": (ONE, "delete / create with a in p"),
     "repair dead D": (ONE, "delete / create with a in p"),
 }
-"""Steps that remove a claim if it names their key, each with a configuration in which that is needed."""
+"""Steps that remove a claim with any token if it names their key, and a configuration in which that is needed."""

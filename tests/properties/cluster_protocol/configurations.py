@@ -176,9 +176,12 @@ WORLDS = {
 
 
 class Configuration:
-    """A world, a pair of operations in it, and how often a gateway checks value "a" for stage "s"."""
+    """A world, a pair of operations in it, and how often a gateway checks value "a" for stage "s".
 
-    def __init__(self, world, pair, checks=1):
+    With `is_reversed`, of requests that leave together the last arrives first.
+    """
+
+    def __init__(self, world, pair, checks=1, *, is_reversed=False):
         world = WORLDS[world]
         chosen = [world.operations[name] for name in pair.split(" / ")]
         made = [arguments[0] for _, arguments in chosen if arguments[0] in world.made]
@@ -186,8 +189,11 @@ class Configuration:
         self.layout = Layout((*keys, SPARE), DIGESTS, PLANS)
         self.first = self.layout.first(world.keys, plans)
         self.operations = [*alone((*keys, SPARE))]
-        self.processes = [Process(name, *operation) for name, operation in zip("ABC", chosen, strict=False)]
-        self.processes.append(Process("repairer", *repair_of(*keys or (SPARE,)), took_effect=None))
+        self.processes = [
+            Process(name, *operation, is_reversed=is_reversed) for name, operation in zip("ABC", chosen, strict=False)
+        ]
+        repairs = repair_of(*keys or (SPARE,))
+        self.processes.append(Process("repairer", *repairs, took_effect=None, is_reversed=is_reversed))
         if checks:
             arguments = ("a", "s", (0, plans), None, checks - 1)
             self.processes.append(Process("gateway", "check", arguments, took_effect=None))

@@ -1,9 +1,9 @@
 """The operations, step by step as in the table of the page: a generator each, every `yield` one atomic request.
 
-Steps are named by operation and number; a step that is two requests on the page has the slot behind its number. What
-an operation keeps between two steps is in its local variables alone, so that it can pause for ever after any step: that
-is a crash. It ends with one of the outcomes below, or begins anew: `Again` with other arguments, `Then` as another
-operation (which forgets what was read before).
+Steps are named by operation and number; a step that is two requests on the page has the slot behind its number. Such
+requests leave together, and arrive in either order. What an operation keeps between two steps is in its local variables
+alone, so that it can pause for ever after any step: that is a crash. It ends with one of the outcomes below, or begins
+anew: `Again` with other arguments, `Then` as another operation (which forgets what was read before).
 """
 
 from typing import NamedTuple
@@ -60,11 +60,11 @@ class Again(NamedTuple):
 
 def create(me, key, digest, plans):
     """Make a key with a value, in plans."""
-    version, catalogue = (yield read("create 1 C", VERSION, PLANS)).values
+    reads = read("create 1 C", VERSION, PLANS), read("create 1 D", claim(digest))
+    (version, catalogue), (stale,) = values(*(yield from me.together(*reads)))
     if not may_hold(plans, catalogue):
         return REFUSED
-    is_free, stale = yield from claimable(me, "create 1", digest)
-    if not is_free:
+    if not (yield from is_claimable(me, "create 1", digest, stale)):
         return REFUSED
 
     begun = draft(plans, digest, me.token())
@@ -95,32 +95,36 @@ def create(me, key, digest, plans):
     return DONE
 
 
-def claimable(me, step, digest, own_key=None):
-    """R6: whether a value may be claimed, and the text of the dead claim to replace, if there is one."""
-    (stale,) = (yield read(f"{step} D", claim(digest))).values  # D first, then K
+def values(*replies):
+    """What was read."""
+    return [reply.values for reply in replies]
+
+
+def is_claimable(me, step, digest, stale, own_key=None):
+    """R6: whether a value may be claimed whose claim was read."""
     if stale is None:
-        return True, None
+        return True
     (owner,) = (yield read(f"{step} K'", record(stale.key))).values
     if owner is None or owner.state == "tombstone" or digest not in dict(owner.digests):
-        return True, stale
+        return True
     if owner.state == "draft" or opens(owner, digest):
-        return False, stale  # being made, or in use
+        return False  # being made, or in use
     if stale.key != own_key:  # named as ended: take it out of that record first
         others = {other: until for other, until in owner.digests if other != digest}
         without = with_digests(owner, others, me.token())
         writes = (put(record(stale.key), without), new_stamp(stale.key, without.stamp))
         if not (yield Request(f"{step} K' ended", ((record(stale.key), owner),), writes)).done:
-            return False, stale
-    return True, stale
+            return False
+    return True
 
 
 def change_plans(me, key, joins, leaves, upsert=None, is_begun=False):
     """Join, leave, move; with `upsert` whatever brings the key into these plans alone."""
     refused = Then("repair", (key, REFUSED)) if is_begun else REFUSED
-    (before,) = (yield read("plans 1 K", record(key))).values
+    reads = read("plans 1 C", VERSION, PLANS, intent(key)), read("plans 1 K", record(key))
+    (version, catalogue, there), (before,) = values(*(yield from me.together(*reads)))
     if not is_live(before):
         return refused
-    version, catalogue, there = (yield read("plans 1 C", VERSION, PLANS, intent(key))).values
     if upsert is not None:
         joins, leaves = upsert - before.plans, before.plans - upsert
         if not joins | leaves:
@@ -168,23 +172,24 @@ def disable(me, key):
 
 def rotate(me, key, digest):
     """Give a key another value; the old one ends at once."""
-    is_free, stale = yield from claimable(me, "rotate 1", digest, key)
-    if not is_free:
+    reads = read("rotate 1 K", record(key)), read("rotate 1 D", claim(digest))
+    (before,), (stale,) = values(*(yield from me.together(*reads)))
+    if not is_live(before) or not (yield from is_claimable(me, "rotate 1", digest, stale, key)):
         return REFUSED
-    (before,) = (yield read("rotate 1 K", record(key))).values
-    if not is_live(before) or opens(before, digest):
+    if opens(before, digest):
         return REFUSED
 
     marked = with_digests(before, dict(before.digests) | {digest: 1}, me.token())
     writes = (put(record(key), marked), new_stamp(key, marked.stamp))
     if not (yield Request("rotate 2", ((record(key), before),), writes)).done:
         return Again((key, digest))
-    old_claims = []
-    for old in sorted(set(dict(before.digests)) - {digest}):
-        old_claims += (yield read("rotate 2 D", claim(old))).values
 
     mine = Claim(key, me.token())
-    if not (yield Request("rotate 3", ((claim(digest), stale),), (put(claim(digest), mine),))).done:
+    old_digests = sorted(set(dict(before.digests)) - {digest})
+    reads = [read("rotate 3 D", claim(old)) for old in old_digests]
+    step = Request("rotate 3", ((claim(digest), stale),), (put(claim(digest), mine),))
+    reply, *old_claims = yield from me.together(step, *reads)
+    if not reply.done:
         return Again((key, digest))
 
     # What had ended before is dropped: its claim goes in step 5, or is dead.
@@ -195,10 +200,15 @@ def rotate(me, key, digest):
     if not (yield Request("rotate 4", ((record(key), marked),), writes, effect=effect)).done:
         return Again((key, digest))
 
-    for old, text in zip(sorted(set(dict(before.digests)) - {digest}), old_claims, strict=True):
-        if text is not None and text.key == key:
-            yield Request("rotate 5", ((claim(old), text),), (put(claim(old), None),))
+    yield from me.together(*releases("rotate 5", key, old_digests, old_claims))
     return DONE
+
+
+def releases(step, key, digests, claims):
+    """Steps that remove a key's own claims, as they were read; `claims` are the replies."""
+    for digest, (text,) in zip(digests, values(*claims), strict=True):
+        if text is not None and text.key == key:
+            yield Request(step, ((claim(digest), text),), (put(claim(digest), None),))
 
 
 def delete(me, key):
@@ -208,13 +218,18 @@ def delete(me, key):
         return REFUSED
     tombstone = before._replace(state="tombstone", enabled=False, stamp=me.token())
     writes = (put(record(key), tombstone), put(r(key), None))
-    effect = ("deleted", key)
-    if not (yield Request("delete 2", ((record(key), before),), writes, effect=effect)).done:
+    step = Request("delete 2", ((record(key), before),), writes, effect=("deleted", key))
+    digests = [digest for digest, _ in tombstone.digests]
+    reads = [read("delete 2 D", claim(digest)) for digest in digests]
+    reply, intent_reply, *claims = yield from me.together(step, read("delete 2 C", intent(key)), *reads)
+    if not reply.done:
         return Again((key,))
-    for digest, _ in tombstone.digests:
-        yield Request("delete 3 D", writes=(drop_own(digest, key),))
-    yield Request("delete 3 C", writes=(forget(key, tombstone.plans),))
-    return DONE
+
+    (there,) = intent_reply.values
+    sets = [remove(plan_set(plan), key) for plan in sorted(tombstone.plans | (there.touched if there else frozenset()))]
+    step = Request("delete 3 C", ((intent(key), there),), (remove(LIST, key), *sets, put(intent(key), None)))
+    reply, *_ = yield from me.together(step, *releases("delete 3 D", key, digests, claims))
+    return DONE if reply.done else Then("repair", (key, DONE))  # reads it again
 
 
 def put_plan(me, plan, stages):
@@ -278,9 +293,9 @@ def repair(me, key, result=DONE):
             return Again((key, result), result)
     digests = set(dict(before.digests)) if before else set()
     digests |= {there.digest} if there and there.digest else set()
-    for digest in sorted(digests):
-        yield Request("repair dead D", writes=(drop_own(digest, key),))
-    yield Request("repair dead C", writes=(forget(key, before.plans if before else frozenset()),))
+    steps = [Request("repair dead D", writes=(drop_own(digest, key),)) for digest in sorted(digests)]
+    step = Request("repair dead C", writes=(forget(key, before.plans if before else frozenset()),))
+    yield from me.together(*steps, step)
     return result
 
 
@@ -296,20 +311,17 @@ def repair_live(me, key, result, there, is_listed, is_member, before):
     ended = [digest for digest, until in before.digests if until]
     if there is None and not ended:
         return result
-    claims = []
-    for digest in ended:
-        claims += (yield read("repair live D read", claim(digest))).values
+    claims = yield from me.together(*(read("repair live D read", claim(digest)) for digest in ended))
 
     fenced = with_digests(before, {digest: 0 for digest, until in before.digests if not until}, me.token())
     writes = (put(record(key), fenced), new_stamp(key, fenced.stamp))
     if not (yield Request("repair live K", ((record(key), before),), writes)).done:
         return Again((key, result), result)
-    for digest, text in zip(ended, claims, strict=True):
-        if text is not None and text.key == key:
-            yield Request("repair live D", ((claim(digest), text),), (put(claim(digest), None),))
+    steps = [*releases("repair live D", key, ended, claims)]
     if there is not None:
         gone = [remove(plan_set(plan), key) for plan in sorted(there.touched - before.plans)]
-        yield Request("repair live C", ((intent(key), there),), (*gone, put(intent(key), None)))
+        steps.append(Request("repair live C", ((intent(key), there),), (*gone, put(intent(key), None))))
+    yield from me.together(*steps)
     return result
 
 

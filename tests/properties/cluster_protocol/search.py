@@ -23,6 +23,7 @@ class Process(NamedTuple):
 
     Attributes:
         took_effect: Whether the step that takes effect was made; None of those who have none: repairers, gateways.
+        is_reversed: Whether of requests that leave together the last arrives first.
         entitled: Of a check, whether it had to be admitted ever since it began; None before its first step.
     """
 
@@ -34,13 +35,22 @@ class Process(NamedTuple):
     attempt: int = 1
     drawn: int = 0
     replies: tuple = ()
+    is_reversed: bool = False
 
 
 class Me:
-    """What an operation is given: random tokens, and the ids of all plans."""
+    """What an operation is given: random tokens, the ids of all plans, and in which order its requests arrive."""
 
-    def __init__(self, name, drawn, plans):
-        self.plans, self.drawn, self._name = plans, drawn, name
+    def __init__(self, process, plans):
+        self.plans, self.drawn, self._name, self._is_reversed = plans, process.drawn, process.name, process.is_reversed
+
+    def together(self, *requests):
+        """Requests that leave together, each for a slot of its own; return their replies, in the order of these."""
+        numbered = [*enumerate(requests)]
+        replies = {}
+        for number, request in numbered[::-1] if self._is_reversed else numbered:
+            replies[number] = yield request
+        return [replies[number] for number, _ in numbered]
 
     def token(self):
         """A token that nobody has had."""
@@ -91,7 +101,7 @@ class Machine:
         """(process, its next request or None, outcomes) once it has had a reply: begun anew if it wants to."""
         outcomes = []
         while True:
-            me = Me(process.name, process.drawn, self.layout.plans)
+            me = Me(process, self.layout.plans)
             generator, reply = self._programs[process.operation](me, *process.arguments), None
             try:
                 for reply in (None, *process.replies):

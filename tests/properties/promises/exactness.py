@@ -18,6 +18,9 @@ LIMITS = {
 }
 """Each kind of limit, and the name that decisions call it by."""
 
+OWN_LIMITS = ("plan", "method", "quota")
+"""Those that are a key's alone."""
+
 PERIODS = (
     (Quota(3, "DAY"), "2026-03-05T00:00:00"),
     (Quota(3, "WEEK"), "2026-03-08T00:00:00"),
@@ -28,8 +31,11 @@ PERIODS = (
 """Quotas, and when the window ends that holds 2026-03-04 12:00:00."""
 
 
-def _one_tight_limit(catalog, tight):
-    """Make a limit of each kind: `tight` admits 2, the others 1000. Return a key's value, and a method under all."""
+def _one_tight_limit(catalog, tight, *, shared=True):
+    """Make a limit of each kind: `tight` admits 2, the others 1000. Return a key's value, and a method under all.
+
+    If not `shared`, without those of stage and account, which a cluster prepays: a key's own are as exact there.
+    """
 
     def size(kind):
         return Throttle(SLOW, 2 if kind == tight else 1000)
@@ -37,23 +43,27 @@ def _one_tight_limit(catalog, tight):
     entries = {} if tight == "plan" else {METHOD: size("method")}
     quota = Quota(2 if tight == "quota" else 1000, "DAY")
     catalog.put_plan(UsagePlan("gold", size("plan"), quota, [PlanStage(STAGE, entries)]))
-    catalog.put_stage(Stage(STAGE, size("stage"), {METHOD: Method(size("stage method"))}))
-    catalog.set_account_throttle(size("account"))
+    if shared:
+        catalog.put_stage(Stage(STAGE, size("stage"), {METHOD: Method(size("stage method"))}))
+        catalog.set_account_throttle(size("account"))
     return catalog.create_key(plans=["gold"]).value, OTHER if tight in {"plan", "stage"} else METHOD
 
 
 # 1. All or nothing
 
 
-def a_denial_writes_nothing(backend, clock, tight):
+def a_denial_writes_nothing(backend, clock, tight, *, shared=True):
     """Whichever limit refuses, and whatever is asked, every value and expiry in Redis stays as it was."""
     with replica(backend, clock=clock) as limiter:
-        key, method = _one_tight_limit(limiter.catalog, tight)
+        key, method = _one_tight_limit(limiter.catalog, tight, shared=shared)
         assert [limiter.check(key, STAGE, method).allowed for _ in range(2)] == [True, True]
         for is_usual in (True, False):
             if not is_usual:
                 # A version that the key has not seen, and a throttle that counts other fractions: neither is written.
-                limiter.catalog.set_account_throttle(Throttle("1/700", 2 if tight == "account" else 1000))
+                if shared:
+                    limiter.catalog.set_account_throttle(Throttle("1/700", 2 if tight == "account" else 1000))
+                else:
+                    limiter.catalog.put_plan(UsagePlan("other"))
             before = exact_snapshot(backend)
             for cost, step in ((1, 0), (1, 1), (2, 999_999), (3, 0), (998, 0), (1, -2_000_000), (0, 0)):
                 clock.advance_us(step)
@@ -79,10 +89,10 @@ def a_denial_leaves_expiries(backend, tight):
         assert exact_snapshot(backend) == before
 
 
-def a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight):
+def a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight, *, shared=True):
     """Back by more than 2 s, a denial re-anchors the limits, once: no token and no unit comes or goes."""
     with replica(backend, clock=clock) as limiter:
-        key, method = _one_tight_limit(limiter.catalog, tight)
+        key, method = _one_tight_limit(limiter.catalog, tight, shared=shared)
         assert [limiter.check(key, STAGE, method).allowed for _ in range(2)] == [True, True]
         full = exact_snapshot(backend)
         denial = limiter.check(key, STAGE, method)
@@ -99,10 +109,10 @@ def a_large_step_back_is_all_that_a_denial_writes(backend, clock, tight):
             assert limiter.check(key, STAGE, method).allowed
 
 
-def a_peek_writes_nothing(backend, clock):
+def a_peek_writes_nothing(backend, clock, *, shared=True):
     """A peek says what a check would, admitted or denied, and writes nothing: not even what a step back re-anchors."""
     with replica(backend, clock=clock) as limiter:
-        key, method = _one_tight_limit(limiter.catalog, "plan")
+        key, method = _one_tight_limit(limiter.catalog, "plan", shared=shared)
         before = exact_snapshot(backend)
         assert limiter.peek(key, STAGE, method).allowed
         assert exact_snapshot(backend) == before
@@ -118,14 +128,14 @@ def a_peek_writes_nothing(backend, clock):
             assert exact_snapshot(backend) == before
 
 
-def an_admission_charges_every_limit(backend, clock):
+def an_admission_charges_every_limit(backend, clock, *, shared=True):
     """What is admitted is charged to each limit that applies, by its cost, once."""
     with replica(backend, clock=clock) as limiter:
-        key, method = _one_tight_limit(limiter.catalog, None)
+        key, method = _one_tight_limit(limiter.catalog, None, shared=shared)
         for used, cost in ((7, 7), (8, 1), (1000, 992)):
             decision = limiter.check(key, STAGE, method, cost)
             assert decision.allowed
-            assert list(remaining(decision).values()) == [1000 - used] * 4
+            assert list(remaining(decision).values()) == [1000 - used] * (4 if shared else 2)
         assert remaining(limiter.peek(key, STAGE, method)) == remaining(decision)
 
 

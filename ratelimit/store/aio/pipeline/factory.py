@@ -31,7 +31,7 @@ async def open_pipeline(
         pool: The pool of an asyncio client.
         on_lost: Called when the pipeline has ended.
         timeout_s: Seconds that all of it may take; None for any time.
-        primary: Finds whom to connect to; None where that is the pool's business.
+        primary: Finds the server to connect to; None where the pool says it.
 
     Raises:
         Exception: Whatever a client raises, or its credential provider.
