@@ -97,6 +97,16 @@ def test_a_refusal(reply, library):
     assert error_mapping.is_from_replica(error_of(reply, library)) == (cause == "deposed")
 
 
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+@pytest.mark.parametrize("reply", REFUSALS)
+def test_a_command_over_several_slots(reply, library):
+    """It is known by its code: some clients have a class for it, others raise that of all error replies."""
+    pytest.importorskip(library)
+    general = import_module(f"{library}.exceptions").ResponseError(reply)
+    for error in (error_of(reply, library), general):
+        assert error_mapping.is_of_several_slots(error) == reply.startswith("CROSSSLOT")
+
+
 @pytest.mark.parametrize("reply", IN_SCRIPTS)
 def test_a_command_that_a_script_may_not_run(reply):
     """The script ran until then."""
