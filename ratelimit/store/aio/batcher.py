@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -404,4 +405,4 @@ class CheckBatcher:
 def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
     """Fail each with an error of its own: raising one adds frames to its traceback."""
     for future in futures:
-        future.set_exception(type(error)(str(error), cause=error.cause))
+        future.set_exception(copy(error))

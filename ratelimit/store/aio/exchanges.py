@@ -136,7 +136,7 @@ class Redirected:
     Attributes:
         call: The call. Of reads, one command.
         is_asking: Whether its slot is still being moved there: ASKING goes before it.
-        times: How often it was redirected so far.
+        times: How often it was sent before, redirected or not.
     """
 
     __slots__ = ("call", "is_asking", "times")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -397,4 +398,4 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     """Fail a call with an error of its own: raising one adds frames to its traceback."""
     if not isinstance(error, StoreError):
         error = error_mapping.after_sending(error)
-    future.set_exception(type(error)(str(error), cause=error.cause))
+    future.set_exception(copy(error))

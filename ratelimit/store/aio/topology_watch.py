@@ -128,7 +128,10 @@ class TopologyWatch:
         elif self.topology is None:
             self.problem = refresh.failure()
         self._schedule.end()
-        self._on_refresh()
+        try:
+            self._on_refresh()
+        except Exception as error:  # noqa: BLE001 - a fault of ours, perhaps: the next refresh comes all the same
+            self.problem = error_mapping.before_sending(error)
         self._end_waiting()
 
     def _end_waiting(self) -> None:
