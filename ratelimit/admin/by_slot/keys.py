@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ratelimit import validation
 from ratelimit.admin.by_slot.claims import ensure_claimable, store_new_pepper
-from ratelimit.admin.by_slot.intents import Intent
-from ratelimit.admin.by_slot.reading import StoredKey, claim_reads, intent_read, key_reads, stored_key_from
+from ratelimit.admin.by_slot.intents import Intent, intent_text
+from ratelimit.admin.by_slot.reading import StoredKey, claim_from, claim_reads, intent_read, key_reads, stored_key_from
 from ratelimit.admin.by_slot.repair import remove_references, repair_key, write_tombstone_and_read
 from ratelimit.admin.by_slot.steps import (
     OPENS_NOTHING,
@@ -150,7 +150,7 @@ def change_plans(namespace: Namespace, key_id: str, change: Change, *, revokes: 
     for _ in range(MAX_ATTEMPTS):
         try:
             snapshot, (intent_reply, *key_replies) = yield from namespace.load_and_read(reads)
-            intent_before = text(intent_reply)
+            intent_before = intent_text(intent_reply)
             stored = _live(key_id, stored_key_from(key_id, key_replies))
             new = renewed(change(stored.record, snapshot))
         except ConfigError:
@@ -249,7 +249,7 @@ class _Rotation:
                 raise time
             self._now_us = time_us(time)
         # One that could not be read is left to a repair.
-        claims = (None if isinstance(reply, StoreError) else text(reply) for reply in replies)
+        claims = (None if isinstance(reply, StoreError) else claim_from(reply) for reply in replies)
         self._former = dict(zip(former, claims, strict=True))
         return is_claimed
 
