@@ -49,7 +49,7 @@ from ratelimit.admin.commit import (
 )
 from ratelimit.admin.key_plans import check_plans
 from ratelimit.admin.preconditions import check_revision
-from ratelimit.effects import Operation, text, time_us
+from ratelimit.effects import AtNode, Operation, Primaries, text, time_us
 from ratelimit.errors import ConfigError, Conflict, StoreError
 from ratelimit.model import ApiKey
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
@@ -245,9 +245,7 @@ class _Rotation:
         is_claimed, replies = yield from carry_out_and_read(step, [*claim_reads(namespace, former), *clock])
         if clock:
             time = replies.pop()
-            if isinstance(time, StoreError):
-                raise time
-            self._now_us = time_us(time)
+            self._now_us = (yield from _any_time_us()) if isinstance(time, StoreError) else time_us(time)
         # One that could not be read is left to a repair.
         claims = (None if isinstance(reply, StoreError) else claim_from(reply) for reply in replies)
         self._former = dict(zip(former, claims, strict=True))
@@ -291,6 +289,15 @@ class _Rotation:
         passes = not self._grace_us
         step = write_record(self._namespace, before, record, self._token, passes_maxmemory=passes, publishes=publishes)
         return (yield from carry_out(step))
+
+
+def _any_time_us() -> Operation[int]:
+    """Return the time of the first node that says it: as good as the catalogue's, where that one's cannot be had."""
+    *others, last = yield Primaries()
+    for node in others:
+        with suppress(StoreError):
+            return time_us((yield AtNode(node, [("TIME",)]))[0])
+    return time_us((yield AtNode(last, [("TIME",)]))[0])
 
 
 def delete_key(namespace: Namespace, key_id: str, expected: ApiKey | None) -> Operation[None]:
