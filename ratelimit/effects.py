@@ -79,6 +79,15 @@ class Primaries(BatchableReads):
     __slots__ = ()
 
 
+def no_owner_of_slots() -> StoreUnavailable:
+    """Return the error for a cluster without primaries."""
+    return StoreUnavailable(
+        "no node of the cluster owns slots: is it a node that has not joined yet, or left? Create the cluster "
+        "(`redis-cli --cluster create`), or name a node of it",
+        cause="refused",
+    )
+
+
 class AtNode(list[Command]):
     """Commands for one primary of several, such as SCAN: on one server they are commands like any other.
 

@@ -4,6 +4,7 @@ import json
 from contextlib import closing, contextmanager
 
 import pytest
+from helpers.deployments import only
 from helpers.key_files import with_plans
 
 from ratelimit import Catalog, StoreUnavailable
@@ -60,6 +61,23 @@ def test_the_key_s_node(valkey_cluster, catalog, name):
         CHANGES[name](catalog, key)
     assert raised.value.cause == "not_sent"
     assert catalog.get_key(key.id).revision == key.revision
+
+
+def test_a_repair(valkey_cluster, catalog):
+    """It stops, with a report that says so and what was done until then; again, when all answer, it does the rest."""
+    away = next(node for node in valkey_cluster.primaries if node is not valkey_cluster.node_of(NAMES.catalog))
+    keys = [key_elsewhere(catalog, valkey_cluster, away) for _ in range(2)]
+    with valkey_cluster.client() as client:
+        for key in keys:
+            client.hset(NAMES.intents, key.id, json.dumps({"token": "x", "touched": [], "digest": ""}))
+    with silent(away):
+        report = catalog.doctor(repair=True, deadline=DEADLINE_S)
+    assert (report.repair.keys, report.repair.stopped != "") == (2, True)
+    finding = only(report, "unfinished")
+    assert (finding.severity, report.repair.stopped in finding.message) == ("error", True)
+    assert finding.mend.startswith("ratelimit doctor --repair ")
+    report = catalog.doctor(repair=True, deadline=DEADLINE_S)
+    assert (report.repair.stopped, only(report, "unfinished").severity) == ("", "ok")
 
 
 def test_a_new_value_s_node(valkey_cluster, catalog):

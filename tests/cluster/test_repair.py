@@ -354,7 +354,7 @@ def test_the_command(catalog, client, slots):
     again = run("doctor", "--repair", "--json", RATELIMIT_URL=slots.url)
     report = json.loads(again.output)
     nothing = {"records": 0, "keys": 0, "claims": 0, "deleted": 0, "alerts": 0, "two_keys": []}
-    nothing |= {"unreadable": [], "unreadable_intents": [], "unreadable_names": []}
+    nothing |= {"unreadable": [], "unreadable_intents": [], "unreadable_names": [], "stopped": ""}
     assert report["repair"] == nothing
     assert "repair" not in json.loads(run("doctor", "--json", RATELIMIT_URL=slots.url).output)
 

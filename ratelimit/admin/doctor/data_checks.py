@@ -178,7 +178,7 @@ def unfinished(deployment: Deployment) -> Check:
             f"the keys {pair.key_id!r} and {pair.other_id!r} have one value: it opens the first",
             f"ratelimit keys rotate {shlex.quote(pair.other_id)}  # or delete the one that is not meant",
         )
-    yield from _unreadable(deployment.names, repaired) if repaired is not None else ()
+    yield from _unrepaired(deployment.names, repaired) if repaired is not None else ()
     count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
     if count:
         yield warning(
@@ -188,8 +188,13 @@ def unfinished(deployment: Deployment) -> Check:
     return "no change of a key is unfinished" if repaired is None else str(repaired)
 
 
-def _unreadable(names: RedisKeys, repaired: RepairSummary) -> Iterator[Problem]:
-    """Yield what a repair could not read; each remedy ends in a state that the next repair finishes."""
+def _unrepaired(names: RedisKeys, repaired: RepairSummary) -> Iterator[Problem]:
+    """Yield why a repair stopped, and what it could not read: the next repair finishes what each remedy leaves."""
+    if repaired.stopped:
+        yield error(
+            f"the repair stopped: {repaired.stopped}",
+            "ratelimit doctor --repair  # again, when all nodes answer",
+        )
     for key_id in repaired.unreadable:
         yield error(
             f"the record of key {key_id!r} cannot be read: checks of the key are answered 503, and nobody can change "

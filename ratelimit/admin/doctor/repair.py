@@ -54,6 +54,7 @@ class RepairSummary:
         unreadable: Ids of keys whose record cannot be read; they are left as they are.
         unreadable_intents: Ids of keys whose intent is no text; they are left as they are.
         unreadable_names: Names in Redis of claims, lists and hashes that cannot be read, or not all of them.
+        stopped: Why the repair ended before it had looked at everything: a node gave no answer. "" if it did not.
     """
 
     records: int = 0
@@ -65,14 +66,16 @@ class RepairSummary:
     unreadable: tuple[str, ...] = ()
     unreadable_intents: tuple[str, ...] = ()
     unreadable_names: tuple[str, ...] = ()
+    stopped: str = ""
 
     def __str__(self) -> str:
         """Return the summary for people."""
+        looked_at = f"{self.records:,} records were looked at{', then it stopped' if self.stopped else ''}"
         if not self.is_changed:
-            return f"{self.records:,} records were looked at, nothing was half done"
+            return f"{looked_at}, nothing was half done"
         return (
-            f"{self.records:,} records were looked at: {self.keys:,} keys were repaired, {self.claims:,} values lead "
-            f"to their key again or to none, {self.deleted:,} deletions were finished, {self.alerts:,} alerts announced"
+            f"{looked_at}: {self.keys:,} keys were repaired, {self.claims:,} values lead to their key again or to "
+            f"none, {self.deleted:,} deletions were finished, {self.alerts:,} alerts announced"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,21 +104,22 @@ class _Count:
 
 
 def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
-    """Finish or undo whatever was left half done. Where one script changes all of a key, nothing ever is."""
+    """Finish or undo whatever was left half done. Where one script changes all of a key, nothing ever is.
+
+    Raises:
+        StoreError: The catalogue cannot be judged by. That a node gives no answer is no error: it stops the repair.
+    """
     yield from namespace.find_slots()
     if not namespace.has_slots:
         return RepairSummary()
-    yield from namespace.load()
-    walk = _Walk(namespace)
-    names = namespace.names
-    (fields,) = yield [("HKEYS", names.intents)]
-    for key_id in sorted(walk.ids(names.intents, fields)):
-        yield from walk.repair(key_id)
-    yield from walk.over_names(names.key_record("*"), walk.look_at_records)
-    yield from walk.over_names(names.digest("*"), walk.look_at_claims)
-    yield from walk.over_members("ZSCAN", names.keys, None)
-    for plan_id in namespace.snapshot.plans:
-        yield from walk.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
+    walk, stopped = _Walk(namespace), ""
+    try:
+        yield from namespace.load()
+        yield from walk.over_everything()
+    except StoreError as error:
+        if not error.is_outage:
+            raise
+        stopped = str(error)
     count = walk.count
     return RepairSummary(
         count.records,
@@ -127,6 +131,7 @@ def repair_all(namespace: Namespace) -> Operation[RepairSummary]:
         tuple(sorted(count.unreadable)),
         tuple(sorted(count.unreadable_intents)),
         tuple(sorted(count.unreadable_names)),
+        stopped,
     )
 
 
@@ -143,6 +148,18 @@ class _Walk:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace, self._names = namespace, namespace.names
         self.count = _Count()
+
+    def over_everything(self) -> Operation[None]:
+        """Repair all keys that anything in Redis names."""
+        names = self._names
+        (fields,) = yield [("HKEYS", names.intents)]
+        for key_id in sorted(self.ids(names.intents, fields)):
+            yield from self.repair(key_id)
+        yield from self.over_names(names.key_record("*"), self.look_at_records)
+        yield from self.over_names(names.digest("*"), self.look_at_claims)
+        yield from self.over_members("ZSCAN", names.keys, None)
+        for plan_id in self._namespace.snapshot.plans:
+            yield from self.over_members("SSCAN", names.plan_keys(plan_id), plan_id)
 
     def repair(self, key_id: str) -> Operation[None]:
         """Repair a key, and count it if there was something to be done."""
