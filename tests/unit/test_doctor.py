@@ -339,7 +339,7 @@ def test_a_peer_that_was_asked_and_one_that_was_not():
     report = doctor.report(deployment(), {asked: reply, away: StoreError("it is away")})
     assert severity(report, "eviction", "replica a:1") == "ok"
     finding = only(report, "replicas", "replica b:2")
-    assert (finding.severity, finding.message) == ("unknown", "it could not be asked: it is away")
+    assert (finding.severity, finding.message) == ("unknown", "it could not be read: it is away")
 
 
 def test_the_report_as_data():

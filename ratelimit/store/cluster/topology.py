@@ -8,7 +8,7 @@ from itertools import groupby
 from math import inf
 from typing import Any
 
-from ratelimit.effects import info_fields
+from ratelimit.effects import info_fields, no_owner_of_slots
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store.addresses import Address, name_of
@@ -94,11 +94,7 @@ class Topology:
     def problem(self) -> StoreUnavailable | None:
         """Return what keeps the cluster from serving all keys, with the remedy; None if nothing does."""
         if not self.primaries:
-            return StoreUnavailable(
-                "no node of the cluster owns slots: is it a node that has not joined yet, or left? Create the cluster "
-                "(`redis-cli --cluster create`), or name a node of it",
-                cause="refused",
-            )
+            return no_owner_of_slots()
         missing = [slot for slot, owner in enumerate(self.owner) if owner is None]
         if not missing:
             return None
