@@ -43,7 +43,7 @@ class UnknownScriptError(StoreError):
 
 
 class UnreadableError(StoreError):
-    """Redis holds something else than what belongs in the place of a key's record, intent or claim."""
+    """Redis holds something else than what belongs in the place of a key's record, intent or claim, or of its id."""
 
 
 class IndependentCommands(list[Command]):
@@ -77,6 +77,15 @@ class Primaries(BatchableReads):
     """Asks for the names of all primaries. No command: the reply is a tuple of "host:port", ("",) of one server."""
 
     __slots__ = ()
+
+
+def no_owner_of_slots() -> StoreUnavailable:
+    """Return the error for a cluster without primaries."""
+    return StoreUnavailable(
+        "no node of the cluster owns slots: is it a node that has not joined yet, or left? Create the cluster "
+        "(`redis-cli --cluster create`), or name a node of it",
+        cause="refused",
+    )
 
 
 class AtNode(list[Command]):
@@ -179,6 +188,20 @@ def failure_of(request: Request, error: StoreError) -> StoreError:
     if error.cause == "unknown" and changes_nothing(request):
         return StoreUnavailable(str(error))
     return error
+
+
+def read_reply(reply: Any) -> Any:
+    """Return a reply of several reads whose errors are in place, or raise its error: nothing was changed.
+
+    Raises:
+        UnreadableError: Redis holds something of another type there.
+        StoreError: It could not be read.
+    """
+    if not isinstance(reply, StoreError):
+        return reply
+    if "WRONGTYPE" in str(reply):
+        raise UnreadableError(str(reply))
+    raise failure_of(BatchableReads(), reply)
 
 
 def text(reply: bytes | str | None) -> str | None:

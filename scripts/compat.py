@@ -37,6 +37,7 @@ TESTS = [
     "tests/unit/test_cluster_clients.py",
     "tests/cluster/test_blocking_limiter.py",
     "tests/cluster/test_async_limiter.py",
+    "tests/cluster/test_async_slot_server.py",
 ]
 OTHER_SERVERS = {False: "not redis-system and not fakeredis", True: "not redis-system and not fakeredis and not redis6"}
 """What is left out of the full run, and of the short one: the main tests meet each server with the usual client."""

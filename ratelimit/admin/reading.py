@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ratelimit.effects import AtNode, Operation, Primaries, text, texts
+from ratelimit.effects import AtNode, IndependentCommands, Operation, Primaries, read_reply, text, texts
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord
 from ratelimit.registry.namespace import Namespace
@@ -13,13 +13,14 @@ from ratelimit.registry.namespace import Namespace
 
 def texts_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[str | None]]:
     """Return the strings with these names; None for those that are absent."""
-    return list(map(text, (yield from strings_of(namespace, names))))
+    return [text(read_reply(string)) for string in (yield from strings_of(namespace, names))]
 
 
-def strings_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[bytes | str | None]]:
-    """Return the strings with these names, as they came, for `text`; None for those that are absent.
+def strings_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[Any]]:
+    """Return the strings with these names, as they came, for `read_reply` and `text`; None for those that are absent.
 
-    A server with slots refuses one command about names of several slots. So there each has a command of its own.
+    A server with slots refuses one command about names of several slots. So there each has a command of its own, and
+    StoreError in its place if it failed. One server says of what is no string that it is absent.
     """
     if not names:
         return []
@@ -32,7 +33,7 @@ def strings_of(namespace: Namespace, names: Sequence[str]) -> Operation[list[byt
                 raise
             yield from namespace.find_slots()
     if not replies:
-        replies = [reply for (reply,) in (yield [("MGET", name) for name in names])]
+        replies = yield IndependentCommands([("GET", name) for name in names])
     return list(replies)
 
 

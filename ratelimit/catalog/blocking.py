@@ -675,7 +675,7 @@ class Catalog(Base):
         Raises:
             ConfigError: The target holds another namespace of this name, or there is nothing to move.
             Conflict: Another run, or an administrator, changed the catalogue meanwhile.
-            StoreError: A server failed, or the two sides differ: run it again. A note of it names the side.
+            StoreError: A server failed, and a note of it names the side; or the two sides differ. Run it again.
         """
         steps = Migration(self._namespace, target._namespace).run(finish, max_age, stale_catalogue_s, progress)
         return self._run_steps(target, steps)

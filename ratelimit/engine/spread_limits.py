@@ -12,7 +12,7 @@ from typing import Any, Protocol, final
 
 from ratelimit.decision import Decision, LimitStatus, Source
 from ratelimit.engine.limits import Bucket, CompiledLimits, IdentityBound, Limit
-from ratelimit.errors import StoreError
+from ratelimit.errors import Cause
 
 
 class BucketState(Protocol):
@@ -37,18 +37,20 @@ class JoinedReply(list[Any]):
 
     Attributes:
         source: Who made the decision that is in it.
-        failure: Why it is a degraded one; None if it is not.
+        cause: Why it is a degraded one, as `StoreError.cause`; None if it is not.
+        error: The same in words.
         wait_s: For how many seconds a limit denies at least that this process judged by its own part; 0 if none did.
         is_timed: Whether a script ran for it.
         crosses_alert: Whether an alert may be pending in the key's hash because of it.
     """
 
-    __slots__ = ("crosses_alert", "failure", "is_timed", "source", "wait_s")
+    __slots__ = ("cause", "crosses_alert", "error", "is_timed", "source", "wait_s")
 
     def __init__(self, status: int, now_us: int, limits: bytes, source: Source) -> None:
         super().__init__((status, now_us, limits))
         self.source = source
-        self.failure: StoreError | None = None
+        self.cause: Cause | None = None
+        self.error: str | None = None
         self.wait_s = 0.0
         self.is_timed, self.crosses_alert = True, False
 
@@ -57,8 +59,8 @@ class JoinedReply(list[Any]):
         decision.source = self.source
         if not self.is_timed:
             decision.time_us = None
-        if self.failure is not None:
-            decision.cause, decision.error = self.failure.cause, str(self.failure)
+        if self.cause is not None:
+            decision.cause, decision.error = self.cause, self.error
             if decision.retry_after is not None:
                 decision.retry_after = max(decision.retry_after, self.wait_s)
         return decision
@@ -77,7 +79,7 @@ class SpreadLimits(CompiledLimits):
         stage: The stage, as buckets are named after it.
     """
 
-    __slots__ = ("_order", "_pack", "alerts", "bound", "own", "shared", "shared_limits", "stage")
+    __slots__ = ("_order", "_pack", "_with_own", "alerts", "bound", "own", "shared", "shared_limits", "stage")
 
     def __init__(
         self,
@@ -101,6 +103,7 @@ class SpreadLimits(CompiledLimits):
             counts[limit.shared] += 1
         self._order = tuple(order)
         self._pack = struct.Struct(f"<{2 * len(limits)}d").pack
+        self._with_own: tuple[CompiledLimits, SpreadLimits] | None = None
 
     def script_keys(self, key_hash: str) -> tuple[str, ...]:
         """As of `CompiledLimits`; none without a key."""
@@ -133,6 +136,9 @@ class SpreadLimits(CompiledLimits):
         """Return these limits with another form of the key's own ones, to compute with: see `divided`."""
         if own is self.own:
             return self
+        last = self._with_own
+        if last is not None and last[0] is own:
+            return last[1]
         limits = copy(self)
         limits.numbers_of = tuple(
             [
@@ -140,6 +146,8 @@ class SpreadLimits(CompiledLimits):
                 for (is_shared, at), numbers in zip(self._order, self.numbers_of, strict=True)
             ]
         )
+        limits._with_own = None
+        self._with_own = own, limits
         return limits
 
     def with_states(self, numbers: Sequence[float], now_us: int, states: Sequence[BucketState]) -> tuple[float, ...]:

@@ -91,7 +91,7 @@ class LimiterBase:
         )
         self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures, self._shared_failures = FailureLog(), FailureLog()
-        self._checker.judge_caller = self._without_redis.decide
+        self._checker.judge_caller = self._failed
         self._checker.slots.judge_locally = self._judge_shared
         self._checker.slots.on_answer = self._shared_recovered
         self.server: EmbeddedServer | None = None
@@ -128,10 +128,10 @@ class LimiterBase:
 
     def _judge_shared(
         self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
-    ) -> SharedVerdict:
+    ) -> SharedVerdict | None:
         """Judge what all callers share, of a check whose own limits Redis judges. See `WithoutRedis.judge_shared`."""
         verdict = self._without_redis.judge_shared(error, prepared, cost, buckets)
-        if (line := self._shared_failures.failure(error, verdict.source)) is not None:
+        if verdict is not None and (line := self._shared_failures.failure(error, verdict.source)) is not None:
             log.warning("shared limits alone: %s", line)
         return verdict
 

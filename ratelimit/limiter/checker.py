@@ -82,10 +82,8 @@ class Checker:
         leases: The leases that this process holds.
         slots: Sends checks whose limits are spread over slots.
         unmatched: Counts checks whose method is none.
-        judge_caller: Decides a check, or a peek, that gets no answer: as `WithoutRedis.decide`.
+        judge_caller: Decides a check, or a peek, that gets no answer.
     """
-
-    judge_caller: JudgeCaller
 
     def __init__(
         self,
@@ -115,6 +113,7 @@ class Checker:
         self.slots = SlotChecks(namespace)
         self.unmatched = UnmatchedMethods()
         self._unlisted_methods = self.unmatched.methods
+        self.judge_caller: JudgeCaller = _closed
         namespace.on_change = WeakMethod(self._forget_changed)
 
     def begin(self, key: Caller, stage: str, method: str, cost: int) -> Decision | PendingCheck | Operation[Decision]:
@@ -474,7 +473,8 @@ class Checker:
         if prepared.spread is None:
             sending = self._send_to_one(call or prepared.to_script_call(self._namespace, cost))
         else:
-            sending = self.slots.send(prepared, cost, call=call, shared_cost=shared_cost)
+            # What it demands was counted by `SlotChecks.spend_lease`.
+            sending = self.slots.send(prepared, cost, call=call, shared_cost=shared_cost, is_counted=True)
         return self._recorded(prepared, sending)
 
     def _recorded(self, prepared: PreparedCheck, sending: Operation[protocol.Reply]) -> Operation[protocol.Reply]:
@@ -725,3 +725,7 @@ def _note(prepared: PreparedCheck, reply: protocol.Reply, sent_us: int) -> None:
 def unavailable(error: StoreError) -> Decision:
     """Return the decision that closes, for a store that gives no answer to go by."""
     return Decision(Reason.UNAVAILABLE, source="fail_closed", cause=error.cause, error=str(error))
+
+
+def _closed(error: StoreError, *_: object, **__: object) -> Decision:
+    return unavailable(error)

@@ -10,6 +10,7 @@ paid with the same units. If a shared limit gives none, it judges that one alone
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Literal, NamedTuple, cast
 
 from ratelimit.decision import Decision, Reason, Source
@@ -19,7 +20,7 @@ from ratelimit.engine.limits import Bucket, Numbers
 from ratelimit.engine.pending_alerts import announce
 from ratelimit.engine.prepared_check import PreparedCheck
 from ratelimit.engine.spread_limits import JoinedReply, SpreadLimits
-from ratelimit.errors import StoreError, StoreUnavailable
+from ratelimit.errors import Cause, StoreError, StoreUnavailable
 from ratelimit.local.identity_counts import IdentityCounts
 from ratelimit.local.leases import Lease
 from ratelimit.local.shared_leases import Held, SharedDenial, SharedLeases, SharedState
@@ -38,36 +39,46 @@ class SharedVerdict(NamedTuple):
         states: How they stand.
         denying: The one that denies the check, None if all admit it.
         source: Who says so.
-        failure: Why this process decides by its own part; None if it does not.
+        cause: Why this process decides by its own part, as `StoreError.cause`; None if it does not.
+        error: The same in words.
         wait_s: Then for how many seconds it denies.
         refund: Gives that part back what it spent, and returns how the limits stand then; None if it spent nothing.
+        is_peek: Whether the limits were only looked at: no check is paid by that.
     """
 
     held: Held
     states: Sequence[SharedState]
     denying: Bucket | None = None
     source: Source = "lease"
-    failure: StoreError | None = None
+    cause: Cause | None = None
+    error: str | None = None
     wait_s: float = 0.0
     refund: Callable[[], Sequence[SharedState]] | None = None
+    is_peek: bool = False
 
 
 class _Unanswered:
-    """What the shared limits said of a check whose key's script gave no answer; no verdict once that is settled."""
+    """What the shared limits said of a check whose key's script gave no answer.
 
-    __slots__ = ("spread", "verdict")
+    Attributes:
+        spread: The limits.
+        verdict: What they said; None once that is settled.
+        is_counted: Whether what the check demands of them was counted.
+    """
+
+    __slots__ = ("is_counted", "spread", "verdict")
 
     def __init__(self, spread: SpreadLimits, verdict: SharedVerdict) -> None:
-        self.spread = spread
+        self.spread, self.is_counted = spread, not verdict.is_peek
         self.verdict: SharedVerdict | None = verdict
 
 
-JudgeLocally = Callable[[StoreError, PreparedCheck, int, Sequence[Bucket]], SharedVerdict]
-"""Judges shared limits of a check that cannot be asked; raises the error if the check is then not sent."""
+JudgeLocally = Callable[[StoreError, PreparedCheck, int, Sequence[Bucket]], SharedVerdict | None]
+"""Judges shared limits of a check that cannot be asked; None if the check is then not sent."""
 
 
-def _closed(error: StoreError, _prepared: PreparedCheck, _cost: int, _buckets: Sequence[Bucket]) -> SharedVerdict:
-    raise error
+def _closed(_error: StoreError, _prepared: PreparedCheck, _cost: int, _buckets: Sequence[Bucket]) -> None:
+    """Judge none."""
 
 
 class SlotChecks:
@@ -87,11 +98,18 @@ class SlotChecks:
         self.judge_locally: JudgeLocally = _closed
         self.on_answer: Callable[[], None] = lambda: None
 
-    def take(self, spread: SpreadLimits, cost: int, now_us: int) -> SharedVerdict | None:
-        """Return what shared limits say from memory; None if they have to be asked. `now_us` is `Namespace.age_us`."""
+    def take(self, spread: SpreadLimits, cost: int, now_us: int, *, is_counted: bool = False) -> SharedVerdict | None:
+        """Return what shared limits say from memory; None if they have to be asked.
+
+        Args:
+            spread: The limits.
+            cost: Units.
+            now_us: `Namespace.age_us`.
+            is_counted: Whether what the check demands was counted before.
+        """
         if not spread.shared:
             return SharedVerdict(_NOTHING_HELD, ())
-        taken = self.shared.take(spread.shared, cost, now_us)
+        taken = self.shared.take(spread.shared, cost, now_us, is_counted=is_counted)
         return None if taken is None else _verdict(taken, "denial_cache")
 
     def put_back(self, verdict: SharedVerdict) -> None:
@@ -107,17 +125,16 @@ class SlotChecks:
         it with `give_up`.
 
         Raises:
-            StoreError: The same error with what the shared limits said, if that is to be used.
+            StoreError: A copy of the error with what the shared limits said. Others may have got the same error.
         """
         spread = prepared.spread
-        if spread is None or not isinstance(error, StoreError):
+        if spread is None or not spread.shared or not isinstance(error, StoreError):
             return
-        if verdict.failure is not None and not verdict.held.parts:
+        unanswered = _Unanswered(spread, verdict)
+        if verdict.cause is not None and not verdict.held.parts:
             self.put_back(verdict)  # the same part judges the check again, now with all of its limits
-        elif spread.shared:
-            failure = type(error)(str(error), cause=error.cause)  # of this check alone: others may have got the same
-            failure._unanswered = _Unanswered(spread, verdict)
-            raise failure from error
+            unanswered.verdict = None
+        raise _copy_with(error, unanswered) from error
 
     def verdict_of(
         self, error: StoreError, spread: SpreadLimits, cost: int, now_us: int, *, peek: bool
@@ -126,9 +143,12 @@ class SlotChecks:
 
         If the check is denied all the same, `put_back` is due. For a peek nothing is taken from memory.
         """
-        verdict = self._unsettled(error, spread)
-        if verdict is None and spread.shared and not peek:
-            verdict = self.take(spread, cost, now_us)
+        unanswered, verdict = error._unanswered, self._unsettled(error, spread)
+        if peek:
+            return verdict
+        if verdict is None or verdict.is_peek:
+            is_counted = isinstance(unanswered, _Unanswered) and unanswered.is_counted
+            verdict = self.take(spread, cost, now_us, is_counted=is_counted) if spread.shared else None
         return verdict
 
     def give_up(self, error: StoreError) -> None:
@@ -154,10 +174,14 @@ class SlotChecks:
         try:
             taken = yield from self.shared.demand(prepared.snapshot, spread.shared, cost)
         except StoreError as error:
-            return self.judge_locally(error, prepared, cost, spread.shared)
+            local = self.judge_locally(error, prepared, cost, spread.shared)
+            if local is None:
+                raise
+            return local
         if isinstance(taken, Held) and taken.error is not None:
             return self._judge_failed(taken.error, prepared, cost, taken)
-        self.on_answer()
+        if taken is None or isinstance(taken, Held) or taken.is_answered:
+            self.on_answer()
         if taken is None:
             return None
         verdict = _verdict(taken, "redis")
@@ -169,14 +193,13 @@ class SlotChecks:
         """Return what shared limits say of which some gave no answer, and the others granted units.
 
         Raises:
-            StoreError: As of `judge_locally`. The units are put back.
+            StoreError: A copy of the error: the check is not to be sent. The units are put back.
         """
         spread = cast(SpreadLimits, prepared.spread)
-        try:
-            local = self.judge_locally(error, prepared, cost, held.failed)
-        except StoreError:
+        local = self.judge_locally(error, prepared, cost, held.failed)
+        if local is None:
             self.shared.settle(held, "denied")
-            raise
+            raise copy(error) from error  # of the error itself, the traceback would lead to `held`, and back to it
 
         def joined(local_states: Sequence[SharedState]) -> list[SharedState]:
             by_id = {bucket.state_id: state for bucket, state in zip(held.failed, local_states, strict=True)}
@@ -202,6 +225,7 @@ class SlotChecks:
         call: ScriptCall | None = None,
         shared_cost: int | None = None,
         verdict: SharedVerdict | Literal["unknown"] | None = "unknown",
+        is_counted: bool = False,
     ) -> Operation[protocol.Reply]:
         """Send a prepared check to all of its slots; return what one script would reply.
 
@@ -212,10 +236,11 @@ class SlotChecks:
             call: A call of that script that was made already.
             shared_cost: Units of the shared limits, if these are others.
             verdict: What the shared limits say from memory, if that is known already: None if they have to be asked.
+            is_counted: As of `take`.
         """
         spread, units = cast(SpreadLimits, prepared.spread), cost if shared_cost is None else shared_cost
         if verdict == "unknown":
-            verdict = self.take(spread, units, self._namespace.age_us())
+            verdict = self.take(spread, units, self._namespace.age_us(), is_counted=is_counted)
         if verdict is None:
             verdict = yield from self.ask(prepared, units)
         if verdict is None:
@@ -280,11 +305,17 @@ class SlotChecks:
     def spend_lease(self, prepared: PreparedCheck, lease: Lease, cost: int) -> Operation[Decision | None]:
         """Admit a request from a key's lease, which holds units of its own limits alone, if shared ones admit it, too.
 
+        What the request demands of shared limits is counted by that, in any case.
+
         Returns:
             The admission; None if the key's script is to be asked.
+
+        Raises:
+            StoreError: A shared limit gave no answer, and the request is not decided without it.
         """
         spread, now_us = cast(SpreadLimits, prepared.spread), self._namespace.age_us()
         if lease.units < cost:
+            self.shared.count_demand(spread.shared, cost, now_us)
             return None
         verdict = self.take(spread, cost, now_us) or (yield from self.ask(prepared, cost))
         if verdict is None or verdict.denying is not None:
@@ -297,9 +328,8 @@ class SlotChecks:
             yield InBackground(self.shared.upkeep())
         states = verdict.states
         decision = Decision(Reason.ALLOWED, limits=lambda: spread.replaced(leased.limits, states), source="lease")
-        if verdict.failure is not None:
-            decision.source = verdict.source
-            decision.cause, decision.error = verdict.failure.cause, str(verdict.failure)
+        if verdict.cause is not None:
+            decision.source, decision.cause, decision.error = verdict.source, verdict.cause, verdict.error
         return decision
 
     def after(self, prepared: PreparedCheck, reply: protocol.Reply) -> Operation[None]:
@@ -349,7 +379,7 @@ class SlotChecks:
         """Return what one script would reply to a peek."""
         spread = cast(SpreadLimits, prepared.spread)
         states = yield from self.shared.peek(prepared.snapshot, spread.shared)
-        verdict = SharedVerdict(_NOTHING_HELD, states, source="redis")
+        verdict = SharedVerdict(_NOTHING_HELD, states, source="redis", is_peek=True)
         reply: protocol.Reply | None = None
         if spread.own is not None:
             reply = yield from self._peek_own(prepared, cost, flags, verdict)
@@ -371,11 +401,17 @@ class SlotChecks:
             joined.is_timed = verdict.source == "redis"
         else:
             joined = spread.joined(code, own.time_us(reply), own.numbers(reply), states, verdict.source)
-        joined.failure, joined.wait_s = verdict.failure, verdict.wait_s
+        joined.cause, joined.error, joined.wait_s = verdict.cause, verdict.error, verdict.wait_s
         return joined
 
     def _states_now(self, spread: SpreadLimits, before: Sequence[SharedState]) -> Sequence[SharedState]:
         return [self.shared.states(bucket) or state for bucket, state in zip(spread.shared, before, strict=True)]
+
+
+def _copy_with(error: StoreError, unanswered: _Unanswered) -> StoreError:
+    failure = copy(error)
+    failure._unanswered = unanswered
+    return failure
 
 
 def _verdict(taken: Held | SharedDenial, source: Source) -> SharedVerdict:

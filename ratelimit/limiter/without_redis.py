@@ -80,7 +80,7 @@ class WithoutRedis:
 
     def judge_shared(
         self, error: StoreError, prepared: PreparedCheck, cost: int, buckets: Sequence[Bucket]
-    ) -> SharedVerdict:
+    ) -> SharedVerdict | None:
         """Judge limits that all callers share and that give no answer, of a check whose others Redis still judges.
 
         What is admitted is spent of this process' part, until the verdict's `refund` gives it back. Nobody charges it
@@ -92,21 +92,21 @@ class WithoutRedis:
             cost: Units.
             buckets: The limits; the verdict has a state of each.
 
-        Raises:
-            StoreError: The error that was passed: the check is not to be sent.
+        Returns:
+            The verdict; None if the check is not to be sent.
         """
         spread, now_us = prepared.spread, self._namespace.age_us()
         policy = self._policy(spread.stage if spread else "", prepared.plan_id)
         is_decided = policy == "open" or (policy == "local" and self._is_trusted(prepared, now_us))
         if spread is None or not error.is_outage or not is_decided:
-            raise error
+            return None
         server_us, limits = self._server_us(prepared, now_us), spread.shared_limits
         if len(buckets) < len(spread.shared):
             limits = CompiledLimits(buckets)
         states = _Once(partial(self._shared_states, now_us))
         if policy == "open":
             open_states = _states(last_numbers(limits, server_us, dict, states), server_us)
-            return SharedVerdict(Held((), ()), open_states, source="fail_open", failure=error)
+            return SharedVerdict(Held((), ()), open_states, source="fail_open", cause=error.cause, error=str(error))
         self.local.begin_outage(self.replicas.count)
         outage = self.local.outage
         verdict = self.local.judge(limits, "", cost, Spending.CERTAIN, now_us, server_us, dict, states)
@@ -121,14 +121,15 @@ class WithoutRedis:
         if denial is not None:
             first, _, ends_us = denial
             wait_s = (ends_us - server_us) / MICROSECONDS
-            return SharedVerdict(Held((), ()), states_of(numbers), buckets[first], "local", error, wait_s)
+            denied = states_of(numbers)
+            return SharedVerdict(Held((), ()), denied, buckets[first], "local", error.cause, str(error), wait_s)
 
         def refund() -> list[SharedState]:
             self.local.put_back(limits, cost, outage)
             return states_of(numbers)
 
         spent = states_of(divided.numbers_after(numbers, cost))
-        return SharedVerdict(Held((), ()), spent, source="local", failure=error, refund=refund)
+        return SharedVerdict(Held((), ()), spent, source="local", cause=error.cause, error=str(error), refund=refund)
 
     def decide(
         self, error: StoreError, key: Caller, stage: str, method: str, cost: int, *, peek: bool = False
@@ -261,16 +262,19 @@ class WithoutRedis:
         if not peek and (shared is None or shared.denying is None):
             spending = Spending.CERTAIN if isinstance(error, StoreUnavailable) else Spending.UNKNOWN
         states = _Once(partial(self._own_states, prepared, key)), _Once(partial(self._shared_states, now_us))
-        if policy == "open":
-            verdict: LocalVerdict | None = self._judge_by_last_states(limits, cost, server_us, *states)
-        else:
-            self.local.begin_outage(self.replicas.count)
-            verdict = self.local.judge(limits, prepared.key_id, cost, spending, now_us, server_us, *states)
-        if spread is None or shared is None:
-            return verdict
-        if verdict is not None:
-            verdict = _with_shared(verdict, spread, shared, server_us, cost, peek=peek)
-        if verdict is None or verdict.denial is not None:
+        try:
+            if policy == "open":
+                verdict: LocalVerdict | None = self._judge_by_last_states(limits, cost, server_us, *states)
+            else:
+                self.local.begin_outage(self.replicas.count)
+                verdict = self.local.judge(limits, prepared.key_id, cost, spending, now_us, server_us, *states)
+            if spread is not None and shared is not None and verdict is not None:
+                verdict = _with_shared(verdict, spread, shared, server_us, cost, peek=peek)
+        except BaseException:
+            if shared is not None:
+                self._checker.slots.put_back(shared)
+            raise
+        if shared is not None and (verdict is None or verdict.denial is not None):
             self._checker.slots.put_back(shared)
         return verdict
 

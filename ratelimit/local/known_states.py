@@ -39,7 +39,7 @@ def latest_states(replies: Iterable[NotedReply], *, shared: bool) -> dict[str, K
     """
     states: dict[str, KnownState] = {}
     for limits, reply, sent_us in replies:
-        if shared and isinstance(reply, JoinedReply) and reply.failure is not None:
+        if shared and isinstance(reply, JoinedReply) and reply.cause is not None:
             continue
         try:
             numbers, server_us = limits.numbers(reply), limits.time_us(reply)

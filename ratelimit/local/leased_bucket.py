@@ -56,7 +56,7 @@ class SharedFigures(NamedTuple):
     Attributes:
         held: Units that it holds now.
         demanded: Units that checks demanded.
-        asks: Requests to the bucket.
+        requests: Requests to the bucket.
         waits: Checks that waited for one.
         hedges: Requests that were sent because the one before them was slow.
         late: Replies that came too late to be used.
@@ -66,7 +66,7 @@ class SharedFigures(NamedTuple):
 
     held: int
     demanded: int
-    asks: int
+    requests: int
     waits: int
     hedges: int
     late: int

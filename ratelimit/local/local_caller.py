@@ -57,7 +57,7 @@ class LocalBucket(NamedTuple):
     """This process' part of a bucket.
 
     Attributes:
-        level: In units of 1/`scale` token.
+        level: In units of 1/(`per` * `replicas`) token.
         at_us: When it had that level, by this process' clock.
         per: P of the bucket's throttle.
         replicas: N0.

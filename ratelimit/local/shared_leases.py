@@ -60,10 +60,12 @@ class SharedDenial(NamedTuple):
     Attributes:
         bucket: The first that does.
         states: Of each bucket how it stands.
+        is_answered: Whether no bucket that was asked failed to answer, or is yet to.
     """
 
     bucket: Bucket
     states: tuple[SharedState, ...]
+    is_answered: bool = True
 
 
 class SharedLeases:
@@ -84,13 +86,22 @@ class SharedLeases:
         self._buckets: dict[str, LeasedBucket] = {}  # by their name in Redis
         self.is_due = False
 
-    def take(self, buckets: Sequence[Bucket], cost: int, now_us: int) -> Held | SharedDenial | None:
+    def count_demand(self, buckets: Sequence[Bucket], cost: int, now_us: int) -> None:
+        """Note that a check demands units of buckets, which `take` does not note: once for each check."""
+        with self._lock:
+            for bucket in buckets:
+                self._leased(bucket).count_demand(cost, now_us)
+
+    def take(
+        self, buckets: Sequence[Bucket], cost: int, now_us: int, *, is_counted: bool = False
+    ) -> Held | SharedDenial | None:
         """Take units from memory, of all buckets or of none.
 
         Args:
             buckets: The shared buckets of a check.
             cost: Units to take of each, at least 1.
             now_us: `Namespace.age_us`.
+            is_counted: Whether what the check demands was noted before.
 
         Returns:
             The units; a denial, if it is certain; None if a bucket has to be asked: see `demand`.
@@ -99,7 +110,8 @@ class SharedLeases:
             leased = [self._leased(bucket) for bucket in buckets]
             is_missing = False
             for bucket in leased:
-                bucket.count_demand(cost, now_us)
+                if not is_counted:
+                    bucket.count_demand(cost, now_us)
                 bucket.drop_over(now_us)
             for bucket in leased:
                 if bucket.held() < cost:
@@ -152,6 +164,7 @@ class SharedLeases:
                 now_us = namespace.age_us()
                 for claim in claims:
                     claim.bucket.leave(claim, now_us)
+                    claim.error = None  # its traceback leads to the claim
                 self._look([claim.bucket for claim in claims], now_us)
 
     def settle(self, held: Held, outcome: Literal["spent", "denied", "unknown"]) -> None:
@@ -260,7 +273,8 @@ class SharedLeases:
             if claim.outcome is Outcome.CHANGED:
                 return None
             if claim.outcome is Outcome.DENIED:
-                return self._denial(leased, claim.bucket, now_us)
+                is_answered = all(each.outcome in (Outcome.GRANTED, Outcome.DENIED) for each in claims)
+                return self._denial(leased, claim.bucket, now_us, is_answered=is_answered)
             if claim.outcome is Outcome.GRANTED and not all(batch.is_live(now_us) for batch, _ in claim.parts):
                 parts, claim.parts = claim.parts, []
                 claim.bucket.put_back(parts, now_us)
@@ -281,7 +295,10 @@ class SharedLeases:
         failed = [claim for claim in claims if claim.error is not None]
         error = failed[0].error if failed else None
         if error is not None and len(failed) == len(claims):
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback leads here
         parts = tuple([part for claim in claims for part in claim.parts])
         for claim in claims:
             claim.parts = []
@@ -297,8 +314,10 @@ class SharedLeases:
             [state or bucket.full_state(server_us) for bucket, state in zip(leased, states, strict=True)],
         )
 
-    def _denial(self, leased: Sequence[LeasedBucket], denying: LeasedBucket, now_us: int) -> SharedDenial:
-        return SharedDenial(denying.bucket, self._states(leased, now_us))
+    def _denial(
+        self, leased: Sequence[LeasedBucket], denying: LeasedBucket, now_us: int, *, is_answered: bool = True
+    ) -> SharedDenial:
+        return SharedDenial(denying.bucket, self._states(leased, now_us), is_answered)
 
     def _look(self, leased: Sequence[LeasedBucket], now_us: int) -> None:
         """Note whether any of the buckets needs `upkeep`."""

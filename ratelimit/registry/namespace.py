@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ratelimit import validation
-from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, text, time_us
+from ratelimit.effects import BatchableReads, IndependentReads, Operation, pairs, read_reply, text, time_us
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.model import Identity, Stage, UsagePlan
 from ratelimit.registry import plan_documents, schema
@@ -242,11 +242,9 @@ class Namespace:
         replies: list[Any]
         *replies, catalog = yield IndependentReads([*reads, catalog_query])
         for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
+            read_reply(reply)
         try:
-            if isinstance(catalog, StoreError):
-                raise catalog
+            read_reply(catalog)
             if not is_loaded:
                 yield from self._install(catalog, pushes)
             elif not self.matches_stored_version(catalog):

@@ -138,6 +138,11 @@ def is_from_replica(reply: object) -> bool:
     return isinstance(reply, Exception) and _rejection(reply)[1] is _OF_A_REPLICA
 
 
+def is_of_several_slots(reply: object) -> bool:
+    """Return whether a reply says that a command names keys of several slots: nothing was carried out."""
+    return isinstance(reply, Exception) and code_of(reply) == "CROSSSLOT"
+
+
 def before_sending(error: Exception) -> StoreUnavailable:
     """Return our error for a connection that could not be had: nothing was sent."""
     origin = _origin_of(error)

@@ -49,11 +49,6 @@ def is_unknown_script(reply: object) -> bool:
     return isinstance(reply, Exception) and isinstance(reply, errors("NoScriptError"))
 
 
-def is_of_several_slots(reply: object) -> bool:
-    """Return whether a reply says that a command names keys of several slots: nothing was carried out."""
-    return isinstance(reply, Exception) and isinstance(reply, errors("ClusterCrossSlotError"))
-
-
 def client_classes() -> tuple[type, ...]:
     """Return the blocking clients."""
     return _classes((redis.Redis,), "valkey", "Valkey")

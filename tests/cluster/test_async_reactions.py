@@ -16,6 +16,7 @@ from ratelimit.effects import BatchableReads
 from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
 from ratelimit.store import clients
 from ratelimit.store.aio.executor import async_executor_for
+from ratelimit.store.cluster import topology
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
 
@@ -149,11 +150,52 @@ async def test_without_another_owner_it_fails_with_the_error_of_the_node(fakes, 
 async def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, send):
     """Its successor gets the call."""
     async with open_executor(fakes) as executor:
-        await asyncio.sleep(0.2)  # it is not refreshed twice within a moment
         fakes.owner, fakes.epoch = fakes.nodes[1], 2
         first.close()
         await asyncio.sleep(0.1)
         assert await send(executor) == 2
+
+
+async def fail_all(executor, first, failure):
+    """Have the first node carry nothing out, in the way that is named."""
+    if failure == "closed":
+        first.close()
+        while not executor.breaker_state().is_open:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.01)
+    else:
+        first.answer = NOT_SERVED[failure]
+
+
+@pytest.mark.parametrize("failure", ["closed", "CLUSTERDOWN"])
+async def test_a_node_that_fails_just_after_a_refresh(fakes, first, second, failure, send, monkeypatch):
+    """The topology is refreshed at once, and no call fails: those that come meanwhile wait for it."""
+    monkeypatch.setattr(topology, "REQUESTED_INTERVAL_S", 60.0)
+    monkeypatch.setattr(topology, "UNREACHABLE_INTERVAL_S", 60.0)
+    async with open_executor(fakes) as executor:
+        fakes.owner, fakes.epoch = second, 2
+        refreshes = fakes.refreshes
+        await fail_all(executor, first, failure)
+        calls = []
+        for _ in range(50):
+            calls.append(asyncio.ensure_future(send(executor)))
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*calls) == [2] * 50
+        assert fakes.refreshes - refreshes <= 2
+
+
+@pytest.mark.parametrize("failure", ["closed", "CLUSTERDOWN"])
+async def test_a_node_that_is_away_and_stays_the_owner(fakes, first, failure, send):
+    """Once a refresh has said so, its callers fail without waiting, also while no other refresh ends."""
+    async with open_executor(fakes, 10.0) as executor:
+        await fail_all(executor, first, failure)
+        began_s = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await send(executor)
+        fakes.hides_slots = True
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable):
+                await send(executor)
+        assert time.monotonic() - began_s < 0.9 * topology.FRESH_S
 
 
 async def test_a_node_that_is_gone_without_a_successor(fakes, first, second, send):

@@ -20,6 +20,7 @@ from ratelimit.effects import BatchableReads, IndependentReads, PatientCommands
 from ratelimit.store.blocking import connector
 from ratelimit.store.blocking.nodes import Node
 from ratelimit.store.clients import client_from_url
+from ratelimit.store.cluster import topology
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.reactions import MAX_ATTEMPTS
 from ratelimit.store.cluster.slots import slot_of
@@ -106,9 +107,8 @@ def test_tryagain(fakes, first, second, send):
 
 @pytest.mark.parametrize("code", NOT_SERVED)
 def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send):
-    """The topology is refreshed, as it was not just before; another owner gets the call."""
+    """The topology is refreshed, though it was just before; another owner gets the call."""
     with open_executor(fakes) as executor:
-        time.sleep(1.1)
         first.answer = NOT_SERVED[code]
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
@@ -118,7 +118,6 @@ def test_a_node_that_serves_the_slot_no_longer(fakes, first, second, code, send)
 def test_a_former_owner_that_is_cut_off_from_the_others(fakes, first, second, send):
     """It goes on reporting that it owns the slot, and that the cluster is down: another node reports the failover."""
     with open_executor(fakes) as executor:
-        time.sleep(1.1)
         first.answer, first.old_topology = NOT_SERVED["CLUSTERDOWN"], (first, 1)
         fakes.owner, fakes.epoch = second, 2
         assert send(executor) == 2
@@ -142,11 +141,48 @@ def test_without_another_owner_it_fails_with_the_error_of_the_node(fakes, first,
 def test_a_node_that_is_gone_before_anything_was_sent(fakes, first, second, send):
     """Its successor gets the call."""
     with open_executor(fakes) as executor:
-        time.sleep(1.1)
         fakes.owner, fakes.epoch = second, 2
         first.close()
         time.sleep(0.1)
         assert send(executor) == 2
+
+
+def fail_all(first, failure):
+    """Have the first node carry nothing out, in the way that is named."""
+    if failure == "closed":
+        first.close()
+        wait_for(lambda: first.open_count == 0)
+    else:
+        first.answer = NOT_SERVED[failure]
+
+
+@pytest.mark.parametrize("failure", ["closed", "CLUSTERDOWN"])
+def test_a_node_that_fails_just_after_a_refresh(fakes, first, second, failure, send, monkeypatch):
+    """The topology is refreshed at once, and no call fails: those that come meanwhile wait for it."""
+    monkeypatch.setattr(topology, "REQUESTED_INTERVAL_S", 60.0)
+    monkeypatch.setattr(topology, "UNREACHABLE_INTERVAL_S", 60.0)
+    with open_executor(fakes) as executor, ThreadPoolExecutor(8) as threads:
+        fakes.owner, fakes.epoch = second, 2
+        refreshes = fakes.refreshes
+        fail_all(first, failure)
+        assert [*threads.map(send, [executor] * 50)] == [2] * 50
+        assert fakes.refreshes - refreshes <= 2  # of a node that failed before and after its breaker opened
+
+
+@pytest.mark.parametrize("failure", ["closed", "CLUSTERDOWN"])
+def test_a_node_that_is_away_and_stays_the_owner(fakes, first, failure, send):
+    """Once a refresh has said so, its callers fail without waiting, also while no other refresh ends."""
+    with open_executor(fakes, 10.0) as executor:
+        fail_all(first, failure)
+        began_s = time.monotonic()
+        for _ in range(2):  # an idle connection, and the breaker
+            with pytest.raises(StoreUnavailable):
+                send(executor)
+        fakes.hides_slots = True
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable):
+                send(executor)
+        assert time.monotonic() - began_s < 0.9 * topology.FRESH_S
 
 
 def test_a_node_that_is_gone_without_a_successor(fakes, first, second, send):

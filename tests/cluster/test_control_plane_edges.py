@@ -17,7 +17,7 @@ from helpers.administrators import (
 from helpers.servers import Server
 
 from ratelimit import ApiKey, Catalog, Ceilings, ConfigError, Conflict, StoreTimeout, StoreUnavailable
-from ratelimit.admin.by_slot.repair import keys_to_repair, repair_key
+from ratelimit.admin.by_slot.repair import repair_key
 from ratelimit.scripts import load
 
 MOST_REQUESTS = 60
@@ -228,15 +228,13 @@ def test_an_absent_id_is_let_alone(site):
     assert site.finish(repair_key(site.namespace, site.k1)) == (site.k1, "key", False)
 
 
-def test_keys_to_repair_are_those_with_an_intent(site):
-    """Those that somebody is working on, or was."""
-    assert site.finish(keys_to_repair(site.namespace)) == []
+def test_a_change_goes_on_after_its_key_was_repaired(site):
+    """Whoever has announced a change finds another record, and begins anew."""
     actor = administrator(site, "join q")
     while not site.before.intents:
         actor.step()
-    assert site.finish(keys_to_repair(site.namespace)) == [site.k1]
     assert site.finish(repair_key(site.namespace, site.k1)) == (site.k1, "key", True)
-    assert site.finish(keys_to_repair(site.namespace)) == []
+    assert not site.admin.exists("{ratelimit}:intents")
     actor.run()
     assert actor.effects == 1
 

@@ -165,7 +165,7 @@ def test_what_cannot_be_finished_is_undone(catalog, client, is_away_later):
     execute, steps = executor._execute, []
 
     def intercepted(request, *wait):
-        if isinstance(request, IndependentCommands):
+        if isinstance(request, IndependentCommands) and request[0][0] == "EVALSHA":
             steps.append(len(request))
             if len(steps) == 4:
                 return [StoreUnavailable("away") for _ in request]  # the records are not written
@@ -183,6 +183,28 @@ def test_what_cannot_be_finished_is_undone(catalog, client, is_away_later):
     assert [expiry > 0 for expiry in expiries] == [not is_away_later, True, True]
     catalog.doctor(repair=True)
     assert disagreements(client) == []
+
+
+def test_a_row_that_is_undone_after_another_took_its_value(catalog, client):
+    """Nothing is left of its claim, so its tombstone expires."""
+    executor = catalog._run.__self__
+    execute, steps = executor._execute, []
+
+    def intercepted(request, *wait):
+        if isinstance(request, IndependentCommands) and request[0][0] == "EVALSHA":
+            steps.append(len(request))
+            if len(steps) == 4:
+                return [StoreUnavailable("away") for _ in request]  # the records are not written
+            if len(steps) == 6:
+                (name,) = client.keys("ratelimit:digest:*")
+                client.set(name, "nobody1234:token123")  # the rival's: the tombstone stands, so the claim is dead
+        return execute(request, *wait)
+
+    executor._execute = intercepted
+    with pytest.raises(StoreUnavailable):
+        catalog.import_keys(file(many(1)))
+    (name,) = client.keys(RECORD % "*")
+    assert client.ttl(name) > 0
 
 
 def test_dead_claims(catalog, client):

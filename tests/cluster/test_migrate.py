@@ -1,7 +1,9 @@
 """`ratelimit migrate`: a namespace moves to another server or cluster and back, whenever it is interrupted."""
 
 import contextlib
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from helpers.commands import run
@@ -26,6 +28,7 @@ from ratelimit import (
 )
 from ratelimit.admin.migration.migrate import Migration, NamespaceCounts, Pause
 from ratelimit.engine.protocol import STATE
+from ratelimit.registry.key_values import generated_value
 from ratelimit.registry.windows import DAY_US
 from ratelimit.store.blocking.executor import BlockingExecutor
 
@@ -634,6 +637,16 @@ def test_the_command(source, slots, clock):
     wrong = run("migrate", urls[1], urls[1])
     assert wrong.stderr.startswith(f"Error: TO ({slots.url}) holds this same namespace 'ratelimit'")
     assert run("migrate", urls[0], "http://x").stderr.startswith("Error: TO: cannot be used: it does not begin with")
+
+
+def test_a_key_s_value_in_the_place_of_a_socket(source, slots):
+    """It is not in the output of the command, which names both servers."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, generated_value())
+        link.symlink_to(slots.url.removeprefix("unix://"))
+        refused = run("migrate", f"unix://{link}", source.url)
+    assert (refused.exit_code, "nothing to migrate" in " ".join(refused.stderr.split())) == (2, True)
+    assert link.name not in refused.output
 
 
 def doctor_of(server):

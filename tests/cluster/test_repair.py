@@ -1,6 +1,7 @@
 """`doctor(repair=True)`: whatever an administrator left half done is finished or undone, and told; twice is as once."""
 
 import json
+import shlex
 import struct
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.deployments import only
 from helpers.interception import Interrupted, Killed
 from helpers.key_files import ALPHA, BETA, file, with_plans
 
-from ratelimit import Catalog, NotFound
+from ratelimit import Catalog, NotFound, StoreError
 from ratelimit.admin.doctor.repair import RepairSummary, repair_all
 
 HASH = "ratelimit:{%s}"
@@ -175,12 +176,152 @@ def test_a_record_that_cannot_be_read(catalog, client, slots, stored):
     assert disagreements(client) == []
 
 
-def test_an_intent_that_cannot_be_read(catalog, client):
-    """Its key is named, and left as it is."""
+INTENTS = "{ratelimit}:intents"
+
+
+def unfinished(catalog):
+    """What the doctor says of changes of keys, after a repair."""
+    return [each for each in catalog.doctor(repair=True).findings if each.check == "unfinished"]
+
+
+def follow(finding, slots):
+    """Carry out the first command of a finding, `redis-cli`, as a shell would take it."""
+    words = shlex.split(finding.mend.partition("&&")[0], comments=True)
+    assert words[:2] == ["redis-cli", "-c"]
+    slots.admin.execute_command(*words[2:])
+
+
+@pytest.mark.parametrize("stored", ["{", "[]", "\u20ac", '{"token": 1}'])
+def test_an_intent_that_makes_no_sense(catalog, client, stored):
+    """It is taken for one that touches all plans whose sets have the key: one repair ends it."""
     key = catalog.create_key(plans=["gold01"])
-    client.hset("{ratelimit}:intents", key.id, "{")
+    client.hset(INTENTS, key.id, stored)
+    client.sadd("{ratelimit}:plan:trial7:keys", key.id)
+    assert repair(catalog) == RepairSummary(records=1, keys=1)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert catalog.get_key(key.id).plans == ("gold01",)
+    assert disagreements(client) == []
+
+
+def test_a_plan_cannot_be_changed_until_then(catalog, client):
+    """The error says what to do."""
+    key = catalog.create_key(plans=["gold01"])
+    client.hset(INTENTS, key.id, "{")
+    with pytest.raises(StoreError, match="ratelimit doctor --repair"):
+        catalog.add_key_to_plan(key.id, "trial7")
+    catalog.update_key(key.id, enabled=False)
+    catalog.rotate_key(key.id)
+    repair(catalog)
+    catalog.add_key_to_plan(key.id, "trial7")
+    assert disagreements(client) == []
+
+
+def test_an_intent_of_a_deleted_key_that_makes_no_sense(catalog, client):
+    """Nothing is left of the key in the set of any plan."""
+    key = catalog.create_key(plans=["gold01"])
+    client.hset(INTENTS, key.id, "{")
+    client.sadd("{ratelimit}:plan:trial7:keys", key.id)
+    catalog.delete_key(key.id)
+    repair(catalog)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert disagreements(client) == []
+
+
+def test_an_intent_that_is_no_text(catalog, client, slots):
+    """No step can be guarded by it: its key is named, and the remedy leaves nothing to be said."""
+    key = catalog.create_key(plans=["gold01"])
+    client.hset(INTENTS, key.id, b"\xff")
     client.set(DIGEST % "x", "nobody1234:token123")
-    assert repair(catalog) == RepairSummary(records=1, claims=1, unreadable=(key.id,))
+    assert repair(catalog) == RepairSummary(records=1, claims=1, unreadable_intents=(key.id,))
+    finding, _ = unfinished(catalog)
+    assert (finding.severity, key.id in finding.message) == ("error", True)
+    follow(finding, slots)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert catalog.get_key(key.id).plans == ("gold01",)
+    assert disagreements(client) == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("is_hash", [False, True])
+def test_a_claim_that_cannot_be_read(catalog, client, slots, is_hash, ended):
+    """It is named, not its key, and left as it is; the remedy has the value lead to its key again."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    name = digest_of(client, key)
+    catalog.create_key(plans=["gold01"])
+    if ended:
+        record = json.loads(client.get(RECORD % key.id))
+        client.set(RECORD % key.id, json.dumps({**record, "digests": {**record["digests"], "x": 1}}))
+        name = DIGEST % "x"
+    client.unlink(name)
+    client.hset(name, "a", "b") if is_hash else client.set(name, b"\xff")
+    client.hset(INTENTS, key.id, json.dumps({"token": "x", "touched": [], "digest": ""}))
+    client.zadd(KEYS, {"nobody1234": 1})
+    assert repair(catalog) == RepairSummary(records=2, keys=2, unreadable_names=(name,))
+    (finding,) = unfinished(catalog)
+    assert (finding.severity, name in finding.message) == ("error", True)
+    follow(finding, slots)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert disagreements(client) == []
+
+
+def test_a_key_in_no_list_whose_claim_cannot_be_read(catalog, client, slots):
+    """The claim may be the key's, so the key is listed again, not deleted."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    client.zrem(KEYS, key.id)
+    client.srem(GOLD, key.id)
+    client.set(digest_of(client, key), b"\xff")
+    repair(catalog)
+    (finding,) = unfinished(catalog)
+    follow(finding, slots)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert [each.id for each in catalog.list_keys().items] == [key.id]
+    assert disagreements(client) == []
+
+
+def test_a_deletion_whose_claim_cannot_be_read(catalog, client):
+    """It is finished, and the claim named."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    name = digest_of(client, key)
+    client.set(name, b"\xff")
+    client.hset(INTENTS, key.id, json.dumps({"token": "x", "touched": [], "digest": name.rpartition(":")[2]}))
+    client.unlink(RECORD % key.id)
+    assert repair(catalog) == RepairSummary(keys=1, unreadable_names=(name,))
+
+
+def test_a_record_of_another_type(catalog, client, slots):
+    """It is there, though it is no string: its values are not taken for dead, and the remedy ends it."""
+    broken, other = (catalog.create_key(plans=["gold01"]) for _ in range(2))
+    name = digest_of(client, broken)
+    client.unlink(digest_of(client, other))
+    client.unlink(RECORD % broken.id)
+    client.hset(RECORD % broken.id, "a", "b")
+    client.hset(INTENTS, broken.id, json.dumps({"token": "x", "touched": [], "digest": ""}))
+    assert repair(catalog) == RepairSummary(records=1, claims=1, unreadable=(broken.id,))
+    assert client.exists(name)
+    finding, _ = unfinished(catalog)
+    assert broken.id in finding.message
+    client.unlink(RECORD % broken.id)
+    assert [each.severity for each in unfinished(catalog)] == ["ok"]
+    assert disagreements(client) == []
+
+
+@pytest.mark.parametrize("name", [KEYS, GOLD, INTENTS, HASH])
+def test_a_member_that_is_no_id(catalog, client, name):
+    """What holds it is named, and all else is done."""
+    key = catalog.create_key("mine", ALPHA, ["gold01"])
+    client.unlink(digest_of(client, key))
+    if name == HASH:
+        name = HASH % key.id
+        client.hset(name, b"\xff", 1)
+    elif name == INTENTS:
+        client.hset(name, b"\xff", "{}")
+    elif name == KEYS:
+        client.zadd(name, {b"\xff": 1})
+    else:
+        client.sadd(name, b"\xff")
+    assert repair(catalog) == RepairSummary(records=1, claims=1, unreadable_names=(name,))
+    finding = unfinished(catalog)[0]
+    assert (finding.severity, name in finding.message) == ("error", True)
 
 
 def test_a_deleted_key_in_a_set(catalog, client):
@@ -212,7 +353,8 @@ def test_the_command(catalog, client, slots):
     assert result.exit_code == 1  # this server is not set up well
     again = run("doctor", "--repair", "--json", RATELIMIT_URL=slots.url)
     report = json.loads(again.output)
-    nothing = {"records": 0, "keys": 0, "claims": 0, "deleted": 0, "alerts": 0, "two_keys": [], "unreadable": []}
+    nothing = {"records": 0, "keys": 0, "claims": 0, "deleted": 0, "alerts": 0, "two_keys": []}
+    nothing |= {"unreadable": [], "unreadable_intents": [], "unreadable_names": [], "stopped": ""}
     assert report["repair"] == nothing
     assert "repair" not in json.loads(run("doctor", "--json", RATELIMIT_URL=slots.url).output)
 

@@ -1,5 +1,6 @@
 """Nodes that are away: each is felt by its own keys alone. One server with slots stands for all of them."""
 
+import gc
 from contextlib import ExitStack
 from random import Random
 
@@ -8,14 +9,18 @@ from helpers.clock import FakeClock
 from helpers.replica import METHOD, STAGE
 from helpers.slot_data import NodesAway
 from helpers.slot_gateway import another_limiter, slot_limiter
+from redis.exceptions import ResponseError
 
 from ratelimit import Catalog, ConfigError, Identity, Limiter, Quota, Stage, Throttle, UsagePlan
-from ratelimit.errors import StoreTimeout, StoreUnavailable
+from ratelimit.errors import StoreError, StoreTimeout, StoreUnavailable
+from ratelimit.limiter.checker import Checker
 from ratelimit.model import MICROSECONDS, Method
 from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.scripts import ScriptCall
+from ratelimit.store import error_mapping
 
 NAMES = RedisKeys("ratelimit")
+ALONE = {"denial_cache": False, "on_unavailable": "local", "stale_catalogue_s": 300}
 
 
 @pytest.fixture
@@ -645,3 +650,193 @@ def test_a_part_decides_where_the_shared_limits_node_is_away_too(gateways, clock
     (limiter,), keys = gateways(1, shared_stage, replicas=2, denial_cache=False)
     NodesAway(limiter, lambda name: name in hashes_of(limiter, keys[:1]) or is_shared(name))
     assert sum(limiter.check(keys[0], STAGE, METHOD).allowed for _ in range(100)) == 50
+
+
+# Requests that match no route
+
+
+def test_an_outage_that_an_unmatched_request_began_ends(gateways, clock, caplog):
+    """It is logged as any other, and the next outage divides limits among those who are there by then."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    away, local = NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__), limiter._without_redis.local
+    now_s = 1000.0
+    limiter._failures._clock = lambda: now_s
+    assert limiter._check_shared(keys[0], STAGE).allowed
+    assert (local.is_away, local.replicas) == (True, 1)
+    away.is_away = lambda name: False
+    now_s += 2
+    assert not limiter.check(keys[0], STAGE, METHOD).degraded
+    assert not local.is_away
+    assert [record.getMessage() for record in caplog.records] == [
+        "checks are decided locally (not_sent): StoreUnavailable: the node is away",
+        "Redis answers again; decided locally within 2.0 s: 1 (1 not_sent)",
+    ]
+    limiter._without_redis.replicas.note(4)
+    away.is_away = hashes_of(limiter, keys[:1]).__contains__
+    assert limiter.check(keys[0], STAGE, METHOD).allowed
+    assert (local.is_away, local.replicas) == (True, 4)
+
+
+def test_an_unmatched_request_that_is_answered_503_is_logged(gateways, caplog):
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False, on_unavailable="closed")
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    assert limiter._check_shared(keys[0], STAGE).status == 503
+    assert [record.getMessage() for record in caplog.records] == [
+        "checks are answered 503 (not_sent): StoreUnavailable: the node is away"
+    ]
+
+
+def test_a_checker_without_a_limiter_answers_503(gateways):
+    """Nobody has said how it is to decide what gets no answer."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    checker = limiter._checker
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    checker.judge_caller = Checker(limiter._namespace, 5, checker._replicas, **ALONE).judge_caller
+    decision = limiter._store.run(checker.check_shared(keys[0], STAGE, 1, key_required=True))
+    assert (decision.status, decision.cause) == (503, "not_sent")
+
+
+# What an error says
+
+
+@pytest.mark.parametrize(("policy", "status", "source"), [("local", 200, "local"), ("closed", 503, "fail_closed")])
+def test_a_script_that_was_refused_a_command_is_an_outage(gateways, policy, status, source):
+    """Also where shared limits were asked before."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False, on_unavailable=policy)
+
+    def refusal(_):
+        return error_mapping.after_sending(ResponseError("ACL failure in script: No permissions"))
+
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__, refusal)
+    decision = limiter.check(keys[0], STAGE, METHOD)
+    assert (decision.status, decision.source, decision.cause) == (status, source, "refused")
+
+
+# Identities beyond the bound of their plan
+
+
+def test_who_is_beyond_the_bound_of_identities_pays_shared_limits(gateways):
+    """It is asked as a peek, whose word on shared limits pays for nothing if the answer never comes."""
+
+    def fill(catalog):
+        catalog.put_plan(UsagePlan("gold", Throttle(1000, 10**5), None, [STAGE], max_identities=2))
+        catalog.put_stage(Stage(STAGE, Throttle("1/1000", 7)))
+        return []
+
+    (limiter,), _ = gateways(1, fill, denial_cache=False)
+    assert all(limiter.check(Identity(f"user:{number}", plan="gold"), STAGE, METHOD).allowed for number in range(2))
+    beyond = [Identity(f"other:{number}", plan="gold") for number in range(50)]
+    assert limiter.check(beyond[0], STAGE, METHOD).limited_by == "identities"
+    names = {limiter._checker.prepare_identity(each, STAGE, METHOD)._redis_keys[0] for each in beyond}
+    execute = limiter._store._execute
+
+    def refuse_scripts(request, *wait):
+        if isinstance(request, ScriptCall) and request.keys[0] in names:
+            raise StoreUnavailable("the deadline has passed")
+        return execute(request, *wait)
+
+    limiter._store._execute = refuse_scripts
+    decisions = [limiter.check(each, STAGE, METHOD) for each in beyond]
+    assert sum(decision.allowed for decision in decisions) == 5
+    assert decisions[-1].limited_by == f"stage:{STAGE}:*"
+
+
+# When Redis answers again
+
+
+def test_the_denial_of_one_shared_limit_is_no_answer_of_another(gateways, clock, caplog):
+    """It is not logged that Redis answers again as long as one node is away."""
+
+    def fill(catalog):
+        return shared_stage(catalog, account=Throttle("1/1000", 5))
+
+    (limiter,), keys = gateways(1, fill, denial_cache=False)
+    away = NodesAway(limiter, lambda name: name == NAMES.stage_bucket(STAGE, "*"))
+    now_s = 1000.0
+    limiter._shared_failures._clock = lambda: now_s
+    for _ in range(3):
+        for _ in range(8):
+            limiter.check(keys[0], STAGE, METHOD)
+        now_s += 2
+        clock.advance(2)
+    assert not any("answers again" in record.getMessage() for record in caplog.records)
+    assert limiter._shared_failures.is_failing
+    away.is_away = lambda name: False
+    limiter.check(keys[0], STAGE, METHOD)
+    assert sum("answers again" in record.getMessage() for record in caplog.records) == 1
+
+
+# What is left of a failed check
+
+
+def test_no_error_is_kept_for_a_caller(gateways):
+    """Its traceback would keep all that the check has used."""
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    NodesAway(limiter, is_shared)
+    decision = limiter.check(keys[0], STAGE, METHOD)
+    assert (decision.source, decision.cause, decision.error) == ("local", "not_sent", "the node is away")
+    reply = limiter._checker.prepared(keys[0], STAGE, METHOD).last_reply
+    assert (reply.cause, reply.error) == ("not_sent", "the node is away")
+    assert not any(isinstance(each, BaseException) for each in gc.get_referents(reply))
+
+
+@pytest.mark.parametrize("policy", ["local", "closed"])
+@pytest.mark.parametrize("which", ["key", "shared limits", "one shared limit", "all"])
+def test_a_failed_check_leaves_no_reference_cycle(gateways, which, policy):
+    """What it has used is gone at once, before garbage is collected."""
+
+    def fill(catalog):
+        return shared_stage(catalog, account=HUNDRED)
+
+    (limiter,), keys = gateways(1, fill, denial_cache=False, on_unavailable=policy)
+    hashes = hashes_of(limiter, keys[:1])
+    is_away = {
+        "key": hashes.__contains__,
+        "shared limits": is_shared,
+        "one shared limit": lambda name: name == NAMES.account,
+        "all": lambda name: name in hashes or is_shared(name),
+    }[which]
+    NodesAway(limiter, is_away)
+    assert limiter.check(keys[0], STAGE, METHOD).degraded
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            limiter.check(keys[0], STAGE, METHOD)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_units_are_put_back_if_a_check_cannot_be_judged(gateways):
+    (limiter,), keys = gateways(1, shared_stage, denial_cache=False)
+    NodesAway(limiter, hashes_of(limiter, keys[:1]).__contains__)
+    without_redis = limiter._without_redis
+
+    def unreadable(*_):
+        raise StoreError("it was never read")
+
+    without_redis._own_states = unreadable
+    assert {limiter.check(keys[0], STAGE, METHOD).status for _ in range(30)} == {503}
+    assert sum(limiter.check(keys[1], STAGE, METHOD).allowed for _ in range(120)) == 100
+
+
+# What is demanded
+
+
+@pytest.mark.parametrize("lease", [0, 0.5])
+@pytest.mark.parametrize("which", ["none", "key", "shared", "both"])
+def test_a_check_is_one_demand(gateways, clock, lease, which):
+    """Whatever is tried for it."""
+    (limiter,), keys = gateways(1, lambda catalog: shared_stage(catalog, lease=lease), denial_cache=False)
+    hashes = hashes_of(limiter, keys[:1])
+    if which != "none":
+        NodesAway(
+            limiter,
+            lambda name: (which != "shared" and name in hashes) or (which != "key" and is_shared(name)),
+        )
+    for _ in range(300):
+        limiter.check(keys[0], STAGE, METHOD)
+        clock.advance(0.001)
+    figures = limiter._checker.slots.shared.figures()
+    assert {name: each.demanded for name, each in figures.items()} == {NAMES.stage_bucket(STAGE, "*"): 300}

@@ -4,8 +4,9 @@ import pytest
 
 from ratelimit.errors import StoreUnavailable
 from ratelimit.store.addresses import name_of
+from ratelimit.store.breaker import BreakerState
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import RefreshRound, RefreshSchedule, Topology
+from ratelimit.store.cluster.topology import NodeFailures, RefreshRound, RefreshSchedule, Topology
 
 NODE = ("10.0.0.1", 7000)
 FIRST = [0, 8191, [b"10.0.0.1", 7000, b"id1", []], [b"10.0.0.2", 7001, b"id2", []]]
@@ -133,6 +134,85 @@ def test_it_is_refreshed_once_for_all_who_request_it():
     schedule.begin(100.1)
     assert schedule.due_in_s(100.1, is_unreachable=False) == 5.0
     assert schedule.request()  # one that comes during a refresh may be for what the queried node does not know yet
+
+
+def test_an_urgent_request_is_met_at_once():
+    """However short a time ago it was refreshed, and also if a refresh was requested before; but once."""
+    schedule = RefreshSchedule()
+    schedule.begin(100.0)
+    assert [schedule.request(), schedule.request(is_urgent=True), schedule.request(is_urgent=True)] == [
+        True,
+        True,
+        False,
+    ]
+    assert not schedule.request()
+    assert schedule.due_in_s(100.01, is_unreachable=False) <= 0
+    schedule.begin(100.01)
+    assert schedule.due_in_s(100.01, is_unreachable=False) == 5.0
+
+
+CLOSED, OPEN = BreakerState(is_open=False, openings=0), BreakerState(is_open=True, openings=1)
+
+
+def refreshed(schedule, *began_s):
+    for each in began_s:
+        schedule.begin(each)
+        schedule.end()
+
+
+@pytest.mark.parametrize("breaker", [CLOSED, OPEN])
+def test_who_meets_a_node_that_begins_to_fail_waits_for_a_refresh(breaker):
+    """For one that began after that: one that ended before, or was under way, says nothing about it."""
+    schedule, failures = RefreshSchedule(), NodeFailures()
+    refreshed(schedule, 99.9)
+    assert not failures.is_refresh_awaited(99.95, schedule)
+    schedule.begin(99.99)
+    assert failures.note(100.0, breaker)
+    assert failures.is_refresh_awaited(100.0, schedule)
+    schedule.end()
+    assert failures.is_refresh_awaited(100.01, schedule)
+    schedule.begin(100.01)
+    assert failures.is_refresh_awaited(100.02, schedule)
+    schedule.end()
+    assert not failures.is_refresh_awaited(100.02, schedule)
+
+
+@pytest.mark.parametrize(("breaker", "interval_s"), [(CLOSED, 0.9), (OPEN, 0.9), (OPEN, 29.0)])
+def test_as_long_as_a_node_is_away_its_callers_do_not_wait(breaker, interval_s):
+    """Nor do they request refreshes that are urgent, however seldom they come while its breaker is open."""
+    schedule, failures = RefreshSchedule(), NodeFailures()
+    failures.note(100.0, breaker)
+    refreshed(schedule, 100.0)
+    for times in range(1, 100):
+        now_s = 100.0 + times * interval_s
+        assert not failures.note(now_s, breaker)
+        assert not failures.is_refresh_awaited(now_s, schedule)
+
+
+def test_nobody_waits_long_for_a_refresh_that_does_not_end():
+    schedule, failures = RefreshSchedule(), NodeFailures()
+    failures.note(100.0, OPEN)
+    failures.note(100.9, OPEN)
+    assert failures.is_refresh_awaited(100.99, schedule)
+    assert not failures.is_refresh_awaited(101.0, schedule)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_new"),
+    [
+        (OPEN, BreakerState(is_open=True, openings=2), True),  # it was back meanwhile
+        (OPEN, BreakerState(is_open=False, openings=1), False),  # it is back, and answers that it is loading
+        (CLOSED, OPEN, True),
+        (CLOSED, CLOSED, False),
+    ],
+)
+def test_a_node_that_fails_once_more(before, after, is_new):
+    """It begins to fail if its breaker opens, or after a second without a failure."""
+    failures = NodeFailures()
+    failures.note(100.0, before)
+    assert failures.note(100.5, after) is is_new
+    assert not failures.note(101.4, after)
+    assert failures.note(102.4, after) is not after.is_open
 
 
 def test_while_a_primary_does_not_reply_it_is_refreshed_four_times_a_second():

@@ -236,7 +236,7 @@ def cluster_with_plan(other):
 
 def test_shared_limits():
     """What a live limiter did about them is told; that many answers come too late is a warning."""
-    figures = SharedFigures(held=3, demanded=90, asks=20, waits=2, hedges=0, late=2, granted=100, returned=7)
+    figures = SharedFigures(held=3, demanded=90, requests=20, waits=2, hedges=0, late=2, granted=100, returned=7)
     finding = only(examine(cluster(shared={"ratelimit:account": figures})), "shared-limits")
     assert (finding.severity, finding.message) == (
         "ok",
@@ -339,7 +339,7 @@ def test_a_peer_that_was_asked_and_one_that_was_not():
     report = doctor.report(deployment(), {asked: reply, away: StoreError("it is away")})
     assert severity(report, "eviction", "replica a:1") == "ok"
     finding = only(report, "replicas", "replica b:2")
-    assert (finding.severity, finding.message) == ("unknown", "it could not be asked: it is away")
+    assert (finding.severity, finding.message) == ("unknown", "it could not be read: it is away")
 
 
 def test_the_report_as_data():

@@ -1,5 +1,6 @@
 """What each error of a server means: its cause, the name by which operators look it up, and what to do."""
 
+import asyncio
 from importlib import import_module
 
 import pytest
@@ -16,6 +17,7 @@ from ratelimit.effects import (
 )
 from ratelimit.scripts import Script, ScriptCall
 from ratelimit.store import error_mapping
+from ratelimit.store.aio import batcher, router
 
 CLUSTER = "this is a node of a cluster"
 PERMISSION = "grant this user the permissions in lua/ACL.md"
@@ -95,6 +97,16 @@ def test_a_refusal(reply, library):
     assert error_mapping.is_from_replica(error_of(reply, library)) == (cause == "deposed")
 
 
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+@pytest.mark.parametrize("reply", REFUSALS)
+def test_a_command_over_several_slots(reply, library):
+    """It is known by its code: some clients have a class for it, others raise that of all error replies."""
+    pytest.importorskip(library)
+    general = import_module(f"{library}.exceptions").ResponseError(reply)
+    for error in (error_of(reply, library), general):
+        assert error_mapping.is_of_several_slots(error) == reply.startswith("CROSSSLOT")
+
+
 @pytest.mark.parametrize("reply", IN_SCRIPTS)
 def test_a_command_that_a_script_may_not_run(reply):
     """The script ran until then."""
@@ -154,3 +166,21 @@ def test_what_a_policy_is_for():
         assert not error_mapping.after_sending(error_of(reply)).is_outage
     assert not StoreError("the catalogue is gone", cause="lost").is_outage
     assert not TooManyLookUpsError("too many").is_outage
+
+
+@pytest.mark.parametrize("fails", ["router", "batcher"])
+def test_an_error_of_each_call_says_all_that_the_error_of_all_says(fails):
+    """Whether it is an outage, too: that is known of the error itself, not of its kind."""
+    error = error_mapping.after_sending(exceptions.ResponseError("ACL failure in script: No permissions"))
+
+    async def failed():
+        future = asyncio.get_running_loop().create_future()
+        if fails == "router":
+            router._fail(future, error)
+        else:
+            batcher._fail([future], error)
+        return future.exception()
+
+    own = asyncio.run(failed())
+    assert own is not error
+    assert (type(own), str(own), own.cause, own.is_outage) == (StoreError, str(error), "refused", True)

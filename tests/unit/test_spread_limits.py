@@ -28,3 +28,15 @@ def test_a_shared_limit_has_refilled_by_its_own_servers_clock():
     assert (first, until_us) == (0, NOW + 4 * SECOND)
     replaced = limits.with_states(limits.numbers(joined), NOW, [SharedState(0, behind, behind)])
     assert [status.remaining for status in limits.statuses(replaced, NOW)] == [0, 0, 7]
+
+
+def test_limits_with_another_form_of_the_keys_own_ones_are_made_once():
+    """As long as it is the same one: a check that fails makes none."""
+    limits = spread()
+    half, third = limits.own.divided(2), limits.own.divided(3)
+    divided = limits.with_own(half)
+    assert [numbers.capacity for numbers in divided.numbers_of] == [5, 5, 5]
+    assert limits.with_own(limits.own) is limits
+    assert limits.with_own(half) is divided
+    assert limits.with_own(third).numbers_of[2].capacity == 3
+    assert limits.with_own(half).numbers_of == divided.numbers_of

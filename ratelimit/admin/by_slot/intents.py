@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import NamedTuple, Self
 
-from ratelimit.effects import UnreadableError
+from ratelimit.effects import UnreadableError, text
 from ratelimit.registry.key_values import generated_token
+
+
+class UnreadableIntentError(UnreadableError):
+    """What stands in the place of a key's intent is none."""
+
+    def __init__(self) -> None:
+        super().__init__("the intent of a key in Redis cannot be read: run `ratelimit doctor --repair`")
 
 
 class Intent(NamedTuple):
@@ -34,7 +42,7 @@ class Intent(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the intent that Redis keeps as `text`."""
+        """Return the intent that Redis keeps as `text`. Raises UnreadableIntentError."""
         try:
             data = json.loads(text)
             touched = frozenset(data["touched"])
@@ -42,9 +50,30 @@ class Intent(NamedTuple):
                 return cls(data["token"], touched, data["digest"])
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
-        raise UnreadableError("the intent of a key in Redis cannot be read")
+        raise UnreadableIntentError
+
+
+def intent_text(reply: bytes | str | None) -> str | None:
+    """Return the text of an intent from a reply; None if there is none. Raises UnreadableIntentError for no text."""
+    try:
+        return text(reply)
+    except UnreadableError:
+        raise UnreadableIntentError from None
 
 
 def touched_by(stored: str | None) -> frozenset[str]:
     """Return the plans that an intent names; `stored` is its text, None if there is none."""
     return frozenset() if stored is None else Intent.from_json(stored).touched
+
+
+def intent_to_repair(stored: str | None, plans: Collection[str]) -> Intent | None:
+    """Return an intent for who finishes or undoes what it announces; None if there is none.
+
+    Args:
+        stored: Its text. Of one that cannot be read nobody knows what it touches: then that is `plans`.
+        plans: The plans whose sets may hold the key.
+    """
+    try:
+        return None if stored is None else Intent.from_json(stored)
+    except UnreadableIntentError:
+        return Intent.of(frozenset(plans))

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ratelimit import validation
 from ratelimit.admin.by_slot.claims import ensure_claimable, store_new_pepper
-from ratelimit.admin.by_slot.intents import Intent
-from ratelimit.admin.by_slot.reading import StoredKey, claim_reads, intent_read, key_reads, stored_key_from
+from ratelimit.admin.by_slot.intents import Intent, intent_text
+from ratelimit.admin.by_slot.reading import StoredKey, claim_from, claim_reads, intent_read, key_reads, stored_key_from
 from ratelimit.admin.by_slot.repair import remove_references, repair_key, write_tombstone_and_read
 from ratelimit.admin.by_slot.steps import (
     OPENS_NOTHING,
@@ -49,7 +49,7 @@ from ratelimit.admin.commit import (
 )
 from ratelimit.admin.key_plans import check_plans
 from ratelimit.admin.preconditions import check_revision
-from ratelimit.effects import Operation, text, time_us
+from ratelimit.effects import AtNode, Operation, Primaries, text, time_us
 from ratelimit.errors import ConfigError, Conflict, StoreError
 from ratelimit.model import ApiKey
 from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
@@ -150,7 +150,7 @@ def change_plans(namespace: Namespace, key_id: str, change: Change, *, revokes: 
     for _ in range(MAX_ATTEMPTS):
         try:
             snapshot, (intent_reply, *key_replies) = yield from namespace.load_and_read(reads)
-            intent_before = text(intent_reply)
+            intent_before = intent_text(intent_reply)
             stored = _live(key_id, stored_key_from(key_id, key_replies))
             new = renewed(change(stored.record, snapshot))
         except ConfigError:
@@ -245,11 +245,9 @@ class _Rotation:
         is_claimed, replies = yield from carry_out_and_read(step, [*claim_reads(namespace, former), *clock])
         if clock:
             time = replies.pop()
-            if isinstance(time, StoreError):
-                raise time
-            self._now_us = time_us(time)
+            self._now_us = (yield from _any_time_us()) if isinstance(time, StoreError) else time_us(time)
         # One that could not be read is left to a repair.
-        claims = (None if isinstance(reply, StoreError) else text(reply) for reply in replies)
+        claims = (None if isinstance(reply, StoreError) else claim_from(reply) for reply in replies)
         self._former = dict(zip(former, claims, strict=True))
         return is_claimed
 
@@ -291,6 +289,15 @@ class _Rotation:
         passes = not self._grace_us
         step = write_record(self._namespace, before, record, self._token, passes_maxmemory=passes, publishes=publishes)
         return (yield from carry_out(step))
+
+
+def _any_time_us() -> Operation[int]:
+    """Return the time of the first node that says it: as good as the catalogue's, where that one's cannot be had."""
+    *others, last = yield Primaries()
+    for node in others:
+        with suppress(StoreError):
+            return time_us((yield AtNode(node, [("TIME",)]))[0])
+    return time_us((yield AtNode(last, [("TIME",)]))[0])
 
 
 def delete_key(namespace: Namespace, key_id: str, expected: ApiKey | None) -> Operation[None]:

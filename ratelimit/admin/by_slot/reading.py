@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ratelimit.effects import Operation, text
+from ratelimit.effects import IndependentReads, Operation, UnreadableError, read_reply, text
 from ratelimit.registry.key_record import VERSION_TOKEN_LENGTH, KeyRecord
 from ratelimit.registry.namespace import Namespace
 from ratelimit.scripts import Command
@@ -45,7 +45,8 @@ def stored_key_from(key_id: str, replies: Sequence[Any]) -> StoredKey | None:
 
 def stored_key(namespace: Namespace, key_id: str) -> Operation[StoredKey | None]:
     """Read a key; None if its record is absent."""
-    return stored_key_from(key_id, (yield key_reads(namespace, key_id)))
+    replies = yield IndependentReads(key_reads(namespace, key_id))
+    return stored_key_from(key_id, list(map(read_reply, replies)))
 
 
 def intent_read(namespace: Namespace, key_id: str) -> Command:
@@ -58,9 +59,22 @@ def claim_reads(namespace: Namespace, digests: Sequence[str]) -> list[Command]:
     return [("GET", namespace.names.digest(digest)) for digest in digests]
 
 
+def claim_from(reply: Any) -> str | None:
+    """Return the text of a claim from a reply, or its error; None if it is absent, or no claim at all.
+
+    Raises:
+        StoreError: It could not be read.
+    """
+    try:
+        return text(read_reply(reply))
+    except UnreadableError:
+        return None
+
+
 def stored_claims(namespace: Namespace, digests: Sequence[str]) -> Operation[list[str | None]]:
-    """Read the claims of digests."""
-    return list(map(text, (yield claim_reads(namespace, digests)))) if digests else []
+    """Read the claims of digests; None for those that are absent or no claims at all."""
+    replies = (yield IndependentReads(claim_reads(namespace, digests))) if digests else ()
+    return list(map(claim_from, replies))
 
 
 def has_entries(namespace: Namespace, records: Sequence[KeyRecord]) -> Operation[list[tuple[bool, bool]]]:

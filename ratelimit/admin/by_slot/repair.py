@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ratelimit.admin.by_slot.intents import Intent, touched_by
+from ratelimit.admin.by_slot.intents import Intent, intent_text, intent_to_repair
 from ratelimit.admin.by_slot.reading import (
     StoredKey,
+    claim_from,
     claim_reads,
     intent_read,
     stored_claims,
@@ -29,7 +30,7 @@ from ratelimit.admin.by_slot.steps import (
     write_tombstone,
 )
 from ratelimit.admin.commit import MAX_ATTEMPTS, busy_conflict, carry_out, carry_out_all, carry_out_and_read
-from ratelimit.effects import Operation, text, texts
+from ratelimit.effects import IndependentReads, Operation, UnreadableError, read_reply, text
 from ratelimit.errors import StoreError
 from ratelimit.registry.key_record import KeyRecord, claimed_by
 from ratelimit.registry.namespace import Namespace
@@ -50,16 +51,15 @@ class RepairReport(NamedTuple):
     is_changed: bool
 
 
-def keys_to_repair(namespace: Namespace) -> Operation[list[str]]:
-    """Return the keys that somebody is working on, or was when interrupted: those that have an intent."""
-    return sorted(texts((yield [("HKEYS", namespace.names.intents)])[0]))
-
-
 def repair_key(namespace: Namespace, key_id: str) -> Operation[RepairReport]:
     """Finish or undo whatever was left half done of a key.
 
+    An intent whose text makes no sense is one that touches all plans whose sets have the key.
+
     Raises:
         Conflict: Others changed the key again and again meanwhile.
+        UnreadableIntentError: The intent is no text at all, so that no step can be guarded by it.
+        UnreadableError: The record cannot be read.
     """
     for _ in range(MAX_ATTEMPTS):
         entries = yield from _entries(namespace, key_id)  # before the record: then "absent" means dead
@@ -98,7 +98,7 @@ def _entries(namespace: Namespace, key_id: str) -> Operation[_Entries]:
     # The intent first: who changes a set after that changes the intent as well, which is the guard of what follows.
     intent, score, *has = yield [("HGET", names.intents, key_id), ("ZSCORE", names.keys, key_id), *sets]
     plans = frozenset(plan_id for plan_id, is_member in zip(snapshot.plans, has, strict=True) if is_member)
-    return _Entries(text(intent), score is not None, plans)
+    return _Entries(intent_text(intent), score is not None, plans)
 
 
 def _repair_dead(
@@ -172,18 +172,19 @@ def remove_references(
         digests, members = set(tombstone.digests), members | set(tombstone.plans)
     for _ in range(MAX_ATTEMPTS):
         if references is None or any(isinstance(reply, StoreError) for reply in references):
-            references = yield _reference_reads(namespace, key_id, digests)
-        intent, *claims = map(text, references)
+            references = yield IndependentReads(_reference_reads(namespace, key_id, digests))
+        intent_before, claims = intent_text(read_reply(references[0])), map(claim_from, references[1:])
         claim_of, references = dict(zip(sorted(digests), claims, strict=True)), None
-        digest = "" if intent is None else Intent.from_json(intent).digest
-        if digest and digest not in claim_of:
-            (claim_of[digest],) = yield from stored_claims(namespace, [digest])
+        intent = intent_to_repair(intent_before, namespace.snapshot.plans)
+        if intent is not None and intent.digest and intent.digest not in claim_of:
+            (claim_of[intent.digest],) = yield from stored_claims(namespace, [intent.digest])
+        touched = frozenset[str]() if intent is None else intent.touched
         releases = [
             release(namespace, digest, claim)
             for digest, claim in claim_of.items()
             if claim is not None and claimed_by(claim) == key_id
         ]
-        results = yield from carry_out_all([forget(namespace, key_id, intent, members | touched_by(intent)), *releases])
+        results = yield from carry_out_all([forget(namespace, key_id, intent_before, members | touched), *releases])
         for result in results:
             if isinstance(result, StoreError):
                 raise result
@@ -197,15 +198,15 @@ def remove_references(
 
 def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> Operation[RepairReport | None]:
     """Repair a key; None if others were faster."""
-    record, intent = stored.record, entries.intent
+    record, intent, announced = stored.record, entries.intent, intent_to_repair(entries.intent, entries.plans)
     if entries.is_empty and (yield from _is_named_nowhere(namespace, record)):
         return (yield from _finish_deletion(namespace, stored))
-    plans, touched = frozenset(record.plans), touched_by(intent)
+    plans, touched = frozenset(record.plans), frozenset[str]() if announced is None else announced.touched
     if not entries.is_listed or plans - entries.plans or entries.plans - plans - touched:
         own = Intent.of(plans | touched | entries.plans)
         if not (yield from carry_out(list_again(namespace, record, intent, own))):
             return None
-        intent = own.json()
+        intent, touched = own.json(), own.touched
     now_us = yield from namespace.server_us()
     ended = [digest for digest, until_us in record.digests.items() if until_us and until_us <= now_us]
     if intent is None and not ended:
@@ -222,7 +223,7 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
         if claim is not None and claimed_by(claim) == record.id
     ]
     if intent is not None:
-        releases.append(settle(namespace, record.id, intent, touched_by(intent) - plans))
+        releases.append(settle(namespace, record.id, intent, touched - plans))
     for result in (yield from carry_out_all(releases)):
         if isinstance(result, StoreError):
             raise result
@@ -231,7 +232,11 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
 
 def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool]:
     """Return whether neither the catalogue nor a claim names a live key: its node has lost that it was deleted."""
-    claims = yield from stored_claims(namespace, list(record.digests))
+    replies = yield IndependentReads(claim_reads(namespace, list(record.digests)))
+    try:
+        claims = [text(read_reply(reply)) for reply in replies]
+    except UnreadableError:
+        return False  # it may name the key
     if any(claim is not None and claimed_by(claim) == record.id for claim in claims):
         return False
     return (

@@ -196,17 +196,22 @@ class BatchBySlot(KeyBatch):
             }
         )
         removals = [
-            (key_id, steps.release(namespace, new[key_id].digest, new[key_id].claim))
+            (key_id, True, steps.release(namespace, new[key_id].digest, new[key_id].claim))
             for key_id in undone & frozenset(claimed)
         ]
         removals += [
-            (key_id, steps.forget(namespace, key_id, new[key_id].intent.json(), new[key_id].record.plans))
+            (key_id, False, steps.forget(namespace, key_id, new[key_id].intent.json(), new[key_id].record.plans))
             for key_id in undone & frozenset(announced)
         ]
-        results = yield from carry_out_all([commit for _, commit in removals])
+        results = yield from carry_out_all([commit for *_, commit in removals])
         self._note_error(results)
-        # What is still named elsewhere is left to a repair, and its tombstone stays until then.
-        named = {key_id for (key_id, _), result in zip(removals, results, strict=True) if result is not True}
+        # What is still named elsewhere is left to a repair, and its tombstone stays until then. A claim whose guard
+        # does not hold is another key's by now, so nothing of this one is left; an intent may be a repairer's.
+        named = {
+            key_id
+            for (key_id, removes_claim, _), result in zip(removals, results, strict=True)
+            if isinstance(result, StoreError) or not (result or removes_claim)
+        }
         yield from self._carry_out(
             {key_id: steps.expire(namespace, key_id, tombstones[key_id].json()) for key_id in undone - named}
         )

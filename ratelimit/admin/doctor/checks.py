@@ -112,4 +112,4 @@ def _unreachable(where: str, problem: str) -> Finding:
         )
         return Finding("slots", "error", where, what, mend)
     mend = "run `ratelimit doctor` on a machine that reaches it, with --url naming it"
-    return Finding("replicas", "unknown", where, f"it could not be asked: {problem}", mend)
+    return Finding("replicas", "unknown", where, f"it could not be read: {problem}", mend)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
-from ratelimit.admin.doctor.problem import Check, error, megabytes, warning
+from ratelimit.admin.doctor.problem import Check, Problem, error, megabytes, warning
 from ratelimit.admin.doctor.readings import Deployment, UnreadError, count_of, identity_bounds
+from ratelimit.admin.doctor.repair import RepairSummary
 from ratelimit.effects import scored
 from ratelimit.model import MICROSECONDS
+from ratelimit.registry.redis_keys import RedisKeys
 from ratelimit.registry.schema import ARRIVING, MOVED, SCHEMA, SCHEMA_WITH_DENIALS
 
 BYTES_PER_IDENTITY = 300
@@ -175,13 +178,7 @@ def unfinished(deployment: Deployment) -> Check:
             f"the keys {pair.key_id!r} and {pair.other_id!r} have one value: it opens the first",
             f"ratelimit keys rotate {shlex.quote(pair.other_id)}  # or delete the one that is not meant",
         )
-    for key_id in repaired.unreadable if repaired is not None else ():
-        yield error(
-            f"the record or the intent of key {key_id!r} cannot be read: checks of the key are answered 503, and "
-            "nobody can change it",
-            f"redis-cli -c GET {shlex.quote(deployment.names.key_record(key_id))}  # restore it from a backup; else "
-            "UNLINK it, and run ratelimit doctor --repair: the key is deleted then",
-        )
+    yield from _unrepaired(deployment.names, repaired) if repaired is not None else ()
     count = int(deployment.primary.answers.get("HLEN", deployment.names.intents))
     if count:
         yield warning(
@@ -189,6 +186,39 @@ def unfinished(deployment: Deployment) -> Check:
             "ratelimit doctor --repair",
         )
     return "no change of a key is unfinished" if repaired is None else str(repaired)
+
+
+def _unrepaired(names: RedisKeys, repaired: RepairSummary) -> Iterator[Problem]:
+    """Yield why a repair stopped, and what it could not read: the next repair finishes what each remedy leaves."""
+    if repaired.stopped:
+        yield error(
+            f"the repair stopped: {repaired.stopped}",
+            "ratelimit doctor --repair  # again, when all nodes answer",
+        )
+    for key_id in repaired.unreadable:
+        yield error(
+            f"the record of key {key_id!r} cannot be read: checks of the key are answered 503, and nobody can change "
+            "it",
+            f"redis-cli -c GET {shlex.quote(names.key_record(key_id))}  # restore it from a backup; else UNLINK it, "
+            "and run ratelimit doctor --repair: the key is deleted then",
+        )
+    for key_id in repaired.unreadable_intents:
+        yield error(
+            f"the intent of key {key_id!r} is no text: its plans cannot be changed",
+            f"redis-cli -c HDEL {shlex.quote(names.intents)} {shlex.quote(key_id)} && ratelimit doctor --repair",
+        )
+    for name in repaired.unreadable_names:
+        if name.startswith(names.digest("")):
+            yield error(
+                f"the claim {name!r} of a value cannot be read: checks with that value are answered 503",
+                f"redis-cli -c UNLINK {shlex.quote(name)} && ratelimit doctor --repair  # the value leads to its key "
+                "again",
+            )
+        else:
+            yield error(
+                f"what {name!r} holds cannot be read, or not all of it",
+                f"redis-cli -c TYPE {shlex.quote(name)}  # look what it holds; remove what is no id or no text",
+            )
 
 
 def gateways(deployment: Deployment) -> Check:

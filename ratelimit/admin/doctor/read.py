@@ -39,9 +39,10 @@ from ratelimit.effects import (
     Primaries,
     UnknownScriptError,
     info_fields,
+    no_owner_of_slots,
     time_us,
 )
-from ratelimit.errors import ConfigError, StoreError, StoreUnavailable
+from ratelimit.errors import ConfigError, StoreError
 from ratelimit.local.leased_bucket import SharedFigures
 from ratelimit.model import MICROSECONDS, FrozenMap
 from ratelimit.registry.namespace import Clock, Namespace
@@ -147,11 +148,7 @@ class Doctor:
         yield from self._namespace.find_slots()
         nodes: Sequence[str] = yield Primaries()
         if not nodes:
-            raise StoreUnavailable(
-                "no node of the cluster owns slots: create the cluster (`redis-cli --cluster create`), or name a node "
-                "that has joined it",
-                cause="refused",
-            )
+            raise no_owner_of_slots()
         primaries, unreachable = list[Server](), dict[str, str]()
         for node in nodes:
             try:

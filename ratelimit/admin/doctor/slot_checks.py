@@ -131,10 +131,10 @@ def shared_limits(deployment: Deployment) -> Check:
         deployment.primary.info_or("cluster_enabled", "")  # whether they do may be unknown
         return "all limits are in one script"
     for name, figures in deployment.shared.items():
-        if figures.late > _MAX_LATE_SHARE * figures.asks:
+        if figures.late > _MAX_LATE_SHARE * figures.requests:
             yield warning(
-                f"{figures.late:,} of {figures.asks:,} requests for units of {name} were answered too late: the units "
-                "were not used, and checks may be denied though the limit has some",
+                f"{figures.late:,} of {figures.requests:,} requests for units of {name} were answered too late: the "
+                "units were not used, and checks may be denied though the limit has some",
                 "look at `latency`, and at the load of this machine and of that node",
             )
     return "; ".join(map(_shared, deployment.shared.items())) or "this process has requested no units of shared limits"
@@ -142,7 +142,7 @@ def shared_limits(deployment: Deployment) -> Check:
 
 def _shared(item: tuple[str, SharedFigures]) -> str:
     name, figures = item
-    waits = f"{figures.waits:,} checks waited for {figures.asks:,} requests"
+    waits = f"{figures.waits:,} checks waited for {figures.requests:,} requests"
     return (
         f"{name}: {figures.demanded:,} units demanded, {figures.granted:,} granted, {figures.returned:,} returned, "
         f"{figures.held:,} held; {waits}"

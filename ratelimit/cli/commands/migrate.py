@@ -15,6 +15,7 @@ from ratelimit.cli.connection import deadline_option, namespace_option
 from ratelimit.cli.output import InputFailure, StoreFailure
 from ratelimit.errors import ConfigError, StoreError
 from ratelimit.store import clients, urls
+from ratelimit.validation import without_values
 
 _CONTINUE = "Nothing is lost: run the same command again to go on."
 _CONTINUE_FINISH = f"{_CONTINUE} Gateways may answer 503 until it is done; --cancel leads back to FROM."
@@ -128,7 +129,8 @@ def _catalogs(
         try:
             yield here, there
         except ConfigError as error:
-            raise InputFailure(f"{shown.get(error.field, error.field)} {error.problem}".lstrip()) from None
+            message = f"{shown.get(error.field, error.field)} {error.problem}".lstrip()
+            raise InputFailure(without_values(message)) from None
         except StoreError as error:
             lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
             lines.append(f"The source is {shown['source']}, the target is {shown['target']}. {how_to_go_on}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -136,7 +137,7 @@ class CheckBatcher:
         if future is None:
             future = loop.create_future()
         if self._breaker.is_open:
-            future.set_exception(self.endpoint.unavailable())
+            self._refuse((call, future, _now_s() if started_s is None else started_s), self.endpoint.unavailable())
             return future
         queue = self._queue_by_type.get(type(call)) or self._scripts
         waiting = queue.waiting
@@ -195,14 +196,17 @@ class CheckBatcher:
         error = self.endpoint.unavailable()
         if self._rerouter is not None:
             self._rerouter.on_unreachable()
-            for waiter in self.take_waiting():
-                if not self._rerouter.take_over(waiter, error):
-                    _fail([waiter[1]], error)
-        self._refuse_waiting(error)
+        for waiter in self.take_waiting():
+            self._refuse(waiter, error)
 
     def take_waiting(self) -> list[Waiter]:
         """Remove the calls that wait to be sent, and return them."""
         return [waiter for queue in self._queues for waiter in queue.take_all()]
+
+    def _refuse(self, waiter: Waiter, error: StoreError) -> None:
+        """Fail a call that cannot be sent, unless another node may get it."""
+        if self._rerouter is None or not self._rerouter.take_over(waiter, error):
+            _fail([waiter[1]], error)
 
     def _refuse_waiting(self, error: StoreError) -> None:
         _fail([future for _, future, _ in self.take_waiting()], error)
@@ -401,4 +405,4 @@ class CheckBatcher:
 def _fail(futures: Iterable[asyncio.Future[Any]], error: StoreError) -> None:
     """Fail each with an error of its own: raising one adds frames to its traceback."""
     for future in futures:
-        future.set_exception(type(error)(str(error), cause=error.cause))
+        future.set_exception(copy(error))

@@ -37,7 +37,7 @@ def look_ups(calls: Sequence[KeyLookUps]) -> Exchange:
     replies = dict(zip(joined, (yield [pack([command]) for command in joined]), strict=True))
     if names:
         values = replies[joined[-1]]
-        if redis_compat.is_of_several_slots(values):
+        if error_mapping.is_of_several_slots(values):
             return (yield from of_slots(calls))
         if isinstance(values, list):
             value_of = dict(zip(names, values, strict=True))
@@ -80,7 +80,7 @@ def checks(calls: Sequence[Any], on_left_out: Callable[[int | None], None]) -> E
         return (yield from script_calls(calls))
     many = ManyChecks(calls)
     (replies,) = yield from _scripts([many.packet], [many])
-    if redis_compat.is_of_several_slots(replies):
+    if error_mapping.is_of_several_slots(replies):
         on_left_out(None)
         return (yield from script_calls(calls))
     if isinstance(replies, Exception):
@@ -136,7 +136,7 @@ class Redirected:
     Attributes:
         call: The call. Of reads, one command.
         is_asking: Whether its slot is still being moved there: ASKING goes before it.
-        times: How often it was redirected so far.
+        times: How often it was sent before, redirected or not.
     """
 
     __slots__ = ("call", "is_asking", "times")

@@ -88,7 +88,7 @@ class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
         if not isinstance(request, ScriptCall):
             if not self._has_slots:
                 replies = await commands.send(request, timeout_s)
-                if any(map(redis_compat.is_of_several_slots, replies)):
+                if any(map(error_mapping.is_of_several_slots, replies)):
                     self.has_slots = True
                 return error_mapping.replies_to(request, replies)
             division = divide(request, 0)

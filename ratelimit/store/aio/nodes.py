@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from random import SystemRandom
 from typing import Protocol
@@ -20,7 +20,7 @@ from ratelimit.store.aio.topology_watch import TopologyWatch
 from ratelimit.store.breaker import BreakerState, combined
 from ratelimit.store.cluster.client import ClusterClient
 from ratelimit.store.cluster.slots import SLOTS
-from ratelimit.store.cluster.topology import INTERVAL_S, no_primary
+from ratelimit.store.cluster.topology import INTERVAL_S, NodeFailures, no_primary
 
 _now_s = time.monotonic
 _random = SystemRandom()
@@ -49,6 +49,7 @@ class Node:
         finder: The same, for connections to it.
         batcher: For checks, and what they read.
         commands: For everything else.
+        failures: Whether its callers wait for a refresh.
         redirected_s: When a redirection named it last, by the monotonic clock.
     """
 
@@ -59,6 +60,7 @@ class Node:
         pool = client.connection_pool
         self.batcher = CheckBatcher(pool, deadline_s, self.finder, rerouter=self, clock=nodes.clock)
         self.commands = CommandConnection(pool, self.finder)
+        self.failures = NodeFailures()
         self.redirected_s = -inf
 
     def take_over(self, waiter: Waiter, error: Exception) -> bool:
@@ -132,6 +134,20 @@ class Nodes:
         """Note which node owns a slot, as a MOVED redirection says."""
         node = self.at(address)
         self.owners[slot], self.batchers[slot] = node, node.batcher
+
+    def request_refresh(self, failing: Iterable[Node] = ()) -> None:
+        """Have the topology refreshed soon, as it may have changed.
+
+        Args:
+            failing: The nodes that did not carry out commands; if one of them begins to fail, it is refreshed at once.
+        """
+        now_s = _now_s()
+        begin = [node.failures.note(now_s, node.batcher.breaker_state()) for node in failing]
+        self.topology_watch.request_refresh(is_urgent=any(begin))
+
+    def may_have_another_owner(self, slot: int, node: Node) -> bool:
+        """Return whether callers of a slot wait for a refresh, as the node that owns it did not carry a command out."""
+        return self.owners[slot] is node and self.topology_watch.is_awaited(node.failures)
 
     async def owner(self, slot: int) -> Node:
         """Return the node that owns a slot; wait for a refresh if none does.

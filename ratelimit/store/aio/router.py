@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -35,6 +36,7 @@ from ratelimit.store.cluster.routing import (
     RoutedCommand,
     end_redirections,
     endless_redirection,
+    failing_nodes,
     failures_of,
     pause_before,
     reaction_to_error,
@@ -138,14 +140,17 @@ class Router:
         original, attempt = (call.call, call.times + 1) if isinstance(call, Redirected) else (call, 1)
         if not reaction.is_repeated or (attempt >= MAX_ATTEMPTS and reaction.address is None):
             return False
+        slot = self.slot_of(original)
         if attempt >= MAX_ATTEMPTS:
-            _fail(future, endless_redirection(self.slot_of(original), error))
+            _fail(future, endless_redirection(slot, error))
             return True
-        if reaction.needs_another:
+        if reaction.needs_another and self.nodes.owners[slot] in (None, node):
+            if not self.nodes.may_have_another_owner(slot, node):
+                return False
             self._wait(future, _WaitingCall(original, started_s, node, error))
             return True
         if reaction.is_moved and reaction.address is not None:
-            self.nodes.set_owner(self.slot_of(original), reaction.address)
+            self.nodes.set_owner(slot, reaction.address)
         again = Redirected(original, attempt, is_asking=reaction.is_asking)
         send = partial(self._send_again, again, future, started_s, reaction.address)
         left_s = started_s + self._deadline_s - _now_s()
@@ -159,7 +164,7 @@ class Router:
     def _reaction_to(self, error: Exception, node: Node) -> Reaction:
         reaction = reaction_to_error(error, node.address, self._client.remap)
         if reaction.refreshes:
-            self.nodes.topology_watch.request_refresh()
+            self.nodes.request_refresh([node] if reaction.needs_another else [])
         return reaction
 
     def _send_again(
@@ -206,8 +211,11 @@ class Router:
         for future, waiting in waiting_calls.items():
             if future.done():
                 continue
-            node = self.nodes.owners[self.slot_of(waiting.call)]
-            if node is None or node is waiting.refused_by:
+            slot, refused_by = self.slot_of(waiting.call), waiting.refused_by
+            node = self.nodes.owners[slot]
+            if refused_by is not None and self.nodes.may_have_another_owner(slot, refused_by):
+                self._waiting[future] = waiting  # this refresh began before that node failed
+            elif node is None or node is refused_by:
                 _fail(future, waiting.error or self.nodes.no_owner())
             else:
                 node.batcher.call(waiting.call, waiting.started_s, future)
@@ -276,7 +284,7 @@ class Router:
             await send(pending, end_s)
             failures = failures_of(pending, self._client.remap)
             if any(failure.reaction.refreshes for failure in failures):
-                self.nodes.topology_watch.request_refresh()
+                self.nodes.request_refresh(failing_nodes(failures))
             repeated = [failure for failure in failures if failure.reaction.is_repeated]
             if attempt < MAX_ATTEMPTS:
                 repeated = await self._redirect(repeated, end_s)
@@ -292,8 +300,7 @@ class Router:
             command.is_asking = reaction.is_asking
             if reaction.is_moved and reaction.address is not None:
                 self.nodes.set_owner(command.slot, reaction.address)
-        if any(reaction.needs_another for _, reaction in repeated):
-            await self.nodes.topology_watch.next_refresh(end_s - _now_s())
+        await self._await_other_owners([command for command, reaction in repeated if reaction.needs_another], end_s)
         redirected = list[Failure[_C]]()
         for failure in repeated:
             command, reaction = failure
@@ -302,6 +309,13 @@ class Router:
             command.node = None if reaction.address is None else self.nodes.at(reaction.address)
             redirected.append(failure)
         return redirected
+
+    async def _await_other_owners(self, refused: Sequence[_C], end_s: float) -> None:
+        """Wait for a refresh if it may name others in the place of nodes that did not carry commands out."""
+        sent = [(command.slot, command.node) for command in refused if command.node is not None]
+        for _ in range(2):  # the first one may have begun before
+            if any(self.nodes.may_have_another_owner(slot, node) for slot, node in sent):
+                await self.nodes.topology_watch.next_refresh(end_s - _now_s())
 
     async def _send_once(self, commands: Sequence[_Command], end_s: float) -> None:
         """Send commands to their nodes, or to the owners of their slots, and note what comes of each."""
@@ -384,4 +398,4 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     """Fail a call with an error of its own: raising one adds frames to its traceback."""
     if not isinstance(error, StoreError):
         error = error_mapping.after_sending(error)
-    future.set_exception(type(error)(str(error), cause=error.cause))
+    future.set_exception(copy(error))

@@ -14,7 +14,15 @@ from ratelimit.store.addresses import Address
 from ratelimit.store.aio.commands import CommandConnection
 from ratelimit.store.aio.finder import FixedAddress
 from ratelimit.store.cluster.client import ClusterClient
-from ratelimit.store.cluster.topology import PATIENCE_S, QUERIES, TIMEOUT_S, RefreshRound, RefreshSchedule, Topology
+from ratelimit.store.cluster.topology import (
+    PATIENCE_S,
+    QUERIES,
+    TIMEOUT_S,
+    NodeFailures,
+    RefreshRound,
+    RefreshSchedule,
+    Topology,
+)
 
 _now_s = time.monotonic
 
@@ -63,10 +71,14 @@ class TopologyWatch:
         """Whether a refresh is under way, or the first is about to begin."""
         return self._is_refreshing or (self.topology is None and self.problem is None)
 
-    def request_refresh(self) -> None:
-        """Have the topology refreshed soon, as it may have changed."""
-        if self._schedule.request():
+    def request_refresh(self, *, is_urgent: bool = False) -> None:
+        """Have the topology refreshed soon, as it may have changed; at once if that is urgent."""
+        if self._schedule.request(is_urgent=is_urgent):
             self._wake.set()
+
+    def is_awaited(self, failures: NodeFailures) -> bool:
+        """Return whether callers of a node that failed wait for the next refresh."""
+        return failures.is_refresh_awaited(_now_s(), self._schedule)
 
     async def next_refresh(self, timeout_s: float) -> None:
         """Return when the next refresh has ended, or the time is over."""
@@ -115,7 +127,11 @@ class TopologyWatch:
             self.topology, self.problem = refresh.best, refresh.best.problem()
         elif self.topology is None:
             self.problem = refresh.failure()
-        self._on_refresh()
+        self._schedule.end()
+        try:
+            self._on_refresh()
+        except Exception as error:  # noqa: BLE001 - a fault of ours, perhaps: the next refresh comes all the same
+            self.problem = error_mapping.before_sending(error)
         self._end_waiting()
 
     def _end_waiting(self) -> None:

@@ -25,6 +25,7 @@ from ratelimit.store.cluster.routing import (
     Failure,
     RoutedCommand,
     end_redirections,
+    failing_nodes,
     failures_of,
     pause_before,
     with_asking,
@@ -148,7 +149,7 @@ class BlockingClusterExecutor(BlockingExecutorBase):
             failures = failures_of(pending, self._client.remap)
             if any(failure.reaction.refreshes for failure in failures):
                 with contextlib.suppress(StoreUnavailable):  # what became of the commands does not depend on it
-                    self._nodes.request_refresh()
+                    self._nodes.request_refresh(failing_nodes(failures))
             repeated = [failure for failure in failures if failure.reaction.is_repeated]
             if attempt < MAX_ATTEMPTS and wait.left_s > 0:
                 repeated = [failure for failure in repeated if self._redirect(failure, wait)]

@@ -75,7 +75,7 @@ class BlockingExecutor(BlockingExecutorBase):
             replies = division.join(self._endpoint.execute(packet, len(division.parts), wait))
         else:
             replies = self._endpoint.execute(pack(commands), len(commands), wait)
-            self.has_slots = any(map(redis_compat.is_of_several_slots, replies))
+            self.has_slots = any(map(error_mapping.is_of_several_slots, replies))
         return error_mapping.replies_to(commands, replies)
 
     def _refused(self, error: Exception) -> StoreError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from math import inf
 from random import SystemRandom
@@ -33,6 +33,7 @@ from ratelimit.store.cluster.topology import (
     PATIENCE_S,
     QUERIES,
     TIMEOUT_S,
+    NodeFailures,
     RefreshRound,
     RefreshSchedule,
     Topology,
@@ -48,13 +49,19 @@ _FIND_TIMEOUT_S = 2.0
 
 
 class Node(Endpoint):
-    """The endpoint of one node."""
+    """The endpoint of one node.
+
+    Attributes:
+        address: Host and port.
+        failures: Whether its callers wait for a refresh. Under the lock of `Nodes`.
+    """
 
     PROBES_UNUSED_S = 10.0
     """Longer than the upkeep of a limiter pauses. Without a bound a cluster that is gone would be probed for ever."""
 
     def __init__(self, pool: Any, address: Address) -> None:
         self.address = address
+        self.failures = NodeFailures()
         self._own_pool = redis_compat.pool_at(pool, address)  # held here: the endpoint itself does not
         super().__init__(self._own_pool)
 
@@ -126,11 +133,17 @@ class Nodes:
     def other_owner(self, slot: int, node: Node, wait: Wait) -> Node | None:
         """Return the owner of a slot in the place of a node that did not carry a command out; None: it still owns it.
 
-        Wait for a refresh, unless there has just been one: as long as a node is away, its callers fail at once.
+        Wait for a refresh, which `request_refresh` was called for, if it may name another one: see `NodeFailures`.
         """
-        if self.owners[slot] is node:
-            with contextlib.suppress(StoreUnavailable):
-                self._await_refresh(wait)
+        with self._refreshed:
+            while (
+                self.owners[slot] is node
+                and self._is_started
+                and node.failures.is_refresh_awaited(monotonic(), self._schedule)
+                and wait.left_s > 0
+            ):
+                self._refreshed.wait(wait.begin())
+                wait.end()
         owner = self.owners[slot]
         return None if owner is node else owner
 
@@ -169,14 +182,21 @@ class Nodes:
                 raise self._problem() or _NO_REPLY
             return [self._node_at(address) for address in self._topology.primaries]
 
-    def request_refresh(self) -> None:
+    def request_refresh(self, failing: Iterable[Node] = ()) -> None:
         """Have the topology refreshed soon, as it may have changed.
+
+        Args:
+            failing: The nodes that did not carry out commands; if one of them begins to fail, it is refreshed at once.
 
         Raises:
             StoreUnavailable: There can be no more threads.
         """
-        if self._schedule.request() or not self._is_started:
-            self._requested_s = min(self._requested_s, monotonic())
+        with self._refreshed:
+            now_s = monotonic()
+            begin = [node.failures.note(now_s, node.breaker_state()) for node in failing]
+            is_sooner = self._schedule.request(is_urgent=any(begin))
+        if is_sooner or not self._is_started:
+            self._requested_s = min(self._requested_s, now_s)
             self._wake()
 
     def _await_refresh(self, wait: Wait) -> None:
@@ -285,7 +305,8 @@ class Nodes:
         due_in_s = self._schedule.due_in_s(monotonic(), is_unreachable=self._is_unreachable())
         if due_in_s > 0:
             return due_in_s
-        self._schedule.begin(monotonic())
+        with self._refreshed:  # what is requested from now on is for the next one
+            self._schedule.begin(monotonic())
         redirected_to, self._redirected_to = self._redirected_to, None
         try:
             self._end_refresh(*self._refresh(redirected_to))
@@ -378,6 +399,7 @@ class Nodes:
                 self._refreshed_s, self._requested_s = monotonic(), inf
             self._failure = failure
             self._refreshes += 1
+            self._schedule.end()
             self._refreshed.notify_all()
         for node in left:
             node.retire()

@@ -101,6 +101,15 @@ def failures_of(commands: Iterable[_R], remap: Remap | None) -> list[Failure[_R]
     ]
 
 
+def failing_nodes(failures: Iterable[Failure[Any]]) -> set[Any]:
+    """Return the nodes that do not serve what they were sent: others may do so in their place."""
+    return {
+        failure.command.node
+        for failure in failures
+        if failure.reaction.needs_another and failure.command.node is not None
+    }
+
+
 def reaction_to_error(error: Exception, node: Address, remap: Remap | None) -> Reaction:
     """Return what is done about the error that a node answered with, or about its silence."""
     reaction = reaction_to(error_mapping.code_of(error), str(error), node)

@@ -8,10 +8,11 @@ from itertools import groupby
 from math import inf
 from typing import Any
 
-from ratelimit.effects import info_fields
+from ratelimit.effects import info_fields, no_owner_of_slots
 from ratelimit.errors import StoreUnavailable
 from ratelimit.scripts import Command
 from ratelimit.store.addresses import Address, name_of
+from ratelimit.store.breaker import BreakerState
 from ratelimit.store.cluster.slots import SLOTS
 
 QUERIES: Sequence[Command] = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
@@ -28,7 +29,8 @@ INTERVAL_S = 5.0
 """How long from one refresh to the next: if it was requested; while a primary does not reply; otherwise."""
 
 FRESH_S = 1.0
-"""For so long after a refresh nobody waits for another one: it would give the same."""
+"""For so long after a refresh nobody whose slot has no owner waits for another one: it would give the same. So long
+after its last failure a node that replies fails anew. And for no longer than that do callers wait for any refresh."""
 
 _SHOWN_RANGES = 3
 
@@ -92,11 +94,7 @@ class Topology:
     def problem(self) -> StoreUnavailable | None:
         """Return what keeps the cluster from serving all keys, with the remedy; None if nothing does."""
         if not self.primaries:
-            return StoreUnavailable(
-                "no node of the cluster owns slots: is it a node that has not joined yet, or left? Create the cluster "
-                "(`redis-cli --cluster create`), or name a node of it",
-                cause="refused",
-            )
+            return no_owner_of_slots()
         missing = [slot for slot, owner in enumerate(self.owner) if owner is None]
         if not missing:
             return None
@@ -142,23 +140,40 @@ def _shown(slots: Sequence[int]) -> str:
 
 
 class RefreshSchedule:
-    """When to refresh the topology: once for all who request it. All times are seconds of a monotonic clock."""
+    """When to refresh the topology: once for all who request it. All times are seconds of a monotonic clock.
 
-    __slots__ = ("_began_s", "is_requested")
+    Attributes:
+        last_began_s: When the last refresh began that has ended; `-inf` if none has.
+    """
+
+    __slots__ = ("_began_s", "_is_requested", "_is_urgent", "last_began_s")
 
     def __init__(self) -> None:
-        self.is_requested = True
-        self._began_s = -inf
+        self._is_requested = True
+        self._is_urgent = False
+        self._began_s = self.last_began_s = -inf
 
-    def request(self) -> bool:
-        """Note that the topology may have changed; return whether nobody else has requested a refresh yet."""
-        is_first, self.is_requested = not self.is_requested, True
-        return is_first
+    def request(self, *, is_urgent: bool = False) -> bool:
+        """Note that the topology may have changed.
+
+        Args:
+            is_urgent: Whether to refresh it at once, however short a time ago that was done.
+
+        Returns:
+            Whether nobody else has requested a refresh yet, or none that is urgent: it is due sooner than before.
+        """
+        is_sooner = not self._is_requested or (is_urgent and not self._is_urgent)
+        self._is_requested, self._is_urgent = True, self._is_urgent or is_urgent
+        return is_sooner
 
     def begin(self, now_s: float) -> None:
         """Note that a refresh begins: a request that comes from now on is for another one."""
         self._began_s = now_s
-        self.is_requested = False
+        self._is_requested = self._is_urgent = False
+
+    def end(self) -> None:
+        """Note that the refresh has ended, with a topology or without."""
+        self.last_began_s = self._began_s
 
     def due_in_s(self, now_s: float, *, is_unreachable: bool) -> float:
         """Return in how many seconds to refresh; 0 or less: now.
@@ -167,8 +182,44 @@ class RefreshSchedule:
             now_s: What time it is.
             is_unreachable: Whether a primary does not reply: a replica may take its place at any moment.
         """
+        if self._is_urgent:
+            return 0.0
         usual_s = UNREACHABLE_INTERVAL_S if is_unreachable else INTERVAL_S
-        return self._began_s + (REQUESTED_INTERVAL_S if self.is_requested else usual_s) - now_s
+        return self._began_s + (REQUESTED_INTERVAL_S if self._is_requested else usual_s) - now_s
+
+
+class NodeFailures:
+    """Whether a refresh may name another node in the place of one that does not carry out commands.
+
+    It may until one has ended that began after the node began to fail: what was reported before says nothing about
+    that. If it still names the node, callers fail at once: they do not wait as long as the node is away.
+    """
+
+    __slots__ = ("_first_s", "_last_s", "_openings")
+
+    def __init__(self) -> None:
+        self._first_s = self._last_s = -inf
+        self._openings = 0
+
+    def note(self, now_s: float, breaker: BreakerState) -> bool:
+        """Note that the node did not carry a command out.
+
+        Args:
+            now_s: What time it is.
+            breaker: The state of the node's breaker.
+
+        Returns:
+            Whether it begins to fail: the topology is to be refreshed at once.
+        """
+        is_first = breaker.openings != self._openings or not (breaker.is_open or now_s < self._last_s + FRESH_S)
+        if is_first:
+            self._first_s, self._openings = now_s, breaker.openings
+        self._last_s = now_s
+        return is_first
+
+    def is_refresh_awaited(self, now_s: float, schedule: RefreshSchedule) -> bool:
+        """Return whether callers of the node wait for a refresh."""
+        return schedule.last_began_s < self._first_s and now_s < self._first_s + FRESH_S
 
 
 class RefreshRound:

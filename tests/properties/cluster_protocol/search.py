@@ -45,7 +45,10 @@ class Me:
         self.plans, self.drawn, self._name, self._is_reversed = plans, process.drawn, process.name, process.is_reversed
 
     def together(self, *requests):
-        """Requests that leave together, each for a slot of its own; return their replies, in the order of these."""
+        """Requests that leave together, each for a slot of its own; return their replies, in the order of these.
+
+        They arrive in one order or its reverse, which is the same for all processes of a configuration.
+        """
         numbered = [*enumerate(requests)]
         replies = {}
         for number, request in numbered[::-1] if self._is_reversed else numbered:
