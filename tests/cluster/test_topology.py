@@ -75,7 +75,7 @@ def test_another_owner_of_one_slot():
     assert Topology.from_slots([FIRST], NODE, "cluster_state:fail").with_owner(7, NODE).has_failed
 
 
-def reported(epoch, slots=(FIRST,), state="ok"):
+def reported(epoch, slots=(FIRST, SECOND), state="ok"):
     return Topology.from_slots(slots, NODE, f"cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n")
 
 
@@ -115,6 +115,16 @@ def test_a_node_that_reports_that_the_cluster_is_down_may_be_cut_off():
     assert outcome(reported(5), reported(4), down, down, reported(6)) == (3, 4)
     assert outcome(reported(5), reported(4), down, down) == (0, 3)
     assert outcome(reported(5), down) == (0, 1)
+
+
+def test_a_node_that_reports_a_slot_without_owner_may_not_be_informed_yet():
+    """Another is queried, and right if it reports all owners; if it does not either, that is enough."""
+    missing = reported(6, slots=(FIRST,))
+    assert outcome(reported(5), missing, reported(5), reported(6)) == (1, 2)
+    assert outcome(reported(5), missing, missing, reported(6)) == (0, 2)
+    assert outcome(reported(5), missing, reported(6, state="fail"), reported(6)) == (0, 2)
+    assert outcome(reported(5), reported(4), missing, reported(6)) == (2, 3)
+    assert outcome(None, missing) == (0, 1)
 
 
 def test_it_is_refreshed_at_once_and_then_every_five_seconds():

@@ -226,7 +226,8 @@ class RefreshRound:
     """One refresh: nodes are sent the queries one after the other, until the topology is certain.
 
     A node that has left the cluster reports no slots. One that is cut off from the others reports that the cluster is
-    down; so do all nodes if it is: then a second one is sent the queries, no more, as many processes may do so at once.
+    down; one that has not been informed yet who owns a slot that moved reports no owner of it. So may all nodes, if it
+    is so: then a second one is sent the queries, no more, as many processes may do so at once.
 
     Args:
         last: The topology of the last refresh.
@@ -235,11 +236,11 @@ class RefreshRound:
         best: The newest topology that was reported, of a node that is no worse than any other; None without any.
     """
 
-    __slots__ = ("_errors", "_failed_count", "_last", "best")
+    __slots__ = ("_doubtful_count", "_errors", "_last", "best")
 
     def __init__(self, last: Topology | None) -> None:
         self._last = last
-        self._failed_count = 0
+        self._doubtful_count = 0
         self._errors = dict[Address, StoreUnavailable]()
         self.best: Topology | None = None
 
@@ -249,8 +250,8 @@ class RefreshRound:
             self.best = topology
         if not topology.primaries or (self._last is not None and topology.epoch < self._last.epoch):
             return False
-        self._failed_count += topology.has_failed
-        return not topology.has_failed or (self._failed_count > 1 and self.best.has_failed)
+        self._doubtful_count += _is_doubtful(topology)
+        return not _is_doubtful(topology) or (self._doubtful_count > 1 and _is_doubtful(self.best))
 
     def fail(self, node: Address, error: StoreUnavailable) -> None:
         """Note that a node reported no topology, and why."""
@@ -263,5 +264,9 @@ class RefreshRound:
         return StoreUnavailable(f"no node of the cluster reports its slots ({reasons})", cause=next(causes, None))
 
 
-def _rank(topology: Topology) -> tuple[bool, bool, int]:
-    return bool(topology.primaries), not topology.has_failed, topology.epoch
+def _is_doubtful(topology: Topology) -> bool:
+    return topology.has_failed or None in topology.owner
+
+
+def _rank(topology: Topology) -> tuple[bool, bool, bool, int]:
+    return bool(topology.primaries), not topology.has_failed, None not in topology.owner, topology.epoch
