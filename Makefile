@@ -31,8 +31,8 @@ test-fast: .venv/ready  ## for the loop of a change: units, checks and the promi
 	  --ignore tests/engine/test_look_ups.py --ignore tests/unit/test_documents.py --ignore tests/unit/test_examples.py \
 	  --ignore tests/unit/test_words.py
 
-test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before
-	$(BIN)/python -m pytest -m "slow and not cluster" --durations=20 --ignore tests/apps --ignore tests/integrations
+test-long: .venv/ready  ## pass the further tests: exhaustive, random at length, of commands, beside the version before (ONLY=tests/store)
+	$(BIN)/python -m pytest $(ONLY) -m "slow and not cluster" --durations=20 --ignore tests/apps --ignore tests/integrations
 
 test-cluster: .venv/ready  ## pass the tests on clusters of 3 primaries and 3 replicas that start
 	$(BIN)/python -m pytest -m cluster tests/cluster --durations=10

@@ -17,8 +17,9 @@ from helpers.single_plan import ample_limiter
 ATTEMPTS = 5
 AT_ONCE_S = 0.002
 OPENED_S, BACK_S = 0.2, 0.02
-PER_SECOND = 50_000
 CONNECTIONS_PER_SECOND = 10
+LEAST_INTERVAL_S = 0.1 * 0.75
+"""Between two attempts to connect: a tenth of a second, and a quarter more or less."""
 
 pytestmark = pytest.mark.parametrize("twin", TWINS)
 
@@ -65,7 +66,7 @@ def test_it_is_noticed_in_time_both_ways(server, key, twin):
 
 
 def test_decisions_cost_microseconds_meanwhile(server, key, twin):
-    """50,000 a second of the processor's time, all of them 503: none waits."""
+    """Less of the processor's time than checks that Redis answers, on whatever machine; all of them 503: none waits."""
 
     def flat_out(check):
         started_s, began = time.monotonic(), time.thread_time()
@@ -77,21 +78,26 @@ def test_decisions_cost_microseconds_meanwhile(server, key, twin):
         decisions = [await limiter.check(key, STAGE, METHOD) for _ in range(2000)]
         return decisions, time.thread_time() - began, time.monotonic() - started_s
 
-    rates = []
+    def measured(made):
+        if made.is_async:
+            return made.run(flat_out_async(made.limiter))
+        return flat_out(lambda: made.limiter.check(key, STAGE, METHOD))
+
+    healthy, away = [], []
     with limiter_twin(twin, "url", server.url, key) as made:
         made.wait_until_healthy()
+        for _ in range(ATTEMPTS):
+            _, cpu_s, _ = measured(made)
+            healthy.append(cpu_s)
         with server.stopped():
             until_open(made)
             for _ in range(ATTEMPTS):
-                if made.is_async:
-                    decisions, cpu_s, wall_s = made.run(flat_out_async(made.limiter))
-                else:
-                    decisions, cpu_s, wall_s = flat_out(lambda: made.limiter.check(key, STAGE, METHOD))
+                decisions, cpu_s, wall_s = measured(made)
                 assert {(decision.status, decision.cause) for decision in decisions} == {(503, "not_sent")}
                 assert wall_s < 10  # 5 ms each: a single wait of 50 ms each would take 100 s
-                rates.append(len(decisions) / cpu_s)
+                away.append(cpu_s)
         made.wait_until_healthy()
-    assert max(rates) >= PER_SECOND, rates
+    assert min(away) < min(healthy), (away, healthy)
 
 
 def test_it_is_not_stormed(server, key, twin):
@@ -129,11 +135,12 @@ def test_a_port_that_refuses_is_not_stormed(server, key, twin, monkeypatch):
         proxy.disconnect()
         until_open(made)
         _count_connecting(monkeypatch, connecting, proxy.port)
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
             assert made.check().cause == "not_sent"
             time.sleep(0.001)
-        assert 1 <= len(connecting) <= CONNECTIONS_PER_SECOND * 1.5 + 5  # and those of who hears pushes
+        most = (time.monotonic() - began) / LEAST_INTERVAL_S
+        assert 1 <= len(connecting) <= most + 5  # and those of who hears pushes
         proxy.accept()
         made.wait_until_healthy()
 
