@@ -1,5 +1,6 @@
 """A primary that is deposed: it is left within a second without an error, also by the subscription to changes."""
 
+import gc
 import threading
 import time
 
@@ -103,6 +104,8 @@ class Pair:
             catalog = Catalog(client)
             catalog.put_plan(UsagePlan("gold", Throttle("1/1000", 5), stages=[STAGE]))
             self.key = catalog.create_key(plans=["gold"])
+        del catalog
+        gc.collect()  # with older clients its connections are closed by that alone, and tests count connections
         self.replicate(self.new, self.old)
 
     def replicate(self, replica, primary):
