@@ -51,7 +51,7 @@ def worst_excess(spans, rate, burst):
     """Return the worst of what was admitted, less burst + rate x length, over all intervals; exact, a Fraction.
 
     `spans` are (earliest, latest, cost) in microseconds: an admission counts for an interval that contains all of its
-    span. `rate` is in tokens per second. Below 0 if nothing was admitted: there was an interval without length.
+    span. `rate` is in tokens per second. At least -burst: there is always an interval without length.
     """
     if not spans:
         return Fraction(-burst)
@@ -61,11 +61,10 @@ def worst_excess(spans, rate, burst):
     begins = sorted({begin for begin, _, _ in spans})
     places = {begin: at for at, begin in enumerate(begins)}
     suffixes = _BestSuffix([tokens * (begin - first) for begin in begins])
-    worst = None
+    worst = 0
     for begin, end, cost in sorted(spans, key=lambda span: span[1]):
         suffixes.add(places[begin], cost * microseconds)
-        excess = suffixes.best - tokens * (end - first)
-        worst = excess if worst is None else max(worst, excess)
+        worst = max(worst, suffixes.best - tokens * (end - first))
     return Fraction(worst, microseconds) - burst
 
 
