@@ -1,7 +1,7 @@
 """Sends each call of an event loop to the owner of its slot, and again where a node redirects it.
 
-A redirection names the node that owns a slot, or gets it: the call goes there within its deadline. Only a call whose
-slot has no owner waits for a refresh of the topology.
+A redirection names the node that owns a slot, or gets it: the call goes there within its deadline. A call whose slot
+has no owner waits for a refresh of the topology, and so does one whose node has just begun to fail.
 """
 
 from __future__ import annotations

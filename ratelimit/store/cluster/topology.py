@@ -47,6 +47,7 @@ class Topology:
         primaries: Addresses of the nodes that own slots.
         replicas: Addresses of the others that CLUSTER SLOTS names.
         owner: By slot: the node that owns it, None if none does.
+        is_complete: Whether every slot has an owner.
         has_failed: Whether the node reports that the cluster is down. It may be cut off, while the others go on.
     """
 
@@ -54,6 +55,7 @@ class Topology:
     primaries: tuple[Address, ...]
     replicas: tuple[Address, ...]
     owner: list[Address | None] = field(repr=False)
+    is_complete: bool
     has_failed: bool = False
 
     @classmethod
@@ -80,7 +82,8 @@ class Topology:
             raise StoreUnavailable(
                 f"the node {name_of(node)} answered CLUSTER SLOTS with what is no list of slots"
             ) from None
-        primaries = {address for address in owner if address is not None}
+        owners = set(owner)
+        primaries = {address for address in owners if address is not None}
         info_values = _info_values(info)
         epoch, has_failed = info_values.get("cluster_current_epoch", "0"), info_values.get("cluster_state") == "fail"
         return cls(
@@ -88,6 +91,7 @@ class Topology:
             tuple(sorted(primaries)),
             tuple(sorted(replicas - primaries)),
             owner,
+            None not in owners,
             has_failed,
         )
 
@@ -95,9 +99,9 @@ class Topology:
         """Return what keeps the cluster from serving all keys, with the remedy; None if nothing does."""
         if not self.primaries:
             return no_owner_of_slots()
-        missing = [slot for slot, owner in enumerate(self.owner) if owner is None]
-        if not missing:
+        if self.is_complete:
             return None
+        missing = [slot for slot, owner in enumerate(self.owner) if owner is None]
         return StoreUnavailable(
             f"{len(missing)} of the cluster's {SLOTS} slots have no primary ({_shown(missing)}): start the node that "
             "had them, or assign them (`redis-cli --cluster fix`)",
@@ -110,7 +114,8 @@ class Topology:
         owner[slot] = address
         primaries = tuple(sorted({*self.primaries, address}))
         replicas = tuple(each for each in self.replicas if each != address)
-        return replace(self, primaries=primaries, replicas=replicas, owner=owner)
+        is_complete = self.is_complete or None not in owner
+        return replace(self, primaries=primaries, replicas=replicas, owner=owner, is_complete=is_complete)
 
 
 def no_primary(name: str) -> StoreUnavailable:
@@ -265,8 +270,8 @@ class RefreshRound:
 
 
 def _is_doubtful(topology: Topology) -> bool:
-    return topology.has_failed or None in topology.owner
+    return topology.has_failed or not topology.is_complete
 
 
 def _rank(topology: Topology) -> tuple[bool, bool, bool, int]:
-    return bool(topology.primaries), not topology.has_failed, None not in topology.owner, topology.epoch
+    return bool(topology.primaries), not topology.has_failed, topology.is_complete, topology.epoch
