@@ -250,11 +250,8 @@ class SlotChecks:
         if spread.own is None:
             self.shared.settle(verdict.held, "spent")
             return self._joined(spread, protocol.ADMITTED, None, verdict)
-        try:
-            reply = yield call or prepared.to_script_call(self._namespace, cost, flags)
-        except BaseException as error:
-            self.abandon(prepared, verdict, error)
-            raise
+        call = call or prepared.to_script_call(self._namespace, cost, flags)
+        reply = yield from self._send_own(prepared, call, verdict)
         return self.settle(prepared, reply, cost, verdict)
 
     def settle(
@@ -357,7 +354,8 @@ class SlotChecks:
         spread = cast(SpreadLimits, prepared.spread)
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield from self._peek_own(prepared, cost, flags | protocol.PEEK, verdict)
+            call = prepared.to_script_call(self._namespace, cost, flags | protocol.PEEK)
+            reply = yield from self._send_own(prepared, call, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
             if verdict.source != "local":
@@ -365,11 +363,10 @@ class SlotChecks:
         verdict = verdict._replace(states=denied_states(spread, verdict, cost))
         return self._joined(spread, protocol.DENIED, reply, verdict)
 
-    def _peek_own(
-        self, prepared: PreparedCheck, cost: int, flags: int, verdict: SharedVerdict
-    ) -> Operation[protocol.Reply]:
+    def _send_own(self, prepared: PreparedCheck, call: ScriptCall, verdict: SharedVerdict) -> Operation[protocol.Reply]:
+        """Send the call of the key's script, for a check or a peek of which shared limits said `verdict`."""
         try:
-            reply: protocol.Reply = yield prepared.to_script_call(self._namespace, cost, flags)
+            reply: protocol.Reply = yield call
         except BaseException as error:
             self.abandon(prepared, verdict, error)
             raise
@@ -382,7 +379,8 @@ class SlotChecks:
         verdict = SharedVerdict(_NOTHING_HELD, states, source="redis", is_peek=True)
         reply: protocol.Reply | None = None
         if spread.own is not None:
-            reply = yield from self._peek_own(prepared, cost, flags, verdict)
+            call = prepared.to_script_call(self._namespace, cost, flags)
+            reply = yield from self._send_own(prepared, call, verdict)
             if protocol.status(reply) < protocol.DENIED:
                 return reply
         joined = self._joined(spread, protocol.WOULD_ADMIT, reply, verdict)
