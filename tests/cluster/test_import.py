@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from helpers.agreement import contents, disagreements
 from helpers.gateway import A, B
-from helpers.interception import InterceptedCatalog, Interrupted, Killed
+from helpers.interception import InterceptedCatalog, Interrupted, Killed, intercepted_steps
 from helpers.key_files import ALPHA, BETA, DELTA, GAMMA, file, with_plans
 
 from ratelimit import AsyncCatalog, Catalog, ConfigError, Limiter, StoreUnavailable, Throttle, UsagePlan
 from ratelimit.admin.csv import batch_by_slot
-from ratelimit.effects import IndependentCommands, Primaries
+from ratelimit.effects import Primaries
 from ratelimit.registry.ceilings import Ceilings
 
 RECORD = "ratelimit:{%s}:record"
@@ -161,23 +161,16 @@ def test_plans_change_meanwhile(catalog, client, slots):
 @pytest.mark.parametrize("is_away_later", [False, True])
 def test_what_cannot_be_finished_is_undone(catalog, client, is_away_later):
     """When nodes are away: a tombstone expires if nothing names its key any more, else it stays for a repair."""
-    executor = catalog._run.__self__
-    execute, steps = executor._execute, []
 
-    def intercepted(request, *wait):
-        if isinstance(request, IndependentCommands) and request[0][0] == "EVALSHA":
-            steps.append(len(request))
-            if len(steps) == 4:
-                return [StoreUnavailable("away") for _ in request]  # the records are not written
-            if len(steps) == 6 and is_away_later:
-                _, *others = request
-                return [StoreUnavailable("away"), *execute(IndependentCommands(others), *wait)]
-        return execute(request, *wait)
+    def answer(number, step, carry_out):
+        if number == 4:
+            return [StoreUnavailable("away") for _ in step]  # the records are not written
+        if number == 6 and is_away_later:
+            return [StoreUnavailable("away"), *carry_out(step[1:])]
+        return carry_out(step)
 
-    executor._execute = intercepted
-    with pytest.raises(StoreUnavailable):
+    with intercepted_steps(catalog, answer) as steps, pytest.raises(StoreUnavailable):
         catalog.import_keys(file(many(3)))
-    executor._execute = execute
     assert steps == [3, 3, 3, 3, 3, 6, 2 if is_away_later else 3]
     expiries = sorted(client.ttl(name) for name in client.keys(RECORD % "*"))
     assert [expiry > 0 for expiry in expiries] == [not is_away_later, True, True]
@@ -187,21 +180,16 @@ def test_what_cannot_be_finished_is_undone(catalog, client, is_away_later):
 
 def test_a_row_that_is_undone_after_another_took_its_value(catalog, client):
     """Nothing is left of its claim, so its tombstone expires."""
-    executor = catalog._run.__self__
-    execute, steps = executor._execute, []
 
-    def intercepted(request, *wait):
-        if isinstance(request, IndependentCommands) and request[0][0] == "EVALSHA":
-            steps.append(len(request))
-            if len(steps) == 4:
-                return [StoreUnavailable("away") for _ in request]  # the records are not written
-            if len(steps) == 6:
-                (name,) = client.keys("ratelimit:digest:*")
-                client.set(name, "nobody1234:token123")  # the rival's: the tombstone stands, so the claim is dead
-        return execute(request, *wait)
+    def answer(number, step, carry_out):
+        if number == 4:
+            return [StoreUnavailable("away") for _ in step]  # the records are not written
+        if number == 6:
+            (name,) = client.keys("ratelimit:digest:*")
+            client.set(name, "nobody1234:token123")  # the rival's: the tombstone stands, so the claim is dead
+        return carry_out(step)
 
-    executor._execute = intercepted
-    with pytest.raises(StoreUnavailable):
+    with intercepted_steps(catalog, answer), pytest.raises(StoreUnavailable):
         catalog.import_keys(file(many(1)))
     (name,) = client.keys(RECORD % "*")
     assert client.ttl(name) > 0

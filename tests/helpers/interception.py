@@ -1,5 +1,8 @@
 """What others do between two requests of an administrator."""
 
+from contextlib import contextmanager
+
+from ratelimit.effects import IndependentCommands
 from ratelimit.scripts import ScriptCall
 
 
@@ -48,6 +51,27 @@ class Interrupted:
         if is_it and self._after:
             self._happen()
         return reply
+
+
+@contextmanager
+def intercepted_steps(catalog, answer):
+    """Have `answer` reply to the steps of a blocking catalogue: scripts that are sent together, one for each slot.
+
+    It is called with the number of the step, counted from 1, the request, and what carries out a request. Yields the
+    list of how many scripts each step had.
+    """
+    executor, counts = catalog._run.__self__, []
+    execute = executor._execute
+
+    def intercept(request, *wait):
+        if not (isinstance(request, IndependentCommands) and request[0][0] == "EVALSHA"):
+            return execute(request, *wait)
+        counts.append(len(request))
+        return answer(len(counts), request, lambda commands: execute(IndependentCommands(commands), *wait))
+
+    executor._execute = intercept
+    yield counts
+    executor._execute = execute
 
 
 def before_script(action, number=2):

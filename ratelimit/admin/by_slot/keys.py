@@ -25,7 +25,7 @@ from ratelimit.admin.by_slot.steps import (
     go_live,
     list_draft,
     place_draft,
-    release,
+    releases,
     renewed,
     settle,
     tombstone_of,
@@ -52,7 +52,7 @@ from ratelimit.admin.preconditions import check_revision
 from ratelimit.effects import AtNode, Operation, Primaries, text, time_us
 from ratelimit.errors import ConfigError, Conflict, StoreError
 from ratelimit.model import ApiKey
-from ratelimit.registry.key_record import KeyRecord, claimed_by, new_claim
+from ratelimit.registry.key_record import KeyRecord, new_claim
 from ratelimit.registry.key_values import Secret, generated_id
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -263,15 +263,10 @@ class _Rotation:
             return False
         self._namespace.on_change_message(f"key:{self.record.id}")
         with suppress(StoreError):
-            yield from carry_out_all(
-                [
-                    release(self._namespace, old, claim_text)
-                    for old, claim_text in self._former.items()
-                    if claim_text is not None
-                    and claimed_by(claim_text) == self.record.id
-                    and digests.get(old, OPENS_NOTHING) == OPENS_NOTHING
-                ]
-            )
+            ended = {
+                old: each for old, each in self._former.items() if digests.get(old, OPENS_NOTHING) == OPENS_NOTHING
+            }
+            yield from carry_out_all(releases(self._namespace, self.record.id, ended))
         return True
 
     def _has_ended(self, until_us: int) -> bool:

@@ -22,7 +22,7 @@ from ratelimit.admin.by_slot.steps import (
     expire,
     forget,
     list_again,
-    release,
+    releases,
     renewed,
     settle,
     tombstone_of,
@@ -179,12 +179,8 @@ def remove_references(
         if intent is not None and intent.digest and intent.digest not in claim_of:
             (claim_of[intent.digest],) = yield from stored_claims(namespace, [intent.digest])
         touched = frozenset[str]() if intent is None else intent.touched
-        releases = [
-            release(namespace, digest, claim)
-            for digest, claim in claim_of.items()
-            if claim is not None and claimed_by(claim) == key_id
-        ]
-        results = yield from carry_out_all([forget(namespace, key_id, intent_before, members | touched), *releases])
+        first = forget(namespace, key_id, intent_before, members | touched)
+        results = yield from carry_out_all([first, *releases(namespace, key_id, claim_of)])
         for result in results:
             if isinstance(result, StoreError):
                 raise result
@@ -217,14 +213,10 @@ def _repair_live(namespace: Namespace, stored: StoredKey, entries: _Entries) -> 
     fence = write_record(namespace, stored.text, renewed(record, digests=digests), token, publishes=False)
     if not (yield from carry_out(fence)):
         return None
-    releases = [
-        release(namespace, digest, claim)
-        for digest, claim in zip(ended, claims, strict=True)
-        if claim is not None and claimed_by(claim) == record.id
-    ]
+    last = releases(namespace, record.id, dict(zip(ended, claims, strict=True)))
     if intent is not None:
-        releases.append(settle(namespace, record.id, intent, touched - plans))
-    for result in (yield from carry_out_all(releases)):
+        last.append(settle(namespace, record.id, intent, touched - plans))
+    for result in (yield from carry_out_all(last)):
         if isinstance(result, StoreError):
             raise result
     return RepairReport(record.id, "key", is_changed=True)
@@ -239,9 +231,8 @@ def _is_named_nowhere(namespace: Namespace, record: KeyRecord) -> Operation[bool
         return False  # it may name the key
     if any(claim is not None and claimed_by(claim) == record.id for claim in claims):
         return False
-    return (
-        yield from _entries(namespace, record.id)
-    ).is_empty  # read after the record: it may have been made meanwhile
+    # Read after the record: it may have been made meanwhile.
+    return (yield from _entries(namespace, record.id)).is_empty
 
 
 def _finish_deletion(namespace: Namespace, stored: StoredKey) -> Operation[RepairReport | None]:

@@ -18,14 +18,14 @@ All are pure. `before` is always the text that was read, None for absent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ratelimit.admin.by_slot.intents import Intent
 from ratelimit.admin.ceilings import KeyHeadroom, guard_key_count
 from ratelimit.admin.commit import Commit, add_new_pepper, new_commit
-from ratelimit.registry.key_record import KeyRecord
+from ratelimit.registry.key_record import KeyRecord, claimed_by
 from ratelimit.registry.key_values import generated_token
 from ratelimit.registry.namespace import Namespace
 from ratelimit.registry.snapshot import CatalogSnapshot
@@ -150,6 +150,15 @@ def release(namespace: Namespace, digest: str, before: str) -> Commit:
     commit.expect(namespace.names.digest(digest), None, before)
     commit.add("UNLINK", namespace.names.digest(digest))
     return commit
+
+
+def releases(namespace: Namespace, key_id: str, claims: Mapping[str, str | None]) -> list[Commit]:
+    """D: of these claims by their digests, as read, those of a key -> none."""
+    return [
+        release(namespace, digest, claim_text)
+        for digest, claim_text in claims.items()
+        if claim_text is not None and claimed_by(claim_text) == key_id
+    ]
 
 
 # At C.
