@@ -14,3 +14,9 @@ OnMove = Callable[[Address], None]
 def name_of(address: Address) -> str:
     """Return an address as a text: the name of a node of a cluster."""
     return f"{address[0]}:{address[1]}"
+
+
+def address_of(name: str) -> Address:
+    """Return the address that `name_of` made a name of."""
+    host, _, port = name.rpartition(":")
+    return host, int(port)

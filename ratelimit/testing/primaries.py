@@ -9,6 +9,7 @@ import redis
 
 from ratelimit.effects import Operation, Primaries
 from ratelimit.store import redis_compat
+from ratelimit.store.addresses import address_of
 from ratelimit.store.blocking.executor import executor_for
 from ratelimit.store.clients import client_from_url
 from ratelimit.store.cluster.client import ClusterClient
@@ -31,15 +32,10 @@ def clients_of_primaries(url: str, timeout_s: float) -> Iterator[list[redis.Redi
             return
         with closing(executor_for(client, timeout_s, catalog_key="")) as executor:
             names = executor.run(_primaries())
-        pools = [redis_compat.pool_at(client.connection_pool, _address(name)) for name in names]
+        pools = [redis_compat.pool_at(client.connection_pool, address_of(name)) for name in names]
         yield [stack.enter_context(redis.Redis.from_pool(pool)) for pool in pools]
 
 
 def _primaries() -> Operation[tuple[str, ...]]:
     names: tuple[str, ...] = yield Primaries()
     return names
-
-
-def _address(name: str) -> tuple[str, int]:
-    host, _, port = name.rpartition(":")
-    return host, int(port)
