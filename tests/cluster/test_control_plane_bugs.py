@@ -14,7 +14,7 @@ from ratelimit.admin.commit import Commit
 
 pytestmark = pytest.mark.slow
 
-MODULES = (keys, repair, claims, plans)
+MODULES = (steps, keys, repair, claims, plans)
 MOST_REQUESTS = 40
 
 
@@ -76,7 +76,7 @@ def works_alone(site):
 
 
 def patch_step(monkeypatch, name, replacement):
-    """Replace a step wherever it is used."""
+    """Replace a step wherever it is used, by other steps too."""
     for module in MODULES:
         if hasattr(module, name):
             monkeypatch.setattr(module, name, replacement)
@@ -118,9 +118,10 @@ def nothing(*_, **__):
 
 def record_before_sets(patch):
     """R1: a join writes the record, and the sets when it is settled."""
+    original = steps.announce
 
     def announce(namespace, snapshot, key_id, before, intent, joined=(), **options):
-        return steps.announce(namespace, snapshot, key_id, before, intent, (), **options)
+        return original(namespace, snapshot, key_id, before, intent, (), **options)
 
     patch_step(patch, "announce", announce)
 
@@ -132,9 +133,10 @@ def no_stamp(patch):
 
 def no_version(patch):
     """R2: what adds a plan does not raise the version."""
+    original = steps.write_record
 
     def write_record(namespace, before, record, token, *, joins=False, **options):
-        return steps.write_record(namespace, before, record, token, joins=False, **options)
+        return original(namespace, before, record, token, joins=False, **options)
 
     patch_step(patch, "write_record", write_record)
 
@@ -237,9 +239,10 @@ def repair_has_no_fence(patch):
 
 def one_intent_for_all(patch):
     """Leave, pause, another joins, late SREM: plan deleted under a key."""
+    original = steps.announce
 
     def announce(namespace, snapshot, key_id, before, intent, joined=(), **options):
-        commit = steps.announce(namespace, snapshot, key_id, before, intent, joined, **options)
+        commit = original(namespace, snapshot, key_id, before, intent, joined, **options)
         if before is not None:
             commit._commands = [command for command in commit._commands if command[0] != "HSET"]
         return commit
@@ -264,9 +267,10 @@ def repair_takes_claims_first(patch):
 
 def deleted_keys_have_no_tombstone(patch):
     """Without a tombstone a deleted key is "lost" (503)."""
+    original = steps.write_tombstone
 
     def write_tombstone(namespace, before, tombstone):
-        commit = steps.write_tombstone(namespace, before, tombstone)
+        commit = original(namespace, before, tombstone)
         commit._commands = [("UNLINK", command[1]) if command[0] == "SET" else command for command in commit._commands]
         return commit
 
