@@ -58,6 +58,7 @@ class TlsProxy:
     async def _stop(self):
         self._server.close()
         await self._break_off()
+        await asyncio.sleep(0.01)  # a task that is cancelled before its first step would not close what was just taken
         handshakes = asyncio.all_tasks() - {asyncio.current_task()}
         for task in handshakes:
             task.cancel()
