@@ -66,6 +66,12 @@ class Node(Server):
         reply = self.admin.execute_command("CLUSTER", "INFO")
         return reply if isinstance(reply, dict) else dict(line.split(":", 1) for line in reply.split())
 
+    def epochs(self):
+        """The last epoch of the cluster that the node knows, and that of each primary by its id."""
+        nodes = [line.split() for line in self.admin.execute_command("CLUSTER", "NODES").splitlines()]
+        of_primaries = {node_id: epoch for node_id, _, flags, _, _, _, epoch, *_ in nodes if "master" in flags}
+        return self.info()["cluster_current_epoch"], of_primaries
+
     def slots(self):
         """The ids of primary and replicas by range of slots, as the node knows them."""
         return {
@@ -230,6 +236,10 @@ class Cluster:
         links = [node.admin.info("replication") for node in self.running if node.id in named]
         return all(link["role"] == "master" or link["master_link_status"] == "up" for link in links)
 
+    def _are_epochs_known(self):
+        known = [node.epochs() for node in self.running]
+        return all(each == known[0] for each in known)
+
     def wait_agreed(self):
         """Return when all nodes that run name the same owners, every slot has one, and replicas are up to date."""
         wait_until(self._is_agreed, "all nodes agree")
@@ -287,6 +297,9 @@ class Cluster:
         while keys := source.admin.execute_command("CLUSTER", "GETKEYSINSLOT", slot, batch):
             source.admin.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
             yield len(keys)
+        # A target that does not know the last epoch takes no greater one; then the source's next message, which still
+        # names the slot as its own, would take it back.
+        wait_until(self._are_epochs_known, "all nodes know the epochs of all", every_s=0.002)
         # The target first: a source that had given it away would name an owner that does not know it yet.
         assign(target, "NODE", target.id)
         assign(source, "NODE", target.id)
