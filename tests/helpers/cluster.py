@@ -66,6 +66,14 @@ class Node(Server):
         reply = self.admin.execute_command("CLUSTER", "INFO")
         return reply if isinstance(reply, dict) else dict(line.split(":", 1) for line in reply.split())
 
+    @property
+    def has_clients(self):
+        """Whether anybody is connected to it but the tests and other nodes: without slots it may replicate one."""
+        return any(
+            client["addr"].startswith("127.0.0.1:") and not {"M", "S"} & set(client["flags"])
+            for client in self.admin.client_list()
+        )
+
     def epochs(self):
         """The last epoch of the cluster that the node knows, and that of each primary by its id."""
         nodes = [line.split() for line in self.admin.execute_command("CLUSTER", "NODES").splitlines()]
@@ -320,8 +328,12 @@ class Cluster:
         return node
 
     def remove_node(self, node):
-        """Have all others forget a node without slots, and end it."""
+        """Have all others forget a node without slots, and end it once no client is connected to it.
+
+        So it takes no command with it: clients leave it when they refresh the topology, within seconds.
+        """
         assert node not in self.primaries, f"{node} still owns slots"
+        wait_until(lambda: not node.has_clients, f"clients leave {node}")
         self._gone.append(node)
         for other in self.running:
             other.admin.execute_command("CLUSTER", "FORGET", node.id)
