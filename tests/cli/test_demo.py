@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,24 @@ class TestReplicas:
         monkeypatch.setattr(workers, "_START_TIMEOUT", 0.0)
         with pytest.raises(ReplicaLostError, match="replica 1 did not start"):
             run_replicas([self.traffic(server)], lambda *_: None)
+
+    def test_an_interrupt_while_one_starts(self, server, monkeypatch):
+        """It ends the demo once that one has started, whatever thread of the parent the system hands the signal to."""
+        started, is_over = [], threading.Event()
+        other = threading.Thread(target=is_over.wait)
+
+        def start(process):
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            real_start(process)
+            started.append(process)
+
+        real_start = SpawnProcess.start
+        monkeypatch.setattr(SpawnProcess, "start", start)
+        other.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_replicas([self.traffic(server)] * 2, lambda *_: None)
+        is_over.set()
+        assert [process.is_alive() for process in started] == [False]
 
     def test_a_replica_that_dies_is_reported(self, server):
         """Killed in the middle: its decisions are lost, so nothing can be shown, and that is said."""

@@ -6,9 +6,10 @@ import multiprocessing
 import random
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import NamedTuple, cast
@@ -74,6 +75,7 @@ def run_replicas(traffic: list[Traffic], on_progress: Callable[[int, float], Non
         ReplicaLostError: A replica did not start, or ended early.
     """
     context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # started with the first process, it would unblock interrupts again before that
     processes: list[SpawnProcess] = []
     pipes: list[Connection] = []
     try:
@@ -82,21 +84,37 @@ def run_replicas(traffic: list[Traffic], on_progress: Callable[[int, float], Non
             process = context.Process(target=_replica, args=(theirs, part, seed), daemon=True)
             processes.append(process)  # before it starts, so that an interrupt meanwhile ends it, too
             pipes.append(ours)
-            # Replicas start with interrupts blocked: the terminal interrupts the whole group, the parent ends them.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
+            with _interrupted_later():
                 process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             theirs.close()
         return _collect(pipes, on_progress)
     finally:
-        for pipe in pipes:
-            pipe.close()
+        # The pipes afterwards: their end is an error to replicas that still run.
         for process in processes:
             if process.pid is not None:
                 process.terminate()
                 process.join()
+        for pipe in pipes:
+            pipe.close()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Hold an interrupt back, and have processes that start meanwhile block it.
+
+    The terminal interrupts the whole group, and the parent ends them. It is not enough that its main thread blocks the
+    signal: if another thread is sent it, Python interrupts the main one, and the new process lacks what it was to read.
+    """
+    interrupts = list[int]()
+    former = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, former)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def _collect(pipes: list[Connection], on_progress: Callable[[int, float], None]) -> list[SentRequest]:
