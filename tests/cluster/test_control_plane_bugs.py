@@ -33,8 +33,8 @@ def schedules():
     return product(range(MOST_REQUESTS), repeat=2)
 
 
-def is_last(slots, schedule, world, first, *others, then=None):
-    """The first pauses after each request while the others work; the second pauses, too, and goes on last.
+def run_schedule(slots, schedule, world, first, *others, then=None):
+    """The first pauses after some requests while the others work; the second pauses, too, and goes on last.
 
     With `then` the first does not go on to its end, but makes so many requests more. Return whether both were done
     before they were to pause.
@@ -67,7 +67,7 @@ def noticed_at(slots, *explored, then=None):
     """The first schedule at which what goes wrong is noticed; None if it never is."""
     for schedule in schedules():
         try:
-            if is_last(slots, schedule, *explored, then=then):
+            if run_schedule(slots, schedule, *explored, then=then):
                 return None
         except BrokenError:
             return schedule
@@ -341,7 +341,7 @@ def test_a_bug_is_noticed(bug, slots):
         bug(patch)
         schedule = noticed_at(slots, *BUGS[bug], then=then)
     assert schedule is not None
-    is_last(slots, schedule, *BUGS[bug], then=then)
+    run_schedule(slots, schedule, *BUGS[bug], then=then)
 
 
 @pytest.mark.parametrize(("step", "key", "field"), GUARDS)
@@ -352,4 +352,4 @@ def test_a_guard_that_is_left_out_is_noticed(step, key, field, slots):
         patch_step(patch, step, without_guard(getattr(steps, step), key, field))
         schedule = noticed_at(slots, *explored, then=then)
     assert schedule is not None
-    is_last(slots, schedule, *explored, then=then)
+    run_schedule(slots, schedule, *explored, then=then)
