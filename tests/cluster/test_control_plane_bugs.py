@@ -28,20 +28,13 @@ def at_work(site, name):
     return repairer(site) if name == "repair" else administrator(site, name)
 
 
-def schedules():
-    """After how many requests the first pauses, and after how many the second."""
-    return product(range(MOST_REQUESTS), repeat=2)
+def explore(slots, world, first, *others, then=None):
+    """The first pauses after each request while the others work; the second pauses, too, and goes on last.
 
-
-def run_schedule(slots, schedule, world, first, *others, then=None):
-    """The first pauses after some requests while the others work; the second pauses, too, and goes on last.
-
-    With `then` the first does not go on to its end, but makes so many requests more. Return whether both were done
-    before they were to pause.
+    With `then` the first does not go on to its end, but makes so many requests more.
     """
-    pause, second_pause = schedule
-    site = Site(slots, **WORLDS[world])
-    try:
+    for pause, second_pause in product(range(MOST_REQUESTS), repeat=2):
+        site = Site(slots, **WORLDS[world])
         one = at_work(site, first).steps(pause)
         paused = []
         for number, name in enumerate(others):
@@ -51,27 +44,17 @@ def run_schedule(slots, schedule, world, first, *others, then=None):
             else:
                 other.run()
         check(site)
-        are_done = one.is_done and all(each.is_done for each in paused)
+        one_is_done = one.is_done
         one.steps(MOST_REQUESTS if then is None else then)
         check(site)
+        is_last = not paused or paused[0].is_done
         for each in paused:
             each.run()
         site.repair_all()
         works_alone(site)
-    finally:
         site.close()
-    return are_done
-
-
-def noticed_at(slots, *explored, then=None):
-    """The first schedule at which what goes wrong is noticed; None if it never is."""
-    for schedule in schedules():
-        try:
-            if run_schedule(slots, schedule, *explored, then=then):
-                return None
-        except BrokenError:
-            return schedule
-    return None
+        if one_is_done and is_last:
+            return
 
 
 def check(site):
@@ -334,22 +317,23 @@ GUARDS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_is_noticed(bug, slots):
-    """Each rule that is broken, and each mistake of a simpler protocol; and nothing where the bug is taken out."""
-    then = 1 if bug is dead_claims_are_for_ever else None
-    with pytest.MonkeyPatch.context() as patch:
-        bug(patch)
-        schedule = noticed_at(slots, *BUGS[bug], then=then)
-    assert schedule is not None
-    run_schedule(slots, schedule, *BUGS[bug], then=then)
+def test_a_bug_is_noticed(bug, slots, monkeypatch):
+    """Each rule that is broken, and each mistake of a simpler protocol."""
+    bug(monkeypatch)
+    with pytest.raises(BrokenError):
+        explore(slots, *BUGS[bug], then=1 if bug is dead_claims_are_for_ever else None)
 
 
 @pytest.mark.parametrize(("step", "key", "field"), GUARDS)
-def test_a_guard_that_is_left_out_is_noticed(step, key, field, slots):
-    """Those of the steps; and nothing where the guard is there."""
-    explored, then = GUARDS[step, key, field], 1 if step == "forget" else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch_step(patch, step, without_guard(getattr(steps, step), key, field))
-        schedule = noticed_at(slots, *explored, then=then)
-    assert schedule is not None
-    run_schedule(slots, schedule, *explored, then=then)
+def test_a_guard_that_is_left_out_is_noticed(step, key, field, slots, monkeypatch):
+    """Those of the steps."""
+    patch_step(monkeypatch, step, without_guard(getattr(steps, step), key, field))
+    with pytest.raises(BrokenError):
+        explore(slots, *GUARDS[step, key, field], then=1 if step == "forget" else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("explored", {*BUGS.values(), *GUARDS.values()})
+def test_nothing_is_noticed_without_a_bug(explored, slots):
+    """So it is the bugs that are found above."""
+    explore(slots, *explored)
