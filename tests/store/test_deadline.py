@@ -1,8 +1,8 @@
 """No check waits for Redis longer than its deadline, whatever Redis, the network or the client do.
 
 The promise is deadline + 10 ms, of an idle process. A test machine may be busy, and then all wait: for the processor,
-which the promise leaves out. So each fault is met until a decision was within the promise, at most twenty times, and
-none may be late by a quarter of a second. What hangs is late by more, each time.
+which the promise leaves out. So each fault is met until a decision was within the promise, for half a minute at most,
+and none may be late by a second. What hangs is late each time.
 """
 
 import socket
@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 import pytest
 from helpers import single_plan
@@ -27,7 +28,7 @@ PROMISE_S = DEADLINE_S + 0.01
 BUSY_S = DEADLINE_S + 1
 COLD_S = PROMISE_S + 0.01
 """Waiting for a connection is counted in slices, each of which ends later on a busy machine."""
-ATTEMPTS, MOST_ATTEMPTS = 3, 20
+ATTEMPTS, MOST_S = 3, 30
 CHECK = "EVALSHA EVAL"
 READS = "HGETALL HMGET HGET MGET GET INFO SMEMBERS"
 HANDSHAKE = "HELLO AUTH SELECT CLIENT"
@@ -73,11 +74,12 @@ def used(admin, key):
 
 def attempts(seconds, promise_s=PROMISE_S):
     """Count attempts until one was within the promise; fail if none is. Each adds what it took to `seconds`."""
-    for number in range(MOST_ATTEMPTS):
+    until_s = time.monotonic() + MOST_S
+    for number in count():
         if number >= ATTEMPTS and min(seconds) <= promise_s:
             return
+        assert number < ATTEMPTS or time.monotonic() < until_s, seconds
         yield number
-    assert min(seconds) <= promise_s, seconds
 
 
 class Outcomes:
