@@ -213,11 +213,13 @@ class AsyncLimiter(LimiterBase):
         self._namespace.before_refresh()  # listens in this loop, too: the one that loaded the catalogue may end
 
     async def _tick(self, *, last: bool = False) -> None:
+        # Whoever closes a limiter waits for this. While it goes on, nobody does.
+        patience_s = clients.UPKEEP_S if last else None
         for operation in self._without_redis.upkeep(last=last):
             with contextlib.suppress(StoreError):
-                await self._store.run(operation)
+                await self._store.run(operation, patience_s=patience_s)
         with contextlib.suppress(StoreError):
-            await self._store.run(self._checker.upkeep(last=last))
+            await self._store.run(self._checker.upkeep(last=last), patience_s=patience_s)
 
     async def aclose(self) -> None:
         """Stop listening for changes, and close what this limiter opened. See `Limiter.close`."""

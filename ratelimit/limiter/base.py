@@ -89,7 +89,6 @@ class LimiterBase:
             on_unavailable=policy,
             local_max_age=validation.seconds(local_max_age, "local_max_age"),
         )
-        self._upkeep_s = max(deadline, clients.UPKEEP_S)
         self._failures, self._shared_failures = FailureLog(), FailureLog()
         self._checker.judge_caller = self._failed
         self._checker.slots.judge_locally = self._judge_shared

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -284,10 +283,8 @@ class Limiter(LimiterBase):
 
     def _tick(self, *, last: bool = False) -> None:
         for operation in self._without_redis.upkeep(last=last):
-            with contextlib.suppress(StoreError):
-                self._store.run(operation, monotonic(), self._upkeep_s)
-        with contextlib.suppress(StoreError):
-            self._store.run(self._checker.upkeep(last=last), monotonic())
+            self._store.run_upkeep(operation)
+        self._store.run_upkeep(self._checker.upkeep(last=last))
 
     def close(self) -> None:
         """Stop listening for changes, and close what `from_url` or `embedded` opened; a client of yours stays open."""

@@ -8,7 +8,7 @@ from ratelimit import Catalog, Limiter
 
 def do_at_once(limiter):
     """Have a limiter do at once what it does in the background: it is in no order with what a test does."""
-    limiter._store._background.start = limiter._store._run_in_background
+    limiter._store._background.start = limiter._store.run_upkeep
 
 
 @contextmanager

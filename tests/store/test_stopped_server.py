@@ -7,6 +7,7 @@ counted in the functions that it calls; how many there are a second, `python ben
 import logging
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 from helpers.calls import calls_counted
@@ -91,6 +92,20 @@ def test_decisions_are_cheap_meanwhile(server, key, twin):
     assert {(decision.status, decision.cause) for decision in decisions} == {(503, "not_sent")}
     assert not [name for name in calls if name.startswith(WAITING_CALLS)], calls
     assert calls.total() <= MOST_CALLS * times, calls
+
+
+def test_a_limiter_ends_soon_meanwhile(server, key, twin, caplog):
+    """What it would send at last is given up after a second each: an administrator's 5 s are for whoever waits."""
+    with ExitStack() as stack:
+        made = stack.enter_context(limiter_twin(twin, "url", server.url, key, on_unavailable="local"))
+        made.wait_until_healthy()
+        with server.stopped():
+            until_open(made)
+            assert made.check().source == "local"
+            began = time.monotonic()
+            stack.close()
+            assert time.monotonic() - began < 5  # three seconds at most
+    assert "entries that Redis was not charged with" in caplog.text
 
 
 def test_it_is_not_stormed(server, key, twin):

@@ -90,16 +90,19 @@ class AsyncExecutorBase(ABC, Generic[_S]):
         """Return the running loop's sender, after a call of `on_new_loop` if this is its first check."""
 
     @abstractmethod
-    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
-        """Return the reply to a request; raise StoreError if there is none. `started_s` is as of `run`."""
+    async def _reply_to(self, request: Sent, started_s: float | None, patience_s: float | None) -> Any:
+        """Return the reply to a request; raise StoreError if there is none. The times are as of `run`."""
 
-    async def run(self, operation: Operation[_T], started_s: float | None = None) -> _T:
+    async def run(
+        self, operation: Operation[_T], started_s: float | None = None, patience_s: float | None = None
+    ) -> _T:
         """Reply to what the operation requests until it returns; return its result.
 
         Args:
             operation: What to run.
             started_s: When it began to wait for Redis, by the monotonic clock: it then has the deadline of a check.
                 None for administrators, who wait for as long as Redis sends anything.
+            patience_s: For how many seconds an administrator waits for each reply instead.
         """
         try:
             request = next(operation)
@@ -111,7 +114,7 @@ class AsyncExecutorBase(ABC, Generic[_S]):
                     elif isinstance(request, InBackground):
                         self._start(request.operation)
                     else:
-                        reply = await self._reply_to(request, started_s)
+                        reply = await self._reply_to(request, started_s, patience_s)
                 except StoreError as error:
                     replied_s = _now_s()
                     request = operation.throw(failure_of(request, error))

@@ -65,8 +65,8 @@ class AsyncClusterExecutor(AsyncExecutorBase[Router]):
             self._on_new_loop()
         return router
 
-    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
-        left_s = None if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
+    async def _reply_to(self, request: Sent, started_s: float | None, patience_s: float | None) -> Any:
+        left_s = patience_s if started_s is None else max(started_s + self._deadline_s - _now_s(), 0)
         if isinstance(request, Primaries):
             return await self._nodes().primaries(left_s)
         if started_s is None or not isinstance(request, ScriptCall | BatchableReads):

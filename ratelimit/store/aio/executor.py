@@ -68,11 +68,11 @@ class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
             self._on_new_loop()
         return batcher
 
-    async def _reply_to(self, request: Sent, started_s: float | None) -> Any:
+    async def _reply_to(self, request: Sent, started_s: float | None, patience_s: float | None) -> Any:
         if isinstance(request, Primaries):
             return ("",)
         if started_s is None:
-            return await self._send(request)
+            return await self._send(request, patience_s)
         if isinstance(request, _BATCHABLE):
             if self._sender_of_checks().is_late(started_s):
                 raise self._passed_deadline()
@@ -80,7 +80,7 @@ class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
 
-    async def _send(self, request: Sent, timeout_s: float | None = None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None) -> Any:
         if isinstance(request, PatientCommands):
             replies = await send_apart(self._pool, request, request.patience_s, self._primary())
             return error_mapping.replies_to(request, replies)

@@ -51,7 +51,7 @@ class BlockingExecutorBase(ABC):
         self._deadline = deadline
         self._patience_s = patience_of(pool)
         """For how many seconds an administrator may wait for each reply."""
-        self._background = BackgroundOperations(self._run_in_background)
+        self._background = BackgroundOperations(self.run_upkeep)
 
     @abstractmethod
     def _execute(self, request: Sent, wait: Wait) -> Any:
@@ -96,7 +96,8 @@ class BlockingExecutorBase(ABC):
             return self._execute(request, wait)
         return None
 
-    def _run_in_background(self, operation: Operation[object]) -> None:
+    def run_upkeep(self, operation: Operation[object]) -> None:
+        """Run what nobody waits for, within a deadline of its own. Redis may fail."""
         with contextlib.suppress(StoreError):
             self.run(operation, monotonic(), max(self._deadline, UPKEEP_S))
 
