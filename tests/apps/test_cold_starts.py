@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from helpers.http_load import statuses
 from helpers.paths import ROOT
+from helpers.ports import free_port
 from helpers.processes import end
-from helpers.sentinel import free_port
 
 from ratelimit import Limiter, Quota, Throttle, UsagePlan
 

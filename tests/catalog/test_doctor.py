@@ -8,7 +8,7 @@ import pytest
 import redis
 from helpers.commands import run
 from helpers.deployments import PASSWORD, PATIENT_S, deployment, granted, not_well, only
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 from helpers.servers import NAMES, Server
 from helpers.waiting import wait_for
 

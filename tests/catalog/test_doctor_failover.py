@@ -7,7 +7,8 @@ import pytest
 import redis
 from helpers.commands import run
 from helpers.deployments import PATIENT_S, only, redis_cli
-from helpers.sentinel import NAME, WatchedPrimary, free_port
+from helpers.ports import free_port
+from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import NAMES
 from helpers.waiting import wait_for
 

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import redis
+from helpers.ports import free_port
 from helpers.processes import end
-from helpers.sentinel import NAME, free_port
+from helpers.sentinel import NAME
 from helpers.servers import binaries
 
 from chaos.gate import Gate

@@ -8,8 +8,9 @@ from signal import SIGCONT
 
 import pytest
 import redis
-from helpers.cluster import Cluster, free_port, slot_of, wait_until
+from helpers.cluster import Cluster, slot_of, wait_until
 from helpers.cluster_calls import CATALOG, count, counted, open_executor, operation
+from helpers.ports import free_port
 
 from ratelimit.effects import (
     AtNode,

@@ -6,8 +6,9 @@ from contextlib import closing
 from itertools import cycle
 
 import pytest
-from helpers.cluster import Cluster, Node, free_port, slot_of, wait_until
+from helpers.cluster import Cluster, Node, slot_of, wait_until
 from helpers.forks import run_in_child
+from helpers.ports import free_port
 from helpers.servers import NAMES, Server
 from helpers.slot_load import SlotLoad, blocking_executor, commands, count_call, request
 from helpers.waiting import wait_for

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 import pytest
 from helpers.deployments import only
 from helpers.key_files import with_plans
+from helpers.waiting import wait_for
 
 from ratelimit import Catalog, StoreUnavailable
 from ratelimit.registry.key_values import generated_value
@@ -30,12 +31,14 @@ def catalog(valkey_cluster):
 
 
 @contextmanager
-def silent(node):
+def silent(node, catalog):
+    """Have a node not answer meanwhile, and the catalogue know that it does so again."""
     node.pause()
     try:
         yield
     finally:
         node.resume()
+        wait_for(lambda: not catalog._store.breaker_state().is_open)
 
 
 def value_at(catalog, cluster, is_right):
@@ -57,7 +60,7 @@ def test_the_key_s_node(valkey_cluster, catalog, name):
     """Nothing but reads was sent: the error says so, and the key is as it was."""
     key = catalog.create_key(plans=["gold01"])
     node = valkey_cluster.node_of(NAMES.key_record(key.id))
-    with silent(node), pytest.raises(StoreUnavailable) as raised:
+    with silent(node, catalog), pytest.raises(StoreUnavailable) as raised:
         CHANGES[name](catalog, key)
     assert raised.value.cause == "not_sent"
     assert catalog.get_key(key.id).revision == key.revision
@@ -70,7 +73,7 @@ def test_a_repair(valkey_cluster, catalog):
     with valkey_cluster.client() as client:
         for key in keys:
             client.hset(NAMES.intents, key.id, json.dumps({"token": "x", "touched": [], "digest": ""}))
-    with silent(away):
+    with silent(away, catalog):
         report = catalog.doctor(repair=True, deadline=DEADLINE_S)
     assert (report.repair.keys, report.repair.stopped != "") == (2, True)
     finding = only(report, "unfinished")
@@ -85,7 +88,7 @@ def test_a_new_value_s_node(valkey_cluster, catalog):
     node = valkey_cluster.primaries[0]
     key = key_elsewhere(catalog, valkey_cluster, node)
     value = value_at(catalog, valkey_cluster, lambda each: each is node)
-    with silent(node), pytest.raises(StoreUnavailable) as raised:
+    with silent(node, catalog), pytest.raises(StoreUnavailable) as raised:
         catalog.rotate_key(key.id, value=value)
     assert raised.value.cause == "not_sent"
     assert catalog.get_key(key.id).revision == key.revision
@@ -96,7 +99,7 @@ def test_the_catalogue_s_node(valkey_cluster, catalog):
     node = valkey_cluster.node_of(NAMES.catalog)
     keys = [key_elsewhere(catalog, valkey_cluster, node) for _ in range(4)]
     values = [value_at(catalog, valkey_cluster, lambda each: each is not node) for _ in range(2)]
-    with silent(node):
+    with silent(node, catalog):
         catalog.update_key(keys[0].id, enabled=False)
         catalog.delete_key(keys[1].id)
         catalog.rotate_key(keys[2].id, value=values[0])

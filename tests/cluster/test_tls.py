@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.cluster import BUS_OFFSET, Cluster, wait_until
+from helpers.cluster import Cluster, wait_until
 from helpers.limiter_twin import TWINS
+from helpers.ports import BUS_OFFSET
 from helpers.replica import METHOD, STAGE
 from helpers.tls_proxy import TlsProxy
 from helpers.twins import RunningLimiter

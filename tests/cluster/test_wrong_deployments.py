@@ -3,8 +3,9 @@
 import contextlib
 
 import pytest
-from helpers.cluster import Node, free_port
+from helpers.cluster import Node
 from helpers.commands import run
+from helpers.ports import free_port
 from helpers.servers import Server
 
 from ratelimit import Catalog, ConfigError, Limiter, StoreError, Throttle, UsagePlan

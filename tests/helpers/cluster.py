@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import random
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,27 +12,14 @@ from signal import SIGCONT, SIGSTOP
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from helpers.ports import free_port
 from helpers.servers import CLIENT, LIBRARY, Server
 
 PATIENCE_S = 30
-BUS_OFFSET = 10_000
-"""How far a node's port for the other nodes is from that for clients. Redis 6.2 cannot be told another."""
 FORMING_TIMEOUT_MS, PATIENT_TIMEOUT_MS, SHORT_TIMEOUT_MS = 2000, 15_000, 1000
 """Of a cluster: while nodes meet; where none is to be replaced, however busy the machine is; where one is."""
 MANUAL_FAILOVER_S = 6
 """Within so long a replica has taken over, or gives up."""
-PORTS = range(12_000, 22_000)
-"""With their bus ports below those that systems give to connections."""
-
-
-def free_port():
-    """A port that is free, and so is the bus port that belongs to it."""
-    while True:
-        port = random.choice(PORTS)
-        with contextlib.suppress(OSError), contextlib.ExitStack() as sockets:
-            for number in (port, port + BUS_OFFSET):
-                sockets.enter_context(socket.create_server(("127.0.0.1", number)))
-            return port
 
 
 def slot_of(key):

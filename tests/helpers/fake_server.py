@@ -6,6 +6,7 @@ import threading
 
 from redis.exceptions import ResponseError
 
+from helpers.ports import free_port
 from ratelimit.store.resp import INCOMPLETE, new_reader
 
 SILENCE, HANG_UP = object(), object()
@@ -24,13 +25,12 @@ class FakeServer:
     def __init__(self):
         self.connection_count = 0
         self._clients = set()
-        self.address = "127.0.0.1", 0
+        self.address = "127.0.0.1", free_port()
         self.listen_again()
 
     def listen_again(self):
         """Take connections at the same address, once closed."""
         self._listening = socket.create_server(self.address)
-        self.address = self._listening.getsockname()
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     @property

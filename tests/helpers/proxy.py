@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 from helpers.loop_thread import LoopThread
+from helpers.ports import free_port
 
 ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER with no time to linger: closing sends a reset."""
@@ -89,7 +90,7 @@ class Proxy:
         self._loop = LoopThread()
         self._folder = tempfile.TemporaryDirectory(prefix="rl-proxy-") if unix else None
         self.socket = str(Path(self._folder.name) / "proxy.sock") if unix else None
-        self.port = 0
+        self.port = 0 if unix else free_port()
         self._listening, self._accepting = None, set()
         self.accept()
 
@@ -177,7 +178,6 @@ class Proxy:
         address, family = (self.socket, socket.AF_UNIX) if self.socket else (("127.0.0.1", self.port), socket.AF_INET)
         self._listening = socket.create_server(address, family=family, backlog=1024)
         self._listening.settimeout(0)
-        self.port = 0 if self.socket else self._listening.getsockname()[1]
         self._loop.loop.add_reader(self._listening, self._accept)
 
     def _accept(self):

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 from helpers.servers import Server
 from helpers.waiting import wait_for
 

@@ -1,6 +1,5 @@
 """A primary, its replica and a Sentinel that watches them: real processes on TCP ports of this machine."""
 
-import socket
 import subprocess
 import tempfile
 import time
@@ -8,15 +7,11 @@ from pathlib import Path
 
 import redis
 
+from helpers.ports import free_port
 from helpers.servers import Server, binaries
 
 NAME = "limits"
 PATIENCE_S = 30
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 class WatchedPrimary:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from helpers.documents import DOCUMENTS, FILE
 from helpers.paths import ROOT
+from helpers.ports import free_port
 from helpers.processes import end
-from helpers.sentinel import free_port
 
 BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATIENCE_S = 60

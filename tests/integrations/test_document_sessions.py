@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from helpers.documents import DOCUMENTS
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 from helpers.servers import Server
 from helpers.sessions import follow, listening, matches, pages
 

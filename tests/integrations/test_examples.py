@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers.paths import EXAMPLES, ROOT
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 
 from ratelimit import Limiter
 

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="not installed: the group `integrations`")
 
 from helpers.paths import ROOT
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 from helpers.web import ITEM, PATIENCE_S, STAGE, ask, uvicorn_server
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware

@@ -18,9 +18,9 @@ import pytest
 import redis
 from helpers import endpoints
 from helpers.forks import run_in_child
+from helpers.ports import free_port
 from helpers.proxy import Proxy
 from helpers.requests import reply_to
-from helpers.sentinel import free_port
 from helpers.servers import Server, binaries, make_client
 from helpers.tls_proxy import TlsProxy
 from helpers.waiting import wait_for

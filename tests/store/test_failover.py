@@ -9,8 +9,9 @@ import redis
 from helpers.background import Background
 from helpers.commands import run
 from helpers.fake_sentinel import FakeSentinel
+from helpers.ports import free_port
 from helpers.proxy import Proxy
-from helpers.sentinel import NAME, WatchedPrimary, free_port
+from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import NAMES, Server
 from helpers.steady_checks import METHOD, STAGE, AsyncSteadyChecks, SteadyChecks
 from helpers.twins import RunningLimiter

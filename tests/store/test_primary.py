@@ -11,7 +11,8 @@ import pytest
 from helpers.fake_sentinel import FakeSentinel
 from helpers.forks import run_in_child, without_fork_resets
 from helpers.loop_thread import LoopThread
-from helpers.sentinel import NAME, WatchedPrimary, free_port
+from helpers.ports import free_port
+from helpers.sentinel import NAME, WatchedPrimary
 from helpers.servers import CLIENT, LIBRARY, NAMES
 from helpers.waiting import wait_for
 

@@ -1,11 +1,10 @@
 """Servers that answer with an error: checks are 503, refused, with the server's word and what to do about it."""
 
-import contextlib
-import socket
 import threading
 
 import pytest
 import redis
+from helpers.ports import free_port
 from helpers.servers import NAMES, Server
 
 from ratelimit import Catalog, Limiter, Throttle, UsagePlan
@@ -31,15 +30,6 @@ def key_of(client):
     catalog = Catalog(client)
     catalog.put_plan(UsagePlan("gold", Throttle(1, 5), None, [STAGE]))
     return catalog.create_key(plans=["gold"]).value
-
-
-def free_port():
-    """A port of this machine; that of a cluster's bus is 10,000 above it, and free as well."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as end, contextlib.suppress(OSError, OverflowError):
-            port = end.getsockname()[1]
-            with socket.create_server(("127.0.0.1", port + 10_000)):
-                return port
 
 
 def assert_refused(limiter, key, *words):

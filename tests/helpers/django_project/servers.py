@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from helpers.paths import ROOT
-from helpers.sentinel import free_port
+from helpers.ports import free_port
 
 PATIENCE_S = 60
 COMMANDS = {
