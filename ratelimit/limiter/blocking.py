@@ -287,7 +287,11 @@ class Limiter(LimiterBase):
         self._store.run_upkeep(self._checker.upkeep(last=last))
 
     def close(self) -> None:
-        """Stop listening for changes, and close what `from_url` or `embedded` opened; a client of yours stays open."""
+        """Stop listening for changes, and close what `from_url` or `embedded` opened; a client of yours stays open.
+
+        What is still to be charged in Redis, or given back, is sent before. While Redis does not answer this takes a
+        few seconds: a second for each of its parts. How many charges are lost then is logged.
+        """
         self._listener.stop()
         self._tick(last=True)
         self._store.close()
