@@ -104,7 +104,7 @@ bench-full: .venv/bench-frameworks  ## the same with more rounds, keys and peers
 
 CHAOS = PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
-chaos: .venv/chaos  ## break servers, networks, clocks and processes; check each decision (about 10 minutes; SEED=1 ONLY="SIGSTOP")
+chaos: .venv/chaos  ## break servers, networks, clocks and processes; check each decision (a quarter of an hour; SEED=1 ONLY="SIGSTOP")
 	$(CHAOS) $(if $(ONLY),,--bugs --write docs/reliability.md)
 
 chaos-short: .venv/chaos  ## the same with one policy for each fault, and without what takes long (about 3 minutes)

@@ -63,7 +63,8 @@ def summary(scenario, history, verdicts, path, seconds):
 
 
 def slug(name):
-    return re.sub(r"\W+", "-", name)
+    """The name of a file, and in small letters the link to a heading as GitHub makes it."""
+    return re.sub(r"\W+", "-", name.replace("'", ""))
 
 
 def number(value):
@@ -241,7 +242,7 @@ def _bugs(result):
 def _repeat(result):
     yield from ("## How to repeat it", "")
     yield from ("```sh", "make chaos-short   # about three minutes, without this page")
-    yield "make chaos         # about ten; writes this page"
+    yield "make chaos         # about a quarter of an hour; writes this page"
     yield from (
         f'make chaos SEED={result["seed"]} ONLY="SIGSTOP"   # one of them, with the schedule of these runs',
         "```",

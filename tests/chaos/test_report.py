@@ -74,3 +74,9 @@ def test_percentiles():
     values = list(range(1, 101))
     assert [report.percentile(values, share) for share in (0.5, 0.99, 1)] == [50, 99, 100]
     assert report.percentile([], 0.5) == 0
+
+
+def test_links_to_headings():
+    """They are as GitHub makes them, which leaves out apostrophes."""
+    assert report.slug("crash, old snapshot") == "crash-old-snapshot"
+    assert report.slug("cluster: the catalogue's node stops") == "cluster-the-catalogues-node-stops"
