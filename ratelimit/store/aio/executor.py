@@ -80,7 +80,7 @@ class AsyncExecutor(AsyncExecutorBase[CheckBatcher]):
         left_s = started_s + self._deadline_s - _now_s()
         return await self._send(request, max(left_s, 0))
 
-    async def _send(self, request: Sent, timeout_s: float | None) -> Any:
+    async def _send(self, request: Sent, timeout_s: float | None = None) -> Any:
         if isinstance(request, PatientCommands):
             replies = await send_apart(self._pool, request, request.patience_s, self._primary())
             return error_mapping.replies_to(request, replies)
