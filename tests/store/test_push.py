@@ -280,8 +280,7 @@ def test_a_limiter_that_is_forgotten_is_let_go(server, admin):
         assert burst(limiter, key) == 100
         wait_for(lambda: listeners(client) == 1)
         del limiter
-        gc.collect()
-        wait_for(lambda: threads() == [])
+        wait_for(lambda: gc.collect() >= 0 and threads() == [])  # its thread holds it while it does what is due
 
 
 def child_of_one_that_starts_to_listen(server, key):
