@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 from helpers.clock import FakeClock
 from helpers.slot_data import copy_all
+from helpers.slot_gateway import do_at_once
 
 from ratelimit import Catalog, Identity, Limiter, PlanStage, Quota, Stage, Throttle, UsagePlan
 from ratelimit.local.leased_bucket import LeasedBucket
@@ -59,11 +60,6 @@ def give_back(limiter):
     """Have a limiter return what it holds of shared limits: what is held when time passes is worth less later."""
     with patch.object(LeasedBucket, "_target", lambda *_: 0):
         limiter._store.run(limiter._checker.slots.shared.upkeep(last=True))
-
-
-def do_at_once(limiter):
-    """Have a limiter do at once what it does in the background: it is in no order with what a test does."""
-    limiter._store._background.start = limiter._store.run_upkeep
 
 
 @contextmanager
